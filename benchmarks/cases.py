@@ -1,0 +1,308 @@
+"""What is measured, each case beside its limit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+import trio
+
+import supervisor
+from benchmarks.figures import Figure, paired
+
+__all__ = ["CASES"]
+
+TRUE = shutil.which("true") or "/bin/true"
+
+
+class Case(Protocol):
+    """Something that can be measured."""
+
+    def __call__(self, *, full: bool) -> list[Figure]:
+        """Measure it."""
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a directory of its own; deleted after the case, never between rounds."""
+    with tempfile.TemporaryDirectory(prefix="trio-supervisor-benchmark-") as name:
+        yield Path(name)
+
+
+@asynccontextmanager
+async def opened(root: Path) -> AsyncGenerator[supervisor.Supervisor]:
+    """Open a supervisor on a fresh state root, with its keeper up."""
+    settings = supervisor.Settings(state_dir=Path(tempfile.mkdtemp(dir=root)), job_max_count=10**6)
+    async with supervisor.open_supervisor(settings) as sup:
+        await sup.run([TRUE])
+        yield sup
+
+
+def on_fresh_root(root: Path, body: Callable[[supervisor.Supervisor], Awaitable[float]]) -> float:
+    """Run ``body`` with a supervisor of its own and return what it measured."""
+
+    async def main() -> float:
+        async with opened(root) as sup:
+            return await body(sup)
+
+    return trio.run(main)
+
+
+def bare_rate(jobs: int, flight: int) -> float:
+    """Return spawned and reaped processes a second, by nothing but ``posix_spawn`` and ``waitpid``."""
+    environment = dict(os.environ)
+    started = done = 0
+    begin = time.perf_counter()
+    while done < jobs:
+        while started - done < flight and started < jobs:
+            os.posix_spawn(TRUE, [TRUE], environment)
+            started += 1
+        os.waitpid(-1, 0)
+        done += 1
+    return jobs / (time.perf_counter() - begin)
+
+
+def our_rate(root: Path, jobs: int, flight: int) -> float:
+    """Return jobs a second, from ``start`` to an exit code on record."""
+
+    async def body(sup: supervisor.Supervisor) -> float:
+        places = trio.Semaphore(flight)
+
+        async def one() -> None:
+            async with places:
+                job = await sup.wait((await sup.start([TRUE])).job_id)
+                if job.exit_code != 0:
+                    raise AssertionError(job)
+
+        begin = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(jobs):
+                nursery.start_soon(one)
+        return jobs / (time.perf_counter() - begin)
+
+    return on_fresh_root(root, body)
+
+
+def throughput(*, full: bool) -> list[Figure]:
+    """Starts to recorded exits, at several numbers in flight."""
+    figures: list[Figure] = []
+    jobs, rounds = (2000, 7) if full else (1000, 3)
+    goals = {1: ">= 0.5", 4: ">= 0.5", 16: ">= 0.6", 64: ">= 0.7"}
+    with scratch() as root:
+        for flight, goal in goals.items():
+            ours, bare = paired(rounds, lambda n=flight: our_rate(root, jobs, n), lambda n=flight: bare_rate(jobs, n))  # type: ignore[misc]
+            figures.append(Figure(f"jobs, {flight} in flight", "1/s", ours, "bare spawn and wait", bare, goal))
+    return figures
+
+
+def popen_latency(times: int) -> float:
+    """Return the median of starting a process by ``subprocess.Popen``, in milliseconds."""
+    taken: list[float] = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        process = subprocess.Popen([TRUE], start_new_session=True)
+        taken.append(time.perf_counter() - begin)
+        process.wait()
+    return median(taken) * 1e3
+
+
+def latency(*, full: bool) -> list[Figure]:
+    """What a single call takes on an idle supervisor."""
+    times, rounds = (500, 7) if full else (200, 3)
+    with scratch() as root:
+
+        async def starting(sup: supervisor.Supervisor) -> float:
+            taken: list[float] = []
+            for _ in range(times):
+                begin = time.perf_counter()
+                job = await sup.start([TRUE])
+                taken.append(time.perf_counter() - begin)
+                await sup.wait(job.job_id)
+            return median(taken) * 1e3
+
+        async def status(sup: supervisor.Supervisor) -> float:
+            job = await sup.start(["sleep", "600"])
+            taken: list[float] = []
+            for _ in range(times * 10):
+                begin = time.perf_counter()
+                await sup.status(job.job_id)
+                taken.append(time.perf_counter() - begin)
+            await sup.cancel(job.job_id)
+            return median(taken) * 1e6
+
+        async def exit_to_wait(sup: supervisor.Supervisor) -> float:
+            taken: list[float] = []
+            for _ in range(times // 4):
+                job = await sup.start([sys.executable, "-c", "import time; print(time.time_ns())"])
+                await sup.wait(job.job_id)
+                now = time.time_ns()
+                taken.append(now - (await sup.status(job.job_id)).completed_at.timestamp() * 1e9)  # type: ignore[union-attr]
+            return median(taken) / 1e6
+
+        starts, popens = paired(rounds, lambda: on_fresh_root(root, starting), lambda: popen_latency(times))
+        return [
+            Figure("start() until launched", "ms", starts, "subprocess.Popen", popens, "<= 5"),
+            Figure("status of an own job", "us", [on_fresh_root(root, status) for _ in range(rounds)], goal="<= 10 us"),
+            Figure("exit to wait()", "ms", [on_fresh_root(root, exit_to_wait) for _ in range(rounds)], goal="<= 1 ms"),
+        ]
+
+
+def _kib(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(float(line.split()[1]) for line in fields if line.startswith(("Private_Dirty", "Private_Clean")))
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def sleeping(*, full: bool) -> list[Figure]:
+    """Memory and idle processor time with many jobs that only sleep."""
+    jobs, seconds = (5000, 30) if full else (1000, 10)
+    found: dict[str, float] = {}
+
+    async def body(sup: supervisor.Supervisor) -> float:
+        keeper = next(pid for pid in _keepers(sup.settings.state_dir))
+        before = _kib(os.getpid()), _kib(keeper)
+        for _ in range(jobs):
+            await sup.start(["sleep", "600"])
+        await trio.sleep(3)
+        found["supervisor"] = (_kib(os.getpid()) - before[0]) / jobs
+        found["keeper"] = (_kib(keeper) - before[1]) / jobs
+        cpu = _cpu(os.getpid()) + _cpu(keeper)
+        await trio.sleep(seconds)
+        found["idle"] = (_cpu(os.getpid()) + _cpu(keeper) - cpu) / seconds * 100
+        async with trio.open_nursery() as nursery:
+            for job in (await sup.list(state="running", limit=1000)).jobs:
+                nursery.start_soon(sup.cancel, job.job_id)
+            cursor: str | None = None
+            while True:
+                page = await sup.list(limit=1000, cursor=cursor)
+                for job in page.jobs:
+                    nursery.start_soon(sup.cancel, job.job_id)
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+        return 0.0
+
+    with scratch() as root:
+        on_fresh_root(root, body)
+    return [
+        Figure(f"memory per job at {jobs}, supervisor", "KiB", [found["supervisor"]], goal="both <= 12 KiB"),
+        Figure(f"memory per job at {jobs}, keeper", "KiB", [found["keeper"]]),
+        Figure(f"idle processor time at {jobs}", "% of a core", [found["idle"]], goal="<= 0.2 % at 1000"),
+    ]
+
+
+def _keepers(root: Path) -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if os.fsencode(os.path.realpath(root)) in words and b"-S" in words:
+                yield int(name)
+
+
+def output(*, full: bool) -> list[Figure]:
+    """A GiB of output, beside the shell's redirection."""
+    size = 1 << 30
+    command = ["dd", "if=/dev/zero", "bs=1M", f"count={size >> 20}", "status=none"]
+    with scratch() as root:
+
+        def redirected() -> float:
+            target = root / "redirected"
+            begin = time.perf_counter()
+            with target.open("wb") as file:
+                subprocess.run(command, stdout=file, check=True)
+            taken = time.perf_counter() - begin
+            target.unlink()
+            return size / taken / 1e6
+
+        def ours() -> float:
+            async def body(sup: supervisor.Supervisor) -> float:
+                begin = time.perf_counter()
+                cpu = time.process_time()
+                job = await sup.wait((await sup.start(command)).job_id)
+                taken = time.perf_counter() - begin
+                used.append((time.process_time() - cpu) * 1e3)
+                if job.stdout_bytes != size:
+                    raise AssertionError(job)
+                return size / taken / 1e6
+
+            async def main() -> float:
+                settings = supervisor.Settings(
+                    state_dir=Path(tempfile.mkdtemp(dir=root)), job_max_output_bytes=2 * size
+                )
+                async with supervisor.open_supervisor(settings) as sup:
+                    await sup.run([TRUE])
+                    rate = await body(sup)
+                    for job in (await sup.list()).jobs:
+                        await sup.forget(job.job_id)
+                    await sup.prune()
+                    return rate
+
+            return trio.run(main)
+
+        used: list[float] = []
+        rates, bare = paired(5 if full else 3, ours, redirected)
+    return [
+        Figure("1 GiB of stdout", "MB/s", rates, "command > file", bare, ">= 0.95"),
+        Figure("our processor time for 1 GiB", "ms", used),
+    ]
+
+
+def _whole(argv: list[str], times: int) -> Callable[[], float]:
+    def run() -> float:
+        taken: list[float] = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+            taken.append(time.perf_counter() - begin)
+        return median(taken) * 1e3
+
+    return run
+
+
+def cold(*, full: bool) -> list[Figure]:
+    """Whole processes: importing, and asking for a status, beside ``import trio``."""
+    times, rounds = (15, 5) if full else (7, 3)
+    trio_alone = _whole([sys.executable, "-c", "import trio"], times)
+    with scratch() as root:
+        ids: list[str] = []
+
+        async def body(sup: supervisor.Supervisor) -> float:
+            ids.append((await sup.wait((await sup.start([TRUE])).job_id)).job_id)
+            roots.append(sup.settings.state_dir)
+            return 0.0
+
+        roots: list[Path] = []
+        on_fresh_root(root, body)
+        status = [sys.executable, "-m", "supervisor", "status", ids[0], "--state-dir", str(roots[0])]
+        importing = [sys.executable, "-c", "import supervisor; supervisor.open_supervisor"]
+        imports, bare = paired(rounds, _whole(importing, times), trio_alone)
+        statuses, again = paired(rounds, _whole(status, times), trio_alone)
+    return [
+        Figure("import supervisor, whole", "ms", imports, "import trio", bare, "<= 1.3"),
+        Figure("supervisor status JOB", "ms", statuses, "import trio", again, "<= 1.0"),
+    ]
+
+
+CASES: dict[str, Case] = {
+    "throughput": throughput,
+    "latency": latency,
+    "sleeping": sleeping,
+    "output": output,
+    "cold": cold,
+}

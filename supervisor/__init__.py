@@ -1,0 +1,107 @@
+"""Durable background jobs for async Python: the supervisor is disposable, jobs are not.
+
+The way of a job through the files, top down; each imports only from rows below it::
+
+    cli/                what people type
+    core                open_supervisor, Supervisor: the front door in Trio
+    follow  workspaces  reading what a job writes; where it runs
+    actors/             registry (commits, wakes), job (one task each), janitor
+    catalog             everything that needs no event loop: ask, settle, forget, cancel
+    settle              from how a command ended to what its job is
+    store/              directories, rows, the SQLite registry
+    engines/            how a command is run: keeper, evidence, stopping, watching
+    interpret/          what an output means, by kind
+    log  mounts  settings  model  states  errors
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from supervisor._version import __version__
+
+if TYPE_CHECKING:
+    from supervisor.core import Supervisor, open_supervisor
+    from supervisor.errors import (
+        IdempotencyConflict,
+        InternalError,
+        InvalidArguments,
+        InvalidSettings,
+        JobElsewhere,
+        JobNotFound,
+        JobRunning,
+        LaunchFailed,
+        PermissionDenied,
+        StateBusy,
+        StateCorrupt,
+        StateFull,
+        StateUnsafe,
+        SupervisorClosed,
+        SupervisorError,
+    )
+    from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobPage, JobSpec, Result, to_json
+    from supervisor.settings import Settings
+    from supervisor.states import Reason, State
+
+__all__ = [
+    "ErrorInfo",
+    "Exit",
+    "IdempotencyConflict",
+    "InternalError",
+    "InvalidArguments",
+    "InvalidSettings",
+    "Job",
+    "JobElsewhere",
+    "JobEvent",
+    "JobNotFound",
+    "JobPage",
+    "JobRunning",
+    "JobSpec",
+    "LaunchFailed",
+    "PermissionDenied",
+    "Reason",
+    "Result",
+    "Settings",
+    "State",
+    "StateBusy",
+    "StateCorrupt",
+    "StateFull",
+    "StateUnsafe",
+    "Supervisor",
+    "SupervisorClosed",
+    "SupervisorError",
+    "__version__",
+    "open_supervisor",
+    "to_json",
+]
+
+if sys.platform == "win32":  # pragma: no cover
+    _message = "supervisor runs on Linux and macOS; on Windows use it inside WSL"
+    raise ImportError(_message)
+
+# Each name is imported when it is first used, so that a command which only reads never pays for Trio.
+_HOME = {
+    **dict.fromkeys(["Supervisor", "open_supervisor"], "supervisor.core"),
+    **dict.fromkeys(
+        ["ErrorInfo", "Exit", "Job", "JobEvent", "JobPage", "JobSpec", "Result", "to_json"],
+        "supervisor.model",
+    ),
+    "Settings": "supervisor.settings",
+    **dict.fromkeys(["Reason", "State"], "supervisor.states"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from importlib import import_module
+
+    value: object = getattr(import_module(_HOME.get(name, "supervisor.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,139 @@
+"""The janitor: forgets what has expired, empties the trash, adopts jobs that nobody takes care of.
+
+Nothing here is on anybody's way: a look every second costs a few microseconds as long as no other
+process has written, and work on the disk goes in small portions in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from supervisor import log
+from supervisor.actors.registry import Entry, Registry
+from supervisor.catalog import Catalog
+from supervisor.engines import processes
+from supervisor.errors import SupervisorError
+from supervisor.store import Row
+
+__all__ = ["Janitor"]
+
+_TICK_SECONDS: Final = 1.0
+_ROUND_SECONDS: Final = 30.0
+_BACKSTOP_NS: Final = 3_000_000_000
+_PORTION: Final = 20
+_PAUSE_SECONDS: Final = 0.1
+_CHECKPOINT_BYTES: Final = 4 << 20
+
+
+class Janitor:
+    """Keeps a state root in order for as long as a supervisor is open on it.
+
+    Args:
+        catalog: for reading on the event loop.
+        forget: forgets finished jobs, in a thread.
+        adopt: takes an unfinished job into care.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        registry: Registry,
+        forget: Callable[[list[Row]], None],
+        adopt: Callable[[Row, bool], Entry],
+    ) -> None:
+        """Do nothing until ``run``."""
+        self._catalog = catalog
+        self._registry = registry
+        self._forget = forget
+        self._adopt = adopt
+        self._foreign: list[Row] = []
+        self._next_round = 0.0
+        self._suspended_ns = _suspended_ns()
+        self._checkpointing = False
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        changed = True
+        while True:
+            try:
+                if changed:
+                    self._foreign = [
+                        row for row in self._catalog.index.unfinished() if row.job_id not in self._registry.entries
+                    ]
+                await self._care_for_foreign()
+                if trio.current_time() >= self._next_round or changed:
+                    self._next_round = trio.current_time() + _ROUND_SECONDS
+                    self._follow_clock()
+                    await self._expire()
+                await self._checkpoint()
+            except SupervisorError as problem:
+                log.warning("janitor_failed", code=problem.code, error=problem.message)
+            await trio.sleep(_TICK_SECONDS)
+            changed = self._registry.look_for_changes()
+
+    async def _care_for_foreign(self) -> None:
+        """Adopt what nobody takes care of, and what is overdue although somebody should."""
+        known: dict[str, bool] = {}
+        now = processes.boottime_ns()
+        waiting: list[Row] = []
+        for number, row in enumerate(self._foreign):
+            if row.job_id in self._registry.entries:
+                continue
+            if row.owner not in known:
+                known[row.owner] = self._catalog.layout.owner_lives(row.owner)
+            overdue = row.deadline_boot_ns is not None and row.deadline_boot_ns + _BACKSTOP_NS < now
+            if known[row.owner] and not overdue:
+                waiting.append(row)
+                continue
+            self._adopt(row, not known[row.owner])
+            if number % _PORTION == 0:
+                await trio.lowlevel.checkpoint()
+        self._foreign = waiting
+
+    def _follow_clock(self) -> None:
+        """Move deadlines by the time that the machine slept, which Trio's clock does not see."""
+        suspended = _suspended_ns()
+        slept = (suspended - self._suspended_ns) / 1e9
+        self._suspended_ns = suspended
+        if slept > 1:
+            for entry in self._registry.entries.values():
+                entry.scope.deadline -= slept
+
+    async def _expire(self) -> None:
+        while True:
+            rows = [
+                row
+                for row in self._catalog.index.expired(time.time_ns(), _PORTION)
+                if row.job_id not in self._registry.entries
+            ]
+            if rows:
+                await trio.to_thread.run_sync(self._forget, rows)
+            more = await trio.to_thread.run_sync(self._catalog.layout.empty_trash, _PORTION)
+            if not rows and not more:
+                break
+            await trio.sleep(_PAUSE_SECONDS)  # deleting in bulk slows the creation of new jobs
+        await trio.to_thread.run_sync(self._catalog.layout.sweep_owners)
+
+    async def _checkpoint(self) -> None:
+        try:
+            size = os.stat(self._catalog.layout.registry + "-wal").st_size
+        except OSError:
+            return
+        if size > _CHECKPOINT_BYTES:
+            await trio.to_thread.run_sync(checkpoint, self._catalog)
+
+
+def checkpoint(catalog: Catalog) -> None:
+    """Checkpoint the registry over a connection of its own, so that nobody waits for the disk."""
+    with Catalog(catalog.settings, wait_seconds=1) as own:
+        own.index.checkpoint()
+
+
+def _suspended_ns() -> int:
+    """Return how long this machine has been suspended since boot, as far as the clocks tell."""
+    return processes.boottime_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -1,0 +1,142 @@
+"""The job actor: one task that sees one job through, from the launch to the settled end.
+
+Being cancelled from outside means *let go*: the command runs on in the care of its keeper, and
+whoever opens the state root next takes over. Only the entry's own scope, which holds the deadline
+and is cancelled by a cancel, means *stop*.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+import trio
+
+from supervisor import log
+from supervisor.actors.registry import Entry, NoteLaunch, Registry, Settle
+from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running, processes, records
+from supervisor.errors import InvalidArguments, LaunchFailed
+from supervisor.model import ErrorInfo, Exit
+from supervisor.settle import outcome_of
+from supervisor.states import Reason, State
+from supervisor.store.rows import Outcome, size_of
+
+__all__ = ["care_for"]
+
+_READ_INLINE: Final = 65536
+_NOTE_AFTER_SECONDS: Final = 0.05
+
+
+async def care_for(
+    entry: Entry,
+    engine: Engine,
+    registry: Registry,
+    request: LaunchRequest | None,
+    deadline_seconds: float | None,
+) -> None:
+    """See a job through. ``request`` launches it; without one it is adopted as it runs."""
+    try:
+        ended = await _live(entry, engine, registry, request, deadline_seconds)
+        outcome = await _decide(entry, ended)
+    except trio.Cancelled:
+        entry.started.set()  # let go in the middle: nobody is to wait for a launch that nobody will report
+        raise
+    except Exception as error:  # noqa: BLE001  # a crash here must not take the siblings along
+        log.warning("job_actor_failed", job_id=entry.row.job_id, error=repr(error))
+        outcome = await _give_up(entry, error)
+    if outcome is not None:
+        row = entry.row
+        if row.started_ns is None and entry.running is not None and entry.running.launched.pid:
+            row = row.with_launch(entry.running.launched)
+        await registry.send(Settle(entry, row.with_outcome(outcome), outcome.reason.value))
+
+
+async def _live(
+    entry: Entry,
+    engine: Engine,
+    registry: Registry,
+    request: LaunchRequest | None,
+    deadline_seconds: float | None,
+) -> Ended:
+    try:
+        if request is None:
+            running = await engine.adopt(entry.directory, entry.row.launched(), owner_lives=entry.owner_lives)
+        else:
+            running = await engine.launch(request)
+    except LaunchFailed as failure:
+        return _launch_failure(entry, engine, failure)
+    entry.running = running
+    launched = running.launched
+    if launched.pid and entry.row.started_ns is None:
+        entry.row = entry.row.with_launch(launched)
+        await registry.send(NoteLaunch(entry, trio.current_time() + _NOTE_AFTER_SECONDS))
+    entry.started.set()
+    entry.scope.deadline = trio.current_time() + _seconds_left(launched, deadline_seconds, fresh=request is not None)
+    ended: Ended | None = None
+    with entry.scope:
+        ended = await running.wait()
+    if ended is None:  # the deadline has passed or somebody cancelled, and it had not ended by then
+        if entry.stop_why is None:
+            entry.stop_why, entry.stop_by = "deadline", "supervisor"
+        log.info("job_stopping", job_id=entry.row.job_id, why=entry.stop_why)
+        await running.stop(entry.stop_why, entry.stop_by)
+        ended = await running.wait()
+    return ended
+
+
+def _launch_failure(entry: Entry, engine: Engine, failure: LaunchFailed) -> Ended:
+    """Return what is on record of a launch that failed (or was cancelled), so that everybody tells the same."""
+    seen = engine.observe(entry.directory, owner_lives=True)
+    if seen.ended is not None and seen.ended.exit.launch_error is not None:
+        return seen.ended
+    exit_ = Exit(
+        ended_ns=entry.row.created_ns,
+        launch_error=failure.message,
+        launch_status=failure.exit_status,
+    )
+    return Ended(exit=exit_)
+
+
+def _seconds_left(launched: Launched, deadline_seconds: float | None, *, fresh: bool) -> float:
+    if deadline_seconds is None:
+        return math.inf
+    if launched.deadline_boot_ns is not None:
+        return (launched.deadline_boot_ns - processes.boottime_ns()) / 1e9
+    if fresh or not launched.pid:  # not launched yet: whoever launches it will see to the deadline
+        return deadline_seconds
+    return deadline_seconds - (time.time_ns() - launched.started_ns) / 1e9
+
+
+async def _decide(entry: Entry, ended: Ended) -> Outcome | None:
+    """Decide what the end means; ``None`` when that is not for this process to say."""
+    large = size_of(entry.directory, records.STDOUT) > _READ_INLINE and entry.row.kind != "raw"
+    try:
+        if large:
+            return await trio.to_thread.run_sync(outcome_of, entry.row, entry.directory, ended)
+        return outcome_of(entry.row, entry.directory, ended)
+    except InvalidArguments:
+        return None
+
+
+async def _give_up(entry: Entry, error: Exception) -> Outcome:
+    """Stop what cannot be taken care of, and say why."""
+    running: Running | None = entry.running
+    exit_ = Exit(ended_ns=entry.row.created_ns)
+    if running is not None:
+        try:
+            await running.stop("cancelled", "internal error")
+            exit_ = (await running.wait()).exit
+        except Exception as another:  # noqa: BLE001  # as in `care_for`
+            log.warning("job_not_stopped", job_id=entry.row.job_id, error=repr(another))
+    return Outcome(
+        state=State.FAILED,
+        reason=Reason.LOST,
+        exit=exit_,
+        detail=f"the supervisor failed: {error!r}"[:400],
+        error=ErrorInfo(
+            code="internal_error",
+            message=f"The supervisor failed while it took care of this job: {error!r}",
+            repair="Report this as a defect.",
+        ),
+    )

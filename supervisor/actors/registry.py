@@ -1,0 +1,358 @@
+"""The registry actor: the only writer of job states in its process.
+
+Everything that happens to a job arrives as a message. All messages that wait in the mailbox are
+committed in one transaction; then, and only then, waiters are woken and events published. A commit
+neither syncs nor waits, so it is made right here on the event loop; when another process holds the
+lock, the batch is committed in a thread instead, and the mailbox fills meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import trio
+
+from supervisor import log
+from supervisor.catalog import Catalog
+from supervisor.engines import Running
+from supervisor.errors import StateBusy, SupervisorError
+from supervisor.model import Job, JobEvent
+from supervisor.states import State
+from supervisor.store import Index, Row
+from supervisor.store.rows import job_of
+
+__all__ = ["Create", "Entry", "NoteLaunch", "Registry", "Settle", "Subscription"]
+
+_MAILBOX: Final = 1024
+_MOST_IN_A_BATCH: Final = 256
+_MOST_EVENTS: Final = 256
+
+
+def _nobody() -> bool:
+    return False
+
+
+class Entry:
+    """A job that this supervisor takes care of, from its creation or adoption to its end.
+
+    ``scope`` holds the deadline and is what a cancel cancels; ``settling`` is set when the
+    launch is decided, ``finished`` when the end is on record. ``owner_lives`` tells of another
+    supervisor that may be about to launch it.
+    """
+
+    __slots__ = (
+        "directory",
+        "finished",
+        "generation",
+        "owner_lives",
+        "problem",
+        "row",
+        "running",
+        "scope",
+        "started",
+        "stop_by",
+        "stop_why",
+        "taken",
+        "waiters",
+    )
+
+    def __init__(self, row: Row, directory: str) -> None:
+        """Begin to take care of the job of ``row``."""
+        self.row = row
+        self.directory = directory
+        self.running: Running | None = None
+        self.owner_lives: Callable[[], bool] = _nobody
+        self.scope = trio.CancelScope()
+        self.started = trio.Event()
+        self.finished = trio.Event()
+        self.stop_why: str | None = None
+        self.stop_by = ""
+        self.problem: SupervisorError | None = None
+        self.taken = False
+        self.generation = 0
+        self.waiters = 0
+
+    def stop(self, why: str, by: str) -> None:
+        """Ask for the job to be stopped; the first reason stays."""
+        if self.stop_why is None:
+            self.stop_why, self.stop_by = why, by
+            self.scope.cancel()
+
+    def job(self) -> Job:
+        """Return the job as it is now."""
+        return job_of(self.row, self.directory, stop_requested=self.stop_why)
+
+
+@attrs.frozen(slots=True)
+class Create:
+    """A job is to exist. ``begin`` starts its actor once it does.
+
+    If it cannot, ``entry.started`` is set with ``entry.problem`` saying why, or with
+    ``entry.taken`` because its idempotency key belongs to somebody else's job by now.
+    """
+
+    entry: Entry
+    cap: int
+    begin: Callable[[], None]
+
+
+@attrs.frozen(slots=True)
+class NoteLaunch:
+    """The command of a job was spawned.
+
+    Committed with some delay, and not at all for a job that has ended by then: whoever asks
+    about an unfinished job looks at the evidence anyway.
+    """
+
+    entry: Entry
+    due: float
+
+
+@attrs.frozen(slots=True)
+class Settle:
+    """The command of a job has ended, and it was decided what that means."""
+
+    entry: Entry
+    row: Row
+    reason: str
+
+
+Message = Create | NoteLaunch | Settle
+
+
+class Subscription:
+    """A reader of events with bounded memory: what it does not fetch in time is counted, not kept."""
+
+    def __init__(self, job_id: str | None) -> None:
+        """Want the events of one job, or of all."""
+        self.job_id = job_id
+        self._events: deque[JobEvent] = deque()
+        self._lagged = 0
+        self._arrived = trio.Event()
+        self._closed = False
+
+    def put(self, event: JobEvent) -> None:
+        """Take an event; the oldest goes when there are too many."""
+        if self.job_id not in {None, event.job_id}:
+            return
+        if len(self._events) >= _MOST_EVENTS:
+            self._events.popleft()
+            self._lagged += 1
+        self._events.append(event)
+        self._arrived.set()
+
+    def close(self) -> None:
+        """End the iteration after what is there."""
+        self._closed = True
+        self._arrived.set()
+
+    def __aiter__(self) -> Subscription:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> JobEvent:
+        """Return the next event; its ``lagged`` says how many were missed before it."""
+        await trio.lowlevel.checkpoint()
+        while not self._events:
+            if self._closed:
+                raise StopAsyncIteration
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        event = self._events.popleft()
+        if self._lagged:
+            event = attrs.evolve(event, lagged=self._lagged)
+            self._lagged = 0
+        return event
+
+
+class Registry:
+    """Commits what happens to jobs, and tells who wants to know."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        """Write through the catalog's registry, whose lock must not be waited for."""
+        self._index = catalog.index
+        self._catalog = catalog
+        self._patient: Index | None = None
+        self.entries: dict[str, Entry] = {}
+        self.subscriptions: set[Subscription] = set()
+        self.generation = 0
+        self._launches: deque[NoteLaunch] = deque()
+        self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
+
+    @property
+    def queue_length(self) -> int:
+        """How many messages wait to be committed."""
+        return self._send.statistics().current_buffer_used
+
+    async def send(self, message: Message) -> None:
+        """Hand over a message; waits while the mailbox is full, and only then."""
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock:
+            await self._send.send(message)
+
+    def look_for_changes(self) -> bool:
+        """Notice whether another process has written since the last look."""
+        try:
+            changed = self._index.changed()
+        except SupervisorError:
+            changed = True
+        if changed:
+            self.generation += 1
+        return changed
+
+    def close(self) -> None:
+        """Take no more messages; ``run`` ends when the mailbox is empty."""
+        self._send.close()
+
+    def let_go(self) -> None:
+        """Wake whoever still waits for a job: nobody here will see its end."""
+        for entry in self.entries.values():
+            entry.started.set()
+            entry.finished.set()
+
+    async def run(self) -> None:
+        """Commit until ``close``; what is left when it is cancelled is committed as well."""
+        batch: list[Message] = []
+        try:
+            while True:
+                try:
+                    with trio.CancelScope(deadline=self._launches[0].due if self._launches else math.inf):
+                        batch.append(await self._receive.receive())
+                except trio.EndOfChannel:
+                    break
+                self._drain(batch)
+                batch = self._sorted(batch)
+                if not batch:
+                    continue
+                try:
+                    answers = self._commit(self._index, batch)
+                except StateBusy:
+                    answers = await self._commit_in_thread(batch)
+                except SupervisorError as problem:
+                    answers = self._refused(batch, problem)
+                self._announce(batch, answers)
+                batch = []
+        finally:
+            self._drain(batch)
+            batch += [launch for launch in self._launches if not launch.entry.row.finished]
+            if batch:
+                self._last_commit(batch)
+            if self._patient is not None:
+                self._patient.close()
+
+    def _drain(self, batch: list[Message]) -> None:
+        try:
+            while len(batch) < _MOST_IN_A_BATCH:
+                batch.append(self._receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            pass
+
+    def _sorted(self, batch: list[Message]) -> list[Message]:
+        """Put launches aside until they are due, and take up those that are."""
+        now: list[Message] = []
+        for message in batch:
+            if isinstance(message, NoteLaunch):
+                self._launches.append(message)
+                self._publish(message.entry, State.QUEUED)
+            else:
+                now.append(message)
+        time = trio.current_time()
+        while self._launches and (self._launches[0].due <= time or self._launches[0].entry.row.finished):
+            launch = self._launches.popleft()
+            if not launch.entry.row.finished:
+                now.append(launch)
+        return now
+
+    def _last_commit(self, batch: list[Message]) -> None:
+        try:
+            answers = self._commit(self._index, batch)
+        except SupervisorError as problem:
+            # Nothing is lost: what became of these jobs stands in their directories.
+            answers = self._refused(batch, problem)
+        self._announce(batch, answers)
+
+    async def _commit_in_thread(self, batch: list[Message]) -> list[bool]:
+        def commit() -> list[bool]:
+            if self._patient is None:
+                self._patient = Index(self._catalog.layout, self._catalog.judge, wait_seconds=10, any_thread=True)
+            return self._commit(self._patient, batch)
+
+        try:
+            return await trio.to_thread.run_sync(commit)
+        except SupervisorError as problem:
+            return self._refused(batch, problem)
+
+    def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
+        return index.write(lambda: [self._apply(index, message) for message in batch])
+
+    @staticmethod
+    def _apply(index: Index, message: Message) -> bool:
+        row = message.entry.row
+        if isinstance(message, Create):
+            if not index.insert(row):
+                return False
+            index.evict(row.workspace_key, message.cap)
+            return True
+        if isinstance(message, NoteLaunch):
+            launched = row.launched()
+            if launched is not None:
+                index.set_launched(row.job_id, launched)
+            return True
+        return index.settle(message.row)
+
+    def _refused(self, batch: list[Message], problem: SupervisorError) -> list[bool]:
+        """Deal with a batch that cannot be written: a new job is refused, all else is true regardless."""
+        log.warning("commit_failed", code=problem.code, error=problem.message, messages=len(batch))
+        for message in batch:
+            if isinstance(message, Create):
+                message.entry.problem = problem
+        return [True for _ in batch]
+
+    # ------------------------------------------------------------ after the commit
+
+    def _announce(self, batch: list[Message], answers: list[bool]) -> None:
+        for message, answer in zip(batch, answers, strict=True):
+            if isinstance(message, Create):
+                self._created(message, taken=not answer)
+            elif isinstance(message, Settle):
+                self._settled(message, first=answer)
+
+    def _created(self, message: Create, *, taken: bool) -> None:
+        entry = message.entry
+        if taken or entry.problem is not None:
+            entry.taken = taken
+            entry.started.set()
+            return
+        self.entries[entry.row.job_id] = entry
+        self._publish(entry, None)
+        message.begin()
+
+    def _settled(self, message: Settle, *, first: bool) -> None:
+        entry = message.entry
+        row = entry.row
+        previous = State(row.state)
+        theirs = None if first else self._read(row.job_id)
+        # If somebody else was first, they decided the same from the same evidence.
+        entry.row = theirs if theirs is not None and theirs.finished else message.row
+        self.entries.pop(row.job_id, None)
+        entry.started.set()
+        entry.finished.set()
+        self._publish(entry, previous)
+        log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
+
+    def _read(self, job_id: str) -> Row | None:
+        try:
+            return self._index.get(job_id)
+        except SupervisorError:
+            return None
+
+    def _publish(self, entry: Entry, previous: State | None) -> None:
+        if self.subscriptions:
+            event = JobEvent(job=entry.job(), previous=previous)
+            for subscription in self.subscriptions:
+                subscription.put(event)

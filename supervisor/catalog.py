@@ -1,0 +1,589 @@
+"""Everything that can be asked of the jobs on a state root, or done to them, without an event loop.
+
+What it answers is true at the moment of the answer: before it speaks of an unfinished job it looks
+at the evidence, and settles the job if it has ended. The command line uses it as it is; the
+supervisor uses it for jobs that are not its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Self
+
+from supervisor import log
+from supervisor.engines import Launched, Observation, Seen, evidence, records, stopping
+from supervisor.errors import (
+    InvalidArguments,
+    JobElsewhere,
+    JobNotFound,
+    JobRunning,
+    PermissionDenied,
+    StateBusy,
+    StateCorrupt,
+    StateFull,
+    SupervisorError,
+)
+from supervisor.interpret import get_interpreter
+from supervisor.model import Job, JobPage, Result
+from supervisor.settings import Settings
+from supervisor.settle import how_it_ended, outcome_of
+from supervisor.states import State
+from supervisor.store import Index, Layout, Row, is_job_id
+from supervisor.store.layout import state_error, workspace_key
+from supervisor.store.rows import Outcome, error_of, job_of
+
+__all__ = ["Catalog", "Observe", "check_limit", "real_workspace"]
+
+Observe = Callable[[Row, str], Observation]
+_Tree = tuple[str, dict[str, Any], dict[str, Any]]
+
+_MOST_PER_PAGE: Final = 1000
+_DAMAGED: Final = "its job directory is missing or damaged"
+
+
+def encodable(text: str) -> bool:
+    """Whether the operating system can be given ``text``: half a surrogate pair, for one, it cannot."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def real_workspace(path: str | os.PathLike[str]) -> str:
+    """Return the real path of a workspace, whether or not it exists."""
+    text = os.fspath(path)
+    if not text or "\0" in text or not encodable(text):
+        message = f"workspace is {text!r}; it must be the path of a directory"
+        raise InvalidArguments(message)
+    return os.path.realpath(os.path.expanduser(text))
+
+
+def check_limit(limit: int) -> int:
+    """Return ``limit`` if a page may be that long."""
+    # A caller whom no type checker watched may give anything.
+    if type(limit) is not int or not 1 <= limit <= _MOST_PER_PAGE:
+        message = f"limit is {limit!r}; it must be a whole number from 1 to {_MOST_PER_PAGE}"
+        raise InvalidArguments(message)
+    return limit
+
+
+class Catalog:
+    """The jobs of one state root.
+
+    Args:
+        settings: where it is.
+        observe: how an unfinished job is looked at; by default by the evidence of a local job.
+        wait_seconds: how long a lock on the registry is waited for.
+        any_thread: whether it is used from more than one thread, one at a time.
+
+    Raises:
+        StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observe: Observe | None = None,
+        wait_seconds: float = 5,
+        any_thread: bool = False,
+    ) -> None:
+        """Open the state root; create it if there is none."""
+        self.settings = settings
+        self.layout = Layout(settings.state_dir)
+        self._observe = observe or self.look
+        self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
+
+    def close(self) -> None:
+        """Close the registry."""
+        self.index.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the registry."""
+        self.close()
+
+    # ------------------------------------------------------------ finding out
+
+    def directory(self, row: Row) -> str:
+        """Return the job directory of a row."""
+        return self.layout.job(row.workspace_key, row.job_id)
+
+    def look(self, row: Row, directory: str) -> Observation:
+        """Look at the evidence of an unfinished local job."""
+        born = records.read(directory, records.JOB) or {}
+        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner), born=born)
+
+    def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
+        """Say how far an unfinished job has come: how it was launched, and how it ended."""
+        directory = self.directory(row)
+        seen = self._observe(row, directory)
+        outcome = None
+        if seen.seen is Seen.ENDED and seen.ended is not None:
+            with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
+                outcome = outcome_of(row, directory, seen.ended)
+        return seen.launched, outcome
+
+    def row(self, job_id: str) -> Row:
+        """Return the row of a job that is kept.
+
+        Raises:
+            JobNotFound: there is none, or it has expired.
+        """
+        row = self.index.get(job_id) if is_job_id(job_id) else None
+        if row is None and is_job_id(job_id):
+            row = self._recover(job_id)
+        if row is None or (row.expires_ns is not None and row.expires_ns <= time.time_ns()):
+            message = f"there is no job {job_id!r:.80}"
+            raise JobNotFound(message, details={"job_id": job_id[:80]})
+        return row
+
+    def _recover(self, job_id: str) -> Row | None:
+        """Enter a job whose directory is there and whose row is not: the directory is the truth."""
+        workspace = self.layout.find(job_id)
+        row = None if workspace is None else self.index.read_job(workspace, job_id)
+        if row is None:
+            return None
+        found = row
+        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
+            self.index.write(lambda: self.index.insert(found))
+            log.warning("job_recovered", job_id=job_id)
+        return self.index.get(job_id) or row
+
+    def settled(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
+        """Bring a row up to date with the evidence, and return it with what was seen.
+
+        ``drive``: if it should be stopped and nobody else is there to do it, do it here and now;
+        that can take as long as its grace.
+        """
+        if row.finished:
+            return row, None
+        directory = self.directory(row)
+        if not self.layout.is_sound(row.workspace_key, row.job_id):
+            return self._without_directory(row)
+        seen = self._observe(row, directory)
+        if seen.to_stop is not None and drive:
+            self._stop_here(directory, seen.to_stop, by="nobody else was there")
+            seen = self._observe(row, directory)
+        return self._entered(row, directory, seen), seen
+
+    def _entered(self, row: Row, directory: str, seen: Observation) -> Row:
+        """Commit what was seen, and return the row as it is now."""
+        outcome: Outcome | None = None
+        if seen.seen is Seen.ENDED and seen.ended is not None:
+            with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
+                outcome = outcome_of(row, directory, seen.ended)
+        launched = seen.launched
+        if outcome is None and (launched is None or row.started_ns is not None):
+            return row
+
+        now = row
+        if launched is not None and row.started_ns is None:
+            now = now.with_launch(launched)
+        if outcome is not None:
+            now = now.with_outcome(outcome)
+
+        def enter() -> None:
+            if launched is not None and row.started_ns is None:
+                self.index.set_launched(row.job_id, launched)
+            if outcome is not None:
+                self.index.settle(now)
+
+        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
+            self.index.write(enter)
+            return self.index.get(row.job_id) or now
+        return now  # it cannot be written down just now; it is true all the same
+
+    def _without_directory(self, row: Row) -> tuple[Row, Observation]:
+        """Deal with an unfinished job whose directory is not there or not to be trusted."""
+        if self._in_trash(row.job_id):
+            self._delete_row(row)
+            message = f"there is no job {row.job_id!r}"
+            raise JobNotFound(message, details={"job_id": row.job_id})
+        leader = evidence.find_marked_leader(row.job_id)
+        if leader is not None:
+            return row, Observation(seen=Seen.RUNNING, launched=row.launched(), damage=_DAMAGED)
+        from supervisor.engines import Ended
+        from supervisor.model import Exit
+
+        ended = Ended(exit=Exit(ended_ns=time.time_ns()))
+        seen = Observation(seen=Seen.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
+        return self._entered(row, self.directory(row), seen), seen
+
+    def _in_trash(self, job_id: str) -> bool:
+        try:
+            return any(name.startswith(job_id) for name in os.listdir(f"{self.layout.root}/.trash"))
+        except OSError:
+            return False
+
+    def _delete_row(self, row: Row) -> None:
+        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
+            self.index.write(lambda: self.index.delete(row.job_id))
+
+    def job(self, row: Row, seen: Observation | None = None) -> Job:
+        """Return the job that a row, and what was just seen of it, describe."""
+        directory = self.directory(row)
+        damage = None if seen is None else seen.damage
+        if seen is None and not self.layout.is_sound(row.workspace_key, row.job_id):
+            damage = _DAMAGED
+        requested = None if seen is None or row.finished else seen.stop_requested
+        return job_of(row, directory, stop_requested=requested, damage=damage)
+
+    # ------------------------------------------------------------ asking
+
+    def status(self, job_id: str) -> Job:
+        """Return a job as it is now.
+
+        Raises:
+            JobNotFound: there is none of this id.
+        """
+        row = self.row(job_id)
+        if row.finished and not self.layout.is_sound(row.workspace_key, job_id) and self._in_trash(job_id):
+            self._delete_row(row)  # whoever was forgetting it was interrupted
+            return self.job(self.row(job_id))
+        return self.job(*self.settled(row))
+
+    def resolve_prefix(self, prefix: str) -> str:
+        """Return the only job id that begins with ``prefix``, of 4 characters or more.
+
+        Raises:
+            JobNotFound: there is none.
+            InvalidArguments: it is too short, or there are several.
+        """
+        if is_job_id(prefix):
+            return prefix
+        if len(prefix) < 4:
+            message = f"{prefix!r} is too short for a job id: give at least 4 characters of it"
+            raise InvalidArguments(message)
+        found = self.index.with_prefix(prefix) if set(prefix) <= set("0123456789abcdef") else []
+        if len(found) > 1:
+            message = f"{prefix!r} begins the ids of several jobs"
+            raise InvalidArguments(message, details={"job_ids": found}, repair="Give more characters of the id.")
+        if not found:
+            message = f"there is no job {prefix!r:.80}"
+            raise JobNotFound(message, details={"job_id": prefix[:80]})
+        return found[0]
+
+    def list(
+        self,
+        *,
+        workspace: str | os.PathLike[str] | None = None,
+        state: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        own: Callable[[str], Job | None] = lambda _: None,
+    ) -> JobPage:
+        """Return a page of jobs, newest first; ``own`` may answer for a live job by its id.
+
+        Raises:
+            InvalidArguments: a filter, the limit or the cursor does not fit.
+        """
+        check_limit(limit)
+        key = None if workspace is None else workspace_key(real_workspace(workspace))
+        if state is not None and state not in set(State):
+            message = f"state is {state!r}; it must be one of {', '.join(State)}"
+            raise InvalidArguments(message)
+        before = _parse_cursor(cursor)
+        named: Mapping[str, object] = labels or {}
+        if not all(isinstance(text, str) and encodable(text) for pair in named.items() for text in pair):
+            message = f"labels is {labels!r:.80}; it must map strings to strings"
+            raise InvalidArguments(message)
+        if state is not None and State(state).terminal:
+            self._settle_orphans(key)
+        jobs: list[Job] = []
+        while True:
+            rows = self.index.page(
+                workspace=key,
+                state=state,
+                labels=(labels or {}).items(),
+                before=before,
+                limit=limit + 1 - len(jobs),
+            )
+            for row in rows:
+                before = row.seq
+                job = None if row.finished else own(row.job_id)
+                if job is None:
+                    try:
+                        job = self.job(*self.settled(row, drive=False)) if not row.finished else self.job(row)
+                    except JobNotFound:
+                        continue
+                if state is None or job.status == state:
+                    if len(jobs) == limit:
+                        return JobPage(jobs=tuple(jobs), next_cursor=str(before + 1))
+                    jobs.append(job)
+            if not rows or len(rows) + len(jobs) <= limit:
+                return JobPage(jobs=tuple(jobs))
+
+    def _settle_orphans(self, key: str | None) -> None:
+        """Settle jobs that have ended unseen, so that a list of ended jobs holds them."""
+        lives: dict[str, bool] = {}
+        for row in self.index.unfinished():
+            if key in {None, row.workspace_key}:
+                if row.owner not in lives:
+                    lives[row.owner] = self.layout.owner_lives(row.owner)
+                if not lives[row.owner]:
+                    with contextlib.suppress(JobNotFound):
+                        self.settled(row, drive=False)
+
+    def result(self, job_id: str, *, consume: bool = False, detail: str | None = None) -> Result:
+        """Return the result of a finished job; ``consume`` forgets the job in the same breath.
+
+        Raises:
+            JobNotFound: there is no such job, or somebody else has just consumed it.
+            JobRunning: it has not ended.
+            StateCorrupt: it is done, and its output cannot be read.
+        """
+        row, seen = self.settled(self.row(job_id))
+        if not row.finished:
+            raise running_error(self.job(row, seen))
+        result = self.result_of(row, detail=detail)
+        if consume:
+            if not self.layout.discard(row.workspace_key, job_id) and self._in_trash(job_id):
+                self._delete_row(row)
+                message = f"job {job_id} has just been consumed or forgotten by somebody else"
+                raise JobNotFound(message, details={"job_id": job_id})
+            self.index.write(lambda: self.index.delete(job_id))
+        elif not row.fetched:
+            with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
+                self.index.write(lambda: self.index.set_fetched(job_id))
+        return result
+
+    def result_of(self, row: Row, *, detail: str | None = None) -> Result:
+        """Read the result of a finished row from its job directory."""
+        directory = self.directory(row)
+        job = self.job(row)
+        error = error_of(row)
+        if error is not None:
+            return Result(job_id=row.job_id, kind=row.kind, error=error, job=job)
+        if not os.path.exists(f"{directory}/{records.STDOUT}") or not self.layout.is_sound(
+            row.workspace_key,
+            row.job_id,
+        ):
+            message = f"the output of job {row.job_id} is not there any more"
+            raise StateCorrupt(message, details={"job_id": row.job_id})
+        interpreter = get_interpreter(row.kind)
+        seen = how_it_ended(directory, _ended_of(job))
+        try:
+            rendered: Any = getattr(interpreter, "render", None)
+            value = rendered(seen, detail) if rendered is not None and detail is not None else interpreter.value(seen)
+        except Exception as failure:
+            message = f"the output of job {row.job_id} cannot be read as {row.kind} any more: {failure}"
+            raise StateCorrupt(message, details={"job_id": row.job_id}) from failure
+        return Result(job_id=row.job_id, kind=row.kind, value=value.value, encoding=value.encoding, job=job)
+
+    # ------------------------------------------------------------ doing
+
+    def forget(self, job_id: str) -> None:
+        """Forget a finished job now.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            JobRunning: it has not ended; cancel it first.
+        """
+        row, seen = self.settled(self.row(job_id))
+        if not row.finished:
+            raise running_error(self.job(row, seen))
+        self.layout.discard(row.workspace_key, job_id)
+        self.index.write(lambda: self.index.delete(job_id))
+
+    def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
+        """Return how many jobs are kept in all other workspaces."""
+        key = workspace_key(real_workspace(workspace))
+        count = self.index.count() - self.index.count(key)
+        over = self.index.expired(time.time_ns(), count) if count else []
+        return count - sum(row.workspace_key != key for row in over)
+
+    def prune(
+        self,
+        workspace: str | os.PathLike[str] | None = None,
+        *,
+        spared: Iterable[str] = (),
+    ) -> Sequence[str]:
+        """Forget what has expired or is beyond the cap, in one workspace or in all, and empty the trash.
+
+        Returns the ids. A live job is never touched, and neither are those in ``spared``.
+        """
+        key = None if workspace is None else workspace_key(real_workspace(workspace))
+        for row in self.index.unfinished():
+            if key in {None, row.workspace_key}:
+                with contextlib.suppress(JobNotFound):
+                    self.settled(row, drive=False)
+        keep = set(spared)
+        forgotten: list[str] = []
+        while batch := [
+            row for row in self.index.expired(time.time_ns(), 500 + len(keep), key) if row.job_id not in keep
+        ]:
+            self.remove(batch)
+            forgotten += [row.job_id for row in batch]
+        for name in [key] if key is not None else self.layout.workspaces():
+            forgotten += self.index.write(
+                lambda name=name: self.index.evict(name, self.settings.job_max_count, keep),  # type: ignore[misc]
+            )
+        while self.layout.empty_trash(200):
+            pass
+        self.layout.sweep_owners()
+        self.index.checkpoint()
+        return forgotten
+
+    def remove(self, rows: Iterable[Row]) -> None:
+        """Forget these finished jobs."""
+        gone = tuple(rows)
+        for row in gone:
+            self.layout.discard(row.workspace_key, row.job_id)
+        self.index.write(lambda: self.index.delete(*(row.job_id for row in gone)))
+
+    def cancel(self, job_id: str, *, by: str = "command line") -> Job:
+        """Stop a job and return it when everything of it is gone; a finished one is unchanged.
+
+        Raises:
+            JobNotFound: there is none of this id.
+            JobElsewhere: it runs on another host or in another pid namespace.
+            StateFull, PermissionDenied: the request cannot be written down; nothing was signalled.
+        """
+        (end,) = self.cancel_all([job_id], by=by)
+        if isinstance(end, SupervisorError):
+            raise end
+        return end
+
+    def cancel_all(self, job_ids: Iterable[str], *, by: str = "command line") -> Sequence[Job | SupervisorError]:
+        """Stop jobs side by side: all are asked to end before any is waited for.
+
+        Returns for each, in their order, what ``cancel`` would return or raise for it.
+        """
+        ids = list(job_ids)
+        ends: dict[str, Job | SupervisorError] = {}
+        backstops: dict[str, float] = {}
+        with stopping.Change(self._unfinished_directories(ids)) as change:
+            while True:
+                begun = time.monotonic()
+                trees: dict[str, _Tree] = {}
+                for job_id in ids:
+                    if job_id not in ends:
+                        end = self._cancel_on(job_id, backstops, trees, by)
+                        if end is not None:
+                            ends[job_id] = end
+                if len(ends) == len(set(ids)):
+                    return [ends[job_id] for job_id in ids]
+                if trees:
+                    stopping.stop_trees(trees.values())
+                    continue
+                now = time.monotonic()
+                change.wait(min((at - now for at in backstops.values() if at > now), default=None))
+                if len(ids) > 1:  # each look is at all of them: no more than half of the time
+                    time.sleep(min(now - begun, 0.5))
+
+    def _unfinished_directories(self, job_ids: Iterable[str]) -> Sequence[str]:
+        rows = filter(None, map(self.index.get, filter(is_job_id, job_ids)))
+        return [self.directory(row) for row in rows if not row.finished]
+
+    def _cancel_on(
+        self,
+        job_id: str,
+        backstops: dict[str, float],
+        trees: dict[str, _Tree],
+        by: str,
+    ) -> Job | SupervisorError | None:
+        """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
+
+        A tree that nobody else will end is added to ``trees``. ``backstops`` says until when a keeper
+        that was asked to is trusted to begin.
+        """
+        try:
+            row, seen = self.settled(self.row(job_id), drive=False)
+            if row.finished or seen is None:
+                return self.job(row)
+            if seen.seen is Seen.ELSEWHERE:
+                return elsewhere_error(row)
+            directory = self.directory(row)
+            why = seen.to_stop or "cancelled"
+            process = records.read(directory, records.PROCESS)
+            if process and job_id not in backstops:
+                request = stopping.request_stop(directory, why, by)
+                backstops[job_id] = time.monotonic() + stopping.BACKSTOP_SECONDS
+                if not stopping.nudge_keeper(process):
+                    trees[job_id] = (directory, process, request)
+            elif process:
+                overdue = backstops[job_id] <= time.monotonic() and not _signalled(directory)
+                if overdue or seen.to_stop is not None:
+                    trees[job_id] = (directory, process, stopping.request_stop(directory, why, by))
+            elif not self.layout.is_sound(row.workspace_key, job_id):
+                leader = evidence.find_marked_leader(job_id)
+                if leader is not None:
+                    trees[job_id] = (directory, {"pid": leader.pid, "start": leader.start}, {})
+            elif not stopping.cancel_queued(directory, by):
+                time.sleep(0.001)  # its launch is under way, and takes about as long
+        except SupervisorError as error:
+            return error
+        except OSError as error:
+            return state_error(error, "cannot ask for the stop")
+        return None
+
+    @staticmethod
+    def _stop_here(directory: str, why: str, *, by: str) -> None:
+        process = records.read(directory, records.PROCESS)
+        if process:
+            stopping.stop_trees([(directory, process, stopping.request_stop(directory, why, by))])
+
+    def wait(self, job_ids: Iterable[str], *, any_one: bool = False, timeout: float | None = None) -> Sequence[Job]:
+        """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all.
+
+        Raises:
+            JobNotFound: there is none of one of these ids.
+        """
+        ids = list(job_ids)
+        finished: dict[str, Job] = {}
+        until = None if timeout is None else time.monotonic() + timeout
+        directories = [self.directory(self.row(job_id)) for job_id in ids]
+        with stopping.Change(directories) as change:
+            while True:
+                for job_id in ids:
+                    if job_id not in finished:
+                        job = self.status(job_id)
+                        if job.status.terminal:
+                            finished[job_id] = job
+                left = None if until is None else until - time.monotonic()
+                enough = bool(finished) if any_one else len(finished) == len(ids)
+                if enough or (left is not None and left <= 0):
+                    return [finished.get(job_id) or self.status(job_id) for job_id in ids]
+                change.wait(left)
+
+
+def _signalled(directory: str) -> bool:
+    stop = records.read(directory, records.STOP)
+    return bool(stop and stop.get("signalled_boot_ns") is not None)
+
+
+def _ended_of(job: Job) -> Any:
+    from supervisor.engines import Ended
+    from supervisor.model import Exit
+
+    return Ended(exit=Exit(exit_code=job.exit_code, signal=job.signal))
+
+
+def _parse_cursor(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        message = f"cursor is {cursor!r:.80}; it must be the next_cursor of an earlier page"
+        raise InvalidArguments(message)
+    return int(cursor)
+
+
+def running_error(job: Job) -> JobRunning:
+    """Return the error that says that a job has not ended."""
+    message = f"job {job.job_id} is {job.status}"
+    return JobRunning(message, retry_after_ms=job.poll_after_ms, details={"job_id": job.job_id, "status": job.status})
+
+
+def elsewhere_error(row: Row) -> JobElsewhere:
+    """Return the error that says that a job cannot be reached from here."""
+    message = f"job {row.job_id} was started on another host or in another container"
+    return JobElsewhere(message, details={"job_id": row.job_id})

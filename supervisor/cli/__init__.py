@@ -1,0 +1,39 @@
+"""The command line: ``supervisor run``, ``start``, ``status`` and the others of the contract.
+
+==============  =============================================================================
+``app``         the group of commands, loaded one by one as they are asked for; usage errors
+``front``       what every command has: ``--json``, ``--state-dir``, errors, exit status, logging
+``exits``       the exit statuses, and which of several is the worst
+``arguments``   arguments and options that several commands share
+``text``        durations, sizes, command lines and colours, for people
+``request``     the options of ``run`` and ``start``, and the job that they ask for
+==============  =============================================================================
+
+Every other module is one command, or two that are two sides of the same thing.
+
+Only ``run`` and ``start`` need an event loop. The others act through ``supervisor.catalog`` and
+import neither Trio nor anything else that takes long, so that ``supervisor status`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    ``arguments`` are those of the process when they are left out.
+    """
+    try:
+        from supervisor.cli.app import app
+
+        app.main(sys.argv[1:] if arguments is None else list(arguments))
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

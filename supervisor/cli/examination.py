@@ -1,0 +1,279 @@
+"""The checks of ``doctor``: each looks at one thing that jobs depend on, and none changes anything.
+
+``surroundings`` looks at what may take supervisor and jobs down together; the rest is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import sqlite3
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any, Final
+
+import attrs
+
+from supervisor._version import __version__
+from supervisor.cli import text
+from supervisor.engines import processes
+from supervisor.engines.inotify import Inotify
+from supervisor.errors import SupervisorError
+from supervisor.settings import Settings
+
+__all__ = ["Check", "Verdict", "examine"]
+
+_LITTLE_SPACE: Final = 1 << 30
+_NO_SPACE: Final = 1 << 24
+_FEW_DESCRIPTORS: Final = 256
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    FINE = "fine"
+    NOTE = "note"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@attrs.frozen(slots=True)
+class Check:
+    """What was found about one thing.
+
+    Attributes:
+        name: of the thing.
+        verdict: whether it is as it should be; a note is neither good nor bad.
+        message: what was found, for people.
+        repair: what to do about it, or ``None``.
+        facts: the same for programs.
+    """
+
+    name: str
+    verdict: Verdict
+    message: str
+    repair: str | None = None
+    facts: dict[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Do all checks. One that fails unexpectedly is reported as a problem of its own."""
+    from supervisor.cli import surroundings
+
+    checks: list[Check] = []
+    looks: dict[str, Callable[[], Iterator[Check]]] = {
+        "versions": _versions,
+        "state root": lambda: _state_root(settings),
+        "registry": lambda: _registry(settings),
+        "settings": lambda: _configuration(settings),
+        "kernel": _kernel,
+        "surroundings": surroundings.look,
+        "limits": _limits,
+        "programs": _programs,
+    }
+    for name, look in looks.items():
+        try:
+            checks += look()
+        except Exception as error:  # noqa: BLE001  # the other checks are wanted all the more
+            checks.append(Check(name, Verdict.PROBLEM, f"{type(error).__name__}: {error}"))
+    return checks
+
+
+def _versions() -> Iterator[Check]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    python = platform.python_version()
+    facts: dict[str, Any] = {"supervisor": __version__, "python": python, "executable": sys.executable}
+    yield Check("supervisor", Verdict.NOTE, f"{__version__}, Python {python} ({sys.executable})", facts=facts)
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield Check("platform", Verdict.NOTE, system, facts={"system": platform.system(), "release": platform.release()})
+    found: dict[str, str | None] = {"sqlite": sqlite3.sqlite_version}
+    for name in ("trio", "attrs", "cattrs", "click", "structlog", "rich", "mcp", "hypercorn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    missing = [name for name, held in found.items() if held is None]
+    needed = [name for name in missing if name not in {"mcp", "hypercorn"}]
+    words = ", ".join(f"{name} {held}" for name, held in found.items() if held is not None)
+    if needed:
+        repair = "Install trio-supervisor again, with its dependencies."
+        yield Check("libraries", Verdict.PROBLEM, f"missing: {', '.join(needed)}", repair, found)
+    else:
+        extra = "; not installed, and only needed for MCP: " + ", ".join(missing) if missing else ""
+        yield Check("libraries", Verdict.FINE, words + extra, facts=found)
+
+
+# ------------------------------------------------------------ where jobs are kept
+
+
+def _state_root(settings: Settings) -> Iterator[Check]:
+    root = os.path.realpath(settings.state_dir)
+    facts: dict[str, Any] = {"path": root, "exists": os.path.lexists(root)}
+    above = root
+    while not os.path.exists(above):
+        above = os.path.dirname(above)
+    free = shutil.disk_usage(above).free
+    facts |= {"free_bytes": free}
+    if above != root:
+        if os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK):
+            yield Check("state root", Verdict.FINE, f"{root} (will be made by the first job)", facts=facts)
+        else:
+            repair = "Choose another directory with SUPERVISOR_STATE_DIR."
+            yield Check("state root", Verdict.PROBLEM, f"{root} cannot be made in {above}", repair, facts)
+    else:
+        from supervisor.store import Layout
+
+        try:
+            Layout(settings.state_dir)
+        except SupervisorError as error:
+            yield Check("state root", Verdict.PROBLEM, error.message, error.repair, facts)
+        else:
+            mode = stat.S_IMODE(os.stat(root).st_mode)
+            facts |= {"mode": f"{mode:04o}"}
+            if os.access(root, os.W_OK | os.X_OK | os.R_OK):
+                yield Check("state root", Verdict.FINE, f"{root}, private ({mode:04o})", facts=facts)
+            else:
+                repair = f"If nobody tampered with it: chmod 700 {root}"
+                yield Check("state root", Verdict.PROBLEM, f"{root} cannot be written", repair, facts)
+    left = f"{text.size(free)} free"
+    if free < _LITTLE_SPACE:
+        verdict = Verdict.PROBLEM if free < _NO_SPACE else Verdict.WARNING
+        yield Check("disk", verdict, left, "Make room: a job whose output cannot be written fails.", facts)
+    else:
+        yield Check("disk", Verdict.FINE, left, facts={"free_bytes": free})
+
+
+def _registry(settings: Settings) -> Iterator[Check]:
+    if not os.path.exists(f"{os.path.realpath(settings.state_dir)}/registry.db"):
+        yield Check("registry", Verdict.NOTE, "there is none yet")
+        return
+    from supervisor.catalog import Catalog
+
+    try:
+        with Catalog(settings) as catalog:
+            kept = catalog.index.count()
+            unsettled = catalog.index.unfinished()
+            aside = catalog.index.set_aside
+            states: list[str] = []
+            for row in unsettled:
+                settled, seen = catalog.settled(row, drive=False)
+                states.append(settled.state if settled.finished or seen is None else seen.seen.value)
+    except SupervisorError as error:
+        yield Check("registry", Verdict.PROBLEM, error.message, error.repair)
+        return
+    if aside is None:
+        yield Check("registry", Verdict.FINE, f"{text.plural(kept, 'job')} kept", facts={"jobs": kept})
+    else:
+        message = f"was damaged, and was rebuilt just now with {text.plural(kept, 'job')}; the old one is {aside}"
+        yield Check("registry", Verdict.WARNING, message, facts={"jobs": kept, "set_aside": aside})
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    live = sum(count for state, count in counts.items() if state in {"running", "queued", "elsewhere"})
+    words = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
+    facts: dict[str, Any] = {"unsettled": len(unsettled), "now": counts}
+    if len(unsettled) > live:
+        words += f" ({text.plural(len(unsettled) - live, 'job')} found ended, and settled)"
+    yield Check("unsettled jobs", Verdict.FINE, words, facts=facts)
+
+
+def _configuration(settings: Settings) -> Iterator[Check]:
+    names = ("job_max_seconds", "job_ttl", "job_max_count", "job_max_output_bytes", "stop_grace_seconds", "log")
+    held = {name: getattr(settings, name) for name in names}
+    changed = sorted(name for name in os.environ if name.startswith("SUPERVISOR_") and name != "SUPERVISOR_JOB_ID")
+    where = f" (set: {', '.join(changed)})" if changed else " (defaults)"
+    words = ", ".join(f"{name} {value}" for name, value in held.items())
+    yield Check("settings", Verdict.NOTE, words + where, facts={key: str(value) for key, value in held.items()})
+    if settings.config is not None:
+        import tomllib
+
+        try:
+            kinds = tomllib.loads(settings.config.read_text(encoding="utf-8")).get("kind", {})
+        except (OSError, ValueError) as error:
+            message = f"{settings.config} cannot be read: {error}"
+            yield Check("kinds file", Verdict.PROBLEM, message, "Correct it, or unset SUPERVISOR_CONFIG.")
+        else:
+            yield Check("kinds file", Verdict.FINE, f"{settings.config}: {', '.join(kinds) or 'no kinds'}")
+    if "SUPERVISOR_JOB_ID" in os.environ:
+        message = (
+            f"we are inside job {os.environ['SUPERVISOR_JOB_ID']}: jobs started here are its children in name only"
+        )
+        yield Check("nested", Verdict.NOTE, message)
+
+
+# ------------------------------------------------------------ what the system can do
+
+
+def _kernel() -> Iterator[Check]:
+    _, start = processes.own_identity()
+    if start and processes.boot_id():
+        facts = {"boot_id": processes.boot_id(), "pid_namespace": processes.pid_namespace()}
+        yield Check("process identity", Verdict.FINE, "pids can be told apart by start time and boot", facts=facts)
+    else:
+        repair = "Mount /proc as usual (proc(5))."
+        yield Check("process identity", Verdict.PROBLEM, "a process cannot be told from a later one", repair)
+    if not sys.platform.startswith("linux"):
+        yield Check("pidfd, inotify", Verdict.NOTE, "only Linux has them; intervals and ps(1) serve instead")
+        return
+    yield _pidfd()
+    watcher = Inotify.open()
+    if watcher is None:
+        message = "not to be had (fs.inotify.max_user_instances?): jobs of others are looked at at intervals"
+        yield Check("inotify", Verdict.WARNING, message, facts={"inotify": False})
+    else:
+        watcher.close()
+        yield Check("inotify", Verdict.FINE, "changes to jobs of others are noticed at once", facts={"inotify": True})
+
+
+def _pidfd() -> Check:
+    """Let a child end, and see what can still be told about it."""
+    child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
+    descriptor: int | None = None
+    with contextlib.suppress(OSError):
+        descriptor = os.pidfd_open(child)
+    os.waitpid(child, 0)
+    if descriptor is None:
+        message = "not to be had: the end of adopted jobs is looked for at intervals"
+        return Check("pidfd", Verdict.WARNING, message, facts={"pidfd": False, "get_info": False})
+    status = processes.exit_status_of_pidfd(descriptor)
+    os.close(descriptor)
+    told = status is not None and os.waitstatus_to_exitcode(status) == 7
+    how = "also of processes that are gone" if told else "but not of processes that are gone (Linux 6.15 or newer)"
+    message = f"the end of a process is noticed at once, and its exit status told, {how}"
+    return Check("pidfd", Verdict.FINE, message, facts={"pidfd": True, "get_info": told})
+
+
+def _limits() -> Iterator[Check]:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    message = f"{umask:04o}, which jobs inherit; what is kept about them is private whatever it is"
+    yield Check("umask", Verdict.NOTE, message, facts={"umask": f"{umask:04o}"})
+    names = {"NOFILE": "open files", "NPROC": "processes", "FSIZE": "file size", "CPU": "CPU seconds", "AS": "memory"}
+    facts: dict[str, Any] = {}
+    words: list[str] = []
+    for name, what in names.items():
+        soft, hard = (
+            None if limit == resource.RLIM_INFINITY else limit
+            for limit in resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+        )
+        facts[name.lower()] = {"soft": soft, "hard": hard}
+        if soft is not None:
+            words.append(f"{what} {soft}")
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    few = soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS
+    message = f"{', '.join(words) or 'none'}, which jobs inherit"
+    repair = "Raise it with `ulimit -n`: a supervisor uses a quarter of it for its jobs." if few else None
+    yield Check("limits", Verdict.WARNING if few else Verdict.FINE, message, repair, facts)
+
+
+def _programs() -> Iterator[Check]:
+    found = {name: shutil.which(name) for name in ("claude", "codex")}
+    words = ", ".join(f"{name} {path or 'not on PATH'}" for name, path in found.items())
+    yield Check("agent CLIs", Verdict.NOTE, words, facts=dict(found))
+    from supervisor.interpret import kinds
+
+    yield Check("kinds", Verdict.FINE, ", ".join(kinds()), facts={"kinds": list(kinds())})

@@ -1,0 +1,213 @@
+"""What every command has: ``--json``, ``--state-dir``, one way to report errors, and its exit status.
+
+A command is a function that takes an ``Invocation`` first and returns its exit status. Errors of
+ours that it raises are reported here, in the shape that was asked for; usage errors of click are
+reported by ``app``, because they may come before there is any command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
+
+import click
+
+from supervisor.cli import exits
+from supervisor.cli.text import clean, one_line
+from supervisor.errors import InternalError, InvalidSettings, SupervisorError
+from supervisor.model import Job, error_to_json
+from supervisor.settings import Settings
+
+if TYPE_CHECKING:
+    from supervisor.catalog import Catalog
+
+__all__ = ["Invocation", "command", "drop_output", "in_colour", "report", "write_document"]
+
+_P = ParamSpec("_P")
+
+
+def in_colour(stream: IO[Any]) -> bool:
+    """Whether colours are welcome on ``stream``: a terminal that can, and nobody has said no."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def write_document(shape: Mapping[str, Any]) -> None:
+    """Write one JSON document to stdout: in ASCII, so that it says the same in every locale."""
+    indent = 2 if sys.stdout.isatty() else None
+    separators = None if indent else (",", ":")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))  # the value of a job may nest as deeply as the parser allowed
+    try:
+        click.echo(json.dumps(shape, indent=indent, separators=separators))
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def report(error: SupervisorError, *, as_json: bool, job: Job | None = None) -> int:
+    """Report an error where it was asked for, and return its exit status."""
+    if as_json:
+        write_document(error_to_json(error, job))
+    else:
+        click.echo(f"supervisor: {clean(error.message)}", err=True)
+        if error.repair:
+            click.echo(f"  {clean(error.repair)}", err=True)
+    return exits.of_error(error)
+
+
+def drop_output() -> None:
+    """Keep the interpreter from complaining, on its way out, about output that nobody reads."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class Invocation:
+    """One call of one command: what it was told, and where its answers go.
+
+    Attributes:
+        as_json: whether stdout is for one JSON document and nothing else.
+        settings: where the jobs are, and the defaults.
+    """
+
+    def __init__(self, settings: Settings, *, as_json: bool) -> None:
+        """Keep what is given."""
+        self.settings = settings
+        self.as_json = as_json
+
+    def catalog(self) -> Catalog:
+        """Open the state root."""
+        from supervisor.catalog import Catalog
+
+        return Catalog(self.settings)
+
+    def answer(self, shape: Callable[[], Mapping[str, Any]], *lines: str) -> None:
+        """Write the answer: what ``shape`` returns with ``--json``, else ``lines``, in colour where that is welcome."""
+        if self.as_json:
+            write_document(shape())
+        else:
+            self.tell(*lines)
+
+    def tell(self, *lines: str) -> None:
+        """Write lines to stdout, in colour where that is welcome."""
+        for line in lines:
+            click.echo(line, color=in_colour(sys.stdout))
+
+    def note(self, text: str) -> None:
+        """Tell people something that is not the answer; with ``--json`` there is nobody to tell."""
+        if not self.as_json:
+            click.echo(one_line(text), err=True)
+
+    def fail(self, error: SupervisorError, job: Job | None = None) -> int:
+        """Report an error and return its exit status."""
+        return report(error, as_json=self.as_json, job=job)
+
+
+class _Line(logging.Formatter):
+    """A log record on one line: readable on a terminal, JSON elsewhere."""
+
+    _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without secrets and control characters."""
+        from supervisor.interpret.redact import redact
+
+        message = redact(record.getMessage())
+        facts = {name: value for name, value in vars(record).items() if name not in self._OWN}
+        trace = self.formatException(record.exc_info) if record.exc_info else None
+        if self._as_json:
+            when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
+            shape = {"timestamp": when, "level": record.levelname.lower(), "logger": record.name, "event": message}
+            return json.dumps({**shape, **facts, **({"exception": trace} if trace else {})}, default=repr)
+        words = [f"supervisor: {record.levelname.lower()}: {message}", *(f"{k}={v}" for k, v in facts.items())]
+        line = one_line(" ".join(words))
+        return line if trace is None else f"{line}\n{clean(trace)}"
+
+
+def _configure_logging(level: str) -> None:
+    # The library logs through the standard logger and leaves the rest to its host: here, to us.
+    logger = logging.getLogger("supervisor")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line(as_json=not sys.stderr.isatty()))
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def _settings(state_dir: str | None) -> Settings:
+    if state_dir is None:
+        return Settings()
+    if not state_dir or "\0" in state_dir:
+        message = f"--state-dir is {state_dir!r}; it accepts the path of a directory"
+        raise InvalidSettings(message, repair="Correct the option, or leave it out.")
+    return Settings(state_dir=Path(state_dir))
+
+
+def _report_unexpected(error: Exception, *, as_json: bool) -> int:
+    """Report an error that is not one of ours, and return its exit status."""
+    logging.getLogger("supervisor").debug("unexpected error", exc_info=error)
+    ours = InternalError(
+        f"{type(error).__name__}: {error}",
+        repair="Run `supervisor doctor`; SUPERVISOR_LOG=debug shows where it happened.",
+    )
+    try:
+        return report(ours, as_json=as_json)
+    except OSError:  # stdout itself, on a full disk for instance
+        drop_output()
+        return report(ours, as_json=False)
+
+
+def command(
+    name: str,
+    **attributes: Any,
+) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
+    """Make a command out of a function that takes an ``Invocation`` first and returns an exit status."""
+
+    def decorate(function: Callable[Concatenate[Invocation, _P], int]) -> click.Command:
+        @functools.wraps(function)
+        def invoke(*args: Any, as_json: bool, state_dir: str | None, **options: Any) -> None:
+            try:
+                settings = _settings(state_dir)
+                _configure_logging(settings.log)
+                status = function(Invocation(settings, as_json=as_json), *args, **options)
+            except SupervisorError as error:
+                status = report(error, as_json=as_json)
+            except BrokenPipeError:  # whoever read our output has seen enough; click would call that a failure
+                drop_output()
+                status = exits.PIPE
+            except (click.ClickException, click.exceptions.Exit):
+                raise
+            except Exception as error:  # noqa: BLE001  # the last resort of a program
+                status = _report_unexpected(error, as_json=as_json)
+            click.get_current_context().exit(status)
+
+        made = click.command(name, cls=click.Command, **attributes)(invoke)
+        made.params += [
+            click.Option(
+                ["--state-dir", "state_dir"],
+                metavar="DIR",
+                help="Where the jobs are kept, instead of SUPERVISOR_STATE_DIR or ~/.local/state/trio-supervisor.",
+            ),
+            click.Option(
+                ["--json", "as_json"],
+                is_flag=True,
+                help="Print one JSON document on stdout and nothing else; errors have the same place and shape.",
+            ),
+        ]
+        return made
+
+    return decorate

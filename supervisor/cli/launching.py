@@ -1,0 +1,71 @@
+"""``run`` and ``start``: the two commands that launch, and so the two that need Trio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supervisor.cli import exits
+from supervisor.cli.front import Invocation, command
+from supervisor.cli.request import make_spec, request_options
+from supervisor.model import Job, JobSpec, Result, to_json
+from supervisor.states import Reason
+
+__all__ = ["launch_status", "run", "start"]
+
+# Everything from the command's name on is the command's own, options included.
+_CONTEXT = {"allow_interspersed_args": False}
+
+
+@command("run", short_help="Start a command, stream its output, exit as it exits.", context_settings=_CONTEXT)
+@request_options
+def run(call: Invocation, /, **options: Any) -> int:
+    """Start COMMAND as a job, pass on what it writes, and exit as it exits.
+
+    128+N stands for a signal, 124 for the deadline, 130 for a cancelled job, 125 for a failure of
+    the supervisor itself, 126 and 127 for a command that is not executable or not found. An output
+    that its kind does not accept gives 1 if the command exited with 0.
+
+    Ctrl-C cancels the job; a second one does not wait for that. When this program is killed or its
+    terminal is closed, the job goes on.
+    """
+    from supervisor.cli.running import run_to_end
+
+    return run_to_end(call, make_spec(**options))
+
+
+@command("start", short_help="Start a command as a job, print the job's id, return at once.", context_settings=_CONTEXT)
+@request_options
+def start(call: Invocation, /, **options: Any) -> int:
+    """Start COMMAND as a job, print the id of the job, and return at once.
+
+    The exit status is 0 once the command runs, 126 or 127 when it could not be launched (there is
+    a job even so, which says why). Its deadline is kept whether or not anybody asks for it.
+    """
+    job, failed = _start(call, make_spec(**options))
+    if failed is None or failed.error is None:
+        call.answer(lambda: to_json(job), job.job_id)
+        return exits.OK
+    call.answer(lambda: to_json(failed), job.job_id)
+    call.note(f"supervisor: {failed.error.message}")
+    call.note(f"  {failed.error.repair}")
+    return launch_status(failed)
+
+
+def launch_status(failed: Result) -> int:
+    """Return what a shell would exit with for a command that could not be launched."""
+    status = None if failed.error is None else failed.error.details.get("exit_status")
+    return status if isinstance(status, int) else exits.BROKEN
+
+
+def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
+    """Start a job; return it, and its result if it was never launched."""
+    import trio
+
+    from supervisor.core import open_supervisor
+
+    async def main() -> tuple[Job, Result | None]:
+        async with open_supervisor(call.settings) as sup:
+            job = await sup.start(spec)
+            return job, await sup.result(job.job_id) if job.reason is Reason.LAUNCH_FAILED else None
+
+    return trio.run(main)

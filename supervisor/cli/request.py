@@ -1,0 +1,140 @@
+"""The options of ``run`` and ``start``, and the job that they ask for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from supervisor.cli.arguments import label_option, seconds, workspace_option
+from supervisor.interpret import BUILT_IN
+from supervisor.model import JobSpec
+
+__all__ = ["make_spec", "request_options"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _complete_kind(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    return [kind for kind in BUILT_IN if kind.startswith(incomplete)]
+
+
+def request_options(function: _F) -> _F:
+    """Add the options that describe a job, and its command; ``make_spec`` takes what they are passed as."""
+    for add in reversed(
+        (
+            workspace_option("Run it in this directory, instead of the current one."),
+            click.option(
+                "--kind",
+                default="raw",
+                show_default=True,
+                metavar="KIND",
+                shell_complete=_complete_kind,
+                help=f"How its output is read: {', '.join(BUILT_IN)}, or a kind that is installed.",
+            ),
+            click.option(
+                "--deadline",
+                type=seconds,
+                metavar="SECONDS",
+                help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_seconds, or 1800.",
+            ),
+            click.option(
+                "--stdin",
+                metavar="FILE",
+                help="Give it this file to read ('-' is this command's own stdin). Default: nothing.",
+            ),
+            click.option(
+                "--env",
+                "env",
+                metavar="NAME[=VALUE]",
+                multiple=True,
+                help="Set a variable, beside those of this environment, which it gets anyway. A bare name insists that "
+                "the variable is set, and keeps its value out of `ps`.",
+            ),
+            click.option(
+                "--env-file",
+                metavar="FILE",
+                multiple=True,
+                help="Set the variables in this file: lines NAME=VALUE, taken as they are; blank ones and those with # "
+                "in front do not count. --env wins.",
+            ),
+            label_option("Give it a label to find it by."),
+            click.option(
+                "--key",
+                metavar="KEY",
+                help="Start it once: the same key with the same request in the same directory is the first job.",
+            ),
+            click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED),
+        ),
+    ):
+        function = add(function)
+    return function
+
+
+def make_spec(
+    *,
+    workspace: str | None,
+    kind: str,
+    deadline: float | None,
+    stdin: str | None,
+    env: Sequence[str],
+    env_file: Sequence[str],
+    labels: Mapping[str, str],
+    key: str | None,
+    command: Sequence[str],
+) -> JobSpec:
+    """Return the job that was asked for.
+
+    Raises:
+        click.UsageError: a file cannot be read, or a variable is not set.
+    """
+    return JobSpec(
+        argv=tuple(command),
+        workspace=workspace or os.curdir,
+        kind=kind,
+        deadline_seconds=deadline,
+        stdin=None if stdin is None else _read("--stdin", stdin),
+        env=_environment(env, env_file),
+        labels=labels,
+        idempotency_key=key,
+    )
+
+
+def _read(option: str, path: str) -> bytes:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read()
+        with open(os.path.expanduser(path), "rb") as file:
+            return file.read()
+    except OSError as error:
+        message = f"{option} {path!r} cannot be read: {error.strerror}"
+        raise click.UsageError(message) from error
+
+
+def _environment(variables: Iterable[str], files: Iterable[str]) -> dict[str, str] | None:
+    """Return this environment with what was asked for on top; ``None`` when nothing was."""
+    asked: list[tuple[str, str]] = []
+    for path in files:
+        for number, line in enumerate(os.fsdecode(_read("--env-file", path)).splitlines(), 1):
+            entry = line.strip()
+            if entry and not entry.startswith("#"):
+                asked.append((f"--env-file {path}, line {number}", line.lstrip()))
+    asked += [("--env", text) for text in variables]
+    if not asked:
+        return None
+    environment = dict(os.environ)
+    for where, text in asked:
+        name, equals, value = text.partition("=")
+        if not name or "\0" in text:
+            message = f"{where}: it must be NAME=VALUE or NAME"
+            raise click.UsageError(message)
+        if not equals:
+            if name.strip() not in os.environ:
+                message = f"{where}: {name.strip()} is not set in this environment"
+                raise click.UsageError(message)
+            continue
+        environment[name] = value
+    return environment

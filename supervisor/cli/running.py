@@ -1,0 +1,261 @@
+"""What ``run`` does while its job runs: output, clock, signals, and how it comes to its exit status.
+
+Signals. The first SIGINT cancels the job and goes on until it has ended; a second one stops waiting
+for that. SIGTERM and SIGHUP let go of the job, which runs on; so does a reader of our stdout who
+has gone away. A signal that is ignored when the program starts (``nohup``) stays ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from supervisor.cli import exits, text
+from supervisor.cli.front import Invocation, write_document
+from supervisor.cli.launching import launch_status
+from supervisor.errors import SupervisorError
+from supervisor.model import ErrorInfo, Job, JobSpec, to_json
+from supervisor.states import Reason, State
+
+if TYPE_CHECKING:
+    from supervisor.core import Supervisor
+
+__all__ = ["run_to_end"]
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_TICK_SECONDS: Final = 1
+
+# What a shell says nothing about either: the exit status does.
+_NO_COMMENT: Final = frozenset({Reason.EXITED, Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL})
+
+
+def run_to_end(call: Invocation, spec: JobSpec) -> int:
+    """Run a job and return the exit status that tells how it ended."""
+    sys.stdout.flush()
+    return trio.run(_main, call, spec)
+
+
+async def _main(call: Invocation, spec: JobSpec) -> int:
+    from supervisor.core import open_supervisor
+
+    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    with trio.open_signal_receiver(*heard) as signals:
+        async with open_supervisor(call.settings) as sup:
+            return await _Run(call, sup).go(spec, signals)
+
+
+class _Run:
+    """One job, from its start to its end or to the moment at which we let go of it."""
+
+    def __init__(self, call: Invocation, sup: Supervisor) -> None:
+        self._call = call
+        self._sup = sup
+        self._screen = _Screen(used=not call.as_json)
+        self._job: Job | None = None
+        self._started = trio.Event()
+        self._cancel_wanted = trio.Event()
+        self._all = trio.CancelScope()
+        self._let_go: int | None = None
+        self._trouble: str | None = None
+
+    async def go(self, spec: JobSpec, signals: AsyncIterator[int]) -> int:
+        """Run the job and return our exit status."""
+        status: int | None = None
+        failure: SupervisorError | None = None
+        with self._all:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, signals)
+                nursery.start_soon(self._cancel)
+                try:
+                    status = await self._to_end(spec)
+                except SupervisorError as error:  # kept, so that it comes out bare and not in a group
+                    failure = error
+                nursery.cancel_scope.cancel()
+        self._screen.erase()
+        if failure is not None:
+            raise failure
+        return self._tell_let_go() if status is None else status
+
+    async def _to_end(self, spec: JobSpec) -> int:
+        self._job = job = await self._sup.start(spec)
+        self._started.set()
+        if not self._call.as_json:
+            async with trio.open_nursery() as nursery:
+                if self._screen.on_terminal:
+                    nursery.start_soon(self._tick, job)
+                async with trio.open_nursery() as streams:
+                    streams.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
+                    streams.start_soon(self._stream, job.job_id, "stderr", _STDERR)
+                nursery.cancel_scope.cancel()
+        job = await self._sup.wait(job.job_id)
+        if job.status is State.DONE and not self._call.as_json:
+            return exits.of_command(job)
+        result = await self._sup.result(job.job_id)
+        self._screen.erase()
+        if self._call.as_json:
+            write_document(to_json(result))
+        else:
+            self._comment(job, result.error)
+        return exits.of_command(job, launch_status=launch_status(result))
+
+    def _comment(self, job: Job, error: ErrorInfo | None) -> None:
+        """Say what the exit status alone does not."""
+        if error is None or job.reason in _NO_COMMENT:
+            return
+        self._screen.say(f"job {job.job_id}: {error.message}")
+        if job.status is State.FAILED:
+            if job.detail and job.detail not in error.message:
+                self._screen.say(f"  {job.detail}", head="")
+            self._screen.say(f"  {error.repair}", head="")
+
+    # ------------------------------------------------------------ beside it
+
+    async def _stream(self, job_id: str, name: str, descriptor: int) -> None:
+        """Pass on what the job writes, unchanged. A thread writes: whoever reads it may be slow."""
+        async with self._sup.follow(job_id, stream=name) as chunks:
+            async for chunk in chunks:
+                with self._screen.output(descriptor, chunk):
+                    try:
+                        await trio.to_thread.run_sync(_write, descriptor, chunk, abandon_on_cancel=True)
+                    except OSError as error:
+                        if descriptor == _STDOUT:
+                            broken = isinstance(error, BrokenPipeError)
+                            self._trouble = None if broken else f"stdout cannot be written: {error.strerror}"
+                            self._release(exits.PIPE if broken else exits.BROKEN)
+                        return  # nobody reads our stderr: the rest of it is kept with the job
+
+    async def _tick(self, job: Job) -> None:
+        began = trio.current_time() - job.elapsed_ms / 1000
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            self._screen.show(_clock(job, trio.current_time() - began, cancelling=self._cancel_wanted.is_set()))
+
+    async def _listen(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number != signal.SIGINT:
+                self._release(128 + number)
+            elif self._cancel_wanted.is_set():
+                self._release(exits.CANCELLED)
+            else:
+                self._cancel_wanted.set()
+                if not self._call.as_json:
+                    self._screen.say("cancelling the job; Ctrl-C again does not wait for its end")
+
+    async def _cancel(self) -> None:
+        await self._cancel_wanted.wait()
+        await self._started.wait()
+        assert self._job is not None  # noqa: S101  # that is what started means
+        try:
+            await self._sup.cancel(self._job.job_id)
+        except SupervisorError as error:
+            self._screen.say(error.message)
+
+    # ------------------------------------------------------------ letting go
+
+    def _release(self, status: int) -> None:
+        self._let_go = status
+        self._all.cancel()
+
+    def _tell_let_go(self) -> int:
+        status = exits.BROKEN if self._let_go is None else self._let_go
+        if self._trouble is not None:
+            self._screen.say(self._trouble)
+        if self._job is None:
+            self._screen.say("the job was not started")
+        elif self._call.as_json:
+            write_document(to_json(self._job))
+        else:
+            what = "is being cancelled" if self._cancel_wanted.is_set() else "goes on"
+            self._screen.say(f"job {self._job.job_id} {what}; `supervisor logs --follow {self._job.job_id[:8]}`")
+        return status
+
+
+def _clock(job: Job, elapsed: float, *, cancelling: bool) -> str:
+    if cancelling:
+        rest = "cancelling"
+    elif job.deadline_seconds is None:
+        rest = "no deadline"
+    else:
+        left = job.deadline_seconds - elapsed
+        rest = f"deadline in {_whole(left)}" if left > 0 else "at its deadline"
+    return f"[{_whole(elapsed)}, {rest}, job {job.job_id[:8]}]"
+
+
+def _whole(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 59.5 else text.duration(seconds)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, even where somebody has made the descriptor non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
+
+
+class _Screen:
+    """One line at the bottom of the terminal that says how long it takes, if stderr is a terminal."""
+
+    def __init__(self, *, used: bool) -> None:
+        self.on_terminal = used and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._used = used
+        self._drawn = False
+        self._at_line_start = True
+        self._writing = 0
+
+    def show(self, line: str) -> None:
+        """Draw the line, unless it would stand in the middle of a line of output."""
+        if self.on_terminal and self._at_line_start and not self._writing:
+            try:
+                width = os.get_terminal_size(_STDERR).columns or 80
+            except OSError:
+                width = 80
+            self._put(f"\r{line[: width - 1]}\x1b[K")
+            self._drawn = True
+
+    def erase(self) -> None:
+        """Take the line away."""
+        if self._drawn:
+            self._drawn = False
+            self._put("\r\x1b[K")
+
+    @contextlib.contextmanager
+    def output(self, descriptor: int, chunk: bytes) -> Generator[None]:
+        """Make room for output of the job while it is written."""
+        if not self.on_terminal or not os.isatty(descriptor):
+            yield
+            return
+        self.erase()
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
+            self._at_line_start = chunk.endswith(b"\n")
+
+    def say(self, message: str, head: str = "supervisor: ") -> None:
+        """Tell people something, on a line of its own."""
+        if self._used:
+            self.erase()
+            begin = "" if self._at_line_start else "\n"
+            self._at_line_start = True
+            self._put(f"{begin}{head}{text.one_line(message)}\n")
+
+    @staticmethod
+    def _put(words: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone away is not told
+            sys.stderr.write(words)
+            sys.stderr.flush()

@@ -1,0 +1,128 @@
+"""``status`` and ``result``: what is known about one job, and what it gave."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from datetime import UTC, datetime
+
+import click
+
+from supervisor.cli import exits, text
+from supervisor.cli.arguments import job_argument
+from supervisor.cli.front import Invocation, command, write_document
+from supervisor.errors import JobRunning
+from supervisor.model import Job, Result, to_json
+from supervisor.states import Reason, State
+
+__all__ = ["result", "status"]
+
+
+@command("status", short_help="Show what is known about a job.")
+@job_argument
+def status(call: Invocation, job: str) -> int:
+    """Show what is known about JOB at this moment.
+
+    JOB is a job's id, or the first four or more characters of it. The exit status is 0 whatever
+    became of the job; use `wait` or `result` to branch on that.
+    """
+    with call.catalog() as catalog:
+        found = catalog.status(catalog.resolve_prefix(job))
+    call.answer(lambda: to_json(found), *_describe(found))
+    return exits.OK
+
+
+def _describe(job: Job) -> list[str]:
+    finished = job.status.terminal
+    now = datetime.now(UTC)
+    took = text.duration(job.elapsed_ms / 1000)
+    head = click.style(text.outcome(job), fg=text.COLOURS[job.status], bold=True)
+    since = {State.QUEUED: "since", State.RUNNING: "for"}.get(job.status, "after")
+    command_known = job.started_at is not None or not finished
+    usage = [
+        None if job.cpu_seconds is None else f"{text.duration(job.cpu_seconds)} of CPU time",
+        None if job.max_rss_bytes is None else f"{text.size(job.max_rss_bytes)} of memory at most",
+        None if job.cost_usd is None else f"{job.cost_usd:.4f} USD",
+    ]
+    facts = [
+        ("Job", job.job_id),
+        ("Status", f"{head}, {since} {took}" if command_known else head),
+        ("Detail", None if job.detail is None else text.one_line(job.detail)),
+        ("Command", text.command_line(job.argv)),
+        ("Workspace", text.one_line(job.workspace)),
+        ("Kind", text.one_line(job.kind)),
+        ("Labels", text.labels(job.labels.items()) or None),
+        ("Process", None if finished or job.pid is None else str(job.pid)),
+        ("Exit", _exit(job)),
+        ("Output", f"{text.size(job.stdout_bytes)} on stdout, {text.size(job.stderr_bytes)} on stderr"),
+        ("Usage", ", ".join(filter(None, usage)) or None),
+        ("Created", f"{text.clock(job.created_at)}, {text.ago(job.created_at, now)} ago"),
+        ("Ended", None if job.completed_at is None else f"{text.clock(job.completed_at)}, {_ended(job, now)}"),
+        ("Deadline", None if finished else _deadline(job, now)),
+    ]
+    return text.pairs(facts)
+
+
+def _exit(job: Job) -> str | None:
+    if not job.status.terminal or job.reason is Reason.LAUNCH_FAILED:
+        return None
+    if job.signal is not None:
+        return f"ended by signal {job.signal}"
+    return "unknown" if job.exit_code is None else f"status {job.exit_code}"
+
+
+def _ended(job: Job, now: datetime) -> str:
+    ended = f"{text.ago(job.completed_at or now, now)} ago"
+    if job.expires_at is None:
+        return ended
+    left = (job.expires_at - now).total_seconds()
+    return f"{ended}; forgotten in {text.duration(max(0, left))}"
+
+
+def _deadline(job: Job, now: datetime) -> str:
+    if job.deadline_seconds is None:
+        return "none"
+    whole = text.duration(job.deadline_seconds)
+    if job.deadline_at is None:
+        return f"{whole} from its start"
+    left = (job.deadline_at - now).total_seconds()
+    return f"in {text.duration(left)} ({whole} from its start)" if left > 0 else f"passed ({whole} from its start)"
+
+
+@command("result", short_help="Print what a finished job gave.")
+@job_argument
+@click.option("--consume", is_flag=True, help="Forget the job in the same breath: only one caller ever gets it.")
+def result(call: Invocation, job: str, *, consume: bool) -> int:
+    """Print what JOB gave: for kind raw the bytes of its stdout, for others the value as JSON.
+
+    The exit status is 0 for a job that is done, 1 for one that ended badly (the reason goes to
+    stderr), 75 while it runs.
+    """
+    with call.catalog() as catalog:
+        job_id = catalog.resolve_prefix(job)
+        try:
+            found = catalog.result(job_id, consume=consume)
+        except JobRunning as error:
+            return call.fail(error, catalog.status(job_id))
+    if call.as_json:
+        write_document(to_json(found))
+    else:
+        show_result(call, found)
+    return exits.of_job(found.job)
+
+
+def show_result(call: Invocation, found: Result) -> None:
+    """Print a result for people and pipes: the value to stdout, or what went wrong to stderr."""
+    if found.error is not None:
+        call.note(f"supervisor: job {found.job_id}: {found.error.message}")
+        if found.job.detail:
+            call.note(f"  {found.job.detail}")
+        call.note(f"  {found.error.repair}")
+    elif found.kind == "raw" and isinstance(found.value, str):
+        data = base64.b64decode(found.value) if found.encoding == "base64" else found.value.encode()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        click.echo(json.dumps(found.value, indent=2))

@@ -1,0 +1,757 @@
+"""The front door in Trio: ``open_supervisor`` and ``Supervisor``.
+
+Which errors a caller meets. What a caller did wrong, or what the state root refuses, is a
+``SupervisorError`` with a code and a repair, raised bare from the call that met it. What ends badly
+with a job is no exception: the job says so, and its ``Result`` holds the error. A defect in an actor
+costs its own job (stopped, ``failed``); a defect in the registry ends the supervisor, out of its
+``async with``. An exception of the caller's own block comes out of that block as itself, not
+in a group, unless others were raised beside it.
+
+The nursery::
+
+    caller's block
+       |  start / cancel / wait
+    job actors, one each -- messages --> registry (commits, then wakes waiters)
+    janitor (expiry, adoption)
+    engine (keeper, watching)
+
+Leaving the block cancels the actors, which let go of their jobs: those run on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+
+import trio
+
+from supervisor.actors.janitor import Janitor
+from supervisor.actors.job import care_for
+from supervisor.actors.registry import Create, Entry, Registry, Subscription
+from supervisor.catalog import Catalog, encodable, running_error
+from supervisor.engines import Engine, LaunchRequest, processes
+from supervisor.errors import (
+    IdempotencyConflict,
+    InvalidArguments,
+    JobElsewhere,
+    JobNotFound,
+    StateBusy,
+    SupervisorClosed,
+)
+from supervisor.follow import Chunks
+from supervisor.interpret import get_interpreter
+from supervisor.model import Job, JobPage, JobSpec, Result
+from supervisor.settings import Settings
+from supervisor.states import State
+from supervisor.store import Row
+from supervisor.store.layout import new_job_id, remove_tree, workspace_key
+from supervisor.store.rows import dump, job_of, row_of_record
+from supervisor.workspaces import Workspaces
+
+__all__ = ["Supervisor", "open_supervisor"]
+
+_T = TypeVar("_T")
+_LAUNCH_SHIELD_SECONDS: Final = 5
+_LONGEST_DEADLINE: Final = 100 * 365 * 86400
+_MOST_LABELS: Final = 64
+_MOST_LABEL_CHARACTERS: Final = 1024
+_MOST_KEY_CHARACTERS: Final = 256
+
+
+def _check(condition: object, message: str) -> None:
+    if not condition:
+        raise InvalidArguments(message)
+
+
+def _is(held: object, kind: type) -> bool:
+    """Whether a caller whom no type checker watched has given the right thing."""
+    return isinstance(held, kind)
+
+
+def _check_deadline(seconds: float) -> None:
+    number = (_is(seconds, int) or _is(seconds, float)) and not _is(seconds, bool)
+    fits = number and (0 <= seconds <= _LONGEST_DEADLINE or seconds == math.inf)
+    _check(fits, f"deadline_seconds is {seconds!r}; it must be a number from 0 to 100 years, or infinity")
+
+
+def _all_strings(mapping: Mapping[Any, object]) -> bool:
+    return all(isinstance(name, str) and isinstance(value, str) for name, value in mapping.items())
+
+
+def _checked_spec(spec: JobSpec) -> JobSpec:
+    """Return ``spec`` if it can be run.
+
+    Raises:
+        InvalidArguments: it cannot, for the reason that the message gives.
+    """
+    _check(spec.argv, "argv is empty; it must hold at least the command")
+    _check(all(_is(word, str) for word in spec.argv), "argv must hold strings")
+    _check(not any("\0" in word for word in spec.argv), "argv holds a NUL character, which no command can be given")
+    _check(spec.argv[0], "the command is an empty string")
+    _check(all(map(encodable, spec.argv)), "argv holds a character that no command can be given")
+    _check(_all_strings(spec.labels), "labels must map strings to strings")
+    for name, value in spec.labels.items():
+        _check(name and len(name) + len(value) <= _MOST_LABEL_CHARACTERS, f"label {name!r:.80} is empty or too long")
+    _check(len(spec.labels) <= _MOST_LABELS, f"there are more than {_MOST_LABELS} labels")
+    _check(_all_strings(spec.env or {}), "env must map strings to strings")
+    for name, value in (spec.env or {}).items():
+        fits = name and "=" not in name and "\0" not in name + value and encodable(name + value)
+        _check(fits, f"env holds {name!r:.80}, whose name or value no environment can hold")
+    if spec.deadline_seconds is not None:
+        _check_deadline(spec.deadline_seconds)
+    key = spec.idempotency_key
+    if key is not None:
+        fits = _is(key, str) and 0 < len(key) <= _MOST_KEY_CHARACTERS and key.isprintable()
+        _check(fits, f"idempotency_key must be 1 to {_MOST_KEY_CHARACTERS} printable characters")
+    _check(spec.stdin is None or _is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
+    get_interpreter(spec.kind)
+    return spec
+
+
+def _spec_of(
+    argv: Sequence[str],
+    *,
+    workspace: str | os.PathLike[str],
+    labels: Mapping[str, str] | None,
+    **others: Any,
+) -> JobSpec:
+    _check(not isinstance(argv, str | bytes), "argv must be a sequence of strings, not one string")
+    return JobSpec(argv=tuple(argv), workspace=os.fspath(workspace), labels=dict(labels or {}), **others)
+
+
+def _digest(spec: JobSpec, workspace: str) -> str:
+    """Return what an idempotency key stands for: kind, argv, workspace, stdin, names in the environment."""
+    request = [
+        spec.kind,
+        list(spec.argv),
+        workspace,
+        None if spec.stdin is None else sha256(spec.stdin).hexdigest(),
+        None if spec.env is None else sorted(spec.env),
+    ]
+    return sha256(dump(request).encode("ascii")).hexdigest()
+
+
+class Supervisor:
+    """Starts jobs and answers for them. Made by ``open_supervisor``.
+
+    All methods may be called from any task of the Trio program. Cancelling a call never stops a
+    job, except for ``run``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        foreign: Catalog,
+        registry: Registry,
+        engine: Engine,
+        nursery: trio.Nursery,
+    ) -> None:
+        """Put together what ``open_supervisor`` has opened."""
+        self.settings = settings
+        self._catalog = catalog
+        self._foreign = foreign
+        self._foreign_lock = trio.Lock()
+        self._registry = registry
+        self._engine = engine
+        self._nursery = nursery
+        self._owner: str | None = None
+        self._workspaces = Workspaces()
+        self._born = {
+            "host": processes.host_id(),
+            "boot": processes.boot_id(),
+            "ns": processes.pid_namespace(),
+        }
+        self._closed = False
+
+    # ------------------------------------------------------------ starting
+
+    async def start(
+        self,
+        argv: Sequence[str] | JobSpec,
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Start a command as a job and return as soon as it runs (or provably never will).
+
+        Input
+            argv: the command, or a ``JobSpec``, which holds all that follows.
+            workspace: the directory it runs in; relative to the current one.
+            kind: how its output is read.
+            deadline_seconds: ``None`` takes the settings' default, ``math.inf`` is none.
+            stdin: bytes it reads before end of file; ``None`` is ``/dev/null``.
+            env: its whole environment; ``None`` passes this process's own. Never written to disk.
+            labels: names and values to find it by.
+            idempotency_key: the same key with the same request in the same workspace returns the
+                first job, as it is now, and starts nothing.
+
+        Output
+            The job: ``running``, or already ended. A command that cannot be started still is a
+            job: ``failed``, reason ``launch_failed``.
+
+        Errors
+            InvalidArguments: something given does not fit; no job was made.
+            IdempotencyConflict: the key belongs to a different request.
+            StateFull, PermissionDenied, StateBusy: the job could not be recorded; nothing was started.
+
+        Cancellation
+            Is delivered before anything was done, or after the job was started and recorded. If the
+            launch itself takes longer than a few seconds it is delivered then, and the job, whose
+            id the caller does not know, goes on; an idempotency key finds it again.
+        """
+        if isinstance(argv, JobSpec):
+            spec = argv
+        else:
+            spec = _spec_of(
+                argv,
+                workspace=workspace,
+                kind=kind,
+                deadline_seconds=deadline_seconds,
+                stdin=stdin,
+                env=env,
+                labels=labels,
+                idempotency_key=idempotency_key,
+            )
+        made = await self._begin(spec)
+        return made if isinstance(made, Job) else await self._begun(made, spec)
+
+    async def _begin(self, spec: JobSpec) -> Entry | Job:
+        """Do as ``start`` does up to the launch; once there is a job it is returned, cancelled or not."""
+        self._check_open()
+        spec = _checked_spec(spec)
+        real = await self._workspaces.real(spec.workspace)
+        made: Entry | Job | None = None
+        with trio.move_on_after(_LAUNCH_SHIELD_SECONDS, shield=True):
+            made = await self._create(spec, real)
+            if isinstance(made, Entry):
+                await made.started.wait()
+        if made is None:
+            message = "the job could not be recorded in time"
+            raise StateBusy(message)
+        return made
+
+    async def _begun(self, made: Entry, spec: JobSpec) -> Job:
+        await made.started.wait()
+        if made.taken or made.problem is not None:
+            await trio.to_thread.run_sync(remove_tree, made.directory)
+            if made.problem is not None:
+                raise made.problem
+            return await self.start(spec)  # somebody was first under the same key
+        job = made.job()
+        if job.status is State.QUEUED:
+            self._check_open()
+        return job
+
+    async def _create(self, spec: JobSpec, real: str) -> Entry | Job:
+        digest = "" if spec.idempotency_key is None else _digest(spec, real)
+        key = workspace_key(real)
+        if spec.idempotency_key is not None:
+            existing = await self._existing(key, spec.idempotency_key, digest)
+            if existing is not None:
+                return existing
+        if self._owner is None:
+            self._owner = self._catalog.layout.register_owner()
+        deadline = self.settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
+        record: dict[str, Any] = {
+            "v": 1,
+            "job_id": new_job_id(),
+            "kind": spec.kind,
+            "argv": spec.argv,
+            "workspace": real,
+            "labels": spec.labels,
+            "created_ns": time.time_ns(),
+            "deadline_seconds": None if math.isinf(deadline) else deadline,
+            "ttl_seconds": self.settings.job_ttl,
+            "grace_seconds": self.settings.stop_grace_seconds,
+            "output_limit": self.settings.job_max_output_bytes,
+            "idempotency_key": spec.idempotency_key,
+            "digest": digest,
+            "engine": self._engine.name,
+            "owner": self._owner,
+            **self._born,
+        }
+        text = dump(record)
+        row = row_of_record(key, record, text)
+        self._check_open()  # it may have been closed while a thread was waited for
+        directory = self._catalog.layout.make_job(key, row.job_id, text.encode("ascii"))
+        entry = Entry(row, directory)
+        request = LaunchRequest(
+            job_id=row.job_id,
+            directory=directory,
+            argv=tuple(map(os.fsencode, spec.argv)),
+            workspace=real,
+            env=None if spec.env is None else {os.fsencode(name): os.fsencode(spec.env[name]) for name in spec.env},
+            stdin=spec.stdin,
+            deadline_seconds=record["deadline_seconds"],
+            grace_seconds=self.settings.stop_grace_seconds,
+            output_limit=self.settings.job_max_output_bytes,
+        )
+
+        def begin() -> None:
+            if self._closed:  # nobody is left to launch it, and whoever opens the root next will say so
+                return
+            self._nursery.start_soon(care_for, entry, self._engine, self._registry, request, record["deadline_seconds"])
+
+        await self._registry.send(Create(entry, self.settings.job_max_count, begin))
+        return entry
+
+    async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
+        """Return the job that holds a key already; ``None`` when the key is free."""
+        row = self._catalog.index.with_key(key, idempotency_key)
+        if row is None:
+            return None
+        try:
+            job = await self.status(row.job_id)
+        except JobNotFound:  # expired, and not swept away yet
+            await self._in_thread(lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id)))
+            return None
+        if row.digest != digest:
+            message = f"idempotency key {idempotency_key!r} belongs to job {row.job_id}, whose request is different"
+            raise IdempotencyConflict(message, details={"job_id": row.job_id})
+        if job.status is State.FAILED and _never_launched(self._catalog.index.get(row.job_id)):
+            await self._in_thread(lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id)))
+            return None
+        return job
+
+    async def run(
+        self,
+        argv: Sequence[str] | JobSpec,
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result:
+        """Start a command, wait for its end and return its result: the scoped twin of ``start``.
+
+        Takes what ``start`` takes and raises what it raises. Cancelling it stops the job, and
+        waits for that: its grace and a little more at most.
+        """
+        if isinstance(argv, JobSpec):
+            spec = argv
+        else:
+            spec = _spec_of(
+                argv,
+                workspace=workspace,
+                kind=kind,
+                deadline_seconds=deadline_seconds,
+                stdin=stdin,
+                env=env,
+                labels=labels,
+                idempotency_key=idempotency_key,
+            )
+        made: Entry | Job | None = None
+        try:
+            made = await self._begin(spec)
+            job = made if isinstance(made, Job) else await self._begun(made, spec)
+            await self.wait(job.job_id)
+            return await self.result(job.job_id)
+        except (trio.Cancelled, KeyboardInterrupt):
+            if made is not None:
+                with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
+                    if isinstance(made, Entry):
+                        await made.started.wait()
+                    with contextlib.suppress(JobNotFound, JobElsewhere):
+                        await self.cancel(made.row.job_id if isinstance(made, Entry) else made.job_id)
+            raise
+
+    # ------------------------------------------------------------ asking
+
+    async def status(self, job_id: str) -> Job:
+        """Return a job as it is now.
+
+        An own job is answered from memory, unless another process has written since; any other from
+        the store, after a look at the evidence if it has not ended.
+
+        Raises:
+            JobNotFound: none of this id is kept.
+        """
+        await trio.lowlevel.checkpoint()
+        entry = self._own(job_id)
+        if entry is not None:
+            return entry.job()
+        row = self._catalog.row(job_id)
+        if row.finished:
+            return self._catalog.job(row)
+        return await self._in_thread(lambda catalog: catalog.job(*catalog.settled(row, drive=False)))
+
+    def _own(self, job_id: str) -> Entry | None:
+        """Return the entry of a job of ours that lives, if nobody else has changed it."""
+        self._check_open()
+        entry = self._registry.entries.get(job_id)
+        if entry is None:
+            return None
+        self._registry.look_for_changes()
+        if entry.generation != self._registry.generation:
+            entry.generation = self._registry.generation
+            row = self._catalog.index.get(job_id)
+            if row is not None and row.finished:
+                return None
+        return entry
+
+    async def list(
+        self,
+        workspace: str | os.PathLike[str] | None = None,
+        state: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> JobPage:
+        """Return a page of jobs, newest first.
+
+        Input
+            workspace: only jobs of this directory; ``None`` is all.
+            state: only jobs in this state.
+            limit: jobs on a page, 1 to 1000.
+            cursor: ``next_cursor`` of the page before.
+            labels: only jobs with all of these.
+
+        Raises:
+            InvalidArguments: one of them does not fit.
+        """
+        self._check_open()
+
+        def own(job_id: str) -> Job | None:
+            entry = self._registry.entries.get(job_id)
+            return None if entry is None else entry.job()
+
+        return await self._in_thread(
+            lambda catalog: catalog.list(
+                workspace=workspace,
+                state=state,
+                labels=labels,
+                limit=limit,
+                cursor=cursor,
+                own=own,
+            ),
+        )
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:  # the contract's
+        """Wait until a job has ended, and return it.
+
+        Woken by its end; nothing is polled. Cancelling the wait changes nothing.
+
+        Raises:
+            JobNotFound: none of this id is kept.
+            JobRunning: ``timeout`` seconds have passed and it has not ended.
+        """
+        self._check_open()
+        # A job in our care needs no look at the store: whatever others do to it, we see its end.
+        entry = self._registry.entries.get(job_id) or await self._care(job_id)
+        if not isinstance(entry, Entry):
+            return entry
+        entry.waiters += 1
+        try:
+            if timeout is None:
+                await entry.finished.wait()
+            else:
+                with trio.move_on_after(max(0, timeout)):
+                    await entry.finished.wait()
+        finally:
+            entry.waiters -= 1
+        job = entry.job()
+        if not job.status.terminal:
+            self._check_open()
+            raise running_error(job)
+        return job
+
+    async def _care(self, job_id: str) -> Entry | Job:
+        """Return the entry of a live job, taking it into our care if need be, or the ended job."""
+        await trio.lowlevel.checkpoint()
+        entry = self._own(job_id)
+        if entry is not None:
+            return entry
+        entry = self._registry.entries.get(job_id)
+        if entry is not None:  # settled by somebody else a moment ago; its actor is about to see it
+            return entry
+        row = self._catalog.row(job_id)
+        if not row.finished:
+            row, seen = await self._in_thread(lambda catalog: catalog.settled(row, drive=False))
+            if not row.finished:
+                if seen is not None and seen.seen.value == "elsewhere":
+                    from supervisor.catalog import elsewhere_error
+
+                    raise elsewhere_error(row)
+                return self._registry.entries.get(job_id) or self.adopt(row, owned=False)
+        return self._catalog.job(row)
+
+    def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
+        """Take an unfinished job of somebody else into our care; ``owned`` says it is ours from now on."""
+        if owned:
+            if self._owner is None:
+                self._owner = self._catalog.layout.register_owner()
+            owner = self._owner
+            with contextlib.suppress(Exception):  # a hint for others, no more
+                self._catalog.index.write(lambda: self._catalog.index.set_owner(row.job_id, owner, row.owner))
+        entry = Entry(row, self._catalog.directory(row))
+        if not owned:
+            entry.owner_lives = partial(self._catalog.layout.owner_lives, row.owner)
+        entry.started.set()
+        self._registry.entries[row.job_id] = entry
+        deadline = job_of(row, entry.directory).deadline_seconds
+        self._nursery.start_soon(care_for, entry, self._engine, self._registry, None, deadline)
+        return entry
+
+    async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
+        """Return the result of a finished job.
+
+        Input
+            consume: forget the job in the same breath; of several who consume, one gets the result.
+            detail: ``"summary"`` or ``"full"``, for kinds that can be rendered in both ways.
+
+        Output
+            A ``Result`` with a value, or with an error for a job that is not ``done``.
+
+        Raises:
+            JobRunning: it has not ended.
+            JobNotFound: none of this id is kept.
+            StateCorrupt: its output is gone or damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        entry = self._own(job_id)
+        if entry is not None:
+            raise running_error(entry.job())
+        return await self._in_thread(lambda catalog: catalog.result(job_id, consume=consume, detail=detail))
+
+    # ------------------------------------------------------------ doing
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.
+
+        SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
+        Cancelling the call does not take the request back.
+
+        Raises:
+            JobNotFound: none of this id is kept.
+            JobElsewhere: it runs on another host or in another pid namespace.
+        """
+        entry = await self._care(job_id)
+        if not isinstance(entry, Entry):
+            return entry
+        entry.stop("cancelled", "supervisor")
+        await entry.finished.wait()
+        job = entry.job()
+        if not job.status.terminal:
+            self._check_open()  # it was closed meanwhile; the stop goes on
+        return job
+
+    async def forget(self, job_id: str) -> None:
+        """Forget a finished job now.
+
+        Raises:
+            JobRunning: it has not ended; cancel it first.
+            JobNotFound: none of this id is kept.
+        """
+        await trio.lowlevel.checkpoint()
+        entry = self._own(job_id)
+        if entry is not None:
+            raise running_error(entry.job())
+        await self._in_thread(lambda catalog: catalog.forget(job_id))
+
+    async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
+        """Forget what has expired or is beyond the cap, in one workspace or in all; returns the ids."""
+        self._check_open()
+        spared = set(self._registry.entries)
+        return await self._in_thread(lambda catalog: catalog.prune(workspace, spared=spared))
+
+    # ------------------------------------------------------------ following
+
+    @contextlib.asynccontextmanager
+    async def events(self, job_id: str | None = None) -> AsyncGenerator[Subscription]:
+        """Subscribe to changes of state, of one job or of all that this supervisor takes care of.
+
+        Gives an async iterator of ``JobEvent``. It holds at most 256 events: a reader that is too
+        slow misses the oldest, is told how many (``lagged``), and never delays anybody.
+        """
+        self._check_open()
+        if job_id is not None:
+            await self._care(job_id)
+        subscription = Subscription(job_id)
+        self._registry.subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._registry.subscriptions.discard(subscription)
+            subscription.close()
+
+    @contextlib.asynccontextmanager
+    async def follow(self, job_id: str, stream: str = "stdout") -> AsyncGenerator[Chunks]:
+        """Read what a job writes, from the beginning, as it is written.
+
+        Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
+        and everything was read.
+
+        Raises:
+            JobNotFound: none of this id is kept.
+            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
+        """
+        _check(stream in {"stdout", "stderr"}, f"stream is {stream!r}; it must be stdout or stderr")
+        entry = await self._care(job_id)
+        if isinstance(entry, Entry):
+            directory, finished = entry.directory, entry.finished
+        else:
+            directory, finished = self._catalog.directory(self._catalog.row(job_id)), trio.Event()
+            finished.set()
+        async with trio.open_nursery() as nursery:
+            chunks = Chunks(directory, stream, finished)
+            await nursery.start(chunks.serve)
+            try:
+                yield chunks
+            finally:
+                chunks.close()
+                nursery.cancel_scope.cancel()
+
+    # ------------------------------------------------------------ inside
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "the supervisor is closed"
+            raise SupervisorClosed(message)
+
+    async def _in_thread(self, action: Callable[[Catalog], _T]) -> _T:
+        """Do something that may wait for the disk, in a thread, one at a time."""
+        async with self._foreign_lock:
+            return await trio.to_thread.run_sync(action, self._foreign)
+
+    def close(self) -> None:
+        """Refuse further calls, and tell others that nothing more will be launched from here."""
+        self._closed = True
+        for subscription in self._registry.subscriptions:
+            subscription.close()
+        if self._owner is not None:
+            self._catalog.layout.unregister_owner(self._owner)
+
+
+def _never_launched(row: Row | None) -> bool:
+    if row is None or row.outcome is None:
+        return False
+    return '"never_launched":true' in row.outcome
+
+
+@contextlib.asynccontextmanager
+async def open_supervisor(
+    settings: Settings | None = None,
+    *,
+    engine: Engine | None = None,
+) -> AsyncGenerator[Supervisor]:
+    """Open a state root: an async context manager that gives a ``Supervisor``.
+
+    Input
+        settings: ``None`` reads them from the environment.
+        engine: how commands are run; ``None`` is the local engine.
+
+    Jobs whose supervisor is gone are adopted in the background. Leaving the block, also by an
+    exception, lets running jobs go on; they can be asked about from anywhere.
+
+    Errors
+        InvalidSettings: a setting does not parse.
+        StateUnsafe, PermissionDenied, StateFull, StateBusy: the state root cannot be used.
+
+    Cancellation
+        Leaves the block as any exception does.
+    """
+    settings = Settings() if settings is None else settings
+    raised: list[BaseException] = []
+    try:
+        async with _opened(settings, engine) as supervisor:
+            try:
+                yield supervisor
+            except BaseException as error:
+                raised.append(error)
+                raise
+    except BaseExceptionGroup as group:
+        if raised and _is_only(raised[0], group):
+            raise raised[0] from raised[0].__cause__
+        raise
+
+
+def _is_only(error: BaseException, inside: BaseException) -> bool:
+    """Whether ``inside`` holds nothing but ``error``, which may be a group itself, however deep."""
+    wanted, found = _leaves(error), _leaves(inside)  # groups are copied on their way, what they hold is not
+    return len(wanted) == len(found) and all(map(operator.is_, wanted, found))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    held: tuple[BaseException, ...] = error.exceptions  # pyright: ignore
+    return [leaf for each in held for leaf in _leaves(each)]
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[Supervisor]:
+    catalog = Catalog(settings, wait_seconds=0)
+    try:
+        if engine is None:
+            from supervisor.engines.local import LocalEngine
+
+            engine = LocalEngine(catalog.layout.root)
+        running_on = engine
+
+        def look(row: Row, directory: str) -> Any:
+            return running_on.observe(directory, owner_lives=catalog.layout.owner_lives(row.owner))
+
+        foreign = Catalog(settings, any_thread=True, observe=look)
+        registry = Registry(catalog)
+        try:
+            async with trio.open_nursery() as around_services:
+                services = await around_services.start(_sheltered)
+                try:
+                    await services.start(engine.serve)
+                    services.start_soon(registry.run)
+                    async with trio.open_nursery() as around_actors:
+                        actors = await around_actors.start(_sheltered)
+                        supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors)
+                        janitor = Janitor(catalog, registry, foreign_remove(settings), supervisor.adopt)
+                        actors.start_soon(janitor.run)
+                        try:
+                            yield supervisor
+                        finally:
+                            supervisor.close()
+                            actors.cancel_scope.cancel()
+                    registry.close()
+                finally:
+                    services.cancel_scope.cancel()  # the registry commits what it still holds on its way out
+        finally:
+            registry.let_go()
+            foreign.close()
+    finally:
+        catalog.close()
+
+
+async def _sheltered(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Keep a nursery open that a cancellation around the caller's block does not reach.
+
+    A ``run`` in that block is cancelled by it too, and needs everybody here to stop its job. Whoever
+    leaves the block cancels the nursery itself.
+    """
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
+
+
+def foreign_remove(settings: Settings) -> Callable[[Iterable[Row]], None]:
+    """Return what forgets finished jobs over a connection of its own, for a thread."""
+
+    def remove(rows: Iterable[Row]) -> None:
+        with Catalog(settings) as catalog:
+            catalog.remove(rows)
+
+    return remove

@@ -1,0 +1,170 @@
+"""How commands are run: the interface between the actors and what does the running.
+
+An engine launches, tells how a launched command ended, and stops it. Nothing in front of it
+knows about processes; nothing behind it knows about states, settings or the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from supervisor.model import Exit
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["Ended", "Engine", "LaunchRequest", "Launched", "Observation", "Running", "Seen"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class LaunchRequest:
+    """Everything that an engine needs to start a command.
+
+    Attributes:
+        job_id: the mark that every process of the job carries in its environment.
+        directory: the job directory; stdout and stderr go into it.
+        argv: the command, as bytes for the operating system.
+        workspace: the real path it runs in.
+        env: its whole environment; ``None`` is that of this process.
+        stdin: what it reads before end of file; ``None`` is ``/dev/null``.
+        deadline_seconds: ``None`` when it has none.
+        grace_seconds: between asking it to end and ending it.
+        output_limit: bytes of stdout or of stderr past which it is stopped.
+    """
+
+    job_id: str
+    directory: str
+    argv: tuple[bytes, ...]
+    workspace: str
+    env: Mapping[bytes, bytes] | None = attrs.field(default=None, repr=False)
+    stdin: bytes | None = attrs.field(default=None, repr=False)
+    deadline_seconds: float | None = None
+    grace_seconds: float = 5
+    output_limit: int = 67108864
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Launched:
+    """A command that was spawned. Boot-clock times are comparable only within one boot.
+
+    Attributes:
+        pid: its process id.
+        started_ns: when, by the wall clock.
+        deadline_boot_ns: when its deadline falls, on the boot clock.
+    """
+
+    pid: int
+    started_ns: int
+    deadline_boot_ns: int | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Ended:
+    """A command that ended, with everything that a stop had to reach.
+
+    Attributes:
+        exit: how.
+        stopped: why it was stopped (``cancelled``, ``deadline``, ``output_limit``), or ``None``
+            when it ended by itself, even if a stop had been asked for.
+        survivors: processes of it that could not be ended because they are not ours to signal.
+    """
+
+    exit: Exit
+    stopped: str | None = None
+    survivors: tuple[int, ...] = ()
+
+
+class Seen(Enum):
+    """What one look at an unfinished job finds."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    ELSEWHERE = "elsewhere"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Observation:
+    """What is known about an unfinished job, from evidence alone.
+
+    Attributes:
+        seen: the finding.
+        launched: present once it was spawned.
+        ended: present when it has ended.
+        stop_requested: why a stop was asked for, if one was.
+        to_stop: why it should be stopped now by whoever looks, because nobody else is there to.
+        damage: what could not be read, in words.
+    """
+
+    seen: Seen
+    launched: Launched | None = None
+    ended: Ended | None = None
+    stop_requested: str | None = None
+    to_stop: str | None = None
+    damage: str | None = None
+
+
+class Running(Protocol):
+    """A command under way."""
+
+    @property
+    def launched(self) -> Launched:
+        """How and when it was spawned."""
+        ...
+
+    async def wait(self) -> Ended:
+        """Wait until it and everything that a stop has to reach have ended.
+
+        Cancelling the wait changes nothing about the command; it can be waited for again.
+        """
+        ...
+
+    async def stop(self, why: str, by: str) -> None:
+        """Ask for it to be stopped; returns once the request is on its way, ``wait`` tells the rest.
+
+        Idempotent: the first reason stays. The request is on disk before the first signal.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Runs commands."""
+
+    @property
+    def name(self) -> str:
+        """Recorded with every job."""
+        ...
+
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Do the background work until cancelled. Cancelling it leaves every command running."""
+        ...
+
+    async def launch(self, request: LaunchRequest) -> Running:
+        """Start a command, at most once for one job directory, whatever crashes in between.
+
+        Raises:
+            LaunchFailed: it was not started and never will be.
+        """
+        ...
+
+    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+        """Say what the evidence tells about an unfinished job, now, without waiting."""
+        ...
+
+    async def adopt(
+        self,
+        directory: str,
+        launched: Launched | None,
+        *,
+        owner_lives: Callable[[], bool] = lambda: False,
+    ) -> Running:
+        """Watch a command that somebody else has launched, or is about to.
+
+        ``owner_lives``, which may be called from any thread, tells whether the supervisor that took
+        the job on is still there to launch it; if not, and it has not, nobody will.
+        """
+        ...

@@ -1,0 +1,386 @@
+"""What became of a local job: the evidence on disk and in the process table, and what follows from it.
+
+Anybody may ask at any time, from any process on the state root, and everybody comes to the
+same answer. ``examine`` only reads, ``decide`` is pure, ``resolve`` acts on what was decided
+(rules that a job was never launched, notes an exit that nobody else will note) until there is
+nothing left to do. Nothing here signals a process or waits for one.
+
+Strongest first: the exit record; a zombie's status; a pidfd that was opened while it lived;
+the identity of the process. What none of them tells is unknown and stays so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+import attrs
+
+from supervisor.engines import Ended, Launched, Observation, Seen, processes, records
+from supervisor.model import Exit
+
+__all__ = ["Evidence", "Finding", "Leader", "Place", "decide", "examine", "find_marked_leader", "resolve"]
+
+
+class Place(Enum):
+    """Where the process was started, seen from here."""
+
+    HERE = "here"
+    EARLIER_BOOT = "earlier boot"
+    ELSEWHERE = "elsewhere"
+
+
+class Leader(Enum):
+    """What can be said about the process itself."""
+
+    NONE = "never recorded"
+    ALIVE = "alive"
+    ZOMBIE = "ended, not reaped"
+    GONE = "gone"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Evidence:
+    """Everything that can be read about a job, at one moment.
+
+    Attributes:
+        place: where it was started.
+        owner_lives: whether the supervisor that took it on is still there.
+        claim: the claim's holder, ``""`` for one that cannot be read, ``None`` without a claim.
+        keeper_lives: whether the keeper that launched (or claimed) it is still there.
+        process: ``process.json``; ``None`` missing, ``{}`` damaged.
+        stop: ``stop.json``; the same.
+        exit: ``exit.json``; the same, and ``{}`` as well when it speaks of another process.
+        leader: whether the process lives.
+        zombie_status: its wait status if it is a zombie whose status can be seen.
+        now_boot_ns: the boot clock.
+    """
+
+    place: Place
+    owner_lives: bool
+    claim: str | None
+    keeper_lives: bool
+    process: dict[str, Any] | None
+    stop: dict[str, Any] | None
+    exit: dict[str, Any] | None
+    leader: Leader
+    zombie_status: int | None = None
+    now_boot_ns: int = 0
+
+
+class Finding(Enum):
+    """What follows from the evidence."""
+
+    WAIT_QUEUED = "somebody is about to launch it"
+    WAIT_RUNNING = "it runs, or somebody is about to note its end"
+    STOP = "it runs, should not, and nobody else is there to stop it"
+    RULE_NEVER_LAUNCHED = "nobody will launch it"
+    NOTE_NEVER_LAUNCHED = "somebody ruled that nobody will, and did not note it"
+    SEARCH_MARK = "it may have been spawned without a record"
+    NOTE_ZOMBIE = "it has ended and its status can be seen"
+    NOTE_UNKNOWN = "it has ended and nobody knows how"
+    ENDED = "its end is on record"
+    ELSEWHERE = "it can be judged only where it runs"
+
+
+def _keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:
+    words = claim.split(".")
+    if len(words) != 5 or words[0] != "keeper" or not (words[1].isdigit() and words[2].isdigit()):
+        return None
+    return int(words[1]), int(words[2]), words[3], words[4]
+
+
+def _integer(record: dict[str, Any] | None, name: str) -> int | None:
+    value = record.get(name) if record else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _valid_process(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not record:
+        return record
+    numbers = ("pid", "start", "keeper_pid", "keeper_start", "started_ns", "started_boot_ns")
+    whole = all(_integer(record, name) is not None for name in numbers) and record["pid"] > 1
+    deadline = record.get("deadline_boot_ns")
+    whole = whole and (deadline is None or _integer(record, "deadline_boot_ns") is not None)
+    return record if whole and isinstance(record.get("boot"), str) and isinstance(record.get("ns"), str) else {}
+
+
+def _valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not record:
+        return record
+    if isinstance(record.get("launch_error"), str):
+        return {} if process else record
+    if _integer(record, "ended_ns") is None:
+        return {}
+    if process and any(record.get(name) != process[name] for name in ("pid", "start", "boot")):
+        return {}  # it speaks of another process
+    code, number = record.get("exit_code"), record.get("signal")
+    for value in (code, number):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            return {}
+    return record if code is None or number is None else {}
+
+
+def _place(boot: str, namespace: str, host: str | None) -> Place:
+    own = processes.boot_id()
+    if own.startswith(boot) and boot:
+        return Place.HERE if namespace == processes.pid_namespace() else Place.ELSEWHERE
+    return Place.EARLIER_BOOT if host is None or host == processes.host_id() else Place.ELSEWHERE
+
+
+def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None) -> Evidence:
+    """Read all there is. ``born`` says where the job was taken on (``host``, ``boot``, ``ns``)."""
+    host = born.get("host") if born else None
+    process = _valid_process(records.read(directory, records.PROCESS))
+    claim = records.read_claim(directory)
+    leader, zombie_status = Leader.NONE, None
+    place, keeper_lives = Place.HERE, False
+    if process:
+        place = _place(process["boot"], process["ns"], host)
+        if place is Place.HERE:
+            keeper_lives = processes.is_alive(process["keeper_pid"], process["keeper_start"])
+            found = processes.read_process(process["pid"])
+            if found is None or found.start != process["start"]:
+                leader = Leader.GONE
+            elif found.dead:
+                leader = Leader.ZOMBIE
+                zombie_status = processes.exit_status_of_zombie(process["pid"], process["start"])
+            else:
+                leader = Leader.ALIVE
+    else:
+        holder = _keeper_of_claim(claim) if claim else None
+        if holder is not None:
+            place = _place(holder[2], holder[3], host)
+            keeper_lives = place is Place.HERE and processes.is_alive(holder[0], holder[1])
+        elif born:
+            place = _place(str(born.get("boot", "")), str(born.get("ns", "")), host)
+    # The exit record comes last: whoever was alive above had not failed to write it yet.
+    exit_record = _valid_exit(records.read(directory, records.EXIT), process)
+    return Evidence(
+        place=place,
+        owner_lives=owner_lives,
+        claim=claim,
+        keeper_lives=keeper_lives,
+        process=process,
+        stop=records.read(directory, records.STOP),
+        exit=exit_record,
+        leader=leader,
+        zombie_status=zombie_status,
+        now_boot_ns=processes.boottime_ns(),
+    )
+
+
+def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
+    """Say what follows from the evidence, and from nothing else."""
+    stop = seen.stop or {}
+    unfinished_stop = stop.get("signalled_boot_ns") is not None and not stop.get("gone")
+    if seen.exit:
+        if unfinished_stop and seen.place is Place.HERE and seen.process:
+            return Finding.WAIT_RUNNING if seen.keeper_lives else Finding.STOP
+        return Finding.ENDED
+    if seen.place is Place.ELSEWHERE:
+        return Finding.ELSEWHERE
+    if not seen.process:
+        return _decide_unlaunched(seen)
+    if seen.place is Place.EARLIER_BOOT:
+        return Finding.NOTE_UNKNOWN
+    if seen.keeper_lives:
+        return Finding.WAIT_RUNNING
+    if seen.leader is Leader.ALIVE:
+        overdue = seen.process["deadline_boot_ns"] is not None and seen.process["deadline_boot_ns"] <= seen.now_boot_ns
+        return Finding.STOP if overdue or seen.stop else Finding.WAIT_RUNNING
+    if unfinished_stop:
+        return Finding.STOP
+    if seen.zombie_status is not None:
+        return Finding.NOTE_ZOMBIE
+    return Finding.NOTE_UNKNOWN
+
+
+def _decide_unlaunched(seen: Evidence) -> Finding:
+    if seen.claim is None and seen.process is None:
+        return Finding.WAIT_QUEUED if seen.owner_lives else Finding.RULE_NEVER_LAUNCHED
+    if seen.claim == records.NOBODY:
+        return Finding.NOTE_NEVER_LAUNCHED
+    if seen.place is Place.EARLIER_BOOT:
+        return Finding.NOTE_UNKNOWN
+    return Finding.WAIT_QUEUED if seen.keeper_lives else Finding.SEARCH_MARK
+
+
+NEVER_LAUNCHED: Final = "it was never launched: its supervisor ended before it could be"
+
+
+def find_marked_leader(job_id: str) -> processes.Process | None:
+    """Return the oldest process that carries the mark of ``job_id`` and leads a session."""
+    table = processes.ProcessTable()
+    look = table.look()
+    marks = table.marks(look)
+    marked = [look[pid] for pid, mark in marks.items() if mark == job_id.encode("ascii")]
+    leaders = [process for process in marked if process.pid == process.session]
+    return min(leaders, key=lambda process: process.start, default=None)
+
+
+_SEARCH_AGAIN_SECONDS: Final = 0.1
+
+
+def _adopt_marked(directory: str) -> bool:
+    """Write the process record that a dying keeper owed; ``False`` if there is no such process."""
+    job_id = directory.rpartition("/")[2]
+    found = find_marked_leader(job_id)
+    if found is None:
+        # A child that the keeper left between fork and exec does not carry its mark yet.
+        time.sleep(_SEARCH_AGAIN_SECONDS)
+        found = find_marked_leader(job_id)
+        if found is None:
+            return False
+    started_boot = processes.ticks_to_ns(found.start)
+    holder = _keeper_of_claim(records.read_claim(directory) or "") or (0, 0, "", "")
+    job = records.read(directory, records.JOB) or {}
+    deadline = job.get("deadline_seconds")
+    # A damaged record is replaced; of several who look at once everybody writes the same.
+    records.replace(
+        directory,
+        records.PROCESS,
+        {
+            "pid": found.pid,
+            "start": found.start,
+            "boot": processes.boot_id(),
+            "ns": processes.pid_namespace(),
+            "keeper_pid": holder[0],
+            "keeper_start": holder[1],
+            "started_ns": time.time_ns() - (processes.boottime_ns() - started_boot),
+            "started_boot_ns": started_boot,
+            "deadline_boot_ns": started_boot + int(deadline * 1e9) if isinstance(deadline, int | float) else None,
+        },
+    )
+    return True
+
+
+def note_exit(directory: str, process: dict[str, Any] | None, status: int | None, *, by: str) -> None:
+    """Write the exit record that nobody else will write; whoever is first wins.
+
+    ``status`` is a wait status, or ``None`` where it is not known and never will be.
+    """
+    code = None if status is None else os.waitstatus_to_exitcode(status)
+    record: dict[str, object] = {
+        "pid": process["pid"] if process else None,
+        "start": process["start"] if process else None,
+        "boot": process["boot"] if process else None,
+        "exit_code": code if code is not None and code >= 0 else None,
+        "signal": -code if code is not None and code < 0 else None,
+        "ended_ns": time.time_ns(),
+        "ended_boot_ns": processes.boottime_ns(),
+        "cpu_seconds": None,
+        "max_rss_bytes": None,
+        "by": by,
+    }
+    _note(directory, process, record)
+
+
+def _note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
+    if not records.create(directory, records.EXIT, record):
+        there = _valid_exit(records.read(directory, records.EXIT), process)
+        if not there:  # torn or lying: it would be found again and again
+            records.replace(directory, records.EXIT, record)
+
+
+def _launched(process: dict[str, Any] | None) -> Launched | None:
+    if not process:
+        return None
+    return Launched(
+        pid=process["pid"],
+        started_ns=process["started_ns"],
+        deadline_boot_ns=process["deadline_boot_ns"],
+    )
+
+
+def _exit_of(record: dict[str, Any]) -> Exit:
+    if "launch_error" in record:
+        status = _integer(record, "launch_status")
+        return Exit(
+            ended_ns=_integer(record, "ended_ns") or 0,
+            launch_error=record["launch_error"],
+            launch_status=125 if status is None else status,
+            never_launched=record.get("never_launched") is True,
+        )
+    cpu = record.get("cpu_seconds")
+    return Exit(
+        exit_code=record.get("exit_code"),
+        signal=record.get("signal"),
+        ended_ns=record["ended_ns"],
+        cpu_seconds=cpu if isinstance(cpu, int | float) else None,
+        max_rss_bytes=_integer(record, "max_rss_bytes"),
+    )
+
+
+def _stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
+    if not stop or stop.get("signalled_boot_ns") is None:
+        return None, ()
+    why = stop.get("why")
+    survivors = tuple(int(word) for word in str(stop.get("survivors", "")).split() if word.isdigit())
+    return (why if why in {"cancelled", "deadline", "output_limit"} else "cancelled"), survivors
+
+
+def _damage(seen: Evidence) -> str | None:
+    names = [
+        name
+        for name, record in ((records.PROCESS, seen.process), (records.STOP, seen.stop), (records.EXIT, seen.exit))
+        if record == {}
+    ]
+    return f"{', '.join(names)} cannot be read" if names else None
+
+
+def resolve(
+    directory: str,
+    *,
+    owner_lives: bool,
+    born: dict[str, Any] | None = None,
+    reaped_status: Callable[[], int | None] = lambda: None,
+) -> Observation:
+    """Come to a finding that needs nothing more to be done here, and return it.
+
+    ``reaped_status`` may know the wait status of a process that is gone (from a pidfd that the
+    caller opened while it lived).
+    """
+    damage: str | None = None
+    while True:
+        seen = examine(directory, owner_lives=owner_lives, born=born)
+        damage = damage or _damage(seen)
+        finding = decide(seen)
+        if finding is Finding.RULE_NEVER_LAUNCHED:
+            records.take_claim(directory, records.NOBODY)
+        elif finding is Finding.NOTE_NEVER_LAUNCHED:
+            record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
+            _note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
+        elif finding is Finding.SEARCH_MARK:
+            if not _adopt_marked(directory):
+                note_exit(directory, None, None, by="mark search")
+        elif finding is Finding.NOTE_ZOMBIE:
+            note_exit(directory, seen.process, seen.zombie_status, by="zombie")
+        elif finding is Finding.NOTE_UNKNOWN:
+            status = reaped_status()
+            note_exit(directory, seen.process, status, by="nobody" if status is None else "pidfd")
+        else:
+            return _observation(finding, seen, damage)
+
+
+def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observation:
+    launched = _launched(seen.process)
+    requested = seen.stop.get("why") if seen.stop else None
+    if finding is Finding.ENDED:
+        assert seen.exit is not None  # noqa: S101  # that is what the finding means
+        stopped, survivors = _stop_facts(seen.stop)
+        ended = Ended(exit=_exit_of(seen.exit), stopped=stopped, survivors=survivors)
+        return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested, damage=damage)
+    state = {
+        Finding.WAIT_QUEUED: Seen.QUEUED,
+        Finding.WAIT_RUNNING: Seen.RUNNING,
+        Finding.STOP: Seen.RUNNING,
+        Finding.ELSEWHERE: Seen.ELSEWHERE,
+    }[finding]
+    to_stop = None
+    if finding is Finding.STOP:
+        to_stop = requested or "deadline"
+    return Observation(seen=state, launched=launched, stop_requested=requested, to_stop=to_stop, damage=damage)

@@ -1,0 +1,106 @@
+"""Being told about changes in a directory, on Linux; elsewhere there is nothing, and callers look again.
+
+``os`` has no inotify(7), and the three calls that are needed are not worth a dependency.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+__all__ = ["CHANGED", "MODIFIED", "Inotify"]
+
+_MODIFY: Final = 0x2
+_CREATE: Final = 0x100
+_MOVED_TO: Final = 0x80
+_DELETE_SELF: Final = 0x400
+_MOVE_SELF: Final = 0x800
+_ONLYDIR: Final = 0x0100_0000
+_MASK_ADD: Final = 0x2000_0000
+_IGNORED: Final = 0x8000
+
+CHANGED: Final = _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF
+"""A name was made or renamed into the directory, or the directory itself went away."""
+
+MODIFIED: Final = _MODIFY | CHANGED
+"""The same, or a file in it was written to."""
+
+_HEAD: Final = struct.Struct("iIII")
+
+
+@cache
+def _calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        calls = libc.inotify_init1, libc.inotify_add_watch, libc.inotify_rm_watch
+    except (OSError, AttributeError):
+        return None
+    return calls
+
+
+class Inotify:
+    """One inotify instance. ``Inotify.open()`` returns ``None`` where there can be none."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over an instance that ``open`` made."""
+        self.descriptor = descriptor
+        self._watches: dict[str, tuple[int, int]] = {}
+
+    @classmethod
+    def open(cls) -> Inotify | None:
+        """Return a new instance, or ``None``: not Linux, or none are left for this user."""
+        calls = _calls()
+        if calls is None:
+            return None
+        descriptor = calls[0](os.O_CLOEXEC | os.O_NONBLOCK)
+        return None if descriptor < 0 else cls(descriptor)
+
+    def close(self) -> None:
+        """Forget all watches."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def watch(self, directory: str, mask: int) -> int | None:
+        """Watch a directory, as often as it is asked for; returns the watch's number or ``None``."""
+        calls = _calls()
+        if calls is None or self.descriptor < 0:
+            return None
+        number = calls[1](self.descriptor, os.fsencode(directory), mask | _ONLYDIR | _MASK_ADD)
+        if number < 0:
+            return None
+        self._watches[directory] = (number, self._watches.get(directory, (0, 0))[1] + 1)
+        return number
+
+    def unwatch(self, directory: str) -> None:
+        """Take back one ``watch``."""
+        calls = _calls()
+        number, times = self._watches.get(directory, (0, 0))
+        if times > 1:
+            self._watches[directory] = (number, times - 1)
+        elif times == 1:
+            del self._watches[directory]
+            if calls is not None and self.descriptor >= 0:
+                calls[2](self.descriptor, number)
+
+    def read(self) -> set[int]:
+        """Return the numbers of the watches that something happened to; never waits."""
+        changed: set[int] = set()
+        while True:
+            try:
+                data = os.read(self.descriptor, 65536)
+            except BlockingIOError:
+                return changed
+            position = 0
+            while position < len(data):
+                number, mask, _, length = _HEAD.unpack_from(data, position)
+                position += _HEAD.size + length
+                if not mask & _IGNORED:
+                    changed.add(number)

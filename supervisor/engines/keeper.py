@@ -1,0 +1,27 @@
+"""The keeper: parent of the job processes, small, detached, and alive for as long as they are.
+
+This file is what ``ps`` shows: ``python -I -S .../engines/keeper.py STATE_ROOT``. It only
+detaches and hands over to ``keeper_loop``, which is imported rather than run so that its
+compiled form is used (a script is compiled anew at every start).
+
+Standard input is a socket to the supervisor that started it.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Leave the session and the process tree of whoever started us, then keep jobs."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)  # our parent waits for this; the child belongs to init from here on
+    os.chdir("/")
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    from keeper_loop import Keeper  # type: ignore[import-not-found]  # found beside this file, outside the package
+
+    Keeper(sys.argv[1]).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The supervisor's end of the line to its keeper: starting it, frames out, frames in."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import marshal
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from supervisor.engines import keeper, keeper_loop
+from supervisor.errors import LaunchFailed
+
+__all__ = ["KeeperLink"]
+
+_MOST_DESCRIPTORS: Final = 200
+# A Python that needs these to start needs them in the keeper too; everything else stays out of it.
+_KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+_START_SECONDS: Final = 30
+
+
+class KeeperLink:
+    """One connection to one keeper, from its start to its end.
+
+    Args:
+        receive: called with every message that comes, in order.
+        lost: called once, when the keeper is gone.
+    """
+
+    def __init__(self, receive: Callable[[tuple[Any, ...]], None], lost: Callable[[KeeperLink], None]) -> None:
+        """Know whom to tell; ``start`` makes the connection."""
+        self._receive = receive
+        self._lost = lost
+        self._socket: socket.socket | None = None
+        self._outbox: list[tuple[tuple[Any, ...], tuple[int, ...]]] = []
+        self._wake = trio.Event()
+        self._greeted = trio.Event()
+        self._protocol = 0
+        self.alive = False
+        self.pid = 0
+        self.environments: dict[int, dict[bytes, bytes]] = {}
+
+    async def start(self, root: str, nursery: trio.Nursery) -> None:
+        """Start a keeper on the state root and wait for its greeting.
+
+        Raises:
+            LaunchFailed: it did not come up.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            ours.setblocking(False)
+            variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+            try:
+                process = await trio.lowlevel.open_process(
+                    [sys.executable, "-I", "-S", keeper.__file__, root],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=variables,
+                    cwd="/",
+                )
+            except OSError as error:
+                message = f"the keeper could not be started: {error.strerror or error}"
+                raise LaunchFailed(message, retryable=True) from error
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket = ours
+        self.alive = True
+        nursery.start_soon(self._read)
+        nursery.start_soon(self._write)
+        with trio.move_on_after(_START_SECONDS) as patience:
+            await process.wait()  # what we started leaves at once; its child is the keeper
+            await self._greeted.wait()
+        if patience.cancelled_caught or self._protocol != keeper_loop.PROTOCOL:
+            self.close()
+            if self._protocol:
+                message = "the keeper is of another version: the package was replaced under a running process"
+                raise LaunchFailed(message, repair="Restart the process that embeds the supervisor.")
+            message = "the keeper did not come up"
+            raise LaunchFailed(message, retryable=True, repair=f"Look into {root}/keeper.log.")
+
+    def send(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> None:
+        """Send soon, together with whatever else is sent by then; takes the descriptors over."""
+        self._outbox.append((message, descriptors))
+        self._wake.set()
+
+    def close(self) -> None:
+        """Let go of the keeper: it goes on with its jobs, and leaves after the last."""
+        if self._socket is not None:
+            with contextlib.suppress(Exception):
+                trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+            self._socket = None
+        for _, descriptors in self._outbox:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._outbox.clear()
+        if self.alive:
+            self.alive = False
+            self._greeted.set()
+            self._lost(self)
+
+    async def _write(self) -> None:
+        with contextlib.suppress(trio.ClosedResourceError, OSError):
+            while self._socket is not None:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                while self._outbox and self._socket is not None:
+                    await self._send_frame(self._socket)
+        self.close()
+
+    async def _send_frame(self, connection: socket.socket) -> None:
+        batch: list[tuple[Any, ...]] = []
+        descriptors: list[int] = []
+        while self._outbox and len(descriptors) + len(self._outbox[0][1]) <= _MOST_DESCRIPTORS:
+            message, more = self._outbox.pop(0)
+            batch.append(message)
+            descriptors += more
+        try:
+            data = marshal.dumps(batch)
+            view = memoryview(len(data).to_bytes(4, "little") + data)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            while view:
+                try:
+                    view = view[connection.sendmsg([view], ancillary) :]
+                    ancillary = []
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(connection)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    async def _read(self) -> None:
+        buffer = bytearray()
+        with contextlib.suppress(trio.ClosedResourceError, OSError):
+            while self._socket is not None:
+                await trio.lowlevel.wait_readable(self._socket)
+                try:
+                    data = self._socket.recv(1 << 18)
+                except BlockingIOError:
+                    continue
+                if not data:
+                    break
+                buffer += data
+                while len(buffer) >= 4 and len(buffer) >= (end := 4 + int.from_bytes(buffer[:4], "little")):
+                    messages = marshal.loads(bytes(buffer[4:end]))  # noqa: S302  # from our own keeper only
+                    del buffer[:end]
+                    for message in messages:
+                        if message[0] == "hello":
+                            self._protocol, self.pid = message[1], message[2]
+                            self._greeted.set()
+                        else:
+                            self._receive(message)
+        self.close()

@@ -1,0 +1,630 @@
+"""What the keeper does: launch, record, watch, stop, reap; one loop, one thread.
+
+Standard library only; see ``keeper.py`` for how it is started. The supervisor speaks to it over
+a socket pair in frames: four bytes of length, then a ``marshal``-ed list of messages (both ends
+are the same interpreter, and versions are compared in the greeting). Descriptors travel with the
+frame that needs them.
+
+From the supervisor::
+
+    ("env", token, {bytes: bytes})               an environment to refer to
+    ("drop_env", token)
+    ("launch", token, job directory, argv, env token, env changes, deadline seconds or None,
+        grace seconds, output limit, number of descriptors)      workspace[, stdin]
+    ("stop", token, why, by)
+
+To the supervisor::
+
+    ("hello", PROTOCOL, pid, start)
+    ("launched", token, pid, start, started wall ns, started boot ns, deadline boot ns or None)
+    ("failed", token, status, message, claimed by somebody else)
+    ("exit", token, exit code, signal, ended wall ns, ended boot ns, cpu seconds, max rss,
+        why stopped or None, survivors)
+
+When the supervisor is gone its jobs go on, and so does everything here, the deadlines now
+without the delay that leaves them to the supervisor first.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+from heapq import heapify, heappop, heappush
+
+TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from supervisor.engines import processes, records
+else:  # run by keeper.py, outside the package
+    import processes
+    import records
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+__all__ = ["BACKSTOP_NS", "PROTOCOL", "Keeper", "LaunchError", "find_executable"]
+
+PROTOCOL: Final = 1
+BACKSTOP_NS: Final = 2_000_000_000
+_SECOND: Final = 1_000_000_000
+_LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
+_FIRST_OUTPUT_LOOK_NS: Final = _SECOND // 2
+_SHORTEST_OUTPUT_LOOK_NS: Final = _SECOND // 10
+_LONGEST_OUTPUT_LOOK_NS: Final = 5 * _SECOND
+_MOST_DESCRIPTORS: Final = 250
+# Python ignores these two, and an ignored signal stays ignored across exec.
+_RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
+
+
+class LaunchError(Exception):
+    """A command could not be started: ``status`` is what a shell would exit with."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Slot:
+    """A job that was launched here and is not settled yet."""
+
+    __slots__ = (
+        "deadline",
+        "directory",
+        "exit",
+        "gap",
+        "grace",
+        "limit",
+        "looked",
+        "pid",
+        "seen",
+        "start",
+        "stop",
+        "token",
+        "why",
+    )
+
+    def __init__(self, token: int, directory: str, grace: float, limit: int) -> None:
+        self.token = token
+        self.directory = directory
+        self.grace = grace
+        self.limit = limit
+        self.pid = 0
+        self.start = 0
+        self.deadline: int | None = None
+        self.stop: processes.Stop | None = None
+        self.why: str | None = None  # why it was stopped, once the first signal went out
+        self.exit: tuple[Any, ...] | None = None
+        self.seen = 0
+        self.looked = 0
+        self.gap = _FIRST_OUTPUT_LOOK_NS
+
+
+class Keeper:
+    """Keeps the jobs of one supervisor."""
+
+    def __init__(self, root: str) -> None:
+        """Take over standard input as the socket, and prepare to spawn."""
+        self.root = root
+        self.socket: _socket.socket | None = _socket.socket(fileno=os.dup(0))
+        self.socket.setblocking(False)
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for standard in (0, 1, 2):
+            os.dup2(self.null, standard)
+        self.umask = os.umask(0o077)  # theirs is for the jobs; ours keeps every record private
+        self.pid, self.start = processes.own_identity()
+        self.claim = records.keeper_claim(self.pid, self.start, processes.boot_id(), processes.pid_namespace())
+        self.identity: dict[str, object] = {"boot": processes.boot_id(), "ns": processes.pid_namespace()}
+        self.environments: dict[int, dict[bytes, bytes]] = {}
+        self.slots: dict[int, Slot] = {}
+        self.by_pid: dict[int, Slot] = {}
+        self.killer = processes.TreeKiller()
+        self.stopping: dict[processes.Stop, Slot] = {}
+        self.deadlines: list[tuple[int, int]] = []
+        self.looks: list[tuple[int, int]] = []
+        self.unwritten: list[tuple[str, str, dict[str, object]]] = []
+        self.inbox = bytearray()
+        self.passed: list[int] = []
+        self.outbox: list[tuple[object, ...]] = []
+        self.unsent = b""
+        self.ticks_agree = True
+        self.ticks_checked = False
+        self.wake = self._watch_signals()
+
+    @staticmethod
+    def _watch_signals() -> int:
+        for number in signal.valid_signals():
+            try:
+                if signal.getsignal(number) is signal.SIG_IGN and number not in _RESET:
+                    signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                continue
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, _heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return reading
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Keep jobs until the supervisor is gone and the last job is settled."""
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
+        assert self.socket is not None  # noqa: S101  # it is closed in this loop only
+        connection = self.socket.fileno()
+        poll.register(connection, select.POLLIN)
+        self.outbox.append(("hello", PROTOCOL, self.pid, self.start))
+        while self.socket is not None or self.slots or self.unwritten:
+            try:
+                self._send()
+                if self.socket is None:
+                    if connection >= 0:
+                        poll.unregister(connection)
+                        connection = -1
+                        continue
+                else:
+                    poll.modify(connection, select.POLLIN | (select.POLLOUT if self.unsent else 0))
+                ready = poll.poll(self._timeout_ms())
+                if any(descriptor == self.wake for descriptor, _ in ready):
+                    self._signalled()
+                if any(descriptor == connection for descriptor, _ in ready):
+                    self._receive()
+                self._on_time()
+            except Exception:  # noqa: BLE001  # whatever it was, the jobs still need their keeper
+                self._log()
+                time.sleep(0.05)  # and if it comes again and again, not the whole processor
+
+    def _timeout_ms(self) -> int:
+        due = [when for when in (self.killer.next_ns,) if when is not None]
+        if self.deadlines:
+            due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.socket is not None else 0))
+        if self.looks:
+            due.append(self.looks[0][0])
+        wait = _LOOK_AGAIN_MS if not self.unwritten else 1000
+        if due:
+            wait = min(wait, max(0, -(-(min(due) - processes.boottime_ns()) // 1_000_000)))
+        return wait
+
+    def _signalled(self) -> None:
+        try:
+            numbers = os.read(self.wake, 65536)
+        except BlockingIOError:
+            return
+        if signal.SIGCHLD in numbers:
+            self._reap()
+        if signal.SIGUSR1 in numbers:
+            self._look_for_stops()
+
+    def _on_time(self) -> None:
+        now = processes.boottime_ns()
+        late = BACKSTOP_NS if self.socket is not None else 0
+        while self.deadlines and self.deadlines[0][0] + late <= now:
+            slot = self.slots.get(heappop(self.deadlines)[1])
+            if slot is not None and slot.exit is None:
+                self._begin_stop(slot, "deadline", "keeper")
+        while self.looks and self.looks[0][0] <= now:
+            slot = self.slots.get(heappop(self.looks)[1])
+            if slot is not None and slot.exit is None and slot.stop is None:
+                self._look_at_output(slot, now)
+        due = self.killer.next_ns
+        if due is not None and due <= now:
+            for stop in self.killer.tick():
+                self._stopped(stop)
+        if self.unwritten:
+            waiting, self.unwritten = self.unwritten, []
+            for directory, name, record in waiting:
+                self._record(directory, name, record)
+
+    def _record(self, directory: str, name: str, record: dict[str, object]) -> None:
+        """Write a record; if the disk is full, again every second until it can be written."""
+        try:
+            records.replace(directory, name, record)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # somebody has deleted the job: nobody will ask
+        except OSError:
+            self.unwritten.append((directory, name, record))
+
+    def _log(self) -> None:
+        import traceback
+
+        try:
+            with open(f"{self.root}/keeper.log", "a", encoding="utf-8") as file:
+                stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                file.write(f"{stamp} keeper {self.pid}\n{traceback.format_exc()}\n")
+        except OSError:
+            pass
+
+    # ------------------------------------------------------------ the supervisor's end
+
+    def _send(self) -> None:
+        if self.socket is None:
+            self.outbox.clear()
+            return
+        if self.outbox:
+            data = marshal.dumps(self.outbox)
+            self.unsent += len(data).to_bytes(4, "little") + data
+            self.outbox = []
+        if self.unsent:
+            try:
+                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+        for descriptor in self.passed:
+            os.close(descriptor)
+        self.passed = []
+        self.unsent = b""
+
+    def _receive(self) -> None:
+        if self.socket is None:
+            return
+        space = _socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
+        try:
+            data, ancillary, flags, _ = self.socket.recvmsg(1 << 18, space, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary, flags = b"", [], 0
+        for level, kind, payload in ancillary:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+                whole = len(payload) - len(payload) % 4
+                self.passed += memoryview(payload[:whole]).cast("i").tolist()
+        if not hasattr(_socket, "MSG_CMSG_CLOEXEC"):
+            for descriptor in self.passed:
+                os.set_inheritable(descriptor, False)
+        lost = bool(flags & _socket.MSG_CTRUNC)
+        if not data:
+            self._disconnect()
+            return
+        self.inbox += data
+        while len(self.inbox) >= 4:
+            end = 4 + int.from_bytes(self.inbox[:4], "little")
+            if len(self.inbox) < end:
+                break
+            messages = marshal.loads(bytes(self.inbox[4:end]))  # noqa: S302  # from our own supervisor only
+            del self.inbox[:end]
+            for message in messages:
+                self._handle(message)
+            if lost:  # we had no descriptors left to receive them all; what came may be another's
+                for descriptor in self.passed:
+                    os.close(descriptor)
+                self.passed = []
+
+    def _handle(self, message: tuple[Any, ...]) -> None:
+        what, token, *rest = message
+        if what == "launch":
+            try:
+                self._launch(token, *rest)
+            except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
+                self._log()
+                self.outbox.append(("failed", token, 125, f"the keeper failed: {error!r}", False))
+        elif what == "stop":
+            slot = self.slots.get(token)
+            if slot is not None and slot.exit is None:
+                self._begin_stop(slot, *rest)
+        elif what == "env":
+            self.environments[token] = rest[0]
+        elif what == "drop_env":
+            self.environments.pop(token, None)
+
+    # ------------------------------------------------------------ launching
+
+    def _launch(
+        self,
+        token: int,
+        directory: str,
+        argv: list[bytes],
+        env_token: int,
+        changes: dict[bytes, bytes],
+        deadline: float | None,
+        grace: float,
+        limit: int,
+        descriptors: int,
+    ) -> None:
+        passed, self.passed = self.passed[:descriptors], self.passed[descriptors:]
+        opened: list[int] = []
+        try:
+            if not records.take_claim(directory, self.claim):
+                self.outbox.append(("failed", token, 125, "it was claimed by somebody else", True))
+                return
+            if len(passed) < descriptors:
+                raise LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
+            environment = {**self.environments[env_token], **changes}
+            slot = Slot(token, directory, grace, limit)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                opened += [os.open(f"{directory}/{name}", flags, 0o600) for name in (records.STDOUT, records.STDERR)]
+            except OSError as error:
+                raise LaunchError(125, f"cannot create its output files: {error.strerror}") from None
+            standard = (passed[1] if descriptors > 1 else self.null, *opened)
+            before_wall, before = time.time_ns(), processes.boottime_ns()
+            slot.pid = self._spawn(passed[0], argv, environment, standard)
+            slot.start = self._start_of(slot.pid, before, processes.boottime_ns())
+        except LaunchError as error:
+            self._record(
+                directory,
+                records.EXIT,
+                {"launch_error": error.message, "launch_status": error.status, "ended_ns": time.time_ns()},
+            )
+            self.outbox.append(("failed", token, error.status, error.message, False))
+            return
+        finally:
+            for descriptor in (*passed, *opened):
+                os.close(descriptor)
+        self.slots[token] = self.by_pid[slot.pid] = slot
+        if deadline is not None:
+            slot.deadline = before + int(deadline * 1e9)
+            heappush(self.deadlines, (slot.deadline, token))
+            if len(self.deadlines) > 2 * len(self.slots) + 1000:  # most are of jobs that ended long before
+                self.deadlines = [entry for entry in self.deadlines if entry[1] in self.slots]
+                heapify(self.deadlines)
+        slot.looked = before
+        heappush(self.looks, (before + slot.gap, token))
+        self._record(
+            directory,
+            records.PROCESS,
+            {
+                "pid": slot.pid,
+                "start": slot.start,
+                **self.identity,
+                "keeper_pid": self.pid,
+                "keeper_start": self.start,
+                "started_ns": before_wall,
+                "started_boot_ns": before,
+                "deadline_boot_ns": slot.deadline,
+            },
+        )
+        self.outbox.append(("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline))
+
+    def _spawn(
+        self,
+        workspace: int,
+        argv: list[bytes],
+        environment: dict[bytes, bytes],
+        standard: tuple[int, ...],
+    ) -> int:
+        try:
+            os.fchdir(workspace)
+        except OSError as error:
+            raise LaunchError(125, f"cannot enter the workspace: {error.strerror}") from None
+        try:
+            executable = find_executable(argv[0], environment)
+            os.umask(self.umask)
+            try:
+                return _posix_spawn(executable, argv, environment, standard)
+            except OSError as error:
+                raise _why_not(error, executable) from None
+        finally:
+            os.umask(0o077)
+            os.chdir("/")  # a workspace must not be held by us
+
+    def _start_of(self, pid: int, before: int, after: int) -> int:
+        """Return the start tick of a child, read from ``/proc`` only where the clock leaves a doubt."""
+        start = processes.start_from_boottime(before, after) if self.ticks_agree else None
+        if start is None or not self.ticks_checked:
+            found = processes.read_process(pid)  # not reaped, so it is there
+            read = found.start if found is not None else 0
+            if start is not None:
+                self.ticks_checked = True
+                self.ticks_agree = start == read  # a sandbox may count ticks in another way
+            return read
+        return start
+
+    # ------------------------------------------------------------ watching and stopping
+
+    def _look_at_output(self, slot: Slot, now: int) -> None:
+        largest = 0
+        for name in (records.STDOUT, records.STDERR):
+            try:
+                largest = max(largest, os.stat(f"{slot.directory}/{name}").st_size)
+            except OSError:
+                continue
+        if largest > slot.limit:
+            self._begin_stop(slot, "output_limit", "keeper")
+            return
+        grown = largest - slot.seen
+        if grown > 0:  # look again when half of what is left could be used up
+            until_full = (slot.limit - largest) * (now - slot.looked) // (2 * grown)
+            slot.gap = min(max(until_full, _SHORTEST_OUTPUT_LOOK_NS), _SECOND)
+        else:
+            slot.gap = min(2 * slot.gap, _LONGEST_OUTPUT_LOOK_NS)
+        slot.seen, slot.looked = largest, now
+        heappush(self.looks, (now + slot.gap, slot.token))
+
+    def _look_for_stops(self) -> None:
+        for slot in list(self.slots.values()):
+            if slot.exit is None and slot.stop is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
+                self._begin_stop(slot, "cancelled", "another process")
+
+    def _begin_stop(self, slot: Slot, why: str, by: str) -> None:
+        if slot.stop is not None or slot.why is not None:
+            return
+        directory = slot.directory
+        request: dict[str, object] = {
+            "why": why,
+            "requested_ns": time.time_ns(),
+            "by": by,
+            "signalled_boot_ns": None,
+            "gone": False,
+        }
+        try:
+            first = records.create(directory, records.STOP, request)
+        except OSError:  # a full disk must not keep a job alive: it may be what fills it
+            first = True
+            self.unwritten.append((directory, records.STOP, request))
+        there = request if first else (records.read(directory, records.STOP) or request)
+        slot.why = str(there.get("why", why))
+
+        def on_signal(signalled: int) -> None:
+            try:
+                records.mark_stop(directory, signalled=signalled)
+            except OSError:
+                request["signalled_boot_ns"] = signalled
+
+        slot.stop = processes.Stop(
+            directory.rpartition("/")[2],
+            slot.pid,
+            slot.start,
+            slot.grace,
+            on_signal,
+            signalled_ns=there.get("signalled_boot_ns"),  # type: ignore[arg-type]  # a number or None, as we write it
+        )
+        self.stopping[slot.stop] = slot
+        self.killer.add(slot.stop)
+
+    def _stopped(self, stop: processes.Stop) -> None:
+        slot = self.stopping.pop(stop)
+        slot.stop = None
+        if stop.natural:
+            slot.why = None
+        else:
+            try:
+                records.mark_stop(slot.directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
+            except OSError:
+                self._log()
+        if slot.exit is not None:
+            self._settled(slot, stop.survivors)
+        else:
+            self._reap()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            slot = self.by_pid.pop(pid, None)
+            if slot is not None:
+                self._ended(slot, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+
+    def _ended(self, slot: Slot, status: int, cpu: float, rss: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        wall, boot = time.time_ns(), processes.boottime_ns()
+        exit_code, by_signal = (code, None) if code >= 0 else (None, -code)
+        rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
+        cpu = round(cpu, 6)
+        slot.exit = (exit_code, by_signal, wall, boot, cpu, rss_bytes)
+        self._record(
+            slot.directory,
+            records.EXIT,
+            {
+                "pid": slot.pid,
+                "start": slot.start,
+                "boot": self.identity["boot"],
+                "exit_code": exit_code,
+                "signal": by_signal,
+                "ended_ns": wall,
+                "ended_boot_ns": boot,
+                "cpu_seconds": cpu,
+                "max_rss_bytes": rss_bytes,
+                "by": "keeper",
+            },
+        )
+        if slot.stop is None and slot.why is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
+            there = records.read(slot.directory, records.STOP) or {}
+            if there.get("signalled_boot_ns") is not None and not there.get("gone"):
+                self._begin_stop(slot, "cancelled", "another process")  # finish what somebody began
+            elif there.get("signalled_boot_ns") is not None:
+                slot.why = str(there.get("why"))
+        if slot.stop is not None:
+            slot.stop.ended_at(boot)
+            self.killer.hurry(slot.stop)
+        else:
+            self._settled(slot, [])
+
+    def _settled(self, slot: Slot, survivors: list[int]) -> None:
+        del self.slots[slot.token]
+        assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
+        self.outbox.append(("exit", slot.token, *slot.exit, slot.why, survivors))
+
+
+def _heard(_number: int, _frame: object) -> None:
+    """Do nothing: the descriptor that the signal made readable says it all."""
+
+
+def find_executable(name: bytes, environment: dict[bytes, bytes]) -> bytes:
+    """Return the file that ``name`` means, by the job's own PATH and from its own directory.
+
+    Raises:
+        LaunchError: 127 when there is none, 126 when there is one that cannot be executed.
+    """
+    if b"/" in name:
+        candidates = [name]
+    else:
+        path = environment.get(b"PATH", os.fsencode(os.defpath))
+        candidates = [(directory or b".") + b"/" + name for directory in path.split(b":")]
+    refused: bytes | None = None
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return candidate
+        if refused is None and os.path.lexists(candidate) and os.path.exists(candidate):
+            refused = candidate
+    shown = os.fsdecode(name)
+    if refused is not None:
+        why = "is a directory" if os.path.isdir(refused) else "is not executable"
+        raise LaunchError(126, f"{os.fsdecode(refused)} {why}")
+    if b"/" in name:
+        raise LaunchError(127, f"{shown}: no such file")
+    raise LaunchError(127, f"{shown}: command not found in its PATH")
+
+
+def _posix_spawn(
+    executable: bytes,
+    argv: list[bytes],
+    environment: dict[bytes, bytes],
+    standard: tuple[int, ...],
+) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)]
+    try:
+        return os.posix_spawn(
+            executable,
+            argv,
+            environment,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_RESET,
+        )
+    except NotImplementedError:  # no POSIX_SPAWN_SETSID here
+        import subprocess
+
+        process = subprocess.Popen(
+            argv,
+            executable=executable,
+            env=environment,
+            stdin=standard[0],
+            stdout=standard[1],
+            stderr=standard[2],
+            start_new_session=True,
+        )
+        process.returncode = 0  # reaped by our own wait, not by its destructor
+        return process.pid
+
+
+def _why_not(error: OSError, executable: bytes) -> LaunchError:
+    shown = os.fsdecode(executable)
+    if error.errno == errno.ENOENT:
+        if os.path.exists(executable):
+            return LaunchError(126, f"{shown}: the interpreter that its first line names does not exist")
+        return LaunchError(127, f"{shown}: no such file")
+    if error.errno == errno.ENOEXEC:
+        return LaunchError(126, f"{shown}: neither a program nor a script with a #! line")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.E2BIG, errno.ETXTBSY, errno.ELOOP, errno.ENAMETOOLONG}:
+        return LaunchError(126, f"{shown}: {error.strerror}")
+    return LaunchError(125, f"cannot spawn a process: {error.strerror}")

@@ -1,0 +1,541 @@
+"""The local engine: commands on this machine, in the care of a keeper.
+
+The keeper does the launching, recording, reaping and (normally) the stopping. This side asks,
+listens, and takes over what the keeper leaves undone when it dies: then jobs are watched by
+identity, their exit is read from the kernel where that is possible, and their trees are ended
+from here. Watching a job that somebody else launched is the same thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, Final
+
+import trio
+
+from supervisor import log
+from supervisor.engines import (
+    Ended,
+    Launched,
+    LaunchRequest,
+    Observation,
+    evidence,
+    processes,
+    records,
+    stopping,
+)
+from supervisor.engines.inotify import CHANGED
+from supervisor.engines.keeper_link import KeeperLink
+from supervisor.engines.notify import Notifier
+from supervisor.errors import LaunchFailed
+from supervisor.model import Exit
+from supervisor.mounts import on_network
+
+__all__ = ["LocalEngine", "LocalRunning"]
+
+_LOOK_AGAIN_SECONDS: Final = 30.0
+_LOOK_BLINDLY_SECONDS: Final = 0.2
+_REAPED_SOON_SECONDS: Final = 0.05
+_LAUNCH_ATTEMPTS: Final = 3
+_NO_ENVIRONMENT: Final = 0
+
+
+class LocalRunning:
+    """A command on this machine. Made by ``LocalEngine``."""
+
+    __slots__ = (
+        "_engine",
+        "answered",
+        "directory",
+        "ended",
+        "failure",
+        "finished",
+        "keeper_died",
+        "launched",
+        "owner_lives",
+        "pidfd",
+        "poked",
+        "stop_asked",
+        "token",
+    )
+
+    def __init__(self, engine: LocalEngine, directory: str, token: int) -> None:
+        self._engine = engine
+        self.directory = directory
+        self.token = token
+        self.answered = trio.Event()
+        self.finished = trio.Event()
+        self.poked = trio.Event()
+        self.launched = Launched(pid=0, started_ns=0)
+        self.failure: LaunchFailed | None = None
+        self.ended: Ended | None = None
+        self.keeper_died = False
+        self.owner_lives: Callable[[], bool] = lambda: False
+        self.stop_asked: str | None = None
+        self.pidfd: int | None = None
+
+    async def wait(self) -> Ended:
+        """Wait until the command and everything that a stop has to reach have ended."""
+        await self.finished.wait()
+        assert self.ended is not None  # noqa: S101  # set right before the event
+        return self.ended
+
+    async def stop(self, why: str, by: str) -> None:
+        """Ask for the tree to be ended."""
+        await trio.lowlevel.checkpoint()
+        self._engine.stop(self, why, by)
+
+    def poke(self) -> None:
+        """Have the evidence looked at again."""
+        self.poked.set()
+
+    def set_ended(self, ended: Ended) -> None:
+        """Note the end and wake who waits."""
+        self.ended = ended
+        self._engine.close_pidfd(self)
+        self.finished.set()
+
+
+class LocalEngine:
+    """Runs commands on this machine.
+
+    Args:
+        root: the state root, real path.
+    """
+
+    name = "local"
+
+    def __init__(self, root: str) -> None:
+        """Prepare; the keeper is started with the first launch."""
+        self._root = root
+        self._tokens = count(1)
+        self._nursery: trio.Nursery | None = None
+        self._link: KeeperLink | None = None
+        self._linking = trio.Lock()
+        self._handles: dict[int, LocalRunning] = {}
+        self._environment: Mapping[bytes, bytes] | None = None
+        self._environment_token = _NO_ENVIRONMENT
+        self._pidfds = 0
+        self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        self._notifier = Notifier()
+        self._trees = _Trees()
+        self._slow_workspaces: dict[str, bool] = {}
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do the background work until cancelled; every command goes on then."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._trees.serve)
+                nursery.start_soon(self._notifier.serve)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            if self._link is not None:
+                self._link.close()
+                self._link = None
+            for handle in self._handles.values():
+                self.close_pidfd(handle)
+
+    # ------------------------------------------------------------ launching
+
+    async def launch(self, request: LaunchRequest) -> LocalRunning:
+        """Start a command. Cancelling the call leaves the launch to whoever looks next."""
+        for attempt in range(1, _LAUNCH_ATTEMPTS + 1):
+            handle = await self._ask_for_launch(request, final=attempt == _LAUNCH_ATTEMPTS)
+            if handle is not None:
+                return handle
+        raise AssertionError  # pragma: no cover  # the last attempt returns or raises
+
+    async def _ask_for_launch(self, request: LaunchRequest, *, final: bool) -> LocalRunning | None:
+        descriptors: list[int] = []
+        try:
+            link = await self._connect()
+            descriptors.append(await self._open_workspace(request.workspace))
+            if request.stdin is not None:
+                descriptors.append(_stdin_file(request.stdin, self._root))
+        except (LaunchFailed, OSError) as error:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise self._never(request.directory, error) from error
+        handle = LocalRunning(self, request.directory, next(self._tokens))
+        self._handles[handle.token] = handle
+        mark = {processes.MARK: request.job_id.encode("ascii")}
+        changes = mark if request.env is None else {**request.env, **mark}
+        token = self._environment_for(link) if request.env is None else _NO_ENVIRONMENT
+        link.send(
+            (
+                "launch",
+                handle.token,
+                request.directory,
+                list(request.argv),
+                token,
+                changes,
+                request.deadline_seconds,
+                request.grace_seconds,
+                request.output_limit,
+                len(descriptors),
+            ),
+            tuple(descriptors),
+        )
+        await handle.answered.wait()
+        if handle.failure is not None:
+            raise handle.failure
+        if handle.keeper_died:
+            return await self._after_keeper_died(handle, request, final=final)
+        return handle
+
+    def _never(self, directory: str, error: Exception) -> LaunchFailed:
+        """Rule that a job will not be launched, since what its launch needs cannot be had."""
+        if isinstance(error, LaunchFailed):
+            failure = error
+        else:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            filename = getattr(error, "filename", None)
+            message = f"{filename}: {reason}" if filename else f"{reason}"
+            failure = LaunchFailed(message)
+        with contextlib.suppress(OSError):
+            if records.take_claim(directory, records.NOBODY):
+                ended_ns = time.time_ns()
+                status = failure.exit_status
+                record: dict[str, object] = {"launch_error": failure.message, "launch_status": status}
+                records.create(directory, records.EXIT, {**record, "ended_ns": ended_ns})
+        return failure
+
+    async def _after_keeper_died(
+        self,
+        handle: LocalRunning,
+        request: LaunchRequest,
+        *,
+        final: bool,
+    ) -> LocalRunning | None:
+        """Find out whether a launch that was never answered took place; ``None`` means it did not."""
+        if records.read_claim(request.directory) is None and not final:
+            return None  # provably not: the next keeper may try, and its claim decides
+        seen = await trio.to_thread.run_sync(self.observe_unowned, request.directory)
+        if seen.ended is not None and seen.ended.exit.launch_error is not None:
+            raise LaunchFailed(seen.ended.exit.launch_error, exit_status=seen.ended.exit.launch_status or 125)
+        if seen.launched is not None:
+            handle.launched = seen.launched
+        self._watch(handle)
+        return handle
+
+    async def _connect(self) -> KeeperLink:
+        link = self._link
+        if link is not None and link.alive:
+            return link
+        async with self._linking:
+            if self._link is not None and self._link.alive:
+                return self._link
+            if self._nursery is None:
+                message = "the engine is not being served"
+                raise LaunchFailed(message)
+            link = KeeperLink(self._receive, self._keeper_died)
+            await link.start(self._root, self._nursery)
+            link.send(("env", _NO_ENVIRONMENT, {}))
+            self._environment = None
+            self._link = link
+            log.debug("keeper_started", keeper_pid=link.pid)
+            return link
+
+    def _environment_for(self, link: KeeperLink) -> int:
+        """Return the token under which the keeper knows our environment as it is now."""
+        current = _environment()
+        if current != self._environment:
+            if self._environment_token != _NO_ENVIRONMENT and self._environment is not None:
+                link.send(("drop_env", self._environment_token))
+            self._environment = dict(current)
+            self._environment_token = next(self._tokens)
+            link.send(("env", self._environment_token, self._environment))
+        return self._environment_token
+
+    async def _open_workspace(self, path: str) -> int:
+        slow = self._slow_workspaces.get(path)
+        if slow is None:
+            slow = self._slow_workspaces[path] = await trio.to_thread.run_sync(on_network, path)
+            if len(self._slow_workspaces) > 1000:
+                self._slow_workspaces.clear()
+        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        if slow:  # a hung mount must not stall the event loop, nor the keeper
+            return await trio.to_thread.run_sync(os.open, path, flags, abandon_on_cancel=True)
+        return os.open(path, flags)
+
+    # ------------------------------------------------------------ what the keeper says
+
+    def _receive(self, message: tuple[Any, ...]) -> None:
+        what, token, *rest = message
+        handle = self._handles.get(token)
+        if handle is None:
+            return
+        if what == "launched":
+            pid, _start, started_ns, _boot_ns, deadline = rest
+            handle.launched = Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=deadline)
+            self._hold_pidfd(handle, pid)
+            handle.answered.set()
+        elif what == "exit":
+            del self._handles[token]
+            exit_code, number, ended_ns, _boot_ns, cpu, rss, why, survivors = rest
+            exit_ = Exit(exit_code=exit_code, signal=number, ended_ns=ended_ns, cpu_seconds=cpu, max_rss_bytes=rss)
+            handle.set_ended(Ended(exit=exit_, stopped=why, survivors=tuple(survivors)))
+        elif what == "failed":
+            del self._handles[token]
+            status, text, claimed = rest
+            if claimed:  # by somebody who took us for dead, or cancelled it: the evidence tells
+                handle.keeper_died = True
+            else:
+                handle.failure = LaunchFailed(text, exit_status=status)
+            handle.answered.set()
+
+    def _keeper_died(self, link: KeeperLink) -> None:
+        if self._nursery is None:
+            return  # it is we who left
+        handles, self._handles = self._handles, {}
+        if self._link is link:
+            self._link = None
+        log.warning("keeper_lost", keeper_pid=link.pid, jobs=len(handles))
+        for handle in handles.values():
+            handle.keeper_died = True
+            if handle.answered.is_set():
+                self._watch(handle)
+            else:
+                handle.answered.set()
+
+    def _hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
+        """Hold on to the process, so that its exit status can be read even after somebody else reaped it."""
+        if self._pidfds >= self._most_pidfds or not hasattr(os, "pidfd_open"):
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.pidfd_open(pid)
+            # Not reaped yet, as its keeper would have said so; a stranger that has the pid already
+            # would have to lead a session as well.
+            if os.getsid(pid) == pid:
+                handle.pidfd = descriptor
+                self._pidfds += 1
+            else:
+                os.close(descriptor)
+
+    def close_pidfd(self, handle: LocalRunning) -> None:
+        """Let go of a process."""
+        if handle.pidfd is not None:
+            with contextlib.suppress(Exception):
+                trio.lowlevel.notify_closing(handle.pidfd)
+            os.close(handle.pidfd)
+            handle.pidfd = None
+            self._pidfds -= 1
+
+    # ------------------------------------------------------------ watching by identity
+
+    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+        """Look at the evidence."""
+        born = records.read(directory, records.JOB) or {}
+        return evidence.resolve(directory, owner_lives=owner_lives, born=born)
+
+    def observe_unowned(self, directory: str) -> Observation:
+        """Look at the evidence of a job that nobody else takes care of."""
+        return self.observe(directory, owner_lives=False)
+
+    async def adopt(
+        self,
+        directory: str,
+        launched: Launched | None,
+        *,
+        owner_lives: Callable[[], bool] = lambda: False,
+    ) -> LocalRunning:
+        """Watch a command that somebody else has launched, or is about to."""
+        await trio.lowlevel.checkpoint()
+        handle = LocalRunning(self, directory, next(self._tokens))
+        handle.owner_lives = owner_lives
+        if launched is not None:
+            handle.launched = launched
+        handle.answered.set()
+        self._watch(handle)
+        return handle
+
+    def _watch(self, handle: LocalRunning) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._watch_by_identity, handle)
+
+    async def _watch_by_identity(self, handle: LocalRunning) -> None:
+        watched: set[tuple[int, int]] = set()
+        with self._notifier.watching(handle.directory, CHANGED, handle.poke) as told:
+            async with trio.open_nursery() as pokers:
+                while True:
+                    handle.poked = trio.Event()
+                    seen = await trio.to_thread.run_sync(self._look, handle)
+                    if seen.ended is not None:
+                        break
+                    if seen.launched is not None:
+                        handle.launched = seen.launched
+                    if seen.to_stop is not None:
+                        await self._stop_directly(handle.directory, seen.to_stop, "nobody else was there")
+                        continue
+                    blind = self._watch_processes(handle, watched, pokers) or not told
+                    with trio.move_on_after(_LOOK_BLINDLY_SECONDS if blind else _LOOK_AGAIN_SECONDS):
+                        await handle.poked.wait()
+                pokers.cancel_scope.cancel()
+        handle.set_ended(seen.ended)
+
+    def _look(self, handle: LocalRunning) -> Observation:
+        born = records.read(handle.directory, records.JOB) or {}
+
+        def reaped_status() -> int | None:
+            return None if handle.pidfd is None else processes.exit_status_of_pidfd(handle.pidfd)
+
+        return evidence.resolve(
+            handle.directory,
+            owner_lives=handle.owner_lives(),
+            born=born,
+            reaped_status=reaped_status,
+        )
+
+    def _watch_processes(self, handle: LocalRunning, watched: set[tuple[int, int]], pokers: trio.Nursery) -> bool:
+        """See to it that the end of the leader or of its keeper pokes; ``True`` where it cannot be had."""
+        process = records.read(handle.directory, records.PROCESS)
+        if not process:
+            return True
+        blind = False
+        for pid, start in (("pid", "start"), ("keeper_pid", "keeper_start")):
+            identity = (process.get(pid), process.get(start))
+            if identity in watched or not isinstance(identity[0], int) or not isinstance(identity[1], int):
+                continue
+            leader = pid == "pid"
+            descriptor = handle.pidfd if leader and handle.pidfd is not None else None
+            if descriptor is None and self._pidfds < self._most_pidfds:
+                descriptor = processes.open_pidfd(identity[0], identity[1])
+                if descriptor is not None and leader:
+                    handle.pidfd = descriptor
+                    self._pidfds += 1
+            if descriptor is None:
+                blind |= processes.is_alive(identity[0], identity[1])
+                continue
+            watched.add((identity[0], identity[1]))
+            pokers.start_soon(self._poke_at_end, handle, descriptor, leader)
+        return blind
+
+    async def _poke_at_end(self, handle: LocalRunning, descriptor: int, leader: bool) -> None:  # noqa: FBT001
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+            if leader and processes.exit_status_of_pidfd(descriptor) is None:
+                # A zombie: its status can be read as it is, or a moment later from the pidfd.
+                await trio.sleep(_REAPED_SOON_SECONDS)
+        except trio.ClosedResourceError:
+            return
+        finally:
+            if not leader:
+                os.close(descriptor)
+        handle.poke()
+
+    # ------------------------------------------------------------ stopping
+
+    def stop(self, handle: LocalRunning, why: str, by: str) -> None:
+        """See to it that a tree is ended: by its keeper if there is one, else from here."""
+        if self._nursery is None or handle.finished.is_set() or handle.stop_asked is not None:
+            return
+        handle.stop_asked = why
+        if self._link is not None and handle.token in self._handles:
+            self._link.send(("stop", handle.token, why, by))
+            self._nursery.start_soon(self._stop_if_keeper_does_not, handle, why, by)
+        else:
+            self._nursery.start_soon(self._stop_without_link, handle, why, by)
+
+    async def _stop_if_keeper_does_not(self, handle: LocalRunning, why: str, by: str) -> None:
+        with trio.move_on_after(stopping.BACKSTOP_SECONDS):
+            await handle.finished.wait()
+            return
+        stop = records.read(handle.directory, records.STOP)
+        if not stop or stop.get("signalled_boot_ns") is None:
+            await self._stop_directly(handle.directory, why, by)
+            if self._handles.pop(handle.token, None) is not None:
+                self._watch(handle)  # its keeper may never say how it ended
+
+    async def _stop_without_link(self, handle: LocalRunning, why: str, by: str) -> None:
+        while not handle.finished.is_set():
+            process = records.read(handle.directory, records.PROCESS)
+            if process:
+                break
+            if stopping.cancel_queued(handle.directory, by):
+                return  # whoever watches sees the exit record
+            await trio.sleep(0.001)  # a launch is under way in another process, and takes about as long
+        else:
+            return
+        stopping.request_stop(handle.directory, why, by)
+        if stopping.nudge_keeper(process):
+            await self._stop_if_keeper_does_not(handle, why, by)
+        else:
+            await self._stop_directly(handle.directory, why, by)
+
+    async def _stop_directly(self, directory: str, why: str, by: str) -> None:
+        try:
+            request = stopping.request_stop(directory, why, by)
+        except OSError as error:  # a full disk must not keep a job alive
+            log.warning("stop_not_recorded", directory=directory, error=str(error))
+            request = {"why": why}
+        process = records.read(directory, records.PROCESS)
+        if process:
+            await self._trees.end(directory, process, request)
+            give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
+            while not stopping.is_noted(directory, process, patience_is_over=trio.current_time() > give_up):
+                await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
+
+
+class _Trees:
+    """Ends trees from this process; one look at the process table, in a thread, serves all of them."""
+
+    def __init__(self) -> None:
+        self._killer = processes.TreeKiller()
+        self._added: list[processes.Stop] = []
+        self._waiting: dict[processes.Stop, Callable[[], None]] = {}
+        self._wake = trio.Event()
+
+    async def end(self, directory: str, process: dict[str, Any], request: dict[str, Any]) -> None:
+        """End one tree, note that it is gone, and return."""
+        stop = stopping.make_stop(directory, process, request)
+        gone = trio.Event()
+        self._waiting[stop] = gone.set
+        self._added.append(stop)
+        self._wake.set()
+        await gone.wait()
+        stopping.note_gone(directory, stop)
+
+    async def serve(self) -> None:
+        while True:
+            while self._added:
+                self._killer.add(self._added.pop())
+            due = self._killer.next_ns
+            if due is None:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                continue
+            with trio.move_on_after(max(0, due - processes.boottime_ns()) / 1e9):
+                await self._wake.wait()
+                self._wake = trio.Event()
+                continue
+            for stop in await trio.to_thread.run_sync(self._killer.tick):
+                self._waiting.pop(stop)()
+
+
+def _environment() -> Mapping[bytes, bytes]:
+    # os.environb copies itself entry by entry, which is a tenth of a launch; what it wraps is a dict.
+    held: Mapping[bytes, bytes] | None = getattr(os.environb, "_data", None)
+    return dict(os.environb) if held is None else held
+
+
+def _stdin_file(content: bytes, root: str) -> int:
+    """Return a descriptor from which ``content`` and then the end of file are read."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    else:
+        descriptor, path = tempfile.mkstemp(prefix=".stdin-", dir=root)
+        os.unlink(path)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,171 @@
+"""Every exception a caller can meet: one base, a stable ``code`` each, and a way out.
+
+Nothing is imported from the package here, so that every layer may raise.
+A ``code`` is part of the public contract (programs branch on it); a ``message``
+is for people and may change; ``repair`` says what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "IdempotencyConflict",
+    "InternalError",
+    "InvalidArguments",
+    "InvalidSettings",
+    "JobElsewhere",
+    "JobNotFound",
+    "JobRunning",
+    "LaunchFailed",
+    "PermissionDenied",
+    "StateBusy",
+    "StateCorrupt",
+    "StateFull",
+    "StateUnsafe",
+    "SupervisorClosed",
+    "SupervisorError",
+]
+
+
+class SupervisorError(Exception):
+    """The base of everything that this package raises on purpose.
+
+    Attributes:
+        code: stable identifier, see the class attribute of each subclass.
+        message: what happened, for people.
+        repair: what to do about it, one sentence.
+        retryable: whether the very same call may succeed later.
+        retry_after_ms: how long to wait before that, in milliseconds, where known.
+        details: JSON-ready facts about this occurrence.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    default_repair: ClassVar[str] = "Run `supervisor doctor` and report what it prints."
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        repair: str | None = None,
+        retryable: bool | None = None,
+        retry_after_ms: int | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep what is given; ``repair`` and ``retryable`` default to the class's own."""
+        super().__init__(message)
+        self.message = message
+        self.repair = self.default_repair if repair is None else repair
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.retry_after_ms = retry_after_ms
+        self.details: dict[str, Any] = {} if details is None else details
+
+
+class JobNotFound(SupervisorError):
+    """No job of this id is kept here: it never was, was forgotten, or has expired."""
+
+    code = "job_not_found"
+    default_repair = "List the jobs with `supervisor list --all`; finished jobs expire after their TTL."
+
+
+class JobElsewhere(SupervisorError):
+    """The job runs on another host or in another pid namespace; it cannot be stopped from here."""
+
+    code = "job_elsewhere"
+    default_repair = "Repeat the call on the host (or in the container) that started the job."
+
+
+class JobRunning(SupervisorError):
+    """The job has not ended yet, so it has no result."""
+
+    code = "job_running"
+    default_repair = "Wait for it (`supervisor wait JOB`), or ask again later."
+    default_retryable = True
+
+
+class InvalidArguments(SupervisorError, ValueError):
+    """A call's arguments do not fit; nothing was changed."""
+
+    code = "invalid_arguments"
+    default_repair = "Correct the argument that the message names."
+
+
+class InvalidSettings(SupervisorError, ValueError):
+    """A setting does not parse or is out of range."""
+
+    code = "invalid_settings"
+    default_repair = "Correct the variable that the message names, or unset it."
+
+
+class IdempotencyConflict(SupervisorError):
+    """The idempotency key already belongs to a job with a different request."""
+
+    code = "idempotency_conflict"
+    default_repair = "Use a new key for a new request, or repeat the first request unchanged."
+
+
+class StateUnsafe(SupervisorError):
+    """The state root is somebody else's, open to others, or on a file system that cannot hold it."""
+
+    code = "state_unsafe"
+    default_repair = "Choose a private local directory with SUPERVISOR_STATE_DIR."
+
+
+class StateCorrupt(SupervisorError):
+    """What the state root holds about this job cannot be read."""
+
+    code = "state_corrupt"
+    default_repair = "Forget the job with `supervisor rm JOB`; its files are left in the trash until then."
+
+
+class StateBusy(SupervisorError):
+    """Another process has kept the registry locked for longer than we are willing to wait."""
+
+    code = "state_busy"
+    default_repair = "Try again; if it stays so, find who holds registry.db open (`fuser`, `lsof`)."
+    default_retryable = True
+
+
+class StateFull(SupervisorError):
+    """The state root cannot take another record: the disk or a quota is full."""
+
+    code = "state_full"
+    default_repair = "Free some space, or prune finished jobs with `supervisor prune --all`."
+    default_retryable = True
+
+
+class PermissionDenied(SupervisorError):
+    """The operating system refused access to something that is needed."""
+
+    code = "permission_denied"
+    default_repair = "Check the owner and mode of the path that the message names."
+
+
+class LaunchFailed(SupervisorError):
+    """The command could not be started. Its job ends ``failed`` with reason ``launch_failed``.
+
+    ``exit_status`` is what a shell would exit with: 127 when the command is not
+    found, 126 when it cannot be executed, 125 for anything else.
+    """
+
+    code = "launch_failed"
+    default_repair = "Check the command, its workspace, and the limits of this machine."
+
+    def __init__(self, message: str, *, exit_status: int = 125, **rest: Any) -> None:
+        """Take ``exit_status`` beside what every error takes."""
+        super().__init__(message, **rest)
+        self.exit_status = exit_status
+
+
+class SupervisorClosed(SupervisorError):
+    """The supervisor was used after its ``async with`` block had ended."""
+
+    code = "internal_error"
+    default_repair = "Open a new supervisor; jobs that were running go on by themselves."
+
+
+class InternalError(SupervisorError):
+    """A defect of this package, with what is known about it."""
+
+    code = "internal_error"

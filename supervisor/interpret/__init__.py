@@ -1,0 +1,284 @@
+"""What the output of a finished command means, per kind.
+
+An interpreter is pure: how a command ended and what it wrote go in, a ``Verdict`` comes
+out. It is called when a job ends (for its state) and again whenever somebody fetches the
+result (for the value), possibly in another process and another version, so it must not
+depend on anything else.
+
+To add a kind, write a class with a ``name``, ``verdict`` and ``value`` (see
+``Interpreter``) and register an instance or a class without arguments under the entry
+point group ``supervisor.kinds``. Two methods are optional, and looked for: ``render``
+(``Renders``: the value at a chosen level of detail) and ``progress`` (``Reports``: what
+stdout says while the command still runs)::
+
+    class Coverage:  # done when the report parses and the total reaches 80 per cent
+        name = "coverage"
+
+        def verdict(self, outcome: Outcome) -> Verdict:
+            verdict = exit_verdict(outcome)
+            if verdict.reason is not Reason.EXITED:
+                return verdict
+            try:
+                total = float(json.loads(outcome.read_stdout())["total"])
+            except (ValueError, LookupError, TypeError):
+                return Verdict(reason=Reason.INVALID_OUTPUT, detail="no total in the report")
+            if total < 80:
+                return Verdict(reason=Reason.REPORTED_ERROR, detail=f"coverage is {total:.1f}%")
+            return verdict
+
+        def value(self, outcome: Outcome) -> Value:
+            return Value(value=json.loads(outcome.read_stdout())["total"])
+
+    # pyproject.toml of the distribution that brings it:
+    # [project.entry-points."supervisor.kinds"]
+    # coverage = "my_package:Coverage"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, Literal, Protocol, runtime_checkable
+
+import attrs
+
+from supervisor.errors import InvalidArguments
+from supervisor.states import Reason
+
+__all__ = [
+    "BUILT_IN",
+    "Detail",
+    "Interpreter",
+    "Outcome",
+    "ProgressReader",
+    "Renders",
+    "Reports",
+    "Value",
+    "Verdict",
+    "exit_verdict",
+    "get_interpreter",
+    "interrupted_reason",
+    "kinds",
+    "read_progress",
+    "render",
+]
+
+Detail = Literal["summary", "full"]
+"""How much of a value is wanted: a compact form for a reader with little room, or all of it."""
+
+
+def _nothing() -> bytes:
+    return b""
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Outcome:
+    """How a command ended and what it wrote.
+
+    Attributes:
+        exit_code: ``None`` when unknown or ended by a signal.
+        signal: the number of the signal that ended it, or ``None``.
+        read_stdout: returns all of stdout, as bytes; read it only if you need it.
+        read_stderr: returns the last 64 KiB of stderr, as bytes.
+        interrupted: why it was stopped (``cancelled``, ``deadline``, ``output_limit``) or
+            ``None``. The state is already decided then; cost and detail may still be known.
+        ended_ns: wall-clock nanoseconds at which the end was observed, or 0 when that is not
+            known; turns a moment that the output names into a time to wait.
+        launch_error: why the command was never started, or ``None`` when it was.
+        launch_status: what a shell would exit with then: 127, 126 or 125.
+        memo: where an interpreter may keep what it has parsed, so that ``verdict`` and
+            ``value`` of the same outcome parse once; it goes away with the outcome.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    read_stdout: Callable[[], bytes] = _nothing
+    read_stderr: Callable[[], bytes] = _nothing
+    interrupted: str | None = None
+    ended_ns: int = 0
+    launch_error: str | None = None
+    launch_status: int | None = None
+    memo: dict[str, Any] = attrs.field(factory=dict[str, Any], init=False, eq=False, repr=False)
+
+    @property
+    def known(self) -> bool:
+        """Whether the exit status is known at all."""
+        return self.exit_code is not None or self.signal is not None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Verdict:
+    """What an ended command means.
+
+    Attributes:
+        reason: ``exited`` (the job is done), ``nonzero_exit``, ``killed_by_signal``,
+            ``invalid_output``, ``reported_error``, or ``lost`` when the exit status is unknown
+            and the output does not settle it; ``launch_failed`` for an outcome with a
+            ``launch_error``. For an interrupted outcome the reason is settled already and
+            this one is not asked for.
+        code: the error code of the contract; ``None`` takes the one that goes with ``reason``.
+        message: what went wrong, for people; ``None`` takes a standard one.
+        repair: what to do about it; ``None`` takes a standard one.
+        retryable: whether the same request under a new key may succeed later.
+        retry_after_ms: how long to wait before that, where the output says so.
+        detail: one short line about the failure, redacted; for a job that is done only a remark.
+        cost_usd: what the output says was spent.
+        details: JSON-ready facts that go into the error.
+    """
+
+    reason: Reason
+    code: str | None = None
+    message: str | None = None
+    repair: str | None = None
+    retryable: bool = False
+    retry_after_ms: int | None = None
+    detail: str | None = None
+    cost_usd: float | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Value:
+    """The value of a job that is done: JSON-ready, and ``"base64"`` where it had to be encoded."""
+
+    value: Any
+    encoding: str | None = None
+
+
+@runtime_checkable
+class Interpreter(Protocol):
+    """What a kind has to offer. Neither method may raise for any bytes; both must be pure."""
+
+    @property
+    def name(self) -> str:
+        """The kind's name, as given to ``start``."""
+        ...
+
+    def verdict(self, outcome: Outcome) -> Verdict:
+        """Say what the end of the command means."""
+        ...
+
+    def value(self, outcome: Outcome) -> Value:
+        """Return the value of a job for which ``verdict`` said ``exited``."""
+        ...
+
+
+@runtime_checkable
+class Renders(Protocol):
+    """What an interpreter offers besides when its value can be large: a choice of detail.
+
+    ``value`` stays the default rendering. ``render`` may be called for a stored run at any
+    time, so whoever got a cut value can ask for all of it later.
+    """
+
+    def render(self, outcome: Outcome, detail: Detail) -> Value:
+        """Return the value at ``detail``; a cut value says itself what was cut."""
+        ...
+
+
+class ProgressReader(Protocol):
+    """Reads the stdout of a command that still runs, chunk by chunk, in bounded memory."""
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes; say whether ``snapshot`` would now return something else."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what is known so far, JSON-ready and small."""
+        ...
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """What an interpreter offers besides when the output tells how far the command is."""
+
+    def progress(self) -> ProgressReader:
+        """Return a reader for one run, to be fed from the beginning of its stdout."""
+        ...
+
+
+def render(interpreter: Interpreter, outcome: Outcome, detail: Detail | None = None) -> Value:
+    """Return the value at ``detail``, or as the kind gives it by itself where it knows no levels."""
+    if detail is not None and isinstance(interpreter, Renders):
+        return interpreter.render(outcome, detail)
+    return interpreter.value(outcome)
+
+
+def read_progress(interpreter: Interpreter) -> ProgressReader | None:
+    """Return a fresh reader of the progress of one run, or ``None`` where the kind has none."""
+    return interpreter.progress() if isinstance(interpreter, Reports) else None
+
+
+def interrupted_reason(outcome: Outcome) -> Reason | None:
+    """Return the reason that a requested stop gives the job, or ``None`` when nobody stopped it."""
+    if outcome.interrupted is None:
+        return None
+    try:
+        return Reason(outcome.interrupted)
+    except ValueError:  # a newer version stopped it for something that this one has no word for
+        return Reason.CANCELLED
+
+
+def exit_verdict(outcome: Outcome) -> Verdict:
+    """Judge by the exit status alone, with a redacted tail of stderr as the detail of a failure."""
+    from supervisor.interpret.redact import excerpt, tail  # only failures pay for it
+
+    if outcome.launch_error is not None:
+        error = excerpt(outcome.launch_error)
+        return Verdict(reason=Reason.LAUNCH_FAILED, message=f"The command could not be started: {error}", detail=error)
+    if outcome.exit_code == 0:
+        return Verdict(reason=Reason.EXITED)
+    if outcome.signal is not None:
+        reason, message = Reason.KILLED_BY_SIGNAL, f"The command was ended by signal {outcome.signal}."
+    elif outcome.exit_code is not None:
+        reason, message = Reason.NONZERO_EXIT, f"The command exited with status {outcome.exit_code}."
+    else:
+        reason, message = Reason.LOST, "The command has ended; how cannot be known any more."
+    return Verdict(reason=reason, message=message, detail=tail(outcome.read_stderr()))
+
+
+BUILT_IN: Final[Mapping[str, str]] = {
+    "raw": "supervisor.interpret.raw:Raw",
+    "json": "supervisor.interpret.json_value:JsonValue",
+    "claude": "supervisor.interpret.claude:Claude",
+    "codex": "supervisor.interpret.codex:Codex",
+}
+
+
+@cache
+def get_interpreter(kind: str) -> Interpreter:
+    """Return the interpreter of ``kind``, built in or registered by an entry point.
+
+    Raises:
+        InvalidArguments: nobody registered such a kind, or what was registered cannot be used.
+    """
+    from importlib import import_module
+
+    target = BUILT_IN.get(kind)
+    if target is not None:
+        module, _, name = target.partition(":")
+        built_in: Interpreter = getattr(import_module(module), name)()
+        return built_in
+    from importlib.metadata import entry_points  # 43 ms: only for kinds that are not built in
+
+    message = ""
+    for point in entry_points(group="supervisor.kinds", name=kind):
+        try:
+            loaded = point.load()
+            made = loaded() if isinstance(loaded, type) else loaded
+        except Exception as error:  # noqa: BLE001 - it is somebody else's code, and anything can be wrong with it
+            message = f"the kind {kind!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
+            break
+        if isinstance(made, Interpreter):
+            return made
+        message = f"{point.value}, registered as the kind {kind!r}, is not an interpreter"
+    else:
+        message = message or f"there is no kind {kind!r}"
+    raise InvalidArguments(message, repair=f"Use one of: {', '.join(kinds())}.", details={"kind": kind})
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the names of all kinds that can be used here, sorted."""
+    from importlib.metadata import entry_points
+
+    return tuple(sorted({*BUILT_IN, *(point.name for point in entry_points(group="supervisor.kinds"))}))

@@ -1,0 +1,180 @@
+"""The ``codex`` kind: what a run of ``codex exec --json`` means.
+
+Done when the exit status is 0 (or honestly unknown) and the last turn completed. The value
+has the shape of the ``claude`` kind; Codex names no price, so ``cost_usd`` is never set. What
+the program is assumed to do stands in ``codex_cli``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from supervisor.interpret import Detail, Outcome, Value, Verdict, exit_verdict, interrupted_reason
+from supervisor.interpret.codex_cli import EXIT_CODES_OF_SIGNALS, NAME, Run, code_of_stderr, read_run, without_noise
+from supervisor.interpret.failures import FAILURES, Failure, at_rest, retry_after_ms
+from supervisor.states import Reason
+
+if TYPE_CHECKING:
+    from supervisor.interpret.progress import CodexProgress
+
+__all__ = ["Codex"]
+
+_UNKNOWN_STATUS: Final = "The exit status is not known; the output is complete and says success."
+_NEEDS_JSON: Final = "Start the command as `codex exec --json ...`, and look at the output (`supervisor logs JOB`)."
+
+
+class Codex:
+    """Judges a run of Codex by its events and its exit status together."""
+
+    name = NAME
+
+    def verdict(self, outcome: Outcome) -> Verdict:
+        """Say whether there is an answer, and what to do when there is none."""
+        if outcome.launch_error is not None:
+            return _not_started(outcome)
+        run = _read(outcome)
+        stopped = interrupted_reason(outcome)
+        if stopped is not None:
+            detail = (
+                "A complete answer had already been written; it is in `supervisor logs JOB`." if run.success else None
+            )
+            return Verdict(reason=stopped, detail=detail, details=_details(run))
+        if run.success and (outcome.exit_code == 0 or not outcome.known):
+            return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
+        if run.error is not None:
+            return _reported(outcome, run)
+        if outcome.exit_code == 0:
+            return _without_answer(outcome, run)
+        return _bad_exit(outcome, run)
+
+    def value(self, outcome: Outcome) -> Value:
+        """Return the normalised answer, uncut unless it is larger than anybody would read."""
+        return _answer(outcome, None)
+
+    def render(self, outcome: Outcome, detail: Detail) -> Value:
+        """Return the normalised answer at ``detail``."""
+        return _answer(outcome, detail)
+
+    def progress(self) -> CodexProgress:
+        """Return a reader for the events."""
+        from supervisor.interpret.progress import CodexProgress
+
+        return CodexProgress()
+
+
+def _read(outcome: Outcome) -> Run:
+    """Read the events once per outcome."""
+    run: Run | None = outcome.memo.get(NAME)
+    if run is None:
+        run = read_run(outcome.read_stdout())
+        outcome.memo[NAME] = run
+    return run
+
+
+def _answer(outcome: Outcome, detail: Detail | None) -> Value:
+    from supervisor.interpret.answer import bounds_for, build_answer
+
+    run = _read(outcome)
+    facts = {
+        "session_id": run.thread_id,
+        "model": None,
+        "usage": run.usage,
+        "model_usage": None,
+        "cost_usd": None,
+        "num_turns": run.turns,
+        "duration_ms": None,
+        "permission_denials": run.declined,
+        "remarks": run.remarks,
+    }
+    return Value(value=build_answer(run.text, facts=facts, bounds=bounds_for(detail)))
+
+
+def _remark(outcome: Outcome, run: Run) -> str | None:
+    remarks: list[str] = []
+    if not outcome.known:
+        remarks.append(_UNKNOWN_STATUS)
+    if run.declined:
+        remarks.append(f"{len(run.declined)} tool call(s) were not permitted.")
+    return " ".join(remarks) or None
+
+
+def _details(run: Run) -> dict[str, Any]:
+    from supervisor.interpret.answer import bounded
+
+    found: dict[str, Any] = {
+        "session_id": run.thread_id,
+        "num_turns": run.turns or None,
+        "usage": run.usage,
+        "permission_denials": run.declined,
+    }
+    if run.error is not None:
+        found.update(api_error_type=run.error.type, api_error_status=run.error.status)
+    return {name: bounded(value, 4000, 20) for name, value in found.items() if value not in (None, [], {})}
+
+
+def _failed(reason: Reason, code: str, run: Run, *, detail: str | None, failure: Failure | None = None) -> Verdict:
+    failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
+    return Verdict(
+        reason=reason,
+        code=None if code == "job_failed" else code,
+        message=failure.message,
+        repair=failure.repair,
+        retryable=failure.retryable,
+        retry_after_ms=retry_after_ms(detail or "") if failure.retryable else None,
+        detail=detail,
+        details=_details(run),
+    )
+
+
+def _not_started(outcome: Outcome) -> Verdict:
+    verdict = exit_verdict(outcome)
+    if outcome.launch_status != 127:
+        return verdict
+    failure = FAILURES["codex_not_found"]
+    return attrs.evolve(verdict, code="codex_not_found", message=failure.message, repair=failure.repair)
+
+
+def _reported(outcome: Outcome, run: Run) -> Verdict:
+    from supervisor.interpret.redact import excerpt
+
+    if run.error is None:  # pragma: no cover - the caller has looked
+        return _bad_exit(outcome, run)
+    code, passing = run.error.failure()
+    failure = at_rest(FAILURES[code]) if passing else FAILURES[code]
+    reason = Reason.KILLED_BY_SIGNAL if outcome.signal is not None else Reason.REPORTED_ERROR
+    return _failed(reason, code, run, detail=excerpt(run.error.text), failure=failure)
+
+
+def _without_answer(outcome: Outcome, run: Run) -> Verdict:
+    from supervisor.interpret.redact import excerpt
+
+    begin = outcome.read_stdout()[:4096].decode(errors="replace")
+    if run.too_large:
+        detail = "there is more output than is read"
+    elif run.lines:
+        detail = "the events end before a turn was completed"
+    elif begin.strip():
+        detail = f"stdout has no events; it begins: {excerpt(begin, 200)}"
+    else:
+        detail = "stdout is empty"
+    verdict = _failed(Reason.INVALID_OUTPUT, "invalid_output", run, detail=detail)
+    return verdict if run.lines else attrs.evolve(verdict, repair=_NEEDS_JSON)
+
+
+def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
+    from supervisor.interpret.redact import clean
+
+    stderr = without_noise(outcome.read_stderr())
+    verdict = exit_verdict(attrs.evolve(outcome, read_stderr=lambda: stderr))
+    if verdict.reason is not Reason.NONZERO_EXIT:
+        return attrs.evolve(verdict, details=_details(run))
+    code = code_of_stderr(clean(stderr[-16384:].decode(errors="replace")), outcome.exit_code)
+    if code is not None:
+        return _failed(Reason.NONZERO_EXIT, code, run, detail=verdict.detail)
+    signal = EXIT_CODES_OF_SIGNALS.get(outcome.exit_code or 0)
+    if signal is not None:
+        message = f"codex was ended by {signal} from outside (it exited with status {outcome.exit_code})."
+        verdict = attrs.evolve(verdict, message=message, retryable=True)
+    return attrs.evolve(verdict, details=_details(run))

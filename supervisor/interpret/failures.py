@@ -1,0 +1,134 @@
+"""The ways in which an agent's run fails, with what to tell the caller about each.
+
+Shared by the kinds that run an agent: how a failure is recognised is their business, what
+it means and what to do about it is the same for all of them. The codes are part of the
+public contract.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+__all__ = ["FAILURES", "Failure", "at_rest", "retry_after_ms"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Failure:
+    """What a code means to a caller.
+
+    Attributes:
+        message: what happened; ``{cli}`` stands for the name of the program.
+        repair: what to do about it.
+        retryable: whether the same request under a new key may succeed later.
+    """
+
+    message: str
+    repair: str
+    retryable: bool = False
+
+    def for_cli(self, cli: str) -> Failure:
+        """Return the failure with the program's name filled in."""
+        return attrs.evolve(self, message=self.message.format(cli=cli), repair=self.repair.format(cli=cli))
+
+
+FAILURES: Final[Mapping[str, Failure]] = {
+    "claude_not_found": Failure(
+        message="The `claude` program was not found.",
+        repair="Install Claude Code where the job runs, or give its full path as the command.",
+    ),
+    "codex_not_found": Failure(
+        message="The `codex` program was not found.",
+        repair="Install Codex where the job runs, or give its full path as the command.",
+    ),
+    "claude_auth_required": Failure(
+        message="Claude Code is not logged in where the job runs.",
+        repair="Run `claude` there once and use /login, or pass ANTHROPIC_API_KEY to the job.",
+    ),
+    "codex_auth_required": Failure(
+        message="Codex is not logged in where the job runs.",
+        repair="Run `codex login` there once, or pass CODEX_API_KEY to the job.",
+    ),
+    "api_key_invalid": Failure(
+        message="The API refused the key that {cli} used.",
+        repair="Give the job a valid API key, or take the key out of its environment to use the login instead.",
+    ),
+    "claude_permission_error": Failure(
+        message="{cli} was not permitted to do what was asked.",
+        repair="Check what the account, the key and the permission mode of the command allow.",
+    ),
+    "api_overloaded": Failure(
+        message="The API is overloaded.",
+        repair="Start the same request again in a few minutes, under a new idempotency key.",
+        retryable=True,
+    ),
+    "rate_limited": Failure(
+        message="A rate or usage limit of the account was reached.",
+        repair="Wait until the limit resets, then start the same request under a new idempotency key.",
+        retryable=True,
+    ),
+    "api_error": Failure(
+        message="The API answered with an error.",
+        repair="Read the detail: the request itself has to change before it can succeed.",
+    ),
+    "max_turns": Failure(
+        message="{cli} used up its turns before it had an answer.",
+        repair="Raise --max-turns, or ask for less; the session in the details can be resumed.",
+    ),
+    "budget_exceeded": Failure(
+        message="{cli} used up its budget before it had an answer.",
+        repair="Raise --max-budget-usd, or ask for less; the session in the details can be resumed.",
+    ),
+    "cli_contract_changed": Failure(
+        message="The installed {cli} does not accept this command line, or answers in a way not known here.",
+        repair="Compare the command with `{cli} --help`, and run `supervisor doctor` for the versions that are known.",
+    ),
+    "invalid_arguments": Failure(
+        message="{cli} was started without something it needs.",
+        repair="Read the detail, and complete the command.",
+    ),
+    "job_failed": Failure(
+        message="{cli} reported that it failed.",
+        repair="Read the detail and the log (`supervisor logs JOB --stderr`).",
+    ),
+    "invalid_output": Failure(
+        message="{cli} ended without an answer that can be read.",
+        repair="Look at the output (`supervisor logs JOB`), and check the output options of the command.",
+    ),
+}
+
+# The same code, but it may pass by itself: a failing server or connection.
+_AT_REST: Final = Failure(
+    message="The API could not be reached, or failed by itself.",
+    repair="Start the same request again later, under a new idempotency key.",
+    retryable=True,
+)
+
+_UNITS_MS: Final[Mapping[str, int]] = {"ms": 1, "mi": 60_000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_PART: Final = r"\d{1,9}(?:\.\d{1,3})?\s?(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)\b"
+_WAIT: Final = re.compile(
+    rf"\b(?:again|retry|retrying|wait|retry-after:?)\s(?:in\s|after\s)?((?:{_PART}[\s,]{{0,2}}){{1,4}})", re.IGNORECASE
+)
+_ONE_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s?(ms|mi|[smhd])", re.IGNORECASE)
+_READ_CHARACTERS: Final = 4096
+
+
+def at_rest(failure: Failure) -> Failure:
+    """Return ``failure`` as one that lies with the other side and may pass by itself."""
+    return attrs.evolve(_AT_REST) if failure is FAILURES["api_error"] else attrs.evolve(failure, retryable=True)
+
+
+def retry_after_ms(text: str) -> int | None:
+    """Return the time to wait that ``text`` names ("try again in 1 minute 20 seconds"), or ``None``."""
+    match = _WAIT.search(text[:_READ_CHARACTERS])
+    if match is None:
+        return None
+    total = 0.0
+    for number, unit in _ONE_PART.findall(match[1]):
+        name = unit.lower()
+        # "mi" is the beginning of both "minutes" and "milliseconds".
+        total += float(number) * (1 if name == "mi" and "milli" in match[1].lower() else _UNITS_MS[name])
+    return round(total)

@@ -1,0 +1,285 @@
+"""How far a running agent is, read from its stdout as it grows.
+
+A reader is fed chunks of bytes, cut anywhere, and keeps a small snapshot: turn, current
+tool, tokens, cost so far. Torn and foreign lines are skipped and counted. Memory is
+bounded: a line longer than ``MAX_LINE_BYTES`` is let go as it comes, and of past messages
+and tools only the latest few are remembered.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from typing import Any, Final
+
+import attrs
+
+from supervisor.interpret.json_lines import JsonProblem, is_list, is_object, number, parse, text_of
+from supervisor.interpret.redact import excerpt
+
+__all__ = ["MAX_LINE_BYTES", "ClaudeProgress", "CodexProgress", "Progress"]
+
+MAX_LINE_BYTES: Final = 1024 * 1024
+_REMEMBERED: Final = 64
+_NAME_CHARACTERS: Final = 120
+
+_CODEX_TOOLS: Final = {
+    "command_execution": "command",
+    "mcp_tool_call": "tool",
+    "web_search": "query",
+    "file_change": None,
+    "patch_apply": None,
+}
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Progress:
+    """A snapshot.
+
+    Attributes:
+        turn: how many times the model has been asked so far.
+        tool: the tool that runs now, or ``None``.
+        input_tokens: read so far, cache included.
+        output_tokens: written so far; while a message is being written this lags behind.
+        cost_usd: spent so far, where the output says so before its end.
+        note: what holds the run up, such as a retry; ``None`` when it goes on.
+        skipped_lines: lines that were torn, foreign or too long.
+        model: the model that was announced, or ``None``.
+        finished: the output says that the run is over; the process may still be running.
+    """
+
+    turn: int = 0
+    tool: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    note: str | None = None
+    skipped_lines: int = 0
+    model: str | None = None
+    finished: bool = False
+
+
+class _Lines(ABC):
+    """Cuts a stream into JSON lines, and keeps the snapshot that subclasses make of them."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._discarding = False
+        self._progress = Progress()
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes of stdout; say whether the snapshot has changed."""
+        before = self._progress
+        start = 0
+        while (newline := chunk.find(b"\n", start)) >= 0:
+            self._extend(chunk, start, newline)
+            self._end_of_line()
+            start = newline + 1
+        self._extend(chunk, start, len(chunk))
+        return self._progress != before
+
+    def close(self) -> bool:
+        """Take what stands after the last newline as a line; say whether the snapshot has changed."""
+        before = self._progress
+        self._end_of_line()
+        return self._progress != before
+
+    @property
+    def progress(self) -> Progress:
+        """What is known so far."""
+        return self._progress
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what is known so far, JSON-ready."""
+        return attrs.asdict(self._progress)
+
+    def _extend(self, chunk: bytes, start: int, end: int) -> None:
+        if self._discarding:
+            return
+        if len(self._buffer) + end - start > MAX_LINE_BYTES:
+            self._discarding = True
+            self._buffer = bytearray()
+            return
+        self._buffer += memoryview(chunk)[start:end]
+
+    def _end_of_line(self) -> None:
+        too_long, self._discarding = self._discarding, False
+        line, self._buffer = self._buffer.strip(), bytearray()
+        if too_long:
+            self._skip()
+        elif line:
+            self._line(line)
+
+    def _line(self, line: bytearray) -> None:
+        try:
+            event = parse(line.decode(errors="replace"))
+        except JsonProblem:
+            self._skip()
+            return
+        kind = event.get("type") if is_object(event) else None
+        if isinstance(kind, str):
+            self._event(kind, event)
+        else:
+            self._skip()
+
+    def _skip(self) -> None:
+        self._set(skipped_lines=self._progress.skipped_lines + 1)
+
+    def _set(self, **changes: Any) -> None:
+        self._progress = attrs.evolve(self._progress, **changes)
+
+    @abstractmethod
+    def _event(self, kind: str, event: dict[str, Any]) -> None:
+        """Take one event into the snapshot. Kinds that are not known are news, not errors."""
+
+
+class _Tools:
+    """The tools under way, by the id of their call; the latest one is shown."""
+
+    def __init__(self) -> None:
+        self._names: OrderedDict[str, str] = OrderedDict()
+
+    def start(self, call: str, name: str) -> None:
+        self._names[call] = excerpt(" ".join(name[:2000].split()), _NAME_CHARACTERS)
+        if len(self._names) > _REMEMBERED:
+            self._names.popitem(last=False)
+
+    def end(self, call: str) -> None:
+        self._names.pop(call, None)
+
+    def clear(self) -> None:
+        self._names.clear()
+
+    @property
+    def current(self) -> str | None:
+        return next(reversed(self._names.values()), None)
+
+
+def _count(value: Any) -> int:
+    found = number(value)
+    return 0 if found is None else int(min(found, 2**53))
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if is_object(entry)] if is_list(value) else []
+
+
+class ClaudeProgress(_Lines):
+    """Reads the messages of ``claude -p --output-format stream-json --verbose``.
+
+    One answer of the model comes as several messages that share an id and repeat its usage,
+    and the answers of subagents come in between, so usage is counted by id.
+    """
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        super().__init__()
+        self._tools = _Tools()
+        self._usage: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._settled = (0, 0)
+
+    def _event(self, kind: str, event: dict[str, Any]) -> None:
+        if kind == "system":
+            self._system(event)
+        elif kind == "assistant":
+            message = event.get("message")
+            self._assistant(message if is_object(message) else {}, main=event.get("parent_tool_use_id") is None)
+        elif kind == "user":
+            message = event.get("message")
+            content = message.get("content") if is_object(message) else None
+            for block in _dicts(content):
+                if block.get("type") == "tool_result" and isinstance(call := block.get("tool_use_id"), str):
+                    self._tools.end(call)
+            self._set(tool=self._tools.current)
+        elif kind == "result":
+            self._result(event)
+
+    def _system(self, event: dict[str, Any]) -> None:
+        subtype = event.get("subtype")
+        if subtype == "init" and (model := text_of(event.get("model"))):
+            self._set(model=excerpt(model, _NAME_CHARACTERS), finished=False)
+        elif subtype == "api_retry":
+            status = number(event.get("error_status"))
+            why = f" after status {int(status)}" if status else ""
+            self._set(note=f"retry {_count(event.get('attempt'))}/{_count(event.get('max_retries'))}{why}")
+
+    def _assistant(self, message: dict[str, Any], *, main: bool) -> None:
+        name = message.get("id")
+        turn = self._progress.turn
+        if isinstance(name, str):
+            turn += main and name not in self._usage
+            self._count_usage(name, message.get("usage"))
+        for block in _dicts(message.get("content")):
+            if block.get("type") == "tool_use" and isinstance(call := block.get("id"), str):
+                self._tools.start(call, text_of(block.get("name")) or "?")
+        tokens_in, tokens_out = (sum(column) for column in zip(self._settled, *self._usage.values(), strict=True))
+        self._set(turn=turn, tool=self._tools.current, input_tokens=tokens_in, output_tokens=tokens_out, note=None)
+
+    def _count_usage(self, name: str, usage: Any) -> None:
+        self._usage[name] = _tokens(usage)
+        if len(self._usage) > _REMEMBERED:
+            _, (tokens_in, tokens_out) = self._usage.popitem(last=False)
+            self._settled = self._settled[0] + tokens_in, self._settled[1] + tokens_out
+
+    def _result(self, event: dict[str, Any]) -> None:
+        self._tools.clear()
+        changes: dict[str, Any] = {"tool": None, "note": None, "finished": True}
+        if (turns := number(event.get("num_turns"))) is not None:
+            changes["turn"] = int(turns)
+        if (cost := number(event.get("total_cost_usd"))) is not None:
+            changes["cost_usd"] = cost
+        tokens_in, tokens_out = _tokens(event.get("usage"))
+        if tokens_in or tokens_out:
+            changes.update(input_tokens=tokens_in, output_tokens=tokens_out)
+        self._set(**changes)
+
+
+def _tokens(usage: Any) -> tuple[int, int]:
+    if not is_object(usage):
+        return 0, 0
+    read = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    return sum(_count(usage.get(name)) for name in read), _count(usage.get("output_tokens"))
+
+
+class CodexProgress(_Lines):
+    """Reads the events of ``codex exec --json``; they name no price."""
+
+    def __init__(self) -> None:
+        """Start before the first byte."""
+        super().__init__()
+        self._tools = _Tools()
+
+    def _event(self, kind: str, event: dict[str, Any]) -> None:
+        progress = self._progress
+        item = event.get("item")
+        if kind == "turn.started":
+            self._set(turn=progress.turn + 1, note=None, finished=False)
+        elif kind in {"turn.completed", "turn.failed"}:
+            self._tools.clear()
+            usage = event.get("usage")
+            usage = usage if is_object(usage) else {}
+            self._set(
+                tool=None,
+                note=None,
+                finished=True,
+                input_tokens=progress.input_tokens + _count(usage.get("input_tokens")),
+                output_tokens=progress.output_tokens + _count(usage.get("output_tokens")),
+            )
+        elif kind == "error" and (message := text_of(event.get("message"))):
+            self._set(note=excerpt(message, _NAME_CHARACTERS))
+        elif kind.startswith("item.") and is_object(item):
+            self._item(kind, item)
+
+    def _item(self, kind: str, item: dict[str, Any]) -> None:
+        name, call = item.get("type"), item.get("id")
+        if not isinstance(name, str) or name not in _CODEX_TOOLS or not isinstance(call, str):
+            if name != "error":
+                self._set(note=None)  # whatever was tried again has come right
+            return
+        if kind == "item.completed":
+            self._tools.end(call)
+        elif kind == "item.started":
+            field = _CODEX_TOOLS[name]
+            what = text_of(item.get(field)) if field else None
+            self._tools.start(call, f"{name}: {what}" if what else name)
+        self._set(tool=self._tools.current, note=None)

@@ -1,0 +1,349 @@
+"""The values that travel between the layers and to the outside, and the one converter for them.
+
+All classes are frozen and slotted. Attributes bear the names of the JSON contract; times
+are aware UTC ``datetime`` objects here and ISO 8601 strings on the wire, durations carry
+their unit in the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from supervisor.errors import InvalidArguments, SupervisorError
+from supervisor.states import Reason, State
+
+if TYPE_CHECKING:
+    import cattrs
+
+__all__ = [
+    "FINGERPRINT",
+    "ErrorInfo",
+    "Exit",
+    "Job",
+    "JobEvent",
+    "JobPage",
+    "JobSpec",
+    "Result",
+    "converter",
+    "error_to_json",
+    "from_ns",
+    "to_json",
+]
+
+FINGERPRINT: Final = "trio-supervisor/1"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def from_ns(wall_ns: int) -> datetime:
+    """Return the UTC time that stands ``wall_ns`` nanoseconds after the epoch, to the microsecond below."""
+    return _EPOCH + timedelta(microseconds=wall_ns // 1000)  # a float of seconds has too few digits
+
+
+def _argv(argv: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(argv, str | bytes):  # would fall apart into its characters
+        message = f"argv is {argv!r}; it accepts a sequence: the command, then each of its arguments"
+        raise InvalidArguments(message)
+    return tuple(argv)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class JobSpec:
+    """A request to run a command, as a value that can be passed around.
+
+    Attributes:
+        argv: the command and its arguments; never given to a shell.
+        workspace: the directory it runs in.
+        kind: how its output is read, see ``supervisor.interpret``.
+        deadline_seconds: wall-clock seconds it may run; ``None`` takes the default of the
+            settings, ``math.inf`` means no deadline.
+        stdin: bytes it reads before end of file; ``None`` is ``/dev/null``.
+        env: its whole environment; ``None`` passes the caller's own.
+        labels: free names and values to find it by.
+        idempotency_key: a second start under the same key and workspace returns the first job.
+    """
+
+    argv: tuple[str, ...] = attrs.field(converter=_argv)
+    workspace: str = "."
+    kind: str = "raw"
+    deadline_seconds: float | None = None
+    stdin: bytes | None = attrs.field(default=None, repr=False)
+    env: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    idempotency_key: str | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Exit:
+    """How a process ended, as far as that is known. Unknown is ``None``, never invented.
+
+    Attributes:
+        exit_code: what it passed to ``exit``; ``None`` when a signal ended it, or unknown.
+        signal: the number of the signal that ended it, or ``None``.
+        ended_ns: wall-clock nanoseconds since the epoch at which the end was observed.
+        cpu_seconds: user and system time of the process and the children it waited for.
+        max_rss_bytes: the largest resident set of any of them.
+        launch_error: why the command was never started, or ``None`` when it was.
+        launch_status: what a shell would exit with then: 127, 126 or 125.
+        never_launched: it provably never ran because everything of ours died before the launch.
+    """
+
+    exit_code: int | None = None
+    signal: int | None = None
+    ended_ns: int = 0
+    cpu_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    launch_error: str | None = None
+    launch_status: int | None = None
+    never_launched: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an exit code or a signal."""
+        return self.exit_code is not None or self.signal is not None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class ErrorInfo:
+    """Why there is no value, in the shape of the ``error`` object of the contract."""
+
+    code: str
+    message: str
+    repair: str
+    retryable: bool = False
+    retry_after_ms: int | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Job:
+    """What is known about a job at one moment.
+
+    Attributes:
+        job_id: 32 lowercase hex digits.
+        kind: how the output is read.
+        status: the state; ``State`` is a ``str``.
+        reason: why a finished job is in its state, else ``None``.
+        workspace: the real path of the directory it runs in.
+        argv: the command.
+        labels: as given to ``start``.
+        created_at: when it came to exist.
+        started_at: when the command was spawned, or ``None``.
+        completed_at: when it ended, or ``None``.
+        elapsed_ms: from the spawn (or creation) to the end (or now).
+        deadline_seconds: ``None`` when it has none.
+        deadline_at: when the deadline falls, by the wall clock; ``None`` before the spawn.
+        ttl_seconds: how long it is kept after its end.
+        expires_at: when it will be forgotten; ``None`` while it lives.
+        poll_after_ms: a sensible pause before asking again; ``None`` for a finished job.
+        result_available: whether ``result`` has something to return.
+        cost_usd: what the output says was spent, or ``None``.
+        detail: for a failed job a short redacted reason, else ``None``.
+        stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``).
+        progress: what a running job's output says about its progress, or ``None``.
+        pid: the process id of the command; ``None`` before the spawn.
+        exit_code: ``None`` when unknown or ended by a signal.
+        signal: the signal's number that ended it, or ``None``.
+        stdout_bytes: the size of ``result.json`` now.
+        stderr_bytes: the size of ``stderr.log`` now.
+        cpu_seconds: user and system time, where known.
+        max_rss_bytes: the largest resident set, where known.
+        fingerprint: the name and version of this shape.
+    """
+
+    job_id: str
+    kind: str
+    status: State
+    reason: Reason | None = None
+    workspace: str
+    argv: tuple[str, ...]
+    labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    elapsed_ms: int = 0
+    deadline_seconds: float | None = None
+    deadline_at: datetime | None = None
+    ttl_seconds: float = 86400
+    expires_at: datetime | None = None
+    poll_after_ms: int | None = None
+    result_available: bool = False
+    cost_usd: float | None = None
+    detail: str | None = None
+    stop_requested: str | None = None
+    progress: Mapping[str, Any] | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    cpu_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    fingerprint: str = FINGERPRINT
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Result:
+    """What a finished job gave: a value, or the reason why there is none.
+
+    Attributes:
+        job_id: whose result it is.
+        kind: how the output was read.
+        value: by kind: text, parsed JSON, a normalised answer; ``None`` beside an error.
+        encoding: ``"base64"`` when a raw output was not UTF-8, else ``None``.
+        error: ``None`` for a job that is ``done``.
+        job: the job itself.
+    """
+
+    job_id: str
+    kind: str
+    value: Any = None
+    encoding: str | None = None
+    error: ErrorInfo | None = None
+    job: Job
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.error is None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class JobPage:
+    """One page of a list, newest first.
+
+    Attributes:
+        jobs: the jobs.
+        next_cursor: what to pass as ``cursor`` for the next page; ``None`` on the last.
+    """
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class JobEvent:
+    """A change of state, as it happened.
+
+    Attributes:
+        job: the job after the change.
+        previous: its state before, or ``None`` when it came to exist (or was not known here).
+        lagged: how many earlier events this subscriber missed because it read too slowly.
+    """
+
+    job: Job
+    previous: State | None = None
+    lagged: int = 0
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.job.job_id
+
+    @property
+    def status(self) -> State:
+        """The job's state after the change."""
+        return self.job.status
+
+
+def _time_to_json(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _time_from_json(text: str, _: type[datetime]) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _plain(member: State | Reason) -> str:
+    return member.value
+
+
+def _seconds_to_json(seconds: float | None) -> float | None:
+    # 1800.0 goes out as 1800: the contract shows whole numbers, and some parsers insist.
+    return int(seconds) if seconds is not None and seconds == seconds // 1 else seconds
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    import cattrs  # with what it has to generate, half of what this module would cost a command that needs no JSON
+    from cattrs.gen import make_dict_unstructure_fn, override
+
+    made = cattrs.Converter(forbid_extra_keys=False)
+    made.register_unstructure_hook(datetime, _time_to_json)
+    made.register_structure_hook(datetime, _time_from_json)
+    made.register_unstructure_hook(State, _plain)  # else members go out, not the plain strings
+    made.register_unstructure_hook(Reason, _plain)
+    made.register_unstructure_hook(
+        JobSpec,
+        make_dict_unstructure_fn(JobSpec, made, stdin=override(omit=True), env=override(omit=True)),
+    )
+    made.register_unstructure_hook(
+        Job,
+        make_dict_unstructure_fn(
+            Job,
+            made,
+            deadline_seconds=override(unstruct_hook=_seconds_to_json),
+            ttl_seconds=override(unstruct_hook=_seconds_to_json),
+        ),
+    )
+    return made
+
+
+if TYPE_CHECKING:
+    converter: cattrs.Converter
+
+
+def __getattr__(name: str) -> object:
+    if name == "converter":
+        return _converter()
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
+
+
+def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo) -> dict[str, Any]:
+    """Return the JSON-ready shape of the public contract for ``obj``.
+
+    A ``Job`` gives ``{"ok": true, "job_id": ..., ...}``; a ``Result`` its success or failure
+    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``. The value of a
+    ``Result`` is passed through as it is, neither copied nor walked: it can be large and deep.
+    """
+    shape: dict[str, Any]
+    match obj:
+        case Job():
+            shape = {"ok": True, **_converter().unstructure(obj)}
+        case JobPage():
+            shape = {"ok": True, "jobs": [to_json(job) for job in obj.jobs], "next_cursor": obj.next_cursor}
+        case Result(error=None):
+            shape = {"ok": True, "job_id": obj.job_id, "kind": obj.kind, "value": obj.value}
+            if obj.encoding is not None:
+                shape["encoding"] = obj.encoding
+            shape["job"] = to_json(obj.job)
+        case Result():
+            shape = {"ok": False, "error": _converter().unstructure(obj.error), "job": to_json(obj.job)}
+        case JobEvent():
+            previous = None if obj.previous is None else obj.previous.value
+            shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
+        case ErrorInfo():
+            shape = _converter().unstructure(obj)
+    return shape
+
+
+def error_to_json(error: SupervisorError, job: Job | None = None) -> dict[str, Any]:
+    """Return the failure shape of the contract for an exception of ours."""
+    info = ErrorInfo(
+        code=error.code,
+        message=error.message,
+        repair=error.repair,
+        retryable=error.retryable,
+        retry_after_ms=error.retry_after_ms,
+        details=error.details,
+    )
+    shape: dict[str, Any] = {"ok": False, "error": to_json(info)}
+    if job is not None:
+        shape["job"] = to_json(job)
+    return shape

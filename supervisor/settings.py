@@ -1,0 +1,136 @@
+"""The settings, each read from its argument first, then from its environment variable."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from supervisor.errors import InvalidSettings
+
+__all__ = ["LOG_LEVELS", "Settings", "parse_seconds"]
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+
+def parse_seconds(held: object) -> float:
+    """Return a duration in seconds: a number of at least 0, or ``none`` for no limit (infinity).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(held, str) and held.strip().lower() == "none":
+        return math.inf
+    if isinstance(held, bool) or not isinstance(held, str | int | float):
+        raise ValueError
+    try:
+        seconds = float(held)
+    except OverflowError:  # an integer of more than 308 digits
+        raise ValueError from None
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError
+    return seconds
+
+
+def _finite_seconds(held: object) -> float:
+    seconds = parse_seconds(held)
+    if math.isinf(seconds):
+        raise ValueError
+    return seconds
+
+
+def _count(held: object) -> int:
+    if isinstance(held, bool) or not isinstance(held, str | int):
+        raise ValueError
+    count = int(held)
+    if count < 0:
+        raise ValueError
+    return count
+
+
+def _state_dir(held: object) -> Path:
+    if not isinstance(held, str | Path) or not str(held) or "\0" in str(held):
+        raise ValueError
+    return Path(held).expanduser().absolute()
+
+
+def _optional_path(held: object) -> Path | None:
+    return None if held is None or held == "" else _state_dir(held)
+
+
+def _log_level(held: object) -> str:
+    level = str(held).strip().lower()
+    if level not in LOG_LEVELS:
+        raise ValueError
+    return level
+
+
+def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str) -> Any:
+    """Make a field: given, else from ``variable``, else ``default``; always through ``parse``."""
+
+    def read() -> object:
+        # An empty variable counts as unset: `VAR= command` is how shells say so.
+        return os.environ.get(variable) or default
+
+    def convert(held: object) -> object:
+        try:
+            return parse(held)
+        except (ValueError, OverflowError, RuntimeError):
+            message = f"{variable} is {held!r}; it accepts {accepts}"
+            raise InvalidSettings(message, details={"variable": variable, "value": str(held)}) from None
+
+    return attrs.field(factory=read, converter=convert)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Settings:
+    """How a supervisor behaves. Every argument left out is read from its variable.
+
+    Attributes:
+        state_dir: the state root (``SUPERVISOR_STATE_DIR``). ``XDG_*`` is not consulted on
+            purpose: some MCP hosts drop it, and server and shell must find the same jobs.
+        job_max_seconds: default deadline (``SUPERVISOR_JOB_MAX_SECONDS``, 1800; ``none``).
+        job_ttl: seconds a finished job is kept (``SUPERVISOR_JOB_TTL``, 86400).
+        job_max_count: finished jobs kept per workspace (``SUPERVISOR_JOB_MAX_COUNT``, 1000).
+        job_max_output_bytes: stdout or stderr past this stops the job
+            (``SUPERVISOR_JOB_MAX_OUTPUT_BYTES``, 67108864).
+        stop_grace_seconds: between SIGTERM and SIGKILL (``SUPERVISOR_STOP_GRACE_SECONDS``, 5).
+        config: path of the kinds file (``SUPERVISOR_CONFIG``).
+        log: log level of the command line (``SUPERVISOR_LOG``, ``warning``).
+
+    Raises:
+        InvalidSettings: a value does not parse; the message names its variable.
+    """
+
+    state_dir: Path = _setting(
+        "SUPERVISOR_STATE_DIR",
+        "~/.local/state/trio-supervisor",
+        _state_dir,
+        "the path of a directory",
+    )
+    job_max_seconds: float = _setting(
+        "SUPERVISOR_JOB_MAX_SECONDS",
+        1800,
+        parse_seconds,
+        "a number of seconds of at least 0, or none",
+    )
+    job_ttl: float = _setting("SUPERVISOR_JOB_TTL", 86400, _finite_seconds, "a number of seconds of at least 0")
+    job_max_count: int = _setting("SUPERVISOR_JOB_MAX_COUNT", 1000, _count, "a whole number of at least 0")
+    job_max_output_bytes: int = _setting(
+        "SUPERVISOR_JOB_MAX_OUTPUT_BYTES",
+        67108864,
+        _count,
+        "a whole number of bytes of at least 0",
+    )
+    stop_grace_seconds: float = _setting(
+        "SUPERVISOR_STOP_GRACE_SECONDS",
+        5,
+        _finite_seconds,
+        "a number of seconds of at least 0",
+    )
+    config: Path | None = _setting("SUPERVISOR_CONFIG", None, _optional_path, "the path of a TOML file")
+    log: str = _setting("SUPERVISOR_LOG", "warning", _log_level, "one of " + ", ".join(LOG_LEVELS))

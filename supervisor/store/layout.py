@@ -1,0 +1,286 @@
+"""Directories of the state root: where things stand, and who may use them.
+
+::
+
+    <state root>/                 0700, ours, local
+      registry.db                 see ``index``
+      lock                        flock: creating, migrating and rebuilding the registry
+      .owners/<supervisor>        one empty file for each open supervisor
+      .trash/<job id>.<time>      what is being deleted
+      <slug>-<digest>/<job id>/   a job; digest = first 12 hex of sha256(real path of its workspace)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+from supervisor.engines import processes
+from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
+from supervisor.mounts import NETWORK, file_system_of
+
+__all__ = ["Layout", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
+
+_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCII)
+_OWNERS: Final = ".owners"
+_TRASH: Final = ".trash"
+
+
+def is_job_id(text: str) -> bool:
+    """Whether ``text`` has the form of a job id: 32 lowercase hex digits."""
+    return _ID.fullmatch(text) is not None
+
+
+def new_job_id() -> str:
+    """Return an id that nobody can guess."""
+    return os.urandom(16).hex()
+
+
+def workspace_key(real_path: str) -> str:
+    """Return the name of the directory that holds the jobs of a workspace: readable, and unique."""
+    from hashlib import sha256  # 10 ms of imports, and most commands know the job's directory already
+
+    digest = sha256(os.fsencode(real_path)).hexdigest()[:12]
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(real_path)).strip("-.")[:28]
+    return f"{slug or 'root'}-{digest}"
+
+
+def state_error(error: OSError, what: str) -> SupervisorError:
+    """Return the error of ours that says what the operating system refused, and what to do."""
+    where = f" ({error.filename})" if error.filename else ""
+    message = f"{what}: {error.strerror or error}{where}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StateFull(message)
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return PermissionDenied(message)
+    retryable = error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+    return SupervisorError(message, retryable=retryable)
+
+
+def remove_tree(path: str) -> None:
+    """Delete a directory and all in it, as far as that goes."""
+    import shutil  # 10 ms of imports
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+class Layout:
+    """A state root that was found safe to use.
+
+    Raises:
+        StateUnsafe: it is somebody else's, open to others, not a directory, or on a network.
+        PermissionDenied, StateFull: it cannot be created.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Create the root if it is missing, and check it."""
+        self.root = os.path.realpath(root)
+        try:
+            os.makedirs(os.path.dirname(self.root), exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.root, 0o700)
+                os.chmod(self.root, 0o700)  # a umask may have taken away what we need ourselves
+            found = os.stat(self.root)
+            self._check(found)
+            for name in (_OWNERS, _TRASH):
+                self._make(f"{self.root}/{name}")
+        except OSError as error:
+            raise state_error(error, f"cannot use the state root {self.root}") from error
+        self._known_workspaces: set[str] = set()
+
+    def _check(self, found: os.stat_result) -> None:
+        if not stat.S_ISDIR(found.st_mode):
+            message = f"the state root {self.root} is not a directory"
+            raise StateUnsafe(message)
+        if found.st_uid != os.geteuid():
+            message = f"the state root {self.root} belongs to user {found.st_uid}, not to you ({os.geteuid()})"
+            raise StateUnsafe(message)
+        if found.st_mode & 0o077:
+            message = f"the state root {self.root} is open to others (mode {stat.S_IMODE(found.st_mode):04o})"
+            raise StateUnsafe(message, repair=f"If nobody tampered with it: chmod 700 {self.root}")
+        kind = file_system_of(self.root)
+        if kind in NETWORK:
+            message = (
+                f"the state root {self.root} is on a network file system ({kind}), whose locks cannot be relied on"
+            )
+            raise StateUnsafe(message)
+
+    @staticmethod
+    def _make(path: str) -> None:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                message = f"{path} should be a directory, and is not"
+                raise StateUnsafe(message) from None
+        else:
+            os.chmod(path, 0o700)
+
+    # ------------------------------------------------------------ jobs
+
+    @property
+    def registry(self) -> str:
+        """The path of the registry."""
+        return f"{self.root}/registry.db"
+
+    def job(self, workspace: str, job_id: str) -> str:
+        """Return the path of a job directory."""
+        return f"{self.root}/{workspace}/{job_id}"
+
+    def make_job(self, workspace: str, job_id: str, record: bytes) -> str:
+        """Make a job directory with its ``job.json`` and return its path.
+
+        The job does not exist until its row is committed, so a crash in here leaves at most
+        a directory that nobody was told of.
+        """
+        path = self.job(workspace, job_id)
+        try:
+            self._make_job(workspace, path, record)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                remove_tree(path)
+            raise state_error(error, "cannot make the job directory") from error
+        return path
+
+    def _make_job(self, workspace: str, path: str, record: bytes) -> None:
+        if workspace not in self._known_workspaces:
+            self._make(f"{self.root}/{workspace}")
+            self._known_workspaces.add(workspace)
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            self._make(f"{self.root}/{workspace}")
+            os.mkdir(path, 0o700)
+        descriptor = os.open(f"{path}/job.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask
+                os.fchmod(descriptor, 0o600)
+                os.chmod(path, 0o700)
+            view = memoryview(record)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+
+    def is_sound(self, workspace: str, job_id: str) -> bool:
+        """Whether the job directory is there, as a directory of ours and not through a symlink."""
+        try:
+            found = os.lstat(self.job(workspace, job_id))
+            above = os.lstat(f"{self.root}/{workspace}")
+        except OSError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and stat.S_ISDIR(above.st_mode) and found.st_uid == os.geteuid()
+
+    def find(self, job_id: str) -> str | None:
+        """Return the workspace key under which a job directory stands, if there is one."""
+        for workspace in self.workspaces():
+            if self.is_sound(workspace, job_id):
+                return workspace
+        return None
+
+    def workspaces(self) -> list[str]:
+        """Return the keys of all workspaces that have or had jobs."""
+        try:
+            return [name for name in os.listdir(self.root) if _WORKSPACE_KEY.fullmatch(name)]
+        except OSError:
+            return []
+
+    def jobs(self) -> Iterator[tuple[str, str]]:
+        """Yield (workspace key, job id) of every job directory."""
+        for workspace in self.workspaces():
+            try:
+                names = os.listdir(f"{self.root}/{workspace}")
+            except OSError:
+                continue
+            for name in names:
+                if is_job_id(name) and self.is_sound(workspace, name):
+                    yield workspace, name
+
+    def discard(self, workspace: str, job_id: str) -> bool:
+        """Move a job directory into the trash; ``False`` when it is not there (any more).
+
+        This is the moment at which a job is forgotten, and only one caller gets ``True``.
+        """
+        try:
+            os.rename(self.job(workspace, job_id), f"{self.root}/{_TRASH}/{job_id}.{time.time_ns()}")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise state_error(error, "cannot discard the job directory") from error
+        return True
+
+    def empty_trash(self, most: int) -> bool:
+        """Delete up to ``most`` discarded jobs; ``True`` when more are left."""
+        trash = f"{self.root}/{_TRASH}"
+        try:
+            names = os.listdir(trash)
+        except OSError:
+            return False
+        for name in names[:most]:
+            path = f"{trash}/{name}"
+            if os.path.islink(path) or not os.path.isdir(path):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            else:
+                remove_tree(path)
+        return len(names) > most
+
+    # ------------------------------------------------------------ locks and owners
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold the root's lock: creating, migrating, setting aside and rebuilding the registry."""
+        try:
+            descriptor = os.open(f"{self.root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise state_error(error, "cannot open the lock") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def register_owner(self) -> str:
+        """Announce a supervisor and return its name, which jobs carry as their ``owner``."""
+        pid, start = processes.own_identity()
+        name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(f"{self.root}/{_OWNERS}/{name}", flags, 0o600))
+        except OSError as error:
+            raise state_error(error, "cannot register the supervisor") from error
+        return name
+
+    def unregister_owner(self, name: str) -> None:
+        """Say that this supervisor will launch nothing more."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.root}/{_OWNERS}/{name}")
+
+    def owner_lives(self, name: str) -> bool:
+        """Whether the supervisor of that name may still launch what it has taken on."""
+        words = name.split(".")
+        if len(words) != 5 or not (words[0].isdigit() and words[1].isdigit()):
+            return False
+        if not processes.boot_id().startswith(words[2]) or words[3] != processes.pid_namespace():
+            return False
+        return os.path.exists(f"{self.root}/{_OWNERS}/{name}") and processes.is_alive(int(words[0]), int(words[1]))
+
+    def sweep_owners(self) -> None:
+        """Forget supervisors that died without saying so."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"{self.root}/{_OWNERS}"):
+                words = name.split(".")
+                elsewhere = len(words) == 5 and words[2] == processes.boot_id()[:12]
+                if elsewhere and words[3] != processes.pid_namespace():
+                    continue
+                if not self.owner_lives(name):
+                    self.unregister_owner(name)

@@ -1,0 +1,57 @@
+"""Real paths of workspaces, without a thread for every start and without ever stalling the event loop."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import trio
+
+from supervisor.catalog import real_workspace
+from supervisor.mounts import on_network
+
+__all__ = ["Workspaces"]
+
+_MOST: Final = 256
+
+
+class Workspaces:
+    """Remembers what a path led to, and believes it as long as it still leads there."""
+
+    def __init__(self) -> None:
+        """Remember nothing yet."""
+        self._known: dict[str, tuple[str, tuple[int, int]]] = {}
+
+    async def real(self, path: str) -> str:
+        """Return the real path of a workspace, whether or not it exists.
+
+        Raises:
+            InvalidArguments: it cannot be a path.
+        """
+        given = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+        known = self._known.get(given)
+        if known is not None:
+            # Only paths on local file systems are remembered: this cannot wait for a network.
+            try:
+                found, real = os.stat(given), os.stat(known[0])
+            except OSError:
+                del self._known[given]
+            else:
+                if (found.st_dev, found.st_ino) == (real.st_dev, real.st_ino) == known[1]:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    return known[0]
+        real_path, identity = await trio.to_thread.run_sync(_look_up, path, abandon_on_cancel=True)
+        if identity is not None:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[given] = (real_path, identity)
+        return real_path
+
+
+def _look_up(path: str) -> tuple[str, tuple[int, int] | None]:
+    real = real_workspace(path)
+    try:
+        found = os.stat(real)
+    except OSError:
+        return real, None
+    return real, None if on_network(real) else (found.st_dev, found.st_ino)

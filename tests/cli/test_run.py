@@ -1,0 +1,218 @@
+"""``run`` and ``start`` as real processes: streams, exit statuses, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def only_job(cli: Any) -> Any:
+    (job,) = cli.json("list")["jobs"]
+    return job
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--", "sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "exit 7"], 7),
+        (["--", "sh", "-c", "kill -KILL $$"], 137),
+        (["--deadline", "0.1", "--", "sleep", "60"], 124),
+        (["--", "surely-no-such-command"], 127),
+        (["--", "/etc/passwd"], 126),
+        (["--workspace", "/no/such/directory", "--", "true"], 125),
+        (["--kind", "json", "--", "echo", "{"], 1),
+        (["--kind", "json", "--", "echo", "{}"], 0),
+    ],
+)
+def test_run_exits_as_the_command_exits(cli: Any, words: list[str], status: int) -> None:
+    assert cli.run("run", *words).returncode == status
+    done = cli.run("run", "--json", *words)
+    assert done.returncode == status
+    shape = json.loads(done.stdout)
+    assert shape["ok"] == (status == 0)
+    assert shape["job"]["status"] == {0: "done", 124: "timeout"}.get(status, "failed")
+    assert done.stderr == b""
+
+
+def test_run_passes_output_on_unchanged(cli: Any) -> None:
+    done = cli.run("run", "--", "sh", "-c", r"printf '\377\0'; yes | head -c 300000; printf 'err\033' >&2")
+    assert done.returncode == 0
+    assert done.stdout == b"\xff\0" + b"y\n" * 150000
+    assert done.stderr == b"err\x1b"
+
+
+def test_run_streams_while_the_command_runs(cli: Any, fifo: Callable[[], None]) -> None:
+    with cli.process("run", "--", "sh", "-c", "echo one; read x < ../fifo; echo two") as process:
+        assert process.stdout.readline() == b"one\n"
+        fifo()
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, b"two\n", b"")
+
+
+def test_options_after_the_command_are_its_own(cli: Any) -> None:
+    done = cli.run("run", "echo", "--json", "--", "-h", "--state-dir", "x")
+    assert (done.returncode, done.stdout) == (0, b"--json -- -h --state-dir x\n")
+
+
+def test_stdin_and_environment(cli: Any, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt"
+    prompt.write_bytes(b"caf\xc3\xa9\xff")
+    assert cli.run("run", "--stdin", str(prompt), "--", "cat").stdout == b"caf\xc3\xa9\xff"
+    assert cli.run("run", "--", "cat").stdout == b""
+    with cli.process("run", "--stdin", "-", "--", "cat", stdin=subprocess.PIPE) as process:
+        out, _ = process.communicate(b"from a pipe", timeout=30)
+    assert out == b"from a pipe"
+    file = tmp_path / "env"
+    file.write_text("# comment\n\nONE=1 # kept\nTWO=from file\nGIVEN\n", encoding="utf-8")
+    words = ["--env-file", str(file), "--env", "TWO=2=2", "--env", "GIVEN"]
+    done = cli.run(
+        "run",
+        *words,
+        "--",
+        "sh",
+        "-c",
+        'echo "$ONE|$TWO|$GIVEN|$ELSE"',
+        env={**os.environ, "GIVEN": "given", "ELSE": "else"},
+    )
+    assert done.stdout == b"1 # kept|2=2|given|else\n"
+
+
+def test_a_key_starts_a_job_once(cli: Any) -> None:
+    first = cli.start("--key", "k", "--", "echo", "x")
+    assert cli.start("--key", "k", "--", "echo", "x") == first
+    failure = cli("start", "--json", "--key", "k", "echo", "y")
+    assert failure.exit_code == 2
+    assert json.loads(failure.stdout)["error"]["code"] == "idempotency_conflict"
+    done = cli.run("run", "--key", "k", "--", "echo", "x")
+    assert (done.returncode, done.stdout) == (0, b"x\n")
+    assert only_job(cli)["job_id"] == first
+
+
+def test_start_returns_at_once_and_the_job_goes_on(cli: Any, fifo: Callable[[], None]) -> None:
+    done = cli.run("start", "--json", "--label", "a=b", "--", "sh", "-c", "read x < ../fifo; echo done; exit 7")
+    shape = json.loads(done.stdout)
+    assert (done.returncode, shape["ok"], shape["status"], shape["labels"]) == (0, True, "running", {"a": "b"})
+    fifo()
+    ended = cli.json("wait", shape["job_id"], status=1)
+    assert (ended["status"], ended["reason"], ended["exit_code"]) == ("failed", "nonzero_exit", 7)
+    assert cli.run("logs", shape["job_id"]).stdout == b"done\n"
+
+
+def test_a_command_that_cannot_be_launched_is_a_job_all_the_same(cli: Any) -> None:
+    done = cli("start", "surely-no-such-command")
+    assert done.exit_code == 127
+    job_id = done.stdout.strip()
+    assert "surely-no-such-command" in done.stderr
+    assert cli.json("status", job_id)["reason"] == "launch_failed"
+    shape = json.loads(cli("start", "--json", "/etc/passwd").stdout)
+    assert shape["error"]["code"] == "launch_failed"
+    assert shape["error"]["details"]["exit_status"] == 126
+
+
+# ------------------------------------------------------------ signals
+
+
+READY = ("sh", "-c", "echo ready; exec sleep 60")
+STUBBORN = ("sh", "-c", 'trap "" TERM; echo ready; while :; do sleep 60 & wait $!; done')
+
+
+def test_interrupting_run_cancels_the_job(cli: Any) -> None:
+    with cli.process("run", "--", *READY) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"cancelling" in err
+    assert only_job(cli)["status"] == "cancelled"
+
+
+def test_a_second_interrupt_does_not_wait(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERVISOR_STOP_GRACE_SECONDS", "60")
+    with cli.process("run", "--", *STUBBORN) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert b"cancelling" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    job = only_job(cli)
+    assert process.returncode == 130
+    assert job["job_id"].encode() in err
+    assert job["status"] == "running"
+    os.killpg(job["pid"], signal.SIGKILL)
+    assert cli("wait", job["job_id"]).exit_code == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_run_lets_go_of_the_job(cli: Any, number: signal.Signals) -> None:
+    with cli.process("run", "--", *READY) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    job = only_job(cli)
+    assert process.returncode == 128 + number
+    assert job["job_id"].encode() in err
+    assert job["status"] == "running"
+
+
+def test_a_killed_run_leaves_the_job_running(cli: Any) -> None:
+    with cli.process("run", "--", *READY) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+    assert only_job(cli)["status"] == "running"
+
+
+@pytest.mark.usefixtures("cli")
+def test_an_ignored_hangup_stays_ignored(fifo: Callable[[], None]) -> None:
+    words = [sys.executable, "-m", "supervisor", "run", "--", "sh", "-c", "echo ready; read x < ../fifo"]
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGHUP)
+        fifo()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_reader_who_goes_away_leaves_the_job_running(cli: Any) -> None:
+    with cli.process("run", "--", "sh", "-c", "while :; do echo ready; sleep 0.01; done") as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    job = only_job(cli)
+    assert job["status"] == "running"
+    assert job["job_id"].encode() in err
+
+
+def test_the_clock_is_shown_on_a_terminal_and_taken_away(cli: Any) -> None:
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "supervisor", "run", "--deadline", "1.5", "--", "sh", "-c", "echo out; sleep 60"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"}
+    ) as process:
+        os.close(slave)
+        assert process.stdout is not None
+        assert process.stdout.read() == b"out\n"
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:
+                break
+            shown += chunk
+    os.close(master)
+    assert process.returncode == 124
+    assert b"deadline in" in shown
+    assert b"\r\x1b[K" in shown
+    assert only_job(cli)["status"] == "timeout"

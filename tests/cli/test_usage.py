@@ -1,0 +1,190 @@
+"""Usage errors, settings, help, completion: what needs no job."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from supervisor.cli.app import COMMANDS, app
+from supervisor.cli.front import _configure_logging
+
+ARGUMENTS = {
+    "run": ["x"],
+    "start": ["x"],
+    "status": ["abcd"],
+    "result": ["abcd"],
+    "wait": ["abcd"],
+    "cancel": ["abcd"],
+    "rm": ["abcd"],
+    "logs": ["abcd"],
+    "completion": ["bash"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(cli: Any, name: str) -> None:
+    done = cli(name, "--help")
+    assert done.exit_code == 0
+    assert "--json" in done.stdout
+    assert "--state-dir" in done.stdout
+    command = app.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert command.get_short_help_str(200) == COMMANDS[name][2]
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+def test_the_group_has_help_and_a_version(cli: Any) -> None:
+    done = cli("--help")
+    assert done.exit_code == 0
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert cli("--version").stdout.startswith("supervisor ")
+    assert cli().exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["status"],
+        ["status", "a", "b"],
+        ["list", "--state", "odd"],
+        ["list", "--all", "--workspace", "."],
+        ["list", "--limit", "0"],
+        ["list", "--label", "novalue"],
+        ["wait", "--timeout", "-1", "abcd"],
+        ["wait", "--timeout", "nan", "abcd"],
+        ["cancel"],
+        ["cancel", "--all", "abcd"],
+        ["run"],
+        ["run", "--dedline", "5", "x"],
+        ["run", "--deadline", "soon", "x"],
+        ["start", "--stdin", "/does/not/exist", "x"],
+        ["start", "--env", "SURELY_NOT_SET_ANYWHERE", "x"],
+        ["start", "--env", "=x", "x"],
+        ["start", "--kind", "unheard-of", "x"],
+        ["start", ""],
+        ["start", "--workspace", "", "x"],
+        ["status", "abc"],
+    ],
+)
+def test_wrong_usage_gives_2_and_says_so_in_json_as_well(cli: Any, words: list[str]) -> None:
+    done = cli(*words)
+    if words[:2] != ["start", "--workspace"]:  # an empty option counts as left out
+        assert done.exit_code == 2, done.output
+        assert done.stdout == ""
+        assert done.stderr
+        failure = cli(words[0], "--json", *words[1:])
+        assert failure.exit_code == 2
+        assert failure.stderr == ""
+        assert json.loads(failure.stdout)["error"]["code"] == "invalid_arguments"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_bad_setting_names_its_variable(cli: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERVISOR_JOB_TTL", "tomorrow")
+    words = [name, *ARGUMENTS.get(name, [])]
+    done = cli(*words)
+    failure = cli(name, "--json", *words[1:])
+    monkeypatch.delenv("SUPERVISOR_JOB_TTL")
+    assert done.exit_code == failure.exit_code == 2
+    assert "SUPERVISOR_JOB_TTL is 'tomorrow'" in done.stderr
+    shape = json.loads(failure.stdout)
+    assert shape["ok"] is False
+    assert shape["error"]["code"] == "invalid_settings"
+
+
+def test_an_unsafe_state_root_is_refused(cli: Any, tmp_path: Path) -> None:
+    root = tmp_path / "open"
+    root.mkdir()
+    root.chmod(0o755)
+    failure = cli.json("list", "--state-dir", str(root), status=125)
+    assert failure["error"]["code"] == "state_unsafe"
+    assert cli("list", "--state-dir", "").exit_code == 2
+
+
+def test_no_such_job_gives_3(cli: Any) -> None:
+    for name in ("status", "result", "wait", "cancel", "rm", "logs"):
+        assert cli.json(name, "abcdef", status=3)["error"]["code"] == "job_not_found"
+        done = cli(name, "0" * 32)
+        assert done.exit_code == 3
+        assert "there is no job" in done.stderr
+        assert "supervisor list" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_say_how_to_install_them(cli: Any, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("completion", shell)
+    assert done.exit_code == 0, done.output
+    assert "_SUPERVISOR_COMPLETE" in done.stdout
+    assert "# To install: " in done.stdout
+    assert (shell == "zsh") == done.stdout.startswith("#compdef supervisor\n")
+    assert cli.json("completion", shell)["script"] == done.stdout.rstrip("\n")
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    assert cli("completion").stdout == done.stdout
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    assert cli("completion").exit_code == 2
+
+
+def test_job_ids_are_completed(cli: Any) -> None:
+    job_id = cli.start("true")
+    complete = {
+        "_SUPERVISOR_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"supervisor status {job_id[:3]}",
+        "COMP_CWORD": "2",
+    }
+    done = cli.run(env={**os.environ, **complete})
+    assert done.stdout.decode().split() == [f"plain,{job_id}"]
+    complete["COMP_WORDS"], complete["COMP_CWORD"] = "supervisor ca", "1"
+    assert cli.run(env={**os.environ, **complete}).stdout.decode().split() == ["plain,cancel"]
+
+
+@pytest.mark.usefixtures("cli")
+def test_warnings_of_the_library_reach_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    _configure_logging("warning")
+    log = logging.getLogger("supervisor.store")
+    log.warning("the registry was %s", "damaged", extra={"job_id": "1"})
+    log.info("not of interest")
+    shape = json.loads(capsys.readouterr().err)
+    assert shape["event"] == "the registry was damaged"
+    assert (shape["level"], shape["logger"], shape["job_id"]) == ("warning", "supervisor.store", "1")
+
+
+def test_a_damaged_registry_is_rebuilt_and_that_is_said(cli: Any, state_dir: Path) -> None:
+    job_id = cli.start("true")
+    cli("wait", job_id)
+    for path in state_dir.glob("registry.db*"):
+        path.unlink()
+    state_dir.joinpath("registry.db").write_bytes(b"no database at all" * 1000)
+    done = cli("status", job_id)
+    assert done.exit_code == 0, done.output
+    assert "the registry was damaged" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["status", "result", "list", "wait", "cancel", "rm", "logs", "prune"])
+def test_commands_that_read_import_nothing_heavy(cli: Any, name: str) -> None:
+    job_id = cli.start("true")
+    cli("wait", job_id)
+    heavy = ["trio", "structlog", "rich", "importlib.metadata", "mcp", "cattrs"]
+    program = (
+        "import json, sys\n"
+        "from supervisor.cli import main\n"
+        "status = main(json.loads(sys.argv[1]))\n"
+        "found = [name for name in json.loads(sys.argv[2]) if name in sys.modules]\n"
+        "print(json.dumps([status, found]))\n"
+    )
+    words = [name] if name in {"list", "prune"} else [name, job_id]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(words), json.dumps(heavy)],
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]

@@ -1,0 +1,143 @@
+"""What all tests share: a private state root, and the guard against processes left behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import hypothesis
+import pytest
+
+PROC = Path("/proc")
+
+# Inherited by every job that is given the environment of the tests, wherever it hides.
+SESSION_VARIABLE = "TRIO_SUPERVISOR_TEST_SESSION"
+SESSION = uuid.uuid4().hex
+os.environ[SESSION_VARIABLE] = SESSION
+
+PATIENCE_SECONDS = 5.0
+
+# A busy machine is no failure of a property.
+hypothesis.settings.register_profile(
+    "patient",
+    parent=hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=20, help="rounds of each chaos test (default: 20)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    chaos = Path(__file__).parent / "chaos"
+    for item in items:
+        if item.path.is_relative_to(chaos):
+            item.add_marker(pytest.mark.chaos)
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How many rounds a chaos test runs."""
+    given: int = request.config.getoption("--rounds")
+    return given
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a private state root, which is also the one that children and defaults find."""
+    root = tmp_path / "state"
+    root.mkdir(mode=0o700)
+    root.chmod(0o700)  # whatever the umask
+    monkeypatch.setenv("SUPERVISOR_STATE_DIR", str(root))
+    return root
+
+
+@attrs.frozen
+class Stray:
+    """A process of ours that should be gone."""
+
+    pid: int
+    what: str
+
+
+def _pids() -> frozenset[int]:
+    return frozenset(int(name) for name in os.listdir(PROC) if name.isdecimal())
+
+
+def _stray(pid: int, temporary: str) -> Stray | None:
+    """Return the process if it is a keeper or a marked job of this very test session.
+
+    Others may run their tests on this machine at the same time, so a mark alone is not enough.
+    """
+    process = PROC / str(pid)
+    try:
+        command = process.joinpath("cmdline").read_bytes()
+        environment = process.joinpath("environ").read_bytes().split(b"\0")
+        links = [os.readlink(process / name) for name in ("cwd", "fd/1", "fd/2") if os.path.lexists(process / name)]
+    except OSError:
+        return None  # ended meanwhile, or somebody else's
+    ours = (
+        os.fsencode(temporary) in command
+        or f"{SESSION_VARIABLE}={SESSION}".encode() in environment
+        or any(link.startswith(temporary) for link in links)
+    )
+    mark = next((each for each in environment if each.startswith(b"SUPERVISOR_JOB_ID=")), None)
+    keeper = b"engines/keeper.py" in command and mark is None
+    if not ours or (mark is None and not keeper):
+        return None
+    kind = "keeper" if keeper else os.fsdecode(mark or b"")
+    return Stray(pid=pid, what=f"{kind}: pid {pid}: {os.fsdecode(command.replace(bytes(1), b' '))}")
+
+
+def _left_behind(pids: frozenset[int], temporary: str) -> list[Stray]:
+    """Wait for the processes of ours among ``pids``; return, after ending them, those that stayed."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    stayed: list[Stray] = []
+    for pid in sorted(pids):
+        if _stray(pid, temporary) is None:
+            continue
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            stray = _stray(pid, temporary)  # once more, now that the pid cannot be another's
+            if stray is None:
+                continue
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            if not poll.poll(max(0.0, give_up - time.monotonic()) * 1000):
+                stayed.append(stray)
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+    return stayed
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves a keeper or a job running; two listings of ``/proc`` when it does not."""
+    before = _pids()
+    yield
+    new = _pids() - before
+    stayed = _left_behind(new, str(tmp_path_factory.getbasetemp())) if new else []
+    if stayed:
+        pytest.fail("left behind:\n" + "\n".join(each.what for each in stayed), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_left_at_the_end(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Look once more, at every process there is: one that outlived its test may have had children."""
+    yield
+    stayed = _left_behind(_pids() - {os.getpid()}, str(tmp_path_factory.getbasetemp()))
+    if stayed:
+        pytest.fail("left behind:\n" + "\n".join(each.what for each in stayed), pytrace=False)

@@ -1,0 +1,481 @@
+"""The ``claude`` kind on runs that were not captured: bad input, hard cases, hints of a stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from supervisor.interpret import Interpreter, Outcome, Renders, Reports, Value, Verdict, json_lines
+from supervisor.interpret.claude import Claude
+from supervisor.interpret.failures import FAILURES
+from supervisor.states import Reason
+
+CLAUDE = Claude()
+ENDS: list[dict[str, Any]] = [
+    {"exit_code": 0},
+    {"exit_code": 1},
+    {"exit_code": 143},
+    {"exit_code": None, "signal": 9},
+    {"exit_code": None},
+    {"exit_code": None, "signal": 15, "interrupted": "deadline"},
+]
+
+
+def line(document: Any) -> bytes:
+    return json.dumps(document).encode() + b"\n"
+
+
+def check(outcome: Outcome) -> Verdict:
+    """Whatever goes in: a classified verdict and values that JSON can carry come out."""
+    verdict = CLAUDE.verdict(outcome)
+    assert isinstance(verdict.reason, Reason)
+    assert verdict.code is None or verdict.code in FAILURES
+    assert verdict.cost_usd is None or 0 <= verdict.cost_usd < float("inf")
+    json.dumps(dict(verdict.details), allow_nan=False).encode()
+    (verdict.detail or "").encode()
+    for value in (CLAUDE.value(outcome), CLAUDE.render(outcome, "summary"), CLAUDE.render(outcome, "full")):
+        assert isinstance(value, Value)
+        json.dumps(value.value, allow_nan=False, ensure_ascii=False).encode()
+    return verdict
+
+
+def test_it_offers_everything_that_a_kind_can() -> None:
+    assert isinstance(CLAUDE, Interpreter)
+    assert isinstance(CLAUDE, Renders)
+    assert isinstance(CLAUDE, Reports)
+
+
+# -- the two hardest ----------------------------------------------------------------------
+
+
+def test_error_529_says_success_and_is_failed_overloaded_retryable(captured: Callable[..., Outcome]) -> None:
+    outcome = captured("claude/529-r1")
+    assert json.loads(outcome.read_stdout())["subtype"] == "success"
+    verdict = CLAUDE.verdict(outcome)
+    assert (verdict.reason, verdict.code, verdict.retryable) == ("reported_error", "api_overloaded", True)
+
+
+@pytest.mark.parametrize("stdout", [b"", b"\n", b"  \n \n"])
+def test_an_interrupted_run_with_status_0_and_no_output_is_failed(
+    stdout: bytes, outcome_of: Callable[..., Outcome]
+) -> None:
+    verdict = CLAUDE.verdict(outcome_of(stdout))
+    assert verdict.reason is Reason.INVALID_OUTPUT
+    assert "interrupted" in (verdict.message or "")
+
+
+def test_an_interrupted_run_with_status_0_and_an_error_envelope_is_failed(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    stdout = line({**success_envelope, "is_error": True, "subtype": "error_during_execution"})
+    verdict = CLAUDE.verdict(outcome_of(stdout))
+    assert verdict.reason is Reason.REPORTED_ERROR
+    assert verdict.cost_usd == success_envelope["total_cost_usd"]
+
+
+# -- the four conditions ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"subtype": "error_x"}, {"is_error": True}, {"is_error": None}, {"is_error": 0}])
+def test_success_needs_both_fields(
+    change: dict[str, Any], outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    assert CLAUDE.verdict(outcome_of(line({**success_envelope, **change}))).reason is not Reason.EXITED
+
+
+def test_fields_in_types_not_known_are_a_changed_contract(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    verdict = CLAUDE.verdict(outcome_of(line({**success_envelope, "is_error": "no"})))
+    assert (verdict.reason, verdict.code) == ("invalid_output", "cli_contract_changed")
+
+
+# -- where the envelope may stand ---------------------------------------------------------
+
+
+def test_the_envelope_is_found_in_an_array_indented_or_behind_other_lines(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    shapes = [
+        json.dumps([{"type": "system"}, success_envelope]).encode(),
+        json.dumps([{"type": "system"}, success_envelope], indent=2).encode(),
+        json.dumps(success_envelope, indent=2).encode(),
+        b"npm notice: a new version\n" + line(success_envelope),
+        line(success_envelope) + b"trailing noise\n",
+        b"\xef\xbb\xbf" + line(success_envelope),
+        line({"type": "result"}) + line(success_envelope),
+        line(success_envelope).replace(b"\n", b"\r\n"),
+    ]
+    for stdout in shapes:
+        assert CLAUDE.verdict(outcome_of(stdout)).reason is Reason.EXITED, stdout[:60]
+
+
+def test_of_two_envelopes_the_last_one_counts(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    first, second = {**success_envelope, "total_cost_usd": 1}, {**success_envelope, "total_cost_usd": 2, "result": "b"}
+    outcome = outcome_of(line(first) + line(second))
+    assert CLAUDE.verdict(outcome).cost_usd == 2
+    assert CLAUDE.value(outcome).value["text"] == "b"
+
+
+# -- bad input ----------------------------------------------------------------------------
+
+BAD: dict[str, bytes] = {
+    "nothing": b"",
+    "white space": b" \n\t\n",
+    "truncated": b'{"type":"result","subtype":"success","is_error":false,"result":"abc',
+    "two on one line": b'{"type":"result"}{"type":"result"}',
+    "array": b"[1, 2, 3]",
+    "empty array": b"[]",
+    "scalar": b'"result"',
+    "null": b"null",
+    "another object": b'{"type": "assistant", "x": "result"}',
+    "deep": b'{"type":"result","subtype":"success","is_error":false,"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    "deep array": b"[" * 200_000,
+    "not UTF-8": b'{"type":"result",\xff\xfe"subtype"',
+    "NUL": b"\0" * 1000,
+    "text": b"Hello from the mock.\n",
+    "braces": b"{{{{}}}}```json\n{" * 1000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("end", ENDS, ids=str)
+def test_bad_input_is_classified(name: str, end: dict[str, Any], outcome_of: Callable[..., Outcome]) -> None:
+    verdict = check(outcome_of(BAD[name], **end))
+    assert verdict.reason is not Reason.EXITED
+    if end == {"exit_code": 0}:
+        assert verdict.reason is Reason.INVALID_OUTPUT
+        assert verdict.detail
+        assert len(verdict.detail) < 600
+
+
+def test_numbers_that_overflow_cost_nothing(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    for number in ("1e999", "-1", "NaN", "Infinity", "true", '"5"', "9" * 5000, "-0.0", "[1]"):
+        stdout = json.dumps({**success_envelope, "total_cost_usd": "HERE"}).replace('"HERE"', number).encode()
+        verdict = check(outcome_of(stdout))
+        assert verdict.reason is Reason.EXITED
+        assert not verdict.cost_usd
+
+
+def test_bytes_that_are_not_utf8_in_a_text_do_not_lose_the_answer(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    stdout = line({**success_envelope, "result": "one HERE two"}).replace(b"HERE", b"\xff\xfe")
+    outcome = outcome_of(stdout)
+    assert check(outcome).reason is Reason.EXITED
+    assert CLAUDE.value(outcome).value["text"] == "one \ufffd\ufffd two"
+
+
+def test_half_surrogates_leave_as_something_that_can_be_encoded(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    outcome = outcome_of(line({**success_envelope, "result": "a\ud83d b \U0001f600", "session_id": "\udc00"}))
+    assert check(outcome).reason is Reason.EXITED
+    assert CLAUDE.value(outcome).value["text"].endswith("b \U0001f600")
+
+
+def test_deep_values_are_bounded_in_what_leaves(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    deep: Any = "bottom"
+    for _ in range(150):
+        deep = {"x": [deep]}
+    outcome = outcome_of(line({**success_envelope, "structured_output": deep, "permission_denials": [deep]}))
+    assert check(outcome).reason is Reason.EXITED
+    assert "nested too deeply" in json.dumps(CLAUDE.render(outcome, "full").value)
+
+
+def test_an_output_past_the_limit_is_not_parsed(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "MAX_DOCUMENT_BYTES", 1000)
+    verdict = check(outcome_of(line(success_envelope)))
+    assert verdict.reason is Reason.INVALID_OUTPUT
+    assert "more than is read" in (verdict.detail or "")
+
+
+@pytest.mark.slow
+def test_an_envelope_of_200_mb(outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]) -> None:
+    stdout = line({**success_envelope, "result": "spam and eggs " * (200_000_000 // 14)})
+    outcome = outcome_of(stdout)
+    assert CLAUDE.verdict(outcome).reason is Reason.EXITED
+    answer = CLAUDE.value(outcome).value
+    assert len(answer["text"]) < 2**18
+    assert answer["truncated"]["fields"][0]["total"] > 190_000_000
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[]), max_size=20)
+    | st.sampled_from(
+        ["success", "result", "api_error", "/login", "```json\n{", "rate limit", "limit reached|99999999999"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = [
+    "type",
+    "subtype",
+    "is_error",
+    "result",
+    "total_cost_usd",
+    "usage",
+    "modelUsage",
+    "permission_denials",
+    "session_id",
+    "num_turns",
+    "duration_ms",
+    "errors",
+    "api_error_status",
+    "api_error_type",
+    "api_error",
+    "terminal_reason",
+    "structured_output",
+    "error",
+    "rate_limit_info",
+]
+
+
+@given(changes=st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=6), end=st.sampled_from(ENDS))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_type_in_any_field_is_classified(
+    changes: dict[str, Any], end: dict[str, Any], outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    check(outcome_of(line({**success_envelope, **changes}), **end))
+
+
+@given(data=st.data(), end=st.sampled_from(ENDS))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_damage_to_the_bytes_is_classified(
+    data: Any, end: dict[str, Any], outcome_of: Callable[..., Outcome], captured: Callable[..., Outcome]
+) -> None:
+    name = data.draw(st.sampled_from(["claude/success", "claude/stream", "claude/budget", "claude/529-r1"]))
+    stdout = captured(name).read_stdout()
+    start = data.draw(st.integers(0, len(stdout)))
+    stop = data.draw(st.integers(start, min(len(stdout), start + 200)))
+    stdout = stdout[:start] + data.draw(st.binary(max_size=20)) + stdout[stop:]
+    if data.draw(st.booleans()):
+        stdout = stdout[: data.draw(st.integers(0, len(stdout)))]
+    check(outcome_of(stdout, data.draw(st.binary(max_size=50)), **end))
+
+
+@given(stdout=st.binary(max_size=300), stderr=st.binary(max_size=100), end=st.sampled_from(ENDS))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_bytes_are_classified(
+    stdout: bytes, stderr: bytes, end: dict[str, Any], outcome_of: Callable[..., Outcome]
+) -> None:
+    check(outcome_of(stdout, stderr, **end))
+
+
+@given(prompt=st.text(st.sampled_from('{}[]`"\\:, \n#abjson'), max_size=200))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_braces_and_fences_in_the_text_lose_nothing(
+    prompt: str, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    outcome = outcome_of(line({**success_envelope, "result": prompt}))
+    assert check(outcome).reason is Reason.EXITED
+    assert CLAUDE.value(outcome).value["text"] == prompt
+
+
+# -- failures by field, then by wording ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "retryable"),
+    [
+        ({"api_error_status": 403}, "claude_permission_error", False),
+        ({"api_error_status": 429, "api_error_type": "rate_limit_error"}, "rate_limited", True),
+        ({"api_error_status": 503}, "api_error", True),
+        ({"api_error_status": 413}, "api_error", False),
+        ({"api_error_type": "overloaded_error"}, "api_overloaded", True),
+        ({"api_error_status": None, "api_error": "connection_failed"}, "api_error", True),
+        ({"subtype": "error_max_structured_output_retries"}, "invalid_output", False),
+        (
+            {"api_error_status": 401, "result": "OAuth token has expired. Please run /login"},
+            "claude_auth_required",
+            False,
+        ),
+        ({"result": "Claude AI usage limit reached|1762952400"}, "rate_limited", True),
+        ({"result": "the model said rate limit", "api_error_status": 400}, "api_error", False),
+        ({"subtype": "error_during_execution", "result": None, "errors": []}, None, False),
+    ],
+)
+def test_the_fields_of_an_error_decide_before_its_wording(
+    fields: dict[str, Any],
+    code: str | None,
+    retryable: object,
+    outcome_of: Callable[..., Outcome],
+    success_envelope: dict[str, Any],
+) -> None:
+    stdout = line({**success_envelope, "is_error": True, **fields})
+    verdict = check(outcome_of(stdout, exit_code=1))
+    assert (verdict.reason, verdict.code, verdict.retryable) == ("reported_error", code, retryable)
+
+
+def test_a_rejected_limit_in_the_stream_says_when_to_come_back(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    stdout = line(
+        {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1_800_000_060}}
+    ) + line({**success_envelope, "is_error": True, "result": "You've hit your limit"})
+    verdict = check(outcome_of(stdout, exit_code=1, ended_ns=1_800_000_000 * 10**9))
+    assert (verdict.code, verdict.retryable, verdict.retry_after_ms) == ("rate_limited", True, 60_000)
+    assert verdict.details["resets_at"] == "2027-01-15T08:01:00Z"
+    # Without the time of the end the moment is known, and the time to wait is not.
+    again = CLAUDE.verdict(outcome_of(stdout, exit_code=1))
+    assert again.retry_after_ms is None
+    assert again.details["resets_at"] == "2027-01-15T08:01:00Z"
+
+
+def test_the_error_field_of_the_last_message_classifies(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    stdout = line({"type": "assistant", "error": "authentication_failed", "message": {}}) + line(
+        {**success_envelope, "is_error": True, "result": "?"}
+    )
+    assert CLAUDE.verdict(outcome_of(stdout, exit_code=1)).code == "api_key_invalid"
+
+
+@pytest.mark.parametrize(
+    ("wording", "wait"),
+    [
+        ("Please try again in 20s", 20_000),
+        ("retry after 1 minute 30 seconds", 90_000),
+        ("try again in 250 ms", 250),
+        ("try again later", None),
+        ("in 3 days", None),
+        ("try again in 3 days 6 hours", 280_800_000),
+    ],
+)
+def test_a_time_to_wait_is_read_from_the_message(
+    wording: str, wait: int | None, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    stdout = line({**success_envelope, "is_error": True, "api_error_status": 429, "result": wording})
+    assert CLAUDE.verdict(outcome_of(stdout, exit_code=1)).retry_after_ms == wait
+
+
+@pytest.mark.parametrize(
+    ("stderr", "exit_code", "code"),
+    [
+        (b"sh: 1: claude: not found\n", 127, "claude_not_found"),
+        (b"--dangerously-skip-permissions cannot be used with root/sudo privileges\n", 1, "claude_permission_error"),
+        (b"error: option '--max-turns <n>' argument missing\n", 1, "cli_contract_changed"),
+        (b"No conversation found with session ID: 1\n", 1, "invalid_arguments"),
+        (b"Segmentation fault\n", 139, None),
+    ],
+)
+def test_a_run_without_an_envelope_is_judged_by_stderr(
+    stderr: bytes, exit_code: int | None, code: str | None, outcome_of: Callable[..., Outcome]
+) -> None:
+    verdict = check(outcome_of(b"", stderr, exit_code=exit_code))
+    assert (verdict.reason, verdict.code) == ("nonzero_exit", code)
+
+
+def test_a_program_that_is_not_there_is_named(outcome_of: Callable[..., Outcome]) -> None:
+    verdict = CLAUDE.verdict(outcome_of(exit_code=None, launch_error="No such file: 'claude'", launch_status=127))
+    assert (verdict.reason, verdict.code) == ("launch_failed", "claude_not_found")
+    verdict = CLAUDE.verdict(outcome_of(exit_code=None, launch_error="Permission denied", launch_status=126))
+    assert (verdict.reason, verdict.code) == ("launch_failed", None)
+
+
+def test_a_stream_that_was_stopped_before_its_envelope_still_names_its_session(
+    outcome_of: Callable[..., Outcome], captured: Callable[..., Outcome]
+) -> None:
+    stdout = b"".join(captured("claude/stream").read_stdout().splitlines(keepends=True)[:3])
+    verdict = CLAUDE.verdict(outcome_of(stdout + b'{"type":"assi', exit_code=143, interrupted="cancelled"))
+    assert verdict.reason is Reason.CANCELLED
+    assert verdict.details == {"session_id": "18a126dd-28fd-4ed3-9ff3-2b37d3225d86"}
+    assert verdict.cost_usd is None
+
+
+# -- the answer ---------------------------------------------------------------------------
+
+
+def test_secrets_do_not_leave(outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]) -> None:
+    secret = "sk-ant-api03-" + "aB3" * 8
+    stdout = line(
+        {
+            **success_envelope,
+            "result": f"the key is {secret}",
+            "session_id": secret,
+            "modelUsage": {secret: {}},
+            "permission_denials": [{"tool_name": secret, "tool_input": {"command": f"curl -H 'x-api-key: {secret}'"}}],
+            "structured_output": {"password": "swordfish", secret: [secret]},
+        }
+    )
+    for change in ({}, {"is_error": True}):
+        damaged = line({**json.loads(stdout), **change})
+        for end in ENDS:
+            outcome = outcome_of(damaged, f"oops {secret}".encode(), **end)
+            verdict = check(outcome)
+            told = [CLAUDE.value(outcome).value, CLAUDE.render(outcome, "full").value, dict(verdict.details)]
+            text = json.dumps([*told, verdict.detail, verdict.message])
+            assert secret not in text
+            assert "swordfish" not in text
+
+
+def test_permission_denials_are_remarked_on(captured: Callable[..., Outcome]) -> None:
+    outcome = captured("claude/denied")
+    assert CLAUDE.verdict(outcome).detail == "1 tool call(s) were not permitted: Bash."
+    assert CLAUDE.value(outcome).value["permission_denials"][0]["tool_input"]["command"] == "touch /workspace/x"
+
+
+def test_the_summary_is_cut_says_so_and_the_whole_is_still_to_be_had(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    text = "word " * 40_000
+    outcome = outcome_of(line({**success_envelope, "result": text}))
+    summary = CLAUDE.render(outcome, "summary").value
+    assert len(json.dumps(summary)) < 40_000
+    assert {cut["field"] for cut in summary["truncated"]["fields"]} == {"summary", "text"}
+    assert summary["truncated"]["fields"][1]["total"] == len(text)
+    assert "full" in summary["truncated"]["repair"]
+    full = CLAUDE.render(outcome, "full").value
+    assert full["text"] == full["summary"] == text
+    assert full["truncated"] is None
+
+
+def test_verdict_and_value_of_one_outcome_read_stdout_once(success_envelope: dict[str, Any]) -> None:
+
+    reads = []
+    outcome = Outcome(exit_code=0, read_stdout=lambda: reads.append(1) or line(success_envelope))  # type: ignore[func-returns-value]
+    CLAUDE.verdict(outcome)
+    CLAUDE.value(outcome)
+    CLAUDE.render(outcome, "summary")
+    assert len(reads) == 1
+
+
+@pytest.mark.slow
+def test_interpreting_10_mb_takes_at_most_twice_a_bare_parse(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    text = "The reviewer said: `x = {}` is fine; see the token budget.\n" * (10_000_000 // 58)
+    stdout = line({**success_envelope, "result": text})
+
+    def interpret() -> None:
+        outcome = outcome_of(stdout)
+        CLAUDE.verdict(outcome)
+        CLAUDE.value(outcome)
+
+    def best(work: Any) -> float:
+        times = []
+        for _ in range(7):
+            begin = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    assert best(interpret) <= 2 * best(lambda: json.loads(stdout))

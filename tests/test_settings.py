@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from supervisor.errors import InvalidSettings
+from supervisor.settings import LOG_LEVELS, Settings, parse_seconds
+
+
+@attrs.frozen
+class Case:
+    """A setting, and values that show how it is read."""
+
+    name: str
+    variable: str
+    default: Any
+    held: str
+    read: Any
+    argument: Any
+    accepts: str
+    bad: tuple[Any, ...]
+
+
+SECONDS = "a number of seconds of at least 0"
+COUNT = "a whole number of at least 0"
+
+CASES = [
+    Case(
+        "state_dir",
+        "SUPERVISOR_STATE_DIR",
+        Path.home() / ".local/state/trio-supervisor",
+        "/srv/jobs",
+        Path("/srv/jobs"),
+        "/srv/other",
+        "the path of a directory",
+        ("~nobody-of-this-name/x", "a\0b", 7, None, b"/srv"),
+    ),
+    Case(
+        "job_max_seconds",
+        "SUPERVISOR_JOB_MAX_SECONDS",
+        1800,
+        "2.5",
+        2.5,
+        60,
+        "a number of seconds of at least 0, or none",
+        ("soon", "-1", "nan", True, None, -0.5, math.nan, 10**400),
+    ),
+    Case("job_ttl", "SUPERVISOR_JOB_TTL", 86400, "0", 0, 60, SECONDS, ("1d", "-1", "inf", "none", None, math.inf)),
+    Case("job_max_count", "SUPERVISOR_JOB_MAX_COUNT", 1000, "0", 0, 7, COUNT, ("1.5", "-1", "many", 1.0, True, None)),
+    Case(
+        "job_max_output_bytes",
+        "SUPERVISOR_JOB_MAX_OUTPUT_BYTES",
+        67108864,
+        "1024",
+        1024,
+        7,
+        "a whole number of bytes of at least 0",
+        ("64M", "-1", 1e6, None),
+    ),
+    Case("stop_grace_seconds", "SUPERVISOR_STOP_GRACE_SECONDS", 5, "0.25", 0.25, 0, SECONDS, ("x", "-1", "none", None)),
+    Case(
+        "config",
+        "SUPERVISOR_CONFIG",
+        None,
+        "/etc/kinds.toml",
+        Path("/etc/kinds.toml"),
+        Path("/srv/kinds.toml"),
+        "the path of a TOML file",
+        ("a\0b", 7),
+    ),
+    Case(
+        "log",
+        "SUPERVISOR_LOG",
+        "warning",
+        " DEBUG ",
+        "debug",
+        "error",
+        "one of debug, info, warning, error, critical",
+        ("loud", "10", None),
+    ),
+]
+
+each_setting = pytest.mark.parametrize("case", CASES, ids=lambda case: case.variable)
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for case in CASES:
+        monkeypatch.delenv(case.variable, raising=False)
+
+
+def test_every_setting_is_tested_here() -> None:
+    assert [case.name for case in CASES] == [field.name for field in attrs.fields(Settings)]
+
+
+@each_setting
+def test_default(case: Case) -> None:
+    assert getattr(Settings(), case.name) == case.default
+
+
+@each_setting
+def test_the_variable_is_read_where_no_argument_is_given(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(case.variable, case.held)
+    assert getattr(Settings(), case.name) == case.read
+    others = {other.name: other.default for other in CASES if other is not case}
+    assert {name: getattr(Settings(), name) for name in others} == others
+
+
+@each_setting
+def test_the_argument_comes_first(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(case.variable, case.held)
+    read = getattr(Settings(**{case.name: case.argument}), case.name)
+    assert read == (Path(case.argument) if isinstance(read, Path) else case.argument)
+
+
+@each_setting
+def test_an_argument_saves_the_variable_from_being_read(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(case.variable, "~nobody-of-this-name/not a number")
+    Settings(**{case.name: case.argument})
+
+
+@each_setting
+def test_an_empty_variable_counts_as_unset(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(case.variable, "")
+    assert getattr(Settings(), case.name) == case.default
+
+
+@pytest.mark.parametrize(("case", "bad"), [(case, bad) for case in CASES for bad in case.bad])
+def test_a_bad_value_is_named_with_its_variable_and_what_would_do(case: Case, bad: Any) -> None:
+    with pytest.raises(InvalidSettings, match=f"^{re.escape(f'{case.variable} is {bad!r}; it accepts ')}") as caught:
+        Settings(**{case.name: bad})
+    assert caught.value.message.endswith(case.accepts)
+    assert caught.value.details == {"variable": case.variable, "value": str(bad)}
+
+
+@pytest.mark.parametrize(
+    ("case", "bad"),
+    [(case, bad) for case in CASES for bad in case.bad if isinstance(bad, str) and "\0" not in bad],
+)
+def test_a_bad_variable_is_named_with_what_it_held(case: Case, bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(case.variable, bad)
+    with pytest.raises(InvalidSettings, match=f"^{re.escape(f'{case.variable} is {bad!r}; it accepts ')}"):
+        Settings()
+
+
+def test_the_state_directory_is_where_server_and_shell_both_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/somewhere/else")
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert Settings().state_dir == Path("/home/anna/.local/state/trio-supervisor")
+
+
+def test_paths_are_made_absolute_when_they_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/anna")
+    settings = Settings(state_dir=Path("jobs"), config=Path("~/kinds.toml"))
+    assert (settings.state_dir, settings.config) == (tmp_path / "jobs", Path("/home/anna/kinds.toml"))
+
+
+@pytest.mark.parametrize("held", ["none", "None", " NONE "])
+def test_a_default_deadline_can_be_none(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERVISOR_JOB_MAX_SECONDS", held)
+    assert Settings().job_max_seconds == math.inf
+
+
+@pytest.mark.parametrize("level", LOG_LEVELS)
+def test_every_log_level(level: str) -> None:
+    assert Settings(log=level.upper()).log == level
+
+
+def test_settings_are_a_value() -> None:
+    assert Settings(job_ttl=1) == Settings(job_ttl=1.0)
+    assert hash(Settings(job_ttl=1)) == hash(Settings(job_ttl=1.0))
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Settings().job_ttl = 1  # type: ignore[misc]
+
+
+@given(st.floats(min_value=0, allow_nan=False) | st.integers(min_value=0, max_value=10**12))
+def test_durations_are_read_back_from_how_they_are_written(seconds: float) -> None:
+    assert parse_seconds(seconds) == parse_seconds(str(seconds)) == seconds
+
+
+@example(10**400)
+@given(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.binary())
+def test_anything_else_is_a_value_error(held: object) -> None:
+    try:
+        seconds = parse_seconds(held)
+    except ValueError:
+        return
+    assert seconds >= 0
