@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import trio
 
 import supervisor
 from benchmarks.figures import Figure, paired
+from supervisor import interpret
 
 __all__ = ["CASES"]
 
@@ -299,10 +301,107 @@ def cold(*, full: bool) -> list[Figure]:
     ]
 
 
+def big_envelope(size: int) -> bytes:
+    """Return the envelope of a run of ``claude`` that says about ``size`` bytes, with a review at their end."""
+    finding = {
+        "severity": "major",
+        "title": "A title of some length, as reviewers write them",
+        "file": "package/module.py",
+        "line": 12,
+        "evidence": 'It says `if x == "y":` and a line below\n\t\u00e9t\u00e9 {"like": this}. ' * 8,
+        "risk": "Something breaks when it is least expected. " * 6,
+        "recommendation": "Do the other thing, and test it. " * 6,
+    }
+    review = json.dumps({"summary": "Much to do.", "verdict": "concerns", "findings": [finding] * 200})
+    prose = 'He said "look", and there it was:\n\tif (x) { y(); }  // a path like C:\\temp, an \u00e9t\u00e9.\n'
+    text = prose * ((size - len(json.dumps(review))) // len(json.dumps(prose)))
+    envelope = {
+        "type": "result",
+        "subtype": "success",
+        "is_error": False,
+        "num_turns": 3,
+        "session_id": "s",
+        "total_cost_usd": 1.25,
+        "usage": {"input_tokens": 10, "output_tokens": 20},
+        "permission_denials": [],
+        "result": f"{text}```json\n{review}\n```\n",
+    }
+    return json.dumps(envelope).encode() + b"\n"
+
+
+def long_stream(size: int, line: int) -> bytes:
+    """Return about ``size`` bytes of ``stream-json``, in lines of about ``line`` bytes."""
+    text = "words of an answer " * (line // 19)
+    events = (
+        {"type": "assistant", "message": {"id": f"m{number}", "content": [{"type": "text", "text": text}], "usage": {}}}
+        for number in range(size // line)
+    )
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return how long an action takes, in milliseconds."""
+    begin = time.perf_counter()
+    action()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def interpreting(*, full: bool) -> list[Figure]:
+    """What it costs to know what an agent's output means, beside a bare ``json.loads`` of the same bytes."""
+    rounds = 15 if full else 7
+    claude = interpret.get_interpreter("claude")
+    data = big_envelope(10_000_000)
+
+    def outcome() -> interpret.Outcome:
+        return interpret.Outcome(exit_code=0, read_stdout=lambda: data)
+
+    def verdict() -> object:
+        found = claude.verdict(outcome())
+        if found.cost_usd != 1.25:
+            raise AssertionError(found)
+        return found
+
+    def answer() -> object:
+        seen = outcome()
+        claude.verdict(seen)
+        value = interpret.render(claude, seen).value
+        if value["verdict"] != "concerns":
+            raise AssertionError(value["verdict"])
+        return value
+
+    def bare() -> object:
+        return json.loads(data)
+
+    stream = long_stream(10_000_000, 2000)
+
+    def follow() -> object:
+        reader = interpret.read_progress(claude)
+        if reader is None:
+            raise AssertionError(claude)
+        for start in range(0, len(stream), 65536):
+            reader.feed(stream[start : start + 65536])
+        return reader.snapshot()
+
+    def lines() -> object:
+        return [json.loads(line) for line in stream.splitlines()]
+
+    figures: list[Figure] = []
+    for name, ours, limit, beside, goal in (
+        ("verdict on a 10 MB envelope", verdict, bare, "json.loads", "<= 2"),
+        ("verdict and answer of it", answer, bare, "json.loads", "<= 2"),
+        ("progress through a 10 MB stream", follow, lines, "json.loads by line", ""),
+    ):
+        limit()
+        measured, bares = paired(rounds, lambda f=ours: timed(f), lambda f=limit: timed(f))  # type: ignore[misc]
+        figures.append(Figure(name, "ms", measured, beside, bares, goal))
+    return figures
+
+
 CASES: dict[str, Case] = {
     "throughput": throughput,
     "latency": latency,
     "sleeping": sleeping,
     "output": output,
     "cold": cold,
+    "interpret": interpreting,
 }

@@ -3,26 +3,29 @@
 The way of a job through the files, top down; each imports only from rows below it::
 
     cli/                what people type
+    embedding/          the same for asyncio and for threads, on a Trio thread behind a portal
     core                open_supervisor, Supervisor: the front door in Trio
     follow  workspaces  reading what a job writes; where it runs
     actors/             registry (commits, wakes), job (one task each), janitor
     catalog             everything that needs no event loop: ask, settle, forget, cancel
+    progress            how far a running job is, by what it has written so far
     settle              from how a command ended to what its job is
     store/              directories, rows, the SQLite registry
     engines/            how a command is run: keeper, evidence, stopping, watching
     interpret/          what an output means, by kind
-    log  mounts  settings  model  states  errors
+    log  mounts  forking  settings  model  states  errors
 """
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from supervisor._version import __version__
 
 if TYPE_CHECKING:
     from supervisor.core import Supervisor, open_supervisor
+    from supervisor.embedding.aio import AsyncioSupervisor, open_supervisor_asyncio
+    from supervisor.embedding.threads import BlockingSupervisor
     from supervisor.errors import (
         IdempotencyConflict,
         InternalError,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from supervisor.states import Reason, State
 
 __all__ = [
+    "AsyncioSupervisor",
+    "BlockingSupervisor",
     "ErrorInfo",
     "Exit",
     "IdempotencyConflict",
@@ -73,16 +78,15 @@ __all__ = [
     "SupervisorError",
     "__version__",
     "open_supervisor",
+    "open_supervisor_asyncio",
     "to_json",
 ]
-
-if sys.platform == "win32":  # pragma: no cover
-    _message = "supervisor runs on Linux and macOS; on Windows use it inside WSL"
-    raise ImportError(_message)
 
 # Each name is imported when it is first used, so that a command which only reads never pays for Trio.
 _HOME = {
     **dict.fromkeys(["Supervisor", "open_supervisor"], "supervisor.core"),
+    **dict.fromkeys(["AsyncioSupervisor", "open_supervisor_asyncio"], "supervisor.embedding.aio"),
+    "BlockingSupervisor": "supervisor.embedding.threads",
     **dict.fromkeys(
         ["ErrorInfo", "Exit", "Job", "JobEvent", "JobPage", "JobSpec", "Result", "to_json"],
         "supervisor.model",

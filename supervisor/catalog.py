@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Self
 
-from supervisor import log
-from supervisor.engines import Launched, Observation, Seen, evidence, records, stopping
+import attrs
+
+from supervisor import interpret, log
+from supervisor.engines import Ended, Launched, Observation, Seen, evidence, records, stopping
 from supervisor.errors import (
     InvalidArguments,
     JobElsewhere,
@@ -26,8 +28,8 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
-from supervisor.interpret import get_interpreter
-from supervisor.model import Job, JobPage, Result
+from supervisor.model import Exit, Job, JobPage, Result
+from supervisor.progress import read_so_far
 from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
 from supervisor.states import State
@@ -35,12 +37,16 @@ from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import state_error, workspace_key
 from supervisor.store.rows import Outcome, error_of, job_of
 
-__all__ = ["Catalog", "Observe", "check_limit", "real_workspace"]
+__all__ = ["Catalog", "Observe", "check_detail", "check_limit", "real_workspace"]
 
 Observe = Callable[[Row, str], Observation]
+_Look = Callable[[str, Ended], interpret.Outcome]
 _Tree = tuple[str, dict[str, Any], dict[str, Any]]
 
 _MOST_PER_PAGE: Final = 1000
+_MOST_TO_READ: Final = 1 << 20
+"""Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
+_MOST_TO_READ_IN_A_LIST: Final = 1 << 16
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -60,6 +66,16 @@ def real_workspace(path: str | os.PathLike[str]) -> str:
         message = f"workspace is {text!r}; it must be the path of a directory"
         raise InvalidArguments(message)
     return os.path.realpath(os.path.expanduser(text))
+
+
+def check_detail(detail: str | None) -> interpret.Detail | None:
+    """Return ``detail`` if it is a level that results are rendered at."""
+    match detail:
+        case None | "summary" | "full":
+            return detail
+        case _:
+            message = f"detail is {detail!r:.80}; it must be 'summary' or 'full', or None for the usual rendering"
+            raise InvalidArguments(message)
 
 
 def check_limit(limit: int) -> int:
@@ -124,7 +140,10 @@ class Catalog:
     def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
         directory = self.directory(row)
-        seen = self._observe(row, directory)
+        try:
+            seen = self._observe(row, directory)
+        except OSError:  # cannot be noted now, or is being forgotten: whoever asks for it next will see
+            return None, None
         outcome = None
         if seen.seen is Seen.ENDED and seen.ended is not None:
             with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
@@ -157,29 +176,40 @@ class Catalog:
             log.warning("job_recovered", job_id=job_id)
         return self.index.get(job_id) or row
 
-    def settled(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
+    def settled(
+        self,
+        row: Row,
+        *,
+        drive: bool = True,
+        look: _Look = how_it_ended,
+    ) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence, and return it with what was seen.
 
         ``drive``: if it should be stopped and nobody else is there to do it, do it here and now;
-        that can take as long as its grace.
+        that can take as long as its grace. ``look``: what an interpreter is shown, see ``outcome_of``.
         """
         if row.finished:
             return row, None
         directory = self.directory(row)
         if not self.layout.is_sound(row.workspace_key, row.job_id):
             return self._without_directory(row)
-        seen = self._observe(row, directory)
-        if seen.to_stop is not None and drive:
-            self._stop_here(directory, seen.to_stop, by="nobody else was there")
+        try:
             seen = self._observe(row, directory)
-        return self._entered(row, directory, seen), seen
+            if seen.to_stop is not None and drive:
+                self._stop_here(directory, seen.to_stop, by="nobody else was there")
+                seen = self._observe(row, directory)
+        except OSError as error:
+            if not self.layout.is_sound(row.workspace_key, row.job_id):
+                return self._without_directory(row)
+            raise state_error(error, "cannot note what became of a job") from error
+        return self._entered(row, directory, seen, look), seen
 
-    def _entered(self, row: Row, directory: str, seen: Observation) -> Row:
+    def _entered(self, row: Row, directory: str, seen: Observation, look: _Look = how_it_ended) -> Row:
         """Commit what was seen, and return the row as it is now."""
         outcome: Outcome | None = None
         if seen.seen is Seen.ENDED and seen.ended is not None:
             with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
-                outcome = outcome_of(row, directory, seen.ended)
+                outcome = outcome_of(row, directory, seen.ended, look)
         launched = seen.launched
         if outcome is None and (launched is None or row.started_ns is not None):
             return row
@@ -201,18 +231,18 @@ class Catalog:
             return self.index.get(row.job_id) or now
         return now  # it cannot be written down just now; it is true all the same
 
-    def _without_directory(self, row: Row) -> tuple[Row, Observation]:
+    def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
         """Deal with an unfinished job whose directory is not there or not to be trusted."""
-        if self._in_trash(row.job_id):
+        now = self.index.get(row.job_id)
+        if now is not None and now.finished and not self._in_trash(row.job_id):
+            return now, None
+        if now is None or self._in_trash(row.job_id):
             self._delete_row(row)
             message = f"there is no job {row.job_id!r}"
             raise JobNotFound(message, details={"job_id": row.job_id})
         leader = evidence.find_marked_leader(row.job_id)
         if leader is not None:
             return row, Observation(seen=Seen.RUNNING, launched=row.launched(), damage=_DAMAGED)
-        from supervisor.engines import Ended
-        from supervisor.model import Exit
-
         ended = Ended(exit=Exit(ended_ns=time.time_ns()))
         seen = Observation(seen=Seen.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
         return self._entered(row, self.directory(row), seen), seen
@@ -223,23 +253,36 @@ class Catalog:
         except OSError:
             return False
 
+    def _check_kept(self, row: Row) -> None:
+        """Raise ``JobNotFound`` if a job has been consumed or forgotten while it was looked at."""
+        if self._in_trash(row.job_id) or self.index.get(row.job_id) is None:
+            self._delete_row(row)
+            message = f"job {row.job_id} has just been consumed or forgotten by somebody else"
+            raise JobNotFound(message, details={"job_id": row.job_id})
+
     def _delete_row(self, row: Row) -> None:
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
             self.index.write(lambda: self.index.delete(row.job_id))
 
-    def job(self, row: Row, seen: Observation | None = None) -> Job:
-        """Return the job that a row, and what was just seen of it, describe."""
+    def job(self, row: Row, seen: Observation | None = None, *, read: int = 0) -> Job:
+        """Return the job that a row, and what was just seen of it, describe.
+
+        ``read``: how much of what it has written so far may be read for its progress.
+        """
         directory = self.directory(row)
         damage = None if seen is None else seen.damage
         if seen is None and not self.layout.is_sound(row.workspace_key, row.job_id):
             damage = _DAMAGED
         requested = None if seen is None or row.finished else seen.stop_requested
-        return job_of(row, directory, stop_requested=requested, damage=damage)
+        progress = None
+        if read and not row.finished and damage is None:
+            progress = read_so_far(directory, row.kind, read)
+        return job_of(row, directory, stop_requested=requested, damage=damage, progress=progress)
 
     # ------------------------------------------------------------ asking
 
-    def status(self, job_id: str) -> Job:
-        """Return a job as it is now.
+    def status(self, job_id: str, *, progress: bool = True) -> Job:
+        """Return a job as it is now; ``progress``: with what its output says about that, if its kind does.
 
         Raises:
             JobNotFound: there is none of this id.
@@ -248,7 +291,13 @@ class Catalog:
         if row.finished and not self.layout.is_sound(row.workspace_key, job_id) and self._in_trash(job_id):
             self._delete_row(row)  # whoever was forgetting it was interrupted
             return self.job(self.row(job_id))
-        return self.job(*self.settled(row))
+        return self.job(*self.settled(row), read=_MOST_TO_READ if progress else 0)
+
+    def now(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job:
+        """Return the job of an unfinished row as it is now; ``progress`` is what is known of that already."""
+        row, seen = self.settled(row, drive=False)
+        job = self.job(row, seen, read=_MOST_TO_READ if progress is None else 0)
+        return job if progress is None or row.finished else attrs.evolve(job, progress=progress)
 
     def resolve_prefix(self, prefix: str) -> str:
         """Return the only job id that begins with ``prefix``, of 4 characters or more.
@@ -312,7 +361,7 @@ class Catalog:
                 job = None if row.finished else own(row.job_id)
                 if job is None:
                     try:
-                        job = self.job(*self.settled(row, drive=False)) if not row.finished else self.job(row)
+                        job = self.job(*self.settled(row, drive=False), read=_MOST_TO_READ_IN_A_LIST)
                     except JobNotFound:
                         continue
                 if state is None or job.status == state:
@@ -336,28 +385,42 @@ class Catalog:
     def result(self, job_id: str, *, consume: bool = False, detail: str | None = None) -> Result:
         """Return the result of a finished job; ``consume`` forgets the job in the same breath.
 
+        ``detail`` is ``"summary"`` or ``"full"``, for kinds that can be rendered in both ways.
+
         Raises:
+            InvalidArguments: ``detail`` is something else.
             JobNotFound: there is no such job, or somebody else has just consumed it.
             JobRunning: it has not ended.
             StateCorrupt: it is done, and its output cannot be read.
         """
-        row, seen = self.settled(self.row(job_id))
+        level = check_detail(detail)
+        shown: list[interpret.Outcome] = []
+
+        def look(directory: str, ended: Ended) -> interpret.Outcome:
+            shown.append(how_it_ended(directory, ended))
+            return shown[-1]
+
+        row, seen = self.settled(self.row(job_id), look=look)
         if not row.finished:
             raise running_error(self.job(row, seen))
-        result = self.result_of(row, detail=detail)
+        try:
+            result = self._result_of(row, level, shown)
+        except StateCorrupt:
+            self._check_kept(row)
+            raise
+        if not self.layout.is_sound(row.workspace_key, job_id):  # it may have gone while it was read
+            self._check_kept(row)
         if consume:
-            if not self.layout.discard(row.workspace_key, job_id) and self._in_trash(job_id):
-                self._delete_row(row)
-                message = f"job {job_id} has just been consumed or forgotten by somebody else"
-                raise JobNotFound(message, details={"job_id": job_id})
+            if not self.layout.discard(row.workspace_key, job_id):
+                self._check_kept(row)
             self.index.write(lambda: self.index.delete(job_id))
         elif not row.fetched:
             with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
                 self.index.write(lambda: self.index.set_fetched(job_id))
         return result
 
-    def result_of(self, row: Row, *, detail: str | None = None) -> Result:
-        """Read the result of a finished row from its job directory."""
+    def _result_of(self, row: Row, detail: interpret.Detail | None, shown: Sequence[interpret.Outcome]) -> Result:
+        """Read the result of a finished row from its job directory, unless that was just done."""
         directory = self.directory(row)
         job = self.job(row)
         error = error_of(row)
@@ -369,11 +432,10 @@ class Catalog:
         ):
             message = f"the output of job {row.job_id} is not there any more"
             raise StateCorrupt(message, details={"job_id": row.job_id})
-        interpreter = get_interpreter(row.kind)
-        seen = how_it_ended(directory, _ended_of(job))
+        interpreter = interpret.get_interpreter(row.kind)
+        outcome = shown[-1] if shown else how_it_ended(directory, _ended_of(job))
         try:
-            rendered: Any = getattr(interpreter, "render", None)
-            value = rendered(seen, detail) if rendered is not None and detail is not None else interpreter.value(seen)
+            value = interpret.render(interpreter, outcome, detail)
         except Exception as failure:
             message = f"the output of job {row.job_id} cannot be read as {row.kind} any more: {failure}"
             raise StateCorrupt(message, details={"job_id": row.job_id}) from failure
@@ -427,11 +489,21 @@ class Catalog:
             forgotten += self.index.write(
                 lambda name=name: self.index.evict(name, self.settings.job_max_count, keep),  # type: ignore[misc]
             )
-        while self.layout.empty_trash(200):
+        while self.empty_trash(200):
             pass
         self.layout.sweep_owners()
         self.index.checkpoint()
         return forgotten
+
+    def empty_trash(self, most: int) -> bool:
+        """Delete up to ``most`` discarded jobs, and the rows that they have left; ``True`` when more are there."""
+
+        def forget(job_ids: list[str]) -> None:
+            left = [job_id for job_id in job_ids if self.index.get(job_id) is not None]
+            if left:
+                self.index.write(lambda: self.index.delete(*left))
+
+        return self.layout.empty_trash(most, forget)
 
     def remove(self, rows: Iterable[Row]) -> None:
         """Forget these finished jobs."""
@@ -546,7 +618,7 @@ class Catalog:
             while True:
                 for job_id in ids:
                     if job_id not in finished:
-                        job = self.status(job_id)
+                        job = self.status(job_id, progress=False)
                         if job.status.terminal:
                             finished[job_id] = job
                 left = None if until is None else until - time.monotonic()
@@ -561,10 +633,7 @@ def _signalled(directory: str) -> bool:
     return bool(stop and stop.get("signalled_boot_ns") is not None)
 
 
-def _ended_of(job: Job) -> Any:
-    from supervisor.engines import Ended
-    from supervisor.model import Exit
-
+def _ended_of(job: Job) -> Ended:
     return Ended(exit=Exit(exit_code=job.exit_code, signal=job.signal))
 
 

@@ -34,8 +34,9 @@ import trio
 
 from supervisor.actors.janitor import Janitor
 from supervisor.actors.job import care_for
+from supervisor.actors.progress import Follower
 from supervisor.actors.registry import Create, Entry, Registry, Subscription
-from supervisor.catalog import Catalog, encodable, running_error
+from supervisor.catalog import Catalog, check_detail, encodable, running_error
 from supervisor.engines import Engine, LaunchRequest, processes
 from supervisor.errors import (
     IdempotencyConflict,
@@ -46,6 +47,7 @@ from supervisor.errors import (
     SupervisorClosed,
 )
 from supervisor.follow import Chunks
+from supervisor.forking import forked_error, tell_in_child
 from supervisor.interpret import get_interpreter
 from supervisor.model import Job, JobPage, JobSpec, Result
 from supervisor.settings import Settings
@@ -162,6 +164,7 @@ class Supervisor:
         self._registry = registry
         self._engine = engine
         self._nursery = nursery
+        self._follower = Follower(nursery, registry.tell_progress)
         self._owner: str | None = None
         self._workspaces = Workspaces()
         self._born = {
@@ -170,6 +173,8 @@ class Supervisor:
             "ns": processes.pid_namespace(),
         }
         self._closed = False
+        self._forked = False
+        tell_in_child(self)
 
     # ------------------------------------------------------------ starting
 
@@ -304,6 +309,7 @@ class Supervisor:
             if self._closed:  # nobody is left to launch it, and whoever opens the root next will say so
                 return
             self._nursery.start_soon(care_for, entry, self._engine, self._registry, request, record["deadline_seconds"])
+            self._follower.attend(entry)
 
         await self._registry.send(Create(entry, self.settings.job_max_count, begin))
         return entry
@@ -360,8 +366,9 @@ class Supervisor:
         try:
             made = await self._begin(spec)
             job = made if isinstance(made, Job) else await self._begun(made, spec)
-            await self.wait(job.job_id)
-            return await self.result(job.job_id)
+            with self._registry.keeping(job.job_id):
+                await self.wait(job.job_id)
+                return await self.result(job.job_id)
         except (trio.Cancelled, KeyboardInterrupt):
             if made is not None:
                 with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
@@ -382,6 +389,7 @@ class Supervisor:
         Raises:
             JobNotFound: none of this id is kept.
         """
+        self._check_open()
         await trio.lowlevel.checkpoint()
         entry = self._own(job_id)
         if entry is not None:
@@ -389,13 +397,14 @@ class Supervisor:
         row = self._catalog.row(job_id)
         if row.finished:
             return self._catalog.job(row)
-        return await self._in_thread(lambda catalog: catalog.job(*catalog.settled(row, drive=False)))
+        known = None if (adopted := self._registry.entries.get(job_id)) is None else adopted.progress
+        return await self._in_thread(lambda catalog: catalog.now(row, progress=known))
 
     def _own(self, job_id: str) -> Entry | None:
         """Return the entry of a job of ours that lives, if nobody else has changed it."""
         self._check_open()
         entry = self._registry.entries.get(job_id)
-        if entry is None:
+        if entry is None or entry.adopted:
             return None
         self._registry.look_for_changes()
         if entry.generation != self._registry.generation:
@@ -429,7 +438,7 @@ class Supervisor:
 
         def own(job_id: str) -> Job | None:
             entry = self._registry.entries.get(job_id)
-            return None if entry is None else entry.job()
+            return None if entry is None or entry.adopted else entry.job()
 
         return await self._in_thread(
             lambda catalog: catalog.list(
@@ -465,6 +474,8 @@ class Supervisor:
                     await entry.finished.wait()
         finally:
             entry.waiters -= 1
+        if entry.problem is not None:
+            raise entry.problem
         job = entry.job()
         if not job.status.terminal:
             self._check_open()
@@ -473,6 +484,7 @@ class Supervisor:
 
     async def _care(self, job_id: str) -> Entry | Job:
         """Return the entry of a live job, taking it into our care if need be, or the ended job."""
+        self._check_open()
         await trio.lowlevel.checkpoint()
         entry = self._own(job_id)
         if entry is not None:
@@ -488,24 +500,27 @@ class Supervisor:
                     from supervisor.catalog import elsewhere_error
 
                     raise elsewhere_error(row)
+                self._check_open()
                 return self._registry.entries.get(job_id) or self.adopt(row, owned=False)
         return self._catalog.job(row)
 
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
         """Take an unfinished job of somebody else into our care; ``owned`` says it is ours from now on."""
-        if owned:
+        if owned and row.started_ns is not None:  # nobody owns what nobody will launch
             if self._owner is None:
                 self._owner = self._catalog.layout.register_owner()
             owner = self._owner
             with contextlib.suppress(Exception):  # a hint for others, no more
                 self._catalog.index.write(lambda: self._catalog.index.set_owner(row.job_id, owner, row.owner))
         entry = Entry(row, self._catalog.directory(row))
+        entry.adopted = True
         if not owned:
             entry.owner_lives = partial(self._catalog.layout.owner_lives, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
         deadline = job_of(row, entry.directory).deadline_seconds
         self._nursery.start_soon(care_for, entry, self._engine, self._registry, None, deadline)
+        self._follower.attend(entry)
         return entry
 
     async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
@@ -519,11 +534,14 @@ class Supervisor:
             A ``Result`` with a value, or with an error for a job that is not ``done``.
 
         Raises:
+            InvalidArguments: ``detail`` is something else.
             JobRunning: it has not ended.
             JobNotFound: none of this id is kept.
             StateCorrupt: its output is gone or damaged.
         """
+        self._check_open()
         await trio.lowlevel.checkpoint()
+        check_detail(detail)
         entry = self._own(job_id)
         if entry is not None:
             raise running_error(entry.job())
@@ -546,6 +564,8 @@ class Supervisor:
             return entry
         entry.stop("cancelled", "supervisor")
         await entry.finished.wait()
+        if entry.problem is not None:
+            raise entry.problem
         job = entry.job()
         if not job.status.terminal:
             self._check_open()  # it was closed meanwhile; the stop goes on
@@ -558,6 +578,7 @@ class Supervisor:
             JobRunning: it has not ended; cancel it first.
             JobNotFound: none of this id is kept.
         """
+        self._check_open()
         await trio.lowlevel.checkpoint()
         entry = self._own(job_id)
         if entry is not None:
@@ -567,17 +588,19 @@ class Supervisor:
     async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
         """Forget what has expired or is beyond the cap, in one workspace or in all; returns the ids."""
         self._check_open()
-        spared = set(self._registry.entries)
+        spared = {*self._registry.entries, *self._registry.wanted}
         return await self._in_thread(lambda catalog: catalog.prune(workspace, spared=spared))
 
     # ------------------------------------------------------------ following
 
     @contextlib.asynccontextmanager
     async def events(self, job_id: str | None = None) -> AsyncGenerator[Subscription]:
-        """Subscribe to changes of state, of one job or of all that this supervisor takes care of.
+        """Subscribe to changes of state and progress, of one job or of all that this supervisor takes care of.
 
-        Gives an async iterator of ``JobEvent``. It holds at most 256 events: a reader that is too
-        slow misses the oldest, is told how many (``lagged``), and never delays anybody.
+        Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
+        kind may report a few times a second, ``previous`` is the state that it is in; of what was not
+        fetched by then only the latest is kept. The iterator holds at most 256 events: a reader that is
+        too slow misses the oldest, is told how many (``lagged``), and never delays anybody.
         """
         self._check_open()
         if job_id is not None:
@@ -619,7 +642,13 @@ class Supervisor:
 
     # ------------------------------------------------------------ inside
 
+    def in_child(self) -> None:
+        """Refuse every call from now on: this is a forked child."""
+        self._forked = True
+
     def _check_open(self) -> None:
+        if self._forked:
+            raise forked_error()
         if self._closed:
             message = "the supervisor is closed"
             raise SupervisorClosed(message)
@@ -627,14 +656,21 @@ class Supervisor:
     async def _in_thread(self, action: Callable[[Catalog], _T]) -> _T:
         """Do something that may wait for the disk, in a thread, one at a time."""
         async with self._foreign_lock:
+            self._check_open()
             return await trio.to_thread.run_sync(action, self._foreign)
+
+    async def finish_threads(self) -> None:
+        """Wait, but not for long, for what is under way in a thread; whoever is next in line is refused."""
+        with trio.move_on_after(_LAUNCH_SHIELD_SECONDS, shield=True):
+            async with self._foreign_lock:
+                pass
 
     def close(self) -> None:
         """Refuse further calls, and tell others that nothing more will be launched from here."""
         self._closed = True
         for subscription in self._registry.subscriptions:
             subscription.close()
-        if self._owner is not None:
+        if self._owner is not None and not self._forked:
             self._catalog.layout.unregister_owner(self._owner)
 
 
@@ -724,6 +760,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                             yield supervisor
                         finally:
                             supervisor.close()
+                            await supervisor.finish_threads()
                             actors.cancel_scope.cancel()
                     registry.close()
                 finally:

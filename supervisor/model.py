@@ -145,7 +145,10 @@ class Job:
         cost_usd: what the output says was spent, or ``None``.
         detail: for a failed job a short redacted reason, else ``None``.
         stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``).
-        progress: what a running job's output says about its progress, or ``None``.
+        progress: what the output of a running job says about how far it is, for kinds that report it.
+            Of an agent: ``turn``, ``tool``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``note``,
+            ``model``, ``finished``, ``skipped_lines``. ``partial``: what came first was not read, so
+            that counts are lower bounds.
         pid: the process id of the command; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
@@ -228,11 +231,12 @@ class JobPage:
 
 @attrs.frozen(slots=True, kw_only=True)
 class JobEvent:
-    """A change of state, as it happened.
+    """A change of state or of progress, as it happened.
 
     Attributes:
         job: the job after the change.
-        previous: its state before, or ``None`` when it came to exist (or was not known here).
+        previous: its state before, or ``None`` when it came to exist (or was not known here);
+            its state now when only its progress has changed.
         lagged: how many earlier events this subscriber missed because it read too slowly.
     """
 

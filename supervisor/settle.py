@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -114,8 +115,16 @@ def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
         )
 
 
-def outcome_of(row: Row, directory: str, ended: Ended) -> Outcome:
+def outcome_of(
+    row: Row,
+    directory: str,
+    ended: Ended,
+    look: Callable[[str, Ended], interpret.Outcome] = how_it_ended,
+) -> Outcome:
     """Decide the terminal state of a job whose command has ended.
+
+    ``look`` gives the interpreter's view of it; whoever wants the value as well keeps that, so that
+    the output is parsed once.
 
     Raises:
         InvalidArguments: its kind is not installed here, so it is not for this process to decide.
@@ -126,14 +135,14 @@ def outcome_of(row: Row, directory: str, ended: Ended) -> Outcome:
         if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no spend to look for
             verdict = Verdict(reason=reason)
         else:
-            verdict = _judge(row.kind, how_it_ended(directory, ended))
+            verdict = _judge(row.kind, look(directory, ended))
     elif ended.exit.launch_error is not None:
         event, reason = Event.LAUNCH_FAILED, Reason.LAUNCH_FAILED
-        verdict = _unlaunched(row.kind, directory, ended)
+        verdict = _unlaunched(row.kind, look(directory, ended), ended)
         if state is not State.QUEUED:  # its launch was recorded by somebody who was wrong
             event, reason = Event.LOST, Reason.LOST
     else:
-        verdict = _judge(row.kind, how_it_ended(directory, ended))
+        verdict = _judge(row.kind, look(directory, ended))
         reason = verdict.reason
         event = {Reason.EXITED: Event.SUCCEEDED, Reason.LOST: Event.LOST}.get(reason, Event.FAILED)
     detail = verdict.detail
@@ -152,7 +161,7 @@ def outcome_of(row: Row, directory: str, ended: Ended) -> Outcome:
     )
 
 
-def _unlaunched(kind: str, directory: str, ended: Ended) -> Verdict:
+def _unlaunched(kind: str, seen: interpret.Outcome, ended: Ended) -> Verdict:
     """Say what it means that a command was never started; its kind may know better why."""
     details: dict[str, Any] = {"exit_status": ended.exit.launch_status}
     repair = None
@@ -169,7 +178,7 @@ def _unlaunched(kind: str, directory: str, ended: Ended) -> Verdict:
     )
     if kind in {"raw", "json"}:
         return verdict
-    known = _judge(kind, how_it_ended(directory, ended))
+    known = _judge(kind, seen)
     if known.code is None:
         return verdict
     return attrs.evolve(known, detail=known.detail or verdict.detail, details={**details, **known.details})

@@ -37,13 +37,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=20, help="rounds of each chaos test (default: 20)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    chaos = Path(__file__).parent / "chaos"
-    for item in items:
-        if item.path.is_relative_to(chaos):
-            item.add_marker(pytest.mark.chaos)
-
-
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
     """How many rounds a chaos test runs."""

@@ -87,7 +87,7 @@ class Janitor:
             if row.owner not in known:
                 known[row.owner] = self._catalog.layout.owner_lives(row.owner)
             overdue = row.deadline_boot_ns is not None and row.deadline_boot_ns + _BACKSTOP_NS < now
-            if known[row.owner] and not overdue:
+            if (known[row.owner] and not overdue) or _is_elsewhere(row):
                 waiting.append(row)
                 continue
             self._adopt(row, not known[row.owner])
@@ -113,7 +113,7 @@ class Janitor:
             ]
             if rows:
                 await trio.to_thread.run_sync(self._forget, rows)
-            more = await trio.to_thread.run_sync(self._catalog.layout.empty_trash, _PORTION)
+            more = await trio.to_thread.run_sync(empty_trash, self._catalog)
             if not rows and not more:
                 break
             await trio.sleep(_PAUSE_SECONDS)  # deleting in bulk slows the creation of new jobs
@@ -126,6 +126,22 @@ class Janitor:
             return
         if size > _CHECKPOINT_BYTES:
             await trio.to_thread.run_sync(checkpoint, self._catalog)
+
+
+def _is_elsewhere(row: Row) -> bool:
+    """Whether a job was taken on where nobody here can watch or stop it: on another host, in another container."""
+    born = row.request
+    if born.get("boot") == processes.boot_id():
+        return born.get("ns") != processes.pid_namespace()
+    return born.get("host") != processes.host_id()
+
+
+def empty_trash(catalog: Catalog) -> bool:
+    """Delete a portion of what was discarded; ``True`` when more is left."""
+    if not catalog.layout.discarded():
+        return False
+    with Catalog(catalog.settings) as own:
+        return own.empty_trash(_PORTION)
 
 
 def checkpoint(catalog: Catalog) -> None:

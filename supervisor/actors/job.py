@@ -72,10 +72,16 @@ async def _live(
         entry.row = entry.row.with_launch(launched)
         await registry.send(NoteLaunch(entry, trio.current_time() + _NOTE_AFTER_SECONDS))
     entry.started.set()
-    entry.scope.deadline = trio.current_time() + _seconds_left(launched, deadline_seconds, fresh=request is not None)
     ended: Ended | None = None
-    with entry.scope:
-        ended = await running.wait()
+    while True:
+        launched = running.launched
+        left = _seconds_left(launched, deadline_seconds, fresh=request is not None)
+        entry.scope.deadline = trio.current_time() + left
+        with entry.scope:
+            ended = await running.wait()
+        if ended is not None or entry.stop_why is not None or launched.pid or request is not None:
+            break
+        entry.scope = trio.CancelScope()  # adopted before its launch: its time was not running yet
     if ended is None:  # the deadline has passed or somebody cancelled, and it had not ended by then
         if entry.stop_why is None:
             entry.stop_why, entry.stop_by = "deadline", "supervisor"

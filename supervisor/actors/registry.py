@@ -8,10 +8,12 @@ lock, the batch is committed in a thread instead, and the mailbox fills meanwhil
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections import deque
-from collections.abc import Callable
-from typing import Final
+import os
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import attrs
 import trio
@@ -19,7 +21,7 @@ import trio
 from supervisor import log
 from supervisor.catalog import Catalog
 from supervisor.engines import Running
-from supervisor.errors import StateBusy, SupervisorError
+from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.model import Job, JobEvent
 from supervisor.states import State
 from supervisor.store import Index, Row
@@ -40,16 +42,19 @@ class Entry:
     """A job that this supervisor takes care of, from its creation or adoption to its end.
 
     ``scope`` holds the deadline and is what a cancel cancels; ``settling`` is set when the
-    launch is decided, ``finished`` when the end is on record. ``owner_lives`` tells of another
-    supervisor that may be about to launch it.
+    launch is decided, ``finished`` when the end is on record. ``adopted``: what memory
+    knows of it may be old, until its actor has looked. ``owner_lives`` tells of another supervisor
+    that may be about to launch it. ``progress``: what its output says, for kinds that report it.
     """
 
     __slots__ = (
+        "adopted",
         "directory",
         "finished",
         "generation",
         "owner_lives",
         "problem",
+        "progress",
         "row",
         "running",
         "scope",
@@ -65,6 +70,7 @@ class Entry:
         self.row = row
         self.directory = directory
         self.running: Running | None = None
+        self.adopted = False
         self.owner_lives: Callable[[], bool] = _nobody
         self.scope = trio.CancelScope()
         self.started = trio.Event()
@@ -72,6 +78,7 @@ class Entry:
         self.stop_why: str | None = None
         self.stop_by = ""
         self.problem: SupervisorError | None = None
+        self.progress: dict[str, Any] | None = None
         self.taken = False
         self.generation = 0
         self.waiters = 0
@@ -84,7 +91,7 @@ class Entry:
 
     def job(self) -> Job:
         """Return the job as it is now."""
-        return job_of(self.row, self.directory, stop_requested=self.stop_why)
+        return job_of(self.row, self.directory, stop_requested=self.stop_why, progress=self.progress)
 
 
 @attrs.frozen(slots=True)
@@ -125,12 +132,15 @@ Message = Create | NoteLaunch | Settle
 
 
 class Subscription:
-    """A reader of events with bounded memory: what it does not fetch in time is counted, not kept."""
+    """A reader of events with bounded memory: what it does not fetch in time is counted, not kept.
+
+    Of the progress of a job only the latest is kept, and none that would push out something else.
+    """
 
     def __init__(self, job_id: str | None) -> None:
         """Want the events of one job, or of all."""
         self.job_id = job_id
-        self._events: deque[JobEvent] = deque()
+        self._events: OrderedDict[object, JobEvent] = OrderedDict()
         self._lagged = 0
         self._arrived = trio.Event()
         self._closed = False
@@ -139,10 +149,15 @@ class Subscription:
         """Take an event; the oldest goes when there are too many."""
         if self.job_id not in {None, event.job_id}:
             return
+        progress = event.previous is event.status
+        key: object = event.job_id if progress else object()
+        self._events.pop(key, None)
         if len(self._events) >= _MOST_EVENTS:
-            self._events.popleft()
             self._lagged += 1
-        self._events.append(event)
+            if progress:
+                return
+            self._events.popitem(last=False)
+        self._events[key] = event
         self._arrived.set()
 
     def close(self) -> None:
@@ -162,7 +177,7 @@ class Subscription:
                 raise StopAsyncIteration
             self._arrived = trio.Event()
             await self._arrived.wait()
-        event = self._events.popleft()
+        _, event = self._events.popitem(last=False)
         if self._lagged:
             event = attrs.evolve(event, lagged=self._lagged)
             self._lagged = 0
@@ -179,6 +194,7 @@ class Registry:
         self._patient: Index | None = None
         self.entries: dict[str, Entry] = {}
         self.subscriptions: set[Subscription] = set()
+        self.wanted: Counter[str] = Counter()
         self.generation = 0
         self._launches: deque[NoteLaunch] = deque()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
@@ -194,6 +210,17 @@ class Registry:
             self._send.send_nowait(message)
         except trio.WouldBlock:
             await self._send.send(message)
+
+    @contextlib.contextmanager
+    def keeping(self, job_id: str) -> Iterator[None]:
+        """Keep a job from being evicted while somebody is about to fetch its result."""
+        self.wanted[job_id] += 1
+        try:
+            yield
+        finally:
+            self.wanted[job_id] -= 1
+            if not self.wanted[job_id]:
+                del self.wanted[job_id]
 
     def look_for_changes(self) -> bool:
         """Notice whether another process has written since the last look."""
@@ -290,13 +317,12 @@ class Registry:
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
         return index.write(lambda: [self._apply(index, message) for message in batch])
 
-    @staticmethod
-    def _apply(index: Index, message: Message) -> bool:
+    def _apply(self, index: Index, message: Message) -> bool:
         row = message.entry.row
         if isinstance(message, Create):
             if not index.insert(row):
                 return False
-            index.evict(row.workspace_key, message.cap)
+            index.evict(row.workspace_key, message.cap, self.wanted)
             return True
         if isinstance(message, NoteLaunch):
             launched = row.launched()
@@ -339,11 +365,18 @@ class Registry:
         theirs = None if first else self._read(row.job_id)
         # If somebody else was first, they decided the same from the same evidence.
         entry.row = theirs if theirs is not None and theirs.finished else message.row
+        if not first and theirs is None and not os.path.isdir(entry.directory):
+            text = f"job {row.job_id} has been consumed or forgotten by somebody else"
+            entry.problem = JobNotFound(text, details={"job_id": row.job_id})
         self.entries.pop(row.job_id, None)
         entry.started.set()
         entry.finished.set()
         self._publish(entry, previous)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
+
+    def tell_progress(self, entry: Entry) -> None:
+        """Publish that the output of a job says something new about its progress."""
+        self._publish(entry, State(entry.row.state))
 
     def _read(self, job_id: str) -> Row | None:
         try:

@@ -23,7 +23,7 @@ from supervisor._version import __version__
 from supervisor.cli import text
 from supervisor.engines import processes
 from supervisor.engines.inotify import Inotify
-from supervisor.errors import SupervisorError
+from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.settings import Settings
 
 __all__ = ["Check", "Verdict", "examine"]
@@ -274,6 +274,29 @@ def _programs() -> Iterator[Check]:
     found = {name: shutil.which(name) for name in ("claude", "codex")}
     words = ", ".join(f"{name} {path or 'not on PATH'}" for name, path in found.items())
     yield Check("agent CLIs", Verdict.NOTE, words, facts=dict(found))
-    from supervisor.interpret import kinds
+    yield _kinds()
 
-    yield Check("kinds", Verdict.FINE, ", ".join(kinds()), facts={"kinds": list(kinds())})
+
+def _kinds() -> Check:
+    """Load every kind: one that somebody else brings may not be what it should be."""
+    from supervisor.interpret import BUILT_IN, get_interpreter, kinds
+    from supervisor.progress import reader_of
+
+    names = kinds()
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            get_interpreter(name)
+        except InvalidArguments as error:
+            broken[name] = error.message
+    words = ", ".join(name for name in names if name not in broken)
+    facts = {
+        "kinds": list(names),
+        "installed": [name for name in names if name not in BUILT_IN],
+        "progress": [name for name in names if name not in broken and reader_of(name) is not None],
+        "broken": broken,
+    }
+    if not broken:
+        return Check("kinds", Verdict.FINE, words, facts=facts)
+    message = f"{words}; {'; '.join(broken.values())}"
+    return Check("kinds", Verdict.WARNING, message, "Correct or remove the distributions that bring them.", facts)

@@ -108,6 +108,6 @@ def _follow(catalog: Catalog, job_id: str, directory: str, stream: str) -> Itera
 
 def _has_ended(catalog: Catalog, job_id: str) -> bool:
     try:
-        return catalog.status(job_id).status.terminal
+        return catalog.status(job_id, progress=False).status.terminal
     except JobNotFound:  # it ended, and somebody has forgotten it meanwhile
         return True

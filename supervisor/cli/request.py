@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from supervisor.cli.arguments import label_option, seconds, workspace_option
-from supervisor.interpret import BUILT_IN
+from supervisor.cli.text import one_line
+from supervisor.interpret import kinds
 from supervisor.model import JobSpec
 
 __all__ = ["make_spec", "request_options"]
@@ -19,7 +20,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _complete_kind(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    return [kind for kind in BUILT_IN if kind.startswith(incomplete)]
+    return [kind for kind in kinds() if kind.startswith(incomplete)]
+
+
+class _KindOption(click.Option):
+    """An option whose help lists the kinds that can be used here; finding them takes a while, so only then."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what stands in the help."""
+        self.help = f"How its output is read: {', '.join(map(one_line, kinds()))}."
+        return super().get_help_record(ctx)
 
 
 def request_options(function: _F) -> _F:
@@ -29,17 +39,17 @@ def request_options(function: _F) -> _F:
             workspace_option("Run it in this directory, instead of the current one."),
             click.option(
                 "--kind",
+                cls=_KindOption,
                 default="raw",
                 show_default=True,
                 metavar="KIND",
                 shell_complete=_complete_kind,
-                help=f"How its output is read: {', '.join(BUILT_IN)}, or a kind that is installed.",
             ),
             click.option(
                 "--deadline",
                 type=seconds,
                 metavar="SECONDS",
-                help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_seconds, or 1800.",
+                help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_SECONDS, or 1800.",
             ),
             click.option(
                 "--stdin",

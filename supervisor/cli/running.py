@@ -12,8 +12,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import AsyncIterator, Generator
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -61,6 +61,7 @@ class _Run:
         self._sup = sup
         self._screen = _Screen(used=not call.as_json)
         self._job: Job | None = None
+        self._progress: Mapping[str, Any] | None = None
         self._started = trio.Event()
         self._cancel_wanted = trio.Event()
         self._all = trio.CancelScope()
@@ -92,6 +93,7 @@ class _Run:
             async with trio.open_nursery() as nursery:
                 if self._screen.on_terminal:
                     nursery.start_soon(self._tick, job)
+                    nursery.start_soon(self._heed, job.job_id)
                 async with trio.open_nursery() as streams:
                     streams.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
                     streams.start_soon(self._stream, job.job_id, "stderr", _STDERR)
@@ -137,7 +139,16 @@ class _Run:
         began = trio.current_time() - job.elapsed_ms / 1000
         while True:
             await trio.sleep(_TICK_SECONDS)
-            self._screen.show(_clock(job, trio.current_time() - began, cancelling=self._cancel_wanted.is_set()))
+            elapsed = trio.current_time() - began
+            self._screen.show(_clock(job, elapsed, self._progress, cancelling=self._cancel_wanted.is_set()))
+
+    async def _heed(self, job_id: str) -> None:
+        """Keep what the job says about its progress for the next tick."""
+        with contextlib.suppress(SupervisorError):  # somebody has forgotten the job meanwhile; others here say so
+            async with self._sup.events(job_id) as events:
+                self._progress = (await self._sup.status(job_id)).progress
+                async for event in events:
+                    self._progress = event.job.progress or self._progress
 
     async def _listen(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
@@ -179,7 +190,7 @@ class _Run:
         return status
 
 
-def _clock(job: Job, elapsed: float, *, cancelling: bool) -> str:
+def _clock(job: Job, elapsed: float, progress: Mapping[str, Any] | None, *, cancelling: bool) -> str:
     if cancelling:
         rest = "cancelling"
     elif job.deadline_seconds is None:
@@ -187,7 +198,8 @@ def _clock(job: Job, elapsed: float, *, cancelling: bool) -> str:
     else:
         left = job.deadline_seconds - elapsed
         rest = f"deadline in {_whole(left)}" if left > 0 else "at its deadline"
-    return f"[{_whole(elapsed)}, {rest}, job {job.job_id[:8]}]"
+    words = [_whole(elapsed), text.progress(progress), rest, f"job {job.job_id[:8]}"]
+    return f"[{', '.join(filter(None, words))}]"
 
 
 def _whole(seconds: float) -> str:
@@ -207,7 +219,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 class _Screen:
-    """One line at the bottom of the terminal that says how long it takes, if stderr is a terminal."""
+    """One line at the bottom of the terminal that says how long it takes and how far it is, if stderr is a terminal."""
 
     def __init__(self, *, used: bool) -> None:
         self.on_terminal = used and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

@@ -48,6 +48,7 @@ def _describe(job: Job) -> list[str]:
     facts = [
         ("Job", job.job_id),
         ("Status", f"{head}, {since} {took}" if command_known else head),
+        ("Progress", text.progress(job.progress)),
         ("Detail", None if job.detail is None else text.one_line(job.detail)),
         ("Command", text.command_line(job.argv)),
         ("Workspace", text.one_line(job.workspace)),
@@ -93,7 +94,13 @@ def _deadline(job: Job, now: datetime) -> str:
 @command("result", short_help="Print what a finished job gave.")
 @job_argument
 @click.option("--consume", is_flag=True, help="Forget the job in the same breath: only one caller ever gets it.")
-def result(call: Invocation, job: str, *, consume: bool) -> int:
+@click.option(
+    "--detail",
+    metavar="LEVEL",
+    help="How much of an agent's answer: 'summary' is short and says what was cut, 'full' is all of it. "
+    "Default: all that a person would read.",
+)
+def result(call: Invocation, job: str, *, consume: bool, detail: str | None) -> int:
     """Print what JOB gave: for kind raw the bytes of its stdout, for others the value as JSON.
 
     The exit status is 0 for a job that is done, 1 for one that ended badly (the reason goes to
@@ -102,7 +109,7 @@ def result(call: Invocation, job: str, *, consume: bool) -> int:
     with call.catalog() as catalog:
         job_id = catalog.resolve_prefix(job)
         try:
-            found = catalog.result(job_id, consume=consume)
+            found = catalog.result(job_id, consume=consume, detail=detail)
         except JobRunning as error:
             return call.fail(error, catalog.status(job_id))
     if call.as_json:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from supervisor.model import Job
 from supervisor.states import Reason, State
@@ -23,6 +23,7 @@ __all__ = [
     "outcome",
     "pairs",
     "plural",
+    "progress",
     "size",
 ]
 
@@ -120,6 +121,41 @@ def outcome(job: Job) -> str:
     if job.reason is Reason.KILLED_BY_SIGNAL and job.signal is not None:
         return f"{job.status.value} (signal {job.signal})"
     return f"{job.status.value} ({job.reason.value.replace('_', ' ')})"
+
+
+def progress(said: Mapping[str, Any] | None) -> str | None:
+    """Return how far a running job is in a few words; ``None`` when its output does not say.
+
+    Of what a kind may report, the names that the agents have are known here. A ``+`` stands behind a
+    number that is a lower bound.
+    """
+    if said is None:
+        return None
+    more = "+" if said.get("partial") else ""
+    words: list[str] = []
+    if turn := _number(said.get("turn")):
+        words.append(f"turn {turn:.0f}{more}")
+    words += [one_line(text) for name in ("tool", "note") if isinstance(text := said.get(name), str) and text]
+    tokens = sum(_number(said.get(name)) for name in ("input_tokens", "output_tokens"))
+    if tokens:
+        words.append(f"{_thousands(tokens)}{more} tokens")
+    if cost := _number(said.get("cost_usd")):
+        words.append(f"{cost:.4f} USD")
+    if said.get("finished") is True:
+        words.append("answered")
+    return ", ".join(words) or None
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) and 0 <= value < 1e18 else 0
+
+
+def _thousands(count: float) -> str:
+    for unit in ("", "k", "M"):
+        if count < 999.95:
+            return f"{count:.0f}" if not unit else f"{count:.1f}{unit}"
+        count /= 1000
+    return f"{count:.1f}G"
 
 
 def pairs(facts: Iterable[tuple[str, str | None]]) -> list[str]:

@@ -6,6 +6,7 @@ knows about processes; nothing behind it knows about states, settings or the reg
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +17,10 @@ from supervisor.model import Exit
 
 if TYPE_CHECKING:
     import trio
+
+if sys.platform == "win32":  # pragma: no cover
+    _message = "supervisor runs commands on Linux and macOS only; on Windows use it inside WSL"
+    raise ImportError(_message)
 
 __all__ = ["Ended", "Engine", "LaunchRequest", "Launched", "Observation", "Running", "Seen"]
 
@@ -98,6 +103,7 @@ class Observation:
         stop_requested: why a stop was asked for, if one was.
         to_stop: why it should be stopped now by whoever looks, because nobody else is there to.
         damage: what could not be read, in words.
+        unkept: whether it runs without a keeper, so that nobody else watches what it writes.
     """
 
     seen: Seen
@@ -106,6 +112,7 @@ class Observation:
     stop_requested: str | None = None
     to_stop: str | None = None
     damage: str | None = None
+    unkept: bool = False
 
 
 class Running(Protocol):

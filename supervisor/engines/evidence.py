@@ -11,6 +11,7 @@ the identity of the process. What none of them tells is unknown and stays so.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -22,7 +23,17 @@ import attrs
 from supervisor.engines import Ended, Launched, Observation, Seen, processes, records
 from supervisor.model import Exit
 
-__all__ = ["Evidence", "Finding", "Leader", "Place", "decide", "examine", "find_marked_leader", "resolve"]
+__all__ = [
+    "Evidence",
+    "Finding",
+    "Leader",
+    "Place",
+    "decide",
+    "examine",
+    "find_marked_leader",
+    "recorded_launch",
+    "resolve",
+]
 
 
 class Place(Enum):
@@ -57,6 +68,7 @@ class Evidence:
         leader: whether the process lives.
         zombie_status: its wait status if it is a zombie whose status can be seen.
         now_boot_ns: the boot clock.
+        over_limit: whether it has written more than it may, and has no keeper to see that.
     """
 
     place: Place
@@ -69,6 +81,7 @@ class Evidence:
     leader: Leader
     zombie_status: int | None = None
     now_boot_ns: int = 0
+    over_limit: bool = False
 
 
 class Finding(Enum):
@@ -170,7 +183,21 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         leader=leader,
         zombie_status=zombie_status,
         now_boot_ns=processes.boottime_ns(),
+        over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, born),
     )
+
+
+def _is_over_limit(directory: str, born: dict[str, Any] | None) -> bool:
+    limit = _integer(born, "output_limit")
+    if limit is None:
+        return False
+    for name in (records.STDOUT, records.STDERR):
+        try:
+            if os.stat(f"{directory}/{name}").st_size > limit:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
@@ -190,8 +217,9 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
     if seen.keeper_lives:
         return Finding.WAIT_RUNNING
     if seen.leader is Leader.ALIVE:
-        overdue = seen.process["deadline_boot_ns"] is not None and seen.process["deadline_boot_ns"] <= seen.now_boot_ns
-        return Finding.STOP if overdue or seen.stop else Finding.WAIT_RUNNING
+        deadline = seen.process.get("deadline_boot_ns")
+        overdue = deadline is not None and deadline <= seen.now_boot_ns
+        return Finding.STOP if overdue or seen.over_limit or seen.stop else Finding.WAIT_RUNNING
     if unfinished_stop:
         return Finding.STOP
     if seen.zombie_status is not None:
@@ -223,6 +251,7 @@ def find_marked_leader(job_id: str) -> processes.Process | None:
 
 
 _SEARCH_AGAIN_SECONDS: Final = 0.1
+_OWNER_KNOWS_SECONDS: Final = 1.0
 
 
 def _adopt_marked(directory: str) -> bool:
@@ -292,8 +321,13 @@ def _launched(process: dict[str, Any] | None) -> Launched | None:
     return Launched(
         pid=process["pid"],
         started_ns=process["started_ns"],
-        deadline_boot_ns=process["deadline_boot_ns"],
+        deadline_boot_ns=process.get("deadline_boot_ns"),
     )
+
+
+def recorded_launch(directory: str) -> Launched | None:
+    """Return the launch that the keeper has put on record, whether or not it still runs."""
+    return _launched(_valid_process(records.read(directory, records.PROCESS)))
 
 
 def _exit_of(record: dict[str, Any]) -> Exit:
@@ -342,11 +376,19 @@ def resolve(
     """Come to a finding that needs nothing more to be done here, and return it.
 
     ``reaped_status`` may know the wait status of a process that is gone (from a pidfd that the
-    caller opened while it lived).
+    caller opened while it lived). The supervisor that launched it holds such a pidfd: while that
+    one lives it is left a moment to say how the process ended, before nobody knows.
+
+    Raises:
+        FileNotFoundError: the job directory is gone, so somebody has settled the job and forgotten it.
+        OSError: what was found out cannot be written down.
     """
     damage: str | None = None
+    owner_until: float | None = None
     while True:
         seen = examine(directory, owner_lives=owner_lives, born=born)
+        if seen.claim is None and seen.process is None and not os.path.isdir(directory):
+            raise FileNotFoundError(errno.ENOENT, "the job has been forgotten", directory)
         damage = damage or _damage(seen)
         finding = decide(seen)
         if finding is Finding.RULE_NEVER_LAUNCHED:
@@ -361,6 +403,12 @@ def resolve(
             note_exit(directory, seen.process, seen.zombie_status, by="zombie")
         elif finding is Finding.NOTE_UNKNOWN:
             status = reaped_status()
+            if status is None and seen.owner_lives and seen.process and seen.place is Place.HERE:
+                now = time.monotonic()
+                owner_until = owner_until or now + _OWNER_KNOWS_SECONDS
+                if now < owner_until:
+                    time.sleep(0.01)
+                    continue
             note_exit(directory, seen.process, status, by="nobody" if status is None else "pidfd")
         else:
             return _observation(finding, seen, damage)
@@ -382,5 +430,12 @@ def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observ
     }[finding]
     to_stop = None
     if finding is Finding.STOP:
-        to_stop = requested or "deadline"
-    return Observation(seen=state, launched=launched, stop_requested=requested, to_stop=to_stop, damage=damage)
+        to_stop = requested or ("output_limit" if seen.over_limit else "deadline")
+    return Observation(
+        seen=state,
+        launched=launched,
+        stop_requested=requested,
+        to_stop=to_stop,
+        damage=damage,
+        unkept=seen.leader is Leader.ALIVE and not seen.keeper_lives,
+    )

@@ -16,6 +16,7 @@ import trio
 
 from supervisor.engines import keeper, keeper_loop
 from supervisor.errors import LaunchFailed
+from supervisor.forking import tell_in_child
 
 __all__ = ["KeeperLink"]
 
@@ -75,6 +76,7 @@ class KeeperLink:
             theirs.close()
         self._socket = ours
         self.alive = True
+        tell_in_child(self)
         nursery.start_soon(self._read)
         nursery.start_soon(self._write)
         with trio.move_on_after(_START_SECONDS) as patience:
@@ -108,6 +110,13 @@ class KeeperLink:
             self.alive = False
             self._greeted.set()
             self._lost(self)
+
+    def in_child(self) -> None:
+        """Let go of our copy of the line, or the keeper would take the child for the supervisor."""
+        if self._socket is not None:
+            os.close(self._socket.detach())
+            self._socket = None
+        self.alive = False
 
     async def _write(self) -> None:
         with contextlib.suppress(trio.ClosedResourceError, OSError):

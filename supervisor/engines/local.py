@@ -40,6 +40,7 @@ from supervisor.mounts import on_network
 __all__ = ["LocalEngine", "LocalRunning"]
 
 _LOOK_AGAIN_SECONDS: Final = 30.0
+_LOOK_AT_OUTPUT_SECONDS: Final = 5.0
 _LOOK_BLINDLY_SECONDS: Final = 0.2
 _REAPED_SOON_SECONDS: Final = 0.05
 _LAUNCH_ATTEMPTS: Final = 3
@@ -219,7 +220,11 @@ class LocalEngine:
         """Find out whether a launch that was never answered took place; ``None`` means it did not."""
         if records.read_claim(request.directory) is None and not final:
             return None  # provably not: the next keeper may try, and its claim decides
-        seen = await trio.to_thread.run_sync(self.observe_unowned, request.directory)
+        try:
+            seen = await trio.to_thread.run_sync(self.observe_unowned, request.directory)
+        except OSError:
+            self._watch(handle)  # which looks until it can be known
+            return handle
         if seen.ended is not None and seen.ended.exit.launch_error is not None:
             raise LaunchFailed(seen.ended.exit.launch_error, exit_status=seen.ended.exit.launch_status or 125)
         if seen.launched is not None:
@@ -352,6 +357,7 @@ class LocalEngine:
         await trio.lowlevel.checkpoint()
         handle = LocalRunning(self, directory, next(self._tokens))
         handle.owner_lives = owner_lives
+        launched = launched or evidence.recorded_launch(directory)  # the row may not know of it yet
         if launched is not None:
             handle.launched = launched
         handle.answered.set()
@@ -364,23 +370,35 @@ class LocalEngine:
 
     async def _watch_by_identity(self, handle: LocalRunning) -> None:
         watched: set[tuple[int, int]] = set()
+        ended: Ended | None = None
         with self._notifier.watching(handle.directory, CHANGED, handle.poke) as told:
             async with trio.open_nursery() as pokers:
-                while True:
+                while ended is None:
                     handle.poked = trio.Event()
-                    seen = await trio.to_thread.run_sync(self._look, handle)
-                    if seen.ended is not None:
+                    try:
+                        seen = await trio.to_thread.run_sync(self._look, handle)
+                    except OSError as error:  # one job's trouble is not that of all others
+                        if not os.path.isdir(handle.directory):  # settled and forgotten by somebody else
+                            ended = Ended(exit=Exit(ended_ns=time.time_ns()))
+                            break
+                        log.warning("job_not_looked_at", directory=handle.directory, error=str(error))
+                        await trio.sleep(_LOOK_BLINDLY_SECONDS)  # a full disk, no descriptors left: it may pass
+                        continue
+                    ended = seen.ended
+                    if ended is not None:
                         break
                     if seen.launched is not None:
                         handle.launched = seen.launched
                     if seen.to_stop is not None:
                         await self._stop_directly(handle.directory, seen.to_stop, "nobody else was there")
                         continue
-                    blind = self._watch_processes(handle, watched, pokers) or not told
-                    with trio.move_on_after(_LOOK_BLINDLY_SECONDS if blind else _LOOK_AGAIN_SECONDS):
+                    patience = _LOOK_AT_OUTPUT_SECONDS if seen.unkept else _LOOK_AGAIN_SECONDS
+                    if self._watch_processes(handle, watched, pokers) or not told:
+                        patience = _LOOK_BLINDLY_SECONDS
+                    with trio.move_on_after(patience):
                         await handle.poked.wait()
                 pokers.cancel_scope.cancel()
-        handle.set_ended(seen.ended)
+        handle.set_ended(ended)
 
     def _look(self, handle: LocalRunning) -> Observation:
         born = records.read(handle.directory, records.JOB) or {}
@@ -460,12 +478,17 @@ class LocalEngine:
             process = records.read(handle.directory, records.PROCESS)
             if process:
                 break
-            if stopping.cancel_queued(handle.directory, by):
-                return  # whoever watches sees the exit record
+            try:
+                if stopping.cancel_queued(handle.directory, by):
+                    return  # whoever watches sees the exit record
+            except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
+                log.warning("job_not_stopped", directory=handle.directory, error=str(error))
+                await trio.sleep(_LOOK_BLINDLY_SECONDS)
             await trio.sleep(0.001)  # a launch is under way in another process, and takes about as long
         else:
             return
-        stopping.request_stop(handle.directory, why, by)
+        with contextlib.suppress(OSError):  # as in `_stop_directly`, which comes to it if the keeper does not
+            stopping.request_stop(handle.directory, why, by)
         if stopping.nudge_keeper(process):
             await self._stop_if_keeper_does_not(handle, why, by)
         else:
@@ -481,7 +504,11 @@ class LocalEngine:
         if process:
             await self._trees.end(directory, process, request)
             give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
-            while not stopping.is_noted(directory, process, patience_is_over=trio.current_time() > give_up):
+            while not stopping.is_noted(  # noqa: ASYNC110  # another process is waited for, maybe in vain
+                directory,
+                process,
+                patience_is_over=trio.current_time() > give_up,
+            ):
                 await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
 
 

@@ -77,6 +77,7 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(aside, flags, 0o600)
     try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask of whoever writes
         written = os.write(descriptor, data)
         while written < len(data):
             written += os.write(descriptor, data[written:])

@@ -119,7 +119,7 @@ def is_noted(directory: str, process: dict[str, Any], *, patience_is_over: bool)
     if os.access(f"{directory}/{records.EXIT}", os.F_OK):
         return True
     status = processes.exit_status_of_zombie(process["pid"], process["start"])
-    if status is None:
+    if status is None or not processes.is_alive(process.get("keeper_pid", 0), process.get("keeper_start", 0)):
         return True
     if patience_is_over:
         with contextlib.suppress(OSError):

@@ -66,32 +66,33 @@ class _Lines(ABC):
         self._buffer = bytearray()
         self._discarding = False
         self._progress = Progress()
+        self._skipped = 0
 
     def feed(self, chunk: bytes) -> bool:
         """Take the next bytes of stdout; say whether the snapshot has changed."""
-        before = self._progress
+        before, skipped = self._progress, self._skipped
         start = 0
         while (newline := chunk.find(b"\n", start)) >= 0:
             self._extend(chunk, start, newline)
             self._end_of_line()
             start = newline + 1
         self._extend(chunk, start, len(chunk))
-        return self._progress != before
+        return self._skipped != skipped or self._progress != before
 
     def close(self) -> bool:
         """Take what stands after the last newline as a line; say whether the snapshot has changed."""
-        before = self._progress
+        before, skipped = self._progress, self._skipped
         self._end_of_line()
-        return self._progress != before
+        return self._skipped != skipped or self._progress != before
 
     @property
     def progress(self) -> Progress:
         """What is known so far."""
-        return self._progress
+        return attrs.evolve(self._progress, skipped_lines=self._skipped)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what is known so far, JSON-ready."""
-        return attrs.asdict(self._progress)
+        return attrs.asdict(self.progress)
 
     def _extend(self, chunk: bytes, start: int, end: int) -> None:
         if self._discarding:
@@ -105,8 +106,8 @@ class _Lines(ABC):
     def _end_of_line(self) -> None:
         too_long, self._discarding = self._discarding, False
         line, self._buffer = self._buffer.strip(), bytearray()
-        if too_long:
-            self._skip()
+        if too_long or (line and not line.startswith(b"{")):  # an event is an object: no need to parse
+            self._skipped += 1
         elif line:
             self._line(line)
 
@@ -114,16 +115,13 @@ class _Lines(ABC):
         try:
             event = parse(line.decode(errors="replace"))
         except JsonProblem:
-            self._skip()
+            self._skipped += 1
             return
         kind = event.get("type") if is_object(event) else None
         if isinstance(kind, str):
             self._event(kind, event)
         else:
-            self._skip()
-
-    def _skip(self) -> None:
-        self._set(skipped_lines=self._progress.skipped_lines + 1)
+            self._skipped += 1
 
     def _set(self, **changes: Any) -> None:
         self._progress = attrs.evolve(self._progress, **changes)

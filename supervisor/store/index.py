@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 from supervisor.engines import Launched, records
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
+from supervisor.forking import forked_error, inherited, never_free, tell_in_child
 from supervisor.store.layout import Layout
 from supervisor.store.rows import COLUMNS, Outcome, Row, row_of_record
 
@@ -59,10 +60,13 @@ MIGRATIONS: Final = (
     """,
 )
 
+_OPENING_SECONDS: Final = 5  # somebody else may be creating it just now
 _ALL: Final = ", ".join(COLUMNS)
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 _UNFINISHED: Final = "('queued', 'running')"
 _DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
+# A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
+_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR"}
 
 _log = logging.getLogger("supervisor.store")
 
@@ -98,6 +102,7 @@ class Index:
         self._seen_version = -1
         self._kept: dict[str, int] = {}
         self.set_aside: str | None = None
+        tell_in_child(self)
         self._guarded(self._connect)
 
     def close(self) -> None:
@@ -107,38 +112,55 @@ class Index:
                 self._connection.close()
             self._connection = None
 
+    def in_child(self) -> None:
+        """Leave the connection to the parent: SQLite forbids a child to use it, and even to close it."""
+        if self._connection is not None:
+            never_free(self._connection)
+            inherited.add(self.layout.registry)
+            self._connection = None
+
     # ------------------------------------------------------------ opening and healing
 
     def _connect(self) -> None:
         self.close()
         path = self.layout.registry
-        if not os.path.exists(path):
+        if not _has_content(path):
             with self.layout.locked():
+                if not _has_content(path):
+                    self._set_aside(path)  # a log without its registry would be taken for that of the next
+                self._create(path)
                 self._open(path)
                 self._migrate()
-                if self.row_count() == 0:
-                    self._import_all()
-            return
-        self._open(path)
-        if self._version() < len(MIGRATIONS):
-            with self.layout.locked():
-                self._migrate()
+        else:
+            self._open(path)
+            if self._version() < len(MIGRATIONS):
+                with self.layout.locked():
+                    self._migrate()
+        self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+
+    @staticmethod
+    def _create(path: str) -> None:
+        """Make the file with its mode; SQLite's own files beside it take that over."""
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)
+            os.close(descriptor)  # no connection to this file can be open yet, so no lock is dropped
 
     def _open(self, path: str) -> None:
+        if path in inherited:
+            raise forked_error()
         connection = sqlite3.connect(
             path,
-            timeout=self._wait_seconds,
+            timeout=max(self._wait_seconds, _OPENING_SECONDS),
             isolation_level=None,
             check_same_thread=not self._any_thread,
             cached_statements=64,
         )
         self._connection = connection
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         found = os.stat(path)
-        if found.st_mode & 0o077:
+        if found.st_mode & 0o777 != 0o600:
             os.chmod(path, 0o600)
         self._inode = found.st_ino
         self._seen_version = -1
@@ -148,14 +170,19 @@ class Index:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _migrate(self) -> None:
+        if self._db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            self._db.execute("PRAGMA journal_mode = WAL")
         # A newer version than ours has only added to what we know, or it would be another file.
         self._db.execute("BEGIN IMMEDIATE")
+        new = self._version() == 0
         try:
             for number, script in enumerate(MIGRATIONS[self._version() :], self._version() + 1):
                 for statement in script.split(";"):
                     if statement.strip():
                         self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number}")
+            if new:  # in the same transaction: nobody ever sees a registry that is empty while there are jobs
+                self._import_all()
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
@@ -178,7 +205,7 @@ class Index:
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
                 kind = _kind_of(error)
-                if kind in _DAMAGE and attempt == 1 and not isinstance(error, sqlite3.ProgrammingError):
+                if kind in _WORTH_A_LOOK and attempt == 1 and not isinstance(error, sqlite3.ProgrammingError):
                     self._heal(error)
                     continue
                 raise self._translated(error, kind) from error
@@ -206,29 +233,34 @@ class Index:
             if self._is_damaged(path):
                 if _kind_of(error) == "SQLITE_CANTOPEN" and not os.access(self.layout.root, os.W_OK):
                     raise self._translated(error, "SQLITE_READONLY") from error
-                aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**6}"
-                for suffix in ("", "-wal", "-shm"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(path + suffix, aside + suffix)
-                self.set_aside = aside
+                self._set_aside(path)
+                self._create(path)
                 self._open(path)
                 self._migrate()
-                found = self._import_all()
                 _log.warning(
                     "the registry was damaged (%s); it is kept as %s and was rebuilt from %d job directories",
                     error,
-                    aside,
-                    found,
+                    self.set_aside,
+                    self.row_count(),
                 )
             else:
                 self._open(path)
                 self._migrate()
+            self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+
+    def _set_aside(self, path: str) -> None:
+        """Rename what there is of a registry. Whoever holds it open keeps it until the next write."""
+        aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**6}"
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path + suffix, aside + suffix)
+                self.set_aside = aside
 
     @staticmethod
     def _is_damaged(path: str) -> bool:
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             return False
-        if not os.path.isfile(path) or os.path.islink(path):
+        if not os.path.isfile(path) or os.path.islink(path) or not _has_content(path):
             return True
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
@@ -240,14 +272,19 @@ class Index:
         except sqlite3.Error as error:
             return _kind_of(error) in _DAMAGE
 
-    def _import_all(self) -> int:
+    def _import_all(self) -> None:
         """Enter every job directory into an empty registry, oldest first, each with how it ended."""
         rows = sorted(
             filter(None, (self.read_job(workspace, job_id) for workspace, job_id in self.layout.jobs())),
             key=lambda row: row.created_ns,
         )
-        self._db.execute("BEGIN IMMEDIATE")
+        holders: dict[tuple[str, str], Row] = {}
+        for row in sorted(rows, key=self._may_have_run):
+            if row.idempotency_key is not None:
+                holders[row.workspace_key, row.idempotency_key] = row
         for row in rows:
+            if row.idempotency_key is not None and holders[row.workspace_key, row.idempotency_key] is not row:
+                row.idempotency_key = None  # of two that were written down, one was refused or never ran
             self.insert(row)
             launched, outcome = self._judge(row)
             if launched is not None:
@@ -255,8 +292,10 @@ class Index:
                 row = row.with_launch(launched)  # noqa: PLW2901  # the same job, further on
             if outcome is not None:
                 self.settle(row.with_outcome(outcome))
-        self._db.execute("COMMIT")
-        return len(rows)
+
+    def _may_have_run(self, row: Row) -> tuple[bool, int]:
+        claim = records.read_claim(self.layout.job(row.workspace_key, row.job_id))
+        return claim not in {None, records.NOBODY}, row.created_ns
 
     def read_job(self, workspace: str, job_id: str) -> Row | None:
         """Return a fresh row for what ``job.json`` says, ``None`` when it says nothing sensible."""
@@ -317,7 +356,7 @@ class Index:
     # ------------------------------------------------------------ changes, inside ``write``
 
     def insert(self, row: Row) -> bool:
-        """Enter a new job; ``False`` when its idempotency key (or id) is taken."""
+        """Enter a new job; ``False`` when its idempotency key is taken by another."""
         values = (
             row.job_id,
             row.workspace_key,
@@ -340,7 +379,11 @@ class Index:
         if cursor.rowcount == 1:
             row.seq = cursor.lastrowid or 0
             return True
-        return False
+        # A rebuild may have come between its directory and this, and entered it already.
+        there = self._db.execute("SELECT seq FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()
+        if there is not None:
+            row.seq = there[0]
+        return there is not None
 
     def set_launched(self, job_id: str, launched: Launched) -> None:
         """Note that a job runs, unless it has ended already."""
@@ -394,7 +437,7 @@ class Index:
         self._kept.clear()
 
     def evict(self, workspace: str, most: int, spared: Iterable[str] = ()) -> list[str]:
-        """Forget finished jobs of ``workspace`` beyond ``most``: fetched ones first, then the oldest."""
+        """Forget finished jobs of ``workspace`` beyond ``most``: expired, then fetched ones, then the oldest."""
         kept = self._kept.get(workspace)
         if kept is None:
             kept = self._db.execute(
@@ -405,12 +448,18 @@ class Index:
         if kept <= most:
             return []
         keep = set(spared)
-        found = self._db.execute(
-            "SELECT job_id FROM jobs WHERE workspace_key = ? AND completed_ns IS NOT NULL"
-            " ORDER BY fetched DESC, seq LIMIT ?",
-            (workspace, kept - most + len(keep)),
-        ).fetchall()
-        victims = [job_id for (job_id,) in found if job_id not in keep][: kept - most]
+        victims: list[str] = []
+        # One question each, so that an index answers in order whatever the number of jobs kept.
+        for clause, value in (("expires_ns <= ?", time.time_ns()), ("fetched = ?", 1), ("fetched = ?", 0)):
+            room = kept - most - len(victims)
+            if room > 0:
+                found = self._db.execute(
+                    f"SELECT job_id FROM jobs WHERE workspace_key = ? AND completed_ns IS NOT NULL AND {clause}"  # noqa: S608
+                    " ORDER BY seq LIMIT ?",
+                    (workspace, value, room + len(keep) + len(victims)),
+                ).fetchall()
+                passed = keep.union(victims)
+                victims += [job_id for (job_id,) in found if job_id not in passed][:room]
         for job_id in victims:
             self.layout.discard(workspace, job_id)
             self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
@@ -490,6 +539,13 @@ class Index:
         clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
         statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
         return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _disk_is_full(path: str) -> bool:

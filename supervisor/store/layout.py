@@ -19,7 +19,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -160,7 +160,12 @@ class Layout:
         except FileNotFoundError:
             self._make(f"{self.root}/{workspace}")
             os.mkdir(path, 0o700)
-        descriptor = os.open(f"{path}/job.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(f"{path}/job.json", flags, 0o600)
+        except PermissionError:  # the umask has kept ourselves out
+            os.chmod(path, 0o700)
+            descriptor = os.open(f"{path}/job.json", flags, 0o600)
         try:
             if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask
                 os.fchmod(descriptor, 0o600)
@@ -218,13 +223,23 @@ class Layout:
             raise state_error(error, "cannot discard the job directory") from error
         return True
 
-    def empty_trash(self, most: int) -> bool:
-        """Delete up to ``most`` discarded jobs; ``True`` when more are left."""
-        trash = f"{self.root}/{_TRASH}"
+    def discarded(self) -> list[str]:
+        """Return what is in the trash: names that begin with the id of a job and a dot."""
         try:
-            names = os.listdir(trash)
+            return os.listdir(f"{self.root}/{_TRASH}")
         except OSError:
-            return False
+            return []
+
+    def empty_trash(self, most: int, forget: Callable[[list[str]], object] | None = None) -> bool:
+        """Delete up to ``most`` discarded jobs; ``True`` when more are left.
+
+        ``forget`` is given their ids before that: whoever discarded them may have been killed before
+        their rows were deleted, and then only what is in the trash tells that these jobs are forgotten.
+        """
+        trash = f"{self.root}/{_TRASH}"
+        names = self.discarded()
+        if forget is not None:
+            forget([name.partition(".")[0] for name in names[:most]])
         for name in names[:most]:
             path = f"{trash}/{name}"
             if os.path.islink(path) or not os.path.isdir(path):
@@ -244,6 +259,8 @@ class Layout:
         except OSError as error:
             raise state_error(error, "cannot open the lock") from error
         try:
+            if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask
+                os.fchmod(descriptor, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
@@ -255,7 +272,9 @@ class Layout:
         name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(f"{self.root}/{_OWNERS}/{name}", flags, 0o600))
+            descriptor = os.open(f"{self.root}/{_OWNERS}/{name}", flags, 0o600)
+            os.fchmod(descriptor, 0o600)
+            os.close(descriptor)
         except OSError as error:
             raise state_error(error, "cannot register the supervisor") from error
         return name

@@ -187,7 +187,14 @@ def size_of(directory: str, name: str) -> int:
         return 0
 
 
-def job_of(row: Row, directory: str, *, stop_requested: str | None = None, damage: str | None = None) -> Job:
+def job_of(
+    row: Row,
+    directory: str,
+    *,
+    stop_requested: str | None = None,
+    damage: str | None = None,
+    progress: Mapping[str, Any] | None = None,
+) -> Job:
     """Return the job that a row describes; a live one with its sizes as they are now."""
     spec = row.request
     state = State(row.state)
@@ -216,6 +223,7 @@ def job_of(row: Row, directory: str, *, stop_requested: str | None = None, damag
             poll_after_ms=_POLL_AFTER_MS,
             stop_requested=stop_requested,
             detail=damage,
+            progress=progress,
             stdout_bytes=size_of(directory, records.STDOUT),
             stderr_bytes=size_of(directory, records.STDERR),
         )

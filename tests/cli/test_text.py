@@ -75,6 +75,24 @@ def test_outcomes(facts: dict[str, object], words: str) -> None:
     assert text.outcome(job(**facts)) == words
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (None, None),
+        ({}, None),
+        ({"turn": 0, "tool": None, "input_tokens": 0, "cost_usd": None, "finished": False}, None),
+        ({"turn": 2, "tool": "Bash", "input_tokens": 22, "output_tokens": 14}, "turn 2, Bash, 36 tokens"),
+        ({"turn": 2, "input_tokens": 999_960, "partial": True}, "turn 2+, 1.0M+ tokens"),
+        ({"input_tokens": 1234, "cost_usd": 0.00036, "finished": True}, "1.2k tokens, 0.0004 USD, answered"),
+        ({"turn": 1, "note": "retry 2/10 after status 529"}, "turn 1, retry 2/10 after status 529"),
+        ({"turn": "1", "tool": ["x"], "cost_usd": float("nan"), "output_tokens": -1, "files": 7}, None),
+        ({"tool": "a\x1b[31m\nb"}, "a\\nb"),
+    ],
+)
+def test_progress(said: dict[str, object] | None, words: str | None) -> None:
+    assert text.progress(said) == words
+
+
 def test_nothing_that_a_terminal_acts_upon_is_left_of_a_command() -> None:
     argv = ("printf", "\x1b]0;owned\x07\x1b[31mred", "a\nb\tc\r", "\u202egnp.exe", "caf\u00e9", "\udcff", "\x9b2J")
     shown = text.command_line(argv)

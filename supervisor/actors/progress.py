@@ -1,0 +1,116 @@
+"""The progress actor: reads what running agents write, and tells how far they are.
+
+One task for each job whose kind reports progress; jobs of other kinds are not touched. An idle
+stream costs nothing: its task waits for the kernel to say that the file has grown. A busy one is
+looked at a few times a second, and not watched in between, however fast it writes. Each look reads
+so much and takes so long at most, in slices between which everybody else has a turn; a job that
+writes more than that is followed at a distance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from supervisor import log
+from supervisor.actors.registry import Entry
+from supervisor.engines.inotify import MODIFIED
+from supervisor.engines.notify import Notifier
+from supervisor.interpret import ProgressReader
+from supervisor.progress import Output, reader_of, snapshot_of
+
+__all__ = ["Follower"]
+
+_BETWEEN_LOOKS_SECONDS: Final = 0.25
+_LOOK_BLINDLY_SECONDS: Final = 1.0
+_MOST_CHUNKS: Final = 16
+_MOST_CPU_SECONDS: Final = 0.025
+_SLICE_BYTES: Final = 1024
+_SLICE_SECONDS: Final = 0.002
+
+
+class Follower:
+    """Follows the progress of jobs for as long as its nursery is open.
+
+    Args:
+        nursery: where its tasks run.
+        tell: called after ``entry.progress`` has changed.
+    """
+
+    def __init__(self, nursery: trio.Nursery, tell: Callable[[Entry], None]) -> None:
+        """Follow nothing yet."""
+        self._nursery = nursery
+        self._tell = tell
+        self._notifier = Notifier()
+        self._serving = False
+
+    def attend(self, entry: Entry) -> None:
+        """Follow a job to its end, if its kind reports progress."""
+        reader = reader_of(entry.row.kind)
+        if reader is None:
+            return
+        if not self._serving:
+            self._serving = True
+            self._nursery.start_soon(self._notifier.serve)
+        self._nursery.start_soon(self._attend, entry, reader)
+
+    async def _attend(self, entry: Entry, reader: ProgressReader) -> None:
+        await entry.started.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, entry, reader)
+            await entry.finished.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _follow(self, entry: Entry, reader: ProgressReader) -> None:
+        output = Output(entry.directory)
+        next_look = trio.current_time()
+        try:
+            while True:
+                await self._growth(output, entry.directory)
+                await trio.sleep_until(next_look)
+                next_look = trio.current_time() + _BETWEEN_LOOKS_SECONDS
+                changed = await _read(output, reader)
+                if changed and not entry.finished.is_set():
+                    entry.progress = snapshot_of(reader, partial=False)
+                    self._tell(entry)
+        except Exception as error:  # noqa: BLE001  # a reader of somebody else, a full descriptor table: the job goes on
+            log.warning("progress_failed", job_id=entry.row.job_id, error=repr(error))
+        finally:
+            output.close()
+
+    async def _growth(self, output: Output, directory: str) -> None:
+        """Wait until there is something to read, or may be."""
+        grown = trio.Event()
+        with self._notifier.watching(directory, MODIFIED, grown.set) as told:
+            if output.left:
+                await trio.lowlevel.checkpoint()
+                return
+            with trio.move_on_after(float("inf") if told else _LOOK_BLINDLY_SECONDS):
+                await grown.wait()
+
+
+async def _read(output: Output, reader: ProgressReader) -> bool:
+    """Read on as far as one look may; say whether the snapshot has changed."""
+    changed = False
+    used = 0.0
+    for _ in range(_MOST_CHUNKS):
+        chunk = output.read()
+        begun = time.perf_counter()
+        for start in range(0, len(chunk), _SLICE_BYTES):
+            if used > _MOST_CPU_SECONDS:
+                output.go_back(len(chunk) - start)
+                break
+            changed |= reader.feed(chunk[start : start + _SLICE_BYTES])
+            taken = time.perf_counter() - begun
+            if taken > _SLICE_SECONDS:
+                used += taken
+                await trio.lowlevel.checkpoint()
+                begun = time.perf_counter()
+        used += time.perf_counter() - begun
+        await trio.lowlevel.checkpoint()
+        if not chunk or used > _MOST_CPU_SECONDS:
+            break
+    return changed

@@ -1,0 +1,442 @@
+"""Fakes for tests of code that uses the supervisor: no process, no thread, and time that is injected.
+
+A ``FakeEngine`` takes the place of the machine on which commands would run. What a command does
+stands in a ``Script``; what the code under test asked for stands in ``FakeEngine.commands``.
+Everything else is real: state root, states, results, deadlines. With one of Trio's clocks for
+tests an hour passes in milliseconds::
+
+    from supervisor import Settings, open_supervisor
+    from supervisor.testing import FakeEngine, Script
+
+    async def test_the_report_is_read(autojump_clock, tmp_path):
+        engine = FakeEngine(Script(stdout='{"total": 87}', seconds=3600))
+        async with open_supervisor(Settings(state_dir=tmp_path / "state"), engine=engine) as sup:
+            result = await sup.run(["coverage", "json"], kind="json", deadline_seconds=7200)
+        assert result.value == {"total": 87}
+        assert engine.commands[0].argv == ("coverage", "json")
+
+A command can also be led by the test, step by step: ``Script(seconds=None)`` runs until
+``engine.commands[0].finish()``, and ``write()`` is its output meanwhile.
+
+The engine outlives the supervisor, as a machine does: give the same object to the next
+``open_supervisor`` and the commands that were left running are still there, older by the time
+that has passed on Trio's clock.
+
+Trio's autojump moves the clock whenever every task waits, and a task that waits for a thread does
+too. The supervisor uses one for ``list`` and ``result``, for jobs that are not its own or have ended,
+and for the first ``start`` in a workspace, so fake seconds may pass during these calls. Where that
+matters use ``trio.testing.MockClock(autojump_threshold=0.01)``, which jumps only after ten real
+milliseconds in which nothing happened, or ``MockClock()`` and ``jump()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Final, Literal
+
+import attrs
+import trio
+
+from supervisor.engines import Ended, Launched, LaunchRequest, Observation, Seen, evidence, processes, records
+from supervisor.errors import LaunchFailed
+from supervisor.model import Exit
+
+__all__ = ["FakeCommand", "FakeEngine", "Script"]
+
+_FIRST_PID: Final = (1 << 22) + 1  # no kernel gives out one as large as this
+_BACKSTOP_SECONDS: Final = 2.0
+_LOOK_AGAIN_SECONDS: Final = 1.0
+_CLOSE_ENOUGH_SECONDS: Final = 1e-6  # sums of floats
+
+
+def _bytes(given: str | bytes) -> bytes:
+    return given.encode() if isinstance(given, str) else given
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Script:
+    """What a fake command does, from its launch to its end. As it stands: it exits with 0 at once.
+
+    Attributes:
+        stdout: what it writes to standard output as soon as it runs, text or bytes.
+        stderr: the same for standard error.
+        seconds: how long it runs by Trio's clock; ``None`` until ``FakeCommand.finish``, or a stop.
+        exit_code: what it exits with; ``None`` beside no ``signal``: nobody knows how it ended.
+        signal: the number of the signal that ends it; ``exit_code`` does not count then.
+        stop_seconds: how long it takes to end when it is asked to; longer than the job's grace
+            (``math.inf`` for one that ignores SIGTERM) and it is killed when that is over.
+        stop_exit_code: what it exits with when it is asked to end; ``None`` dies of SIGTERM.
+        launch_seconds: how long the launch takes, during which the job is ``queued``.
+        launch_error: why it cannot be started; ``None`` when it can.
+        launch_status: what a shell would exit with then: 127, 126 or 125.
+    """
+
+    stdout: bytes = attrs.field(default=b"", converter=_bytes)
+    stderr: bytes = attrs.field(default=b"", converter=_bytes)
+    seconds: float | None = 0
+    exit_code: int | None = 0
+    signal: int | None = None
+    stop_seconds: float = 0
+    stop_exit_code: int | None = None
+    launch_seconds: float = 0
+    launch_error: str | None = None
+    launch_status: int = 127
+
+
+class FakeCommand:
+    """One command that was launched. Made by ``FakeEngine``, and kept in its ``commands``.
+
+    Attributes:
+        request: everything that the engine was asked for.
+        script: what it does.
+        pid: a number that no real process can have.
+        stop_reason: why it was asked to end (``cancelled``, ``deadline``, ``output_limit``), or ``None``.
+        ended: how it ended; ``None`` while it runs.
+    """
+
+    def __init__(self, engine: FakeEngine, request: LaunchRequest, script: Script, pid: int, now: float) -> None:
+        self.request = request
+        self.script = script
+        self.pid = pid
+        self.stop_reason: str | None = None
+        self.ended: Ended | None = None
+        self._engine = engine
+        self._finished = trio.Event()
+        self._started_at = now
+        self._started_ns = time.time_ns()
+        self._ends_at = now + (math.inf if script.seconds is None else script.seconds)
+        self._exit_code = None if script.signal is not None else script.exit_code
+        self._signal = script.signal
+        limit = request.deadline_seconds
+        self._deadline_at = math.inf if limit is None else now + limit
+
+    @property
+    def job_id(self) -> str:
+        """The id of its job."""
+        return self.request.job_id
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command and its arguments."""
+        return tuple(map(os.fsdecode, self.request.argv))
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.ended is None
+
+    # ------------------------------------------------------------ for the test
+
+    def write(self, data: str | bytes, *, stream: Literal["stdout", "stderr"] = "stdout") -> None:
+        """Have it write something; past the job's output limit it is stopped.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        if self.ended is not None:
+            message = f"the command of job {self.job_id} has ended; it cannot write any more"
+            raise RuntimeError(message)
+        name = records.STDOUT if stream == "stdout" else records.STDERR
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(f"{self.request.directory}/{name}", flags, 0o600)
+        with open(descriptor, "ab") as file:
+            file.write(_bytes(data))
+            size = file.tell()
+        if size > self.request.output_limit:
+            self.ask_to_stop("output_limit", "engine", self._engine.now())
+
+    def finish(self, exit_code: int | None = 0, *, signal: int | None = None) -> None:
+        """Have it end now; with neither code nor signal nobody knows how. An ended one stays as it is."""
+        if self.ended is None:
+            self._exit_code, self._signal = None if signal is not None else exit_code, signal
+            self._ends_at = self._engine.now()
+            self._end()
+
+    # ------------------------------------------------------------ for the engine
+
+    async def wait(self) -> Ended:
+        """Wait until it has ended, and return how. Cancelling the wait changes nothing."""
+        await self._finished.wait()
+        assert self.ended is not None  # noqa: S101  # set right before the event
+        return self.ended
+
+    def ask_to_stop(self, why: str, by: str, when: float) -> None:
+        """Send it what stands for SIGTERM at ``when``; the first reason stays."""
+        if self.ended is not None or self.stop_reason is not None or self._ends_at <= when:
+            return
+        self.stop_reason = why
+        request: dict[str, object] = {"why": why, "requested_ns": self._wall_ns(when), "by": by}
+        request |= {"signalled_boot_ns": processes.boottime_ns(), "gone": False}
+        with contextlib.suppress(OSError):  # a full disk must not keep a job alive
+            records.create(self.request.directory, records.STOP, request)
+        grace, script = self.request.grace_seconds, self.script
+        stubborn = script.stop_seconds > grace
+        ends_at = when + min(script.stop_seconds, grace)
+        if ends_at < self._ends_at:
+            self._ends_at = ends_at
+            self._exit_code = None if stubborn else script.stop_exit_code
+            self._signal = signal.SIGKILL.value if stubborn else None
+            if not stubborn and self._exit_code is None:
+                self._signal = signal.SIGTERM.value
+        self._engine.changed()
+
+    def due(self, *, late: float) -> float:
+        """Return when something happens to it next; ``late``: how long its deadline is left to others."""
+        if self.ended is not None:
+            return math.inf
+        return min(self._ends_at, self._deadline_at + late) if self.stop_reason is None else self._ends_at
+
+    def advance(self, now: float, *, late: float) -> None:
+        """Let everything happen to it that is due."""
+        if self._deadline_at + late <= now + _CLOSE_ENOUGH_SECONDS:
+            self.ask_to_stop("deadline", "engine", self._deadline_at + late)
+        if self.ended is None and self._ends_at <= now + _CLOSE_ENOUGH_SECONDS:
+            self._end()
+
+    def launched(self) -> Launched:
+        """Return how it was launched."""
+        return Launched(pid=self.pid, started_ns=self._started_ns)
+
+    def launched_before(self, now: float) -> Launched:
+        """Return how it was launched, with a time that makes it as old by the wall clock as it is by Trio's."""
+        return Launched(pid=self.pid, started_ns=time.time_ns() - int((now - self._started_at) * 1e9))
+
+    def _wall_ns(self, when: float) -> int:
+        return self._started_ns + int((when - self._started_at) * 1e9)
+
+    def _end(self) -> None:
+        exit_ = Exit(exit_code=self._exit_code, signal=self._signal, ended_ns=self._wall_ns(self._ends_at))
+        record: dict[str, object] = {
+            "exit_code": exit_.exit_code,
+            "signal": exit_.signal,
+            "ended_ns": exit_.ended_ns,
+            "ended_boot_ns": processes.boottime_ns(),
+            "by": "fake engine",
+        }
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # its job was deleted: nobody will ask
+            if self.stop_reason is not None:
+                records.mark_stop(self.request.directory, gone=True)
+            records.create(self.request.directory, records.EXIT, record)
+        self.ended = Ended(exit=exit_, stopped=self.stop_reason)
+        self._finished.set()
+
+
+class _FakeRunning:
+    """A command as one supervisor sees it."""
+
+    def __init__(self, engine: FakeEngine, command: FakeCommand, launched: Launched) -> None:
+        self._engine = engine
+        self._command = command
+        self.launched = launched
+
+    async def wait(self) -> Ended:
+        return await self._command.wait()
+
+    async def stop(self, why: str, by: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self._command.ask_to_stop(why, by, self._engine.now())
+
+
+class _Stranger:
+    """A job that another engine has launched, or is about to: only the evidence tells about it."""
+
+    def __init__(
+        self,
+        engine: FakeEngine,
+        directory: str,
+        launched: Launched | None,
+        owner_lives: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._owner_lives = owner_lives
+        self.launched = Launched(pid=0, started_ns=0) if launched is None else launched
+
+    async def wait(self) -> Ended:
+        while True:
+            await trio.lowlevel.checkpoint()
+            seen = self._engine.observe(self._directory, owner_lives=self._owner_lives())
+            if seen.ended is not None:
+                return seen.ended
+            await trio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def stop(self, why: str, by: str) -> None:
+        await trio.lowlevel.checkpoint()
+        message = f"{by} cannot stop what this engine has not launched ({why})"
+        raise NotImplementedError(message)
+
+
+class FakeEngine:
+    """Runs nothing, and answers as if it had: an ``Engine`` for ``open_supervisor(engine=...)``.
+
+    Input
+        script: what every command does, or a function that is given the ``LaunchRequest`` and
+            returns the ``Script`` (or raises, for a defect in the engine).
+
+    Output
+        ``commands`` holds every command that was launched, in order; ``next()`` waits for one.
+        stdout and stderr go into the job directory, and so do the records of a stop and of the
+        end, so that a supervisor which is opened later finds them.
+
+    Time
+        Commands live by Trio's clock. Each time they leave on record is the wall-clock time of
+        their launch plus what has passed on that clock, so that a job which "ran" for an hour of a
+        mock clock has an ``elapsed_ms`` of an hour, and a ``completed_at`` that is yet to come.
+        While no supervisor is open nothing happens; what fell due meanwhile, deadlines included,
+        happens as soon as one is, with the times at which it was due.
+
+    Cancellation
+        A launch that is cancelled during ``launch_seconds`` did not take place.
+    """
+
+    def __init__(self, script: Script | Callable[[LaunchRequest], Script] | None = None) -> None:
+        self._script = Script() if script is None else script
+        self._commands: dict[str, FakeCommand] = {}
+        self._pids = count(_FIRST_PID)
+        self._serving = 0
+        self._handed_out = 0
+        self._wake = trio.Event()
+        self._run: object = None
+        self._last = 0.0
+        self._shift = 0.0
+
+    @property
+    def name(self) -> str:
+        """Recorded with every job."""
+        return "fake"
+
+    # ------------------------------------------------------------ for the test
+
+    @property
+    def commands(self) -> Sequence[FakeCommand]:
+        """Every command that was launched, in order; a failed launch is none."""
+        return tuple(self._commands.values())
+
+    def command(self, job_id: str) -> FakeCommand:
+        """Return the command of a job.
+
+        Raises:
+            KeyError: none was launched.
+        """
+        for command in self._commands.values():
+            if command.job_id == job_id:
+                return command
+        raise KeyError(job_id)
+
+    async def next(self) -> FakeCommand:
+        """Wait for the next command to be launched, and return it; each is returned once, in order."""
+        await trio.lowlevel.checkpoint()
+        while self._handed_out >= len(self._commands):
+            await self._wake.wait()
+        self._handed_out += 1
+        return self.commands[self._handed_out - 1]
+
+    # ------------------------------------------------------------ for the supervisor
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Let time pass for the commands until cancelled; they stay as they are then."""
+        if not self._serving:
+            self._advance(late=0)
+        self._serving += 1
+        try:
+            task_status.started()
+            while True:
+                due = min((each.due(late=_BACKSTOP_SECONDS) for each in self._commands.values()), default=math.inf)
+                with trio.move_on_after(max(0.0, due - self.now())):
+                    await self._wake.wait()
+                self._advance(late=_BACKSTOP_SECONDS)
+        finally:
+            self.now()
+            self._serving -= 1
+
+    async def launch(self, request: LaunchRequest) -> _FakeRunning:
+        """Do as if a command was started, at most once for one job directory.
+
+        Raises:
+            LaunchFailed: the script says so, or the engine is not being served.
+        """
+        if not self._serving:
+            message = "the engine is not being served"
+            raise LaunchFailed(message)
+        script = self._script if isinstance(self._script, Script) else self._script(request)
+        await trio.sleep(script.launch_seconds)
+        holder = records.keeper_claim(*processes.own_identity(), processes.boot_id(), processes.pid_namespace())
+        if not records.take_claim(request.directory, holder):
+            return self._launched_already(request.directory)
+        if script.launch_error is not None:
+            failure = LaunchFailed(script.launch_error, exit_status=script.launch_status)
+            record: dict[str, object] = {"launch_error": failure.message, "launch_status": failure.exit_status}
+            records.create(request.directory, records.EXIT, {**record, "ended_ns": time.time_ns()})
+            raise failure
+        command = FakeCommand(self, request, script, next(self._pids), self.now())
+        self._commands[request.directory] = command
+        command.write(script.stdout)
+        command.write(script.stderr, stream="stderr")
+        self.changed()
+        return _FakeRunning(self, command, command.launched())
+
+    def _launched_already(self, directory: str) -> _FakeRunning:
+        command = self._commands.get(directory)
+        if command is not None:
+            return _FakeRunning(self, command, command.launched_before(self.now()))
+        seen = self.observe(directory, owner_lives=True)
+        exit_ = Exit() if seen.ended is None else seen.ended.exit
+        message = exit_.launch_error or "it was claimed by somebody else"
+        raise LaunchFailed(message, exit_status=exit_.launch_status or 125)
+
+    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+        """Say what is known about an unfinished job; of one that it has not launched, what the evidence tells."""
+        command = self._commands.get(directory)
+        if command is None:
+            born = records.read(directory, records.JOB) or {}
+            return evidence.resolve(directory, owner_lives=owner_lives, born=born)
+        return Observation(
+            seen=Seen.RUNNING if command.ended is None else Seen.ENDED,
+            launched=command.launched(),
+            ended=command.ended,
+            stop_requested=command.stop_reason,
+        )
+
+    async def adopt(
+        self,
+        directory: str,
+        launched: Launched | None,
+        *,
+        owner_lives: Callable[[], bool] = lambda: False,
+    ) -> _FakeRunning | _Stranger:
+        """Watch a command that was launched before, by whichever supervisor."""
+        await trio.lowlevel.checkpoint()
+        command = self._commands.get(directory)
+        if command is None:
+            return _Stranger(self, directory, launched, owner_lives)
+        return _FakeRunning(self, command, command.launched_before(self.now()))
+
+    # ------------------------------------------------------------ time
+
+    def now(self) -> float:
+        """Return the time that commands live by: Trio's clock, going on from one ``trio.run`` to the next."""
+        try:
+            run, time_here = trio.lowlevel.current_trio_token(), trio.current_time()
+        except RuntimeError:  # between two runs, or in a thread
+            return self._last
+        if run is not self._run:
+            self._shift = 0.0 if self._run is None else self._last - time_here
+            self._run = run
+        self._last = time_here + self._shift
+        return self._last
+
+    def changed(self) -> None:
+        """Have ``serve`` and ``next`` look again."""
+        self._wake.set()
+        self._wake = trio.Event()
+
+    def _advance(self, *, late: float) -> None:
+        now = self.now()
+        for command in tuple(self._commands.values()):
+            command.advance(now, late=late)

@@ -1,0 +1,405 @@
+"""What every engine owes to the actors in front of it; one suite, run against each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from supervisor.engines import Engine, LaunchRequest, Running, Seen, processes, records
+from supervisor.engines.local import LocalEngine
+from supervisor.errors import LaunchFailed
+from supervisor.follow import Chunks
+from supervisor.store import Layout
+from supervisor.store.layout import new_job_id, workspace_key
+from supervisor.testing import FakeEngine, Script
+
+# For real, and as a script. Those that print have their signals set up when they do.
+COMMANDS: dict[str, tuple[tuple[str, ...], Script]] = {
+    "quick": (("sh", "-c", "echo out; echo err >&2; exit 7"), Script(stdout="out\n", stderr="err\n", exit_code=7)),
+    "killed": (("sh", "-c", "kill -9 $$"), Script(signal=9)),
+    "short": (("sh", "-c", "echo ready; sleep 0.2"), Script(stdout="ready\n", seconds=0.2)),
+    "sleeper": (("sh", "-c", "echo ready; exec sleep 600"), Script(stdout="ready\n", seconds=None)),
+    "polite": (
+        ("sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 600 & wait; done"),
+        Script(stdout="ready\n", seconds=None, stop_exit_code=3),
+    ),
+    "stubborn": (
+        ("sh", "-c", "trap '' TERM; echo ready; exec sleep 600"),
+        Script(stdout="ready\n", seconds=None, stop_seconds=float("inf")),
+    ),
+    "loud": (
+        ("sh", "-c", "head -c 70000 /dev/zero; exec sleep 600"),
+        Script(stdout=bytes(70000), seconds=None),
+    ),
+    "missing": (("no-such-command-anywhere",), Script(launch_error="no-such-command-anywhere: command not found")),
+    "refused": (("/etc/hostname",), Script(launch_error="/etc/hostname is not executable", launch_status=126)),
+}
+SCRIPTS = {tuple(map(os.fsencode, argv)): script for argv, script in COMMANDS.values()}
+
+
+@attrs.define
+class Bench:
+    """An engine on a state root of its own, and jobs for it."""
+
+    root: Path
+    workspace: Path
+    make: Callable[[], Engine]
+
+    def request(self, command: str, *, job_id: str | None = None, **rest: Any) -> LaunchRequest:
+        """Make a job directory and return the request to launch ``command`` in it."""
+        layout = Layout(self.root)
+        made = job_id or new_job_id()
+        born = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
+        rest = {"grace_seconds": 0.2, "deadline_seconds": None, **rest}
+        record = {"v": 1, "job_id": made, "grace_seconds": rest["grace_seconds"], **born}
+        directory = layout.make_job(workspace_key(str(self.workspace)), made, json.dumps(record).encode())
+        argv = tuple(map(os.fsencode, COMMANDS[command][0]))
+        return LaunchRequest(job_id=made, directory=directory, argv=argv, workspace=str(self.workspace), **rest)
+
+
+@contextlib.asynccontextmanager
+async def served(engine: Engine) -> AsyncGenerator[Engine]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.serve)
+        yield engine
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["fake", "local"])
+def bench(request: pytest.FixtureRequest, state_dir: Path, tmp_path: Path) -> Bench:
+    """An engine that is not served yet; ``make`` gives what a supervisor opened later would have."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    if request.param == "local":
+        return Bench(state_dir, workspace, lambda: LocalEngine(str(state_dir)))
+    machine = FakeEngine(lambda asked: SCRIPTS[asked.argv])
+    return Bench(state_dir, workspace, lambda: machine)
+
+
+def output(request: LaunchRequest, name: str = records.STDOUT) -> bytes | None:
+    """Return what stands in a file of the job, ``None`` when there is none."""
+    path = Path(request.directory, name)
+    return path.read_bytes() if path.exists() else None
+
+
+async def printed(directory: str) -> bytes:
+    """Wait until the command has printed something."""
+    async with trio.open_nursery() as nursery:
+        chunks = Chunks(directory, "stdout", trio.Event())
+        await nursery.start(chunks.serve)
+        data = await anext(chunks)
+        chunks.close()
+        nursery.cancel_scope.cancel()
+    return data
+
+
+async def launched(engine: Engine, request: LaunchRequest) -> Running:
+    """Launch a command that prints, and wait until it has."""
+    running = await engine.launch(request)
+    await printed(request.directory)
+    return running
+
+
+async def stopped(running: Running) -> None:
+    """Clean up."""
+    await running.stop("cancelled", "test")
+    await running.wait()
+
+
+async def test_a_launched_command_has_a_pid_and_a_time(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        before = time.time_ns()
+        running = await engine.launch(bench.request("sleeper"))
+        assert running.launched.pid > 1
+        assert before <= running.launched.started_ns <= time.time_ns()
+        await stopped(running)
+
+
+async def test_a_natural_end_tells_the_exit_code_and_leaves_the_output(bench: Bench) -> None:
+    request = bench.request("quick")
+    async with served(bench.make()) as engine:
+        before = time.time_ns()
+        ended = await (await engine.launch(request)).wait()
+    assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (7, None, None)
+    assert before <= ended.exit.ended_ns <= time.time_ns()
+    assert output(request) == b"out\n"
+    assert output(request, records.STDERR) == b"err\n"
+    modes = {os.stat(f"{request.directory}/{name}").st_mode for name in (records.STDOUT, records.STDERR)}
+    assert {mode & 0o777 for mode in modes} == {0o600}
+
+
+async def test_death_by_a_signal_of_its_own_is_no_stop(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        ended = await (await engine.launch(bench.request("killed"))).wait()
+    assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (None, 9, None)
+
+
+async def test_everybody_who_waits_is_told_the_same(bench: Bench) -> None:
+    told = []
+
+    async def wait(running: Running) -> None:
+        told.append(await running.wait())
+
+    async with served(bench.make()) as engine:
+        running = await engine.launch(bench.request("short"))
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(wait, running)
+        told.append(await running.wait())
+    assert len(told) == 4
+    assert told.count(told[0]) == 4
+
+
+async def test_a_wait_can_be_cancelled_and_begun_again(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        request = bench.request("sleeper")
+        running = await engine.launch(request)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await running.wait()
+        assert scope.cancelled_caught
+        assert engine.observe(request.directory, owner_lives=True).seen is Seen.RUNNING
+        await running.stop("cancelled", "test")
+        assert (await running.wait()).stopped == "cancelled"
+
+
+async def test_a_stop_is_on_record_and_names_its_reason(bench: Bench) -> None:
+    request = bench.request("sleeper")
+    async with served(bench.make()) as engine:
+        running = await launched(engine, request)
+        await running.stop("deadline", "a test")
+        ended = await running.wait()
+    assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (None, 15, "deadline")
+    stop = records.read(request.directory, records.STOP)
+    assert stop is not None
+    assert (stop["why"], stop["by"], stop["gone"]) == ("deadline", "a test", True)
+    assert isinstance(stop["signalled_boot_ns"], int)
+
+
+async def test_a_command_may_end_in_its_own_way_when_it_is_stopped(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        running = await launched(engine, bench.request("polite"))
+        await running.stop("cancelled", "test")
+        ended = await running.wait()
+    assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (3, None, "cancelled")
+
+
+async def test_a_stubborn_command_is_killed_when_its_grace_is_over(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        request = bench.request("stubborn", grace_seconds=0.3)
+        running = await launched(engine, request)
+        before = trio.current_time()
+        await running.stop("cancelled", "test")
+        ended = await running.wait()
+        took = trio.current_time() - before
+    assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (None, 9, "cancelled")
+    assert took >= 0.29
+
+
+async def test_the_first_reason_of_a_stop_stays(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        running = await launched(engine, bench.request("sleeper"))
+        await running.stop("cancelled", "first")
+        await running.stop("deadline", "second")
+        assert (await running.wait()).stopped == "cancelled"
+        await running.stop("deadline", "third")
+        assert (await running.wait()).stopped == "cancelled"
+
+
+async def test_a_command_that_has_ended_cannot_be_stopped(bench: Bench) -> None:
+    request = bench.request("quick")
+    async with served(bench.make()) as engine:
+        running = await engine.launch(request)
+        await running.wait()
+        await running.stop("cancelled", "test")
+        ended = await running.wait()
+        seen = engine.observe(request.directory, owner_lives=True)
+    assert (ended.exit.exit_code, ended.stopped) == (7, None)
+    assert seen.ended is not None
+    assert (seen.ended.exit.exit_code, seen.ended.stopped) == (7, None)
+
+
+async def test_stopping_one_leaves_the_others(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        requests = [bench.request("sleeper") for _ in range(3)]
+        first, second, third = [await launched(engine, request) for request in requests]
+        await stopped(second)
+        seen = [engine.observe(request.directory, owner_lives=True).seen for request in requests]
+        assert seen == [Seen.RUNNING, Seen.ENDED, Seen.RUNNING]
+        await stopped(first)
+        await stopped(third)
+
+
+async def test_output_past_the_limit_stops_the_command(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        running = await engine.launch(bench.request("loud", output_limit=65536))
+        assert (await running.wait()).stopped == "output_limit"
+
+
+@pytest.mark.parametrize(("command", "status"), [("missing", 127), ("refused", 126)])
+async def test_a_launch_that_fails_says_why_and_leaves_it_on_record(bench: Bench, command: str, status: int) -> None:
+    request = bench.request(command)
+    async with served(bench.make()) as engine:
+        with pytest.raises(LaunchFailed) as raised:
+            await engine.launch(request)
+        seen = engine.observe(request.directory, owner_lives=True)
+    assert raised.value.exit_status == status
+    assert COMMANDS[command][0][0] in raised.value.message
+    assert seen.seen is Seen.ENDED
+    assert seen.launched is None
+    assert seen.ended is not None
+    exit_ = seen.ended.exit
+    assert (exit_.launch_error, exit_.launch_status, exit_.exit_code) == (raised.value.message, status, None)
+    assert not exit_.never_launched
+
+
+async def test_a_failed_launch_is_not_repeated(bench: Bench) -> None:
+    request = bench.request("missing")
+    async with served(bench.make()) as engine:
+        for _ in range(2):
+            with pytest.raises(LaunchFailed, match="no-such-command-anywhere") as raised:
+                await engine.launch(request)
+            assert raised.value.exit_status == 127
+
+
+async def test_one_directory_is_launched_once(bench: Bench) -> None:
+    request = bench.request("sleeper")
+    async with served(bench.make()) as engine:
+        first = await launched(engine, request)
+        second = await engine.launch(request)
+        await second.stop("cancelled", "test")
+        told = (await first.wait(), await second.wait())
+    assert first.launched.pid == (await _settled_pid(bench, request)) > 1
+    assert {ended.stopped for ended in told} == {"cancelled"}
+    assert output(request) == b"ready\n"
+
+
+async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
+    async with served(bench.make()) as engine:
+        seen = engine.observe(request.directory, owner_lives=False)
+        assert seen.launched is not None
+        return seen.launched.pid
+
+
+async def test_what_nobody_will_launch_was_never_launched(bench: Bench) -> None:
+    request = bench.request("quick")
+    async with served(bench.make()) as engine:
+        assert engine.observe(request.directory, owner_lives=True).seen is Seen.QUEUED
+        seen = engine.observe(request.directory, owner_lives=False)
+        assert seen.seen is Seen.ENDED
+        assert seen.ended is not None
+        assert seen.ended.exit.never_launched
+        with pytest.raises(LaunchFailed):  # and that ruling is final
+            await engine.launch(request)
+    assert output(request) is None
+
+
+async def test_a_job_whose_owner_lives_can_be_watched_before_its_launch(bench: Bench) -> None:
+    request = bench.request("quick")
+    alive = True
+    async with served(bench.make()) as engine, trio.open_nursery() as nursery:
+        running = await engine.adopt(request.directory, None, owner_lives=lambda: alive)
+        ends = []
+
+        async def wait() -> None:
+            ends.append(await running.wait())
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert records.read_claim(request.directory) is None  # nobody ruled that it will not be launched
+        own = await engine.launch(request)
+        ended = await own.wait()
+    assert ends == [ended]
+    assert ended.exit.exit_code == 7
+
+
+async def test_an_engine_that_is_not_served_launches_nothing(bench: Bench) -> None:
+    request = bench.request("quick")
+    with pytest.raises(LaunchFailed, match="not being served"):
+        await bench.make().launch(request)
+    assert output(request) is None
+
+
+async def test_commands_go_on_when_the_engine_is_left_and_can_be_adopted(bench: Bench) -> None:
+    request = bench.request("sleeper")
+    async with served(bench.make()) as engine:
+        pid = (await launched(engine, request)).launched.pid
+    async with served(bench.make()) as engine:
+        seen = engine.observe(request.directory, owner_lives=False)
+        assert seen.seen is Seen.RUNNING
+        assert seen.launched is not None
+        assert seen.launched.pid == pid
+        running = await engine.adopt(request.directory, seen.launched)
+        assert running.launched.pid == pid
+        await running.stop("cancelled", "test")
+        ended = await running.wait()
+    assert (ended.exit.signal, ended.stopped) == (15, "cancelled")
+
+
+async def test_an_end_while_nobody_looked_is_told_to_whoever_adopts(bench: Bench) -> None:
+    request = bench.request("short")
+    async with served(bench.make()) as engine:
+        known = (await engine.launch(request)).launched
+    await trio.sleep(0.25)  # nobody is there to be told of the end: time is all there is
+    async with served(bench.make()) as engine:
+        running = await engine.adopt(request.directory, known)
+        with trio.fail_after(5):
+            ended = await running.wait()
+        assert (ended.exit.exit_code, ended.stopped) == (0, None)
+        seen = engine.observe(request.directory, owner_lives=False)
+        assert seen.ended is not None
+        assert seen.ended.exit == ended.exit
+
+
+async def test_a_deadline_holds_while_nobody_looks(bench: Bench) -> None:
+    request = bench.request("sleeper", deadline_seconds=0.3)
+    async with served(bench.make()) as engine:
+        await launched(engine, request)
+    await trio.sleep(0.4)  # as above
+    async with served(bench.make()) as engine:
+        running = await engine.adopt(request.directory, None)
+        with trio.fail_after(5):
+            ended = await running.wait()
+    assert (ended.exit.signal, ended.stopped) == (15, "deadline")
+
+
+async def test_adopting_does_not_need_to_know_the_launch(bench: Bench) -> None:
+    request = bench.request("quick")
+    async with served(bench.make()) as engine:
+        await (await engine.launch(request)).wait()
+    async with served(bench.make()) as engine:
+        ended = await (await engine.adopt(request.directory, None)).wait()
+    assert ended.exit.exit_code == 7
+
+
+async def test_the_evidence_on_disk_agrees(bench: Bench) -> None:
+    """Whoever has no such engine, the command line for one, comes to the same end."""
+    ends = []
+    requests = [bench.request("quick"), bench.request("killed"), bench.request("sleeper")]
+    async with served(bench.make()) as engine:
+        for request in requests:
+            running = await engine.launch(request)
+            if request is requests[-1]:
+                await printed(request.directory)
+                await running.stop("cancelled", "test")
+            ends.append(await running.wait())
+    local = LocalEngine(str(bench.root))
+    for request, ended in zip(requests, ends, strict=True):
+        seen = local.observe(request.directory, owner_lives=False)
+        assert seen.ended is not None
+        assert (seen.ended.exit.exit_code, seen.ended.exit.signal) == (ended.exit.exit_code, ended.exit.signal)
+        assert (seen.ended.exit.ended_ns, seen.ended.stopped) == (ended.exit.ended_ns, ended.stopped)
+
+
+def test_each_engine_has_a_name_of_its_own(state_dir: Path) -> None:
+    assert {LocalEngine(str(state_dir)).name, FakeEngine().name} == {"local", "fake"}

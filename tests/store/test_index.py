@@ -1,0 +1,567 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from supervisor.catalog import Catalog
+from supervisor.engines import Launched, processes, records
+from supervisor.errors import StateBusy
+from supervisor.model import Exit
+from supervisor.settings import Settings
+from supervisor.states import Reason, State
+from supervisor.store import Index, Row
+from supervisor.store.index import MIGRATIONS
+from supervisor.store.layout import new_job_id, workspace_key
+from supervisor.store.rows import Outcome, dump, row_of_record
+
+WORKSPACE = "/some/repo"
+
+
+@pytest.fixture
+def open_catalog(state_dir: Path) -> Iterator[Callable[..., Catalog]]:
+    made: list[Catalog] = []
+
+    def opened(**options: Any) -> Catalog:
+        made.append(Catalog(Settings(state_dir=state_dir), **options))
+        return made[-1]
+
+    yield opened
+    for catalog in made:
+        catalog.close()
+
+
+@pytest.fixture
+def catalog(open_catalog: Callable[..., Catalog]) -> Catalog:
+    return open_catalog()
+
+
+def make(
+    catalog: Catalog,
+    *,
+    workspace: str = WORKSPACE,
+    key: str | None = None,
+    labels: dict[str, str] | None = None,
+    ended: int | None = None,
+    ttl: float = 86400,
+) -> Row:
+    """Make a job with all its records: running if it is a minute old at most, else ended with ``ended``."""
+    key_of = workspace_key(workspace)
+    now = time.time_ns()
+    born = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
+    record: dict[str, Any] = {"v": 1, "job_id": new_job_id(), "kind": "raw", "argv": ["tool"], "workspace": workspace}
+    record |= {"labels": labels or {}, "created_ns": now, "deadline_seconds": None, "ttl_seconds": ttl, "digest": "d"}
+    record |= {"idempotency_key": key, "owner": "nobody", "engine": "local", **born}
+    text = dump(record)
+    row = row_of_record(key_of, record, text)
+    directory = catalog.layout.make_job(key_of, row.job_id, text.encode())
+    pid, start = processes.own_identity()
+    process = {"pid": pid, "start": start, "boot": processes.boot_id(), "ns": processes.pid_namespace()}
+    records.create(
+        directory,
+        records.PROCESS,
+        process | {"keeper_pid": pid, "keeper_start": start, "started_ns": now, "started_boot_ns": 1},
+    )
+    if ended is not None:
+        Path(directory, records.STDOUT).write_text("output")
+        end: dict[str, object] = {"pid": pid, "start": start, "boot": processes.boot_id(), "exit_code": ended}
+        records.create(directory, records.EXIT, end | {"signal": None, "ended_ns": now + 1_000_000})
+    assert catalog.index.write(lambda: catalog.index.insert(row))
+    catalog.settled(row)
+    found = catalog.index.get(row.job_id)
+    assert found is not None
+    assert found.state == ("running" if ended is None else "done" if ended == 0 else "failed")
+    return found
+
+
+def ids(rows: list[Row]) -> list[str]:
+    return [row.job_id for row in rows]
+
+
+def everything(index: Index) -> list[Row]:
+    """Return all rows but for what only the registry knows: their numbers, and who has fetched them."""
+    return [attrs.evolve(row, seq=0, fetched=0) for row in index.page(limit=10_000)]
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000, 0o777])
+def test_its_files_are_private_whatever_the_umask(open_catalog: Callable[..., Catalog], umask: int) -> None:
+    previous = os.umask(umask)
+    try:
+        catalog = open_catalog()
+        make(catalog)
+        files = [path for path in Path(catalog.layout.root).iterdir() if path.is_file()]
+    finally:
+        os.umask(previous)
+    assert {path.name for path in files} == {"registry.db", "registry.db-wal", "registry.db-shm", "lock"}
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys(
+        (path.name for path in files), 0o600
+    )
+
+
+def test_it_is_set_up_so_that_no_commit_syncs(catalog: Catalog) -> None:
+    pragmas = {
+        name: catalog.index._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+    }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 1}
+    assert catalog.index._db.execute("PRAGMA wal_autocheckpoint").fetchone()[0] == 0
+
+
+def test_a_checkpoint_empties_the_log(catalog: Catalog) -> None:
+    make(catalog)
+    log = Path(catalog.layout.registry + "-wal")
+    assert log.stat().st_size > 0
+    catalog.index.checkpoint()
+    assert log.stat().st_size == 0
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_a_new_registry_has_our_version(catalog: Catalog) -> None:
+    assert catalog.index._version() == len(MIGRATIONS)
+
+
+def test_each_migration_can_be_repeated(catalog: Catalog) -> None:
+    row = make(catalog, ended=0)
+    catalog.index._db.execute("PRAGMA user_version = 0")
+    catalog.index._migrate()
+    assert catalog.index.get(row.job_id) == row
+    assert catalog.index._version() == len(MIGRATIONS)
+
+
+def test_an_older_registry_is_brought_up(open_catalog: Callable[..., Catalog], state_dir: Path) -> None:
+    with sqlite3.connect(state_dir / "registry.db") as old:
+        old.executescript(MIGRATIONS[0])
+        old.execute("PRAGMA user_version = 1")
+    old.close()
+    catalog = open_catalog()
+    assert catalog.index._version() == len(MIGRATIONS)
+    assert catalog.index._db.execute("PRAGMA journal_mode").fetchone()[0] in {"wal", "delete"}
+    make(catalog)
+
+
+def test_a_newer_registry_is_used_as_it_is(open_catalog: Callable[..., Catalog]) -> None:
+    first = open_catalog()
+    row = make(first, ended=0)
+    first.index._db.execute("ALTER TABLE jobs ADD COLUMN from_the_future TEXT DEFAULT 'x'")
+    first.index._db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 7}")
+    first.close()
+    second = open_catalog()
+    assert second.index.get(row.job_id) == row
+    make(second)
+    assert second.index._version() == len(MIGRATIONS) + 7
+    assert second.index.set_aside is None
+
+
+# ---------------------------------------------------------------- damage
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def _empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    for offset in range(100, len(data), 97):
+        data[offset] ^= 0x55
+    path.write_bytes(data)
+
+
+def _text(path: Path) -> None:
+    path.write_text("this is not a database\n" * 400)
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _other_schema(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE jobs (something TEXT)")
+        other.execute("PRAGMA user_version = 1")
+    other.close()
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGES = [_truncate, _empty, _zero, _flip, _text, _directory, _other_schema, _remove]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_registry_is_rebuilt_as_it_was(
+    open_catalog: Callable[..., Catalog],
+    damage: Callable[[Path], None],
+) -> None:
+    first = open_catalog()
+    for number in range(10):
+        make(first, workspace=f"/repo/{number % 3}", ended=None if number == 9 else number % 2, key=f"key-{number}")
+    before = everything(first.index)
+    first.index.checkpoint()
+    first.close()
+    path = Path(first.layout.registry)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    damage(path)
+    second = open_catalog()
+    assert everything(second.index) == before
+    set_aside = [each.name for each in path.parent.iterdir() if ".damaged-" in each.name]
+    assert bool(set_aside) is (damage is not _remove)
+    assert second.index.set_aside is None or Path(second.index.set_aside).name in set_aside
+    make(second)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, _text])
+def test_damage_under_an_open_registry_is_noticed(
+    open_catalog: Callable[..., Catalog],
+    damage: Callable[[Path], None],
+) -> None:
+    catalog = open_catalog()
+    rows = [make(catalog, ended=0) for _ in range(10)]
+    catalog.index.checkpoint()
+    damage(Path(catalog.layout.registry))
+    other = open_catalog()
+    assert [ids(each.index.page()) for each in (other, catalog)] == [ids(rows)[::-1]] * 2
+    late = make(catalog)
+    assert other.index.get(late.job_id) == late
+
+
+def test_whoever_holds_an_old_registry_open_writes_into_the_new_one(open_catalog: Callable[..., Catalog]) -> None:
+    holder, healer = open_catalog(), open_catalog()
+    first = make(holder, ended=0)
+    healer.close()
+    os.rename(holder.layout.registry, holder.layout.registry + ".damaged-by-a-test")
+    healer = open_catalog()
+    assert ids(healer.index.page()) == [first.job_id]
+    second = make(holder, ended=0)
+    assert ids(healer.index.page()) == [second.job_id, first.job_id]
+
+
+def test_a_rebuild_gives_a_key_to_the_job_that_had_it_last(open_catalog: Callable[..., Catalog]) -> None:
+    first = open_catalog()
+    old = make(first, key="k", ended=0)
+    first.index.write(lambda: first.index.release_key(old.job_id))
+    new = make(first, key="k", ended=0)
+    before = everything(first.index)
+    first.close()
+    os.unlink(first.layout.registry)
+    second = open_catalog()
+    assert everything(second.index) == before
+    holder = second.index.with_key(new.workspace_key, "k")
+    assert holder is not None
+    assert holder.job_id == new.job_id
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"v":2}', b'{"v":1}', b'{"v":1,"job_id":"' + b"0" * 32 + b'"}'])
+def test_a_rebuild_leaves_out_what_is_no_job(open_catalog: Callable[..., Catalog], record: bytes) -> None:
+    first = open_catalog()
+    row = make(first, ended=0)
+    first.layout.make_job(row.workspace_key, "0" * 32, record)
+    first.close()
+    os.unlink(first.layout.registry)
+    assert ids(open_catalog().index.page()) == [row.job_id]
+
+
+def test_a_job_whose_row_is_gone_is_found_by_its_directory(catalog: Catalog) -> None:
+    row = make(catalog, ended=3)
+    catalog.index.write(lambda: catalog.index.delete(row.job_id))
+    assert catalog.status(row.job_id).exit_code == 3
+    assert ids(catalog.index.page()) == [row.job_id]
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_a_row_comes_back_as_it_went_in(catalog: Catalog) -> None:
+    row = make(catalog, key="💥 'quoted\"", labels={"a": "b"})
+    assert catalog.index.get(row.job_id) == row
+    assert catalog.index.with_key(row.workspace_key, "💥 'quoted\"") == row
+    assert catalog.index.get("0" * 32) is None
+    assert catalog.index.with_key(row.workspace_key, "other") is None
+
+
+def test_keys_are_unique_in_a_workspace(catalog: Catalog) -> None:
+    first = make(catalog, key="k")
+    taken = attrs.evolve(first, job_id=new_job_id())
+    assert not catalog.index.write(lambda: catalog.index.insert(taken))
+    elsewhere = attrs.evolve(taken, workspace_key="other-0123456789ab")
+    assert catalog.index.write(lambda: catalog.index.insert(elsewhere))
+    for _ in range(2):
+        without = attrs.evolve(first, job_id=new_job_id(), idempotency_key=None)
+        assert catalog.index.write(lambda row=without: catalog.index.insert(row))  # type: ignore[misc]
+    catalog.index.write(lambda: catalog.index.release_key(first.job_id))
+    assert catalog.index.write(lambda: catalog.index.insert(taken))
+
+
+def test_only_the_first_end_counts(catalog: Catalog) -> None:
+    row = make(catalog)
+
+    def end(state: State, reason: Reason) -> bool:
+        outcome = Outcome(state=state, reason=reason, exit=Exit(ended_ns=row.created_ns + 5))
+        return catalog.index.write(lambda: catalog.index.settle(row.with_outcome(outcome)))
+
+    assert end(State.CANCELLED, Reason.CANCELLED)
+    assert not end(State.DONE, Reason.EXITED)
+    found = catalog.index.get(row.job_id)
+    assert found is not None
+    assert (found.state, found.completed_ns) == ("cancelled", row.created_ns + 5)
+    assert found.expires_ns == row.created_ns + 5 + 86400 * 10**9
+    catalog.index.write(lambda: catalog.index.set_launched(row.job_id, Launched(pid=2, started_ns=1)))
+    assert catalog.index.get(row.job_id) == found
+
+
+def test_an_owner_is_replaced_only_by_whoever_knew_it(catalog: Catalog) -> None:
+    row = make(catalog)
+    told = [catalog.index.write(lambda new=new: catalog.index.set_owner(row.job_id, new, "nobody")) for new in "ab"]  # type: ignore[misc]
+    assert told == [True, False]
+    found = catalog.index.get(row.job_id)
+    assert found is not None
+    assert found.owner == "a"
+
+
+def test_a_transaction_is_whole_or_not_at_all(catalog: Catalog) -> None:
+    row = make(catalog)
+
+    def half() -> None:
+        catalog.index.delete(row.job_id)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        catalog.index.write(half)
+    assert catalog.index.get(row.job_id) == row
+    make(catalog)
+
+
+# ---------------------------------------------------------------- eviction and expiry
+
+
+def test_fetched_jobs_go_first_then_the_oldest_and_never_a_live_one(catalog: Catalog) -> None:
+    live = make(catalog)
+    finished = [make(catalog, ended=0) for _ in range(6)]
+    other = make(catalog, workspace="/other", ended=0)
+    for number in (4, 2):
+        catalog.index.write(lambda number=number: catalog.index.set_fetched(finished[number].job_id))  # type: ignore[misc]
+
+    def evict(most: int, spared: list[str] | None = None) -> list[str]:
+        return catalog.index.write(lambda: catalog.index.evict(live.workspace_key, most, spared or []))
+
+    assert evict(6) == []
+    assert evict(5) == [finished[2].job_id]
+    assert evict(3, [finished[4].job_id]) == [finished[0].job_id, finished[1].job_id]
+    assert evict(0) == [finished[number].job_id for number in (4, 3, 5)]
+    assert evict(0) == []
+    assert ids(catalog.index.page()) == [other.job_id, live.job_id]
+    assert [job_id for _, job_id in sorted(catalog.layout.jobs())] == ids(
+        sorted((live, other), key=lambda row: row.workspace_key),
+    )
+
+
+def test_the_cap_counts_what_others_have_added(open_catalog: Callable[..., Catalog]) -> None:
+    mine, theirs = open_catalog(), open_catalog()
+    rows = [make(mine, ended=0), make(mine, ended=0)]
+    assert mine.index.write(lambda: mine.index.evict(rows[0].workspace_key, 2)) == []
+    rows.append(make(theirs, ended=0))
+    assert mine.index.write(lambda: mine.index.evict(rows[0].workspace_key, 2)) == [rows[0].job_id]
+
+
+def test_expired_jobs_are_out_of_sight_and_can_be_swept(catalog: Catalog) -> None:
+    over = make(catalog, ended=0, ttl=0)
+    kept = make(catalog, ended=0, ttl=60)
+    live = make(catalog, ttl=0)
+    time.sleep(0.002)  # its end is a millisecond after its start
+    assert ids(catalog.index.page()) == [live.job_id, kept.job_id]
+    assert ids(catalog.index.expired(time.time_ns(), 10)) == [over.job_id]
+    assert ids(catalog.index.expired(time.time_ns(), 10, "other-0123456789ab")) == []
+    assert ids(catalog.index.expired(time.time_ns() + 61 * 10**9, 10)) == [over.job_id, kept.job_id]
+    assert ids(catalog.index.unfinished()) == [live.job_id]
+
+
+# ---------------------------------------------------------------- lists
+
+
+def test_pages_hold_each_job_once_whatever_happens_between_them(catalog: Catalog) -> None:
+    rows = [make(catalog) for _ in range(12)]
+    seen: list[str] = []
+    before = None
+    while page := catalog.index.page(before=before, limit=5):
+        seen += ids(page)
+        before = page[-1].seq
+        make(catalog)
+        if len(seen) == 5:
+            catalog.index.write(lambda: catalog.index.delete(rows[0].job_id, rows[-1].job_id))
+    assert seen == ids(rows)[:0:-1]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda index: index.get("0" * 32),
+        lambda index: index.with_prefix("abcd"),
+        lambda index: index.with_key("w", "k"),
+        lambda index: index.page(workspace="w"),
+        lambda index: index.page(workspace="w", before=5),
+        lambda index: index.page(state="done"),
+        lambda index: index.page(state="done", before=5),
+        lambda index: index.page(workspace="w", state="done"),
+        lambda index: index.page(workspace="w", labels=[("a", "b")]),
+        lambda index: index.page(state="running"),
+        lambda index: index.page(workspace="w", state="running"),
+        lambda index: index.unfinished(),
+        lambda index: index.expired(1, 10),
+        lambda index: index.count("w"),
+        lambda index: index.write(lambda: index.evict("w", 0)),
+        lambda index: index.write(lambda: index.delete("0" * 32)),
+        lambda index: index.write(lambda: index.set_launched("0" * 32, Launched(pid=2, started_ns=1))),
+    ],
+)
+def test_nothing_that_is_asked_often_reads_the_whole_table(catalog: Catalog, ask: Callable[[Index], object]) -> None:
+    statements: list[str] = []
+    catalog.index._db.set_trace_callback(statements.append)
+    ask(catalog.index)
+    catalog.index._db.set_trace_callback(None)
+    asked = [each for each in statements if "jobs" in each]
+    assert asked
+    for statement in asked:
+        plan = [row[3] for row in catalog.index._db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        assert not [step for step in plan if step.startswith("SCAN jobs")], (statement, plan)
+
+
+@pytest.mark.parametrize("filters", [{}, {"workspace": "w"}, {"state": "done"}, {"workspace": "w", "state": "done"}])
+def test_a_page_is_read_in_order_and_not_sorted(catalog: Catalog, filters: dict[str, str]) -> None:
+    statements: list[str] = []
+    catalog.index._db.set_trace_callback(statements.append)
+    catalog.index.page(**filters)
+    catalog.index._db.set_trace_callback(None)
+    plan = [row[3] for row in catalog.index._db.execute(f"EXPLAIN QUERY PLAN {statements[-1]}")]
+    assert plan
+    assert not [step for step in plan if "B-TREE" in step], plan
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_a_lock_of_somebody_else_is_waited_for_as_long_as_told(open_catalog: Callable[..., Catalog]) -> None:
+    impatient, patient, holder = open_catalog(wait_seconds=0), open_catalog(wait_seconds=10), open_catalog()
+    row = make(holder)
+    holder.index._db.execute("BEGIN IMMEDIATE")
+    before = time.monotonic()
+    with pytest.raises(StateBusy) as raised:
+        impatient.index.write(lambda: impatient.index.set_fetched(row.job_id))
+    assert time.monotonic() - before < 1
+    assert raised.value.retryable
+    assert impatient.index.get(row.job_id) == row  # readers are in nobody's way
+    releasing = threading.Event()
+
+    def release() -> None:
+        releasing.wait()
+        other.rollback()
+
+    other = sqlite3.connect(holder.layout.registry, check_same_thread=False, isolation_level=None)
+    holder.index._db.execute("ROLLBACK")
+    other.execute("BEGIN IMMEDIATE")
+    thread = threading.Thread(target=release)
+    thread.start()
+    releasing.set()
+    patient.index.write(lambda: patient.index.set_fetched(row.job_id))
+    thread.join()
+    other.close()
+    impatient.index.write(lambda: impatient.index.set_fetched(row.job_id))
+
+
+def test_writes_of_others_are_noticed(open_catalog: Callable[..., Catalog]) -> None:
+    mine, theirs = open_catalog(), open_catalog()
+    mine.index.changed()
+    assert not mine.index.changed()
+    make(mine)
+    assert not mine.index.changed()
+    make(theirs)
+    assert mine.index.changed()
+    assert not mine.index.changed()
+
+
+CREATOR = """
+    import sys
+    from pathlib import Path
+    from supervisor.catalog import Catalog
+    from supervisor.settings import Settings
+    from supervisor.store.layout import new_job_id
+    from supervisor.store.rows import dump, row_of_record
+
+    sys.stdin.readline()
+    with Catalog(Settings(state_dir=Path(sys.argv[1]))) as catalog:
+        for number in range(25):
+            record = {"v": 1, "job_id": new_job_id(), "kind": "raw", "argv": ["x"], "workspace": "/", "labels": {},
+                      "created_ns": 1, "deadline_seconds": None, "ttl_seconds": 60, "digest": "d", "owner": "nobody",
+                      "idempotency_key": f"key-{number}" if sys.argv[2] == "same" else None}
+            text = dump(record)
+            row = row_of_record("root-0123456789ab", record, text)
+            catalog.layout.make_job(row.workspace_key, row.job_id, text.encode())
+            if catalog.index.write(lambda: catalog.index.insert(row)):
+                print(row.job_id)
+"""
+
+
+@pytest.mark.parametrize("keys", ["none", "same"])
+def test_many_processes_that_create_at_once_lose_nothing(
+    open_catalog: Callable[..., Catalog],
+    state_dir: Path,
+    keys: str,
+) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(CREATOR), str(state_dir), keys]
+    creators = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(12)
+    ]
+    for creator in creators:
+        assert creator.stdin is not None
+        creator.stdin.write("\n")
+        creator.stdin.flush()
+    told = [creator.communicate() for creator in creators]
+    assert [complaint for _, complaint in told if complaint] == []
+    made = [job_id for output, _ in told for job_id in output.split()]
+    assert len(made) == (300 if keys == "none" else 25)
+    assert sorted(ids(open_catalog().index.page(limit=1000))) == sorted(made)
+
+
+def test_many_threads_that_open_a_new_root_at_once_find_it_ready(open_catalog: Callable[..., Catalog]) -> None:
+    together = threading.Barrier(8)
+    problems: list[Exception] = []
+
+    def work() -> None:
+        together.wait()
+        try:
+            catalog = open_catalog(any_thread=True, wait_seconds=0)
+            catalog.index.row_count()
+        except Exception as problem:  # noqa: BLE001
+            problems.append(problem)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.engines import processes
+from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
+from supervisor.store import Layout, is_job_id, layout
+from supervisor.store.layout import new_job_id, state_error, workspace_key
+
+KEY = "repo-0123456789ab"
+
+
+def mode(path: str | Path) -> int:
+    return os.stat(path).st_mode & 0o777
+
+
+@pytest.fixture(params=[0o022, 0o000, 0o777])
+def _umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    previous = os.umask(request.param)
+    yield
+    os.umask(previous)
+
+
+# ---------------------------------------------------------------- the root
+
+
+@pytest.mark.usefixtures("_umask")
+def test_everything_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    directory = root.make_job(KEY, new_job_id(), b"{}")
+    with root.locked():
+        pass
+    root.register_owner()
+    for path in [Path(root.root), *Path(root.root).rglob("*")]:
+        assert mode(path) == (0o700 if path.is_dir() else 0o600), path
+    assert Path(directory, "job.json").read_bytes() == b"{}"
+
+
+def test_a_root_is_made_with_what_is_missing_above_it(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "a" / "b" / "state")
+    assert mode(root.root) == 0o700
+
+
+def test_a_root_may_be_reached_through_a_link(tmp_path: Path) -> None:
+    Layout(tmp_path / "state")
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    assert Layout(tmp_path / "link").root == str(tmp_path / "state")
+
+
+@pytest.mark.parametrize("open_to", [0o750, 0o705, 0o701, 0o770, 0o777])
+def test_a_root_that_is_open_to_others_is_refused(tmp_path: Path, open_to: int) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(open_to)
+    with pytest.raises(StateUnsafe, match=f"{open_to:04o}") as raised:
+        Layout(tmp_path / "state")
+    assert "chmod 700" in raised.value.repair
+    assert mode(tmp_path / "state") == open_to
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_a_root_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    stranger = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: stranger)
+    with pytest.raises(StateUnsafe, match=f"not to you \\({stranger}\\)"):
+        Layout(tmp_path / "state")
+
+
+def test_a_root_that_is_no_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(StateUnsafe, match="not a directory"):
+        Layout(tmp_path / "state")
+
+
+@pytest.mark.parametrize("kind", sorted(layout.NETWORK))
+def test_a_root_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(layout, "file_system_of", lambda _: kind)
+    with pytest.raises(StateUnsafe, match=kind):
+        Layout(tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", [".owners", ".trash"])
+@pytest.mark.parametrize("as_link", [False, True])
+def test_what_stands_in_the_way_inside_is_refused(tmp_path: Path, name: str, as_link: bool) -> None:  # noqa: FBT001
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "elsewhere").mkdir()
+    if as_link:
+        (tmp_path / "state" / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "state" / name).write_text("")
+    with pytest.raises(StateUnsafe, match=name):
+        Layout(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, StateFull),
+        (errno.EDQUOT, StateFull),
+        (errno.EACCES, PermissionDenied),
+        (errno.EPERM, PermissionDenied),
+        (errno.EROFS, PermissionDenied),
+    ],
+)
+def test_what_the_system_refuses_has_a_code(number: int, kind: type[SupervisorError]) -> None:
+    told = state_error(OSError(number, os.strerror(number), "/some/where"), "cannot do it")
+    assert type(told) is kind
+    assert told.message == f"cannot do it: {os.strerror(number)} (/some/where)"
+
+
+@pytest.mark.parametrize(("number", "retryable"), [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.EIO, False)])
+def test_other_refusals_may_pass(number: int, retryable: bool) -> None:  # noqa: FBT001
+    assert state_error(OSError(number, "x"), "y").retryable is retryable
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("0" * 32, True),
+        ("0123456789abcdef" * 2, True),
+        ("0" * 31, False),
+        ("0" * 33, False),
+        ("A" * 32, False),
+        ("g" * 32, False),
+        ("0" * 32 + "\n", False),
+        ("٣" * 32, False),
+        ("../" + "0" * 29, False),
+        ("", False),
+    ],
+)
+def test_job_ids(text: str, is_one: bool) -> None:  # noqa: FBT001
+    assert is_job_id(text) is is_one
+
+
+def test_new_ids_are_ids_and_new() -> None:
+    made = {new_job_id() for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(map(is_job_id, made))
+
+
+@pytest.mark.parametrize(
+    ("path", "slug"),
+    [
+        ("/home/me/repo", "repo"),
+        ("/", "root"),
+        ("/tmp/..hidden..", "hidden"),
+        ("/tmp/a b/ü$c", "c"),
+        ("/tmp/💥", "root"),
+        ("/tmp/" + "x" * 200, "x" * 28),
+    ],
+)
+def test_workspace_keys_are_readable_and_known_again(tmp_path: Path, path: str, slug: str) -> None:
+    key = workspace_key(path)
+    name, _, digest = key.rpartition("-")
+    assert name == slug
+    assert len(digest) == 12
+    root = Layout(tmp_path / "state")
+    root.make_job(key, new_job_id(), b"")
+    assert root.workspaces() == [key]
+
+
+def test_workspaces_of_one_name_have_keys_of_their_own() -> None:
+    assert len({workspace_key(path) for path in ("/a/repo", "/b/repo", "/c/repo")}) == 3
+    assert workspace_key(os.fsdecode(b"/a/\xff")) != workspace_key(os.fsdecode(b"/a/\xfe"))
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def test_jobs_are_found_and_nothing_else(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    ids = {new_job_id() for _ in range(3)}
+    for job_id in ids:
+        root.make_job(KEY, job_id, b"{}")
+    (tmp_path / "state" / KEY / "README").write_text("")
+    (tmp_path / "state" / KEY / ("f" * 32)).write_text("a file")
+    (tmp_path / "state" / "notes").mkdir()
+    assert set(root.jobs()) == {(KEY, job_id) for job_id in ids}
+    assert {root.find(job_id) for job_id in ids} == {KEY}
+    assert root.find("f" * 32) is None
+    assert root.find(new_job_id()) is None
+
+
+def test_a_job_behind_a_link_is_never_followed(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    other = Layout(tmp_path / "other")
+    inside, outside = new_job_id(), new_job_id()
+    root.make_job(KEY, inside, b"{}")
+    other.make_job(KEY, outside, b"{}")
+    (tmp_path / "state" / KEY / outside).symlink_to(tmp_path / "other" / KEY / outside)
+    (tmp_path / "state" / "link-0123456789ab").symlink_to(tmp_path / "other" / KEY)
+    assert not root.is_sound(KEY, outside)
+    assert not root.is_sound("link-0123456789ab", outside)
+    assert root.find(outside) is None
+    assert list(root.jobs()) == [(KEY, inside)]
+
+
+def test_a_job_of_somebody_else_is_not_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Layout(tmp_path / "state")
+    job_id = new_job_id()
+    root.make_job(KEY, job_id, b"{}")
+    assert root.is_sound(KEY, job_id)
+    stranger = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: stranger)
+    assert not root.is_sound(KEY, job_id)
+
+
+def test_a_job_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Layout(tmp_path / "state")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(StateFull):
+            root.make_job(KEY, new_job_id(), b"{}")
+    assert list(root.jobs()) == []
+    assert list((tmp_path / "state" / KEY).iterdir()) == []
+
+
+def test_a_workspace_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    first = root.make_job(KEY, new_job_id(), b"{}")
+    os.unlink(f"{first}/job.json")
+    os.rmdir(first)
+    (tmp_path / "state" / KEY).rmdir()
+    second = new_job_id()
+    root.make_job(KEY, second, b"{}")
+    assert list(root.jobs()) == [(KEY, second)]
+
+
+def test_a_long_record_is_written_whole(tmp_path: Path) -> None:
+    record = b"x" * 3_000_000
+    directory = Layout(tmp_path / "state").make_job(KEY, new_job_id(), record)
+    assert Path(directory, "job.json").read_bytes() == record
+
+
+def test_one_of_many_discards_a_job(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    job_id = new_job_id()
+    root.make_job(KEY, job_id, b"{}")
+    told: list[bool] = []
+    together = threading.Barrier(8)
+
+    def discard() -> None:
+        together.wait()
+        told.append(root.discard(KEY, job_id))
+
+    threads = [threading.Thread(target=discard) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [False] * 7 + [True]
+    assert root.find(job_id) is None
+
+
+def test_the_trash_is_emptied_in_portions(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    for _ in range(5):
+        job_id = new_job_id()
+        Path(root.make_job(KEY, job_id, b"{}"), "result.json").write_text("output")
+        assert root.discard(KEY, job_id)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    (tmp_path / "state" / ".trash" / "link").symlink_to(outside)
+    assert [root.empty_trash(2) for _ in range(3)] == [True, True, False]
+    assert list((tmp_path / "state" / ".trash").iterdir()) == []
+    assert (outside / "kept").exists()
+
+
+# ---------------------------------------------------------------- owners
+
+
+def test_an_owner_lives_until_it_says_otherwise(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    owner = root.register_owner()
+    assert root.owner_lives(owner)
+    assert owner != root.register_owner()
+    root.sweep_owners()
+    assert root.owner_lives(owner)
+    root.unregister_owner(owner)
+    assert not root.owner_lives(owner)
+
+
+def test_an_owner_that_died_does_not_live(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        found = processes.read_process(other.pid)
+        assert found is not None
+        start = found.start
+        tail = f"{processes.boot_id()[:12]}.{processes.pid_namespace()}.00000000"
+        alive, recycled = f"{other.pid}.{start}.{tail}", f"{other.pid}.{start + 1}.{tail}"
+        for name in (alive, recycled):
+            (tmp_path / "state" / ".owners" / name).touch()
+        assert root.owner_lives(alive)
+        assert not root.owner_lives(recycled)
+        other.kill()
+        other.wait()
+        assert not root.owner_lives(alive)
+    root.sweep_owners()
+    assert list((tmp_path / "state" / ".owners").iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [2, 3])
+def test_owners_of_another_boot_or_namespace_are_not_judged_by_their_pid(tmp_path: Path, part: int) -> None:
+    root = Layout(tmp_path / "state")
+    words = root.register_owner().split(".")
+    words[part] = "f" * len(words[part])
+    name = ".".join(words)
+    path = tmp_path / "state" / ".owners" / name
+    path.touch()
+    assert not root.owner_lives(name)
+    root.sweep_owners()
+    assert path.exists() is (part == 3)  # in another namespace it may well live
+
+
+@pytest.mark.parametrize("name", ["", "x", "1.2.3.4.5", "a.b.c.d.e", "../../etc/passwd", ".".join("1" * 5)])
+def test_what_is_no_owner_does_not_live(tmp_path: Path, name: str) -> None:
+    assert not Layout(tmp_path / "state").owner_lives(name)
+
+
+def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    inside = most = 0
+    guard = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        mine = Layout(tmp_path / "state")
+        for _ in range(20):
+            with mine.locked():
+                with guard:
+                    inside += 1
+                    most = max(most, inside)
+                with guard:
+                    inside -= 1
+
+    Layout(tmp_path / "state")
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, inside) == (1, 0)
+
+
+def test_the_lock_is_not_followed_through_a_link(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "state" / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SupervisorError, match="lock"), root.locked():
+        pytest.fail("locked")

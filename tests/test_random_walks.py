@@ -1,0 +1,242 @@
+"""Random walks over the public API, held against a model that knows nothing of states, rows or records.
+
+The model is a list of jobs as a user would remember them. It is written from the contract alone.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+import supervisor
+from supervisor.testing import FakeEngine, Script
+
+CAP = 3
+TTL = 1000
+WORKSPACES = ("one", "two")
+
+
+@attrs.define
+class Known:
+    """A job as a user remembers it."""
+
+    job_id: str
+    workspace: str
+    request: tuple[Any, ...]
+    key: str | None
+    number: int
+    status: str = "running"
+    code: int | None = None
+    fetched: bool = False
+    ended_at: float = math.inf
+
+    @property
+    def live(self) -> bool:
+        return self.status == "running"
+
+
+class Walk:
+    """Takes steps with the real thing and with the model side by side."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.options = supervisor.Settings(
+            state_dir=root / "state",
+            job_max_seconds=math.inf,
+            job_ttl=TTL,
+            job_max_count=CAP,
+            stop_grace_seconds=1,
+        )
+        self.clock = MockClock(autojump_threshold=0.01)
+        self.engine = FakeEngine(lambda request: _script(request.argv[1]))
+        self.known: list[Known] = []
+        self.offset = 0.0
+        self.count = 0
+
+    # ------------------------------------------------------------ the model
+
+    def kept(self) -> list[Known]:
+        """What has not expired."""
+        return [job for job in self.known if job.ended_at + TTL > self.offset]
+
+    def evict(self, workspace: str) -> None:
+        """Fetched ones go first, then the oldest; a live one never."""
+        ended = [job for job in self.kept() if job.workspace == workspace and not job.live]
+        ended.sort(key=lambda job: (not job.fetched, job.number))
+        for job in ended[: max(0, len(ended) - CAP)]:
+            self.known.remove(job)
+
+    def end(self, job: Known, status: str, code: int | None) -> None:
+        job.status, job.code, job.ended_at = status, code, self.offset
+
+    # ------------------------------------------------------------ the steps
+
+    async def start(self, sup: supervisor.Supervisor, script: str, workspace: str, key: str | None) -> None:
+        (self.root / workspace).mkdir(exist_ok=True)
+        request = (script, workspace)
+        holder = next((job for job in self.kept() if key and (job.key, job.workspace) == (key, workspace)), None)
+        try:
+            job = await sup.start(["tool", script], workspace=self.root / workspace, idempotency_key=key)
+        except supervisor.IdempotencyConflict:
+            assert holder is not None
+            assert holder.request != request
+            return
+        if holder is not None:
+            assert holder.request == request
+            assert job.job_id == holder.job_id
+            return
+        assert job.job_id not in {other.job_id for other in self.known}
+        self.count += 1
+        known = Known(job.job_id, workspace, request, key, self.count)
+        self.evict(workspace)
+        self.known.append(known)
+        if script == "missing":
+            assert job.reason == "launch_failed"
+            self.end(known, "failed", None)
+        elif script != "endless":
+            await sup.wait(job.job_id)
+            self.end(known, "done" if script == "0" else "failed", int(script))
+
+    async def finish(self, sup: supervisor.Supervisor, job: Known, code: int) -> None:
+        if job.live:
+            self.engine.command(job.job_id).finish(code)
+            await sup.wait(job.job_id)
+            self.end(job, "done" if code == 0 else "failed", code)
+
+    async def cancel(self, sup: supervisor.Supervisor, job: Known) -> None:
+        found = await sup.cancel(job.job_id)
+        if job.live:
+            self.end(job, "cancelled", None)
+        assert found.status == job.status
+
+    async def result(self, sup: supervisor.Supervisor, job: Known, *, consume: bool) -> None:
+        try:
+            result = await sup.result(job.job_id, consume=consume)
+        except supervisor.JobRunning:
+            assert job.live
+            return
+        assert not job.live
+        assert result.ok == (job.status == "done")
+        job.fetched = True
+        if consume:
+            self.known.remove(job)
+
+    async def forget(self, sup: supervisor.Supervisor, job: Known) -> None:
+        try:
+            await sup.forget(job.job_id)
+        except supervisor.JobRunning:
+            assert job.live
+        else:
+            assert not job.live
+            self.known.remove(job)
+
+    async def check(self, sup: supervisor.Supervisor, gone: set[str]) -> None:
+        """Everything that can be asked has the answer that the model gives."""
+        kept = self.kept()
+        for job in kept:
+            found = await sup.status(job.job_id)
+            assert (found.status, found.exit_code) == (job.status, job.code)
+        for job_id in gone - {job.job_id for job in kept}:
+            try:
+                await sup.status(job_id)
+            except supervisor.JobNotFound:
+                continue
+            raise AssertionError(job_id)
+        for workspace in (*WORKSPACES, None):
+            for status in ("running", "done", "failed", "cancelled", None):
+                where = None if workspace is None else self.root / workspace
+                listed = [job.job_id for job in (await sup.list(workspace=where, state=status)).jobs]
+                fitting = [job for job in kept if workspace in {None, job.workspace} and status in {None, job.status}]
+                assert listed == [job.job_id for job in reversed(fitting)]
+
+
+def _script(word: bytes) -> Script:
+    if word == b"endless":
+        return Script(seconds=None)
+    if word == b"missing":
+        return Script(launch_error="tool: command not found in its PATH", launch_status=127)
+    return Script(exit_code=int(word))
+
+
+pick = st.integers(0, 30)
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("start"),
+            st.sampled_from(["endless", "0", "7", "missing"]),
+            st.sampled_from(WORKSPACES),
+            st.sampled_from([None, None, "a", "b"]),
+        ),
+        st.tuples(st.just("finish"), pick, st.sampled_from([0, 3])),
+        st.tuples(st.just("cancel"), pick),
+        st.tuples(st.just("result"), pick, st.booleans()),
+        st.tuples(st.just("forget"), pick),
+        st.tuples(st.just("reopen")),
+        st.tuples(st.just("prune")),
+        st.tuples(st.just("pass"), st.sampled_from([TTL / 2, TTL + 1])),
+    ),
+    max_size=25,
+)
+
+
+@given(steps)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_random_walks(walk_steps: list[tuple[Any, ...]]) -> None:
+    """Starting, ending, fetching, forgetting, expiring, evicting and reopening, in any order."""
+    with tempfile.TemporaryDirectory() as name:
+        walk = Walk(Path(name))
+        real = time.time_ns
+        time.time_ns = lambda: real() + int(walk.offset * 1e9)
+        try:
+            trio.run(_go, walk, walk_steps, clock=walk.clock)
+        finally:
+            time.time_ns = real
+
+
+async def _go(walk: Walk, walk_steps: list[tuple[Any, ...]]) -> None:
+    remaining = list(walk_steps)
+    seen: set[str] = set()
+    while True:
+        async with supervisor.open_supervisor(walk.options, engine=walk.engine) as sup:
+            while remaining:
+                step, *arguments = remaining.pop(0)
+                if step == "reopen":
+                    break
+                await _take(walk, sup, step, arguments)
+                seen |= {job.job_id for job in walk.known}
+                await walk.check(sup, seen)
+            else:
+                for job in [job for job in walk.known if job.live]:
+                    await walk.finish(sup, job, 0)
+                return
+
+
+async def _take(walk: Walk, sup: supervisor.Supervisor, step: str, arguments: list[Any]) -> None:
+    if step == "start":
+        await walk.start(sup, *arguments)
+    elif step == "pass":
+        walk.offset += arguments[0]
+        walk.clock.jump(arguments[0])
+    elif step == "prune":
+        await sup.prune()
+        for workspace in WORKSPACES:
+            walk.evict(workspace)
+    elif kept := walk.kept():
+        job = kept[arguments[0] % len(kept)]
+        if step == "finish":
+            await walk.finish(sup, job, arguments[1])
+        elif step == "cancel":
+            await walk.cancel(sup, job)
+        elif step == "result":
+            await walk.result(sup, job, consume=arguments[1])
+        else:
+            await walk.forget(sup, job)

@@ -1,0 +1,102 @@
+"""Every command and snippet of the README does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def snippets(language: str, title: str) -> list[str]:
+    """Return the snippets of a section, in order."""
+    section = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert section is not None, f"there is no section {title!r}"
+    return re.findall(rf"^```{language}\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
+
+
+INSTALL_AND_RUN, INSTALL_AND_TEST = snippets("sh", "Two commands")
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> dict[str, str]:
+    """Give an environment in which ``supervisor`` and ``python`` are those under test."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, arguments in {"supervisor": "-m supervisor", "python": ""}.items():
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def run(script: str, environment: dict[str, str], directory: Path) -> str:
+    """Run a snippet as a shell would, and stop at the first command that fails."""
+    done = subprocess.run(
+        ["bash", "-eu", "-c", script],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_main_job_of_the_first_command(state_dir: Path, commands: dict[str, str], tmp_path: Path) -> None:
+    """Without its installing part, which ``test_the_first_command_whole`` has."""
+    main_job = INSTALL_AND_RUN.rpartition(" && ")[2]
+    assert '"installed"' in run(main_job, commands, tmp_path)
+    assert "pip inspect" in run("supervisor list --all", commands, tmp_path)
+    assert any(state_dir.iterdir())
+
+
+def test_from_the_shell(state_dir: Path, commands: dict[str, str], tmp_path: Path) -> None:
+    (script,) = snippets("sh", "From the shell")
+    # `wait` and `result` report a job that ended badly by their exit status, as the text says.
+    lenient = re.sub(r"^(supervisor (?:wait|result)[^#\n]*)", r"\1 || test $? = 1 ", script, flags=re.MULTILINE)
+    shown = run(lenient, commands, tmp_path)
+    assert "running" in shown
+    assert "\ndone\n" in shown
+    assert '"nonzero_exit"' in shown
+    assert any(state_dir.iterdir())
+
+
+def test_from_trio(state_dir: Path, commands: dict[str, str], tmp_path: Path) -> None:
+    (program,) = snippets("python", "From Trio")
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    shown = run(f"python {script}", commands, tmp_path)
+    assert shown.splitlines()[-1] == "42"
+    assert any(state_dir.iterdir())
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    """Installed in the same way, called in the same way."""
+    assert "install -e '.[test]'" in INSTALL_AND_TEST
+    assert "--editable '.[test]'" in CI
+    for text in (INSTALL_AND_TEST, CI):
+        assert re.search(r"/bin/python -m pytest$", text, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_first_command_whole(state_dir: Path, tmp_path: Path) -> None:
+    """As a newcomer does it: a clean tree, a new virtual environment, and the line as it stands."""
+    tree = tmp_path / "clone"
+    shutil.copytree(ROOT / "supervisor", tree / "supervisor", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    shown = run(INSTALL_AND_RUN, dict(os.environ), tree)
+    assert '"trio-supervisor"' in shown
+    assert any(state_dir.iterdir())

@@ -1,0 +1,261 @@
+"""The fakes that users test with, where they do more than every engine has to."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from supervisor import Settings, open_supervisor, testing
+from supervisor.engines import LaunchRequest
+from supervisor.testing import FakeEngine, Script
+
+
+@pytest.fixture
+def settings(state_dir: Path) -> Settings:
+    return Settings(state_dir=state_dir)
+
+
+def example() -> Callable[..., Awaitable[None]]:
+    """Return the test that the module's docstring shows."""
+    shown = inspect.getdoc(testing) or ""
+    _, _, rest = shown.partition("::\n")
+    code = rest[: rest.index("\nA command can also")]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    found: Callable[..., Awaitable[None]] = names["test_the_report_is_read"]
+    return found
+
+
+async def test_the_example_of_the_documentation(autojump_clock: trio.testing.MockClock, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    await example()(autojump_clock, tmp_path)
+
+
+async def test_a_script_exits_with_0_at_once(settings: Settings) -> None:
+    async with open_supervisor(settings, engine=FakeEngine()) as sup:
+        result = await sup.run(["anything"])
+    assert (result.value, result.job.exit_code, result.job.elapsed_ms) == ("", 0, 0)
+
+
+async def test_a_script_may_depend_on_the_request(settings: Settings) -> None:
+    def script(request: LaunchRequest) -> Script:
+        return Script(stdout=(request.stdin or b"").upper(), exit_code=len(request.argv))
+
+    async with open_supervisor(settings, engine=FakeEngine(script)) as sup:
+        result = await sup.run(["tr", "a-z", "A-Z"], stdin=b"shout")
+        assert result.job.exit_code == 3
+        assert (await anext_chunk(sup, result.job.job_id)) == b"SHOUT"
+
+
+async def anext_chunk(sup: Any, job_id: str) -> bytes:
+    async with sup.follow(job_id) as chunks:
+        data: bytes = await anext(chunks)
+        return data
+
+
+async def test_what_was_asked_for_can_be_seen(settings: Settings, tmp_path: Path) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["a", "b"], workspace=tmp_path, env={"NAME": "value"}, stdin=b"in", deadline_seconds=9)
+        (command,) = engine.commands
+        assert engine.command(job.job_id) is command
+        assert (command.argv, command.pid, command.running) == (("a", "b"), job.pid, True)
+        request = command.request
+        assert (request.env, request.stdin, request.deadline_seconds) == ({b"NAME": b"value"}, b"in", 9)
+        assert request.workspace == str(tmp_path)
+        command.finish()
+        await sup.wait(job.job_id)
+        assert not command.running
+    with pytest.raises(KeyError):
+        engine.command("0" * 32)
+
+
+async def test_no_process_has_the_pid_of_a_fake(settings: Settings) -> None:
+    engine = FakeEngine()
+    async with open_supervisor(settings, engine=engine) as sup:
+        pids = [(await sup.start(["a"])).pid or 0 for _ in range(2)]
+    most = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))  # noqa: ASYNC240
+    assert most < pids[0] < pids[1]
+
+
+async def test_a_command_led_by_the_test(settings: Settings) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["a"], kind="json")
+        command = engine.command(job.job_id)
+        async with sup.follow(job.job_id) as chunks:
+            command.write('{"a": ')
+            assert await anext(chunks) == b'{"a": '
+            command.write(b"1}")
+            assert await anext(chunks) == b"1}"
+        command.write("warning", stream="stderr")
+        assert (await sup.status(job.job_id)).stderr_bytes == 7
+        command.finish()
+        assert (await sup.wait(job.job_id)).status == "done"
+        assert (await sup.result(job.job_id)).value == {"a": 1}
+        command.finish(1)  # too late
+        assert command.ended is not None
+        assert command.ended.exit.exit_code == 0
+        with pytest.raises(RuntimeError, match="has ended"):
+            command.write("more")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "signal", "reason"),
+    [(0, None, "exited"), (3, None, "nonzero_exit"), (0, 11, "killed_by_signal"), (None, None, "lost")],
+)
+async def test_the_ways_to_finish(settings: Settings, exit_code: int | None, signal: int | None, reason: str) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["a"])
+        engine.command(job.job_id).finish(exit_code, signal=signal)
+        ended = await sup.wait(job.job_id)
+    assert ended.reason == reason
+    assert (ended.exit_code, ended.signal) == (None if signal else exit_code, signal)
+
+
+async def test_next_waits_for_each_launch_once(settings: Settings) -> None:
+    engine = FakeEngine()
+    seen: list[tuple[str, ...]] = []
+
+    async def watch() -> None:
+        while len(seen) < 3:
+            command = await engine.next()
+            seen.append(command.argv)
+
+    async with open_supervisor(settings, engine=engine) as sup, trio.open_nursery() as nursery:
+        await sup.start(["first"])
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+        assert seen == [("first",)]
+        await sup.start(["second"])
+        await sup.start(["third"])
+    assert seen == [("first",), ("second",), ("third",)]
+
+
+async def test_output_past_the_limit_stops_it(state_dir: Path) -> None:
+    settings = Settings(state_dir=state_dir, job_max_output_bytes=3)
+    engine = FakeEngine(Script(stdout="123", seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["a"])
+        assert job.stop_requested is None
+        engine.commands[0].write("4")
+        ended = await sup.wait(job.job_id)
+    assert (ended.status, ended.reason) == ("failed", "output_limit")
+
+
+async def test_a_year_passes_for_the_times_on_record(settings: Settings, mock_clock: trio.testing.MockClock) -> None:
+    year = 365 * 86400
+    engine = FakeEngine(Script(seconds=year))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["a"], deadline_seconds=2 * year)
+        mock_clock.jump(year - 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await sup.status(job.job_id)).status == "running"
+        mock_clock.jump(1)
+        ended = await sup.wait(job.job_id)
+    assert ended.status == "done"
+    assert ended.elapsed_ms == year * 1000
+
+
+@pytest.mark.parametrize("away", [5, 20])
+async def test_time_goes_on_while_no_supervisor_is_open(
+    settings: Settings,
+    mock_clock: trio.testing.MockClock,
+    away: int,
+) -> None:
+    engine = FakeEngine(Script(stdout="out", seconds=10, exit_code=4))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["a"])
+    mock_clock.jump(away)
+    async with open_supervisor(settings, engine=engine) as sup:
+        if away < 10:
+            assert (await sup.status(job.job_id)).status == "running"
+            mock_clock.jump(10 - away)
+        ended = await sup.wait(job.job_id)
+    assert (ended.status, ended.exit_code, ended.elapsed_ms, ended.stdout_bytes) == ("failed", 4, 10_000, 3)
+
+
+def test_time_goes_on_from_one_run_to_the_next(settings: Settings) -> None:
+    engine = FakeEngine(Script(seconds=10))
+    ids = []
+
+    async def begin() -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        async with open_supervisor(settings, engine=engine) as sup:
+            ids.append((await sup.start(["a"])).job_id)
+            clock.jump(4)
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def go_on() -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(1000)  # before the engine sees this clock, so it is no time of its own
+        async with open_supervisor(settings, engine=engine) as sup:
+            assert (await sup.status(ids[0])).status == "running"
+            clock.jump(5.5)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await sup.status(ids[0])).status == "running"
+            clock.jump(0.5)
+            assert (await sup.wait(ids[0])).elapsed_ms == 10_000
+
+    trio.run(begin, clock=trio.testing.MockClock())
+    trio.run(go_on, clock=trio.testing.MockClock())
+
+
+async def test_a_deadline_goes_on_while_no_supervisor_is_open(
+    settings: Settings,
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        early = await sup.start(["a"], deadline_seconds=10)
+        late = await sup.start(["b"], deadline_seconds=100)
+    mock_clock.jump(50)
+    async with open_supervisor(settings, engine=engine) as sup:
+        ended = await sup.wait(early.job_id)
+        assert (ended.status, ended.elapsed_ms) == ("timeout", 10_000)
+        # A janitor has it in care now, with what is left: 50 seconds, by a clock that loses some milliseconds.
+        mock_clock.jump(49)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await sup.status(late.job_id)).stop_requested is None
+        mock_clock.jump(1)
+        assert (await sup.wait(late.job_id)).status == "timeout"
+
+
+async def test_a_launch_takes_its_time(settings: Settings, mock_clock: trio.testing.MockClock) -> None:
+    engine = FakeEngine(Script(launch_seconds=3, seconds=None))
+    jobs = []
+    async with open_supervisor(settings, engine=engine) as sup:
+
+        async def start() -> None:
+            jobs.append(await sup.start(["a"]))
+
+        async with trio.open_nursery() as nursery, sup.events() as events:
+            nursery.start_soon(start)
+            created = await anext(events)
+            assert created.status == "queued"
+            assert (await sup.status(created.job_id)).status == "queued"
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(2.9)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not jobs
+            mock_clock.jump(0.1)
+            assert (await anext(events)).status == "running"
+        assert jobs[0].status == "running"
+
+
+async def test_a_stranger_is_judged_by_the_evidence(settings: Settings, autojump_clock: trio.testing.MockClock) -> None:  # noqa: ARG001
+    first, second = FakeEngine(Script(seconds=5)), FakeEngine()
+    async with open_supervisor(settings, engine=first) as one, open_supervisor(settings, engine=second) as two:
+        job = await one.start(["a"])
+        assert (await two.wait(job.job_id)).status == "done"
+        assert second.commands == ()
