@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 import attrs
@@ -212,7 +212,7 @@ class Registry:
             await self._send.send(message)
 
     @contextlib.contextmanager
-    def keeping(self, job_id: str) -> Iterator[None]:
+    def keeping(self, job_id: str) -> Generator[None]:
         """Keep a job from being evicted while somebody is about to fetch its result."""
         self.wanted[job_id] += 1
         try:

@@ -1,0 +1,53 @@
+"""A program that embeds a supervisor and does what it is told: a JSON request on each line of its input.
+
+``{"number": 1, "do": "start", "args": [...], "named": {...}}`` calls that method; the answer bears the
+same number. ``abandon`` cancels a call that is under way. At the end of input it leaves its ``async with``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import trio
+
+import supervisor
+
+calls: dict[int, trio.CancelScope] = {}
+
+
+def shape(value: Any) -> Any:
+    if value is None or isinstance(value, str | list | tuple):
+        return value
+    return supervisor.to_json(value)
+
+
+async def handle(sup: supervisor.Supervisor, request: dict[str, Any]) -> None:
+    answer: dict[str, Any] = {"number": request["number"]}
+    with trio.CancelScope() as calls[request["number"]]:
+        try:
+            answer["value"] = shape(await getattr(sup, request["do"])(*request["args"], **request["named"]))
+        except supervisor.SupervisorError as error:
+            answer["error"] = error.code
+    if calls.pop(request["number"]).cancelled_caught:
+        answer["error"] = "abandoned"
+    os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+async def main() -> None:
+    async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
+        os.write(1, b'{"number": 0, "value": "ready"}\n')
+        rest = b""
+        async for chunk in trio.lowlevel.FdStream(os.dup(0)):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                request = json.loads(line)
+                if request["do"] == "abandon":
+                    calls[request["args"][0]].cancel()
+                else:
+                    nursery.start_soon(handle, sup, request)
+        nursery.cancel_scope.cancel()
+
+
+trio.run(main)
