@@ -171,8 +171,14 @@ class Catalog:
         if row is None:
             return None
         found = row
+
+        def enter() -> None:
+            if not self.index.insert(found):  # another job holds its key by now
+                found.idempotency_key = None
+                self.index.insert(found)
+
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            self.index.write(lambda: self.index.insert(found))
+            self.index.write(enter)
             log.warning("job_recovered", job_id=job_id)
         return self.index.get(job_id) or row
 
@@ -489,11 +495,29 @@ class Catalog:
             forgotten += self.index.write(
                 lambda name=name: self.index.evict(name, self.settings.job_max_count, keep),  # type: ignore[misc]
             )
+        self._sweep_unannounced(key)
         while self.empty_trash(200):
             pass
         self.layout.sweep_owners()
         self.index.checkpoint()
         return forgotten
+
+    def _sweep_unannounced(self, key: str | None) -> None:
+        """Discard job directories of starts that died before anybody was told of a job.
+
+        One that was claimed is a job whose row got lost: it is entered again instead.
+        """
+        for workspace, job_id in self.layout.jobs():
+            if key not in {None, workspace} or self.index.get(job_id) is not None:
+                continue
+            row = self.index.read_job(workspace, job_id)
+            if row is not None and self.layout.owner_lives(row.owner):
+                continue  # it is about to be entered
+            if row is None or records.read_claim(self.layout.job(workspace, job_id)) is None:
+                if self.index.get(job_id) is None:
+                    self.layout.discard(workspace, job_id)
+            else:
+                self._recover(job_id)
 
     def empty_trash(self, most: int) -> bool:
         """Delete up to ``most`` discarded jobs, and the rows that they have left; ``True`` when more are there."""

@@ -726,7 +726,7 @@ def _is_only(error: BaseException, inside: BaseException) -> bool:
 def _leaves(error: BaseException) -> list[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         return [error]
-    held: tuple[BaseException, ...] = error.exceptions  # pyright: ignore
+    held: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return [leaf for each in held for leaf in _leaves(each)]
 
 

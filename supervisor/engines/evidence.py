@@ -387,7 +387,7 @@ def resolve(
     owner_until: float | None = None
     while True:
         seen = examine(directory, owner_lives=owner_lives, born=born)
-        if seen.claim is None and seen.process is None and not os.path.isdir(directory):
+        if seen.claim is None and seen.process is None and records.is_gone(directory):
             raise FileNotFoundError(errno.ENOENT, "the job has been forgotten", directory)
         damage = damage or _damage(seen)
         finding = decide(seen)

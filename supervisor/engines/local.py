@@ -378,7 +378,8 @@ class LocalEngine:
                     try:
                         seen = await trio.to_thread.run_sync(self._look, handle)
                     except OSError as error:  # one job's trouble is not that of all others
-                        if not os.path.isdir(handle.directory):  # settled and forgotten by somebody else
+                        if records.is_gone(handle.directory):
+                            # Settled and forgotten by somebody else.
                             ended = Ended(exit=Exit(ended_ns=time.time_ns()))
                             break
                         log.warning("job_not_looked_at", directory=handle.directory, error=str(error))
@@ -468,10 +469,16 @@ class LocalEngine:
             await handle.finished.wait()
             return
         stop = records.read(handle.directory, records.STOP)
-        if not stop or stop.get("signalled_boot_ns") is None:
-            await self._stop_directly(handle.directory, why, by)
-            if self._handles.pop(handle.token, None) is not None:
-                self._watch(handle)  # its keeper may never say how it ended
+        if stop and stop.get("signalled_boot_ns") is not None:
+            # It is at it. If it falls silent before the end, that is our business again.
+            grace = (records.read(handle.directory, records.JOB) or {}).get("grace_seconds")
+            patience = (grace if isinstance(grace, int | float) else 5) + stopping.BACKSTOP_SECONDS
+            with trio.move_on_after(patience):
+                await handle.finished.wait()
+                return
+        await self._stop_directly(handle.directory, why, by)
+        if self._handles.pop(handle.token, None) is not None:
+            self._watch(handle)  # its keeper may never say how it ended
 
     async def _stop_without_link(self, handle: LocalRunning, why: str, by: str) -> None:
         while not handle.finished.is_set():

@@ -27,6 +27,7 @@ __all__ = [
     "STOP",
     "VERSION",
     "create",
+    "is_gone",
     "mark_stop",
     "read",
     "replace",
@@ -130,6 +131,11 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
         return {}
     held: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]  # JSON
     return held if held.get("v") == VERSION else {}
+
+
+def is_gone(directory: str) -> bool:
+    """Whether a job directory is not there (any more): only finished jobs are ever forgotten."""
+    return not os.path.isdir(directory)
 
 
 def take_claim(directory: str, holder: str) -> bool:

@@ -447,3 +447,18 @@ def test_a_registry_locked_by_somebody_else_delays_a_start_or_refuses_it_and_los
     database.execute("ROLLBACK")
     database.close()
     assert host.answer(running)["job"]["exit_code"] == 3
+
+
+async def test_prune_sweeps_what_a_start_left_that_died_before_it_told_anybody(world: World) -> None:
+    async with supervisor.open_supervisor() as sup:
+        done = await sup.run(["true"])
+        kept = world.job(done.job_id)
+        orphan = kept.parent / new_job_id()
+        orphan.mkdir(mode=0o700)
+        record = records.read(str(kept), records.JOB)
+        assert record is not None
+        record |= {"job_id": orphan.name, "owner": "1.1.0.0.dead"}
+        (orphan / records.JOB).write_text(dump(record), encoding="utf-8")
+        assert await sup.prune() == []
+        assert not orphan.exists()
+        assert (await sup.status(done.job_id)).status == "done"

@@ -1,0 +1,374 @@
+"""A Trio program on a thread of its own, and calls into it from any other thread.
+
+How the thread ends. ``stop`` asks for it, and whoever opened the portal waits for that and joins
+the thread. Where nobody does, the thread must not keep the interpreter alive: it is a daemon
+thread, and a hook that runs at interpreter exit, when all ordinary threads have ended, closes every
+portal that is still open and waits for it, but not for ever. An ordinary thread would be waited for
+before such hooks run, without end.
+
+What a caller meets. A call raises what was raised in the Trio thread, itself: a group of one is
+unwrapped, and ``trio.Cancelled`` never comes out. When the portal closes under a call, the Trio
+program goes first, so that everybody who waits there learns it from there; what still waits then is
+cut off, with ``SupervisorClosed``. So closing is no cancellation: a ``run`` under way lets go of its
+job. If the Trio program breaks down, callers get an ``InternalError`` from that, and so does whoever
+closes the portal.
+
+In a forked child the thread does not exist. Every call refuses; closing does nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
+from typing import Any, Final, Generic, TypeVar, cast
+
+import trio
+
+from supervisor import log
+from supervisor.errors import InternalError, SupervisorClosed, SupervisorError
+from supervisor.forking import forked_error, tell_in_child
+
+__all__ = ["Call", "Portal", "Source"]
+
+_T = TypeVar("_T")
+_Target = TypeVar("_Target")
+_EXIT_SECONDS: Final = 10.0
+
+
+class Call(Generic[_T]):
+    """Something to be awaited in the Trio thread, once, for somebody who waits elsewhere.
+
+    ``ask`` is awaited with the context variables of whoever made the call. ``settled`` becomes true
+    when ``result()`` has something to return or raise.
+    """
+
+    __slots__ = ("_error", "_value", "_wake", "ask", "begun", "context", "scope", "settled")
+
+    def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
+        """Prepare the call; ``Portal.submit`` makes it."""
+        self.ask = ask
+        self.context = copy_context()
+        self.scope = trio.CancelScope()
+        self.begun = False
+        self.settled = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._wake: Callable[[], object] | None = None
+
+    def on_settled(self, wake: Callable[[], object]) -> None:
+        """Have ``wake`` called, from whichever thread, when it is settled: at once if it is, and maybe twice."""
+        self._wake = wake
+        if self.settled:
+            wake()
+
+    def settle(self, value: object = None, error: BaseException | None = None) -> None:
+        """Say what came of it; only the first time counts."""
+        if self.settled:
+            return
+        self._value, self._error = value, error
+        self.settled = True
+        wake = self._wake
+        if wake is not None:
+            with contextlib.suppress(RuntimeError):  # the event loop of who waited is closed: nobody waits
+                wake()
+
+    def result(self) -> _T:
+        """Return what came of it, or raise that."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = SupervisorClosed("the outcome was fetched already")  # no cycle through its frames
+        value: _T = self._value
+        return value
+
+
+async def nothing() -> None:
+    """Be what a call awaits that is settled by other means."""
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return what a group holds, however deep, but for cancellations."""
+    if isinstance(error, trio.Cancelled):
+        return []
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    held = cast("tuple[BaseException, ...]", error.exceptions)  # pyright: ignore[reportUnknownMemberType]
+    return [leaf for each in held for leaf in _leaves(each)]
+
+
+def _bare(error: BaseException) -> BaseException:
+    """Return the one exception that a group holds; for several, one of ours that tells of them."""
+    leaves = _leaves(error)
+    if len(leaves) == 1:
+        return leaves[0]
+    told = InternalError(f"several errors at once: {', '.join(map(repr, leaves))}")
+    told.__cause__ = error
+    return told
+
+
+class Portal(Generic[_Target]):
+    """Runs a Trio program on a thread of its own: ``opener``'s context manager, open until ``stop``."""
+
+    def __init__(self, opener: Callable[[], AbstractAsyncContextManager[_Target]]) -> None:
+        """Prepare; ``start`` starts the thread."""
+        self._opener = opener
+        self._target: _Target | None = None
+        self._thread: threading.Thread | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._calls: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._leaving = trio.Event()
+        self._stop_wanted = False
+        self._opening: Call[None] = Call(nothing)
+        self._cut_off: list[Call[Any]] = []
+        self._lock = threading.Lock()
+        self._leavers: list[Call[None]] | None = None
+        self._forked = False
+        self._breakdown: BaseException | None = None
+
+    # ------------------------------------------------------------ from other threads
+
+    def start(self, opening: Call[None]) -> None:
+        """Start the thread. ``opening`` is settled when the program is open, or cannot be opened."""
+        self._opening = opening
+        tell_in_child(self)
+        run = copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), name="supervisor (Trio)", daemon=True)
+        self._leavers = []
+        _running.add(self)
+        try:
+            self._thread.start()
+        except BaseException:  # no more threads can be had; or a KeyboardInterrupt, maybe too late
+            if self._thread.ident is None:
+                _running.discard(self)
+                self._leavers = None
+            raise
+
+    def submit(self, call: Call[Any]) -> None:
+        """Make a call, which is settled whatever happens.
+
+        Raises:
+            SupervisorClosed: there is nobody left to take it, or this is a forked child.
+            InternalError: the Trio program has broken down.
+        """
+        self.soon(self._begin, call)
+
+    def soon(self, action: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in the Trio thread; raises as ``submit`` does."""
+        if self._forked:
+            raise forked_error()
+        if self._token is None:
+            raise self._closed_error()
+        try:
+            self._token.run_sync_soon(action, *arguments)
+        except trio.RunFinishedError:
+            raise self._closed_error() from None
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Cancel what is awaited for a call, which is settled then, even if ``submit`` was interrupted."""
+        try:
+            self.soon(self._withdraw, call)
+        except SupervisorError as error:
+            call.settle(error=error)
+
+    def stop(self, ended: Call[None] | None = None) -> None:
+        """Ask the thread to end; ``ended`` is settled when it has."""
+        if ended is not None and not self._note_leaver(ended):
+            ended.settle()
+        self._stop_wanted = True
+        with contextlib.suppress(SupervisorError):
+            self.soon(self._leave)
+
+    def _note_leaver(self, ended: Call[None]) -> bool:
+        if self._forked:
+            return False
+        with self._lock:
+            if self._leavers is None:
+                return False
+            self._leavers.append(ended)
+            return True
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the thread, which was told to end."""
+        if self._thread is not None and self._thread.ident is not None and not self._forked:
+            self._thread.join(timeout)
+
+    def in_child(self) -> None:
+        """Refuse every call from now on: this is a forked child, and the thread is not there."""
+        self._forked = True
+
+    @property
+    def target(self) -> _Target:
+        """What the context manager gave."""
+        if self._forked:
+            raise forked_error()
+        if self._target is None:
+            raise self._closed_error()
+        return self._target
+
+    def check(self) -> None:
+        """Raise if the Trio program has broken down by itself.
+
+        Raises:
+            InternalError: it has.
+        """
+        if self._breakdown is not None:
+            raise self._closed_error()
+
+    def _closed_error(self) -> SupervisorError:
+        if self._breakdown is None:
+            return SupervisorClosed("the supervisor is closed")
+        error = InternalError(f"the supervisor has broken down: {self._breakdown!r}")
+        error.__cause__ = self._breakdown
+        return error
+
+    # ------------------------------------------------------------ in the Trio thread
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as error:  # noqa: BLE001  # handed on to whoever opens, calls or closes
+            self._broken(_bare(error))
+        _running.discard(self)
+        with self._lock:
+            leavers, self._leavers = self._leavers or [], None
+        self._opening.settle(error=self._closed_error())
+        for call in self._cut_off:
+            call.settle(error=self._closed_error())
+        for ended in leavers:
+            ended.settle()
+
+    def _broken(self, error: BaseException) -> None:
+        if self._target is None:
+            self._opening.settle(error=error)
+        else:
+            self._breakdown = error
+            log.warning("supervisor_broke_down", error=repr(error))
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        if self._stop_wanted:  # before there was a token; from now on `stop` uses that
+            return
+        with self._scope:
+            async with trio.open_nursery() as calls:
+                async with self._opener() as target:
+                    self._target, self._calls = target, calls
+                    self._opening.settle()
+                    try:
+                        await self._leaving.wait()
+                    finally:
+                        self._calls = None
+                calls.cancel_scope.cancel()
+
+    def _leave(self) -> None:
+        self._leaving.set()
+        if self._target is None:
+            self._scope.cancel()
+
+    def _begin(self, call: Call[Any]) -> None:
+        call.begun = True
+        if self._calls is None:
+            call.settle(error=self._closed_error())
+        else:
+            call.context.run(self._calls.start_soon, self.serve, call, self._cut_off)
+
+    @staticmethod
+    def _withdraw(call: Call[Any]) -> None:
+        call.scope.cancel()
+        if not call.begun:  # calls arrive in order, so this one never will
+            call.settle(error=SupervisorClosed("the call was withdrawn"))
+
+    @staticmethod
+    async def serve(call: Call[Any], cut_off: list[Call[Any]]) -> None:
+        """Await what a call asks for, and settle it; if that is cancelled from outside, add it to ``cut_off``."""
+        try:
+            with call.scope:
+                call.settle(await call.ask())
+        except BaseException as error:
+            if not _leaves(error):
+                cut_off.append(call)
+                raise
+            call.settle(error=_bare(error))
+        call.settle(error=SupervisorClosed("the call was withdrawn"))  # if its own scope was cancelled
+
+
+class Source(Generic[_T]):
+    """An async context manager of the Trio program and the iterator that it gives, in the care of one task.
+
+    ``opening`` is the call that begins it, settled when the iterator is there. Items are fetched one
+    at a time, so that nothing is buffered here and a slow reader slows the reading.
+    """
+
+    def __init__(
+        self,
+        portal: Portal[Any],
+        enter: Callable[[], AbstractAsyncContextManager[AsyncIterator[_T]]],
+    ) -> None:
+        """Prepare; submitting ``opening`` begins it."""
+        self._portal = portal
+        self._enter = enter
+        self._send, self._receive = trio.open_memory_channel[Call[_T]](float("inf"))
+        self._iterator: AsyncIterator[_T] | None = None
+        self._end: BaseException | None = None
+        self.opening: Call[None] = Call(self._hold)
+
+    def fetch(self) -> Call[_T]:
+        """Ask for the next item; ``StopAsyncIteration`` is raised after the last."""
+        call = Call(self._next)
+        self._portal.soon(self._put, call)
+        return call
+
+    def close(self) -> None:
+        """Leave the context manager, soon."""
+        self._portal.cancel(self.opening)
+
+    def _put(self, call: Call[_T]) -> None:
+        if self._end is None:
+            self._send.send_nowait(call)
+        else:
+            call.settle(error=self._end)
+
+    async def _next(self) -> _T:
+        assert self._iterator is not None  # noqa: S101  # nothing is fetched before there is one
+        return await self._iterator.__anext__()
+
+    async def _hold(self) -> None:
+        waiting: list[Call[Any]] = []
+        failure: BaseException | None = None
+        try:
+            async with self._enter() as self._iterator:
+                self.opening.settle()
+                async for call in self._receive:
+                    await self._portal.serve(call, waiting)
+        except BaseException as error:
+            failure = _bare(error) if _leaves(error) else None
+            raise
+        finally:
+            self._end = failure or SupervisorClosed("what was read from is closed")
+            with contextlib.suppress(trio.WouldBlock):
+                while True:
+                    waiting.append(self._receive.receive_nowait())
+            for call in waiting:
+                call.settle(error=self._end)
+
+
+_running: set[Portal[Any]] = set()
+
+
+def _close_all() -> None:
+    """Close the portals that are open when the interpreter exits."""
+    until = time.monotonic() + _EXIT_SECONDS
+    portals = tuple(_running)
+    for portal in portals:
+        portal.stop()
+    for portal in portals:
+        portal.join(max(0.0, until - time.monotonic()))
+
+
+atexit.register(_close_all)
