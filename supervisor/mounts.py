@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-__all__ = ["NETWORK", "file_system_of", "on_network"]
+__all__ = ["NETWORK", "file_system_of", "may_hang", "on_network"]
 
 NETWORK: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "fuse.sshfs"})
 """File systems whose locks and renames another host takes part in."""
@@ -27,9 +27,27 @@ def file_system_of(path: str) -> str:
     return kind
 
 
+def may_hang() -> bool:
+    """Whether anything mounted here may make a path wait for another host, or for a daemon that has died."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                left, _, right = line.partition(" - ")
+                kernels_own = left.split(" ")[4].startswith(("/proc", "/sys", "/dev"))
+                if _waits(right.split(" ")[0]) and not kernels_own:
+                    return True
+    except (OSError, IndexError):
+        return True
+    return False
+
+
+def _waits(kind: str) -> bool:
+    return kind in NETWORK or kind.startswith(("fuse", "autofs"))
+
+
 def on_network(path: str) -> bool:
     """Whether touching ``path`` may wait for another host, or for a daemon that has died."""
     kind = file_system_of(path)
     if not kind:  # no mount table here: believe nothing
         return not os.path.exists("/proc/self/mountinfo")
-    return kind in NETWORK or kind.startswith(("fuse", "autofs"))
+    return _waits(kind)

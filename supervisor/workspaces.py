@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from supervisor.catalog import real_workspace
-from supervisor.mounts import on_network
+from supervisor.mounts import may_hang, on_network
 
 __all__ = ["Workspaces"]
 
@@ -40,7 +40,11 @@ class Workspaces:
                 if (found.st_dev, found.st_ino) == (real.st_dev, real.st_ino) == known[1]:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     return known[0]
-        real_path, identity = await trio.to_thread.run_sync(_look_up, path, abandon_on_cancel=True)
+        if may_hang():
+            real_path, identity = await trio.to_thread.run_sync(_look_up, path, abandon_on_cancel=True)
+        else:  # every path here is local
+            await trio.lowlevel.checkpoint()
+            real_path, identity = _look_up(path)
         if identity is not None:
             if len(self._known) >= _MOST:
                 self._known.clear()

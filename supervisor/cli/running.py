@@ -34,7 +34,7 @@ _STDOUT: Final = 1
 _STDERR: Final = 2
 _TICK_SECONDS: Final = 1
 
-# What a shell says nothing about either: the exit status does.
+# What a shell says nothing about either: the exit status does, unless the kind knows better what it means.
 _NO_COMMENT: Final = frozenset({Reason.EXITED, Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL})
 
 
@@ -111,7 +111,7 @@ class _Run:
 
     def _comment(self, job: Job, error: ErrorInfo | None) -> None:
         """Say what the exit status alone does not."""
-        if error is None or job.reason in _NO_COMMENT:
+        if error is None or (job.reason in _NO_COMMENT and error.code == "job_failed"):
             return
         self._screen.say(f"job {job.job_id}: {error.message}")
         if job.status is State.FAILED:
