@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import selectors
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -156,6 +160,87 @@ def latency(*, full: bool) -> list[Figure]:
             Figure("status of an own job", "us", [on_fresh_root(root, status) for _ in range(rounds)], goal="<= 10 us"),
             Figure("exit to wait()", "ms", [on_fresh_root(root, exit_to_wait) for _ in range(rounds)], goal="<= 1 ms"),
         ]
+
+
+def embedding(*, full: bool) -> list[Figure]:
+    """What a call costs through a facade, beside the same call in Trio: two changes of thread and of event loop."""
+    times, rounds = (2000, 7) if full else (500, 5)
+    with scratch() as root:
+
+        def settings() -> supervisor.Settings:
+            return supervisor.Settings(state_dir=Path(tempfile.mkdtemp(dir=root)), job_max_count=10**6)
+
+        async def asking(sup: supervisor.Supervisor | supervisor.AsyncioSupervisor, argv: list[str] | None) -> float:
+            """Return the median microseconds of a status, or of a whole job if there is ``argv``."""
+            job = await sup.start(["sleep", "600"])
+            taken: list[float] = []
+            for _ in range(times if argv is None else times // 10):
+                begin = time.perf_counter()
+                if argv is None:
+                    await sup.status(job.job_id)
+                else:
+                    await sup.run(argv)
+                taken.append(time.perf_counter() - begin)
+            await sup.cancel(job.job_id)
+            return median(taken) * 1e6
+
+        def in_trio(argv: list[str] | None = None) -> float:
+            return on_fresh_root(root, lambda sup: asking(sup, argv))
+
+        def in_asyncio(argv: list[str] | None = None) -> float:
+            async def main() -> float:
+                async with supervisor.open_supervisor_asyncio(settings()) as sup:
+                    await sup.run([TRUE])
+                    return await asking(sup, argv)
+
+            return asyncio.run(main())
+
+        def in_thread() -> float:
+            with supervisor.BlockingSupervisor(settings()) as sup:
+                job = sup.start(["sleep", "600"])
+                taken: list[float] = []
+                for _ in range(times):
+                    begin = time.perf_counter()
+                    sup.status(job.job_id)
+                    taken.append(time.perf_counter() - begin)
+                sup.cancel(job.job_id)
+                return median(taken) * 1e6
+
+        def switching() -> float:
+            """Return what a question to another thread and back costs at all: two sockets, two selectors."""
+            ours, theirs = socket.socketpair()
+
+            def echo() -> None:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(theirs, selectors.EVENT_READ)
+                    while selector.select() and (data := theirs.recv(1)):
+                        theirs.send(data)
+
+            thread = threading.Thread(target=echo)
+            thread.start()
+            taken: list[float] = []
+            with ours, theirs, selectors.DefaultSelector() as selector:
+                selector.register(ours, selectors.EVENT_READ)
+                for _ in range(times):
+                    begin = time.perf_counter()
+                    ours.send(b"x")
+                    selector.select()
+                    ours.recv(1)
+                    taken.append(time.perf_counter() - begin)
+                ours.shutdown(socket.SHUT_WR)
+                thread.join()
+            return median(taken) * 1e6
+
+        statuses, native = paired(rounds, in_asyncio, in_trio)
+        blocking, again = paired(rounds, in_thread, in_trio)
+        whole, native_whole = paired(rounds, lambda: in_asyncio([TRUE]), lambda: in_trio([TRUE]))
+        added, bare = paired(rounds, lambda: in_asyncio() - in_trio(), switching)
+    return [
+        Figure("status from asyncio", "us", statuses, "from Trio", native),
+        Figure("status from a thread", "us", blocking, "from Trio", again),
+        Figure("run() from asyncio", "us", whole, "from Trio", native_whole, "<= 1.5"),
+        Figure("added to a call from asyncio", "us", added, "bare question to a thread", bare, "<= 10"),
+    ]
 
 
 def _kib(pid: int) -> float:
@@ -400,6 +485,7 @@ def interpreting(*, full: bool) -> list[Figure]:
 CASES: dict[str, Case] = {
     "throughput": throughput,
     "latency": latency,
+    "embedding": embedding,
     "sleeping": sleeping,
     "output": output,
     "cold": cold,

@@ -631,14 +631,13 @@ class Supervisor:
         else:
             directory, finished = self._catalog.directory(self._catalog.row(job_id)), trio.Event()
             finished.set()
-        async with trio.open_nursery() as nursery:
-            chunks = Chunks(directory, stream, finished)
-            await nursery.start(chunks.serve)
-            try:
-                yield chunks
-            finally:
-                chunks.close()
-                nursery.cancel_scope.cancel()
+        chunks = Chunks(directory, stream, finished)
+        # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
+        await self._nursery.start(chunks.serve)
+        try:
+            yield chunks
+        finally:
+            chunks.close()
 
     # ------------------------------------------------------------ inside
 
@@ -694,6 +693,10 @@ async def open_supervisor(
 
     Jobs whose supervisor is gone are adopted in the background. Leaving the block, also by an
     exception, lets running jobs go on; they can be asked about from anywhere.
+
+    After ``os.fork()`` every call in the child raises ``SupervisorClosed``; a child that is forked off
+    inside of Trio must leave by ``os._exit`` or by executing a program, as it shares Trio's own
+    descriptors with its parent.
 
     Errors
         InvalidSettings: a setting does not parse.

@@ -28,10 +28,15 @@ class Chunks:
         self._changed = trio.Event()
         self._descriptor: int | None = None
         self._told = False
+        self._serving = trio.CancelScope()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen for writes until cancelled."""
         notifier = Notifier()
+        with self._serving:
+            await self._listen(notifier, task_status)
+
+    async def _listen(self, notifier: Notifier, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notifier.serve)
             with notifier.watching(self._directory, MODIFIED, self._poke) as told:
@@ -45,7 +50,8 @@ class Chunks:
         self._changed.set()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and stop listening."""
+        self._serving.cancel()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

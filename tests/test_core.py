@@ -1210,3 +1210,13 @@ async def test_an_engine_may_count_the_deadline_on_the_boot_clock(settings: Sett
         job = await sup.start(["tool"], deadline_seconds=1000)
         assert (await sup.wait(job.job_id, timeout=1)).status == "timeout"
     assert mock_clock.current_time() == 0
+
+
+async def test_an_error_in_a_follow_block_comes_out_as_itself(settings: Settings, endless: FakeEngine) -> None:
+    async with open_supervisor(settings, engine=endless) as sup:
+        job = await sup.start(["tool"])
+        with pytest.raises(ValueError, match="mine"):  # noqa: PT012  # the block is what is tested
+            async with sup.follow(job.job_id):
+                message = "mine"
+                raise ValueError(message)
+        assert (await sup.cancel(job.job_id)).status == "cancelled"

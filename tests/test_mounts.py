@@ -38,7 +38,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Any:
         (["/proc/sys/fs/binfmt_misc rw - autofs", "/sys/fs/fuse/connections rw - fusectl"], False),
     ],
 )
-def test_may_hang(table: Any, lines: list[str], hangs: bool) -> None:
+def test_may_hang(table: Any, lines: list[str], *, hangs: bool) -> None:
     table(*lines)
     assert mounts.may_hang() is hangs
 

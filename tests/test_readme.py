@@ -82,6 +82,17 @@ def test_from_trio(state_dir: Path, commands: dict[str, str], tmp_path: Path) ->
     assert any(state_dir.iterdir())
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_from_asyncio(state_dir: Path, commands: dict[str, str], tmp_path: Path, number: int) -> None:
+    programs = snippets("python", "From asyncio")
+    assert len(programs) == 2
+    script = tmp_path / "program.py"
+    script.write_text(programs[number], encoding="utf-8")
+    shown = run(f"python {script}", commands, tmp_path)
+    assert shown.splitlines()[-1] == "42"
+    assert any(state_dir.iterdir())
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     """Installed in the same way, called in the same way."""
     assert "install -e '.[test]'" in INSTALL_AND_TEST

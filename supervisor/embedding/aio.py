@@ -246,7 +246,7 @@ class AsyncioSupervisor:
         return await self._ask(lambda sup: sup.prune(workspace))
 
     def events(self, job_id: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[JobEvent]]:
-        """Subscribe to changes of state, of one job or of all that this supervisor takes care of.
+        """Subscribe to changes of state and progress, of one job or of all in this supervisor's care.
 
         Gives an async iterator of ``JobEvent``, of bounded memory: a reader that is too slow misses
         the oldest, is told how many (``lagged``), and never delays anybody. Cancelling a wait for the

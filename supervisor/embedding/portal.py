@@ -161,8 +161,7 @@ class Portal(Generic[_Target]):
 
     def soon(self, action: Callable[..., object], *arguments: Any) -> None:
         """Call a function in the Trio thread; raises as ``submit`` does."""
-        if self._forked:
-            raise forked_error()
+        self.check_not_forked()
         if self._token is None:
             raise self._closed_error()
         try:
@@ -206,11 +205,15 @@ class Portal(Generic[_Target]):
     @property
     def target(self) -> _Target:
         """What the context manager gave."""
-        if self._forked:
-            raise forked_error()
+        self.check_not_forked()
         if self._target is None:
             raise self._closed_error()
         return self._target
+
+    def check_not_forked(self) -> None:
+        """Raise if this is a forked child."""
+        if self._forked:
+            raise forked_error()
 
     def check(self) -> None:
         """Raise if the Trio program has broken down by itself.
@@ -317,6 +320,10 @@ class Source(Generic[_T]):
         self._iterator: AsyncIterator[_T] | None = None
         self._end: BaseException | None = None
         self.opening: Call[None] = Call(self._hold)
+
+    def check(self) -> None:
+        """Raise in a forked child, before a lock is taken that a thread of the parent may hold."""
+        self._portal.check_not_forked()
 
     def fetch(self) -> Call[_T]:
         """Ask for the next item; ``StopAsyncIteration`` is raised after the last."""

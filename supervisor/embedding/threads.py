@@ -51,6 +51,7 @@ class _Items(Generic[_T]):
         return self
 
     def __next__(self) -> _T:
+        self._source.check()
         with self._turn:
             if self._pending is None:
                 self._pending = self._source.fetch()
@@ -286,7 +287,7 @@ class BlockingSupervisor:
         return self._ask(lambda sup: sup.prune(workspace))
 
     def events(self, job_id: str | None = None) -> AbstractContextManager[Iterator[JobEvent]]:
-        """Subscribe to changes of state, of one job or of all that this supervisor takes care of.
+        """Subscribe to changes of state and progress, of one job or of all in this supervisor's care.
 
         Gives an iterator of ``JobEvent``, of bounded memory: a reader that is too slow misses the
         oldest, is told how many (``lagged``), and never delays anybody.

@@ -50,8 +50,10 @@ class KeeperLink:
     async def start(self, root: str, nursery: trio.Nursery) -> None:
         """Start a keeper on the state root and wait for its greeting.
 
+        It may end at any time, even before this returns: see ``alive``.
+
         Raises:
-            LaunchFailed: it did not come up.
+            LaunchFailed: it cannot be started, or it does not answer.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -82,6 +84,8 @@ class KeeperLink:
         with trio.move_on_after(_START_SECONDS) as patience:
             await process.wait()  # what we started leaves at once; its child is the keeper
             await self._greeted.wait()
+        if not self.alive and not patience.cancelled_caught:
+            return  # it was killed on its way up
         if patience.cancelled_caught or self._protocol != keeper_loop.PROTOCOL:
             self.close()
             if self._protocol:
@@ -151,10 +155,10 @@ class KeeperLink:
     async def _read(self) -> None:
         buffer = bytearray()
         with contextlib.suppress(trio.ClosedResourceError, OSError):
-            while self._socket is not None:
-                await trio.lowlevel.wait_readable(self._socket)
+            while (connection := self._socket) is not None:
+                await trio.lowlevel.wait_readable(connection)
                 try:
-                    data = self._socket.recv(1 << 18)
+                    data = connection.recv(1 << 18)  # fails if it was closed meanwhile, as the writer may do
                 except BlockingIOError:
                     continue
                 if not data:

@@ -64,6 +64,7 @@ class LocalRunning:
         "poked",
         "stop_asked",
         "token",
+        "watched",
     )
 
     def __init__(self, engine: LocalEngine, directory: str, token: int) -> None:
@@ -80,6 +81,7 @@ class LocalRunning:
         self.owner_lives: Callable[[], bool] = lambda: False
         self.stop_asked: str | None = None
         self.pidfd: int | None = None
+        self.watched = False
 
     async def wait(self) -> Ended:
         """Wait until the command and everything that a stop has to reach have ended."""
@@ -166,6 +168,14 @@ class LocalEngine:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise self._never(request.directory, error) from error
+        if not link.alive:  # killed while it came up or while the workspace was opened: nothing was asked of it
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if not final:
+                return None
+            message = "the keeper did not come up, or was killed again and again"
+            failure = LaunchFailed(message, retryable=True, repair=f"Look into {self._root}/keeper.log.")
+            raise self._never(request.directory, failure)
         handle = LocalRunning(self, request.directory, next(self._tokens))
         self._handles[handle.token] = handle
         mark = {processes.MARK: request.job_id.encode("ascii")}
@@ -244,6 +254,8 @@ class LocalEngine:
                 raise LaunchFailed(message)
             link = KeeperLink(self._receive, self._keeper_died)
             await link.start(self._root, self._nursery)
+            if not link.alive:
+                return link
             link.send(("env", _NO_ENVIRONMENT, {}))
             self._environment = None
             self._link = link
@@ -365,7 +377,9 @@ class LocalEngine:
         return handle
 
     def _watch(self, handle: LocalRunning) -> None:
-        if self._nursery is not None:
+        # The keeper may die between its answer and the moment at which whoever waits for that goes on.
+        if self._nursery is not None and not handle.watched:
+            handle.watched = True
             self._nursery.start_soon(self._watch_by_identity, handle)
 
     async def _watch_by_identity(self, handle: LocalRunning) -> None:

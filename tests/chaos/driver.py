@@ -1,0 +1,579 @@
+"""The driver of chaos: ``python driver.py --rounds 300 [--seed S] [--only ROUND] [--point NAME]``.
+
+Each round has a state root of its own, on which several programs start, ask for, cancel, consume and
+prune jobs while somebody kills them, their keepers, or the jobs, at random moments and at failpoints
+(``points.py``). Then two fresh processes tell what is on record, and ``oracle.py`` compares that with what
+the commands themselves left behind. What a round does follows from the seed alone; what comes of
+it also depends on the machine's mood, which is the purpose.
+
+It is a subreaper, so that the orphans of killed keepers come to it, whether it reaps them at once or late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGE = sys.argv[sys.argv.index("--package") + 1] if "--package" in sys.argv else str(Path(__file__).parents[2])
+sys.path[:0] = [str(Path(__file__).parent), PACKAGE]  # installed or not, the package is the one that is tested
+
+import commands  # noqa: E402  # found by the path above
+import points  # noqa: E402  # found by the path above
+import programs  # noqa: E402  # found by the path above
+from oracle import Broken, Facts, read_lines  # noqa: E402  # found by the path above
+
+_TICK_SECONDS = 0.004
+_PATIENCE_SECONDS = 15.0
+_PR_SET_CHILD_SUBREAPER = 36
+THEMES = frozenset({"forget", "trash", "stop", "exit", "adopt", "rule"})
+
+
+class Program:
+    """A program of a round."""
+
+    def __init__(self, name: str, pid: int, leave: int | None = None) -> None:
+        self.name = name
+        self.pid = pid
+        self.leave = leave
+        self.status: int | None = None
+        self.tokens: list[str] = []
+        self.then: Callable[[Program], None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.status is None
+
+
+class Round:
+    """One round, from an empty state root to the verdict."""
+
+    def __init__(self, seed: int, number: int, directory: Path, point: str | None) -> None:
+        self.rng = random.Random(f"{seed}.{number}")
+        self.directory = directory
+        self.root = directory / "state"
+        self.marks = directory / "marks"
+        self.marks.mkdir(parents=True)
+        self.root.mkdir(mode=0o700)
+        os.environ.update(
+            CHAOS_MARKS=str(self.marks),
+            CHAOS_ROOT=str(self.root),
+            SUPERVISOR_STATE_DIR=str(self.root),
+            SUPERVISOR_STOP_GRACE_SECONDS=str(commands.GRACE_SECONDS),
+        )
+        self.programs: list[Program] = []
+        self.due: list[tuple[float, int, Callable[[], None]]] = []
+        self.kills: Counter[str] = Counter()
+        self.begin = time.monotonic()
+        self.leaders: dict[str, int] = {}
+        self.lazy = self.rng.random() < 0.3
+        # Each in turn, in an order of the seed's, with rounds in between that only chance strikes in.
+        instants: list[str | None] = [*points.SUPERVISOR, *points.KEEPER]
+        instants += [None] * (len(instants) // 4)
+        random.Random(seed).shuffle(instants)
+        self.point = point or instants[number % len(instants)]
+        self.newer = self.rng.random() < 0.2 or (self.point or "").startswith("migrate.")
+        knows = tuple(map(int, platform.release().split("-")[0].split(".")[:2])) >= (6, 15)
+        self.facts = Facts(self.root, self.marks, {}, knows_statuses=knows)
+        self.story: list[str] = []
+        self.done = False
+
+    # ------------------------------------------------------------ the plan
+
+    def plan(self) -> None:
+        """Decide what will happen when."""
+        rng = self.rng
+        hosts = rng.choice((1, 2, 2))
+        self.armed_share = rng.choice((0.5, 1.0))
+        shared: list[commands.Command] = []
+        for number in range(hosts):
+            made = [commands.make(rng) for _ in range(rng.randint(2, 4))]
+            shared += [command for command in made if command.key is not None]
+            if number and shared and rng.random() < 0.5:
+                made.append(rng.choice(shared))
+            tasks = [
+                (
+                    command,
+                    rng.uniform(0, 0.25),
+                    rng.choice(("leave", "leave", "wait", "wait", "cancel", "consume")),
+                    rng.choice((0, rng.uniform(0, 0.3))),
+                )
+                for command in made
+            ]
+            self.host_at(rng.choice((0.0, rng.uniform(0, 0.1))), f"host{number}", tasks)
+        for number in range(rng.randint(1, 3)):
+            command = rng.choice(shared) if shared and rng.random() < 0.4 else commands.make(rng)
+            self.client_at(rng.uniform(0, 0.3), f"start{number}", command)
+        theme = (self.point or "").partition(".")[0]
+        whats = ("cancel", "cancel", "status", "result", "consume", "prune", "wait", "list")
+        if theme in {"forget", "trash"}:
+            whats = ("consume", "prune", "prune")
+        elif theme in {"stop", "keeper"}:
+            whats = ("cancel", "cancel", "cancel", "status")
+        for number in range(rng.randint(2, 4) if theme in THEMES else rng.randint(1, 4)):
+            what = rng.choice(whats)
+            self.ask_at(rng.uniform(0.3 if theme in THEMES else 0.1, 0.6), f"{what}{number}", what)
+        if self.point in points.ORPHANS:
+            for _ in range(3):
+                self.at(rng.uniform(0.1, 0.35), lambda: self.strike("keeper"))
+        for _ in range(rng.choice((0, 1, 1, 2, 3) if self.point else (1, 2, 3))):
+            victim = rng.choice(("supervisor", "supervisor", "client", "keeper", "keeper", "both", "pause", "job"))
+            self.at(rng.uniform(0.02, 0.6), lambda victim=victim: self.strike(victim))
+        if rng.random() < (1.0 if self.point in points.HEALING else 0.08):
+            how = rng.choice(("zero", "truncate", "garbage", "gone", "header"))
+            self.at(rng.uniform(0.1, 0.3), lambda: self.damage(how))
+        if rng.random() < 0.4:
+            self.host_at(rng.uniform(0.25, 0.5), "successor", [], adopts=True)
+        self.until = rng.uniform(0.55, 0.8)
+
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        self.due.append((when, len(self.due), action))
+        self.due.sort()
+
+    def armed(self, number: int = 1) -> list[dict[str, Any]]:
+        """Return what a program is told to do to itself or its keeper; the first host may have to prepare the point."""
+        if number == 0 and self.point in points.PREPARED_BY:
+            return [{"point": points.PREPARED_BY[self.point], "nth": self.rng.choice((1, 2)), "do": "both"}]
+        if self.point is None or self.rng.random() > self.armed_share:
+            return []
+        do = self.rng.choice(("self", "self", "both", "peer", "pause"))
+        nth = self.rng.choice((1, 2, 5, 8, 10) if self.point == "migrate.statement" else (1, 1, 1, 1, 2, 3))
+        return [{"point": self.point, "nth": nth, "do": do, "seconds": self.rng.choice((0.02, 0.1, 0.3))}]
+
+    def know(self, command: commands.Command) -> None:
+        self.facts.commands[command.token] = command
+
+    def host_at(self, when: float, name: str, tasks: list[Any], *, adopts: bool = False) -> None:
+        plan = self.armed(0 if name == "host0" else 1)
+        newer = self.newer and self.rng.random() < 0.5
+        for task in tasks:
+            self.know(task[0])
+
+        def start() -> None:
+            reading, writing = os.pipe()
+            os.set_inheritable(reading, False)
+            pid = self.fork(plan, name, programs.host(self.root, reading, tasks, adopts=adopts), newer=newer)
+            os.close(reading)
+            program = Program(name, pid, writing)
+            program.tokens = [task[0].token for task in tasks]
+            self.programs.append(program)
+
+        self.at(when, start)
+
+    def client_at(self, when: float, name: str, command: commands.Command) -> None:
+        self.know(command)
+        plan = self.armed()
+        newer = self.newer and self.rng.random() < 0.5
+        words = programs.starting(command, self.directory / f"{name}.stdin")
+
+        def start() -> None:
+            program = Program(name, self.fork(plan, name, programs.cli(*words), newer=newer))
+            program.tokens = [command.token]
+            program.then = self.started
+            self.programs.append(program)
+
+        self.at(when, start)
+
+    def ask_at(self, when: float, name: str, what: str) -> None:
+        plan = self.armed()
+        pick = self.rng.random()
+
+        def start() -> None:
+            self.read_logs()
+            acked = [ack["job_id"] for acks in self.facts.acked.values() for ack in acks]
+            if not acked and what not in {"prune", "list"}:
+                return
+            endless = [
+                ack["job_id"]
+                for token, acks in self.facts.acked.items()
+                for ack in acks
+                if self.facts.commands[token].end is None and token not in self.facts.ended
+            ]
+            if what == "cancel" and endless:
+                acked = endless
+            job_id = acked[int(pick * len(acked))] if acked else ""
+            if what == "cancel":
+                self.facts.cancelled.add(job_id)
+            elif what == "consume":
+                self.facts.forgetting.add(job_id)
+            elif what == "prune":
+                self.facts.pruned = True
+            words = {
+                "cancel": ("cancel", "--json", job_id),
+                "status": ("status", "--json", job_id),
+                "result": ("result", "--json", job_id),
+                "consume": ("result", "--json", "--consume", job_id),
+                "prune": ("prune", "--all", "--json"),
+                "wait": ("wait", "--json", "--timeout", "0.5", job_id),
+                "list": ("list", "--all", "--json"),
+            }[what]
+            os.environ["SUPERVISOR_JOB_MAX_COUNT"] = "0" if what == "prune" else "1000"
+            program = Program(name, self.fork(plan, name, programs.cli(*words)))
+            os.environ["SUPERVISOR_JOB_MAX_COUNT"] = "1000"
+            program.then = lambda ended: self.asked(ended, what, job_id)
+            self.programs.append(program)
+
+        self.at(when, start)
+
+    def fork(
+        self,
+        plan: list[dict[str, Any]],
+        name: str,
+        body: Callable[[programs.Log], int],
+        *,
+        newer: bool = False,
+    ) -> int:
+        self.tell(f"{name} starts" + (f", armed with {plan}" if plan else "") + (", newer" if newer else ""))
+        return programs.fork(plan, self.directory, name, body, newer=newer)
+
+    def tell(self, text: str) -> None:
+        self.story.append(f"{time.monotonic() - self.begin:6.3f} {text}")
+
+    # ------------------------------------------------------------ what programs said
+
+    def started(self, program: Program) -> None:
+        """Take the id from what ``supervisor start`` has printed: from then on it is acknowledged."""
+        with contextlib.suppress(OSError, ValueError, KeyError):  # killed before it could say anything
+            said = json.loads((self.directory / f"{program.name}.out").read_text())
+            said = said.get("job", said)
+            acks = self.facts.acked.setdefault(program.tokens[0], [])
+            acks.append({"job_id": said["job_id"], "status": said["status"], "reason": said["reason"]})
+
+    def asked(self, program: Program, what: str, job_id: str) -> None:
+        if not program.status or not os.WIFSIGNALED(program.status):
+            with contextlib.suppress(OSError, ValueError):
+                said = json.loads((self.directory / f"{program.name}.out").read_text())
+                event = {"job_id": job_id, "by": program.name}
+                if what in {"cancel", "status"} and said.get("ok"):
+                    event |= {"status": said["status"], "code": said["exit_code"], "signal": said["signal"]}
+                    left = programs.processes_of(said["argv"][-1]) if what == "cancel" else []
+                    self.facts.events.append({"event": "cancelled", "left": left, **event})
+                elif what == "consume" and (said.get("ok") or said.get("error", {}).get("code", "").startswith("job_")):
+                    code = said.get("error", {}).get("code")
+                    if code not in {"job_not_found", "job_running"}:
+                        self.facts.events.append({"event": "consumed", **event})
+
+    def read_logs(self) -> None:
+        """Read what supervisors have said so far."""
+        known = {(ack["job_id"], ack.get("by")) for acks in self.facts.acked.values() for ack in acks}
+        for program in self.programs:
+            for event in read_lines(self.directory / f"{program.name}.log"):
+                if event["event"] == "acked" and (event["job_id"], program.name) not in known:
+                    known.add((event["job_id"], program.name))
+                    self.facts.acked.setdefault(event["token"], []).append({**event, "by": program.name})
+
+    # ------------------------------------------------------------ what happens to them
+
+    def kill(self, kind: str, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            self.facts.killed.add(pid)
+            self.kills[kind] += 1
+            self.tell(f"killed {kind} {pid}")
+
+    def strike(self, victim: str) -> None:
+        hosts = [program for program in self.programs if program.alive and program.leave is not None]
+        clients = [program for program in self.programs if program.alive and program.leave is None]
+        keepers = sorted(points.keepers(str(self.root)))
+        if victim in {"supervisor", "both"} and hosts:
+            host = self.rng.choice(hosts)
+            if victim == "both":
+                for pid in points.keepers(str(self.root), host.pid):
+                    self.kill("keeper", pid)
+            self.kill("supervisor", host.pid)
+        elif victim == "client" and clients:
+            self.kill("client", self.rng.choice(clients).pid)
+        elif victim == "keeper" and keepers:
+            self.kill("keeper", self.rng.choice(keepers))
+        elif victim == "pause" and hosts + keepers:
+            pid = self.rng.choice([*(program.pid for program in hosts + clients), *keepers])
+            seconds = self.rng.choice((0.05, 0.2, 0.4))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                self.facts.paused += seconds
+                self.tell(f"paused {pid} for {seconds} s")
+                self.kills["pause"] += 1
+                self.at(time.monotonic() - self.begin + seconds, lambda: self.resume(pid))
+        elif victim == "job" and self.leaders:
+            token = self.rng.choice(sorted(self.leaders))
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.leaders[token], signal.SIGKILL)
+                self.facts.shot.add(token)
+                self.kills["job"] += 1
+                self.tell(f"shot the leader of {token}")
+
+    @staticmethod
+    def resume(pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def damage(self, how: str) -> None:
+        path = self.root / "registry.db"
+        if not path.exists():
+            return
+        self.tell(f"registry damaged: {how}")
+        self.kills["registry"] += 1
+        if how == "gone":
+            path.unlink()
+            return
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if how == "zero":
+                file.write(bytes(size))
+            elif how == "truncate":
+                file.truncate(size // 2)
+            elif how == "header":
+                file.write(b"not a database at all")
+            else:
+                file.write(self.rng.randbytes(size))
+
+    def pump(self) -> None:
+        """Let a moment pass: start what is due, notice what has ended."""
+        time.sleep(_TICK_SECONDS)
+        now = time.monotonic()
+        while self.due and self.due[0][0] <= now - self.begin:
+            self.due.pop(0)[2]()
+        for program in self.programs:
+            if program.alive:
+                with contextlib.suppress(ChildProcessError):
+                    pid, status = os.waitpid(program.pid, os.WNOHANG)
+                    if pid:
+                        self.ended(program, status)
+        if not self.lazy:
+            self.reap_orphans()
+        for token, command in self.facts.commands.items():
+            if token not in self.facts.begun and command.end != ("launch", 127):
+                self.look_for_begin(token)
+        if self.leaders:
+            self.look_for_ends()
+
+    def ended(self, program: Program, status: int) -> None:
+        program.status = status
+        how = f"killed by {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
+        self.tell(f"{program.name} ({program.pid}) ended: {how}")
+        if program.leave is not None:
+            os.close(program.leave)
+            for token in program.tokens:
+                self.facts.lives[token] = max(self.facts.lives.get(token, 0.0), time.monotonic())
+        if program.then is not None:
+            program.then(program)
+        if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) == 70:
+            text = (self.directory / f"{program.name}.err").read_text()[-1500:]
+            message = f"{program.name} crashed:\n{text}"
+            raise Broken(message)
+
+    def reap_orphans(self) -> None:
+        own = {program.pid for program in self.programs if program.alive}
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if found is None or found.si_pid in own:
+                    return  # one of ours, which ``pump`` waits for
+                os.waitpid(found.si_pid, 0)
+
+    def look_for_begin(self, token: str) -> None:
+        try:
+            line = (self.marks / token).read_text().partition("\n")
+        except OSError:
+            return
+        if not line[1]:
+            return
+        self.facts.begun[token] = time.monotonic()
+        try:
+            self.leaders[token] = os.pidfd_open(int(line[0].split()[1]))
+        except ProcessLookupError:
+            self.facts.ended[token] = time.monotonic()
+
+    def look_for_ends(self) -> None:
+        poll = select.poll()
+        tokens = {descriptor: token for token, descriptor in self.leaders.items()}
+        for descriptor in tokens:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(0):
+            token = tokens[descriptor]
+            self.facts.ended[token] = time.monotonic()
+            os.close(self.leaders.pop(token))
+
+    def pump_until(self, condition: Callable[[], bool], what: str) -> None:
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while not condition():
+            if time.monotonic() > give_up:
+                raise Broken(what)
+            self.pump()
+
+    # ------------------------------------------------------------ the whole
+
+    def run(self) -> None:
+        """Do it all; raises ``Broken``."""
+        self.plan()
+        self.pump_until(lambda: time.monotonic() - self.begin > self.until and not self.due, "the schedule hangs")
+        for program in self.programs:
+            if program.alive and program.leave is not None:
+                if self.rng.random() < 0.3:
+                    self.kill("supervisor", program.pid)
+                else:
+                    with contextlib.suppress(BrokenPipeError):  # it is just being killed
+                        os.write(program.leave, b".")
+        self.pump_until(
+            lambda: not any(program.alive for program in self.programs),
+            f"they hang: {[program.name for program in self.programs if program.alive]}",
+        )
+        self.read_logs()
+        self.lazy = False
+        for program in self.programs:
+            self.facts.events += read_lines(self.directory / f"{program.name}.log")
+        self.facts.events = [event for event in self.facts.events if event["event"] != "acked"]
+        for line in read_lines(self.directory / "hits"):
+            self.tell(f"hit {line}")
+            self.kills[f"at {line['point']}"] += 1
+            self.kills["paused at a point" if line["do"] == "pause" else "killed at a point"] += 1
+            if line["do"] == "pause":
+                self.facts.paused += 0.3
+            self.facts.killed |= {pid for _, pid in line["victims"]}
+        self.inquire()
+        self.facts.check()
+
+    def inquire(self) -> None:
+        """Have fresh processes tell what is on record, and see that nothing is left."""
+        facts = self.facts
+        known = [ack["job_id"] for acks in facts.acked.values() for ack in acks]
+        known += [(self.marks / token).read_text().split()[2] for token in facts.begun]
+        endless = {token for token, each in facts.commands.items() if each.end is None and each.deadline is None}
+        judge = Program("judge", self.fork([], "judge", programs.judge(self.root, known, endless)))
+        self.programs.append(judge)
+        self.pump_until(lambda: not judge.alive, "the judge hangs")
+        facts.events += read_lines(self.directory / "judge.log")
+        for event in facts.events:
+            if event["event"] == "cancelling":
+                facts.cancelled.add(event["job_id"])
+            elif event["event"] == "consuming":
+                facts.forgetting.add(event["job_id"])
+        if judge.status:
+            message = f"the judge ended with {judge.status}"
+            raise Broken(message)
+        words = [sys.executable, "-m", "supervisor", "list", "--all", "--limit", "1000", "--json"]
+        environment = os.environ | {"PYTHONPATH": PACKAGE}
+        said = subprocess.run(words, capture_output=True, env=environment, check=False, timeout=30)
+        if said.returncode:
+            message = f"list ended with {said.returncode}: {said.stderr.decode()}"
+            raise Broken(message)
+        facts.listed = {job["job_id"]: job["status"] for job in json.loads(said.stdout)["jobs"]}
+        for path in self.root.glob("*-*/*/claim"):
+            holder = os.readlink(path).split(".")
+            facts.keepers[path.parent.name] = int(holder[1]) if holder[0] == "keeper" else None
+        self.pump_until(lambda: not list(points.keepers(str(self.root))), "a keeper is left")
+        self.pump_until(lambda: len(facts.ended) == len(facts.begun), "a leader is left")
+        for token in facts.commands:
+            if token not in facts.shot and programs.processes_of(token):
+                message = f"left: {programs.processes_of(token)} of {facts.commands[token].text}"
+                raise Broken(message)
+
+    def clean(self) -> list[int]:
+        """End whatever is left; returns what that was."""
+        left = []
+        for program in self.programs:
+            if program.alive:
+                os.kill(program.pid, signal.SIGKILL)
+                os.waitpid(program.pid, 0)
+        for pid in points.keepers(str(self.root)):
+            left.append(pid)
+            os.kill(pid, signal.SIGKILL)
+        for token in self.facts.commands:
+            for pid in programs.processes_of(token):
+                left.append(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for descriptor in self.leaders.values():
+            os.close(descriptor)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        return left
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def play(seed: int, number: int, directory: Path, point: str | None) -> tuple[Round, str | None]:
+    """Play one round; returns it with what broke."""
+    played = Round(seed, number, directory, point)
+    broken: str | None = None
+    try:
+        played.run()
+    except Broken as error:
+        broken = str(error)
+    except Exception:  # noqa: BLE001  # a defect of the driver is one of the round
+        broken = f"the driver failed:\n{traceback.format_exc()}"
+    finally:
+        played.clean()
+    return played, broken
+
+
+def main() -> int:
+    """Play rounds until one breaks or all are through."""
+    parser = argparse.ArgumentParser(description="Kill at random, and look what is true afterwards.")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", type=int, default=None, help="play this round of the seed only")
+    parser.add_argument("--point", default=None, help="this failpoint in every round")
+    parser.add_argument("--directory", type=Path, default=None)
+    parser.add_argument("--package", help="where the package is; beside the tests if left out")
+    parser.add_argument("--go-on", action="store_true", help="count broken rounds instead of ending at the first")
+    given = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    points.check()
+    base = given.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
+    base.mkdir(exist_ok=True)
+    kills: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    acknowledged = jobs = bad = 0
+    begin = time.monotonic()
+    numbers = range(given.rounds) if given.only is None else [given.only]
+    for number in numbers:
+        directory = base / f"{number}-{time.time_ns()}"
+        played, broken = play(seed, number, directory, given.point)
+        kills += played.kills
+        outcomes += played.facts.outcomes
+        jobs += len(played.facts.commands)
+        acknowledged += sum(map(len, played.facts.acked.values()))
+        if broken is None:
+            shutil.rmtree(directory)
+            continue
+        bad += 1
+        say(f"\nBROKEN in round {number} of seed {seed} (--seed {seed} --only {number}): {broken}")
+        say("\n".join(played.story))
+        say(f"everything is kept in {directory}")
+        if not given.go_on:
+            break
+    rounds = len(numbers) if given.go_on or not bad else number + 1
+    took = time.monotonic() - begin
+    say(f"seed {seed}: {rounds} rounds in {took:.0f} s, {bad} broken; {jobs} requests, {acknowledged} acknowledged")
+    points_hit = {name: count for name, count in sorted(kills.items()) if name.startswith("at ")}
+    say(f"kills: { ({name: count for name, count in sorted(kills.items()) if name not in points_hit}) }")
+    say(f"instants: { ({name[3:]: count for name, count in points_hit.items()}) }")
+    say(f"jobs by reason: {dict(outcomes.most_common())}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""The keeper with failpoints: as the real one, which names it by where it stands, but armed by its environment."""
+
+import os
+import sys
+
+
+def main() -> None:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    sys.path += [os.environ["CHAOS_ENGINES"], os.environ["CHAOS_DIRECTORY"]]
+    import keeper_loop
+    import points
+
+    points.install(points.KEEPER, points.module_of_keeper, keeper=True)
+    keeper_loop.Keeper(sys.argv[1]).run()
+
+
+if __name__ == "__main__":
+    main()

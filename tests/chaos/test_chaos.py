@@ -1,0 +1,40 @@
+"""Chaos: see ``driver.py``, which can be run by hand as well, and says there what a round is."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import supervisor
+
+PACKAGE = Path(supervisor.__file__).parents[1]
+DRIVER = Path(__file__).with_name("driver.py")
+
+
+def play(directory: Path, rounds: int) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    words = [sys.executable, str(DRIVER), "--rounds", str(rounds), "--seed", str(seed), "--directory", str(directory)]
+    words += ["--package", str(PACKAGE)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    sys.stdout.write(done.stdout)
+    if done.returncode:
+        pytest.fail(done.stdout, pytrace=False)
+
+
+def test_every_failpoint_has_its_seam() -> None:
+    words = [sys.executable, "-c", "import sys; sys.path[:0] = sys.argv[1:]; import points; points.check()"]
+    done = subprocess.run([*words, str(DRIVER.parent), str(PACKAGE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_few_rounds(tmp_path: Path) -> None:
+    play(tmp_path / "chaos", 20)
+
+
+@pytest.mark.chaos
+def test_many_rounds(tmp_path: Path, rounds: int) -> None:
+    play(tmp_path / "chaos", rounds)

@@ -1,0 +1,47 @@
+"""The facades keep step with ``Supervisor``: same methods, same arguments, same defaults, same types.
+
+What a type checker makes of them is checked by ``tests/typing/embedding_cases.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from supervisor import AsyncioSupervisor, BlockingSupervisor, Supervisor, open_supervisor, open_supervisor_asyncio
+
+INSIDE = {"adopt", "close", "finish_threads", "in_child"}  # for the package's own use
+STREAMS = {"events", "follow"}
+CALLS = sorted(name for name in vars(Supervisor) if not name.startswith("_") and name not in INSIDE)
+
+
+def test_what_is_compared() -> None:
+    assert {"start", "run", "status", "list", "wait", "result", "cancel", "forget", "prune"} | STREAMS <= set(CALLS)
+
+
+@pytest.mark.parametrize("facade", [AsyncioSupervisor, BlockingSupervisor])
+def test_the_facades_have_the_same_methods_and_no_others(facade: type) -> None:
+    public = {name for name in vars(facade) if not name.startswith("_")}
+    assert public == {*CALLS, "settings"}
+
+
+@pytest.mark.parametrize("facade", [AsyncioSupervisor, BlockingSupervisor])
+@pytest.mark.parametrize("name", CALLS)
+def test_the_signatures_are_the_same(facade: type, name: str) -> None:
+    theirs, ours = (inspect.signature(getattr(each, name)) for each in (Supervisor, facade))
+    assert ours.parameters == theirs.parameters
+    if name not in STREAMS:
+        assert ours.return_annotation == theirs.return_annotation
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - STREAMS))
+def test_what_is_awaited_and_what_is_not(name: str) -> None:
+    assert inspect.iscoroutinefunction(getattr(AsyncioSupervisor, name))
+    assert not inspect.iscoroutinefunction(getattr(BlockingSupervisor, name))
+
+
+@pytest.mark.parametrize("opener", [open_supervisor_asyncio, BlockingSupervisor])
+def test_they_are_opened_alike(opener: object) -> None:
+    assert callable(opener)
+    assert inspect.signature(opener).parameters == inspect.signature(open_supervisor).parameters

@@ -1,0 +1,52 @@
+"""What a type checker shows to somebody who embeds the supervisor; checked by mypy and pyright, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import assert_type
+
+import supervisor
+from supervisor import AsyncioSupervisor, BlockingSupervisor, Job, JobEvent, JobPage, JobSpec, Result, Settings
+
+
+async def in_asyncio() -> None:
+    async with supervisor.open_supervisor_asyncio(Settings()) as sup:
+        assert_type(sup, AsyncioSupervisor)
+        assert_type(sup.settings, Settings)
+        assert_type(await sup.start(["true"], deadline_seconds=1, stdin=b""), Job)
+        assert_type(await sup.start(JobSpec(argv=("true",))), Job)
+        assert_type(await sup.run(["true"]), Result)
+        assert_type(await sup.status("id"), Job)
+        assert_type(await sup.list(state="running", limit=5), JobPage)
+        assert_type(await sup.wait("id", timeout=1), Job)
+        assert_type(await sup.result("id", consume=True), Result)
+        assert_type(await sup.cancel("id"), Job)
+        assert_type(await sup.prune(), Sequence[str])
+        async with sup.events() as events, sup.follow("id", "stderr") as chunks:
+            assert_type(events, AsyncIterator[JobEvent])
+            assert_type(chunks, AsyncIterator[bytes])
+            async for event in events:
+                assert_type(event, JobEvent)
+            async for chunk in chunks:
+                assert_type(chunk, bytes)
+        await sup.start("true", cwd="/")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await sup.start([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+        await sup.wait("id", timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def in_a_thread() -> None:
+    with BlockingSupervisor(Settings()) as sup:
+        assert_type(sup, BlockingSupervisor)
+        assert_type(sup.start(["true"], labels={"a": "b"}), Job)
+        assert_type(sup.run(JobSpec(argv=("true",))), Result)
+        assert_type(sup.status("id"), Job)
+        assert_type(sup.list("/repo"), JobPage)
+        assert_type(sup.wait("id"), Job)
+        assert_type(sup.result("id"), Result)
+        assert_type(sup.cancel("id"), Job)
+        assert_type(sup.prune("/repo"), Sequence[str])
+        with sup.events("id") as events, sup.follow("id") as chunks:
+            assert_type(events, Iterator[JobEvent])
+            assert_type(chunks, Iterator[bytes])
+            assert_type(b"".join(chunks), bytes)
+        sup.result(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
