@@ -633,7 +633,7 @@ class Supervisor:
             finished.set()
         chunks = Chunks(directory, stream, finished)
         # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
-        await self._nursery.start(chunks.serve)
+        await self._nursery.start(_serve, chunks)
         try:
             yield chunks
         finally:
@@ -671,6 +671,14 @@ class Supervisor:
             subscription.close()
         if self._owner is not None and not self._forked:
             self._catalog.layout.unregister_owner(self._owner)
+
+
+async def _serve(chunks: Chunks, *, task_status: trio.TaskStatus[None]) -> None:
+    """Serve a reader; a defect in there is the reader's, not everybody's."""
+    try:
+        await chunks.serve(task_status=task_status)
+    except Exception as error:  # noqa: BLE001  # whatever it was, it is raised where the bytes are read
+        chunks.fail(error)
 
 
 def _never_launched(row: Row | None) -> bool:

@@ -29,6 +29,7 @@ class Chunks:
         self._descriptor: int | None = None
         self._told = False
         self._serving = trio.CancelScope()
+        self._failure: Exception | None = None
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen for writes until cancelled."""
@@ -49,6 +50,11 @@ class Chunks:
     def _poke(self) -> None:
         self._changed.set()
 
+    def fail(self, error: Exception) -> None:
+        """Have ``error`` raised to whoever reads."""
+        self._failure = error
+        self._poke()
+
     def close(self) -> None:
         """Close the file and stop listening."""
         self._serving.cancel()
@@ -64,6 +70,8 @@ class Chunks:
         """Return what was written next, waiting for it if need be."""
         await trio.lowlevel.checkpoint()
         while True:
+            if self._failure is not None:
+                raise self._failure
             # In this order: what was written before the end was noticed is read after it.
             finished = self._finished.is_set()
             self._changed = trio.Event()

@@ -96,7 +96,8 @@ class Settings:
         job_max_seconds: default deadline (``SUPERVISOR_JOB_MAX_SECONDS``, 1800; ``none``).
         job_ttl: seconds a finished job is kept (``SUPERVISOR_JOB_TTL``, 86400).
         job_max_count: finished jobs kept per workspace (``SUPERVISOR_JOB_MAX_COUNT``, 1000).
-        job_max_output_bytes: stdout or stderr past this stops the job
+        job_max_output_bytes: stdout or stderr past this stops the job; looked at every 0.1 s
+            (when it fills quickly) to 8 s (when it was quiet), so it overshoots by what is written meanwhile
             (``SUPERVISOR_JOB_MAX_OUTPUT_BYTES``, 67108864).
         stop_grace_seconds: between SIGTERM and SIGKILL (``SUPERVISOR_STOP_GRACE_SECONDS``, 5).
         config: path of the kinds file (``SUPERVISOR_CONFIG``).

@@ -54,7 +54,7 @@ _SECOND: Final = 1_000_000_000
 _LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
 _FIRST_OUTPUT_LOOK_NS: Final = _SECOND // 2
 _SHORTEST_OUTPUT_LOOK_NS: Final = _SECOND // 10
-_LONGEST_OUTPUT_LOOK_NS: Final = 5 * _SECOND
+_LONGEST_OUTPUT_LOOK_NS: Final = 8 * _SECOND
 _MOST_DESCRIPTORS: Final = 250
 # Python ignores these two, and an ignored signal stays ignored across exec.
 _RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
@@ -443,7 +443,10 @@ class Keeper:
         else:
             slot.gap = min(2 * slot.gap, _LONGEST_OUTPUT_LOOK_NS)
         slot.seen, slot.looked = largest, now
-        heappush(self.looks, (now + slot.gap, slot.token))
+        due = now + slot.gap
+        if slot.gap >= _SECOND:  # on the full second, so that a thousand quiet jobs cost one waking, not each its own
+            due += -due % _SECOND
+        heappush(self.looks, (due, slot.token))
 
     def _look_for_stops(self) -> None:
         for slot in list(self.slots.values()):

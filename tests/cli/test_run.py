@@ -154,10 +154,14 @@ def test_a_second_interrupt_does_not_wait(cli: Any, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminated_run_lets_go_of_the_job(cli: Any, number: signal.Signals) -> None:
-    with cli.process("run", "--", *READY) as process:
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+    before = signal.signal(number, signal.SIG_DFL)  # what is ignored here, as under nohup, stays ignored in children
+    try:
+        with cli.process("run", "--", *READY) as process:
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+    finally:
+        signal.signal(number, before)
     job = only_job(cli)
     assert process.returncode == 128 + number
     assert job["job_id"].encode() in err
