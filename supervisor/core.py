@@ -27,7 +27,6 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import trio
@@ -36,20 +35,19 @@ from supervisor.actors.janitor import Janitor
 from supervisor.actors.job import care_for
 from supervisor.actors.progress import Follower
 from supervisor.actors.registry import Create, Entry, Registry, Subscription
-from supervisor.catalog import Catalog, check_detail, encodable, running_error
+from supervisor.catalog import Catalog, check_detail, running_error
 from supervisor.engines import Engine, LaunchRequest, processes
 from supervisor.errors import (
     IdempotencyConflict,
     InvalidArguments,
     JobElsewhere,
     JobNotFound,
-    StateBusy,
     SupervisorClosed,
 )
 from supervisor.follow import Chunks
 from supervisor.forking import forked_error, tell_in_child
-from supervisor.interpret import get_interpreter
 from supervisor.model import Job, JobPage, JobSpec, Result
+from supervisor.requests import checked_spec, digest_of, spec_of
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
@@ -61,83 +59,6 @@ __all__ = ["Supervisor", "open_supervisor"]
 
 _T = TypeVar("_T")
 _LAUNCH_SHIELD_SECONDS: Final = 5
-_LONGEST_DEADLINE: Final = 100 * 365 * 86400
-_MOST_LABELS: Final = 64
-_MOST_LABEL_CHARACTERS: Final = 1024
-_MOST_KEY_CHARACTERS: Final = 256
-
-
-def _check(condition: object, message: str) -> None:
-    if not condition:
-        raise InvalidArguments(message)
-
-
-def _is(held: object, kind: type) -> bool:
-    """Whether a caller whom no type checker watched has given the right thing."""
-    return isinstance(held, kind)
-
-
-def _check_deadline(seconds: float) -> None:
-    number = (_is(seconds, int) or _is(seconds, float)) and not _is(seconds, bool)
-    fits = number and (0 <= seconds <= _LONGEST_DEADLINE or seconds == math.inf)
-    _check(fits, f"deadline_seconds is {seconds!r}; it must be a number from 0 to 100 years, or infinity")
-
-
-def _all_strings(mapping: Mapping[Any, object]) -> bool:
-    return all(isinstance(name, str) and isinstance(value, str) for name, value in mapping.items())
-
-
-def _checked_spec(spec: JobSpec) -> JobSpec:
-    """Return ``spec`` if it can be run.
-
-    Raises:
-        InvalidArguments: it cannot, for the reason that the message gives.
-    """
-    _check(spec.argv, "argv is empty; it must hold at least the command")
-    _check(all(_is(word, str) for word in spec.argv), "argv must hold strings")
-    _check(not any("\0" in word for word in spec.argv), "argv holds a NUL character, which no command can be given")
-    _check(spec.argv[0], "the command is an empty string")
-    _check(all(map(encodable, spec.argv)), "argv holds a character that no command can be given")
-    _check(_all_strings(spec.labels), "labels must map strings to strings")
-    for name, value in spec.labels.items():
-        _check(name and len(name) + len(value) <= _MOST_LABEL_CHARACTERS, f"label {name!r:.80} is empty or too long")
-    _check(len(spec.labels) <= _MOST_LABELS, f"there are more than {_MOST_LABELS} labels")
-    _check(_all_strings(spec.env or {}), "env must map strings to strings")
-    for name, value in (spec.env or {}).items():
-        fits = name and "=" not in name and "\0" not in name + value and encodable(name + value)
-        _check(fits, f"env holds {name!r:.80}, whose name or value no environment can hold")
-    if spec.deadline_seconds is not None:
-        _check_deadline(spec.deadline_seconds)
-    key = spec.idempotency_key
-    if key is not None:
-        fits = _is(key, str) and 0 < len(key) <= _MOST_KEY_CHARACTERS and key.isprintable()
-        _check(fits, f"idempotency_key must be 1 to {_MOST_KEY_CHARACTERS} printable characters")
-    _check(spec.stdin is None or _is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
-    get_interpreter(spec.kind)
-    return spec
-
-
-def _spec_of(
-    argv: Sequence[str],
-    *,
-    workspace: str | os.PathLike[str],
-    labels: Mapping[str, str] | None,
-    **others: Any,
-) -> JobSpec:
-    _check(not isinstance(argv, str | bytes), "argv must be a sequence of strings, not one string")
-    return JobSpec(argv=tuple(argv), workspace=os.fspath(workspace), labels=dict(labels or {}), **others)
-
-
-def _digest(spec: JobSpec, workspace: str) -> str:
-    """Return what an idempotency key stands for: kind, argv, workspace, stdin, names in the environment."""
-    request = [
-        spec.kind,
-        list(spec.argv),
-        workspace,
-        None if spec.stdin is None else sha256(spec.stdin).hexdigest(),
-        None if spec.env is None else sorted(spec.env),
-    ]
-    return sha256(dump(request).encode("ascii")).hexdigest()
 
 
 class Supervisor:
@@ -220,7 +141,7 @@ class Supervisor:
         if isinstance(argv, JobSpec):
             spec = argv
         else:
-            spec = _spec_of(
+            spec = spec_of(
                 argv,
                 workspace=workspace,
                 kind=kind,
@@ -236,20 +157,23 @@ class Supervisor:
     async def _begin(self, spec: JobSpec) -> Entry | Job:
         """Do as ``start`` does up to the launch; once there is a job it is returned, cancelled or not."""
         self._check_open()
-        spec = _checked_spec(spec)
+        spec = checked_spec(spec)
         real = await self._workspaces.real(spec.workspace)
-        made: Entry | Job | None = None
-        with trio.move_on_after(_LAUNCH_SHIELD_SECONDS, shield=True):
-            made = await self._create(spec, real)
-            if isinstance(made, Entry):
+        made = await self._create(spec, real)
+        if isinstance(made, Entry):
+            patience_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
+            try:
                 await made.started.wait()
-        if made is None:
-            message = "the job could not be recorded in time"
-            raise StateBusy(message)
+            except trio.Cancelled:  # delivered again by whatever the caller awaits next, when it knows the id
+                with trio.CancelScope(deadline=patience_ends, shield=True):
+                    await made.started.wait()
+                if not made.started.is_set():
+                    raise
         return made
 
     async def _begun(self, made: Entry, spec: JobSpec) -> Job:
-        await made.started.wait()
+        if not made.started.is_set():
+            await made.started.wait()
         if made.taken or made.problem is not None:
             await trio.to_thread.run_sync(remove_tree, made.directory)
             if made.problem is not None:
@@ -261,7 +185,7 @@ class Supervisor:
         return job
 
     async def _create(self, spec: JobSpec, real: str) -> Entry | Job:
-        digest = "" if spec.idempotency_key is None else _digest(spec, real)
+        digest = "" if spec.idempotency_key is None else digest_of(spec, real)
         key = workspace_key(real)
         if spec.idempotency_key is not None:
             existing = await self._existing(key, spec.idempotency_key, digest)
@@ -276,7 +200,7 @@ class Supervisor:
             "kind": spec.kind,
             "argv": spec.argv,
             "workspace": real,
-            "labels": spec.labels,
+            "labels": dict(spec.labels),
             "created_ns": time.time_ns(),
             "deadline_seconds": None if math.isinf(deadline) else deadline,
             "ttl_seconds": self.settings.job_ttl,
@@ -311,7 +235,11 @@ class Supervisor:
             self._nursery.start_soon(care_for, entry, self._engine, self._registry, request, record["deadline_seconds"])
             self._follower.attend(entry)
 
-        await self._registry.send(Create(entry, self.settings.job_max_count, begin))
+        try:
+            await self._registry.send(Create(entry, self.settings.job_max_count, begin))
+        except BaseException:  # nobody has heard of it
+            remove_tree(directory)
+            raise
         return entry
 
     async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
@@ -352,7 +280,7 @@ class Supervisor:
         if isinstance(argv, JobSpec):
             spec = argv
         else:
-            spec = _spec_of(
+            spec = spec_of(
                 argv,
                 workspace=workspace,
                 kind=kind,
@@ -624,7 +552,9 @@ class Supervisor:
             JobNotFound: none of this id is kept.
             InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
         """
-        _check(stream in {"stdout", "stderr"}, f"stream is {stream!r}; it must be stdout or stderr")
+        if stream not in {"stdout", "stderr"}:
+            message = f"stream is {stream!r}; it must be stdout or stderr"
+            raise InvalidArguments(message)
         entry = await self._care(job_id)
         if isinstance(entry, Entry):
             directory, finished = entry.directory, entry.finished

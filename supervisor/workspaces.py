@@ -33,7 +33,8 @@ class Workspaces:
         if known is not None:
             # Only paths on local file systems are remembered: this cannot wait for a network.
             try:
-                found, real = os.stat(given), os.stat(known[0])
+                found = os.stat(given)
+                real = found if given == known[0] else os.stat(known[0])
             except OSError:
                 del self._known[given]
             else:

@@ -1169,10 +1169,10 @@ async def test_many_starts_share_transactions(
     written = 0
     write = Index.write
 
-    def counted(self: Index, action: Callable[[], Any]) -> Any:
+    def counted(self: Index, action: Callable[[], Any], *, single: bool = False) -> Any:
         nonlocal written
         written += 1
-        return write(self, action)
+        return write(self, action, single=single)
 
     await sup.start(["first"])
     monkeypatch.setattr(Index, "write", counted)

@@ -37,6 +37,7 @@ LAYERS = (
     "actors",
     "follow",
     "workspaces",
+    "requests",
     "core",
     "testing",
     "embedding",

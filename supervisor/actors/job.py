@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.actors.registry import Entry, NoteLaunch, Registry, Settle
+from supervisor.actors.registry import Entry, Registry, Settle
 from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running, processes, records
 from supervisor.errors import InvalidArguments, LaunchFailed
 from supervisor.model import ErrorInfo, Exit
@@ -25,7 +25,6 @@ from supervisor.store.rows import Outcome, size_of
 __all__ = ["care_for"]
 
 _READ_INLINE: Final = 65536
-_NOTE_AFTER_SECONDS: Final = 0.05
 
 
 async def care_for(
@@ -70,8 +69,9 @@ async def _live(
     launched = running.launched
     if launched.pid and entry.row.started_ns is None:
         entry.row = entry.row.with_launch(launched)
-        await registry.send(NoteLaunch(entry, trio.current_time() + _NOTE_AFTER_SECONDS))
-    entry.started.set()
+        await registry.launched(entry)
+    else:
+        entry.started.set()
     ended: Ended | None = None
     while True:
         launched = running.launched

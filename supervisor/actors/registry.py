@@ -32,6 +32,7 @@ __all__ = ["Create", "Entry", "NoteLaunch", "Registry", "Settle", "Subscription"
 _MAILBOX: Final = 1024
 _MOST_IN_A_BATCH: Final = 256
 _MOST_EVENTS: Final = 256
+_NOTE_AFTER_SECONDS: Final = 0.05
 
 
 def _nobody() -> bool:
@@ -285,7 +286,6 @@ class Registry:
         for message in batch:
             if isinstance(message, NoteLaunch):
                 self._launches.append(message)
-                self._publish(message.entry, State.QUEUED)
             else:
                 now.append(message)
         time = trio.current_time()
@@ -315,7 +315,8 @@ class Registry:
             return self._refused(batch, problem)
 
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
-        return index.write(lambda: [self._apply(index, message) for message in batch])
+        single = len(batch) == 1 and not isinstance(batch[0], Create)
+        return index.write(lambda: [self._apply(index, message) for message in batch], single=single)
 
     def _apply(self, index: Index, message: Message) -> bool:
         row = message.entry.row
@@ -373,6 +374,12 @@ class Registry:
         entry.finished.set()
         self._publish(entry, previous)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
+
+    async def launched(self, entry: Entry) -> None:
+        """Tell everybody that the command of a job was spawned, and have that noted before long."""
+        self._publish(entry, State.QUEUED)
+        await self.send(NoteLaunch(entry, trio.current_time() + _NOTE_AFTER_SECONDS))
+        entry.started.set()
 
     def tell_progress(self, entry: Entry) -> None:
         """Publish that the output of a job says something new about its progress."""

@@ -40,6 +40,8 @@ class KeeperLink:
         self._lost = lost
         self._socket: socket.socket | None = None
         self._outbox: list[tuple[tuple[Any, ...], tuple[int, ...]]] = []
+        self._unsent = b""
+        self._passing: list[int] = []
         self._wake = trio.Event()
         self._greeted = trio.Event()
         self._protocol = 0
@@ -95,9 +97,14 @@ class KeeperLink:
             raise LaunchFailed(message, retryable=True, repair=f"Look into {root}/keeper.log.")
 
     def send(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> None:
-        """Send soon, together with whatever else is sent by then; takes the descriptors over."""
+        """Send at once, or as soon as the keeper takes it; takes the descriptors over."""
         self._outbox.append((message, descriptors))
-        self._wake.set()
+        if len(self._outbox) == 1 and self._socket is not None and not self._unsent:
+            # It is at work by the time that the next message comes, which then goes with others.
+            with contextlib.suppress(OSError):  # whoever reads meets it too
+                self._send_frame(self._socket)
+        if self._outbox or self._unsent:
+            self._wake.set()
 
     def close(self) -> None:
         """Let go of the keeper: it goes on with its jobs, and leaves after the last."""
@@ -106,9 +113,9 @@ class KeeperLink:
                 trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._socket = None
-        for _, descriptors in self._outbox:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        for descriptor in (*self._passing, *(each for _, descriptors in self._outbox for each in descriptors)):
+            os.close(descriptor)
+        self._passing = []
         self._outbox.clear()
         if self.alive:
             self.alive = False
@@ -127,30 +134,29 @@ class KeeperLink:
             while self._socket is not None:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                while self._outbox and self._socket is not None:
-                    await self._send_frame(self._socket)
+                while (self._outbox or self._unsent) and self._socket is not None:
+                    await trio.lowlevel.wait_writable(self._socket)
+                    self._send_frame(self._socket)
         self.close()
 
-    async def _send_frame(self, connection: socket.socket) -> None:
-        batch: list[tuple[Any, ...]] = []
-        descriptors: list[int] = []
-        while self._outbox and len(descriptors) + len(self._outbox[0][1]) <= _MOST_DESCRIPTORS:
-            message, more = self._outbox.pop(0)
-            batch.append(message)
-            descriptors += more
-        try:
+    def _send_frame(self, connection: socket.socket) -> None:
+        """Send what is left of the last frame, or a new one of what waits, as far as it is taken now."""
+        if not self._unsent:
+            batch: list[tuple[Any, ...]] = []
+            while self._outbox and len(self._passing) + len(self._outbox[0][1]) <= _MOST_DESCRIPTORS:
+                message, descriptors = self._outbox.pop(0)
+                batch.append(message)
+                self._passing += descriptors
             data = marshal.dumps(batch)
-            view = memoryview(len(data).to_bytes(4, "little") + data)
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-            while view:
-                try:
-                    view = view[connection.sendmsg([view], ancillary) :]
-                    ancillary = []
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(connection)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            self._unsent = len(data).to_bytes(4, "little") + data
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self._passing))] if self._passing else []
+        try:
+            self._unsent = self._unsent[connection.sendmsg([self._unsent], rights) :]
+        except BlockingIOError:
+            return
+        for descriptor in self._passing:  # they go with the first byte
+            os.close(descriptor)
+        self._passing = []
 
     async def _read(self) -> None:
         buffer = bytearray()

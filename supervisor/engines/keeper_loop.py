@@ -56,6 +56,8 @@ _FIRST_OUTPUT_LOOK_NS: Final = _SECOND // 2
 _SHORTEST_OUTPUT_LOOK_NS: Final = _SECOND // 10
 _LONGEST_OUTPUT_LOOK_NS: Final = 8 * _SECOND
 _MOST_DESCRIPTORS: Final = 250
+# Many launches at once are answered a few at a time, so that the supervisor has something to do meanwhile.
+_ANSWER_AFTER: Final = 4
 # Python ignores these two, and an ignored signal stays ignored across exec.
 _RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
 
@@ -118,6 +120,7 @@ class Keeper:
         self.umask = os.umask(0o077)  # theirs is for the jobs; ours keeps every record private
         self.pid, self.start = processes.own_identity()
         self.claim = records.keeper_claim(self.pid, self.start, processes.boot_id(), processes.pid_namespace())
+        self.claimed: str | None = None
         self.identity: dict[str, object] = {"boot": processes.boot_id(), "ns": processes.pid_namespace()}
         self.environments: dict[int, dict[bytes, bytes]] = {}
         self.slots: dict[int, Slot] = {}
@@ -232,6 +235,18 @@ class Keeper:
         except OSError:
             self.unwritten.append((directory, name, record))
 
+    def _begin_record(self, directory: str, record: dict[str, object]) -> None:
+        try:
+            records.begin(directory, record)
+        except OSError:  # whatever stood in the way, writing it aside is what can be repeated
+            self._record(directory, records.PROCESS, record)
+
+    def _end_record(self, directory: str, record: dict[str, object]) -> None:
+        try:
+            records.end(directory, record)
+        except OSError:
+            self._record(directory, records.EXIT, record)
+
     def _log(self) -> None:
         import traceback
 
@@ -270,13 +285,17 @@ class Keeper:
         self.unsent = b""
 
     def _receive(self) -> None:
-        if self.socket is None:
-            return
+        # Descriptors keep the frames that they come with apart, so there may be one launch in each.
+        for _ in range(_ANSWER_AFTER):
+            if self.socket is None or not self._receive_some(self.socket):
+                return
+
+    def _receive_some(self, connection: _socket.socket) -> bool:
         space = _socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
         try:
-            data, ancillary, flags, _ = self.socket.recvmsg(1 << 18, space, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
+            data, ancillary, flags, _ = connection.recvmsg(1 << 18, space, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data, ancillary, flags = b"", [], 0
         for level, kind, payload in ancillary:
@@ -289,7 +308,7 @@ class Keeper:
         lost = bool(flags & _socket.MSG_CTRUNC)
         if not data:
             self._disconnect()
-            return
+            return False
         self.inbox += data
         while len(self.inbox) >= 4:
             end = 4 + int.from_bytes(self.inbox[:4], "little")
@@ -297,12 +316,16 @@ class Keeper:
                 break
             messages = marshal.loads(bytes(self.inbox[4:end]))  # noqa: S302  # from our own supervisor only
             del self.inbox[:end]
-            for message in messages:
+            for number, message in enumerate(messages, 1):
                 self._handle(message)
+                if number % _ANSWER_AFTER == 0:
+                    self._signalled()
+                    self._send()
             if lost:  # we had no descriptors left to receive them all; what came may be another's
                 for descriptor in self.passed:
                     os.close(descriptor)
                 self.passed = []
+        return True
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         what, token, *rest = message
@@ -338,9 +361,10 @@ class Keeper:
         passed, self.passed = self.passed[:descriptors], self.passed[descriptors:]
         opened: list[int] = []
         try:
-            if not records.take_claim(directory, self.claim):
+            if not records.take_claim(directory, self.claim, self.claimed):
                 self.outbox.append(("failed", token, 125, "it was claimed by somebody else", True))
                 return
+            self.claimed = directory
             if len(passed) < descriptors:
                 raise LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             environment = {**self.environments[env_token], **changes}
@@ -374,9 +398,8 @@ class Keeper:
                 heapify(self.deadlines)
         slot.looked = before
         heappush(self.looks, (before + slot.gap, token))
-        self._record(
+        self._begin_record(
             directory,
-            records.PROCESS,
             {
                 "pid": slot.pid,
                 "start": slot.start,
@@ -523,9 +546,8 @@ class Keeper:
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
         cpu = round(cpu, 6)
         slot.exit = (exit_code, by_signal, wall, boot, cpu, rss_bytes)
-        self._record(
+        self._end_record(
             slot.directory,
-            records.EXIT,
             {
                 "pid": slot.pid,
                 "start": slot.start,

@@ -2,13 +2,17 @@
 
 Standard library only, no import from the package: the keeper runs this file too.
 
-Every record is one flat JSON object on one line, written under a temporary name and renamed or
-linked into place, so that whoever reads it sees all of it or none. ``"v"`` is the version of the
-shape; a reader ignores members that it does not know.
+Every record is one flat JSON object on one line; without its final newline it is not there yet.
+``"v"`` is the version of the shape; a reader ignores members that it does not know. Most records
+are written under a temporary name and renamed or linked into place. The two that every job gets are
+written where they stand, since making a file can be the dearest part of a job: ``process.json`` by
+the only one who may, and the exit as a second line of the same file, which then gets the name
+``exit.json`` as well. So the first line of ``process.json`` and the last one of ``exit.json`` count.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from _thread import get_ident
 
@@ -26,7 +30,9 @@ __all__ = [
     "STDOUT",
     "STOP",
     "VERSION",
+    "begin",
     "create",
+    "end",
     "is_gone",
     "mark_stop",
     "read",
@@ -95,6 +101,36 @@ def replace(directory: str, name: str, record: dict[str, object]) -> None:
     os.rename(_write_aside(directory, name, encode(record)), f"{directory}/{name}")
 
 
+def begin(directory: str, record: dict[str, object]) -> None:
+    """Write ``process.json``, which only the holder of the claim does.
+
+    Raises:
+        OSError: it could not be written, at least not all of it; ``replace`` mends that.
+    """
+    path = f"{directory}/{PROCESS}"
+    _write_whole(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), encode(record))
+
+
+def end(directory: str, record: dict[str, object]) -> None:
+    """Write ``exit.json`` for a job whose ``process.json`` this process has begun.
+
+    Raises:
+        OSError: it could not be written, at least not all of it; ``replace`` mends that.
+    """
+    path = f"{directory}/{PROCESS}"
+    # The empty line between them is for a first one that somebody has cut short.
+    _write_whole(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW), b"\n" + encode(record))
+    os.link(path, f"{directory}/{EXIT}", follow_symlinks=False)
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
+
+
 def create(directory: str, name: str, record: dict[str, object]) -> bool:
     """Write a record unless there is one already; ``False`` when somebody else was first."""
     aside = _write_aside(directory, name, encode(record))
@@ -108,7 +144,7 @@ def create(directory: str, name: str, record: dict[str, object]) -> bool:
 
 
 def read(directory: str, name: str) -> dict[str, Any] | None:
-    """Return a record; ``None`` when there is none, ``{}`` when what is there is no record."""
+    """Return a record; ``None`` when there is none (yet), ``{}`` when what is there is no record."""
     from json import loads
 
     try:
@@ -122,7 +158,14 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
         parts: list[bytes] = []
         while data := os.read(descriptor, 1 << 20):
             parts.append(data)
-        record = loads(b"".join(parts))
+        data = b"".join(parts)
+        if name == PROCESS:
+            if b"\n" not in data:
+                return None  # its keeper is about to write it, or was killed before it could
+            data = data[: data.index(b"\n")]
+        elif name == EXIT:
+            data = data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
+        record = loads(data)
     except (OSError, ValueError, RecursionError):
         return {}
     finally:
@@ -138,14 +181,26 @@ def is_gone(directory: str) -> bool:
     return not os.path.isdir(directory)
 
 
-def take_claim(directory: str, holder: str) -> bool:
+def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
     """Claim the right to launch a job, or to rule that nobody will; ``False`` when it is taken.
+
+    ``like`` is the directory of another job that the same holder has claimed: its claim then gets
+    a second name, which needs no new inode, wherever that can be done.
 
     A symbolic link that leads nowhere, because making one is a single system call that is
     exclusive *and* carries who made it: there is no moment at which a claim exists and its holder
     is not known. It is read with ``readlink`` and never followed.
     """
     try:
+        if like is not None:
+            try:
+                os.link(f"{like}/{CLAIM}", f"{directory}/{CLAIM}", follow_symlinks=False)
+            except FileExistsError:
+                return False
+            except OSError:  # that job is forgotten, its inode has all the names it can have, links cannot be linked
+                pass
+            else:
+                return True
         os.symlink(holder, f"{directory}/{CLAIM}")
     except FileExistsError:
         return False

@@ -320,8 +320,8 @@ class Index:
         self._kept.clear()
         return True
 
-    def write(self, action: Callable[[], _T]) -> _T:
-        """Do ``action`` in one transaction.
+    def write(self, action: Callable[[], _T], *, single: bool = False) -> _T:
+        """Do ``action`` in one transaction, which a ``single`` statement that depends on nothing is by itself.
 
         Raises:
             StateBusy: somebody else holds the lock for longer than ``wait_seconds``.
@@ -335,6 +335,8 @@ class Index:
                 moved = True
             if moved:
                 self._connect()
+            if single:
+                return action()
             self.changed()
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -20,6 +20,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,7 @@ def new_job_id() -> str:
     return os.urandom(16).hex()
 
 
+@lru_cache(maxsize=256)
 def workspace_key(real_path: str) -> str:
     """Return the name of the directory that holds the jobs of a workspace: readable, and unique."""
     from hashlib import sha256  # 10 ms of imports, and most commands know the job's directory already

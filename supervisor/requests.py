@@ -1,0 +1,112 @@
+"""Requests to run a command: checked before anything is made, and told apart by a digest."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from supervisor.catalog import encodable
+from supervisor.errors import InvalidArguments
+from supervisor.interpret import get_interpreter
+from supervisor.model import JobSpec
+from supervisor.store.rows import dump
+
+__all__ = ["checked_spec", "digest_of", "spec_of"]
+
+_LONGEST_DEADLINE: Final = 100 * 365 * 86400
+_MOST_LABELS: Final = 64
+_MOST_LABEL_CHARACTERS: Final = 1024
+_MOST_KEY_CHARACTERS: Final = 256
+
+
+def _check(condition: object, message: str) -> None:
+    if not condition:
+        raise InvalidArguments(message)
+
+
+def _is(held: object, kind: type) -> bool:
+    """Whether a caller whom no type checker watched has given the right thing."""
+    return isinstance(held, kind)
+
+
+def _check_deadline(seconds: float) -> None:
+    number = (_is(seconds, int) or _is(seconds, float)) and not _is(seconds, bool)
+    fits = number and (0 <= seconds <= _LONGEST_DEADLINE or seconds == math.inf)
+    _check(fits, f"deadline_seconds is {seconds!r}; it must be a number from 0 to 100 years, or infinity")
+
+
+def _all_strings(mapping: Mapping[Any, object]) -> bool:
+    return all(isinstance(name, str) and isinstance(value, str) for name, value in mapping.items())
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    _check(_all_strings(labels), "labels must map strings to strings")
+    for name, value in labels.items():
+        _check(name and len(name) + len(value) <= _MOST_LABEL_CHARACTERS, f"label {name!r:.80} is empty or too long")
+    _check(len(labels) <= _MOST_LABELS, f"there are more than {_MOST_LABELS} labels")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    _check(_all_strings(env), "env must map strings to strings")
+    for name, value in env.items():
+        fits = name and "=" not in name and "\0" not in name + value and encodable(name + value)
+        _check(fits, f"env holds {name!r:.80}, whose name or value no environment can hold")
+
+
+def checked_spec(spec: JobSpec) -> JobSpec:
+    """Return ``spec`` if it can be run.
+
+    Raises:
+        InvalidArguments: it cannot, for the reason that the message gives.
+    """
+    _check(spec.argv, "argv is empty; it must hold at least the command")
+    for word in spec.argv:
+        if not (_is(word, str) and word.isascii() and word.isprintable()):  # what has to be looked at closely
+            _check(_is(word, str), "argv must hold strings")
+            _check("\0" not in word, "argv holds a NUL character, which no command can be given")
+            _check(encodable(word), "argv holds a character that no command can be given")
+    _check(spec.argv[0], "the command is an empty string")
+    if spec.labels:
+        _check_labels(spec.labels)
+    if spec.env:
+        _check_env(spec.env)
+    if spec.deadline_seconds is not None:
+        _check_deadline(spec.deadline_seconds)
+    key = spec.idempotency_key
+    if key is not None:
+        fits = _is(key, str) and 0 < len(key) <= _MOST_KEY_CHARACTERS and key.isprintable()
+        _check(fits, f"idempotency_key must be 1 to {_MOST_KEY_CHARACTERS} printable characters")
+    _check(spec.stdin is None or _is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
+    get_interpreter(spec.kind)
+    return spec
+
+
+def spec_of(
+    argv: Sequence[str],
+    *,
+    workspace: str | os.PathLike[str],
+    labels: Mapping[str, str] | None,
+    **others: Any,
+) -> JobSpec:
+    """Return the arguments of ``Supervisor.start`` as one value.
+
+    Raises:
+        InvalidArguments: ``argv`` is one string.
+    """
+    _check(not isinstance(argv, str | bytes), "argv must be a sequence of strings, not one string")
+    return JobSpec(argv=tuple(argv), workspace=os.fspath(workspace), labels=dict(labels or {}), **others)
+
+
+def digest_of(spec: JobSpec, workspace: str) -> str:
+    """Return what an idempotency key stands for: kind, argv, workspace, stdin, names in the environment."""
+    request = [
+        spec.kind,
+        list(spec.argv),
+        workspace,
+        None if spec.stdin is None else sha256(spec.stdin).hexdigest(),
+        None if spec.env is None else sorted(spec.env),
+    ]
+    return sha256(dump(request).encode("ascii")).hexdigest()
