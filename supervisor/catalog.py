@@ -41,7 +41,6 @@ __all__ = ["Catalog", "Observe", "check_detail", "check_limit", "real_workspace"
 
 Observe = Callable[[Row, str], Observation]
 _Look = Callable[[str, Ended], interpret.Outcome]
-_Tree = tuple[str, dict[str, Any], dict[str, Any]]
 
 _MOST_PER_PAGE: Final = 1000
 _MOST_TO_READ: Final = 1 << 20
@@ -556,14 +555,14 @@ class Catalog:
         """
         ids = list(job_ids)
         ends: dict[str, Job | SupervisorError] = {}
-        backstops: dict[str, float] = {}
+        under_way: dict[str, stopping.Cancel] = {}
         with stopping.Change(self._unfinished_directories(ids)) as change:
             while True:
                 begun = time.monotonic()
-                trees: dict[str, _Tree] = {}
+                trees: dict[str, stopping.Tree] = {}
                 for job_id in ids:
                     if job_id not in ends:
-                        end = self._cancel_on(job_id, backstops, trees, by)
+                        end = self._cancel_on(job_id, under_way, trees, by)
                         if end is not None:
                             ends[job_id] = end
                 if len(ends) == len(set(ids)):
@@ -572,7 +571,8 @@ class Catalog:
                     stopping.stop_trees(trees.values())
                     continue
                 now = time.monotonic()
-                change.wait(min((at - now for at in backstops.values() if at > now), default=None))
+                ats = [each.until for each in under_way.values() if each.until is not None]
+                change.wait(min((at - now for at in ats if at > now), default=None))
                 if len(ids) > 1:  # each look is at all of them: no more than half of the time
                     time.sleep(min(now - begun, 0.5))
 
@@ -583,14 +583,13 @@ class Catalog:
     def _cancel_on(
         self,
         job_id: str,
-        backstops: dict[str, float],
-        trees: dict[str, _Tree],
+        under_way: dict[str, stopping.Cancel],
+        trees: dict[str, stopping.Tree],
         by: str,
     ) -> Job | SupervisorError | None:
         """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
 
-        A tree that nobody else will end is added to ``trees``. ``backstops`` says until when a keeper
-        that was asked to is trusted to begin.
+        A tree that nobody else will end is added to ``trees``.
         """
         try:
             row, seen = self.settled(self.row(job_id), drive=False)
@@ -599,23 +598,16 @@ class Catalog:
             if seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = self.directory(row)
-            why = seen.to_stop or "cancelled"
-            process = records.read(directory, records.PROCESS)
-            if process and job_id not in backstops:
-                request = stopping.request_stop(directory, why, by)
-                backstops[job_id] = time.monotonic() + stopping.BACKSTOP_SECONDS
-                if not stopping.nudge_keeper(process):
-                    trees[job_id] = (directory, process, request)
-            elif process:
-                overdue = backstops[job_id] <= time.monotonic() and not _signalled(directory)
-                if overdue or seen.to_stop is not None:
-                    trees[job_id] = (directory, process, stopping.request_stop(directory, why, by))
-            elif not self.layout.is_sound(row.workspace_key, job_id):
+            if self.layout.is_sound(row.workspace_key, job_id):
+                cancel = under_way.setdefault(job_id, stopping.Cancel(directory, by))
+                tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
+                if tree is not None:
+                    trees[job_id] = tree
+            else:
                 leader = evidence.find_marked_leader(job_id)
                 if leader is not None:
-                    trees[job_id] = (directory, {"pid": leader.pid, "start": leader.start}, {})
-            elif not stopping.cancel_queued(directory, by):
-                time.sleep(0.001)  # its launch is under way, and takes about as long
+                    process = {"pid": leader.pid, "start": leader.start}
+                    trees[job_id] = stopping.Tree(directory, process, sound=False)
         except SupervisorError as error:
             return error
         except OSError as error:
@@ -624,9 +616,9 @@ class Catalog:
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
-        process = records.read(directory, records.PROCESS)
+        process = evidence.recorded_process(directory)
         if process:
-            stopping.stop_trees([(directory, process, stopping.request_stop(directory, why, by))])
+            stopping.stop_trees([stopping.Tree(directory, process, stopping.request_stop(directory, why, by))])
 
     def wait(self, job_ids: Iterable[str], *, any_one: bool = False, timeout: float | None = None) -> Sequence[Job]:
         """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all.
@@ -650,11 +642,6 @@ class Catalog:
                 if enough or (left is not None and left <= 0):
                     return [finished.get(job_id) or self.status(job_id) for job_id in ids]
                 change.wait(left)
-
-
-def _signalled(directory: str) -> bool:
-    stop = records.read(directory, records.STOP)
-    return bool(stop and stop.get("signalled_boot_ns") is not None)
 
 
 def _ended_of(job: Job) -> Ended:

@@ -39,10 +39,11 @@ from heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import processes, records
+    from supervisor.engines import processes, records, trees
 else:  # run by keeper.py, outside the package
     import processes
     import records
+    import trees
 if TYPE_CHECKING:
     from typing import Any, Final
 
@@ -96,7 +97,7 @@ class Slot:
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None
-        self.stop: processes.Stop | None = None
+        self.stop: trees.Stop | None = None
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.exit: tuple[Any, ...] | None = None
         self.seen = 0
@@ -122,8 +123,8 @@ class Keeper:
         self.environments: dict[int, dict[bytes, bytes]] = {}
         self.slots: dict[int, Slot] = {}
         self.by_pid: dict[int, Slot] = {}
-        self.killer = processes.TreeKiller()
-        self.stopping: dict[processes.Stop, Slot] = {}
+        self.killer = trees.TreeKiller()
+        self.stopping: dict[trees.Stop, Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.looks: list[tuple[int, int]] = []
         self.unwritten: list[tuple[str, str, dict[str, object]]] = []
@@ -386,6 +387,7 @@ class Keeper:
                 "started_ns": before_wall,
                 "started_boot_ns": before,
                 "deadline_boot_ns": slot.deadline,
+                "ticks": self.ticks_agree,
             },
         )
         self.outbox.append(("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline))
@@ -478,7 +480,7 @@ class Keeper:
             except OSError:
                 request["signalled_boot_ns"] = signalled
 
-        slot.stop = processes.Stop(
+        slot.stop = trees.Stop(
             directory.rpartition("/")[2],
             slot.pid,
             slot.start,
@@ -489,7 +491,7 @@ class Keeper:
         self.stopping[slot.stop] = slot
         self.killer.add(slot.stop)
 
-    def _stopped(self, stop: processes.Stop) -> None:
+    def _stopped(self, stop: trees.Stop) -> None:
         slot = self.stopping.pop(stop)
         slot.stop = None
         if stop.natural:

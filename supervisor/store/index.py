@@ -23,7 +23,7 @@ from supervisor.engines import Launched, records
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
 from supervisor.forking import forked_error, inherited, never_free, tell_in_child
 from supervisor.store.layout import Layout
-from supervisor.store.rows import COLUMNS, Outcome, Row, row_of_record
+from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
 
 __all__ = ["Index"]
 
@@ -74,6 +74,8 @@ _log = logging.getLogger("supervisor.store")
 def _kind_of(error: sqlite3.Error) -> str:
     """Return the primary result code of an SQLite error by name."""
     name: str = getattr(error, "sqlite_errorname", "") or ""
+    if not name and "decode to UTF-8" in str(error):  # from the sqlite3 module itself, which gives it no code
+        return "SQLITE_CORRUPT"
     return "_".join(name.split("_")[:2])
 
 
@@ -266,8 +268,9 @@ class Index:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
                 whole = probe.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
                 probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if probe.execute("PRAGMA user_version").fetchone()[0]:
-                    probe.execute(f"SELECT {_ALL} FROM jobs LIMIT 1").fetchone()  # noqa: S608  # our own names
+                if whole and probe.execute("PRAGMA user_version").fetchone()[0]:
+                    for columns in probe.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
+                        _row_of(columns)
                 return not whole
         except sqlite3.Error as error:
             return _kind_of(error) in _DAMAGE
@@ -306,7 +309,7 @@ class Index:
 
         try:
             return row_of_record(workspace, record, dump(record))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             return None
 
     # ------------------------------------------------------------ transactions
@@ -469,10 +472,9 @@ class Index:
     # ------------------------------------------------------------ reading
 
     def _select(self, clause: str, values: Sequence[Any] = ()) -> list[Row]:
-        found = self._guarded(
-            lambda: self._db.execute(f"SELECT {_ALL} FROM jobs {clause}", values).fetchall(),  # noqa: S608
+        return self._guarded(
+            lambda: list(map(_row_of, self._db.execute(f"SELECT {_ALL} FROM jobs {clause}", values).fetchall())),  # noqa: S608
         )
-        return [Row(*columns) for columns in found]
 
     def row_count(self) -> int:
         """Return how many jobs there are."""
@@ -539,6 +541,22 @@ class Index:
         clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
         statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
         return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
+
+
+class _DamagedRow(sqlite3.DatabaseError):
+    """A row that SQLite finds nothing wrong with, and that nobody can have written."""
+
+    sqlite_errorname = "SQLITE_CORRUPT"
+
+
+def _row_of(columns: Sequence[Any]) -> Row:
+    row = Row(*columns)
+    try:
+        check_row(row)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        message = f"the row of job {columns[1]!r:.80} is damaged: {error}"
+        raise _DamagedRow(message) from error
+    return row
 
 
 def _has_content(path: str) -> bool:

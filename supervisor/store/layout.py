@@ -215,6 +215,8 @@ class Layout:
 
         This is the moment at which a job is forgotten, and only one caller gets ``True``.
         """
+        if not (is_job_id(job_id) and _WORKSPACE_KEY.fullmatch(workspace)):
+            return False  # out of a damaged registry: it leads nobody knows where
         try:
             os.rename(self.job(workspace, job_id), f"{self.root}/{_TRASH}/{job_id}.{time.time_ns()}")
         except (FileNotFoundError, NotADirectoryError):
