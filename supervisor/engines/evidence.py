@@ -132,8 +132,8 @@ def number(held: Any, most: float) -> float | None:
 def _valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
     """Return a process record, ``{}`` for one that no keeper can have written.
 
-    It must agree with itself (a process starts within moments after the clock was read for it) and
-    with the claim, or it may name a stranger.
+    It must agree with itself (the clock was read before and after the spawn) and with the claim, or it
+    may name a stranger.
     """
     if not record:
         return record
@@ -146,8 +146,10 @@ def _valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str
         return {}
     if not isinstance(record.get("boot"), str) or not isinstance(record.get("ns"), str):
         return {}
-    if record.get("ticks") is not False and not processes.may_have_started(record["start"], record["started_boot_ns"]):
-        return {}
+    if record.get("ticks") is not False:
+        between = record["started_boot_ns"], _integer(record, "spawned_boot_ns")
+        if not processes.may_have_started(record["start"], *between):
+            return {}
     holder = _keeper_of_claim(claim) if claim else None
     if holder is not None and holder[:2] != (record["keeper_pid"], record["keeper_start"]):
         return {}
@@ -227,7 +229,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         claim=claim,
         keeper_lives=keeper_lives,
         process=process,
-        stop=records.read(directory, records.STOP),
+        stop=records.read_stop(directory),
         exit=exit_record,
         leader=leader,
         zombie_status=zombie_status,
@@ -337,6 +339,7 @@ def adopt_marked(directory: str, *, patient: bool = False) -> bool:
             "keeper_start": holder[1],
             "started_ns": time.time_ns() - (processes.boottime_ns() - started_boot),
             "started_boot_ns": started_boot,
+            "spawned_boot_ns": started_boot,
             "deadline_boot_ns": started_boot + int(deadline * 1e9) if deadline is not None else None,
         },
     )
@@ -407,9 +410,7 @@ def _exit_of(record: dict[str, Any]) -> Exit:
 def _stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
     if not stop or stop.get("signalled_boot_ns") is None:
         return None, ()
-    why = stop.get("why")
-    survivors = tuple(int(word) for word in str(stop.get("survivors", "")).split() if word.isdigit())
-    return (why if why in {"cancelled", "deadline", "output_limit"} else "cancelled"), survivors
+    return stop["why"], tuple(int(word) for word in stop["survivors"].split() if _is_number(word))
 
 
 def _damage(seen: Evidence) -> str | None:

@@ -354,7 +354,8 @@ class Keeper:
             standard = (passed[1] if descriptors > 1 else self.null, *opened)
             before_wall, before = time.time_ns(), processes.boottime_ns()
             slot.pid = self._spawn(passed[0], argv, environment, standard)
-            slot.start = self._start_of(slot.pid, before, processes.boottime_ns())
+            after = processes.boottime_ns()
+            slot.start = self._start_of(slot.pid, before, after)
         except LaunchError as error:
             self._record(
                 directory,
@@ -386,6 +387,7 @@ class Keeper:
                 "keeper_start": self.start,
                 "started_ns": before_wall,
                 "started_boot_ns": before,
+                "spawned_boot_ns": after,
                 "deadline_boot_ns": slot.deadline,
                 "ticks": self.ticks_agree,
             },
@@ -471,8 +473,8 @@ class Keeper:
         except OSError:  # a full disk must not keep a job alive: it may be what fills it
             first = True
             self.unwritten.append((directory, records.STOP, request))
-        there = request if first else (records.read(directory, records.STOP) or request)
-        slot.why = str(there.get("why", why))
+        there = request if first else (records.read_stop(directory) or request)
+        slot.why = str(there["why"])
 
         def on_signal(signalled: int) -> None:
             try:
@@ -542,11 +544,11 @@ class Keeper:
             },
         )
         if slot.stop is None and slot.why is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
-            there = records.read(slot.directory, records.STOP) or {}
+            there = records.read_stop(slot.directory) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
                 self._begin_stop(slot, "cancelled", "another process")  # finish what somebody began
             elif there.get("signalled_boot_ns") is not None:
-                slot.why = str(there.get("why"))
+                slot.why = str(there["why"])
         if slot.stop is not None:
             slot.stop.ended_at(boot)
             self.killer.hurry(slot.stop)

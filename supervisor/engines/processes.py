@@ -32,6 +32,7 @@ __all__ = [
     "exit_status_of_zombie",
     "host_id",
     "is_alive",
+    "is_held",
     "open_pidfd",
     "own_identity",
     "pid_namespace",
@@ -46,6 +47,7 @@ HAVE_PROC: Final = sys.platform.startswith("linux") and os.path.exists("/proc/se
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LONGEST_SPAWN_TICKS: Final = 60_000_000_000 // TICK_NS
+_HELD: Final = frozenset("TtD")
 _DEAD: Final = frozenset("ZXx")
 
 
@@ -60,9 +62,16 @@ def start_from_boottime(before_ns: int, after_ns: int) -> int | None:
     return tick if HAVE_PROC and tick == after_ns // TICK_NS else None
 
 
-def may_have_started(tick: int, before_ns: int) -> bool:
-    """Whether a process of this start tick may be the one that was spawned after ``before_ns`` was read."""
-    return not HAVE_PROC or -1 <= tick - before_ns // TICK_NS <= _LONGEST_SPAWN_TICKS
+def may_have_started(tick: int, before_ns: int, after_ns: int | None) -> bool:
+    """Whether a process of this start tick may be the one that was spawned between two readings of the clock.
+
+    Without the second reading (an older version took only one) it is given some time.
+    """
+    if not HAVE_PROC:
+        return True
+    first = before_ns // TICK_NS - 1
+    last = before_ns // TICK_NS + _LONGEST_SPAWN_TICKS if after_ns is None else after_ns // TICK_NS + 1
+    return first <= tick <= last
 
 
 def ticks_to_ns(ticks: int) -> int:
@@ -204,6 +213,12 @@ def is_alive(pid: int, start: int) -> bool:
     """Whether exactly this process still runs; a zombie does not."""
     found = read_process(pid)
     return found is not None and found.start == start and not found.dead
+
+
+def is_held(pid: int, start: int) -> bool:
+    """Whether this process lives and cannot do anything just now: it was stopped, or waits for a disk."""
+    found = read_process(pid)
+    return found is not None and found.start == start and found.state in _HELD
 
 
 def own_identity() -> tuple[int, int]:

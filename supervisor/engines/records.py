@@ -22,6 +22,7 @@ __all__ = [
     "JOB",
     "NOBODY",
     "PROCESS",
+    "REASONS",
     "STDERR",
     "STDOUT",
     "STOP",
@@ -30,6 +31,7 @@ __all__ = [
     "is_gone",
     "mark_stop",
     "read",
+    "read_stop",
     "replace",
     "take_claim",
 ]
@@ -44,6 +46,7 @@ STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 
 NOBODY: Final = "nobody"
+REASONS: Final = frozenset({"cancelled", "deadline", "output_limit"})
 
 _PLAIN: Final = frozenset(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;/()'-+=@"))
 
@@ -133,6 +136,25 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
     return held if held.get("v") == VERSION else {}
 
 
+def read_stop(directory: str) -> dict[str, Any] | None:
+    """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
+
+    ``why`` is one of ``REASONS``, ``signalled_boot_ns`` a time or ``None``, ``survivors`` a text.
+    """
+    record = read(directory, STOP)
+    if not record:
+        return record
+    why, signalled = record.get("why"), record.get("signalled_boot_ns")
+    if not isinstance(why, str) or not (signalled is None or (type(signalled) is int and 0 <= signalled < 2**63)):
+        return {}
+    record["why"] = why if why in REASONS else "cancelled"  # of a version that knows more of them
+    record["signalled_boot_ns"] = signalled
+    record["gone"] = record.get("gone") is True
+    survivors = record.get("survivors")
+    record["survivors"] = survivors if isinstance(survivors, str) else ""
+    return record
+
+
 def is_gone(directory: str) -> bool:
     """Whether a job directory is not there (any more): only finished jobs are ever forgotten."""
     return not os.path.isdir(directory)
@@ -169,8 +191,10 @@ def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:
 
 def mark_stop(directory: str, *, signalled: int | None = None, gone: bool = False, survivors: str = "") -> None:
     """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left."""
-    record: dict[str, object] = read(directory, STOP) or {"why": "cancelled"}
+    record: dict[str, object] = read_stop(directory) or {"why": "cancelled"}
     record.pop("v", None)
+    if not record.get("survivors"):
+        record.pop("survivors", None)
     if signalled is not None and record.get("signalled_boot_ns") is None:
         record["signalled_boot_ns"] = signalled
     if gone:

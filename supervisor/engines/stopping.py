@@ -40,6 +40,7 @@ __all__ = [
 
 _USUAL_GRACE_SECONDS: Final = 5.0
 _LONGEST_GRACE_SECONDS: Final = 2.0**40
+_SILENCE_SECONDS: Final = 6.0
 BACKSTOP_SECONDS: Final = 2.0
 NOTED_SOON_SECONDS: Final = 1.0
 
@@ -59,7 +60,7 @@ def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
     }
     if records.create(directory, records.STOP, request):
         return request
-    there = records.read(directory, records.STOP)
+    there = records.read_stop(directory)
     if not there:
         records.replace(directory, records.STOP, request)
         return request
@@ -150,17 +151,19 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
     """Whether the end of a leader that was just killed is on record, or needs no noting from here.
 
     Its keeper does that within milliseconds. One that is there and does not (stopped itself, or
-    hanging in a write) must not keep the job from ending: what the zombie tells is noted instead.
+    hanging in a write, or it did and somebody took the record away) must not keep the job from
+    ending: what the zombie tells, or that nobody knows, is noted instead.
     """
     directory, process = tree.directory, tree.process
     if not tree.sound or os.access(f"{directory}/{records.EXIT}", os.F_OK):
         return True
-    status = processes.exit_status_of_zombie(process["pid"], process["start"])
-    if status is None or not processes.is_alive(process.get("keeper_pid", 0), process.get("keeper_start", 0)):
+    leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
+    if processes.is_alive(*leader) or not processes.is_alive(*keeper):
         return True
     if patience_is_over:
+        status = processes.exit_status_of_zombie(*leader)
         with contextlib.suppress(OSError):
-            evidence.note_exit(directory, process, status, by="zombie")
+            evidence.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
     return patience_is_over
 
 
@@ -192,7 +195,8 @@ class Cancel:
         """Have done nothing yet."""
         self.directory = directory
         self._by = by
-        self._begun = False
+        self._begun = self._handed_out = False
+        self._silent_since: float | None = None
         self.until: float | None = None
 
     def step(self, why: str = "cancelled", *, now: bool = False) -> Tree | None:
@@ -206,6 +210,8 @@ class Cancel:
             OSError: the request cannot be written; nothing was signalled.
         """
         directory = self.directory
+        if self._handed_out and self.until is not None and time.monotonic() < self.until:
+            return None  # whatever keeps it from ending, it is not to be tried without a pause
         if self.until is None:
             process = evidence.recorded_process(directory)
             if process is None and cancel_queued(directory, self._by):
@@ -224,16 +230,35 @@ class Cancel:
         process = evidence.recorded_process(directory)
         if not process and evidence.adopt_marked(directory):
             process = evidence.recorded_process(directory)
-        if not process:  # its launch hangs, or only its keeper can tell it from a stranger
-            self.until = time.monotonic() + BACKSTOP_SECONDS
+        if not process:
+            self._wait_for_keeper()
             return None
+        self._handed_out = True
+        self.until = time.monotonic() + BACKSTOP_SECONDS
         return Tree(directory, process, request_stop(directory, why, self._by))
+
+    def _wait_for_keeper(self) -> None:
+        """Go on waiting for a keeper that alone can tell the command from a stranger, or still has to spawn it.
+
+        One that could have looked for the request again and again, and has not begun, does not have
+        the job any more: it has reaped it, and somebody took the records of that away.
+        """
+        now = time.monotonic()
+        self.until = now + BACKSTOP_SECONDS
+        keeper = evidence.recorded_keeper(self.directory)
+        if keeper is None or processes.is_held(*keeper):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+            nudge_keeper(keeper)
+        elif now - self._silent_since >= _SILENCE_SECONDS:
+            evidence.note_exit(self.directory, None, None, by="nobody")
 
 
 def is_signalled(directory: str) -> bool:
     """Whether somebody has begun to end the tree of a job."""
-    stop = records.read(directory, records.STOP)
-    return bool(stop and stop.get("signalled_boot_ns") is not None)
+    stop = records.read_stop(directory)
+    return bool(stop and stop["signalled_boot_ns"] is not None)
 
 
 class Change:
