@@ -369,6 +369,9 @@ class Catalog:
                         job = self.job(*self.settled(row, drive=False), read=_MOST_TO_READ_IN_A_LIST)
                     except JobNotFound:
                         continue
+                    except SupervisorError as problem:  # one that cannot be looked at must not hide all others
+                        log.warning("job_not_looked_at", job_id=row.job_id, error=problem.message)
+                        job = job_of(row, self.directory(row), damage=problem.message)
                 if state is None or job.status == state:
                     if len(jobs) == limit:
                         return JobPage(jobs=tuple(jobs), next_cursor=str(before + 1))

@@ -32,6 +32,7 @@ __all__ = [
     "decide",
     "examine",
     "find_marked_leader",
+    "recorded_exit",
     "recorded_keeper",
     "recorded_launch",
     "recorded_process",
@@ -161,6 +162,11 @@ def recorded_process(directory: str) -> dict[str, Any] | None:
     return _valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
 
 
+def recorded_exit(directory: str) -> dict[str, Any] | None:
+    """Return the exit record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    return _valid_exit(records.read(directory, records.EXIT), recorded_process(directory))
+
+
 def recorded_keeper(directory: str) -> tuple[int, int] | None:
     """Return (pid, start time) of the keeper that launched a job, or has claimed that it would."""
     process = recorded_process(directory)
@@ -266,7 +272,9 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
     if seen.place is Place.EARLIER_BOOT:
         return Finding.NOTE_UNKNOWN
     if seen.keeper_lives:
-        return Finding.WAIT_RUNNING
+        # It writes the end down once. If that was damaged since, nobody will write it again.
+        written = seen.exit is not None and seen.leader is Leader.GONE and not unfinished_stop
+        return Finding.NOTE_UNKNOWN if written else Finding.WAIT_RUNNING
     if seen.leader is Leader.ALIVE:
         deadline = seen.process.get("deadline_boot_ns")
         overdue = deadline is not None and deadline <= seen.now_boot_ns
@@ -390,7 +398,7 @@ def recorded_launch(directory: str) -> Launched | None:
 
 
 def _exit_of(record: dict[str, Any]) -> Exit:
-    if "launch_error" in record:
+    if isinstance(record.get("launch_error"), str):
         status = _integer(record, "launch_status")
         return Exit(
             ended_ns=_integer(record, "ended_ns") or 0,

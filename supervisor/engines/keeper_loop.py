@@ -135,6 +135,7 @@ class Keeper:
         self.ticks_agree = True
         self.ticks_checked = False
         self.wake = self._watch_signals()
+        self.poll = select.poll()
 
     @staticmethod
     def _watch_signals() -> int:
@@ -157,7 +158,7 @@ class Keeper:
 
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job is settled."""
-        poll = select.poll()
+        poll = self.poll
         poll.register(self.wake, select.POLLIN)
         assert self.socket is not None  # noqa: S101  # it is closed in this loop only
         connection = self.socket.fileno()
@@ -217,12 +218,21 @@ class Keeper:
                 self._look_at_output(slot, now)
         due = self.killer.next_ns
         if due is not None and due <= now:
-            for stop in self.killer.tick():
+            for stop in self.killer.tick(self._attend):
                 self._stopped(stop)
         if self.unwritten:
             waiting, self.unwritten = self.unwritten, []
             for directory, name, record in waiting:
                 self._record(directory, name, record)
+
+    def _attend(self) -> None:
+        """See to what has come in the middle of something long: stops to begin, children to reap."""
+        ready = self.poll.poll(0)
+        if any(descriptor == self.wake for descriptor, _ in ready):
+            self._signalled()
+        if any(descriptor != self.wake and events & ~select.POLLOUT for descriptor, events in ready):
+            self._receive()
+        self._send()
 
     def _record(self, directory: str, name: str, record: dict[str, object]) -> None:
         """Write a record; if the disk is full, again every second until it can be written."""
@@ -461,11 +471,13 @@ class Keeper:
         if slot.stop is not None or slot.why is not None:
             return
         directory = slot.directory
+        # Nobody is known by descent alone: the first signal need not wait for a look at all processes.
+        at_once = processes.is_alive(slot.pid, slot.start) and not processes.may_have_children(slot.pid)
         request: dict[str, object] = {
             "why": why,
             "requested_ns": time.time_ns(),
             "by": by,
-            "signalled_boot_ns": None,
+            "signalled_boot_ns": processes.boottime_ns() if at_once else None,
             "gone": False,
         }
         try:
@@ -491,6 +503,9 @@ class Keeper:
             signalled_ns=there.get("signalled_boot_ns"),  # type: ignore[arg-type]  # a number or None, as we write it
         )
         self.stopping[slot.stop] = slot
+        if first and at_once and not self.killer.signal_leader(slot.stop):
+            slot.stop.signalled_ns = request["signalled_boot_ns"] = None  # it has ended by itself after all
+            self._record(directory, records.STOP, request)
         self.killer.add(slot.stop)
 
     def _stopped(self, stop: trees.Stop) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "host_id",
     "is_alive",
     "is_held",
+    "may_have_children",
     "open_pidfd",
     "own_identity",
     "pid_namespace",
@@ -213,6 +214,14 @@ def is_alive(pid: int, start: int) -> bool:
     """Whether exactly this process still runs; a zombie does not."""
     found = read_process(pid)
     return found is not None and found.start == start and not found.dead
+
+
+def may_have_children(pid: int) -> bool:
+    """Whether a process has children; also where that cannot be told (a kernel without those lists)."""
+    try:
+        return any(slurp(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return True
 
 
 def is_held(pid: int, start: int) -> bool:

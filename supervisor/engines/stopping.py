@@ -155,7 +155,7 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
     ending: what the zombie tells, or that nobody knows, is noted instead.
     """
     directory, process = tree.directory, tree.process
-    if not tree.sound or os.access(f"{directory}/{records.EXIT}", os.F_OK):
+    if not tree.sound or evidence.recorded_exit(directory):
         return True
     leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
     if processes.is_alive(*leader) or not processes.is_alive(*keeper):

@@ -28,6 +28,13 @@ _STOPPED: Final = frozenset("Tt")
 _YOUNG_TICKS: Final = 200  # a process younger than this may still be about to exec
 
 
+_PORTION: Final = 32
+
+
+def _go_on() -> None:
+    """Do nothing in between."""
+
+
 class ProcessTable:
     """Looks at all processes, and remembers between looks what cannot change."""
 
@@ -36,12 +43,14 @@ class ProcessTable:
         self._marks: dict[tuple[int, int], bytes] = {}
         self._keepers: dict[tuple[int, int], bool] = {}
 
-    def look(self) -> dict[int, processes.Process]:
-        """Return every process that is alive (zombies left out), by pid."""
+    def look(self, pause: Callable[[], object] = _go_on) -> dict[int, processes.Process]:
+        """Return every process that is alive (zombies left out), by pid; ``pause`` is called now and then."""
         if not processes.HAVE_PROC:
             return {pid: found for pid, found in processes.look_by_ps().items() if not found.dead}
         table: dict[int, processes.Process] = {}
-        for name in os.listdir("/proc"):
+        for number, name in enumerate(os.listdir("/proc")):
+            if not number % _PORTION:
+                pause()
             if name[0] in "123456789":
                 pid = int(name)
                 found = processes.read_process(pid)
@@ -52,13 +61,19 @@ class ProcessTable:
                 del remembered[key]
         return table
 
-    def marks(self, table: dict[int, processes.Process]) -> dict[int, bytes]:
+    def marks(
+        self,
+        table: dict[int, processes.Process],
+        pause: Callable[[], object] = _go_on,
+    ) -> dict[int, bytes]:
         """Return the job id that each process of ``table`` carries in its environment, by pid."""
         if not processes.HAVE_PROC:
             return self._marks_by_ps(table)
         young = processes.boottime_ns() // processes.TICK_NS - _YOUNG_TICKS
         found: dict[int, bytes] = {}
-        for pid, process in table.items():
+        for number, (pid, process) in enumerate(table.items()):
+            if not number % _PORTION:
+                pause()
             key = (pid, process.start)
             mark = self._marks.get(key)
             if mark is None:
@@ -189,12 +204,15 @@ class TreeKiller:
     def __init__(self) -> None:
         """Have nothing to end yet."""
         self._table = ProcessTable()
+        self._not_before = 0
         self.stops: list[Stop] = []
 
     @property
     def next_ns(self) -> int | None:
         """The boot-clock time of the next tick that is due, or ``None``."""
-        return min((stop.next_ns for stop in self.stops), default=None)
+        if not self.stops:
+            return None
+        return max(self._not_before, min(stop.next_ns for stop in self.stops))
 
     def add(self, stop: Stop) -> None:
         """Begin with ``stop`` at the next tick."""
@@ -205,14 +223,50 @@ class TreeKiller:
         """Look again at once: the leader of this tree has just ended."""
         stop.next_ns = stop.delay_ns = 0
 
-    def tick(self) -> list[Stop]:
-        """Look once, signal what has to be signalled, and return the stops that are complete."""
-        table = self._table.look()
-        marks = self._table.marks(table)
+    def signal_leader(self, stop: Stop) -> bool:
+        """Send SIGTERM to the leader right now, ahead of the first look; ``False`` if it has ended already.
+
+        Only for a stop that is on record as signalled, and a leader without children: a look where there
+        are many processes takes longer than a deadline should overshoot, but one that is known only by
+        its parent has to be known before that is gone.
+        """
+        leader = processes.read_process(stop.pid)
+        if leader is None or leader.start != stop.start or leader.dead:
+            return False
+        self._terminate(stop, [leader])
+        stop.next_ns = processes.boottime_ns() + _FIRST_DELAY_NS
+        return True
+
+    def tick(self, pause: Callable[[], object] = _go_on) -> list[Stop]:
+        """Look once, signal what has to be signalled, and return the stops that are complete.
+
+        No more than half of the time goes into looking. ``pause`` is called every now and then, for what
+        cannot wait so long; it may add stops, which have their turn at the next tick.
+        """
+        begun = processes.boottime_ns()
+        paused = 0
+
+        def interrupt() -> None:
+            nonlocal paused
+            since = processes.boottime_ns()
+            pause()
+            paused += processes.boottime_ns() - since
+
+        due = [stop for stop in self.stops if stop.next_ns <= begun]
+        table = self._table.look(interrupt)
+        marks = self._table.marks(table, interrupt)
         view = _View(table, marks, self._table.is_keeper)
-        finished = [stop for stop in self.stops if self._advance(stop, view)]
+        now = processes.boottime_ns()
+        self._not_before = now + (now - begun - paused)
+        finished: list[Stop] = []
+        for number, stop in enumerate(due):
+            if not number % _PORTION:
+                pause()
+            if self._advance(stop, view):
+                finished.append(stop)
         if finished:
-            self.stops = [stop for stop in self.stops if stop not in finished]
+            over = set(finished)
+            self.stops = [stop for stop in self.stops if stop not in over]
         return finished
 
     def _advance(self, stop: Stop, view: _View) -> bool:
@@ -327,6 +381,7 @@ class _View:
             ]
         return list(found.values())
 
+    # Born in the same tick as the end counts as before: no pid is given out twice within 10 ms.
     def _session(self, stop: Stop, *, leads: bool) -> list[processes.Process]:
         """Return the members of the leader's session and group, if it provably still is that one.
 
@@ -339,7 +394,7 @@ class _View:
         ours = (
             leads
             or bool(keys & stop.session_seen)
-            or (stop.ended is not None and any(stop.born <= process.start < stop.ended for process in members))
+            or (stop.ended is not None and any(stop.born <= process.start <= stop.ended for process in members))
         )
         if not ours:
             return []

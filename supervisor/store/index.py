@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -66,7 +67,7 @@ _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES 
 _UNFINISHED: Final = "('queued', 'running')"
 _DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
 # A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
-_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR"}
+_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR", "SQLITE_READONLY"}
 
 _log = logging.getLogger("supervisor.store")
 
@@ -208,7 +209,10 @@ class Index:
                         self._connection.execute("ROLLBACK")
                 kind = _kind_of(error)
                 if kind in _WORTH_A_LOOK and attempt == 1 and not isinstance(error, sqlite3.ProgrammingError):
-                    self._heal(error)
+                    try:
+                        self._heal(error)
+                    except sqlite3.Error as another:
+                        raise self._translated(another, _kind_of(another)) from error
                     continue
                 raise self._translated(error, kind) from error
             except OSError as error:
@@ -253,7 +257,7 @@ class Index:
     def _set_aside(self, path: str) -> None:
         """Rename what there is of a registry. Whoever holds it open keeps it until the next write."""
         aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**6}"
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path + suffix, aside + suffix)
                 self.set_aside = aside
@@ -262,7 +266,10 @@ class Index:
     def _is_damaged(path: str) -> bool:
         if not os.path.lexists(path):
             return False
-        if not os.path.isfile(path) or os.path.islink(path) or not _has_content(path):
+        if not os.path.isfile(path) or not _has_content(path):
+            return True
+        beside = (path, f"{path}-wal", f"{path}-shm", f"{path}-journal")
+        if any(os.path.lexists(each) and not stat.S_ISREG(os.lstat(each).st_mode) for each in beside):
             return True
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:

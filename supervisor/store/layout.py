@@ -241,7 +241,7 @@ class Layout:
         trash = f"{self.root}/{_TRASH}"
         names = self.discarded()
         if forget is not None:
-            forget([name.partition(".")[0] for name in names[:most]])
+            forget([job_id for name in names[:most] if is_job_id(job_id := name.partition(".")[0])])
         for name in names[:most]:
             path = f"{trash}/{name}"
             if os.path.islink(path) or not os.path.isdir(path):

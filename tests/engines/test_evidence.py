@@ -62,6 +62,7 @@ TABLE: list[tuple[dict[str, str], Finding]] = [
     ({"process": "none|damaged", "keeper": "gone"}, Finding.SEARCH_MARK),
     # Launched: nothing outlives its boot, and a keeper notes every end.
     ({"place": "earlier"}, Finding.NOTE_UNKNOWN),
+    ({"keeper": "lives", "exit": "damaged", "leader": "gone", "stop": "none|damaged|asked|done"}, Finding.NOTE_UNKNOWN),
     ({"keeper": "lives"}, Finding.WAIT_RUNNING),
     # Nobody watches it: whoever looks has to act.
     ({"leader": "alive", "stop": "asked|begun|done"}, Finding.STOP),

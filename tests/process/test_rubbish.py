@@ -155,7 +155,9 @@ class Vandal:
     def _directory(self) -> Path:
         job_id = self.random.choice([*(job.job_id for job in self.pattern.jobs), self.pattern.unkept])
         self.harmed.add(job_id)
-        (found,) = self.root.glob(f"*-*/{job_id}")
+        found = next(self.root.glob(f"*-*/{job_id}"), None)
+        if found is None:  # it was taken away before
+            raise FileNotFoundError(job_id)
         return found
 
     def record(self) -> None:
