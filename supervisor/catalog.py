@@ -95,6 +95,8 @@ class Catalog:
         wait_seconds: how long a lock on the registry is waited for.
         any_thread: whether it is used from more than one thread, one at a time.
 
+    ``owed`` are ended jobs whose rows could not be written, on a full disk, by whoever saw them end.
+
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
     """
@@ -111,6 +113,7 @@ class Catalog:
         self.settings = settings
         self.layout = Layout(settings.state_dir)
         self._observe = observe or self.look
+        self.owed: Mapping[str, Row] = {}
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
@@ -195,6 +198,8 @@ class Catalog:
         """
         if row.finished:
             return row, None
+        if (ended := self.owed.get(row.job_id)) is not None:
+            return ended, None
         directory = self.directory(row)
         if not self.layout.is_sound(row.workspace_key, row.job_id):
             return self._without_directory(row)

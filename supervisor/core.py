@@ -756,6 +756,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
 
         foreign = Catalog(settings, any_thread=True, observe=look)
         registry = Registry(catalog)
+        catalog.owed = foreign.owed = registry.owed
         try:
             async with trio.open_nursery() as around_services:
                 services = await around_services.start(_sheltered)

@@ -16,6 +16,7 @@ from typing import Final
 __all__ = ["CHANGED", "MODIFIED", "Inotify"]
 
 _MODIFY: Final = 0x2
+_CLOSE_WRITE: Final = 0x8  # a further line in stop.json; not what a job writes, which keeps its files open
 _CREATE: Final = 0x100
 _MOVED_TO: Final = 0x80
 _DELETE_SELF: Final = 0x400
@@ -24,7 +25,7 @@ _ONLYDIR: Final = 0x0100_0000
 _MASK_ADD: Final = 0x2000_0000
 _IGNORED: Final = 0x8000
 
-CHANGED: Final = _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF
+CHANGED: Final = _CREATE | _MOVED_TO | _CLOSE_WRITE | _DELETE_SELF | _MOVE_SELF
 """A name was made or renamed into the directory, or the directory itself went away."""
 
 MODIFIED: Final = _MODIFY | CHANGED

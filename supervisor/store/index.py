@@ -199,8 +199,8 @@ class Index:
         return self._connection
 
     def _guarded(self, action: Callable[[], _T]) -> _T:
-        """Do ``action``; heal a damaged registry and do it once more."""
-        for attempt in (1, 2):
+        """Do ``action``; heal a damaged registry and do it again (twice, as others may be healing it too)."""
+        for attempt in (1, 2, 3):
             try:
                 return action()
             except sqlite3.Error as error:
@@ -208,11 +208,12 @@ class Index:
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
                 kind = _kind_of(error)
-                if kind in _WORTH_A_LOOK and attempt == 1 and not isinstance(error, sqlite3.ProgrammingError):
+                if kind in _WORTH_A_LOOK and attempt < 3 and not isinstance(error, sqlite3.ProgrammingError):
                     try:
                         self._heal(error)
                     except sqlite3.Error as another:
-                        raise self._translated(another, _kind_of(another)) from error
+                        if _kind_of(another) not in _WORTH_A_LOOK or attempt == 2:
+                            raise self._translated(another, _kind_of(another)) from error
                     continue
                 raise self._translated(error, kind) from error
             except OSError as error:
