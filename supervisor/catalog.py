@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import attrs
 
@@ -39,6 +39,7 @@ from supervisor.store.rows import Outcome, error_of, job_of
 
 __all__ = ["Catalog", "Observe", "check_detail", "check_limit", "real_workspace"]
 
+_T = TypeVar("_T")
 Observe = Callable[[Row, str], Observation]
 _Look = Callable[[str, Ended], interpret.Outcome]
 
@@ -426,7 +427,7 @@ class Catalog:
         if consume:
             if not self.layout.discard(row.workspace_key, job_id):
                 self._check_kept(row)
-            self.index.write(lambda: self.index.delete(job_id))
+            self._write_after_discarding(lambda: self.index.delete(job_id))
         elif not row.fetched:
             with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
                 self.index.write(lambda: self.index.set_fetched(job_id))
@@ -467,7 +468,15 @@ class Catalog:
         if not row.finished:
             raise running_error(self.job(row, seen))
         self.layout.discard(row.workspace_key, job_id)
-        self.index.write(lambda: self.index.delete(job_id))
+        self._write_after_discarding(lambda: self.index.delete(job_id))
+
+    def _write_after_discarding(self, action: Callable[[], _T]) -> _T:
+        """Write to the registry; on a full disk, what the discarded jobs have written makes room for that first."""
+        try:
+            return self.index.write(action)
+        except StateFull:
+            self.layout.free_trash()
+            return self.index.write(action)
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
         """Return how many jobs are kept in all other workspaces."""
@@ -499,7 +508,7 @@ class Catalog:
             self.remove(batch)
             forgotten += [row.job_id for row in batch]
         for name in [key] if key is not None else self.layout.workspaces():
-            forgotten += self.index.write(
+            forgotten += self._write_after_discarding(
                 lambda name=name: self.index.evict(name, self.settings.job_max_count, keep),  # type: ignore[misc]
             )
         self._sweep_unannounced(key)
@@ -532,7 +541,7 @@ class Catalog:
         def forget(job_ids: list[str]) -> None:
             left = [job_id for job_id in job_ids if self.index.get(job_id) is not None]
             if left:
-                self.index.write(lambda: self.index.delete(*left))
+                self._write_after_discarding(lambda: self.index.delete(*left))
 
         return self.layout.empty_trash(most, forget)
 
@@ -541,7 +550,7 @@ class Catalog:
         gone = tuple(rows)
         for row in gone:
             self.layout.discard(row.workspace_key, row.job_id)
-        self.index.write(lambda: self.index.delete(*(row.job_id for row in gone)))
+        self._write_after_discarding(lambda: self.index.delete(*(row.job_id for row in gone)))
 
     def cancel(self, job_id: str, *, by: str = "command line") -> Job:
         """Stop a job and return it when everything of it is gone; a finished one is unchanged.

@@ -270,6 +270,7 @@ class Registry:
             batch += [launch for launch in self._launches if not launch.entry.row.finished]
             if batch:
                 self._last_commit(batch)
+            self.pay()
             if self._patient is not None:
                 self._patient.close()
 

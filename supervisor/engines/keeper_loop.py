@@ -82,6 +82,7 @@ class Slot:
         "limit",
         "looked",
         "pid",
+        "request",
         "seen",
         "start",
         "stop",
@@ -98,6 +99,7 @@ class Slot:
         self.start = 0
         self.deadline: int | None = None
         self.stop: trees.Stop | None = None
+        self.request: dict[str, object] = {}  # what stop.json says, or will when there is room for it
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.exit: tuple[Any, ...] | None = None
         self.seen = 0
@@ -487,12 +489,14 @@ class Keeper:
             self.unwritten.append((directory, records.STOP, request))
         there = request if first else (records.read_stop(directory) or request)
         slot.why = str(there["why"])
+        slot.request = there
 
         def on_signal(signalled: int) -> None:
             try:
                 records.mark_stop(directory, signalled=signalled)
             except OSError:
-                request["signalled_boot_ns"] = signalled
+                there["signalled_boot_ns"] = signalled
+                self._owe_stop(slot)
 
         slot.stop = trees.Stop(
             directory.rpartition("/")[2],
@@ -508,6 +512,12 @@ class Keeper:
             self._record(directory, records.STOP, request)
         self.killer.add(slot.stop)
 
+    def _owe_stop(self, slot: Slot) -> None:
+        """Write ``stop.json`` as soon as there is room for it, in the version of that moment."""
+        slot.request.pop("v", None)
+        if not any(record is slot.request for _, _, record in self.unwritten):
+            self.unwritten.append((slot.directory, records.STOP, slot.request))
+
     def _stopped(self, stop: trees.Stop) -> None:
         slot = self.stopping.pop(stop)
         slot.stop = None
@@ -517,7 +527,14 @@ class Keeper:
             try:
                 records.mark_stop(slot.directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
             except OSError:
-                self._log()
+                pass
+            else:
+                slot.request = {}
+            if slot.request:
+                slot.request |= {"gone": True, "survivors": " ".join(map(str, stop.survivors))}
+                if slot.request.get("signalled_boot_ns") is None:
+                    slot.request["signalled_boot_ns"] = stop.signalled_ns
+                self._owe_stop(slot)
         if slot.exit is not None:
             self._settled(slot, stop.survivors)
         else:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final
 
-from supervisor.engines import processes
+from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, file_system_of
 
@@ -231,6 +231,15 @@ class Layout:
             return os.listdir(f"{self.root}/{_TRASH}")
         except OSError:
             return []
+
+    def free_trash(self) -> None:
+        """Delete what discarded jobs have written, and nothing else: on a full disk it makes room for all the rest."""
+        for name in self.discarded():
+            path = f"{self.root}/{_TRASH}/{name}"
+            if os.path.isdir(path) and not os.path.islink(path):
+                for stream in (records.STDOUT, records.STDERR):
+                    with contextlib.suppress(OSError):
+                        os.unlink(f"{path}/{stream}")
 
     def empty_trash(self, most: int, forget: Callable[[list[str]], object] | None = None) -> bool:
         """Delete up to ``most`` discarded jobs; ``True`` when more are left.
