@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import attrs
 
@@ -39,9 +39,9 @@ from supervisor.store.rows import Outcome, error_of, job_of
 
 __all__ = ["Catalog", "Observe", "check_detail", "check_limit", "real_workspace"]
 
+_T = TypeVar("_T")
 Observe = Callable[[Row, str], Observation]
 _Look = Callable[[str, Ended], interpret.Outcome]
-_Tree = tuple[str, dict[str, Any], dict[str, Any]]
 
 _MOST_PER_PAGE: Final = 1000
 _MOST_TO_READ: Final = 1 << 20
@@ -96,6 +96,8 @@ class Catalog:
         wait_seconds: how long a lock on the registry is waited for.
         any_thread: whether it is used from more than one thread, one at a time.
 
+    ``owed`` are ended jobs whose rows could not be written, on a full disk, by whoever saw them end.
+
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
     """
@@ -112,6 +114,7 @@ class Catalog:
         self.settings = settings
         self.layout = Layout(settings.state_dir)
         self._observe = observe or self.look
+        self.owed: Mapping[str, Row] = {}
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
@@ -196,6 +199,8 @@ class Catalog:
         """
         if row.finished:
             return row, None
+        if (ended := self.owed.get(row.job_id)) is not None:
+            return ended, None
         directory = self.directory(row)
         if not self.layout.is_sound(row.workspace_key, row.job_id):
             return self._without_directory(row)
@@ -370,6 +375,9 @@ class Catalog:
                         job = self.job(*self.settled(row, drive=False), read=_MOST_TO_READ_IN_A_LIST)
                     except JobNotFound:
                         continue
+                    except SupervisorError as problem:  # one that cannot be looked at must not hide all others
+                        log.warning("job_not_looked_at", job_id=row.job_id, error=problem.message)
+                        job = job_of(row, self.directory(row), damage=problem.message)
                 if state is None or job.status == state:
                     if len(jobs) == limit:
                         return JobPage(jobs=tuple(jobs), next_cursor=str(before + 1))
@@ -419,7 +427,7 @@ class Catalog:
         if consume:
             if not self.layout.discard(row.workspace_key, job_id):
                 self._check_kept(row)
-            self.index.write(lambda: self.index.delete(job_id))
+            self._write_after_discarding(lambda: self.index.delete(job_id))
         elif not row.fetched:
             with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
                 self.index.write(lambda: self.index.set_fetched(job_id))
@@ -460,7 +468,15 @@ class Catalog:
         if not row.finished:
             raise running_error(self.job(row, seen))
         self.layout.discard(row.workspace_key, job_id)
-        self.index.write(lambda: self.index.delete(job_id))
+        self._write_after_discarding(lambda: self.index.delete(job_id))
+
+    def _write_after_discarding(self, action: Callable[[], _T]) -> _T:
+        """Write to the registry; on a full disk, what the discarded jobs have written makes room for that first."""
+        try:
+            return self.index.write(action)
+        except StateFull:
+            self.layout.free_trash()
+            return self.index.write(action)
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
         """Return how many jobs are kept in all other workspaces."""
@@ -492,7 +508,7 @@ class Catalog:
             self.remove(batch)
             forgotten += [row.job_id for row in batch]
         for name in [key] if key is not None else self.layout.workspaces():
-            forgotten += self.index.write(
+            forgotten += self._write_after_discarding(
                 lambda name=name: self.index.evict(name, self.settings.job_max_count, keep),  # type: ignore[misc]
             )
         self._sweep_unannounced(key)
@@ -525,7 +541,7 @@ class Catalog:
         def forget(job_ids: list[str]) -> None:
             left = [job_id for job_id in job_ids if self.index.get(job_id) is not None]
             if left:
-                self.index.write(lambda: self.index.delete(*left))
+                self._write_after_discarding(lambda: self.index.delete(*left))
 
         return self.layout.empty_trash(most, forget)
 
@@ -534,7 +550,7 @@ class Catalog:
         gone = tuple(rows)
         for row in gone:
             self.layout.discard(row.workspace_key, row.job_id)
-        self.index.write(lambda: self.index.delete(*(row.job_id for row in gone)))
+        self._write_after_discarding(lambda: self.index.delete(*(row.job_id for row in gone)))
 
     def cancel(self, job_id: str, *, by: str = "command line") -> Job:
         """Stop a job and return it when everything of it is gone; a finished one is unchanged.
@@ -556,14 +572,14 @@ class Catalog:
         """
         ids = list(job_ids)
         ends: dict[str, Job | SupervisorError] = {}
-        backstops: dict[str, float] = {}
+        under_way: dict[str, stopping.Cancel] = {}
         with stopping.Change(self._unfinished_directories(ids)) as change:
             while True:
                 begun = time.monotonic()
-                trees: dict[str, _Tree] = {}
+                trees: dict[str, stopping.Tree] = {}
                 for job_id in ids:
                     if job_id not in ends:
-                        end = self._cancel_on(job_id, backstops, trees, by)
+                        end = self._cancel_on(job_id, under_way, trees, by)
                         if end is not None:
                             ends[job_id] = end
                 if len(ends) == len(set(ids)):
@@ -572,7 +588,8 @@ class Catalog:
                     stopping.stop_trees(trees.values())
                     continue
                 now = time.monotonic()
-                change.wait(min((at - now for at in backstops.values() if at > now), default=None))
+                ats = [each.until for each in under_way.values() if each.until is not None]
+                change.wait(min((at - now for at in ats if at > now), default=None))
                 if len(ids) > 1:  # each look is at all of them: no more than half of the time
                     time.sleep(min(now - begun, 0.5))
 
@@ -583,14 +600,13 @@ class Catalog:
     def _cancel_on(
         self,
         job_id: str,
-        backstops: dict[str, float],
-        trees: dict[str, _Tree],
+        under_way: dict[str, stopping.Cancel],
+        trees: dict[str, stopping.Tree],
         by: str,
     ) -> Job | SupervisorError | None:
         """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
 
-        A tree that nobody else will end is added to ``trees``. ``backstops`` says until when a keeper
-        that was asked to is trusted to begin.
+        A tree that nobody else will end is added to ``trees``.
         """
         try:
             row, seen = self.settled(self.row(job_id), drive=False)
@@ -599,23 +615,16 @@ class Catalog:
             if seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = self.directory(row)
-            why = seen.to_stop or "cancelled"
-            process = records.read(directory, records.PROCESS)
-            if process and job_id not in backstops:
-                request = stopping.request_stop(directory, why, by)
-                backstops[job_id] = time.monotonic() + stopping.BACKSTOP_SECONDS
-                if not stopping.nudge_keeper(process):
-                    trees[job_id] = (directory, process, request)
-            elif process:
-                overdue = backstops[job_id] <= time.monotonic() and not _signalled(directory)
-                if overdue or seen.to_stop is not None:
-                    trees[job_id] = (directory, process, stopping.request_stop(directory, why, by))
-            elif not self.layout.is_sound(row.workspace_key, job_id):
+            if self.layout.is_sound(row.workspace_key, job_id):
+                cancel = under_way.setdefault(job_id, stopping.Cancel(directory, by))
+                tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
+                if tree is not None:
+                    trees[job_id] = tree
+            else:
                 leader = evidence.find_marked_leader(job_id)
                 if leader is not None:
-                    trees[job_id] = (directory, {"pid": leader.pid, "start": leader.start}, {})
-            elif not stopping.cancel_queued(directory, by):
-                time.sleep(0.001)  # its launch is under way, and takes about as long
+                    process = {"pid": leader.pid, "start": leader.start}
+                    trees[job_id] = stopping.Tree(directory, process, sound=False)
         except SupervisorError as error:
             return error
         except OSError as error:
@@ -624,9 +633,9 @@ class Catalog:
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
-        process = records.read(directory, records.PROCESS)
+        process = evidence.recorded_process(directory)
         if process:
-            stopping.stop_trees([(directory, process, stopping.request_stop(directory, why, by))])
+            stopping.stop_trees([stopping.Tree(directory, process, stopping.request_stop(directory, why, by))])
 
     def wait(self, job_ids: Iterable[str], *, any_one: bool = False, timeout: float | None = None) -> Sequence[Job]:
         """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all.
@@ -650,11 +659,6 @@ class Catalog:
                 if enough or (left is not None and left <= 0):
                     return [finished.get(job_id) or self.status(job_id) for job_id in ids]
                 change.wait(left)
-
-
-def _signalled(directory: str) -> bool:
-    stop = records.read(directory, records.STOP)
-    return bool(stop and stop.get("signalled_boot_ns") is not None)
 
 
 def _ended_of(job: Job) -> Ended:

@@ -213,7 +213,7 @@ class Supervisor:
             **self._born,
         }
         text = dump(record)
-        row = row_of_record(key, record, text)
+        row = row_of_record(key, record, text, ours=True)
         self._check_open()  # it may have been closed while a thread was waited for
         directory = self._catalog.layout.make_job(key, row.job_id, text.encode("ascii"))
         entry = Entry(row, directory)
@@ -686,6 +686,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
 
         foreign = Catalog(settings, any_thread=True, observe=look)
         registry = Registry(catalog)
+        catalog.owed = foreign.owed = registry.owed
         try:
             async with trio.open_nursery() as around_services:
                 services = await around_services.start(_sheltered)

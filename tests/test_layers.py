@@ -28,6 +28,7 @@ LAYERS = (
     "interpret",
     "engines.processes",
     "engines.records",
+    "engines.trees",
     "engines.__init__",  # the protocols; run whenever something of the package is imported, so below the store
     "store",
     "engines",
@@ -53,7 +54,7 @@ RANK = {part: rank for rank, part in enumerate(LAYERS)}
 IMPORTED_BY_NOBODY = {"testing", "__main__", "__init__"}
 
 # What runs in the keeper (`python -I -S`, without site-packages) or is shared with it.
-STDLIB_ONLY = {"engines.keeper", "engines.keeper_loop", "engines.processes", "engines.records"}
+STDLIB_ONLY = {"engines.keeper", "engines.keeper_loop", "engines.processes", "engines.records", "engines.trees"}
 
 # Used by some commands only, and slow to import.
 HEAVY = ("click", "hypercorn", "importlib.metadata", "mcp", "rich", "starlette", "structlog")

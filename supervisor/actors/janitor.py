@@ -61,6 +61,7 @@ class Janitor:
         changed = True
         while True:
             try:
+                self._registry.pay()
                 if changed:
                     self._foreign = [
                         row for row in self._catalog.index.unfinished() if row.job_id not in self._registry.entries

@@ -43,7 +43,7 @@ async def care_for(
         raise
     except Exception as error:  # noqa: BLE001  # a crash here must not take the siblings along
         log.warning("job_actor_failed", job_id=entry.row.job_id, error=repr(error))
-        outcome = await _give_up(entry, error)
+        outcome = await _give_up(entry, engine, error)
     if outcome is not None:
         row = entry.row
         if row.started_ns is None and entry.running is not None and entry.running.launched.pid:
@@ -125,16 +125,17 @@ async def _decide(entry: Entry, ended: Ended) -> Outcome | None:
         return None
 
 
-async def _give_up(entry: Entry, error: Exception) -> Outcome:
+async def _give_up(entry: Entry, engine: Engine, error: Exception) -> Outcome:
     """Stop what cannot be taken care of, and say why."""
-    running: Running | None = entry.running
     exit_ = Exit(ended_ns=entry.row.created_ns)
-    if running is not None:
-        try:
-            await running.stop("cancelled", "internal error")
-            exit_ = (await running.wait()).exit
-        except Exception as another:  # noqa: BLE001  # as in `care_for`
-            log.warning("job_not_stopped", job_id=entry.row.job_id, error=repr(another))
+    try:
+        # It may have been launched all the same; then it must not run on as a job that failed, and if not,
+        # nobody must come to launch it: the evidence tells, and whoever ends it leaves an exit record.
+        running: Running = entry.running or await engine.adopt(entry.directory, entry.row.launched())
+        await running.stop("cancelled", "internal error")
+        exit_ = (await running.wait()).exit
+    except Exception as another:  # noqa: BLE001  # as in `care_for`
+        log.warning("job_not_stopped", job_id=entry.row.job_id, error=repr(another))
     return Outcome(
         state=State.FAILED,
         reason=Reason.LOST,

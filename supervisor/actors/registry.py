@@ -197,6 +197,7 @@ class Registry:
         self.subscriptions: set[Subscription] = set()
         self.wanted: Counter[str] = Counter()
         self.generation = 0
+        self.owed: dict[str, Row] = {}
         self._launches: deque[NoteLaunch] = deque()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
 
@@ -270,6 +271,7 @@ class Registry:
             batch += [launch for launch in self._launches if not launch.entry.row.finished]
             if batch:
                 self._last_commit(batch)
+            self.pay()
             if self._patient is not None:
                 self._patient.close()
 
@@ -338,7 +340,18 @@ class Registry:
         for message in batch:
             if isinstance(message, Create):
                 message.entry.problem = problem
+            elif isinstance(message, Settle):
+                self.owed[message.row.job_id] = message.row
         return [True for _ in batch]
+
+    def pay(self) -> None:
+        """Commit the ends that could not be written when they came, if that is possible by now."""
+        if self.owed:
+            rows = list(self.owed.values())
+            with contextlib.suppress(SupervisorError):
+                self._index.write(lambda: [self._index.settle(row) for row in rows])
+                for row in rows:
+                    del self.owed[row.job_id]
 
     # ------------------------------------------------------------ after the commit
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Launched, Observation, Seen, processes, records
+from supervisor.engines import Ended, Launched, Observation, Seen, processes, records, trees
 from supervisor.model import Exit
 
 __all__ = [
@@ -28,12 +28,20 @@ __all__ = [
     "Finding",
     "Leader",
     "Place",
+    "adopt_marked",
     "decide",
     "examine",
     "find_marked_leader",
+    "recorded_exit",
+    "recorded_keeper",
     "recorded_launch",
+    "recorded_process",
     "resolve",
 ]
+
+
+_PIDS: Final = 2**31
+_LONGEST_SECONDS: Final = 2**40
 
 
 class Place(Enum):
@@ -93,6 +101,7 @@ class Finding(Enum):
     RULE_NEVER_LAUNCHED = "nobody will launch it"
     NOTE_NEVER_LAUNCHED = "somebody ruled that nobody will, and did not note it"
     SEARCH_MARK = "it may have been spawned without a record"
+    RESTORE = "it was spawned, and its record was damaged since"
     NOTE_ZOMBIE = "it has ended and its status can be seen"
     NOTE_UNKNOWN = "it has ended and nobody knows how"
     ENDED = "its end is on record"
@@ -101,24 +110,72 @@ class Finding(Enum):
 
 def _keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:
     words = claim.split(".")
-    if len(words) != 5 or words[0] != "keeper" or not (words[1].isdigit() and words[2].isdigit()):
+    if len(words) != 5 or words[0] != "keeper" or not all(_is_number(word) for word in words[1:3]):
         return None
     return int(words[1]), int(words[2]), words[3], words[4]
 
 
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 20
+
+
 def _integer(record: dict[str, Any] | None, name: str) -> int | None:
-    value = record.get(name) if record else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    value: Any = record.get(name) if record else None
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
-def _valid_process(record: dict[str, Any] | None) -> dict[str, Any] | None:
+def number(held: Any, most: float) -> float | None:
+    """Return what a record holds if it is a number from 0 to ``most``, else ``None``."""
+    fits = isinstance(held, int | float) and not isinstance(held, bool) and 0 <= held <= most
+    return float(held) if fits else None
+
+
+def _valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
+    """Return a process record, ``{}`` for one that no keeper can have written.
+
+    It must agree with itself (the clock was read before and after the spawn) and with the claim, or it
+    may name a stranger.
+    """
     if not record:
         return record
     numbers = ("pid", "start", "keeper_pid", "keeper_start", "started_ns", "started_boot_ns")
-    whole = all(_integer(record, name) is not None for name in numbers) and record["pid"] > 1
-    deadline = record.get("deadline_boot_ns")
-    whole = whole and (deadline is None or _integer(record, "deadline_boot_ns") is not None)
-    return record if whole and isinstance(record.get("boot"), str) and isinstance(record.get("ns"), str) else {}
+    if any(_integer(record, name) is None for name in numbers):
+        return {}
+    if not (1 < record["pid"] < _PIDS and 0 <= record["keeper_pid"] < _PIDS):
+        return {}
+    if record.get("deadline_boot_ns") is not None and _integer(record, "deadline_boot_ns") is None:
+        return {}
+    if not isinstance(record.get("boot"), str) or not isinstance(record.get("ns"), str):
+        return {}
+    if record.get("ticks") is not False:
+        between = record["started_boot_ns"], _integer(record, "spawned_boot_ns")
+        if not processes.may_have_started(record["start"], *between):
+            return {}
+    holder = _keeper_of_claim(claim) if claim else None
+    if holder is not None and holder[:2] != (record["keeper_pid"], record["keeper_start"]):
+        return {}
+    return record
+
+
+def recorded_process(directory: str) -> dict[str, Any] | None:
+    """Return the process record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    return _valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
+
+
+def recorded_exit(directory: str) -> dict[str, Any] | None:
+    """Return the exit record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    return _valid_exit(records.read(directory, records.EXIT), recorded_process(directory))
+
+
+def recorded_keeper(directory: str) -> tuple[int, int] | None:
+    """Return (pid, start time) of the keeper that launched a job, or has claimed that it would."""
+    process = recorded_process(directory)
+    if process:
+        return process["keeper_pid"], process["keeper_start"]
+    holder = _keeper_of_claim(records.read_claim(directory) or "")
+    if holder is None or _place(holder[2], holder[3], None) is not Place.HERE:
+        return None
+    return holder[:2]
 
 
 def _valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -130,11 +187,11 @@ def _valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -
         return {}
     if process and any(record.get(name) != process[name] for name in ("pid", "start", "boot")):
         return {}  # it speaks of another process
-    code, number = record.get("exit_code"), record.get("signal")
-    for value in (code, number):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+    for name, most in (("exit_code", 255), ("signal", 128)):
+        value = record.get(name)
+        if value is not None and (type(value) is not int or not 0 <= value <= most):
             return {}
-    return record if code is None or number is None else {}
+    return record if record.get("exit_code") is None or record.get("signal") is None else {}
 
 
 def _place(boot: str, namespace: str, host: str | None) -> Place:
@@ -147,8 +204,8 @@ def _place(boot: str, namespace: str, host: str | None) -> Place:
 def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None) -> Evidence:
     """Read all there is. ``born`` says where the job was taken on (``host``, ``boot``, ``ns``)."""
     host = born.get("host") if born else None
-    process = _valid_process(records.read(directory, records.PROCESS))
     claim = records.read_claim(directory)
+    process = _valid_process(records.read(directory, records.PROCESS), claim)
     leader, zombie_status = Leader.NONE, None
     place, keeper_lives = Place.HERE, False
     if process:
@@ -178,7 +235,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         claim=claim,
         keeper_lives=keeper_lives,
         process=process,
-        stop=records.read(directory, records.STOP),
+        stop=records.read_stop(directory),
         exit=exit_record,
         leader=leader,
         zombie_status=zombie_status,
@@ -215,7 +272,9 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
     if seen.place is Place.EARLIER_BOOT:
         return Finding.NOTE_UNKNOWN
     if seen.keeper_lives:
-        return Finding.WAIT_RUNNING
+        # It writes the end down once. If that was damaged since, nobody will write it again.
+        written = seen.exit is not None and seen.leader is Leader.GONE and not unfinished_stop
+        return Finding.NOTE_UNKNOWN if written else Finding.WAIT_RUNNING
     if seen.leader is Leader.ALIVE:
         deadline = seen.process.get("deadline_boot_ns")
         overdue = deadline is not None and deadline <= seen.now_boot_ns
@@ -234,7 +293,9 @@ def _decide_unlaunched(seen: Evidence) -> Finding:
         return Finding.NOTE_NEVER_LAUNCHED
     if seen.place is Place.EARLIER_BOOT:
         return Finding.NOTE_UNKNOWN
-    return Finding.WAIT_QUEUED if seen.keeper_lives else Finding.SEARCH_MARK
+    if seen.keeper_lives:
+        return Finding.WAIT_QUEUED if seen.process is None else Finding.RESTORE
+    return Finding.SEARCH_MARK
 
 
 NEVER_LAUNCHED: Final = "it was never launched: its supervisor ended before it could be"
@@ -242,7 +303,7 @@ NEVER_LAUNCHED: Final = "it was never launched: its supervisor ended before it c
 
 def find_marked_leader(job_id: str) -> processes.Process | None:
     """Return the oldest process that carries the mark of ``job_id`` and leads a session."""
-    table = processes.ProcessTable()
+    table = trees.ProcessTable()
     look = table.look()
     marks = table.marks(look)
     marked = [look[pid] for pid, mark in marks.items() if mark == job_id.encode("ascii")]
@@ -254,10 +315,15 @@ _SEARCH_AGAIN_SECONDS: Final = 0.1
 _OWNER_KNOWS_SECONDS: Final = 1.0
 
 
-def _adopt_marked(directory: str) -> bool:
-    """Write the process record that a dying keeper owed; ``False`` if there is no such process."""
+def adopt_marked(directory: str, *, patient: bool = False) -> bool:
+    """Write the process record that is missing or damaged, of a process found by its mark; ``False`` if there is none.
+
+    ``patient``: its keeper may have died a moment ago, with a child that has not come to its exec yet.
+    """
     job_id = directory.rpartition("/")[2]
     found = find_marked_leader(job_id)
+    if found is None and not patient:
+        return False
     if found is None:
         # A child that the keeper left between fork and exec does not carry its mark yet.
         time.sleep(_SEARCH_AGAIN_SECONDS)
@@ -267,7 +333,7 @@ def _adopt_marked(directory: str) -> bool:
     started_boot = processes.ticks_to_ns(found.start)
     holder = _keeper_of_claim(records.read_claim(directory) or "") or (0, 0, "", "")
     job = records.read(directory, records.JOB) or {}
-    deadline = job.get("deadline_seconds")
+    deadline = number(job.get("deadline_seconds"), _LONGEST_SECONDS)
     # A damaged record is replaced; of several who look at once everybody writes the same.
     records.replace(
         directory,
@@ -281,7 +347,8 @@ def _adopt_marked(directory: str) -> bool:
             "keeper_start": holder[1],
             "started_ns": time.time_ns() - (processes.boottime_ns() - started_boot),
             "started_boot_ns": started_boot,
-            "deadline_boot_ns": started_boot + int(deadline * 1e9) if isinstance(deadline, int | float) else None,
+            "spawned_boot_ns": started_boot,
+            "deadline_boot_ns": started_boot + int(deadline * 1e9) if deadline is not None else None,
         },
     )
     return True
@@ -327,11 +394,11 @@ def _launched(process: dict[str, Any] | None) -> Launched | None:
 
 def recorded_launch(directory: str) -> Launched | None:
     """Return the launch that the keeper has put on record, whether or not it still runs."""
-    return _launched(_valid_process(records.read(directory, records.PROCESS)))
+    return _launched(recorded_process(directory))
 
 
 def _exit_of(record: dict[str, Any]) -> Exit:
-    if "launch_error" in record:
+    if isinstance(record.get("launch_error"), str):
         status = _integer(record, "launch_status")
         return Exit(
             ended_ns=_integer(record, "ended_ns") or 0,
@@ -339,12 +406,11 @@ def _exit_of(record: dict[str, Any]) -> Exit:
             launch_status=125 if status is None else status,
             never_launched=record.get("never_launched") is True,
         )
-    cpu = record.get("cpu_seconds")
     return Exit(
         exit_code=record.get("exit_code"),
         signal=record.get("signal"),
         ended_ns=record["ended_ns"],
-        cpu_seconds=cpu if isinstance(cpu, int | float) else None,
+        cpu_seconds=number(record.get("cpu_seconds"), _LONGEST_SECONDS),
         max_rss_bytes=_integer(record, "max_rss_bytes"),
     )
 
@@ -352,9 +418,7 @@ def _exit_of(record: dict[str, Any]) -> Exit:
 def _stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
     if not stop or stop.get("signalled_boot_ns") is None:
         return None, ()
-    why = stop.get("why")
-    survivors = tuple(int(word) for word in str(stop.get("survivors", "")).split() if word.isdigit())
-    return (why if why in {"cancelled", "deadline", "output_limit"} else "cancelled"), survivors
+    return stop["why"], tuple(int(word) for word in stop["survivors"].split() if _is_number(word))
 
 
 def _damage(seen: Evidence) -> str | None:
@@ -397,8 +461,12 @@ def resolve(
             record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
             _note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
         elif finding is Finding.SEARCH_MARK:
-            if not _adopt_marked(directory):
+            if not adopt_marked(directory, patient=True):
                 note_exit(directory, None, None, by="mark search")
+        elif finding is Finding.RESTORE:
+            # Its keeper needs no record of ours to go on; one without its mark cannot be told from a stranger.
+            if not adopt_marked(directory):
+                return _observation(Finding.WAIT_QUEUED, seen, damage)
         elif finding is Finding.NOTE_ZOMBIE:
             note_exit(directory, seen.process, seen.zombie_status, by="zombie")
         elif finding is Finding.NOTE_UNKNOWN:

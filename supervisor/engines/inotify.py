@@ -16,7 +16,7 @@ from typing import Final
 __all__ = ["CHANGED", "MODIFIED", "Inotify"]
 
 _MODIFY: Final = 0x2
-_CLOSE_WRITE: Final = 0x8
+_CLOSE_WRITE: Final = 0x8  # a further line in stop.json; not what a job writes, which keeps its files open
 _CREATE: Final = 0x100
 _MOVED_TO: Final = 0x80
 _DELETE_SELF: Final = 0x400

@@ -39,10 +39,11 @@ from heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import processes, records
+    from supervisor.engines import processes, records, trees
 else:  # run by keeper.py, outside the package
     import processes
     import records
+    import trees
 if TYPE_CHECKING:
     from typing import Any, Final
 
@@ -83,6 +84,7 @@ class Slot:
         "limit",
         "looked",
         "pid",
+        "request",
         "seen",
         "start",
         "stop",
@@ -98,7 +100,8 @@ class Slot:
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None
-        self.stop: processes.Stop | None = None
+        self.stop: trees.Stop | None = None
+        self.request: dict[str, object] = {}  # what stop.json says, or will when there is room for it
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.exit: tuple[Any, ...] | None = None
         self.seen = 0
@@ -125,8 +128,8 @@ class Keeper:
         self.environments: dict[int, dict[bytes, bytes]] = {}
         self.slots: dict[int, Slot] = {}
         self.by_pid: dict[int, Slot] = {}
-        self.killer = processes.TreeKiller()
-        self.stopping: dict[processes.Stop, Slot] = {}
+        self.killer = trees.TreeKiller()
+        self.stopping: dict[trees.Stop, Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.looks: list[tuple[int, int]] = []
         self.unwritten: list[tuple[str, str, dict[str, object]]] = []
@@ -137,6 +140,7 @@ class Keeper:
         self.ticks_agree = True
         self.ticks_checked = False
         self.wake = self._watch_signals()
+        self.poll = select.poll()
 
     @staticmethod
     def _watch_signals() -> int:
@@ -159,7 +163,7 @@ class Keeper:
 
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job is settled."""
-        poll = select.poll()
+        poll = self.poll
         poll.register(self.wake, select.POLLIN)
         assert self.socket is not None  # noqa: S101  # it is closed in this loop only
         connection = self.socket.fileno()
@@ -219,12 +223,21 @@ class Keeper:
                 self._look_at_output(slot, now)
         due = self.killer.next_ns
         if due is not None and due <= now:
-            for stop in self.killer.tick():
+            for stop in self.killer.tick(self._attend):
                 self._stopped(stop)
         if self.unwritten:
             waiting, self.unwritten = self.unwritten, []
             for directory, name, record in waiting:
                 self._record(directory, name, record)
+
+    def _attend(self) -> None:
+        """See to what has come in the middle of something long: stops to begin, children to reap."""
+        ready = self.poll.poll(0)
+        if any(descriptor == self.wake for descriptor, _ in ready):
+            self._signalled()
+        if any(descriptor != self.wake and events & ~select.POLLOUT for descriptor, events in ready):
+            self._receive()
+        self._send()
 
     def _record(self, directory: str, name: str, record: dict[str, object]) -> None:
         """Write a record; if the disk is full, again every second until it can be written."""
@@ -377,7 +390,8 @@ class Keeper:
             standard = (passed[1] if descriptors > 1 else self.null, *opened)
             before_wall, before = time.time_ns(), processes.boottime_ns()
             slot.pid = self._spawn(passed[0], argv, environment, standard)
-            slot.start = self._start_of(slot.pid, before, processes.boottime_ns())
+            after = processes.boottime_ns()
+            slot.start = self._start_of(slot.pid, before, after)
         except LaunchError as error:
             self._record(
                 directory,
@@ -408,7 +422,9 @@ class Keeper:
                 "keeper_start": self.start,
                 "started_ns": before_wall,
                 "started_boot_ns": before,
+                "spawned_boot_ns": after,
                 "deadline_boot_ns": slot.deadline,
+                "ticks": self.ticks_agree,
             },
         )
         self.outbox.append(("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline))
@@ -480,11 +496,13 @@ class Keeper:
         if slot.stop is not None or slot.why is not None:
             return
         directory = slot.directory
+        # Nobody is known by descent alone: the first signal need not wait for a look at all processes.
+        at_once = processes.is_alive(slot.pid, slot.start) and not processes.may_have_children(slot.pid)
         request: dict[str, object] = {
             "why": why,
             "requested_ns": time.time_ns(),
             "by": by,
-            "signalled_boot_ns": None,
+            "signalled_boot_ns": processes.boottime_ns() if at_once else None,
             "gone": False,
         }
         try:
@@ -492,16 +510,18 @@ class Keeper:
         except OSError:  # a full disk must not keep a job alive: it may be what fills it
             first = True
             self.unwritten.append((directory, records.STOP, request))
-        there = request if first else (records.read(directory, records.STOP) or request)
-        slot.why = str(there.get("why", why))
+        there = request if first else (records.read_stop(directory) or request)
+        slot.why = str(there["why"])
+        slot.request = there
 
         def on_signal(signalled: int) -> None:
             try:
                 records.mark_stop(directory, signalled=signalled)
             except OSError:
-                request["signalled_boot_ns"] = signalled
+                there["signalled_boot_ns"] = signalled
+                self._owe_stop(slot)
 
-        slot.stop = processes.Stop(
+        slot.stop = trees.Stop(
             directory.rpartition("/")[2],
             slot.pid,
             slot.start,
@@ -510,9 +530,18 @@ class Keeper:
             signalled_ns=there.get("signalled_boot_ns"),  # type: ignore[arg-type]  # a number or None, as we write it
         )
         self.stopping[slot.stop] = slot
+        if first and at_once and not self.killer.signal_leader(slot.stop):
+            slot.stop.signalled_ns = request["signalled_boot_ns"] = None  # it has ended by itself after all
+            self._record(directory, records.STOP, request)
         self.killer.add(slot.stop)
 
-    def _stopped(self, stop: processes.Stop) -> None:
+    def _owe_stop(self, slot: Slot) -> None:
+        """Write ``stop.json`` as soon as there is room for it, in the version of that moment."""
+        slot.request.pop("v", None)
+        if not any(record is slot.request for _, _, record in self.unwritten):
+            self.unwritten.append((slot.directory, records.STOP, slot.request))
+
+    def _stopped(self, stop: trees.Stop) -> None:
         slot = self.stopping.pop(stop)
         slot.stop = None
         if stop.natural:
@@ -521,7 +550,14 @@ class Keeper:
             try:
                 records.mark_stop(slot.directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
             except OSError:
-                self._log()
+                pass
+            else:
+                slot.request = {}
+            if slot.request:
+                slot.request |= {"gone": True, "survivors": " ".join(map(str, stop.survivors))}
+                if slot.request.get("signalled_boot_ns") is None:
+                    slot.request["signalled_boot_ns"] = stop.signalled_ns
+                self._owe_stop(slot)
         if slot.exit is not None:
             self._settled(slot, stop.survivors)
         else:
@@ -562,11 +598,11 @@ class Keeper:
             },
         )
         if slot.stop is None and slot.why is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
-            there = records.read(slot.directory, records.STOP) or {}
+            there = records.read_stop(slot.directory) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
                 self._begin_stop(slot, "cancelled", "another process")  # finish what somebody began
             elif there.get("signalled_boot_ns") is not None:
-                slot.why = str(there.get("why"))
+                slot.why = str(there["why"])
         if slot.stop is not None:
             slot.stop.ended_at(boot)
             self.killer.hurry(slot.stop)

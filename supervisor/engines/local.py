@@ -29,6 +29,7 @@ from supervisor.engines import (
     processes,
     records,
     stopping,
+    trees,
 )
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.keeper_link import KeeperLink
@@ -482,11 +483,9 @@ class LocalEngine:
         with trio.move_on_after(stopping.BACKSTOP_SECONDS):
             await handle.finished.wait()
             return
-        stop = records.read(handle.directory, records.STOP)
-        if stop and stop.get("signalled_boot_ns") is not None:
+        if stopping.is_signalled(handle.directory):
             # It is at it. If it falls silent before the end, that is our business again.
-            grace = (records.read(handle.directory, records.JOB) or {}).get("grace_seconds")
-            patience = (grace if isinstance(grace, int | float) else 5) + stopping.BACKSTOP_SECONDS
+            patience = stopping.seconds_of_grace(handle.directory) + stopping.BACKSTOP_SECONDS
             with trio.move_on_after(patience):
                 await handle.finished.wait()
                 return
@@ -495,25 +494,24 @@ class LocalEngine:
             self._watch(handle)  # its keeper may never say how it ended
 
     async def _stop_without_link(self, handle: LocalRunning, why: str, by: str) -> None:
+        cancel = stopping.Cancel(handle.directory, by)
         while not handle.finished.is_set():
-            process = records.read(handle.directory, records.PROCESS)
-            if process:
-                break
             try:
-                if stopping.cancel_queued(handle.directory, by):
-                    return  # whoever watches sees the exit record
+                tree = await trio.to_thread.run_sync(cancel.step, why)
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
                 log.warning("job_not_stopped", directory=handle.directory, error=str(error))
+                if evidence.recorded_process(handle.directory):
+                    await self._stop_directly(handle.directory, why, by)
+                    return
                 await trio.sleep(_LOOK_BLINDLY_SECONDS)
-            await trio.sleep(0.001)  # a launch is under way in another process, and takes about as long
-        else:
-            return
-        with contextlib.suppress(OSError):  # as in `_stop_directly`, which comes to it if the keeper does not
-            stopping.request_stop(handle.directory, why, by)
-        if stopping.nudge_keeper(process):
-            await self._stop_if_keeper_does_not(handle, why, by)
-        else:
-            await self._stop_directly(handle.directory, why, by)
+                continue
+            if cancel.until is None:
+                return  # it will not be launched, and whoever watches sees the exit record
+            if tree is not None:
+                await self._end(tree)
+                return
+            with trio.move_on_after(cancel.until - time.monotonic()):
+                await handle.finished.wait()
 
     async def _stop_directly(self, directory: str, why: str, by: str) -> None:
         try:
@@ -521,36 +519,38 @@ class LocalEngine:
         except OSError as error:  # a full disk must not keep a job alive
             log.warning("stop_not_recorded", directory=directory, error=str(error))
             request = {"why": why}
-        process = records.read(directory, records.PROCESS)
+        process = evidence.recorded_process(directory)
+        if not process:
+            await trio.to_thread.run_sync(evidence.adopt_marked, directory)
+            process = evidence.recorded_process(directory)
         if process:
-            await self._trees.end(directory, process, request)
-            give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
-            while not stopping.is_noted(  # noqa: ASYNC110  # another process is waited for, maybe in vain
-                directory,
-                process,
-                patience_is_over=trio.current_time() > give_up,
-            ):
-                await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
+            await self._end(stopping.Tree(directory, process, request))
+
+    async def _end(self, tree: stopping.Tree) -> None:
+        await self._trees.end(tree)
+        give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
+        while not stopping.is_noted(tree, patience_is_over=trio.current_time() > give_up):  # noqa: ASYNC110  # another process is waited for, maybe in vain
+            await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
 
 
 class _Trees:
     """Ends trees from this process; one look at the process table, in a thread, serves all of them."""
 
     def __init__(self) -> None:
-        self._killer = processes.TreeKiller()
-        self._added: list[processes.Stop] = []
-        self._waiting: dict[processes.Stop, Callable[[], None]] = {}
+        self._killer = trees.TreeKiller()
+        self._added: list[trees.Stop] = []
+        self._waiting: dict[trees.Stop, Callable[[], None]] = {}
         self._wake = trio.Event()
 
-    async def end(self, directory: str, process: dict[str, Any], request: dict[str, Any]) -> None:
+    async def end(self, tree: stopping.Tree) -> None:
         """End one tree, note that it is gone, and return."""
-        stop = stopping.make_stop(directory, process, request)
+        stop = stopping.make_stop(tree)
         gone = trio.Event()
         self._waiting[stop] = gone.set
         self._added.append(stop)
         self._wake.set()
         await gone.wait()
-        stopping.note_gone(directory, stop)
+        stopping.note_gone(tree, stop)
 
     async def serve(self) -> None:
         while True:

@@ -2,19 +2,20 @@
 
 Standard library only, no import from the package: the keeper runs this file too.
 
-Every record is one flat JSON object on one line; without its final newline it is not there yet.
-``"v"`` is the version of the shape; a reader ignores members that it does not know. Most records
-are written under a temporary name and renamed or linked into place. The two that every job gets are
-written where they stand, since making a file can be the dearest part of a job: ``process.json`` by
-the only one who may, and the exit as a second line of the same file, which then gets the name
-``exit.json`` as well. So the first line of ``process.json`` and the last one of ``exit.json`` count.
+Every record is one flat JSON object on one line; ``"v"`` is the version of the shape, and a reader
+ignores members that it does not know. Most are written under a temporary name and renamed or linked
+into place, so that whoever reads them sees all of it or none. What is written often goes without,
+since making a file can be the dearest part of a job: ``process.json`` is written where it stands,
+by the only one who may; ``stop.json`` is brought up to date by further lines; and the exit is
+a further line of ``process.json``, which then gets the name ``exit.json`` as well. So of ``process.json``
+the first line counts, of every other record the last whole one.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from _thread import get_ident
+from errno import ENOSPC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +27,19 @@ __all__ = [
     "JOB",
     "NOBODY",
     "PROCESS",
+    "REASONS",
     "STDERR",
     "STDOUT",
     "STOP",
     "VERSION",
+    "append",
     "begin",
     "create",
     "end",
     "is_gone",
     "mark_stop",
     "read",
+    "read_stop",
     "replace",
     "take_claim",
 ]
@@ -50,6 +54,7 @@ STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 
 NOBODY: Final = "nobody"
+REASONS: Final = frozenset({"cancelled", "deadline", "output_limit"})
 
 _PLAIN: Final = frozenset(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;/()'-+=@"))
 
@@ -98,7 +103,12 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
 
 def replace(directory: str, name: str, record: dict[str, object]) -> None:
     """Write a record, over an older one if there is one."""
-    os.rename(_write_aside(directory, name, encode(record)), f"{directory}/{name}")
+    path, aside = f"{directory}/{name}", _write_aside(directory, name, encode(record))
+    try:
+        os.rename(aside, path)
+    except IsADirectoryError:  # somebody has put one there; it is kept, out of the way
+        os.rename(path, f"{aside}.in-the-way")
+        os.rename(aside, path)
 
 
 def begin(directory: str, record: dict[str, object]) -> None:
@@ -108,7 +118,7 @@ def begin(directory: str, record: dict[str, object]) -> None:
         OSError: it could not be written, at least not all of it; ``replace`` mends that.
     """
     path = f"{directory}/{PROCESS}"
-    _write_whole(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), encode(record))
+    _write_whole(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, encode(record))
 
 
 def end(directory: str, record: dict[str, object]) -> None:
@@ -117,16 +127,15 @@ def end(directory: str, record: dict[str, object]) -> None:
     Raises:
         OSError: it could not be written, at least not all of it; ``replace`` mends that.
     """
-    path = f"{directory}/{PROCESS}"
-    # The empty line between them is for a first one that somebody has cut short.
-    _write_whole(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW), b"\n" + encode(record))
-    os.link(path, f"{directory}/{EXIT}", follow_symlinks=False)
+    append(directory, PROCESS, record)
+    os.link(f"{directory}/{PROCESS}", f"{directory}/{EXIT}", follow_symlinks=False)
 
 
-def _write_whole(descriptor: int, data: bytes) -> None:
+def _write_whole(path: str, flags: int, data: bytes) -> None:
+    descriptor = os.open(path, flags, 0o600)
     try:
         if os.write(descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(ENOSPC, os.strerror(ENOSPC), path)
     finally:
         os.close(descriptor)
 
@@ -141,6 +150,16 @@ def create(directory: str, name: str, record: dict[str, object]) -> bool:
     finally:
         os.unlink(aside)
     return True
+
+
+def append(directory: str, name: str, record: dict[str, object]) -> None:
+    """Write a newer version of a record under the one that is there: a hundredth of what a new file costs.
+
+    One call writes the line, and what does not end with its newline does not count, so this is as
+    whole as a renamed file. The first newline ends what a full disk may have left of another.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    _write_whole(f"{directory}/{name}", flags, b"\n" + encode(record))
 
 
 def read(directory: str, name: str) -> dict[str, Any] | None:
@@ -158,15 +177,16 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
         parts: list[bytes] = []
         while data := os.read(descriptor, 1 << 20):
             parts.append(data)
-        data = b"".join(parts)
+        content = b"".join(parts)
         if name == PROCESS:
-            if b"\n" not in data:
+            if not content:
                 return None  # its keeper is about to write it, or was killed before it could
-            data = data[: data.index(b"\n")]
-        elif name == EXIT:
-            data = data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
-        record = loads(data)
-    except (OSError, ValueError, RecursionError):
+            content = content.partition(b"\n")[0]
+        try:
+            record = loads(content)
+        except ValueError:  # several versions, of which the last whole one counts
+            record = loads(next(filter(None, reversed(content[: content.rindex(b"\n")].split(b"\n")))))
+    except (OSError, ValueError, RecursionError, StopIteration):
         return {}
     finally:
         os.close(descriptor)
@@ -174,6 +194,25 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
         return {}
     held: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]  # JSON
     return held if held.get("v") == VERSION else {}
+
+
+def read_stop(directory: str) -> dict[str, Any] | None:
+    """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
+
+    ``why`` is one of ``REASONS``, ``signalled_boot_ns`` a time or ``None``, ``survivors`` a text.
+    """
+    record = read(directory, STOP)
+    if not record:
+        return record
+    why, signalled = record.get("why"), record.get("signalled_boot_ns")
+    if not isinstance(why, str) or not (signalled is None or (type(signalled) is int and 0 <= signalled < 2**63)):
+        return {}
+    record["why"] = why if why in REASONS else "cancelled"  # of a version that knows more of them
+    record["signalled_boot_ns"] = signalled
+    record["gone"] = record.get("gone") is True
+    survivors = record.get("survivors")
+    record["survivors"] = survivors if isinstance(survivors, str) else ""
+    return record
 
 
 def is_gone(directory: str) -> bool:
@@ -224,12 +263,18 @@ def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:
 
 def mark_stop(directory: str, *, signalled: int | None = None, gone: bool = False, survivors: str = "") -> None:
     """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left."""
-    record: dict[str, object] = read(directory, STOP) or {"why": "cancelled"}
+    there = read_stop(directory)
+    record: dict[str, object] = there or {"why": "cancelled"}
     record.pop("v", None)
+    if not record.get("survivors"):
+        record.pop("survivors", None)
     if signalled is not None and record.get("signalled_boot_ns") is None:
         record["signalled_boot_ns"] = signalled
     if gone:
         record["gone"] = True
     if survivors:
         record["survivors"] = survivors
-    replace(directory, STOP, record)
+    if there:
+        append(directory, STOP, record)
+    else:
+        replace(directory, STOP, record)

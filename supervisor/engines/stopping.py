@@ -16,21 +16,31 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
-from supervisor.engines import evidence, processes, records
+import attrs
+
+from supervisor.engines import evidence, processes, records, trees
 from supervisor.engines.inotify import CHANGED, Inotify
 
 __all__ = [
     "BACKSTOP_SECONDS",
     "NOTED_SOON_SECONDS",
+    "Cancel",
     "Change",
+    "Tree",
     "cancel_queued",
     "is_noted",
+    "is_signalled",
     "make_stop",
+    "note_gone",
     "nudge_keeper",
     "request_stop",
+    "seconds_of_grace",
     "stop_trees",
 ]
 
+_USUAL_GRACE_SECONDS: Final = 5.0
+_LONGEST_GRACE_SECONDS: Final = 2.0**40
+_SILENCE_SECONDS: Final = 6.0
 BACKSTOP_SECONDS: Final = 2.0
 NOTED_SOON_SECONDS: Final = 1.0
 
@@ -50,17 +60,17 @@ def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
     }
     if records.create(directory, records.STOP, request):
         return request
-    there = records.read(directory, records.STOP)
+    there = records.read_stop(directory)
     if not there:
         records.replace(directory, records.STOP, request)
         return request
     return there
 
 
-def nudge_keeper(process: dict[str, Any]) -> bool:
-    """Make the keeper look for stop requests; ``False`` when it is gone."""
+def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
+    """Make a keeper, given as (pid, start time), look for stop requests; ``False`` when it is gone."""
     try:
-        return processes.send_signal(process["keeper_pid"], process["keeper_start"], signal.SIGUSR1)
+        return keeper is not None and processes.send_signal(*keeper, signal.SIGUSR1)
     except PermissionError:
         return False
 
@@ -81,68 +91,174 @@ def cancel_queued(directory: str, by: str) -> bool:
     return True
 
 
-def make_stop(directory: str, process: dict[str, Any], request: dict[str, Any]) -> processes.Stop:
+@attrs.frozen(slots=True)
+class Tree:
+    """What is to be ended: the processes of one job.
+
+    Attributes:
+        directory: the job's; its name is the mark.
+        process: ``pid`` and ``start`` of the leader, and those of its keeper if they are known.
+        request: ``stop.json`` as it stands.
+        sound: whether the directory may be written to. If not, the mark is all there is of the job.
+    """
+
+    directory: str
+    process: dict[str, Any]
+    request: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    sound: bool = True
+
+
+def seconds_of_grace(directory: str) -> float:
+    """Return how long a job is left to end by itself, as it was fixed when the job was started."""
+    grace = evidence.number((records.read(directory, records.JOB) or {}).get("grace_seconds"), _LONGEST_GRACE_SECONDS)
+    return _USUAL_GRACE_SECONDS if grace is None else grace
+
+
+def make_stop(tree: Tree) -> trees.Stop:
     """Return the stop of a tree for a ``TreeKiller`` of this process, which notes its first signal."""
-    job = records.read(directory, records.JOB) or {}
-    grace = job.get("grace_seconds")
-    ended = (records.read(directory, records.EXIT) or {}).get("ended_boot_ns")
-    signalled = request.get("signalled_boot_ns")
+    directory = tree.directory
+    ended = (records.read(directory, records.EXIT) or {}).get("ended_boot_ns") if tree.sound else None
+    signalled = tree.request.get("signalled_boot_ns")
 
     def on_signal(signalled_ns: int) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not keep a job alive
-            records.mark_stop(directory, signalled=signalled_ns)
+        if tree.sound:
+            with contextlib.suppress(OSError):  # a full disk must not keep a job alive
+                records.mark_stop(directory, signalled=signalled_ns)
 
-    return processes.Stop(
+    return trees.Stop(
         directory.rpartition("/")[2],
-        process["pid"],
-        process["start"],
-        grace if isinstance(grace, int | float) else 5,
+        tree.process["pid"],
+        tree.process["start"],
+        seconds_of_grace(directory) if tree.sound else _USUAL_GRACE_SECONDS,
         on_signal,
-        signalled_ns=signalled if isinstance(signalled, int) else None,
-        ended_ns=ended if isinstance(ended, int) else None,
+        signalled_ns=signalled if _is_time(signalled) else None,
+        ended_ns=ended if _is_time(ended) else None,
     )
 
 
-def note_gone(directory: str, stop: processes.Stop) -> None:
+def _is_time(held: object) -> bool:
+    return type(held) is int and 0 <= held <= processes.boottime_ns()
+
+
+def note_gone(tree: Tree, stop: trees.Stop) -> None:
     """Note that a tree is gone, so that its job can be settled."""
-    if not stop.natural:
+    if not stop.natural and tree.sound:
         with contextlib.suppress(OSError):
-            records.mark_stop(directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
+            records.mark_stop(tree.directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
 
 
-def is_noted(directory: str, process: dict[str, Any], *, patience_is_over: bool) -> bool:
+def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
     """Whether the end of a leader that was just killed is on record, or needs no noting from here.
 
     Its keeper does that within milliseconds. One that is there and does not (stopped itself, or
-    hanging in a write) must not keep the job from ending: what the zombie tells is noted instead.
+    hanging in a write, or it did and somebody took the record away) must not keep the job from
+    ending: what the zombie tells, or that nobody knows, is noted instead.
     """
-    if os.access(f"{directory}/{records.EXIT}", os.F_OK):
+    directory, process = tree.directory, tree.process
+    if not tree.sound or evidence.recorded_exit(directory):
         return True
-    status = processes.exit_status_of_zombie(process["pid"], process["start"])
-    if status is None or not processes.is_alive(process.get("keeper_pid", 0), process.get("keeper_start", 0)):
+    leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
+    if processes.is_alive(*leader) or not processes.is_alive(*keeper):
         return True
     if patience_is_over:
+        status = processes.exit_status_of_zombie(*leader)
         with contextlib.suppress(OSError):
-            evidence.note_exit(directory, process, status, by="zombie")
+            evidence.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
     return patience_is_over
 
 
-def stop_trees(jobs: Iterable[tuple[str, dict[str, Any], dict[str, Any]]]) -> None:
-    """End the trees of (job directory, process record, stop request) from here, all side by side."""
-    killer = processes.TreeKiller()
-    trees: dict[processes.Stop, tuple[str, dict[str, Any]]] = {}
-    for directory, process, request in jobs:
-        stop = make_stop(directory, process, request)
-        trees[stop] = directory, process
+def stop_trees(jobs: Iterable[Tree]) -> None:
+    """End these trees from here, all side by side."""
+    killer = trees.TreeKiller()
+    under_way: dict[trees.Stop, Tree] = {}
+    for tree in jobs:
+        stop = make_stop(tree)
+        under_way[stop] = tree
         killer.add(stop)
     while (due := killer.next_ns) is not None:
         # The trees are not our children: nothing tells us of their end but looking again.
         time.sleep(max(0, due - processes.boottime_ns()) / 1e9)
         for stop in killer.tick():
-            note_gone(trees[stop][0], stop)
+            note_gone(under_way[stop], stop)
     give_up = time.monotonic() + NOTED_SOON_SECONDS
-    while not all(is_noted(*tree, patience_is_over=time.monotonic() > give_up) for tree in trees.values()):
+    while not all(is_noted(tree, patience_is_over=time.monotonic() > give_up) for tree in under_way.values()):
         time.sleep(NOTED_SOON_SECONDS / 100)
+
+
+class Cancel:
+    """A stop of one job by somebody who is not its supervisor, step by step.
+
+    ``until`` is how long, on the monotonic clock, the job's keeper is trusted to begin.
+    """
+
+    def __init__(self, directory: str, by: str) -> None:
+        """Have done nothing yet."""
+        self.directory = directory
+        self._by = by
+        self._begun = self._handed_out = False
+        self._silent_since: float | None = None
+        self.until: float | None = None
+
+    def step(self, why: str = "cancelled", *, now: bool = False) -> Tree | None:
+        """Do what can be done, and return the tree if it is to be ended from here.
+
+        ``now``: nobody else is there to do that. Otherwise the job's keeper is asked and trusted for
+        ``BACKSTOP_SECONDS``. A keeper that is launching it this very moment finds the request
+        when it is done, so a job whose launch never comes to an end is waited for.
+
+        Raises:
+            OSError: the request cannot be written; nothing was signalled.
+        """
+        directory = self.directory
+        if self._handed_out and self.until is not None and time.monotonic() < self.until:
+            return None  # whatever keeps it from ending, it is not to be tried without a pause
+        if self.until is None:
+            process = evidence.recorded_process(directory)
+            if process is None and cancel_queued(directory, self._by):
+                return None  # whoever looks next sees the exit record
+            request_stop(directory, why, self._by)
+            self.until = time.monotonic() + BACKSTOP_SECONDS
+            now = now or not nudge_keeper(evidence.recorded_keeper(directory))
+        if not now:
+            if time.monotonic() < self.until:
+                return None
+            if not self._begun and is_signalled(directory):
+                # It is at it. If it falls silent before the end, that is our business again.
+                self._begun = True
+                self.until = time.monotonic() + seconds_of_grace(directory) + BACKSTOP_SECONDS
+                return None
+        process = evidence.recorded_process(directory)
+        if not process and evidence.adopt_marked(directory):
+            process = evidence.recorded_process(directory)
+        if not process:
+            self._wait_for_keeper()
+            return None
+        self._handed_out = True
+        self.until = time.monotonic() + BACKSTOP_SECONDS
+        return Tree(directory, process, request_stop(directory, why, self._by))
+
+    def _wait_for_keeper(self) -> None:
+        """Go on waiting for a keeper that alone can tell the command from a stranger, or still has to spawn it.
+
+        One that could have looked for the request again and again, and has not begun, does not have
+        the job any more: it has reaped it, and somebody took the records of that away.
+        """
+        now = time.monotonic()
+        self.until = now + BACKSTOP_SECONDS
+        keeper = evidence.recorded_keeper(self.directory)
+        if keeper is None or processes.is_held(*keeper):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+            nudge_keeper(keeper)
+        elif now - self._silent_since >= _SILENCE_SECONDS:
+            evidence.note_exit(self.directory, None, None, by="nobody")
+
+
+def is_signalled(directory: str) -> bool:
+    """Whether somebody has begun to end the tree of a job."""
+    stop = records.read_stop(directory)
+    return bool(stop and stop["signalled_boot_ns"] is not None)
 
 
 class Change:

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -23,7 +24,7 @@ from supervisor.engines import Launched, records
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
 from supervisor.forking import forked_error, inherited, never_free, tell_in_child
 from supervisor.store.layout import Layout
-from supervisor.store.rows import COLUMNS, Outcome, Row, row_of_record
+from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
 
 __all__ = ["Index"]
 
@@ -66,7 +67,7 @@ _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES 
 _UNFINISHED: Final = "('queued', 'running')"
 _DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
 # A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
-_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR"}
+_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR", "SQLITE_READONLY"}
 
 _log = logging.getLogger("supervisor.store")
 
@@ -74,6 +75,8 @@ _log = logging.getLogger("supervisor.store")
 def _kind_of(error: sqlite3.Error) -> str:
     """Return the primary result code of an SQLite error by name."""
     name: str = getattr(error, "sqlite_errorname", "") or ""
+    if not name and "decode to UTF-8" in str(error):  # from the sqlite3 module itself, which gives it no code
+        return "SQLITE_CORRUPT"
     return "_".join(name.split("_")[:2])
 
 
@@ -196,8 +199,8 @@ class Index:
         return self._connection
 
     def _guarded(self, action: Callable[[], _T]) -> _T:
-        """Do ``action``; heal a damaged registry and do it once more."""
-        for attempt in (1, 2):
+        """Do ``action``; heal a damaged registry and do it again (twice, as others may be healing it too)."""
+        for attempt in (1, 2, 3):
             try:
                 return action()
             except sqlite3.Error as error:
@@ -205,8 +208,12 @@ class Index:
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.execute("ROLLBACK")
                 kind = _kind_of(error)
-                if kind in _WORTH_A_LOOK and attempt == 1 and not isinstance(error, sqlite3.ProgrammingError):
-                    self._heal(error)
+                if kind in _WORTH_A_LOOK and attempt < 3 and not isinstance(error, sqlite3.ProgrammingError):
+                    try:
+                        self._heal(error)
+                    except sqlite3.Error as another:
+                        if _kind_of(another) not in _WORTH_A_LOOK or attempt == 2:
+                            raise self._translated(another, _kind_of(another)) from error
                     continue
                 raise self._translated(error, kind) from error
             except OSError as error:
@@ -251,7 +258,7 @@ class Index:
     def _set_aside(self, path: str) -> None:
         """Rename what there is of a registry. Whoever holds it open keeps it until the next write."""
         aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**6}"
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path + suffix, aside + suffix)
                 self.set_aside = aside
@@ -260,14 +267,18 @@ class Index:
     def _is_damaged(path: str) -> bool:
         if not os.path.lexists(path):
             return False
-        if not os.path.isfile(path) or os.path.islink(path) or not _has_content(path):
+        if not os.path.isfile(path) or not _has_content(path):
+            return True
+        beside = (path, f"{path}-wal", f"{path}-shm", f"{path}-journal")
+        if any(os.path.lexists(each) and not stat.S_ISREG(os.lstat(each).st_mode) for each in beside):
             return True
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
                 whole = probe.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
                 probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if probe.execute("PRAGMA user_version").fetchone()[0]:
-                    probe.execute(f"SELECT {_ALL} FROM jobs LIMIT 1").fetchone()  # noqa: S608  # our own names
+                if whole and probe.execute("PRAGMA user_version").fetchone()[0]:
+                    for columns in probe.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
+                        _row_of(columns)
                 return not whole
         except sqlite3.Error as error:
             return _kind_of(error) in _DAMAGE
@@ -306,7 +317,7 @@ class Index:
 
         try:
             return row_of_record(workspace, record, dump(record))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             return None
 
     # ------------------------------------------------------------ transactions
@@ -471,10 +482,9 @@ class Index:
     # ------------------------------------------------------------ reading
 
     def _select(self, clause: str, values: Sequence[Any] = ()) -> list[Row]:
-        found = self._guarded(
-            lambda: self._db.execute(f"SELECT {_ALL} FROM jobs {clause}", values).fetchall(),  # noqa: S608
+        return self._guarded(
+            lambda: list(map(_row_of, self._db.execute(f"SELECT {_ALL} FROM jobs {clause}", values).fetchall())),  # noqa: S608
         )
-        return [Row(*columns) for columns in found]
 
     def row_count(self) -> int:
         """Return how many jobs there are."""
@@ -541,6 +551,22 @@ class Index:
         clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
         statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
         return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
+
+
+class _DamagedRow(sqlite3.DatabaseError):
+    """A row that SQLite finds nothing wrong with, and that nobody can have written."""
+
+    sqlite_errorname = "SQLITE_CORRUPT"
+
+
+def _row_of(columns: Sequence[Any]) -> Row:
+    row = Row(*columns)
+    try:
+        check_row(row)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        message = f"the row of job {columns[1]!r:.80} is damaged: {error}"
+        raise _DamagedRow(message) from error
+    return row
 
 
 def _has_content(path: str) -> bool:

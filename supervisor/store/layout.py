@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from supervisor.engines import processes
+from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, file_system_of
 
@@ -217,6 +217,8 @@ class Layout:
 
         This is the moment at which a job is forgotten, and only one caller gets ``True``.
         """
+        if not (is_job_id(job_id) and _WORKSPACE_KEY.fullmatch(workspace)):
+            return False  # out of a damaged registry: it leads nobody knows where
         try:
             os.rename(self.job(workspace, job_id), f"{self.root}/{_TRASH}/{job_id}.{time.time_ns()}")
         except (FileNotFoundError, NotADirectoryError):
@@ -232,6 +234,15 @@ class Layout:
         except OSError:
             return []
 
+    def free_trash(self) -> None:
+        """Delete what discarded jobs have written, and nothing else: on a full disk it makes room for all the rest."""
+        for name in self.discarded():
+            path = f"{self.root}/{_TRASH}/{name}"
+            if os.path.isdir(path) and not os.path.islink(path):
+                for stream in (records.STDOUT, records.STDERR):
+                    with contextlib.suppress(OSError):
+                        os.unlink(f"{path}/{stream}")
+
     def empty_trash(self, most: int, forget: Callable[[list[str]], object] | None = None) -> bool:
         """Delete up to ``most`` discarded jobs; ``True`` when more are left.
 
@@ -241,7 +252,7 @@ class Layout:
         trash = f"{self.root}/{_TRASH}"
         names = self.discarded()
         if forget is not None:
-            forget([name.partition(".")[0] for name in names[:most]])
+            forget([job_id for name in names[:most] if is_job_id(job_id := name.partition(".")[0])])
         for name in names[:most]:
             path = f"{trash}/{name}"
             if os.path.islink(path) or not os.path.isdir(path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Final
 
 import attrs
@@ -14,7 +16,7 @@ from supervisor.engines import Launched, records
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State
 
-__all__ = ["COLUMNS", "Outcome", "Row", "dump", "job_of", "row_of_record"]
+__all__ = ["COLUMNS", "Outcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
 
 COLUMNS: Final = (
     "seq",
@@ -40,6 +42,8 @@ _POLL_AFTER_MS: Final = 1000
 _UNKNOWN_YET: Final[Mapping[str, Any]] = dict.fromkeys(
     ("cost_usd", "detail", "exit_code", "signal", "cpu_seconds", "max_rss_bytes"),
 )
+_LAST_NS: Final = 2**63 - 1
+"""The last moment that SQLite can hold, in the year 2262."""
 
 
 dump: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -128,7 +132,8 @@ class Row:
         row = self._copy()
         row.state = outcome.state.value
         row.completed_ns = ended_ns = outcome.exit.ended_ns
-        row.expires_ns = ended_ns + int(self.request["ttl_seconds"] * 1e9)
+        ttl_ns = min(self.request["ttl_seconds"] * 1e9, _LAST_NS)
+        row.expires_ns = min(ended_ns + int(ttl_ns), _LAST_NS)
         row._ended = outcome.to_dict()  # noqa: SLF001  # of the same class
         row.outcome = dump(row._ended)  # noqa: SLF001
         return row
@@ -182,25 +187,92 @@ class Outcome:
         }
 
 
-def row_of_record(workspace_key: str, record: dict[str, Any], text: str) -> Row:
-    """Return the row of a job that is known only from its ``job.json``: ``record``, and its ``text``.
+def _check(condition: object, what: str) -> None:
+    if not condition:
+        raise ValueError(what)
+
+
+def _is_time(held: object) -> bool:
+    return type(held) is int and 0 <= held <= _LAST_NS
+
+
+def _is_length(held: object) -> bool:
+    return type(held) in {int, float} and 0 <= held < math.inf  # type: ignore[operator]  # they are numbers
+
+
+def _is_text(held: object) -> bool:
+    return type(held) is str
+
+
+def _check_request(record: Mapping[str, Any]) -> None:
+    """Raise ``KeyError`` or ``ValueError`` for what no ``job.json`` of ours holds."""
+    for name in ("job_id", "kind", "workspace", "digest", "owner"):
+        _check(_is_text(record[name]), name)
+    _check(_is_time(record["created_ns"]), "created_ns")
+    _check(record["idempotency_key"] is None or _is_text(record["idempotency_key"]), "idempotency_key")
+    _check(_is_length(record["ttl_seconds"]), "ttl_seconds")
+    _check(record["deadline_seconds"] is None or _is_length(record["deadline_seconds"]), "deadline_seconds")
+    argv, labels = record["argv"], record["labels"]
+    _check(isinstance(argv, list | tuple) and argv and set(map(type, argv)) == {str}, "argv")  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    _check(isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}, "labels")  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+
+
+_NUMBERS: Final = ("seq", "created_ns", "fetched")
+_MAYBE_NUMBERS: Final = ("started_ns", "completed_ns", "expires_ns", "pid", "deadline_boot_ns")
+_STATES: Final = frozenset(state.value for state in State)
+_UNFINISHED: Final = frozenset({State.QUEUED.value, State.RUNNING.value})
+_REASONS: Final = frozenset(reason.value for reason in Reason)
+
+
+def check_row(row: Row) -> None:
+    """Raise for a row that nobody can have written.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not such a record.
+        KeyError, TypeError, ValueError: it is damaged, and so is the registry that it stands in.
     """
+    _check(all(type(getattr(row, name)) is int for name in _NUMBERS), "a number")
+    _check(all(type(getattr(row, name)) in {int, NoneType} for name in _MAYBE_NUMBERS), "a number or nothing")
+    _check(row.state in _STATES and row.finished == (row.state not in _UNFINISHED), "state")
+    _check_request(row.request)
+    _check(row.job_id == row.request["job_id"] and row.kind == row.request["kind"], "job_id")
+    _check(row.created_ns == row.request["created_ns"] and _is_text(row.workspace_key), "created_ns")
+    _check(_is_text(row.owner) and row.idempotency_key in {None, row.request["idempotency_key"]}, "owner")
+    ended = row.ended
+    _check((ended is None) is (row.completed_ns is None), "outcome")
+    if ended is not None:
+        _check(ended["reason"] in _REASONS, "reason")
+        _check(type(ended["exit_code"]) in {int, NoneType} and type(ended["signal"]) in {int, NoneType}, "exit_code")
+        _check(type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int, "stdout_bytes")
+        for name in ("cost_usd", "cpu_seconds"):
+            _check(ended[name] is None or _is_length(ended[name]), name)
+        _check(type(ended["max_rss_bytes"]) in {int, NoneType}, "max_rss_bytes")
+        _check(type(ended["detail"]) in {str, NoneType}, "detail")
+        error_of(row)
+
+
+def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours: bool = False) -> Row:
+    """Return the row of a job that is known only from its ``job.json``: ``record``, and its ``text``.
+
+    ``ours``: this process has just put it together.
+
+    Raises:
+        KeyError, ValueError: it is not such a record.
+    """
+    if not ours:
+        _check_request(record)
     return Row(
         seq=0,
-        job_id=str(record["job_id"]),
+        job_id=record["job_id"],
         workspace_key=workspace_key,
-        kind=str(record["kind"]),
+        kind=record["kind"],
         state=State.QUEUED.value,
-        created_ns=int(record["created_ns"]),
+        created_ns=record["created_ns"],
         started_ns=None,
         completed_ns=None,
         expires_ns=None,
         idempotency_key=record.get("idempotency_key"),
-        digest=str(record["digest"]),
-        owner=str(record["owner"]),
+        digest=record["digest"],
+        owner=record["owner"],
         fetched=0,
         pid=None,
         deadline_boot_ns=None,

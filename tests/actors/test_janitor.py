@@ -203,7 +203,9 @@ def leave_behind(settings: Settings, **changes: Any) -> tuple[str, Path]:
         directory = catalog.layout.make_job(row.workspace_key, row.job_id, json.dumps(record).encode())
         process: dict[str, object] = {"pid": pid, "start": start, "boot": born["boot"], "ns": born["ns"]}
         process |= {"keeper_pid": pid, "keeper_start": start, "deadline_boot_ns": 1}
-        records.create(directory, records.PROCESS, {**process, "started_ns": 1, "started_boot_ns": 1})
+        records.create(
+            directory, records.PROCESS, {**process, "started_ns": 1, "started_boot_ns": processes.ticks_to_ns(start)}
+        )
         catalog.index.write(lambda: catalog.index.insert(row))
     return row.job_id, Path(directory)
 

@@ -307,6 +307,7 @@ class Round:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
                 self.facts.paused += seconds
+                self.facts.held[pid] = self.facts.held.get(pid, 0) + seconds
                 self.tell(f"paused {pid} for {seconds} s")
                 self.kills["pause"] += 1
                 self.at(time.monotonic() - self.begin + seconds, lambda: self.resume(pid))

@@ -43,6 +43,7 @@ class Facts:
     ended: dict[str, float] = field(default_factory=dict)
     lives: dict[str, float] = field(default_factory=dict)
     paused: float = 0.0
+    held: dict[int, float] = field(default_factory=dict)
     forgetting: set[str] = field(default_factory=set)
     pruned: bool = False
     cancelled: set[str] = field(default_factory=set)
@@ -154,7 +155,7 @@ class Facts:
                 message = f"cancelled, and nobody asked for that: {what}"
                 raise Broken(message)
             if reason == "deadline":
-                self._check_not_early(command, what)
+                self._check_not_early(command, job, what)
             if (status, reason) not in {("cancelled", "cancelled"), ("timeout", "deadline")}:
                 message = f"state and reason do not fit: {what}"
                 raise Broken(message)
@@ -177,14 +178,16 @@ class Facts:
             message = f"state, reason and exit do not fit: {what}"
             raise Broken(message)
 
-    def _check_not_early(self, command: Command, what: str) -> None:
+    def _check_not_early(self, command: Command, job: dict[str, Any], what: str) -> None:
         if command.deadline is None:
             message = f"timeout without a deadline: {what}"
             raise Broken(message)
         ended = self.ended.get(command.token)
         if ended is not None:  # such a command writes nothing after its first mark, whose time is thus that of the file
             begun = (self.marks / command.token).stat().st_mtime - time.time() + time.monotonic()
-            if ended - begun < command.deadline - 0.1:  # it was spawned a little before it wrote
+            # It was spawned a little before it wrote, or long before: a keeper's child that was about to
+            # become the command may have been taken for the keeper, and held.
+            if ended - begun < command.deadline - 0.1 - self.held.get(job["pid"], 0):
                 message = f"stopped {command.deadline - (ended - begun):.2f} s before its deadline: {what}"
                 raise Broken(message)
 

@@ -49,7 +49,7 @@ def orphan(tmp_path: Path) -> Path:
         "keeper_pid": pid,
         "keeper_start": start,
         "started_ns": 1,
-        "started_boot_ns": 1,
+        "started_boot_ns": processes.ticks_to_ns(start),
         "deadline_boot_ns": None,
     }
     records.replace(str(directory), records.PROCESS, process)

@@ -57,10 +57,12 @@ TABLE: list[tuple[dict[str, str], Finding]] = [
     ({"process": "none", "claim": "none", "owner": "gone"}, Finding.RULE_NEVER_LAUNCHED),
     ({"process": "none|damaged", "claim": "nobody"}, Finding.NOTE_NEVER_LAUNCHED),
     ({"process": "none|damaged", "place": "earlier"}, Finding.NOTE_UNKNOWN),
-    ({"process": "none|damaged", "keeper": "lives"}, Finding.WAIT_QUEUED),
+    ({"process": "none", "keeper": "lives"}, Finding.WAIT_QUEUED),
+    ({"process": "damaged", "keeper": "lives"}, Finding.RESTORE),
     ({"process": "none|damaged", "keeper": "gone"}, Finding.SEARCH_MARK),
     # Launched: nothing outlives its boot, and a keeper notes every end.
     ({"place": "earlier"}, Finding.NOTE_UNKNOWN),
+    ({"keeper": "lives", "exit": "damaged", "leader": "gone", "stop": "none|damaged|asked|done"}, Finding.NOTE_UNKNOWN),
     ({"keeper": "lives"}, Finding.WAIT_RUNNING),
     # Nobody watches it: whoever looks has to act.
     ({"leader": "alive", "stop": "asked|begun|done"}, Finding.STOP),
@@ -159,7 +161,8 @@ class Directory:
         record: dict[str, object] = {"pid": leader.pid, "start": leader.start}
         record |= {"boot": processes.boot_id(), "ns": processes.pid_namespace()}
         record |= {"keeper_pid": keeper.pid, "keeper_start": keeper.start, "deadline_boot_ns": None}
-        records.replace(self.path, records.PROCESS, {**record, "started_ns": 11, "started_boot_ns": 12, **changes})
+        record |= {"started_ns": 11, "started_boot_ns": processes.ticks_to_ns(leader.start)}
+        records.replace(self.path, records.PROCESS, {**record, **changes})
 
     def exit(self, leader: Identity, **changes: Any) -> None:
         record: dict[str, object] = {"pid": leader.pid, "start": leader.start, "boot": processes.boot_id()}
@@ -343,6 +346,12 @@ def test_a_torn_exit_record_is_left_to_the_keeper(job: Directory, spawn: Callabl
         {"start": "8"},
         {"keeper_pid": 1.5},
         {"boot": 5},
+        {"pid": 2**31},
+        {"start": 2**80},
+        {"keeper_pid": -1},
+        {"started_ns": 1e9},
+        {"started_boot_ns": 12},
+        {"deadline_boot_ns": "soon"},
     ],
 )
 def test_a_process_record_that_makes_no_sense_is_never_acted_on(job: Directory, gone: Identity, lie: Any) -> None:

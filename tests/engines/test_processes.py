@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import given
@@ -186,53 +184,6 @@ def test_a_start_is_told_by_the_clock_only_where_it_leaves_no_doubt() -> None:
     tick = processes.ticks_to_ns(1)
     assert processes.start_from_boottime(7 * tick, 8 * tick - 1) == 7
     assert processes.start_from_boottime(7 * tick, 8 * tick) is None
-
-
-@linux
-def test_the_mark_is_read_from_the_environment() -> None:
-    mark = "0123456789abcdef" * 2
-    environment = {"NOT_SUPERVISOR_JOB_ID": "wrong", "SUPERVISOR_JOB_ID": mark, "PATH": os.environ["PATH"]}
-    with subprocess.Popen(["sleep", "600"], env=environment) as process:
-        assert _marks_in_time(process.pid) == mark.encode()
-        table = processes.ProcessTable()
-        look = table.look()
-        assert process.pid in look
-        assert table.marks(look)[process.pid] == mark.encode()
-        process.kill()
-    assert processes._mark_of(process.pid) == b""
-
-
-def _marks_in_time(pid: int) -> bytes:
-    """Return the mark once the child has come from its fork to its exec, of which nobody is told."""
-    give_up = time.monotonic() + 5
-    while not (mark := processes._mark_of(pid)) and time.monotonic() < give_up:
-        select.select([], [], [], 0.001)
-    return mark
-
-
-@linux
-def test_a_look_leaves_out_zombies() -> None:
-    with subprocess.Popen(["true"]) as process:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert process.pid not in processes.ProcessTable().look()
-        assert os.getpid() in processes.ProcessTable().look()
-
-
-@linux
-@pytest.mark.parametrize(
-    ("words", "is_one"),
-    [
-        (["-I", "-S", "/x/engines/keeper.py", "/root"], True),
-        (["-S", "-I", "/x/engines/keeper.py", "/root"], False),
-        (["-I", "-S", "/x/engines/keeper.pyc"], False),
-        (["-c", "", "-I", "-S", "/x/engines/keeper.py"], False),
-    ],
-)
-def test_keepers_are_known_by_their_command(words: list[str], is_one: bool) -> None:  # noqa: FBT001
-    reads = {"/proc/4/cmdline": b"\0".join([b"python", *(word.encode() for word in words), b""])}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(processes, "_slurp", reads.__getitem__)
-        assert processes._looks_like_keeper(4) is is_one
 
 
 def test_facts_do_not_change() -> None:

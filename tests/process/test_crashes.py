@@ -15,7 +15,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import processes, records
+from supervisor.catalog import Catalog
+from supervisor.engines import LaunchRequest, processes, records
+from supervisor.engines.local import LocalEngine, LocalRunning
 
 if TYPE_CHECKING:
     from tests.process.conftest import Host, Proc, World
@@ -335,6 +337,38 @@ def test_job_of_another_namespace_is_neither_signalled_nor_called_lost(world: Wo
     assert leader.alive
     records.replace(directory, records.PROCESS, process)
     assert world.catalog.cancel(job_id).status == "cancelled"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_defect_around_a_launch_leaves_nothing_running_and_a_record_of_the_end(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    launch = LocalEngine.launch
+
+    async def defective(self: LocalEngine, request: LaunchRequest) -> LocalRunning:
+        if when == "after":
+            await launch(self, request)
+        message = "a defect"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(LocalEngine, "launch", defective)
+    async with supervisor.open_supervisor() as sup:
+        with trio.fail_after(20):
+            result = await sup.run(["sleep", "600"])
+    assert result.error is not None
+    assert result.error.code == "internal_error"
+    job_id = result.job.job_id
+    process = world.record(job_id, records.PROCESS)
+    assert (process is None) is (when == "before")
+    assert process is None or not processes.is_alive(process["pid"], process["start"])
+    exit_record = world.record(job_id, records.EXIT)
+    assert exit_record
+    for path in world.root.glob("registry.db*"):
+        path.unlink()
+    with Catalog(supervisor.Settings()) as catalog:  # rebuilt from what the directory says
+        assert catalog.status(job_id).status.terminal
 
 
 def test_the_registry_is_not_asked_to_remember_what_the_directory_says(world: World) -> None:

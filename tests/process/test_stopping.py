@@ -214,7 +214,7 @@ def test_peer_9_recycled_pid_of_the_job_is_not_signalled(world: World, stranger:
     leader, keeper = world.leader(job_id), world.keeper(job_id)
     host.kill()
     keeper.kill()
-    forge_process(world, job_id, pid=stranger.pid, start=stranger.start - 1)
+    forge_process(world, job_id, pid=stranger.pid)
     job = world.catalog.cancel(job_id)
     assert stranger.alive
     assert (job.status, job.reason, job.exit_code) == ("failed", "lost", None)
@@ -245,7 +245,7 @@ def test_peer_9_session_number_of_a_leader_long_gone_is_not_trusted(world: World
     request = {"why": "cancelled", "requested_ns": 1, "by": "test", "gone": False}
     signalled = processes.boottime_ns()
     records.replace(str(world.job(job_id)), records.STOP, {**request, "signalled_boot_ns": signalled})
-    forge_process(world, job_id, pid=stranger.pid, start=stranger.start - 1)
+    forge_process(world, job_id, pid=stranger.pid)
     assert world.catalog.status(job_id).status == "cancelled"
     assert stranger.alive
 

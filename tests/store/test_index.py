@@ -70,7 +70,13 @@ def make(
     records.create(
         directory,
         records.PROCESS,
-        process | {"keeper_pid": pid, "keeper_start": start, "started_ns": now, "started_boot_ns": 1},
+        process
+        | {
+            "keeper_pid": pid,
+            "keeper_start": start,
+            "started_ns": now,
+            "started_boot_ns": processes.ticks_to_ns(start),
+        },
     )
     if ended is not None:
         Path(directory, records.STDOUT).write_text("output")

@@ -1,0 +1,402 @@
+"""What belongs to a job, and how a whole tree of processes is ended.
+
+Standard library only, no import from the package: the keeper runs this file too, in an
+interpreter started with ``-I -S``.
+
+A member of a tree is known by the leader's session and group, by descent, or by the mark in its
+environment. Signals go out only after the identity of each process was read again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from supervisor.engines import processes
+else:  # run by keeper.py, outside the package
+    import processes
+if TYPE_CHECKING:  # typing costs the keeper 5 ms
+    from collections.abc import Callable, Iterable
+    from typing import Final
+
+__all__ = ["ProcessTable", "Stop", "TreeKiller"]
+
+_KERNEL_THREAD: Final = 0x0020_0000  # PF_KTHREAD, include/linux/sched.h
+_STOPPED: Final = frozenset("Tt")
+_YOUNG_TICKS: Final = 200  # a process younger than this may still be about to exec
+
+
+_PORTION: Final = 32
+
+
+def _go_on() -> None:
+    """Do nothing in between."""
+
+
+class ProcessTable:
+    """Looks at all processes, and remembers between looks what cannot change."""
+
+    def __init__(self) -> None:
+        """Remember nothing yet."""
+        self._marks: dict[tuple[int, int], bytes] = {}
+        self._keepers: dict[tuple[int, int], bool] = {}
+
+    def look(self, pause: Callable[[], object] = _go_on) -> dict[int, processes.Process]:
+        """Return every process that is alive (zombies left out), by pid; ``pause`` is called now and then."""
+        if not processes.HAVE_PROC:
+            return {pid: found for pid, found in processes.look_by_ps().items() if not found.dead}
+        table: dict[int, processes.Process] = {}
+        for number, name in enumerate(os.listdir("/proc")):
+            if not number % _PORTION:
+                pause()
+            if name[0] in "123456789":
+                pid = int(name)
+                found = processes.read_process(pid)
+                if found is not None and not found.dead and not found.flags & _KERNEL_THREAD:
+                    table[pid] = found
+        for remembered in (self._marks, self._keepers):
+            for key in [key for key in remembered if key[0] not in table or table[key[0]].start != key[1]]:
+                del remembered[key]
+        return table
+
+    def marks(
+        self,
+        table: dict[int, processes.Process],
+        pause: Callable[[], object] = _go_on,
+    ) -> dict[int, bytes]:
+        """Return the job id that each process of ``table`` carries in its environment, by pid."""
+        if not processes.HAVE_PROC:
+            return self._marks_by_ps(table)
+        young = processes.boottime_ns() // processes.TICK_NS - _YOUNG_TICKS
+        found: dict[int, bytes] = {}
+        for number, (pid, process) in enumerate(table.items()):
+            if not number % _PORTION:
+                pause()
+            key = (pid, process.start)
+            mark = self._marks.get(key)
+            if mark is None:
+                mark = _mark_of(pid)
+                # Having no mark is final only for a process that can no longer be between fork
+                # and exec; having one is final, even if an exec scrubs the environment later.
+                if mark or process.start < young:
+                    self._marks[key] = mark
+            if mark:
+                found[pid] = mark
+        return found
+
+    @staticmethod
+    def _marks_by_ps(table: dict[int, processes.Process]) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        for line in processes.ask("ps", "-axEww", "-o", "pid=,command=").splitlines():
+            pid, _, rest = line.strip().partition(" ")
+            _, there, value = rest.rpartition(f" {processes.MARK.decode()}=")
+            if there and pid.isdigit() and int(pid) in table:
+                found[int(pid)] = value.split(" ", 1)[0].encode()
+        return found
+
+    def is_keeper(self, process: processes.Process) -> bool:
+        """Whether this is a keeper, which is never part of a job's tree."""
+        key = (process.pid, process.start)
+        known = self._keepers.get(key)
+        if known is None:
+            known = self._keepers[key] = _looks_like_keeper(process.pid)
+        return known
+
+
+def _mark_of(pid: int) -> bytes:
+    try:
+        environment = b"\0" + processes.slurp(f"/proc/{pid}/environ")
+    except OSError:
+        return b""
+    found = environment.find(b"\0" + processes.MARK + b"=")
+    if found < 0:
+        return b""
+    begin = found + len(processes.MARK) + 2
+    return environment[begin : environment.find(b"\0", begin) if b"\0" in environment[begin:] else None]
+
+
+def _looks_like_keeper(pid: int) -> bool:
+    try:
+        words = processes.slurp(f"/proc/{pid}/cmdline").split(b"\0") if processes.HAVE_PROC else _command_words(pid)
+    except OSError:
+        return False
+    return words[1:3] == [b"-I", b"-S"] and len(words) > 3 and words[3].endswith(b"/engines/keeper.py")
+
+
+def _command_words(pid: int) -> list[bytes]:
+    return processes.ask("ps", "-ww", "-p", str(pid), "-o", "command=").encode().split()
+
+
+# ---------------------------------------------------------------- ending a tree
+
+
+class Stop:
+    """One tree that is being ended.
+
+    ``on_signal`` is called once, right before the first signal, with the boot-clock time: what
+    it records is on disk before anything is signalled. ``natural`` says that the leader had
+    ended by itself before that, so nothing was signalled and nothing will be.
+    """
+
+    __slots__ = (
+        "born",
+        "delay_ns",
+        "denied",
+        "ended",
+        "grace_ns",
+        "mark",
+        "natural",
+        "next_ns",
+        "on_signal",
+        "pid",
+        "session_seen",
+        "signalled_ns",
+        "start",
+        "survivors",
+        "termed",
+    )
+
+    def __init__(
+        self,
+        mark: str,
+        pid: int,
+        start: int,
+        grace_seconds: float,
+        on_signal: Callable[[int], object],
+        *,
+        signalled_ns: int | None = None,
+        ended_ns: int | None = None,
+    ) -> None:
+        """Describe the tree; ``signalled_ns`` continues a stop that somebody else has begun."""
+        self.mark = mark.encode("ascii")
+        self.pid = pid
+        self.start = start
+        self.born = start
+        self.ended = None if ended_ns is None else ended_ns // processes.TICK_NS
+        self.grace_ns = int(grace_seconds * 1e9)
+        self.on_signal = on_signal
+        self.signalled_ns = signalled_ns
+        self.natural = False
+        self.termed: set[tuple[int, int]] = set()
+        self.denied: set[int] = set()
+        self.session_seen: set[tuple[int, int]] = set()
+        self.survivors: list[int] = []
+        self.next_ns = 0
+        self.delay_ns = 0
+
+    def ended_at(self, boot_ns: int) -> None:
+        """Note when the leader ended: its session is known by those who were born before."""
+        self.ended = boot_ns // processes.TICK_NS
+
+
+_FIRST_DELAY_NS: Final = 2_000_000
+_LONGEST_DELAY_NS: Final = 200_000_000
+
+
+class TreeKiller:
+    """Ends any number of trees side by side; one look at the processes serves all of them.
+
+    Nothing here waits: call ``tick`` when ``next_ns`` has come, until it has nothing left.
+    """
+
+    def __init__(self) -> None:
+        """Have nothing to end yet."""
+        self._table = ProcessTable()
+        self._not_before = 0
+        self.stops: list[Stop] = []
+
+    @property
+    def next_ns(self) -> int | None:
+        """The boot-clock time of the next tick that is due, or ``None``."""
+        if not self.stops:
+            return None
+        return max(self._not_before, min(stop.next_ns for stop in self.stops))
+
+    def add(self, stop: Stop) -> None:
+        """Begin with ``stop`` at the next tick."""
+        self.stops.append(stop)
+
+    @staticmethod
+    def hurry(stop: Stop) -> None:
+        """Look again at once: the leader of this tree has just ended."""
+        stop.next_ns = stop.delay_ns = 0
+
+    def signal_leader(self, stop: Stop) -> bool:
+        """Send SIGTERM to the leader right now, ahead of the first look; ``False`` if it has ended already.
+
+        Only for a stop that is on record as signalled, and a leader without children: a look where there
+        are many processes takes longer than a deadline should overshoot, but one that is known only by
+        its parent has to be known before that is gone.
+        """
+        leader = processes.read_process(stop.pid)
+        if leader is None or leader.start != stop.start or leader.dead:
+            return False
+        self._terminate(stop, [leader])
+        stop.next_ns = processes.boottime_ns() + _FIRST_DELAY_NS
+        return True
+
+    def tick(self, pause: Callable[[], object] = _go_on) -> list[Stop]:
+        """Look once, signal what has to be signalled, and return the stops that are complete.
+
+        No more than half of the time goes into looking. ``pause`` is called every now and then, for what
+        cannot wait so long; it may add stops, which have their turn at the next tick.
+        """
+        begun = processes.boottime_ns()
+        paused = 0
+
+        def interrupt() -> None:
+            nonlocal paused
+            since = processes.boottime_ns()
+            pause()
+            paused += processes.boottime_ns() - since
+
+        due = [stop for stop in self.stops if stop.next_ns <= begun]
+        table = self._table.look(interrupt)
+        marks = self._table.marks(table, interrupt)
+        view = _View(table, marks, self._table.is_keeper)
+        now = processes.boottime_ns()
+        self._not_before = now + (now - begun - paused)
+        finished: list[Stop] = []
+        for number, stop in enumerate(due):
+            if not number % _PORTION:
+                pause()
+            if self._advance(stop, view):
+                finished.append(stop)
+        if finished:
+            over = set(finished)
+            self.stops = [stop for stop in self.stops if stop not in over]
+        return finished
+
+    def _advance(self, stop: Stop, view: _View) -> bool:
+        if stop.signalled_ns is None:
+            if not processes.is_alive(stop.pid, stop.start):
+                stop.natural = True
+                return True
+            stop.signalled_ns = processes.boottime_ns()
+            stop.on_signal(stop.signalled_ns)
+        members = view.members(stop)
+        if not members:
+            return True
+        now = processes.boottime_ns()
+        kill_ns = stop.signalled_ns + stop.grace_ns
+        if now < kill_ns:
+            self._terminate(stop, members)
+        else:
+            _kill(stop, members)
+            if stop.denied.issuperset(process.pid for process in members):
+                stop.survivors = sorted(stop.denied)
+                return True
+        now = processes.boottime_ns()
+        stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), _LONGEST_DELAY_NS)
+        stop.next_ns = now + stop.delay_ns
+        if now < kill_ns < stop.next_ns:
+            stop.next_ns, stop.delay_ns = kill_ns, 0
+        return False
+
+    @staticmethod
+    def _terminate(stop: Stop, members: Iterable[processes.Process]) -> None:
+        for process in members:
+            key = (process.pid, process.start)
+            if key in stop.termed:
+                continue
+            stop.termed.add(key)  # once each: for many programs a second SIGTERM means something else
+            try:
+                if processes.send_signal(*key, signal.SIGTERM) and process.state in _STOPPED:
+                    processes.send_signal(*key, signal.SIGCONT)
+            except PermissionError:
+                stop.denied.add(process.pid)
+
+
+def _kill(stop: Stop, members: Iterable[processes.Process]) -> None:
+    groups: set[int] = set()
+    for process in members:
+        try:
+            if (
+                process.pid == process.group
+                and process.group not in groups
+                and processes.is_alive(process.pid, process.start)
+            ):
+                # The whole group in one go: a tree that forks faster than we look cannot outrun it.
+                groups.add(process.group)
+                os.killpg(process.group, signal.SIGKILL)
+            else:
+                processes.send_signal(process.pid, process.start, signal.SIGKILL)
+            stop.denied.discard(process.pid)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            stop.denied.add(process.pid)
+
+
+class _View:
+    """The processes of one look, indexed by what makes one a member of a tree."""
+
+    def __init__(
+        self,
+        table: dict[int, processes.Process],
+        marks: dict[int, bytes],
+        is_keeper: Callable[[processes.Process], bool],
+    ) -> None:
+        self.table = table
+        self.marks = marks
+        self.is_keeper = is_keeper
+        self.by_mark: dict[bytes, list[processes.Process]] = {}
+        self.by_session: dict[int, list[processes.Process]] = {}
+        self.by_group: dict[int, list[processes.Process]] = {}
+        self.children: dict[int, list[processes.Process]] = {}
+        for pid, process in table.items():
+            self.by_session.setdefault(process.session, []).append(process)
+            self.by_group.setdefault(process.group, []).append(process)
+            self.children.setdefault(process.parent, []).append(process)
+            mark = marks.get(pid)
+            if mark is not None:
+                self.by_mark.setdefault(mark, []).append(process)
+
+    def members(self, stop: Stop) -> list[processes.Process]:
+        """Return every live process of the tree of ``stop`` that may be signalled."""
+        leader = self.table.get(stop.pid)
+        leads = leader is not None and leader.start == stop.start
+        found: dict[int, processes.Process] = {}
+        ways: list[processes.Process] = []
+        if leader is not None and leads:
+            ways.append(leader)
+        ways += self._session(stop, leads=leads)
+        ways += self.by_mark.get(stop.mark, ())
+        # Our own SIGTERM may have taken the parent by which one of them was known.
+        for pid, start in stop.termed:
+            process = self.table.get(pid)
+            if process is not None and process.start == start:
+                ways.append(process)
+        own = os.getpid()
+        while ways:
+            process = ways.pop()
+            if process.pid in found or process.start < stop.born or process.pid == own or self.is_keeper(process):
+                continue
+            found[process.pid] = process
+            # A child that carries another job's mark belongs to that job, wherever it hangs.
+            ways += [
+                child for child in self.children.get(process.pid, ()) if self.marks.get(child.pid) in {None, stop.mark}
+            ]
+        return list(found.values())
+
+    # Born in the same tick as the end counts as before: no pid is given out twice within 10 ms.
+    def _session(self, stop: Stop, *, leads: bool) -> list[processes.Process]:
+        """Return the members of the leader's session and group, if it provably still is that one.
+
+        The number of a session is not given out again while anybody is in it. So it is ours as long
+        as the leader lives, or somebody in it was born before the leader ended, or was seen in it at
+        the last look.
+        """
+        members = self.by_session.get(stop.pid, []) + self.by_group.get(stop.pid, [])
+        keys = {(process.pid, process.start) for process in members}
+        ours = (
+            leads
+            or bool(keys & stop.session_seen)
+            or (stop.ended is not None and any(stop.born <= process.start <= stop.ended for process in members))
+        )
+        if not ours:
+            return []
+        stop.session_seen = keys
+        return members

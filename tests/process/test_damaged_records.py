@@ -1,0 +1,177 @@
+"""A record that was damaged or that lies under a job that runs: the truth is told, and a cancel comes to its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from supervisor.engines import records
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.process.conftest import Proc, World
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def lie(**changes: Any) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | changes), encoding="ascii")
+
+    return change
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+DAMAGES = {
+    "torn": tear,
+    "missing": remove,
+    "a loop": loop,
+    "of an odd type": lie(pid="x"),
+    "too large": lie(pid=2**80),
+    "of another keeper": lie(keeper_pid=1, keeper_start=1),
+}
+damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+
+
+def cancel_by_its_own(world: World, job_id: str, host: Any) -> str:
+    status: str = host.call("cancel", job_id)["status"]
+    assert world.catalog.status(job_id).status == status
+    return status
+
+
+def cancel_by_another(world: World, job_id: str, _: Any) -> str:
+    return cancel_by_its_own(world, job_id, world.host())
+
+
+def cancel_without_an_event_loop(world: World, job_id: str, _: Any) -> str:
+    return world.catalog.cancel(job_id).status
+
+
+cancelled = pytest.mark.parametrize("cancel", [cancel_by_its_own, cancel_by_another, cancel_without_an_event_loop])
+
+
+@damaged
+@cancelled
+def test_cancel_under_a_damaged_process_record(
+    world: World,
+    damage: Callable[[Path], None],
+    cancel: Callable[[World, str, Any], str],
+) -> None:
+    host = world.host()
+    job_id = host.start("sleep", "600")
+    leader = world.leader(job_id)
+    damage(world.job(job_id) / records.PROCESS)
+    assert cancel(world, job_id, host) == "cancelled"
+    assert leader.ended(0)
+
+
+@pytest.mark.parametrize("damage", [DAMAGES["torn"], DAMAGES["of an odd type"]])
+def test_a_damaged_process_record_is_restored(world: World, damage: Callable[[Path], None]) -> None:
+    job_id = world.host().start("sleep", "600", deadline_seconds=500)
+    leader, before = world.leader(job_id), world.record(job_id, records.PROCESS)
+    assert before is not None
+    damage(world.job(job_id) / records.PROCESS)
+    job = world.catalog.status(job_id)
+    assert (job.status, job.pid, job.detail) == ("running", leader.pid, "process.json cannot be read")
+    after = world.record(job_id, records.PROCESS)
+    assert after is not None
+    same = ("pid", "start", "boot", "ns", "keeper_pid", "keeper_start")
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert abs(after["deadline_boot_ns"] - before["deadline_boot_ns"]) < 20_000_000  # two ticks of the clock
+    assert world.catalog.status(job_id).detail is None
+
+
+def test_one_without_its_mark_is_left_to_its_keeper(world: World) -> None:
+    told = world.fifo()
+    job_id = world.host().start("sh", "-c", 'exec env -i sh -c "echo up > $1; exec sleep 600"', "sh", str(told))
+    leader = world.leader(job_id)
+    assert told.line() == "up"
+    tear(world.job(job_id) / records.PROCESS)
+    assert not world.catalog.status(job_id).status.terminal
+    assert leader.alive
+    assert world.catalog.cancel(job_id).status == "cancelled"
+    assert leader.ended(0)
+
+
+@pytest.mark.slow  # a keeper is trusted for two seconds
+@pytest.mark.parametrize("damage", [tear, remove])
+@cancelled
+def test_cancel_while_the_keeper_is_stopped_as_well(
+    world: World,
+    damage: Callable[[Path], None],
+    cancel: Callable[[World, str, Any], str],
+) -> None:
+    host = world.host()
+    job_id = host.start("sleep", "600")
+    leader = world.leader(job_id)
+    world.stop(world.keeper(job_id))
+    damage(world.job(job_id) / records.PROCESS)
+    assert cancel(world, job_id, host) == "cancelled"
+    assert leader.ended(0)
+
+
+@pytest.mark.slow
+def test_a_keeper_that_falls_silent_in_a_stop_is_outlasted(world: World) -> None:
+    told = world.fifo()
+    host = world.host()
+    stubborn = """trap 'echo termed > "$1"' TERM; echo up > "$1"; while :; do sleep 600 & wait; done"""
+    job_id = host.start("sh", "-c", stubborn, "sh", str(told))
+    keeper, leader = world.keeper(job_id), world.leader(job_id)
+    assert told.line() == "up"
+    host.kill()
+    records.create(
+        str(world.job(job_id)),
+        records.STOP,
+        {"why": "cancelled", "by": "test", "requested_ns": 1, "signalled_boot_ns": None, "gone": False},
+    )
+    keeper.send(signal.SIGUSR1)
+    assert told.line() == "termed"
+    world.stop(keeper)
+    assert world.catalog.cancel(job_id).status == "cancelled"
+    assert leader.ended(0)
+
+
+@pytest.fixture
+def stranger(world: World) -> Iterator[Proc]:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        yield world.hold(process.pid)
+        process.kill()
+
+
+@pytest.mark.parametrize("keeper_is", ["alive", "dead"])
+@pytest.mark.parametrize("which", ["leader", "keeper", "both"])
+def test_a_record_that_names_a_stranger_exactly(world: World, stranger: Proc, keeper_is: str, which: str) -> None:
+    host = world.host()
+    job_id = host.start("sleep", "600")
+    leader = world.leader(job_id)
+    if keeper_is == "dead":
+        keeper = world.keeper(job_id)
+        host.kill()
+        keeper.kill()
+    path = world.job(job_id) / records.PROCESS
+    record = json.loads(path.read_bytes())
+    if which != "keeper":
+        record |= {"pid": stranger.pid, "start": stranger.start}
+    if which != "leader":
+        record |= {"keeper_pid": stranger.pid, "keeper_start": stranger.start}
+    path.write_text(json.dumps(record), encoding="ascii")
+    assert world.catalog.status(job_id).status == "running"
+    assert world.catalog.cancel(job_id).status == "cancelled"
+    assert leader.ended(0)
+    assert stranger.alive
