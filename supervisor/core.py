@@ -28,7 +28,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 import trio
 
@@ -57,7 +57,7 @@ from supervisor.store.layout import new_job_id, remove_tree, workspace_key
 from supervisor.store.rows import dump, job_of, row_of_record
 from supervisor.workspaces import Workspaces
 
-__all__ = ["Supervisor", "open_supervisor"]
+__all__ = ["Supervisor", "open_supervisor", "spec_of"]
 
 _T = TypeVar("_T")
 _LAUNCH_SHIELD_SECONDS: Final = 5
@@ -117,13 +117,21 @@ def _checked_spec(spec: JobSpec) -> JobSpec:
     return spec
 
 
-def _spec_of(
-    argv: Sequence[str],
+_NOTHING_BESIDE: Final = {"kind": "raw", "deadline_seconds": None, "stdin": None, "env": None, "idempotency_key": None}
+
+
+def spec_of(
+    argv: Sequence[str] | JobSpec,
     *,
     workspace: str | os.PathLike[str],
     labels: Mapping[str, str] | None,
     **others: Any,
 ) -> JobSpec:
+    """Return the arguments of a ``start`` as one value; a ``JobSpec`` comes alone."""
+    if isinstance(argv, JobSpec):
+        alone = workspace == "." and labels is None and others == _NOTHING_BESIDE
+        _check(alone, "a JobSpec holds the whole request; change it with attrs.evolve, and give nothing beside it")
+        return argv
     _check(not isinstance(argv, str | bytes), "argv must be a sequence of strings, not one string")
     return JobSpec(argv=tuple(argv), workspace=os.fspath(workspace), labels=dict(labels or {}), **others)
 
@@ -178,6 +186,23 @@ class Supervisor:
 
     # ------------------------------------------------------------ starting
 
+    @overload
+    async def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job: ...
+
     async def start(
         self,
         argv: Sequence[str] | JobSpec,
@@ -217,19 +242,16 @@ class Supervisor:
             launch itself takes longer than a few seconds it is delivered then, and the job, whose
             id the caller does not know, goes on; an idempotency key finds it again.
         """
-        if isinstance(argv, JobSpec):
-            spec = argv
-        else:
-            spec = _spec_of(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
-            )
+        spec = spec_of(
+            argv,
+            workspace=workspace,
+            kind=kind,
+            deadline_seconds=deadline_seconds,
+            stdin=stdin,
+            env=env,
+            labels=labels,
+            idempotency_key=idempotency_key,
+        )
         made = await self._begin(spec)
         return made if isinstance(made, Job) else await self._begun(made, spec)
 
@@ -332,6 +354,23 @@ class Supervisor:
             return None
         return job
 
+    @overload
+    async def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result: ...
+
     async def run(
         self,
         argv: Sequence[str] | JobSpec,
@@ -349,19 +388,16 @@ class Supervisor:
         Takes what ``start`` takes and raises what it raises. Cancelling it stops the job, and
         waits for that: its grace and a little more at most.
         """
-        if isinstance(argv, JobSpec):
-            spec = argv
-        else:
-            spec = _spec_of(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
-            )
+        spec = spec_of(
+            argv,
+            workspace=workspace,
+            kind=kind,
+            deadline_seconds=deadline_seconds,
+            stdin=stdin,
+            env=env,
+            labels=labels,
+            idempotency_key=idempotency_key,
+        )
         made: Entry | Job | None = None
         try:
             made = await self._begin(spec)

@@ -8,9 +8,9 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
-from supervisor.core import Supervisor, open_supervisor
+from supervisor.core import Supervisor, open_supervisor, spec_of
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
@@ -114,6 +114,23 @@ class AsyncioSupervisor:
         """The settings it was opened with."""
         return self._portal.target.settings
 
+    @overload
+    async def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job: ...
+
     async def start(
         self,
         argv: Sequence[str] | JobSpec,
@@ -136,16 +153,35 @@ class AsyncioSupervisor:
         """
         return await self._ask(
             lambda sup: sup.start(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
         )
+
+    @overload
+    async def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result: ...
 
     async def run(
         self,
@@ -170,14 +206,16 @@ class AsyncioSupervisor:
         """
         return await self._ask(
             lambda sup: sup.run(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
             scoped=True,
         )

@@ -7,9 +7,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
-from supervisor.core import Supervisor, open_supervisor
+from supervisor.core import Supervisor, open_supervisor, spec_of
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
 from supervisor.errors import SupervisorClosed
@@ -169,6 +169,23 @@ class BlockingSupervisor:
         """The settings it was opened with."""
         return self._through().target.settings
 
+    @overload
+    def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job: ...
+
     def start(
         self,
         argv: Sequence[str] | JobSpec,
@@ -188,16 +205,35 @@ class BlockingSupervisor:
         """
         return self._ask(
             lambda sup: sup.start(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
         )
+
+    @overload
+    def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result: ...
 
     def run(
         self,
@@ -219,14 +255,16 @@ class BlockingSupervisor:
         """
         return self._ask(
             lambda sup: sup.run(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
         )
 
