@@ -32,6 +32,7 @@ from typing import Any, Final, TypeVar, overload
 
 import trio
 
+from supervisor import log, tracing
 from supervisor.actors.janitor import Janitor
 from supervisor.actors.job import care_for
 from supervisor.actors.progress import Follower
@@ -49,7 +50,8 @@ from supervisor.errors import (
 from supervisor.follow import Chunks
 from supervisor.forking import forked_error, tell_in_child
 from supervisor.interpret import get_interpreter
-from supervisor.model import Job, JobPage, JobSpec, Result
+from supervisor.metrics import Metrics
+from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
@@ -174,6 +176,7 @@ class Supervisor:
         self._nursery = nursery
         self._follower = Follower(nursery, registry.tell_progress)
         self._owner: str | None = None
+        self._opened_ns = time.time_ns()
         self._workspaces = Workspaces()
         self._born = {
             "host": processes.host_id(),
@@ -310,6 +313,8 @@ class Supervisor:
             "owner": self._owner,
             **self._born,
         }
+        if (span := tracing.caller()) is not None:
+            record["traceparent"] = span
         text = dump(record)
         row = row_of_record(key, record, text)
         self._check_open()  # it may have been closed while a thread was waited for
@@ -554,6 +559,8 @@ class Supervisor:
             entry.owner_lives = partial(self._catalog.layout.owner_lives, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
+        self._registry.meter.adoptions += 1
+        log.info("job_adopted", job_id=row.job_id)
         deadline = job_of(row, entry.directory).deadline_seconds
         self._nursery.start_soon(care_for, entry, self._engine, self._registry, None, deadline)
         self._follower.attend(entry)
@@ -582,6 +589,33 @@ class Supervisor:
         if entry is not None:
             raise running_error(entry.job())
         return await self._in_thread(lambda catalog: catalog.result(job_id, consume=consume, detail=detail))
+
+    async def metrics(self) -> Metrics:
+        """Return what this supervisor has done since it was opened, and what it is at now.
+
+        Nothing is measured for it that was not counted already, so it may be asked for often; it
+        looks at every job in its care once.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        registry, meter = self._registry, self._registry.meter
+        jobs = {State(name): count for name, count in meter.ended.items()}
+        alive = [entry.row.started_ns is not None for entry in registry.entries.values()]
+        return Metrics(
+            since=from_ns(self._opened_ns),
+            jobs={State.QUEUED: alive.count(False), State.RUNNING: alive.count(True), **jobs},
+            launches=(launches := meter.launches.so_far()).count,
+            launch_failures=meter.launch_failures,
+            adoptions=meter.adoptions,
+            launch_seconds=launches,
+            stop_seconds=meter.stops.so_far(),
+            deadline_overshoot_seconds=meter.overshoots.so_far(),
+            uncommitted=registry.queue_length,
+            unnoted_launches=registry.launches_put_aside,
+            waiting_for_disk=self._foreign_lock.statistics().tasks_waiting,
+            subscribers=len(registry.subscriptions),
+            unread_events=sum(subscription.unread for subscription in registry.subscriptions),
+        )
 
     # ------------------------------------------------------------ doing
 
@@ -703,6 +737,7 @@ class Supervisor:
     def close(self) -> None:
         """Refuse further calls, and tell others that nothing more will be launched from here."""
         self._closed = True
+        log.info("supervisor_closed", state_dir=str(self.settings.state_dir), jobs=len(self._registry.entries))
         for subscription in self._registry.subscriptions:
             subscription.close()
         if self._owner is not None and not self._forked:
@@ -779,6 +814,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[Supervisor]:
+    tracing.prepare()
     catalog = Catalog(settings, wait_seconds=0)
     try:
         if engine is None:
@@ -803,6 +839,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                         supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors)
                         janitor = Janitor(catalog, registry, foreign_remove(settings), supervisor.adopt)
                         actors.start_soon(janitor.run)
+                        log.info("supervisor_opened", state_dir=str(settings.state_dir))
                         try:
                             yield supervisor
                         finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from supervisor.errors import InvalidArguments, SupervisorError
+from supervisor.metrics import Metrics
 from supervisor.states import Reason, State
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def __getattr__(name: str) -> object:
     raise AttributeError(message)
 
 
-def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo) -> dict[str, Any]:
+def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics) -> dict[str, Any]:
     """Return the JSON-ready shape of the public contract for ``obj``.
 
     A ``Job`` gives ``{"ok": true, "job_id": ..., ...}``; a ``Result`` its success or failure
@@ -332,7 +333,7 @@ def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo) -> dict[str, Any
         case JobEvent():
             previous = None if obj.previous is None else obj.previous.value
             shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
-        case ErrorInfo():
+        case ErrorInfo() | Metrics():
             shape = _converter().unstructure(obj)
     return shape
 

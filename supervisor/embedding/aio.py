@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 from supervisor.core import Supervisor, open_supervisor, spec_of
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
+from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
 from supervisor.settings import Settings
 
@@ -257,6 +258,10 @@ class AsyncioSupervisor:
             A result that was just being consumed may be gone.
         """
         return await self._ask(lambda sup: sup.result(job_id, consume, detail))
+
+    async def metrics(self) -> Metrics:
+        """Return what this supervisor has done since it was opened, and what it is at now."""
+        return await self._ask(lambda sup: sup.metrics())
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.

@@ -13,6 +13,7 @@ from supervisor.core import Supervisor, open_supervisor, spec_of
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
 from supervisor.errors import SupervisorClosed
+from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
 from supervisor.settings import Settings
 
@@ -299,6 +300,10 @@ class BlockingSupervisor:
     def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
         """Return the result of a finished job; input and errors are those of ``Supervisor.result``."""
         return self._ask(lambda sup: sup.result(job_id, consume, detail))
+
+    def metrics(self) -> Metrics:
+        """Return what this supervisor has done since it was opened, and what it is at now."""
+        return self._ask(lambda sup: sup.metrics())
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.

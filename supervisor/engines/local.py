@@ -396,7 +396,7 @@ class LocalEngine:
                             # Settled and forgotten by somebody else.
                             ended = Ended(exit=Exit(ended_ns=time.time_ns()))
                             break
-                        log.warning("job_not_looked_at", directory=handle.directory, error=str(error))
+                        log.warning("job_not_looked_at", job_id=os.path.basename(handle.directory), error=str(error))
                         await trio.sleep(_LOOK_BLINDLY_SECONDS)  # a full disk, no descriptors left: it may pass
                         continue
                     ended = seen.ended
@@ -503,7 +503,7 @@ class LocalEngine:
                 if stopping.cancel_queued(handle.directory, by):
                     return  # whoever watches sees the exit record
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
-                log.warning("job_not_stopped", directory=handle.directory, error=str(error))
+                log.warning("job_not_stopped", job_id=os.path.basename(handle.directory), error=str(error))
                 await trio.sleep(_LOOK_BLINDLY_SECONDS)
             await trio.sleep(0.001)  # a launch is under way in another process, and takes about as long
         else:
@@ -519,7 +519,7 @@ class LocalEngine:
         try:
             request = stopping.request_stop(directory, why, by)
         except OSError as error:  # a full disk must not keep a job alive
-            log.warning("stop_not_recorded", directory=directory, error=str(error))
+            log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
             request = {"why": why}
         process = records.read(directory, records.PROCESS)
         if process:
