@@ -310,12 +310,13 @@ def __getattr__(name: str) -> object:
     raise AttributeError(message)
 
 
-def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics) -> dict[str, Any]:
+def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics | SupervisorError) -> dict[str, Any]:
     """Return the JSON-ready shape of the public contract for ``obj``.
 
     A ``Job`` gives ``{"ok": true, "job_id": ..., ...}``; a ``Result`` its success or failure
-    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``. The value of a
-    ``Result`` is passed through as it is, neither copied nor walked: it can be large and deep.
+    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``; an exception of ours
+    ``{"ok": false, "error": {...}}``. The value of a ``Result`` is passed through as it is, neither
+    copied nor walked: it can be large and deep.
     """
     shape: dict[str, Any]
     match obj:
@@ -333,6 +334,8 @@ def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics) -> dic
         case JobEvent():
             previous = None if obj.previous is None else obj.previous.value
             shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
+        case SupervisorError():
+            shape = error_to_json(obj)
         case ErrorInfo() | Metrics():
             shape = _converter().unstructure(obj)
     return shape
