@@ -155,6 +155,9 @@ class Supervisor:
 
     All methods may be called from any task of the Trio program. Cancelling a call never stops a
     job, except for ``run``.
+
+    Attributes:
+        settings: what it was opened with.
     """
 
     def __init__(

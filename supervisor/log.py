@@ -63,6 +63,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "supervisor_broke_down": _warning("A defect ended the supervisor behind a facade; jobs go on.", "error"),
     "unexpected_error": Kind("debug", ("exc_info",), "Where an error of the command line happened."),
 }
+"""Every event that the package logs, by its name."""
 
 
 @cache

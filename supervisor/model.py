@@ -111,7 +111,16 @@ class Exit:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ErrorInfo:
-    """Why there is no value, in the shape of the ``error`` object of the contract."""
+    """Why there is no value, in the shape of the ``error`` object of the contract.
+
+    Attributes:
+        code: stable, for programs.
+        message: what happened, for people.
+        repair: what to do about it, one sentence.
+        retryable: whether the same request under a new key may succeed later.
+        retry_after_ms: how long to wait before that, where known.
+        details: JSON-ready facts.
+    """
 
     code: str
     message: str
