@@ -435,14 +435,19 @@ class Supervisor:
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
-        entry = self._own(job_id)
-        if entry is not None:
-            return entry.job()
+        job = self.glance(job_id)
+        if job is not None:
+            return job
         row = self._catalog.row(job_id)
         if row.finished:
             return self._catalog.job(row)
         known = None if (adopted := self._registry.entries.get(job_id)) is None else adopted.progress
         return await self._in_thread(lambda catalog: catalog.now(row, progress=known))
+
+    def glance(self, job_id: str) -> Job | None:
+        """Return a job as ``status`` would, if it is in memory."""
+        entry = self._own(job_id)
+        return None if entry is None else entry.job()
 
     def _own(self, job_id: str) -> Entry | None:
         """Return the entry of a job of ours that lives, if nobody else has changed it."""

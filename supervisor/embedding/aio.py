@@ -85,8 +85,15 @@ class AsyncioSupervisor:
         """Speak through an open portal."""
         self._portal = portal
 
-    async def _ask(self, ask: Callable[[Supervisor], Awaitable[_T]], *, scoped: bool = False) -> _T:
-        call = Call(lambda: ask(self._portal.target))
+    async def _ask(
+        self,
+        ask: Callable[[Supervisor], Awaitable[_T]],
+        at_once: Callable[[Supervisor], _T | None] | None = None,
+        *,
+        scoped: bool = False,
+    ) -> _T:
+        quick = None if at_once is None else lambda: at_once(self._portal.target)
+        call = Call(lambda: ask(self._portal.target), quick)
         self._portal.submit(call)
         try:
             await _settled_even_so(call, self._portal.cancel)
@@ -227,7 +234,7 @@ class AsyncioSupervisor:
         Raises:
             JobNotFound: none of this id is kept.
         """
-        return await self._ask(lambda sup: sup.status(job_id))
+        return await self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
 
     async def list(
         self,

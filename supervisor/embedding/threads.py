@@ -138,9 +138,14 @@ class BlockingSupervisor:
             raise SupervisorClosed(message, repair="Use it inside of its `with` block.")
         return self._portal
 
-    def _ask(self, ask: Callable[[Supervisor], Awaitable[_T]]) -> _T:
+    def _ask(
+        self,
+        ask: Callable[[Supervisor], Awaitable[_T]],
+        at_once: Callable[[Supervisor], _T | None] | None = None,
+    ) -> _T:
         portal = self._through()
-        call = Call(lambda: ask(portal.target))
+        quick = None if at_once is None else lambda: at_once(portal.target)
+        call = Call(lambda: ask(portal.target), quick)
         try:
             portal.submit(call)
             _settled(call)
@@ -275,7 +280,7 @@ class BlockingSupervisor:
         Raises:
             JobNotFound: none of this id is kept.
         """
-        return self._ask(lambda sup: sup.status(job_id))
+        return self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
 
     def list(
         self,

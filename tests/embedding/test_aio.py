@@ -405,6 +405,33 @@ def test_a_break_down_is_told_to_everybody(
     assert told == ["everybody"]
 
 
+def test_what_is_in_memory_is_told_without_a_task(
+    run: Run[None],
+    settings: Settings,
+    endless: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = LookupError("at once")
+
+    def broken(*_: object) -> None:
+        raise error
+
+    async def main() -> None:
+        async with open_supervisor_asyncio(settings, engine=endless) as sup:
+            job = await sup.start(["tool"])
+            with monkeypatch.context() as patched:
+                patched.setattr(supervisor.Supervisor, "status", broken)
+                assert (await sup.status(job.job_id)).status == "running"
+                patched.setattr(supervisor.Supervisor, "glance", broken)
+                with pytest.raises(LookupError) as caught:
+                    await sup.status(job.job_id)
+                assert caught.value is error
+            await sup.cancel(job.job_id)
+            assert (await sup.status(job.job_id)).status == "cancelled"  # from the store
+
+    run(main())
+
+
 # ---------------------------------------------------------------- iterators
 
 
