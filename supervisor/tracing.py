@@ -22,6 +22,8 @@ from supervisor.store import Row
 from supervisor.store.rows import job_of
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from opentelemetry.trace import Link, Tracer
 
 __all__ = ["caller", "end", "prepare"]
@@ -30,12 +32,11 @@ _SPAN: Final = "supervisor.job"
 
 
 @cache
-def _installed() -> bool:
+def _api() -> ModuleType | None:
     try:
-        importlib.import_module("opentelemetry.trace")
+        return importlib.import_module("opentelemetry.trace")
     except ImportError:
-        return False
-    return True
+        return None
 
 
 @cache
@@ -47,15 +48,14 @@ def _tracer() -> Tracer:
 
 def prepare() -> None:
     """Import what there is to import, so that no call has to."""
-    _installed()
+    _api()
 
 
 def caller() -> str | None:
     """Return the span in which this task runs, as a W3C ``traceparent``; ``None`` when there is none."""
-    if not _installed():
+    trace = _api()
+    if trace is None:
         return None
-    from opentelemetry import trace
-
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         return None
@@ -80,7 +80,7 @@ def _links(traceparent: object) -> list[Link]:
 
 def end(row: Row, directory: str) -> None:
     """Make the span of a job whose end was just put on record. Never raises: the job is what matters."""
-    if not _installed():
+    if _api() is None:
         return
     try:
         _end(row, directory)
