@@ -66,6 +66,14 @@ def types(session: nox.Session) -> None:
     session.run("pyright")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages in ``docs/``, a warning being an error; their programs are run by the tests."""
+    session.install("--editable", ".", *_group("docs"))
+    target = Path(session.create_tmp()).absolute() / "html"
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", str(target), *session.posargs)
+
+
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines that none of them reached."""

@@ -10,10 +10,11 @@ The way of a job through the files, top down; each imports only from rows below 
     catalog             everything that needs no event loop: ask, settle, forget, cancel
     progress            how far a running job is, by what it has written so far
     settle              from how a command ended to what its job is
+    tracing             a span for each job, where OpenTelemetry is installed
     store/              directories, rows, the SQLite registry
     engines/            how a command is run: keeper, evidence, stopping, watching
     interpret/          what an output means, by kind
-    log  mounts  forking  settings  model  states  errors
+    log  mounts  forking  settings  model  metrics  states  errors
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         SupervisorClosed,
         SupervisorError,
     )
+    from supervisor.metrics import Histogram, Metrics
     from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobPage, JobSpec, Result, to_json
     from supervisor.settings import Settings
     from supervisor.states import Reason, State
@@ -52,6 +54,7 @@ __all__ = [
     "BlockingSupervisor",
     "ErrorInfo",
     "Exit",
+    "Histogram",
     "IdempotencyConflict",
     "InternalError",
     "InvalidArguments",
@@ -64,6 +67,7 @@ __all__ = [
     "JobRunning",
     "JobSpec",
     "LaunchFailed",
+    "Metrics",
     "PermissionDenied",
     "Reason",
     "Result",
@@ -91,6 +95,7 @@ _HOME = {
         ["ErrorInfo", "Exit", "Job", "JobEvent", "JobPage", "JobSpec", "Result", "to_json"],
         "supervisor.model",
     ),
+    **dict.fromkeys(["Histogram", "Metrics"], "supervisor.metrics"),
     "Settings": "supervisor.settings",
     **dict.fromkeys(["Reason", "State"], "supervisor.states"),
 }

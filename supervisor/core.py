@@ -27,10 +27,11 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 import trio
 
+from supervisor import log, tracing
 from supervisor.actors.janitor import Janitor
 from supervisor.actors.job import care_for
 from supervisor.actors.progress import Follower
@@ -46,7 +47,8 @@ from supervisor.errors import (
 )
 from supervisor.follow import Chunks
 from supervisor.forking import forked_error, tell_in_child
-from supervisor.model import Job, JobPage, JobSpec, Result
+from supervisor.metrics import Metrics
+from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.requests import checked_spec, digest_of, spec_of
 from supervisor.settings import Settings
 from supervisor.states import State
@@ -66,6 +68,9 @@ class Supervisor:
 
     All methods may be called from any task of the Trio program. Cancelling a call never stops a
     job, except for ``run``.
+
+    Attributes:
+        settings: what it was opened with.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Supervisor:
         self._nursery = nursery
         self._follower = Follower(nursery, registry.tell_progress)
         self._owner: str | None = None
+        self._opened_ns = time.time_ns()
         self._workspaces = Workspaces()
         self._born = {
             "host": processes.host_id(),
@@ -98,6 +104,23 @@ class Supervisor:
         tell_in_child(self)
 
     # ------------------------------------------------------------ starting
+
+    @overload
+    async def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job: ...
 
     async def start(
         self,
@@ -138,19 +161,16 @@ class Supervisor:
             launch itself takes longer than a few seconds it is delivered then, and the job, whose
             id the caller does not know, goes on; an idempotency key finds it again.
         """
-        if isinstance(argv, JobSpec):
-            spec = argv
-        else:
-            spec = spec_of(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
-            )
+        spec = spec_of(
+            argv,
+            workspace=workspace,
+            kind=kind,
+            deadline_seconds=deadline_seconds,
+            stdin=stdin,
+            env=env,
+            labels=labels,
+            idempotency_key=idempotency_key,
+        )
         made = await self._begin(spec)
         return made if isinstance(made, Job) else await self._begun(made, spec)
 
@@ -212,6 +232,8 @@ class Supervisor:
             "owner": self._owner,
             **self._born,
         }
+        if (span := tracing.caller()) is not None:
+            record["traceparent"] = span
         text = dump(record)
         row = row_of_record(key, record, text, ours=True)
         self._check_open()  # it may have been closed while a thread was waited for
@@ -260,6 +282,23 @@ class Supervisor:
             return None
         return job
 
+    @overload
+    async def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result: ...
+
     async def run(
         self,
         argv: Sequence[str] | JobSpec,
@@ -277,19 +316,16 @@ class Supervisor:
         Takes what ``start`` takes and raises what it raises. Cancelling it stops the job, and
         waits for that: its grace and a little more at most.
         """
-        if isinstance(argv, JobSpec):
-            spec = argv
-        else:
-            spec = spec_of(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
-            )
+        spec = spec_of(
+            argv,
+            workspace=workspace,
+            kind=kind,
+            deadline_seconds=deadline_seconds,
+            stdin=stdin,
+            env=env,
+            labels=labels,
+            idempotency_key=idempotency_key,
+        )
         made: Entry | Job | None = None
         try:
             made = await self._begin(spec)
@@ -319,14 +355,19 @@ class Supervisor:
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
-        entry = self._own(job_id)
-        if entry is not None:
-            return entry.job()
+        job = self.glance(job_id)
+        if job is not None:
+            return job
         row = self._catalog.row(job_id)
         if row.finished:
             return self._catalog.job(row)
         known = None if (adopted := self._registry.entries.get(job_id)) is None else adopted.progress
         return await self._in_thread(lambda catalog: catalog.now(row, progress=known))
+
+    def glance(self, job_id: str) -> Job | None:
+        """Return a job as ``status`` would, if it is in memory."""
+        entry = self._own(job_id)
+        return None if entry is None else entry.job()
 
     def _own(self, job_id: str) -> Entry | None:
         """Return the entry of a job of ours that lives, if nobody else has changed it."""
@@ -446,6 +487,8 @@ class Supervisor:
             entry.owner_lives = partial(self._catalog.layout.owner_lives, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
+        self._registry.meter.adoptions += 1
+        log.info("job_adopted", job_id=row.job_id)
         deadline = job_of(row, entry.directory).deadline_seconds
         self._nursery.start_soon(care_for, entry, self._engine, self._registry, None, deadline)
         self._follower.attend(entry)
@@ -474,6 +517,33 @@ class Supervisor:
         if entry is not None:
             raise running_error(entry.job())
         return await self._in_thread(lambda catalog: catalog.result(job_id, consume=consume, detail=detail))
+
+    async def metrics(self) -> Metrics:
+        """Return what this supervisor has done since it was opened, and what it is at now.
+
+        Nothing is measured for it that was not counted already, so it may be asked for often; it
+        looks at every job in its care once.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        registry, meter = self._registry, self._registry.meter
+        jobs = {State(name): count for name, count in meter.ended.items()}
+        alive = [entry.row.started_ns is not None for entry in registry.entries.values()]
+        return Metrics(
+            since=from_ns(self._opened_ns),
+            jobs={State.QUEUED: alive.count(False), State.RUNNING: alive.count(True), **jobs},
+            launches=(launches := meter.launches.so_far()).count,
+            launch_failures=meter.launch_failures,
+            adoptions=meter.adoptions,
+            launch_seconds=launches,
+            stop_seconds=meter.stops.so_far(),
+            deadline_overshoot_seconds=meter.overshoots.so_far(),
+            uncommitted=registry.queue_length,
+            unnoted_launches=registry.launches_put_aside,
+            waiting_for_disk=self._foreign_lock.statistics().tasks_waiting,
+            subscribers=len(registry.subscriptions),
+            unread_events=sum(subscription.unread for subscription in registry.subscriptions),
+        )
 
     # ------------------------------------------------------------ doing
 
@@ -597,6 +667,7 @@ class Supervisor:
     def close(self) -> None:
         """Refuse further calls, and tell others that nothing more will be launched from here."""
         self._closed = True
+        log.info("supervisor_closed", state_dir=str(self.settings.state_dir), jobs=len(self._registry.entries))
         for subscription in self._registry.subscriptions:
             subscription.close()
         if self._owner is not None and not self._forked:
@@ -673,6 +744,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[Supervisor]:
+    tracing.prepare()
     catalog = Catalog(settings, wait_seconds=0)
     try:
         if engine is None:
@@ -698,6 +770,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                         supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors)
                         janitor = Janitor(catalog, registry, foreign_remove(settings), supervisor.adopt)
                         actors.start_soon(janitor.run)
+                        log.info("supervisor_opened", state_dir=str(settings.state_dir))
                         try:
                             yield supervisor
                         finally:

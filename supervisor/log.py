@@ -2,17 +2,68 @@
 
 A host decides about level, handlers and format through the standard ``logging`` module, as
 for any library. structlog is imported at the first event that somebody wants to see.
+
+``EVENTS`` is the whole vocabulary: what is logged anywhere in the package is one of these, at its
+level and with its facts. Names and facts are read by programs: add to them, rename none.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["debug", "info", "warning"]
+__all__ = ["EVENTS", "Kind", "debug", "info", "warning"]
 
 _standard = logging.getLogger("supervisor")
+
+
+class Kind(NamedTuple):
+    """An event that is logged: at which level, with which facts, and what it says."""
+
+    level: Literal["debug", "info", "warning"]
+    facts: tuple[str, ...]
+    meaning: str
+
+
+def _info(meaning: str, *facts: str) -> Kind:
+    return Kind("info", facts, meaning)
+
+
+def _warning(meaning: str, *facts: str) -> Kind:
+    return Kind("warning", facts, meaning)
+
+
+EVENTS: Final[Mapping[str, Kind]] = {
+    "supervisor_opened": _info("A supervisor was opened on a state root.", "state_dir"),
+    "supervisor_closed": _info("It was closed; `jobs` of those in its care run on.", "state_dir", "jobs"),
+    "job_launched": _info("The command of a job was spawned.", "job_id", "pid"),
+    "job_adopted": _info("A job of somebody else was taken into care.", "job_id"),
+    "job_stopping": _info("A job is being stopped: `cancelled` or `deadline`.", "job_id", "why"),
+    "job_ended": _info("A job has ended, which is on record.", "job_id", "state", "reason"),
+    "job_recovered": _warning("A job was not in the registry; it was entered from its directory.", "job_id"),
+    "job_actor_failed": _warning("A defect: the job is stopped and `failed`, the others go on.", "job_id", "error"),
+    "job_not_stopped": _warning("A stop met an error; it is tried again while that makes sense.", "job_id", "error"),
+    "job_not_looked_at": _warning("A job could not be looked at; it is tried again.", "job_id", "error"),
+    "stop_not_recorded": _warning("A stop could not be written down; it is carried out.", "job_id", "error"),
+    "progress_failed": _warning("The progress of a job is no longer followed; the job goes on.", "job_id", "error"),
+    "no_progress": _info("A kind that reports progress could not be used for it.", "kind", "error"),
+    "span_failed": _warning("No OpenTelemetry span could be made for a job.", "job_id", "error"),
+    "commit_failed": _warning("What has happened could not be written to the registry.", "code", "error", "messages"),
+    "registry_rebuilt": _warning(
+        "The registry was damaged. It is kept as `kept_as`, and was rebuilt from `jobs` job directories.",
+        "error",
+        "kept_as",
+        "jobs",
+    ),
+    "janitor_failed": _warning("Expiry or adoption met an error; it is tried again.", "code", "error"),
+    "keeper_started": Kind("debug", ("keeper_pid",), "A keeper was started."),
+    "keeper_lost": _warning("A keeper has died; its `jobs` run on and are watched from here.", "keeper_pid", "jobs"),
+    "supervisor_broke_down": _warning("A defect ended the supervisor behind a facade; jobs go on.", "error"),
+    "unexpected_error": Kind("debug", ("exc_info",), "Where an error of the command line happened."),
+}
+"""Every event that the package logs, by its name."""
 
 
 @cache

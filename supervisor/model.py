@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from supervisor.errors import InvalidArguments, SupervisorError
+from supervisor.metrics import Metrics
 from supervisor.states import Reason, State
 
 if TYPE_CHECKING:
@@ -110,7 +111,16 @@ class Exit:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ErrorInfo:
-    """Why there is no value, in the shape of the ``error`` object of the contract."""
+    """Why there is no value, in the shape of the ``error`` object of the contract.
+
+    Attributes:
+        code: stable, for programs.
+        message: what happened, for people.
+        repair: what to do about it, one sentence.
+        retryable: whether the same request under a new key may succeed later.
+        retry_after_ms: how long to wait before that, where known.
+        details: JSON-ready facts.
+    """
 
     code: str
     message: str
@@ -309,12 +319,13 @@ def __getattr__(name: str) -> object:
     raise AttributeError(message)
 
 
-def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo) -> dict[str, Any]:
+def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics | SupervisorError) -> dict[str, Any]:
     """Return the JSON-ready shape of the public contract for ``obj``.
 
     A ``Job`` gives ``{"ok": true, "job_id": ..., ...}``; a ``Result`` its success or failure
-    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``. The value of a
-    ``Result`` is passed through as it is, neither copied nor walked: it can be large and deep.
+    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``; an exception of ours
+    ``{"ok": false, "error": {...}}``. The value of a ``Result`` is passed through as it is, neither
+    copied nor walked: it can be large and deep.
     """
     shape: dict[str, Any]
     match obj:
@@ -332,7 +343,9 @@ def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo) -> dict[str, Any
         case JobEvent():
             previous = None if obj.previous is None else obj.previous.value
             shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
-        case ErrorInfo():
+        case SupervisorError():
+            shape = error_to_json(obj)
+        case ErrorInfo() | Metrics():
             shape = _converter().unstructure(obj)
     return shape
 

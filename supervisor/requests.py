@@ -84,18 +84,25 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     return spec
 
 
+_NOTHING_BESIDE: Final = {"kind": "raw", "deadline_seconds": None, "stdin": None, "env": None, "idempotency_key": None}
+
+
 def spec_of(
-    argv: Sequence[str],
+    argv: Sequence[str] | JobSpec,
     *,
     workspace: str | os.PathLike[str],
     labels: Mapping[str, str] | None,
     **others: Any,
 ) -> JobSpec:
-    """Return the arguments of ``Supervisor.start`` as one value.
+    """Return the arguments of a ``start`` as one value; a ``JobSpec`` comes alone.
 
     Raises:
-        InvalidArguments: ``argv`` is one string.
+        InvalidArguments: ``argv`` is one string, or there is something beside a ``JobSpec``.
     """
+    if isinstance(argv, JobSpec):
+        alone = workspace == "." and labels is None and others == _NOTHING_BESIDE
+        _check(alone, "a JobSpec holds the whole request; change it with attrs.evolve, and give nothing beside it")
+        return argv
     _check(not isinstance(argv, str | bytes), "argv must be a sequence of strings, not one string")
     return JobSpec(argv=tuple(argv), workspace=os.fspath(workspace), labels=dict(labels or {}), **others)
 

@@ -16,7 +16,9 @@ tests an hour passes in milliseconds::
         assert engine.commands[0].argv == ("coverage", "json")
 
 A command can also be led by the test, step by step: ``Script(seconds=None)`` runs until
-``engine.commands[0].finish()``, and ``write()`` is its output meanwhile.
+``engine.commands[0].finish()``, and ``write()`` is its output meanwhile. Both may be called from any
+thread, so that tests of code in asyncio, whose supervisor runs in a thread of its own and by the
+real clock, lead their commands in the same way.
 
 The engine outlives the supervisor, as a machine does: give the same object to the next
 ``open_supervisor`` and the commands that were left running are still there, older by the time
@@ -53,6 +55,15 @@ _FIRST_PID: Final = (1 << 22) + 1  # no kernel gives out one as large as this
 _BACKSTOP_SECONDS: Final = 2.0
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _CLOSE_ENOUGH_SECONDS: Final = 1e-6  # sums of floats
+
+
+def _in_trio() -> bool:
+    """Whether this thread is inside of a Trio program."""
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _bytes(given: str | bytes) -> bytes:
@@ -131,7 +142,7 @@ class FakeCommand:
         """Whether it has not ended."""
         return self.ended is None
 
-    # ------------------------------------------------------------ for the test
+    # ------------------------------------------------------------ for the test, which may be in another thread
 
     def write(self, data: str | bytes, *, stream: Literal["stdout", "stderr"] = "stdout") -> None:
         """Have it write something; past the job's output limit it is stopped.
@@ -149,10 +160,13 @@ class FakeCommand:
             file.write(_bytes(data))
             size = file.tell()
         if size > self.request.output_limit:
-            self.ask_to_stop("output_limit", "engine", self._engine.now())
+            self._engine.there(lambda: self.ask_to_stop("output_limit", "engine", self._engine.now()))
 
     def finish(self, exit_code: int | None = 0, *, signal: int | None = None) -> None:
         """Have it end now; with neither code nor signal nobody knows how. An ended one stays as it is."""
+        self._engine.there(lambda: self._finish(exit_code, signal))
+
+    def _finish(self, exit_code: int | None, signal: int | None) -> None:
         if self.ended is None:
             self._exit_code, self._signal = None if signal is not None else exit_code, signal
             self._ends_at = self._engine.now()
@@ -302,7 +316,7 @@ class FakeEngine:
         self._serving = 0
         self._handed_out = 0
         self._wake = trio.Event()
-        self._run: object = None
+        self._run: trio.lowlevel.TrioToken | None = None
         self._last = 0.0
         self._shift = 0.0
 
@@ -421,15 +435,21 @@ class FakeEngine:
 
     def now(self) -> float:
         """Return the time that commands live by: Trio's clock, going on from one ``trio.run`` to the next."""
-        try:
-            run, time_here = trio.lowlevel.current_trio_token(), trio.current_time()
-        except RuntimeError:  # between two runs, or in a thread
+        if not _in_trio():  # between two runs, or in a thread
             return self._last
+        run, time_here = trio.lowlevel.current_trio_token(), trio.current_time()
         if run is not self._run:
             self._shift = 0.0 if self._run is None else self._last - time_here
             self._run = run
         self._last = time_here + self._shift
         return self._last
+
+    def there(self, action: Callable[[], object]) -> None:
+        """Do something where the supervisor runs, which is another thread for tests in asyncio; return when done."""
+        if self._serving and not _in_trio():
+            trio.from_thread.run_sync(action, trio_token=self._run)
+        else:
+            action()
 
     def changed(self) -> None:
         """Have ``serve`` and ``next`` look again."""

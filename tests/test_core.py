@@ -106,6 +106,18 @@ async def test_a_spec_says_the_same_as_arguments(sup: Supervisor, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [{"kind": "json"}, {"workspace": "/"}, {"labels": {}}, {"deadline_seconds": 1}, {"stdin": b""}],
+    ids=lambda beside: next(iter(beside)),
+)
+async def test_nothing_is_given_beside_a_spec(sup: Supervisor, beside: dict[str, Any]) -> None:
+    for call in (sup.start, sup.run):
+        with pytest.raises(InvalidArguments, match="whole request"):
+            await call(JobSpec(argv=("tool",)), **beside)
+    assert (await sup.list()).jobs == ()
+
+
 async def test_a_launch_that_fails_still_is_a_job(settings: Settings) -> None:
     engine = FakeEngine(Script(launch_error="tool: command not found", launch_status=127))
     async with open_supervisor(settings, engine=engine) as sup:

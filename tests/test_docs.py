@@ -1,27 +1,38 @@
-"""What the pages in ``docs/`` show is so: their programs run, and their table of captured runs is true."""
+"""What the pages in ``docs/`` show is so: their programs run, their tables and pictures are those of the code."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import supervisor
+from supervisor import interpret, log, testing
 from supervisor.interpret import Outcome, get_interpreter
 from supervisor.settle import _CODES
-from supervisor.states import Reason
+from supervisor.states import TRANSITIONS, Reason
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RUNS = ROOT / "tests/interpret/fixtures"
 
-# <!-- file: NAME --> a file to be made, <!-- run --> a program, <!-- prints --> what the one before it prints
-BLOCK = re.compile(r"^<!-- (file: (?P<name>\S+)|run|prints) -->\n```\w+\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
+# <!-- file: NAME --> a file to be made, <!-- run --> a program, <!-- sh --> a script for a shell, <!-- prints --> what
+# the one before it prints, <!-- not run: WHY --> what nobody can run here
+BLOCK = re.compile(
+    r"^<!-- (?P<what>file: (?P<name>\S+)|run|sh|prints) -->\n```\w+\n(?P<text>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
+FENCED = re.compile(r"^(?P<above>[^\n]*)\n```(?P<language>\w+)\n.*?^```$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"<!-- (file: \S+|run|sh|not run: .+) -->")
+NAVIGATION = re.findall(r"^\w+$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def _install(directory: Path) -> None:
@@ -39,10 +50,23 @@ def _install(directory: Path) -> None:
     where.joinpath("entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+COMMANDS = {"run": [sys.executable, "-c"], "sh": ["bash", "-eu", "-c"]}
+
+
 @pytest.mark.usefixtures("state_dir")
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    programs.joinpath("supervisor").write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m supervisor "$@"\n', encoding="utf-8"
+    )
+    programs.joinpath("supervisor").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+    }
     blocks = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
     for block in blocks:
         if block["name"]:
@@ -51,9 +75,10 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
                 _install(tmp_path)
     printed = ""
     for block in blocks:
-        if block[1] == "run":
+        if block["what"] in COMMANDS:
             done = subprocess.run(
-                [sys.executable, "-c", block["text"]],
+                [*COMMANDS[block["what"]], block["text"]],
+                cwd=tmp_path,
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -62,8 +87,16 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
             )
             assert done.returncode == 0, done.stderr
             printed = done.stdout
-        elif block[1] == "prints":
+        elif block["what"] == "prints":
             assert printed == block["text"]
+
+
+@pytest.mark.parametrize("name", NAVIGATION)
+def test_every_program_on_a_page_is_run(name: str) -> None:
+    """Or its page says why not."""
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    shown = [block for block in FENCED.finditer(text) if block["language"] in {"python", "py", "sh", "bash", "toml"}]
+    assert [block[0] for block in shown if not MARK.fullmatch(block["above"])] == []
 
 
 def _row(path: Path) -> str:
@@ -94,3 +127,84 @@ def test_the_table_of_captured_runs_is_what_they_get() -> None:
     rows = re.findall(r"^\| `\w+/[\w-]+` \|.*$", text, re.MULTILINE)
     expected = [_row(path) for path in sorted(RUNS.glob("*/*.json"))]
     assert rows == expected, "the table should be:\n" + "\n".join(expected)
+
+
+def test_the_table_of_log_events_is_the_vocabulary() -> None:
+    text = (DOCS / "observability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `\w+` \| (?:debug|info|warning) \|.*$", text, re.MULTILINE)
+    expected = [
+        f"| `{name}` | {kind.level} | {', '.join(f'`{fact}`' for fact in kind.facts)} | {kind.meaning} |"
+        for name, kind in log.EVENTS.items()
+    ]
+    assert rows == expected, "the table should be:\n" + "\n".join(expected)
+
+
+def test_the_picture_of_the_states_is_that_of_the_table() -> None:
+    drawn = subprocess.run(
+        [sys.executable, "-c", "import state_diagram; print(state_diagram.svg(), end='')"],
+        cwd=DOCS,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    current = (DOCS / "states.svg").read_text(encoding="utf-8")
+    assert current == drawn, "run `python docs/state_diagram.py`"
+    for state, ways in TRANSITIONS.items():
+        assert f">{state.value}</text>" in current
+        assert all(f">{event.value}</text>" in current for event in ways)
+
+
+# ---------------------------------------------------------------- the public names
+
+PUBLIC = {
+    "supervisor": supervisor.__all__,
+    "supervisor.testing": testing.__all__,
+    "supervisor.interpret": interpret.__all__,
+    "supervisor.log": ["EVENTS"],
+}
+
+
+def test_the_reference_has_every_public_name_and_no_other() -> None:
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", text, re.MULTILINE)
+    assert sorted(found) == sorted(f"{module}.{name}" for module, names in PUBLIC.items() for name in names)
+
+
+@pytest.mark.parametrize("name", supervisor.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    held = getattr(supervisor, name)
+    if name == "__version__":
+        return
+    assert inspect.getdoc(held)
+    if inspect.isclass(held) and held.__module__.startswith("supervisor") and not issubclass(held, BaseException | str):
+        members = [member for member in vars(held) if not member.startswith("_")]
+        documented = inspect.getdoc(held) or ""
+        plain = [each for each in members if not inspect.getdoc(getattr(held, each))]
+        assert [each for each in plain if f"{each}:" not in documented] == []
+
+
+def test_nothing_is_exported_by_accident() -> None:
+    """What a user can reach as an attribute of the package: its names, its own modules, and nothing else."""
+    program = """
+        import json, pkgutil, types
+        import supervisor
+        early = [name for name in vars(supervisor) if not name.startswith("_")]
+        for name in supervisor.__all__:
+            getattr(supervisor, name)
+        late = [name for name, held in vars(supervisor).items()
+                if not name.startswith("_") and not isinstance(held, types.ModuleType)]
+        modules = [each.name for each in pkgutil.iter_modules(supervisor.__path__)]
+        print(json.dumps([early, late, modules, supervisor.__all__, dir(supervisor)]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    early, late, modules, names, listed = json.loads(done.stdout)
+    assert set(early) - set(modules) <= {"annotations", "TYPE_CHECKING"}
+    assert set(late) <= {*names, "annotations", "TYPE_CHECKING"}
+    assert names == sorted(set(names), key=lambda name: (not name[0].isupper(), name))
+    assert set(listed) == set(names)

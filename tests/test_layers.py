@@ -20,6 +20,7 @@ LAYERS = (
     "_version",
     "errors",
     "states",
+    "metrics",
     "model",
     "settings",
     "log",
@@ -31,6 +32,7 @@ LAYERS = (
     "engines.trees",
     "engines.__init__",  # the protocols; run whenever something of the package is imported, so below the store
     "store",
+    "tracing",
     "engines",
     "settle",
     "progress",
@@ -57,10 +59,10 @@ IMPORTED_BY_NOBODY = {"testing", "__main__", "__init__"}
 STDLIB_ONLY = {"engines.keeper", "engines.keeper_loop", "engines.processes", "engines.records", "engines.trees"}
 
 # Used by some commands only, and slow to import.
-HEAVY = ("click", "hypercorn", "importlib.metadata", "mcp", "rich", "starlette", "structlog")
+HEAVY = ("click", "hypercorn", "importlib.metadata", "mcp", "opentelemetry", "rich", "starlette", "structlog")
 
 # What only an extra installs, and tests may have to do without.
-EXTRAS = ("hypercorn", "mcp", "starlette")
+EXTRAS = ("hypercorn", "mcp", "opentelemetry", "starlette")
 
 
 def _root() -> Path:

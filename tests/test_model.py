@@ -315,3 +315,9 @@ def test_times_are_utc_on_both_ways() -> None:
     read = converter.structure({**RUNNING_JSON, "created_at": "2026-03-01T13:30:00+05:30"}, Job)
     assert read.created_at == datetime(2026, 3, 1, 8, tzinfo=UTC)
     assert read.created_at.tzinfo is UTC
+
+
+def test_an_exception_has_the_shape_of_a_failure() -> None:
+    error = JobNotFound("there is none", details={"job_id": "x"})
+    assert to_json(error) == error_to_json(error)
+    assert to_json(error)["error"]["code"] == "job_not_found"

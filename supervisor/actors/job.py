@@ -64,11 +64,15 @@ async def _live(
         else:
             running = await engine.launch(request)
     except LaunchFailed as failure:
+        registry.meter.launch_failures += 1
         return _launch_failure(entry, engine, failure)
     entry.running = running
     launched = running.launched
     if launched.pid and entry.row.started_ns is None:
         entry.row = entry.row.with_launch(launched)
+        if request is not None:
+            registry.meter.launches.add((launched.started_ns - entry.row.created_ns) / 1e9)
+            log.info("job_launched", job_id=entry.row.job_id, pid=launched.pid)
         await registry.launched(entry)
     else:
         entry.started.set()
@@ -86,8 +90,12 @@ async def _live(
         if entry.stop_why is None:
             entry.stop_why, entry.stop_by = "deadline", "supervisor"
         log.info("job_stopping", job_id=entry.row.job_id, why=entry.stop_why)
+        begun = trio.current_time()
         await running.stop(entry.stop_why, entry.stop_by)
         ended = await running.wait()
+        registry.meter.stops.add(trio.current_time() - begun)
+    if ended.stopped == "deadline":
+        registry.meter.overshoots.add(trio.current_time() - entry.scope.deadline)
     return ended
 
 

@@ -18,10 +18,11 @@ from typing import Any, Final
 import attrs
 import trio
 
-from supervisor import log
+from supervisor import log, tracing
 from supervisor.catalog import Catalog
 from supervisor.engines import Running
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
+from supervisor.metrics import Meter
 from supervisor.model import Job, JobEvent
 from supervisor.states import State
 from supervisor.store import Index, Row
@@ -146,6 +147,11 @@ class Subscription:
         self._arrived = trio.Event()
         self._closed = False
 
+    @property
+    def unread(self) -> int:
+        """How many events it holds."""
+        return len(self._events)
+
     def put(self, event: JobEvent) -> None:
         """Take an event; the oldest goes when there are too many."""
         if self.job_id not in {None, event.job_id}:
@@ -198,6 +204,7 @@ class Registry:
         self.wanted: Counter[str] = Counter()
         self.generation = 0
         self.owed: dict[str, Row] = {}
+        self.meter = Meter()
         self._launches: deque[NoteLaunch] = deque()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
 
@@ -205,6 +212,11 @@ class Registry:
     def queue_length(self) -> int:
         """How many messages wait to be committed."""
         return self._send.statistics().current_buffer_used
+
+    @property
+    def launches_put_aside(self) -> int:
+        """How many launches are to be committed when they are due."""
+        return len(self._launches)
 
     async def send(self, message: Message) -> None:
         """Hand over a message; waits while the mailbox is full, and only then."""
@@ -386,6 +398,9 @@ class Registry:
         entry.started.set()
         entry.finished.set()
         self._publish(entry, previous)
+        self.meter.ended[entry.row.state] += 1
+        if first:
+            tracing.end(entry.row, entry.directory)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
 
     async def launched(self, entry: Entry) -> None:

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
 import click
 
+from supervisor import log
 from supervisor.cli import exits
 from supervisor.cli.text import clean, one_line
 from supervisor.errors import InternalError, InvalidSettings, SupervisorError
@@ -159,7 +160,7 @@ def _settings(state_dir: str | None) -> Settings:
 
 def _report_unexpected(error: Exception, *, as_json: bool) -> int:
     """Report an error that is not one of ours, and return its exit status."""
-    logging.getLogger("supervisor").debug("unexpected error", exc_info=error)
+    log.debug("unexpected_error", exc_info=error)
     ours = InternalError(
         f"{type(error).__name__}: {error}",
         repair="Run `supervisor doctor`; SUPERVISOR_LOG=debug shows where it happened.",

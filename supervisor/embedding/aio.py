@@ -8,12 +8,14 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, overload
 
 from supervisor.core import Supervisor, open_supervisor
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
+from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
+from supervisor.requests import spec_of
 from supervisor.settings import Settings
 
 __all__ = ["AsyncioSupervisor", "open_supervisor_asyncio"]
@@ -84,8 +86,15 @@ class AsyncioSupervisor:
         """Speak through an open portal."""
         self._portal = portal
 
-    async def _ask(self, ask: Callable[[Supervisor], Awaitable[_T]], *, scoped: bool = False) -> _T:
-        call = Call(lambda: ask(self._portal.target))
+    async def _ask(
+        self,
+        ask: Callable[[Supervisor], Awaitable[_T]],
+        at_once: Callable[[Supervisor], _T | None] | None = None,
+        *,
+        scoped: bool = False,
+    ) -> _T:
+        quick = None if at_once is None else lambda: at_once(self._portal.target)
+        call = Call(lambda: ask(self._portal.target), quick)
         self._portal.submit(call)
         try:
             await _settled_even_so(call, self._portal.cancel)
@@ -114,6 +123,23 @@ class AsyncioSupervisor:
         """The settings it was opened with."""
         return self._portal.target.settings
 
+    @overload
+    async def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job: ...
+
     async def start(
         self,
         argv: Sequence[str] | JobSpec,
@@ -136,16 +162,35 @@ class AsyncioSupervisor:
         """
         return await self._ask(
             lambda sup: sup.start(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
         )
+
+    @overload
+    async def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result: ...
 
     async def run(
         self,
@@ -170,14 +215,16 @@ class AsyncioSupervisor:
         """
         return await self._ask(
             lambda sup: sup.run(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
             scoped=True,
         )
@@ -188,7 +235,7 @@ class AsyncioSupervisor:
         Raises:
             JobNotFound: none of this id is kept.
         """
-        return await self._ask(lambda sup: sup.status(job_id))
+        return await self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
 
     async def list(
         self,
@@ -219,6 +266,10 @@ class AsyncioSupervisor:
             A result that was just being consumed may be gone.
         """
         return await self._ask(lambda sup: sup.result(job_id, consume, detail))
+
+    async def metrics(self) -> Metrics:
+        """Return what this supervisor has done since it was opened, and what it is at now."""
+        return await self._ask(lambda sup: sup.metrics())
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.

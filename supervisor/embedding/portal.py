@@ -44,14 +44,17 @@ class Call(Generic[_T]):
     """Something to be awaited in the Trio thread, once, for somebody who waits elsewhere.
 
     ``ask`` is awaited with the context variables of whoever made the call. ``settled`` becomes true
-    when ``result()`` has something to return or raise.
+    when ``result()`` has something to return or raise. ``at_once``, where there is one, is called
+    first: what it returns without waiting, unless that is ``None``, spares a task and two rounds
+    of the event loop, which are half of what a call costs.
     """
 
-    __slots__ = ("_error", "_value", "_wake", "ask", "begun", "context", "scope", "settled")
+    __slots__ = ("_error", "_value", "_wake", "ask", "at_once", "begun", "context", "scope", "settled")
 
-    def __init__(self, ask: Callable[[], Awaitable[_T]]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[_T]], at_once: Callable[[], _T | None] | None = None) -> None:
         """Prepare the call; ``Portal.submit`` makes it."""
         self.ask = ask
+        self.at_once = at_once
         self.context = copy_context()
         self.scope = trio.CancelScope()
         self.begun = False
@@ -76,6 +79,18 @@ class Call(Generic[_T]):
         if wake is not None:
             with contextlib.suppress(RuntimeError):  # the event loop of who waited is closed: nobody waits
                 wake()
+
+    def begin(self) -> None:
+        """Settle it if that needs no waiting."""
+        self.begun = True
+        if self.at_once is not None:
+            try:
+                value = self.context.run(self.at_once)
+            except Exception as error:  # noqa: BLE001  # it is the caller's, as when it is awaited
+                self.settle(error=error)
+            else:
+                if value is not None:
+                    self.settle(value)
 
     def result(self) -> _T:
         """Return what came of it, or raise that."""
@@ -275,10 +290,12 @@ class Portal(Generic[_Target]):
             self._scope.cancel()
 
     def _begin(self, call: Call[Any]) -> None:
-        call.begun = True
         if self._calls is None:
+            call.begun = True
             call.settle(error=self._closed_error())
-        else:
+            return
+        call.begin()
+        if not call.settled:
             call.context.run(self._calls.start_soon, self.serve, call, self._cut_off)
 
     @staticmethod

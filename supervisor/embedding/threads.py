@@ -7,13 +7,15 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 from supervisor.core import Supervisor, open_supervisor
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
 from supervisor.errors import SupervisorClosed
+from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
+from supervisor.requests import spec_of
 from supervisor.settings import Settings
 
 __all__ = ["BlockingSupervisor"]
@@ -137,9 +139,14 @@ class BlockingSupervisor:
             raise SupervisorClosed(message, repair="Use it inside of its `with` block.")
         return self._portal
 
-    def _ask(self, ask: Callable[[Supervisor], Awaitable[_T]]) -> _T:
+    def _ask(
+        self,
+        ask: Callable[[Supervisor], Awaitable[_T]],
+        at_once: Callable[[Supervisor], _T | None] | None = None,
+    ) -> _T:
         portal = self._through()
-        call = Call(lambda: ask(portal.target))
+        quick = None if at_once is None else lambda: at_once(portal.target)
+        call = Call(lambda: ask(portal.target), quick)
         try:
             portal.submit(call)
             _settled(call)
@@ -169,6 +176,23 @@ class BlockingSupervisor:
         """The settings it was opened with."""
         return self._through().target.settings
 
+    @overload
+    def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job: ...
+
     def start(
         self,
         argv: Sequence[str] | JobSpec,
@@ -188,16 +212,35 @@ class BlockingSupervisor:
         """
         return self._ask(
             lambda sup: sup.start(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
         )
+
+    @overload
+    def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        kind: str = "raw",
+        deadline_seconds: float | None = None,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Result: ...
 
     def run(
         self,
@@ -219,14 +262,16 @@ class BlockingSupervisor:
         """
         return self._ask(
             lambda sup: sup.run(
-                argv,
-                workspace=workspace,
-                kind=kind,
-                deadline_seconds=deadline_seconds,
-                stdin=stdin,
-                env=env,
-                labels=labels,
-                idempotency_key=idempotency_key,
+                spec_of(
+                    argv,
+                    workspace=workspace,
+                    kind=kind,
+                    deadline_seconds=deadline_seconds,
+                    stdin=stdin,
+                    env=env,
+                    labels=labels,
+                    idempotency_key=idempotency_key,
+                ),
             ),
         )
 
@@ -236,7 +281,7 @@ class BlockingSupervisor:
         Raises:
             JobNotFound: none of this id is kept.
         """
-        return self._ask(lambda sup: sup.status(job_id))
+        return self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
 
     def list(
         self,
@@ -261,6 +306,10 @@ class BlockingSupervisor:
     def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
         """Return the result of a finished job; input and errors are those of ``Supervisor.result``."""
         return self._ask(lambda sup: sup.result(job_id, consume, detail))
+
+    def metrics(self) -> Metrics:
+        """Return what this supervisor has done since it was opened, and what it is at now."""
+        return self._ask(lambda sup: sup.metrics())
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.

@@ -397,7 +397,7 @@ class LocalEngine:
                             # Settled and forgotten by somebody else.
                             ended = Ended(exit=Exit(ended_ns=time.time_ns()))
                             break
-                        log.warning("job_not_looked_at", directory=handle.directory, error=str(error))
+                        log.warning("job_not_looked_at", job_id=os.path.basename(handle.directory), error=str(error))
                         await trio.sleep(_LOOK_BLINDLY_SECONDS)  # a full disk, no descriptors left: it may pass
                         continue
                     ended = seen.ended
@@ -499,7 +499,7 @@ class LocalEngine:
             try:
                 tree = await trio.to_thread.run_sync(cancel.step, why)
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
-                log.warning("job_not_stopped", directory=handle.directory, error=str(error))
+                log.warning("job_not_stopped", job_id=os.path.basename(handle.directory), error=str(error))
                 if evidence.recorded_process(handle.directory):
                     await self._stop_directly(handle.directory, why, by)
                     return
@@ -517,7 +517,7 @@ class LocalEngine:
         try:
             request = stopping.request_stop(directory, why, by)
         except OSError as error:  # a full disk must not keep a job alive
-            log.warning("stop_not_recorded", directory=directory, error=str(error))
+            log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
             request = {"why": why}
         process = evidence.recorded_process(directory)
         if not process:

@@ -243,6 +243,7 @@ BUILT_IN: Final[Mapping[str, str]] = {
     "claude": "supervisor.interpret.claude:Claude",
     "codex": "supervisor.interpret.codex:Codex",
 }
+"""The kinds that come with the package: name, and where its class stands."""
 
 
 @cache

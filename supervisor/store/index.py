@@ -12,7 +12,6 @@ old file open notices by its inode before the next write.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sqlite3
 import stat
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
+from supervisor import log
 from supervisor.engines import Launched, records
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
 from supervisor.forking import forked_error, inherited, never_free, tell_in_child
@@ -68,8 +68,6 @@ _UNFINISHED: Final = "('queued', 'running')"
 _DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
 # A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
 _WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR", "SQLITE_READONLY"}
-
-_log = logging.getLogger("supervisor.store")
 
 
 def _kind_of(error: sqlite3.Error) -> str:
@@ -244,12 +242,7 @@ class Index:
                 self._create(path)
                 self._open(path)
                 self._migrate()
-                _log.warning(
-                    "the registry was damaged (%s); it is kept as %s and was rebuilt from %d job directories",
-                    error,
-                    self.set_aside,
-                    self.row_count(),
-                )
+                log.warning("registry_rebuilt", error=str(error), kept_as=self.set_aside, jobs=self.row_count())
             else:
                 self._open(path)
                 self._migrate()

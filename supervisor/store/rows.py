@@ -71,8 +71,8 @@ class Row:
     deadline_boot_ns: int | None
     spec: str
     outcome: str | None
-    _request: dict[str, Any] | None = attrs.field(default=None, repr=False, eq=False)
-    _ended: dict[str, Any] | None = attrs.field(default=None, repr=False, eq=False)
+    _request: dict[str, Any] | None = attrs.field(default=None, alias="request", repr=False, eq=False)
+    _ended: dict[str, Any] | None = attrs.field(default=None, init=False, repr=False, eq=False)
 
     @property
     def request(self) -> dict[str, Any]:

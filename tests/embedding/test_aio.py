@@ -138,6 +138,25 @@ def test_several_supervisors_in_one_process(run: Run[None], state_dir: Path, tmp
     run(main())
 
 
+def test_a_fake_command_is_led_from_asyncio(run: Run[None], state_dir: Path) -> None:
+    engine = FakeEngine(Script(seconds=None))
+
+    async def main() -> None:
+        async with open_supervisor_asyncio(Settings(state_dir=state_dir, job_max_output_bytes=9), engine=engine) as sup:
+            job = await sup.start(["tool"])
+            waiting = asyncio.create_task(sup.wait(job.job_id))
+            await until_waited_for(sup, job.job_id)
+            engine.command(job.job_id).write("out")
+            engine.command(job.job_id).finish(3)
+            assert (await waiting).exit_code == 3
+            verbose = await sup.start(["tool"])
+            engine.command(verbose.job_id).write("much too long")
+            assert (await sup.wait(verbose.job_id)).reason == "output_limit"
+
+    run(main())
+    engine.commands[0].finish()  # nothing: it has ended, and nobody serves it
+
+
 # ---------------------------------------------------------------- cancellation
 
 
@@ -384,6 +403,33 @@ def test_a_break_down_is_told_to_everybody(
         run(main())
     assert isinstance(caught.value.__cause__, LookupError)
     assert told == ["everybody"]
+
+
+def test_what_is_in_memory_is_told_without_a_task(
+    run: Run[None],
+    settings: Settings,
+    endless: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = LookupError("at once")
+
+    def broken(*_: object) -> None:
+        raise error
+
+    async def main() -> None:
+        async with open_supervisor_asyncio(settings, engine=endless) as sup:
+            job = await sup.start(["tool"])
+            with monkeypatch.context() as patched:
+                patched.setattr(supervisor.Supervisor, "status", broken)
+                assert (await sup.status(job.job_id)).status == "running"
+                patched.setattr(supervisor.Supervisor, "glance", broken)
+                with pytest.raises(LookupError) as caught:
+                    await sup.status(job.job_id)
+                assert caught.value is error
+            await sup.cancel(job.job_id)
+            assert (await sup.status(job.job_id)).status == "cancelled"  # from the store
+
+    run(main())
 
 
 # ---------------------------------------------------------------- iterators

@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import assert_type
 
 import supervisor
-from supervisor import AsyncioSupervisor, BlockingSupervisor, Job, JobEvent, JobPage, JobSpec, Result, Settings
+from supervisor import (
+    AsyncioSupervisor,
+    BlockingSupervisor,
+    Job,
+    JobEvent,
+    JobPage,
+    JobSpec,
+    Result,
+    Settings,
+    Supervisor,
+)
+
+
+async def in_trio() -> None:
+    async with supervisor.open_supervisor(Settings()) as sup:
+        assert_type(sup, Supervisor)
+        assert_type(await sup.start(["true"], workspace=Path("/repo"), env={"A": "b"}), Job)
+        assert_type(await sup.run(JobSpec(argv=("true",))), Result)
+        await sup.run(JobSpec(argv=("true",)), stdin=b"")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        async with sup.events() as events, sup.follow("id") as chunks:
+            assert_type(await anext(events), JobEvent)
+            assert_type(await anext(chunks), bytes)
 
 
 async def in_asyncio() -> None:
@@ -29,8 +51,9 @@ async def in_asyncio() -> None:
                 assert_type(event, JobEvent)
             async for chunk in chunks:
                 assert_type(chunk, bytes)
-        await sup.start("true", cwd="/")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-        await sup.start([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+        await sup.start("true", cwd="/")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+        await sup.start([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
+        await sup.start(JobSpec(argv=("true",)), kind="json")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
         await sup.wait("id", timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -1,0 +1,119 @@
+"""One OpenTelemetry span for each job, where ``opentelemetry-api`` is installed.
+
+A job outlives whoever started it, and maybe the process too, so its span is no child of the caller's:
+it is the root of a trace of its own, with a link to the caller's span. The link is on record with
+the job, and the span is made when the end of the job is, by the one supervisor that settles it.
+So there is one span for a job, from its creation to its end, whoever dies in between; a job whose
+end is first seen by something that is no supervisor, such as ``supervisor status``, has none.
+
+Which provider and which exporter: the host's, configured as for any other library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from supervisor import log
+from supervisor._version import __version__
+from supervisor.states import State
+from supervisor.store import Row
+from supervisor.store.rows import job_of
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from opentelemetry.trace import Link, Tracer
+
+__all__ = ["caller", "end", "prepare"]
+
+_SPAN: Final = "supervisor.job"
+
+
+@cache
+def _api() -> ModuleType | None:
+    try:
+        return importlib.import_module("opentelemetry.trace")
+    except ImportError:
+        return None
+
+
+@cache
+def _tracer() -> Tracer:
+    from opentelemetry import trace
+
+    return trace.get_tracer("supervisor", __version__)
+
+
+def prepare() -> None:
+    """Import what there is to import, so that no call has to."""
+    _api()
+
+
+def caller() -> str | None:
+    """Return the span in which this task runs, as a W3C ``traceparent``; ``None`` when there is none."""
+    trace = _api()
+    if trace is None:
+        return None
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    return f"00-{trace_id}-{span_id}-{context.trace_flags:02x}"
+
+
+def _links(traceparent: object) -> list[Link]:
+    from opentelemetry import trace
+
+    if not isinstance(traceparent, str):
+        return []
+    _, trace_id, span_id, flags = traceparent.split("-")
+    context = trace.SpanContext(
+        trace_id=int(trace_id, 16),
+        span_id=int(span_id, 16),
+        is_remote=True,
+        trace_flags=trace.TraceFlags(int(flags, 16)),
+    )
+    return [trace.Link(context)]
+
+
+def end(row: Row, directory: str) -> None:
+    """Make the span of a job whose end was just put on record. Never raises: the job is what matters."""
+    if _api() is None:
+        return
+    try:
+        _end(row, directory)
+    except Exception as error:  # noqa: BLE001  # the host's sampler, processor or exporter; or a damaged record
+        log.warning("span_failed", job_id=row.job_id, error=repr(error))
+
+
+def _end(row: Row, directory: str) -> None:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+
+    span = _tracer().start_span(
+        _SPAN,
+        context=Context(),
+        attributes={"supervisor.job.id": row.job_id, "supervisor.job.kind": row.kind},
+        links=_links(row.request.get("traceparent")),
+        start_time=row.created_ns,
+    )
+    if span.is_recording():
+        job = job_of(row, directory)
+        facts = {
+            "supervisor.job.state": job.status.value,
+            "supervisor.job.reason": None if job.reason is None else job.reason.value,
+            "supervisor.job.workspace": job.workspace,
+            "supervisor.job.cost_usd": job.cost_usd,
+            "supervisor.job.cpu_seconds": job.cpu_seconds,
+            "process.pid": job.pid,
+            "process.exit.code": job.exit_code,
+            "process.exit.signal": job.signal,
+        }
+        span.set_attributes({name: value for name, value in facts.items() if value is not None})
+        if row.started_ns is not None:
+            span.add_event("launched", timestamp=row.started_ns)
+        if job.status is not State.DONE:
+            span.set_status(trace.Status(trace.StatusCode.ERROR, job.reason))
+    span.end(end_time=row.completed_ns)

@@ -1,0 +1,132 @@
+"""What a supervisor counts, and what it looks at when it is asked."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from supervisor import BlockingSupervisor, Metrics, Settings, State, open_supervisor, to_json
+from supervisor.engines import LaunchRequest
+from supervisor.metrics import Times
+from supervisor.testing import FakeEngine, Script
+
+
+@pytest.fixture
+def settings(state_dir: Path) -> Settings:
+    return Settings(state_dir=state_dir, stop_grace_seconds=2)
+
+
+def by_command(request: LaunchRequest) -> Script:
+    return {
+        b"endless": Script(seconds=None),
+        b"missing": Script(launch_error="no such command"),
+        b"polite": Script(seconds=None, stop_seconds=1.5),
+        b"stubborn": Script(seconds=None, stop_seconds=math.inf),
+        b"quick": Script(),
+        b"bad": Script(exit_code=3),
+    }[request.argv[0]]
+
+
+async def test_nothing_has_happened_yet(settings: Settings) -> None:
+    async with open_supervisor(settings, engine=FakeEngine()) as sup:
+        metrics = await sup.metrics()
+    assert set(metrics.jobs) == set(State)
+    assert set(metrics.jobs.values()) == {0}
+    assert (metrics.launches, metrics.launch_failures, metrics.adoptions) == (0, 0, 0)
+    assert metrics.launch_seconds.count == metrics.stop_seconds.count == metrics.deadline_overshoot_seconds.count == 0
+    assert metrics.launch_seconds.mean_seconds == 0
+    assert (metrics.uncommitted, metrics.unnoted_launches, metrics.waiting_for_disk) == (0, 0, 0)
+
+
+async def test_jobs_are_counted_by_state(settings: Settings) -> None:
+    async with open_supervisor(settings, engine=FakeEngine(by_command)) as sup, sup.events():
+        for command in ("quick", "quick", "bad", "missing"):
+            await sup.run([command])
+        lasting = await sup.start(["endless"])
+        await sup.cancel((await sup.start(["endless"])).job_id)
+        metrics = await sup.metrics()
+        assert metrics.jobs == {
+            State.QUEUED: 0,
+            State.RUNNING: 1,
+            State.DONE: 2,
+            State.FAILED: 2,
+            State.CANCELLED: 1,
+            State.TIMEOUT: 0,
+        }
+        assert (metrics.launches, metrics.launch_failures) == (5, 1)
+        assert metrics.launch_seconds.count == 5
+        assert metrics.stop_seconds.count == 1
+        assert (metrics.subscribers, metrics.unread_events) == (
+            1,
+            6 * 3 - 2,
+        )  # one was never running, one has not ended
+        await sup.cancel(lasting.job_id)
+
+
+async def test_a_launch_under_way_is_queued(settings: Settings, autojump_clock: MockClock) -> None:
+    del autojump_clock
+    engine = FakeEngine(Script(launch_seconds=3, seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup, trio.open_nursery() as nursery:
+        nursery.start_soon(sup.start, ["tool"])
+        await trio.sleep(1)
+        assert (await sup.metrics()).jobs[State.QUEUED] == 1
+        await trio.sleep(3)
+        assert (await sup.metrics()).jobs[State.RUNNING] == 1
+
+
+async def test_how_long_stops_take_and_deadlines_overshoot(settings: Settings, mock_clock: MockClock) -> None:
+    mock_clock.autojump_threshold = 0.01
+    async with open_supervisor(settings, engine=FakeEngine(by_command)) as sup:
+        polite = await sup.start(["polite"])
+        await sup.cancel(polite.job_id)
+        assert (await sup.metrics()).stop_seconds.longest_seconds == pytest.approx(1.5, abs=0.01)
+        assert (await sup.metrics()).deadline_overshoot_seconds.count == 0
+        stubborn = await sup.start(["stubborn"], deadline_seconds=60)
+        assert (await sup.wait(stubborn.job_id)).status == "timeout"
+        metrics = await sup.metrics()
+    assert metrics.jobs[State.TIMEOUT] == 1
+    assert metrics.stop_seconds.count == 2
+    assert metrics.stop_seconds.total_seconds == pytest.approx(3.5, abs=0.02)
+    assert metrics.deadline_overshoot_seconds.count == 1
+    assert metrics.deadline_overshoot_seconds.total_seconds == pytest.approx(2, abs=0.02)
+
+
+async def test_adopted_jobs_count_for_who_sees_their_end(settings: Settings, mock_clock: MockClock) -> None:
+    mock_clock.autojump_threshold = 0.01
+    engine = FakeEngine(Script(seconds=100))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["tool"])
+    async with open_supervisor(settings, engine=engine) as sup:
+        assert (await sup.wait(job.job_id)).status == "done"
+        metrics = await sup.metrics()
+    assert (metrics.launches, metrics.adoptions, metrics.jobs[State.DONE]) == (0, 1, 1)
+
+
+def test_it_is_told_from_other_threads_and_as_json(settings: Settings) -> None:
+    with BlockingSupervisor(settings, engine=FakeEngine()) as sup:
+        sup.run(["tool"])
+        metrics = sup.metrics()
+    assert isinstance(metrics, Metrics)
+    shape = json.loads(json.dumps(to_json(metrics)))
+    assert shape["jobs"] == {"queued": 0, "running": 0, "done": 1, "failed": 0, "cancelled": 0, "timeout": 0}
+    assert shape["since"].endswith("Z")
+    assert sum(shape["launch_seconds"]["counts"]) == shape["launches"] == 1
+
+
+def test_a_histogram() -> None:
+    times = Times()
+    for seconds in (0, 0.001, 0.0011, 0.3, 61, -4):
+        times.add(seconds)
+    held = times.so_far()
+    assert len(held.counts) == len(held.bounds) + 1
+    by_bound = dict(zip((*held.bounds, math.inf), held.counts, strict=True))
+    assert {bound: count for bound, count in by_bound.items() if count} == {0.001: 3, 0.002: 1, 0.5: 1, math.inf: 1}
+    assert held.count == 6
+    assert held.longest_seconds == 61
+    assert held.total_seconds == pytest.approx(61.3021)
+    assert held.mean_seconds == pytest.approx(61.3021 / 6)
