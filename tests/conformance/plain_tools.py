@@ -35,7 +35,8 @@ _WAV: Final = base64.b64encode(
 
 
 class Answer(BaseModel):
-    response: str = Field(description="What the user says")
+    username: str = Field(description="What the user is called")
+    email: str = Field(description="Where the user can be written to")
 
 
 class WithDefaults(BaseModel):

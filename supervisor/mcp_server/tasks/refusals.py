@@ -13,7 +13,15 @@ from mcp_types import (
     MISSING_REQUIRED_CLIENT_CAPABILITY,
 )
 
-__all__ = ["elsewhere", "header_mismatch", "internal", "invalid", "missing_capability", "no_such_method", "no_such_task"]
+__all__ = [
+    "elsewhere",
+    "header_mismatch",
+    "internal",
+    "invalid",
+    "missing_capability",
+    "no_such_method",
+    "no_such_task",
+]
 
 
 def no_such_task(task_id: object) -> MCPError:

@@ -305,4 +305,3 @@ class Runtime:
                 function.expire()
             self._records.forget(task_id)
             await trio.lowlevel.checkpoint()
-
