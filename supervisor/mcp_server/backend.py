@@ -6,8 +6,8 @@ imports. So nothing that the first answer does not need is imported before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "opening"]
 
+Beside = Callable[["Supervisor"], AbstractAsyncContextManager[None]]
 Open = Callable[[], AbstractAsyncContextManager["Supervisor"]]
 
 
@@ -45,6 +46,7 @@ class Backend:
     """Opens the supervisor when it is time, and hands it out.
 
     Attributes:
+        beside: what is opened over the supervisor, and closed before it.
         ending: set when the server is about to end: whoever waits for a job tells what it knows.
     """
 
@@ -54,8 +56,22 @@ class Backend:
         self._supervisor: Supervisor | None = None
         self._wanted = trio.Event()
         self._attempt = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._problem: SupervisorError = InternalError("the server has ended")
         self.ending = trio.Event()
+        self.beside: list[Beside] = []
+
+    def look_after(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run ``task`` until the server ends; what goes wrong in it is logged."""
+
+        async def run() -> None:
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001  # one subscriber's trouble is not everybody's
+                log.warning("task_failed", error=repr(error))
+
+        if self._nursery is not None:
+            self._nursery.start_soon(run)
 
     def begin(self) -> None:
         """Open the supervisor now; called after the first answer."""
@@ -69,18 +85,24 @@ class Backend:
         while True:
             await self._wanted.wait()
             try:
-                async with self._open() as supervisor:
-                    self._supervisor = supervisor
-                    self._tell()
-                    try:
-                        await trio.sleep_forever()
-                    finally:
-                        self._supervisor = None
+                await self._hold_open()
             except SupervisorError as error:
                 log.warning("state_root_unusable", error=error.message)
                 self._problem = error
                 self._wanted = trio.Event()
                 self._tell()
+
+    async def _hold_open(self) -> None:
+        async with self._open() as supervisor, AsyncExitStack() as stack:
+            for beside in self.beside:
+                await stack.enter_async_context(beside(supervisor))
+            async with trio.open_nursery() as nursery:
+                self._nursery, self._supervisor = nursery, supervisor
+                self._tell()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = self._supervisor = None
 
     def _tell(self) -> None:
         attempt, self._attempt = self._attempt, trio.Event()

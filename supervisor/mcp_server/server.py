@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mcp import MCPError
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding, RequestHandler, compose_tool_call_handler
 from mcp.server.lowlevel import Server
 from mcp_types import (
     INVALID_PARAMS,
+    METHOD_NOT_FOUND,
     CallToolRequestParams,
     CallToolResult,
     InputRequiredResult,
@@ -24,7 +26,7 @@ from supervisor.mcp_server.answers import error_answer
 from supervisor.mcp_server.arguments import checked, schema_of
 from supervisor.mcp_server.tools import Tool
 
-__all__ = ["make_server"]
+__all__ = ["extend", "make_server"]
 
 _INSTRUCTIONS: Final = (
     "Long commands as background jobs that outlive this session. A tool that starts one answers with a job_id: "
@@ -66,3 +68,28 @@ def make_server(tools: Sequence[Tool]) -> Server[Any]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+
+
+def extend(server: Server[Any], extension: Extension, *middleware: ServerMiddleware[Any]) -> None:
+    """Put an extension on a server, as the SDK's own ``MCPServer`` does with those that it is made with."""
+    for method in extension.methods():
+        server.add_request_handler(method.method, method.params_type, _gated(method))
+    call_tool = server.get_request_handler("tools/call")
+    if call_tool is not None:
+        handler = compose_tool_call_handler([extension], call_tool.handler)
+        server.add_request_handler("tools/call", CallToolRequestParams, handler)
+    server.extensions[extension.identifier] = extension.settings()
+    server.middleware.extend(middleware)
+
+
+def _gated(method: MethodBinding) -> RequestHandler:
+    versions = method.protocol_versions
+    if versions is None:
+        return method.handler
+
+    async def handle(ctx: ServerRequestContext[Any, Any], params: Any) -> HandlerResult:
+        if ctx.protocol_version not in versions:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found", method.method)
+        return await method.handler(ctx, params)
+
+    return handle
