@@ -10,6 +10,7 @@ Each file imports only from rows below it::
 
     extension            Tasks: what the SDK calls, and what tools call
     legacy  listening    2025-11-25; notifications over subscriptions/listen
+    apart                a call that goes on when its request has been answered
     runtime              all tasks of a server, with the check of who may see them
     session  jobs        what a function asks its client; a job as a task
     functions            a function that goes on

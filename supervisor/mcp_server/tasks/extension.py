@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, overload
 
 import attrs
@@ -24,13 +22,20 @@ from pydantic import Field
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, TOOL_LABEL, scoped_key
 from supervisor.mcp_server.tasks import calls, legacy, refusals
+from supervisor.mcp_server.tasks.apart import run_apart
 from supervisor.mcp_server.tasks.calls import BecameTask, Call
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.jobs import Render, handle, render_result
 from supervisor.mcp_server.tasks.listening import listen, task_ids
 from supervisor.mcp_server.tasks.runtime import Runtime
-from supervisor.mcp_server.tasks.session import TaskSession
-from supervisor.mcp_server.tasks.state import EXTENSION_ID, LEGACY_VERSION, MODERN_VERSION, created_shape, shape
+from supervisor.mcp_server.tasks.state import (
+    EXTENSION_ID,
+    LEGACY_VERSION,
+    MODERN_VERSION,
+    created_shape,
+    legacy_shape,
+    shape,
+)
 from supervisor.model import Job, JobSpec, error_to_json
 
 if TYPE_CHECKING:
@@ -44,7 +49,6 @@ _Context = ServerRequestContext[Any, Any]
 Principal = Callable[[_Context], str | None]
 """Says who makes a request: ``None`` is the owner of the state root, who may see everything."""
 
-_log: Final = logging.getLogger("supervisor.mcp.tasks")
 _BOTH: Final = frozenset({LEGACY_VERSION, MODERN_VERSION})
 
 
@@ -188,7 +192,7 @@ class Tasks(Extension):
         self._tools[name] = _Tool("job", required)
 
     @overload
-    def job(self, function: Callable[_P, Awaitable[_T]], /) -> Callable[_P, Awaitable[Any]]: ...
+    def job(self, function: Callable[_P, Awaitable[object]], /) -> Callable[_P, Awaitable[Any]]: ...
     @overload
     def job(
         self,
@@ -196,7 +200,7 @@ class Tasks(Extension):
         *,
         name: str | None = None,
         required: bool = False,
-    ) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awaitable[Any]]]: ...
+    ) -> Callable[[Callable[_P, Awaitable[object]]], Callable[_P, Awaitable[Any]]]: ...
 
     def job(
         self,
@@ -217,7 +221,7 @@ class Tasks(Extension):
         if function is None:
             return functools.partial(self.job, name=name, required=required)
         inner = function
-        self.add_job_tool(name or inner.__name__, required=required)  # type: ignore[attr-defined]
+        self.add_job_tool(name or inner.__name__, required=required)
 
         @functools.wraps(inner)
         async def call(*args: Any, **kwargs: Any) -> Any:
@@ -266,7 +270,7 @@ class Tasks(Extension):
         if function is None:
             return functools.partial(self.function, name=name, required=required, asks_first=asks_first)
         inner = function
-        self._tools[name or inner.__name__] = _Tool("function", required)  # type: ignore[attr-defined]
+        self._tools[name or inner.__name__] = _Tool("function", required)
 
         @functools.wraps(inner)
         async def call(*args: Any, **kwargs: Any) -> Any:
@@ -364,9 +368,10 @@ class Tasks(Extension):
         principal = self._principal(ctx)
         if ctx.protocol_version == LEGACY_VERSION:
             wanted, ttl_ms = legacy.requested_ttl(ctx.params)
-            if wanted is not (tool is not None and (wanted or tool.required)):
-                needs = "can only be called as a task" if tool is not None else "cannot be called as a task"
-                raise refusals.no_such_method("tools/call", f"Tool {params.name!r} {needs}")
+            if tool is None and wanted:
+                raise refusals.no_such_method(ctx.method, f"Tool {params.name!r:.80} cannot be called as a task")
+            if tool is not None and tool.required and not wanted:
+                raise refusals.no_such_method(ctx.method, f"Tool {params.name!r} can only be called as a task")
         else:
             wanted, ttl_ms = tool is not None and ctx.protocol_version == MODERN_VERSION and _declared(ctx), None
             if tool is not None and tool.required and not wanted:
@@ -379,7 +384,7 @@ class Tasks(Extension):
             except BecameTask as became:
                 task_id = became.task_id
         else:
-            outcome = await self._detached(call, ctx, call_next)
+            outcome = await run_apart(await self._serving(), call, ctx, call_next)
             if not isinstance(outcome, FunctionTask):
                 return outcome
             task_id = outcome.made.task_id
@@ -388,58 +393,6 @@ class Tasks(Extension):
         runtime = await self._serving()
         with _translated():
             return created_shape(await runtime.get(task_id, principal))
-
-    async def _detached(self, call: Call, ctx: _Context, call_next: CallNext) -> FunctionTask | HandlerResult:
-        """Run a call apart from its request; return the task when it becomes one, else what it gives."""
-        runtime = await self._serving()
-        session = TaskSession(ctx.session)
-        scope = trio.CancelScope()
-        decided = trio.Event()
-        given: list[HandlerResult | MCPError] = []
-
-        async def begin() -> None:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if session.task is None:
-                session.task = runtime.begin(call.tool, call.principal, call.ttl_ms, scope)
-                decided.set()
-
-        async def run() -> None:
-            outcome: HandlerResult | MCPError = None
-            try:
-                with scope:
-                    try:
-                        with calls.serving(attrs.evolve(call, begin=begin)):
-                            outcome = await call_next(replace(ctx, session=session))
-                    except MCPError as error:
-                        outcome = error
-                    except SupervisorError as error:
-                        outcome = refusals.internal(error.message)
-                    except Exception:
-                        _log.exception("tool %r raised an unexpected exception", call.tool)
-                        outcome = refusals.internal("Internal server error")
-            except trio.Cancelled:  # the server is closing
-                if session.task is not None:
-                    session.task.finish(None, cancelled=True)
-                    runtime.finished(session.task)
-                raise
-            if session.task is not None:
-                session.task.finish(outcome, cancelled=scope.cancelled_caught)
-                runtime.finished(session.task)
-            given.append(outcome)
-            decided.set()
-
-        runtime.nursery.start_soon(run)
-        try:
-            await decided.wait()
-        except trio.Cancelled:
-            if session.task is None:
-                scope.cancel()
-            raise
-        if session.task is not None:
-            return session.task
-        if isinstance(given[0], MCPError):
-            raise given[0]
-        return given[0]
 
     async def middleware(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         """Serve what no extension can: task ids in listen filters, and what 2025-11-25 has in its core."""
@@ -477,7 +430,7 @@ class Tasks(Extension):
         runtime, principal = await self._entered(ctx, params.task_id)
         with _translated():
             task = await runtime.get(params.task_id, principal)
-        return shape(task) if ctx.protocol_version == MODERN_VERSION else legacy.legacy_shape(task)
+        return shape(task) if ctx.protocol_version == MODERN_VERSION else legacy_shape(task)
 
     async def _update(self, ctx: _Context, params: _UpdateParams) -> HandlerResult:
         runtime, principal = await self._entered(ctx, params.task_id)
@@ -495,7 +448,7 @@ class Tasks(Extension):
             if task.status.terminal:
                 message = f"Task {params.task_id} has ended already ({task.status.value})"
                 raise refusals.invalid(message)
-            return legacy.legacy_shape(await runtime.cancel(params.task_id, principal))
+            return legacy_shape(await runtime.cancel(params.task_id, principal))
 
     async def _list(self, ctx: _Context, params: PaginatedRequestParams) -> HandlerResult:
         runtime = await self._serving()

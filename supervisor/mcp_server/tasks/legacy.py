@@ -96,6 +96,7 @@ async def payload(
     Raises:
         MCPError: there is no such task, it failed with this error, or it was cancelled.
     """
+    task: Task | MCPError
     async with trio.open_nursery() as nursery:
         relayed: set[str] = set()
 
@@ -108,18 +109,16 @@ async def payload(
 
         try:
             task = await runtime.ended(task_id, principal, relay_questions)
-        except MCPError as error:  # bare, not in the nursery's group
-            failure: MCPError | None = error
-        else:
-            failure = None
+        except MCPError as error:  # to be raised bare, not in the nursery's group
+            task = error
         nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if isinstance(task, MCPError):
+        raise task
     if task.status is Status.CANCELLED:
         raise refusals.internal(_CANCELLED)
     if task.error is not None:
         raise MCPError.from_error_data(types.ErrorData.model_validate(task.error))
-    shape = dict(task.result or {})
+    shape = {name: value for name, value in (task.result or {}).items() if name != "resultType"}  # later vocabulary
     shape["_meta"] = {**shape.get("_meta", {}), RELATED_TASK: {"taskId": task_id}}
     return shape
 

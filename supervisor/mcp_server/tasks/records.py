@@ -64,7 +64,7 @@ class Made:
         """Whether its time is over."""
         return self.expires_ns is not None and self.expires_ns <= now_ns
 
-    def task(self, status: Status, updated_ns: int, **others: Any) -> Task:
+    def task(self, status: Status, updated_ns: int, *, result: Mapping[str, Any] | None = None, **others: Any) -> Task:
         """Return the task at the moment that the arguments describe."""
         return Task(
             task_id=self.task_id,
@@ -73,7 +73,8 @@ class Made:
             updated_ns=updated_ns,
             ttl_ms=self.ttl_ms,
             poll_ms=_POLL_MS,
-            is_error=bool((others.get("result") or {}).get("isError")),
+            result=result,
+            is_error=bool(result is not None and result.get("isError")),
             **others,
         )
 

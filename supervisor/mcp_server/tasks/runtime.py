@@ -124,22 +124,22 @@ class Runtime:
         raise refusals.invalid(message)
 
     async def _page_of_functions(self, principal: str | None, before: int | None) -> tuple[list[Task], str | None]:
-        await trio.lowlevel.checkpoint()
+        found, more = await trio.to_thread.run_sync(self._recorded, principal, before)
+        tasks = [self._functions[task.task_id].task() if task.task_id in self._functions else task for task in found]
+        if more:
+            return tasks, f"f:{tasks[-1].created_ns}"
+        jobs, following = await self._page_of_jobs(principal, None)
+        return tasks + jobs, following
+
+    def _recorded(self, principal: str | None, before: int | None) -> tuple[list[Task], bool]:
+        """Read a page of function tasks from the disk, in a thread; say whether there are more."""
         mine = [
             made
             for made in self._records.all()
             if principal in {None, made.principal} and (before is None or made.created_ns < before)
         ]
         mine.sort(key=lambda made: made.created_ns, reverse=True)
-        page = mine[:_PAGE]
-        tasks = [
-            self._functions[made.task_id].task() if made.task_id in self._functions else self._records.seen(made)
-            for made in page
-        ]
-        if len(mine) > _PAGE:
-            return tasks, f"f:{page[-1].created_ns}"
-        more, following = await self._page_of_jobs(principal, None)
-        return tasks + more, following
+        return [self._records.seen(made) for made in mine[:_PAGE]], len(mine) > _PAGE
 
     async def _page_of_jobs(self, principal: str | None, cursor: str | None) -> tuple[list[Task], str | None]:
         labels = None if principal is None else {PRINCIPAL_LABEL: principal}
@@ -243,6 +243,8 @@ class Runtime:
     async def cancel(self, task_id: str, principal: str | None) -> Task:
         """Ask a task to stop, and return it as it is soon after; one that has ended is returned unchanged.
 
+        Cancelling the call does not take the request back.
+
         Raises:
             MCPError: there is no such task, or it cannot be stopped from here.
         """
@@ -291,7 +293,7 @@ class Runtime:
 
     async def expire(self) -> None:
         """Forget function tasks when their time is over; a function that still runs then is stopped."""
-        for made in self._records.all():
+        for made in await trio.to_thread.run_sync(lambda: list(self._records.all())):
             self._expect(made)
         while True:
             left = math.inf if not self._expiries else (self._expiries[0][0] - time.time_ns()) / 1e9

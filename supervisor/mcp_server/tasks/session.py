@@ -113,7 +113,7 @@ class TaskSession(ServerSession):
             so_far = f"{progress:g}" if total is None else f"{progress:g}/{total:g}"
             self.task.report(so_far if message is None else f"{message} ({so_far})")
 
-    async def send_log_message(  # type: ignore[deprecated]
+    async def send_log_message(
         self,
         level: LoggingLevel,
         data: Any,
