@@ -14,6 +14,8 @@ from typing import Final
 import attrs
 from mcp.shared.exceptions import MCPError
 
+from supervisor.mcp_server.tasks.state import Task
+
 __all__ = ["BecameTask", "Call", "current", "serving"]
 
 _INTERNAL_ERROR: Final = -32603
@@ -22,10 +24,10 @@ _INTERNAL_ERROR: Final = -32603
 class BecameTask(MCPError):
     """Not an error: this call is answered with a task. Tools let errors of this kind pass."""
 
-    def __init__(self, task_id: str) -> None:
-        """Name the task."""
-        super().__init__(_INTERNAL_ERROR, f"The call became task {task_id}, and nobody was there to say so")
-        self.task_id = task_id
+    def __init__(self, task: Task) -> None:
+        """Keep the task, as it is now."""
+        super().__init__(_INTERNAL_ERROR, f"The call became task {task.task_id}, and nobody was there to say so")
+        self.task = task
 
 
 @attrs.define(kw_only=True)

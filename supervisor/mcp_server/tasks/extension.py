@@ -25,7 +25,7 @@ from supervisor.mcp_server.tasks import calls, legacy, refusals
 from supervisor.mcp_server.tasks.apart import run_apart
 from supervisor.mcp_server.tasks.calls import BecameTask, Call
 from supervisor.mcp_server.tasks.functions import FunctionTask
-from supervisor.mcp_server.tasks.jobs import Render, handle, render_result
+from supervisor.mcp_server.tasks.jobs import Render, handle, render_result, task_of
 from supervisor.mcp_server.tasks.listening import listen, task_ids
 from supervisor.mcp_server.tasks.runtime import Runtime
 from supervisor.mcp_server.tasks.state import (
@@ -294,7 +294,7 @@ class Tasks(Extension):
         """
         call = calls.current()
         if call is not None and call.as_task:
-            raise BecameTask(job.job_id)
+            raise BecameTask(task_of(job))
 
     async def begin(self) -> None:
         """Make the call that is being served a task, and go on; return if it wants none.
@@ -382,17 +382,15 @@ class Tasks(Extension):
                 with calls.serving(call):
                     return await call_next(ctx)
             except BecameTask as became:
-                task_id = became.task_id
+                task = became.task
         else:
             outcome = await run_apart(await self._serving(), call, ctx, call_next)
             if not isinstance(outcome, FunctionTask):
                 return outcome
-            task_id = outcome.made.task_id
+            task = outcome.task()
         if ctx.protocol_version == LEGACY_VERSION:
-            raise BecameTask(task_id)  # its shape would not pass the SDK's check of results; `middleware` answers
-        runtime = await self._serving()
-        with _translated():
-            return created_shape(await runtime.get(task_id, principal))
+            raise BecameTask(task)  # its shape would not pass the SDK's check of results; `middleware` answers
+        return created_shape(task)
 
     async def middleware(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         """Serve what no extension can: task ids in listen filters, and what 2025-11-25 has in its core."""
@@ -406,9 +404,7 @@ class Tasks(Extension):
                 try:
                     return await call_next(ctx)
                 except BecameTask as became:
-                    runtime = await self._serving()
-                    with _translated():
-                        return legacy.created(await runtime.get(became.task_id, self._principal(ctx)))
+                    return legacy.created(became.task)
         elif ctx.method == "subscriptions/listen" and ctx.protocol_version == MODERN_VERSION:
             wanted = task_ids(ctx.params)
             if wanted is not None:
