@@ -145,7 +145,7 @@ def _run(serve: Callable[[], Awaitable[None]]) -> None:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             held: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            if len(held) > 1:
+            if len(held) != 1:
                 break
             error = held[0]
         if isinstance(error, SupervisorError):

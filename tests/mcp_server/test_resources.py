@@ -89,12 +89,14 @@ async def test_a_stream_is_told_and_ends_with_the_client(servers: Any) -> None:
     async with servers(era="auto") as call:
         job_id = (await call("count", upto=1))["job_id"]
         uris = [f"job://{job_id}", f"job://{job_id}/stdout"]
-        async with call.client.listen(resource_subscriptions=uris) as first:
-            async with call.client.listen(resource_subscriptions=uris[:1]) as second:
-                servers.engine.command(job_id).finish()
-                with trio.fail_after(5):
-                    assert {(await anext(first)).uri, (await anext(first)).uri} == set(uris)
-                    assert (await anext(second)).uri == uris[0]
+        async with (
+            call.client.listen(resource_subscriptions=uris) as first,
+            call.client.listen(resource_subscriptions=uris[:1]) as second,
+        ):
+            servers.engine.command(job_id).finish()
+            with trio.fail_after(5):
+                assert {(await anext(first)).uri, (await anext(first)).uri} == set(uris)
+                assert (await anext(second)).uri == uris[0]
 
 
 async def test_nobody_listens_to_a_job_that_is_not_there(servers: Any) -> None:
