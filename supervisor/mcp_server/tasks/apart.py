@@ -57,8 +57,9 @@ class _Apart:
             ended = True
         finally:  # reached by a cancellation as well: the server is closing
             if self.task is not None:
-                self.task.finish(self.outcome, cancelled=not ended or self.scope.cancelled_caught)
-                self._runtime.finished(self.task)
+                cancelled = not ended or self.scope.cancelled_caught
+                if self.task.finish(self.outcome, cancelled=cancelled):
+                    self._runtime.finished(self.task)
             self.decided.set()
 
     async def _outcome(self, call_next: CallNext) -> HandlerResult | MCPError:

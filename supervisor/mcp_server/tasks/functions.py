@@ -163,9 +163,13 @@ class FunctionTask:
 
     # ------------------------------------------------------------ its life
 
-    def finish(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> None:
-        """Record how the function ended: with a result, an error, or because it was stopped."""
+    def finish(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> bool:
+        """Record how the function ended: with a result, an error, or because it was stopped.
+
+        ``False``: it could not be recorded, and is known only here.
+        """
         self._asked.clear()
+        recorded = True
         status, facts = self._end(outcome, cancelled=cancelled)
         try:
             if self._expired:
@@ -175,7 +179,9 @@ class FunctionTask:
         except SupervisorError as error:  # a full disk: what it was can be told for as long as we live
             _log.warning("the end of task %s could not be written down: %s", self.made.task_id, error)
             self._ended = self.made.task(status, time.time_ns(), **facts)
+            recorded = False
         self._tell()
+        return recorded
 
     def _end(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> tuple[Status, dict[str, Any]]:
         if cancelled:
