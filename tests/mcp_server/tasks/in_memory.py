@@ -125,7 +125,7 @@ class Peer:
         """Listen to a task until it has a status (by default: any last one), and return it as it is then."""
         assert self.era == MODERN
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, task_id)
+            nursery.start_soon(self.listen, [task_id])
             while True:
                 note = await self.told()
                 if note["taskId"] == task_id and (note["status"] == status if status else note["status"] in ENDS):
@@ -133,8 +133,8 @@ class Peer:
                     break
         return await self.get(task_id)
 
-    async def _listen(self, task_id: str) -> None:
-        await self("subscriptions/listen", notifications={"taskIds": [task_id]})
+    async def listen(self, task_ids: list[str]) -> None:
+        await self("subscriptions/listen", notifications={"taskIds": task_ids})
 
 
 class Yes(BaseModel):
@@ -250,3 +250,8 @@ def _principal(ctx: Any) -> str | None:
 def running() -> Script:
     """A command that runs until the test ends it."""
     return Script(seconds=None)
+
+
+def kept(state_dir: Path) -> list[str]:
+    """Return the ids of the function tasks on record."""
+    return sorted(path.name for path in state_dir.glob(".tasks/*"))

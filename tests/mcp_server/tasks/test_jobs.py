@@ -163,13 +163,17 @@ async def test_an_update_means_nothing_to_a_job(world: World) -> None:
         assert (await peer.get(made["taskId"]))["status"] == "working"
 
 
+def lose_output(state_dir: Path, job_id: str) -> None:
+    (output,) = state_dir.glob(f"*/{job_id}/result.json")
+    output.unlink()
+
+
 async def test_output_that_is_gone_is_an_error_result(world: World, engine: FakeEngine, state_dir: Path) -> None:
     async with world.open() as sup, world.peer() as peer:
         made = await peer.call("build", target="all")
         engine.commands[0].finish()
         await sup.wait(made["taskId"])
-        (output,) = state_dir.glob(f"*/{made['taskId']}/result.json")
-        output.unlink()
+        lose_output(state_dir, made["taskId"])
         got = await peer.get(made["taskId"])
         assert got["status"] == "completed"
         assert got["result"]["isError"] is True
