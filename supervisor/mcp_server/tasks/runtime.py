@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,7 @@ _CANCEL_SECONDS: Final = 0.5
 """How long the answer to a cancel waits, so that what stops quickly is seen as stopped by the next question."""
 _LONGEST_SLEEP_SECONDS: Final = 86400
 _PAGE: Final = 50
+_CURSOR: Final = re.compile(r"f:(?P<functions>[0-9]{1,20})|j:(?P<jobs>[0-9]{1,20})", re.ASCII)
 
 
 class Runtime:
@@ -115,11 +117,13 @@ class Runtime:
         Raises:
             MCPError: the cursor is none of ours.
         """
-        phase, _, rest = (cursor or "f:").partition(":")
-        if phase == "f" and (not rest or rest.isdecimal()):
-            return await self._page_of_functions(principal, int(rest) if rest else None)
-        if phase == "j":
-            return await self._page_of_jobs(principal, rest or None)
+        if cursor is None:
+            return await self._page_of_functions(principal, None)
+        match = _CURSOR.fullmatch(cursor)
+        if match is not None and match["functions"] is not None:
+            return await self._page_of_functions(principal, int(match["functions"]))
+        if match is not None:
+            return await self._page_of_jobs(principal, match["jobs"])
         message = f"cursor is {cursor!r:.80}; it must be the nextCursor of an earlier page"
         raise refusals.invalid(message)
 

@@ -46,6 +46,7 @@ class Peer:
         self.name, self.era, self.capabilities = name, era, capabilities
         self.notifications_in, self.notifications = trio.open_memory_channel[dict[str, Any]](1000)
         self.asked_in, self.asked = trio.open_memory_channel[dict[str, Any]](1000)
+        self.greeting: dict[str, Any] = {}
         self._replies: dict[int, tuple[trio.Event, list[Any]]] = {}
         self._numbers = itertools.count(1)
 
@@ -230,7 +231,7 @@ class World:
             nursery.start_soon(made.receive, near[0])
             if era == LEGACY:
                 declared = {each: value for each, value in capabilities.items() if each != "extensions"}
-                made.greeting = await made(  # type: ignore[attr-defined]
+                made.greeting = await made(
                     "initialize",
                     protocolVersion=LEGACY,
                     capabilities=declared,
