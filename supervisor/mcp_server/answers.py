@@ -47,9 +47,12 @@ def error_answer(error: SupervisorError, job: Job | None = None) -> CallToolResu
     return answer(shape, is_error=True)
 
 
-def result_answer(result: Result) -> CallToolResult:
+def result_answer(result: Result, *, warnings: Sequence[str] = ()) -> CallToolResult:
     """Return what a finished job gave; the end of one that went badly is an error."""
-    return answer(to_json(result), is_error=not result.ok)
+    shape = to_json(result)
+    if warnings:
+        shape["warnings"] = list(warnings)
+    return answer(shape, is_error=not result.ok)
 
 
 def job_answer(job: Job, *, warnings: Sequence[str] = ()) -> CallToolResult:

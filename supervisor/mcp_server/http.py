@@ -10,7 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -94,29 +96,29 @@ async def serve(
         transport_security=_security(address, allowed_hosts),
     )
     app: _App = application if tokens is None else _Guarded(application, tokens)
+    listener = _listener(address)
     config = Config()
-    config.bind = [str(address)]
+    config.bind = [f"fd://{listener.fileno()}"]
     config.graceful_timeout = _LAST_ANSWERS_SECONDS
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("supervisor.mcp.http")
+    bound = Address(address.host, listener.getsockname()[1])
+    listener.detach()  # Hypercorn's from now on
+    serve_it = partial(serve_with_hypercorn, app, config, shutdown_trigger=shutdown, mode="asgi")
     async with trio.open_nursery() as nursery:
-        try:
-            (bound,) = await nursery.start(_run, app, config, shutdown)
-        except OSError as error:
-            message = f"cannot listen on {address}: {error.strerror or error}"
-            raise PermissionDenied(message, repair="Choose another --http HOST:PORT.") from error
-        started(Address(address.host, int(bound.rpartition(":")[2])))
+        await nursery.start(serve_it)
+        started(bound)
 
 
-async def _run(
-    app: _App,
-    config: Config,
-    shutdown: Callable[[], Awaitable[None]],
-    *,
-    task_status: trio.TaskStatus[list[str]],
-) -> None:
-    await serve_with_hypercorn(app, config, shutdown_trigger=shutdown, mode="asgi", task_status=task_status)
+def _listener(address: Address) -> socket.socket:
+    """Return a socket that listens, bound here so that what the system says to that is told as it is."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(where[:2], family=family)
+    except OSError as error:
+        message = f"cannot listen on {address}: {error.strerror or error}"
+        raise PermissionDenied(message, repair="Choose another --http HOST:PORT.") from error
 
 
 def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuritySettings:

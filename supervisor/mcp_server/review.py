@@ -125,6 +125,7 @@ def _base(given: str | None) -> str:
 
 def _sections(scope: str, base: str | None) -> tuple[str, list[tuple[str, bytes]]]:
     """Return in words what is looked at, and the diff of each file with its path."""
+    _git("rev-parse", "--show-toplevel")  # whose complaint is short, where this is no repository
     has_commits = bool(_git("rev-parse", "--verify", "--quiet", "HEAD", statuses=(0, 1, 128)).strip())
     head = ["HEAD"] if has_commits else [_git("hash-object", "-t", "tree", "/dev/null").strip().decode()]
     match scope:
@@ -193,10 +194,9 @@ def collect(scope: str, base: str | None, most_bytes: int) -> Change:
         text = redact(section.decode(errors="replace"))
         size = len(text.encode())
         if size > room:
-            left_out.append(
-                f"{_on_one_line(path)} ({size} bytes of diff{', only its beginning is shown' if room > 2000 else ''})"
-            )
-            text = _cut(text, room) if room > 2000 else ""
+            text = _cut(text, room) if room >= _WORTH_SHOWING else ""
+            how = ", of which only the beginning is shown" if text else ""
+            left_out.append(f"{_on_one_line(path)} ({size} bytes of diff{how})")
         if text:
             shown.append(text if text.endswith("\n") else f"{text}\n")
             room -= len(text.encode())

@@ -109,7 +109,7 @@ class Starter:
             job = await self._waiting.waited(supervisor, job.job_id, wait)
         failed = job.status.terminal and not job.result_available
         if failed or (wait and job.status.terminal):
-            return result_answer(await supervisor.result(job.job_id))
+            return result_answer(await supervisor.result(job.job_id), warnings=place.warnings)
         return job_answer(job, warnings=place.warnings)
 
 

@@ -21,8 +21,8 @@ def parse(text: str) -> tuple[kinds.Kind, ...]:
     return kinds.parse(textwrap.dedent(text), "kinds.toml")
 
 
-def kind(text: str = "", command: str = '["tool", "{x}"]', parameter: str = 'type = "string"') -> kinds.Kind:
-    (made,) = parse(fD + "command = {command}\n{text}\n[kind.k.parameters.x]\n{parameter}\n")
+def kind(command: str) -> kinds.Kind:
+    (made,) = parse(f'[kind.k]\ndescription = "K."\ncommand = {command}\nparameters.x = {{}}\n')
     return made
 
 
