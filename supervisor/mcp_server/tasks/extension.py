@@ -77,13 +77,15 @@ def _require_declared(ctx: _Context) -> None:
         raise refusals.missing_capability({"extensions": {EXTENSION_ID: {}}}, f"the extension {EXTENSION_ID}")
 
 
-def _require_name_header(ctx: _Context, task_id: str) -> None:
+def _check_name_header(ctx: _Context, task_id: str, *, required: bool) -> None:
     """Check the header that intermediaries route by; stdio has none."""
     headers = getattr(ctx.request, "headers", None)
-    if headers is not None:
-        found = decode_header_value(headers.get(MCP_NAME_HEADER))
-        if found != task_id:
-            raise refusals.header_mismatch(found, task_id)
+    if headers is None:
+        return
+    held = headers.get(MCP_NAME_HEADER)
+    found = decode_header_value(held)
+    if found != task_id and (held is not None or required):
+        raise refusals.header_mismatch(held, task_id)
 
 
 @contextlib.contextmanager
@@ -117,6 +119,9 @@ class Tasks(Extension):
             ``SupervisorError``, which the client is told. ``None`` waits for ``serving``.
         job_tools: names of tools that call ``became`` by themselves.
         render: makes the result of a job the result of its tool.
+        name_header_required: refuse, over HTTP, requests about tasks without an ``Mcp-Name`` header,
+            as the specification would have it; some clients (FastMCP 4.1 is one) do not send it. One
+            that names something else is always refused.
     """
 
     identifier = EXTENSION_ID
@@ -128,11 +133,13 @@ class Tasks(Extension):
         supervisor: Callable[[], Awaitable[Supervisor]] | None = None,
         job_tools: Collection[str] = (),
         render: Render = render_result,
+        name_header_required: bool = False,
     ) -> None:
         """Keep what is given; nothing is opened yet."""
         self._principal = principal
         self._opened = supervisor
         self._render = render
+        self._name_header_required = name_header_required
         self._tools: dict[str, _Tool] = {}
         self._runtime: Runtime | None = None
         self._ready = trio.Event()
@@ -418,7 +425,7 @@ class Tasks(Extension):
     async def _entered(self, ctx: _Context, task_id: str) -> tuple[Runtime, str | None]:
         """Check what every request about a task has to pass."""
         if ctx.protocol_version == MODERN_VERSION:
-            _require_name_header(ctx, task_id)
+            _check_name_header(ctx, task_id, required=self._name_header_required)
             _require_declared(ctx)
         return await self._serving(), self._principal(ctx)
 

@@ -248,3 +248,33 @@ async def test_the_sdks_own_client_can_be_told_of_tasks(world: World) -> None:
         assert EXTENSION_ID in (discovered.extensions or {})
         answer = await client.call_tool("plain", {"number": 3})
         assert answer.content[0].text == "3"  # type: ignore[union-attr]
+
+
+class Headers:
+    """What a request over HTTP looks like to the extension."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_a_header_that_is_missing_is_refused_by_those_who_insist(*, required: bool) -> None:
+    from types import SimpleNamespace
+
+    from mcp.shared.exceptions import MCPError
+
+    from supervisor.mcp_server.tasks.extension import _check_name_header
+
+    missing = SimpleNamespace(request=Headers())
+    right = SimpleNamespace(request=Headers(mcp_name="a"))
+    encoded = SimpleNamespace(request=Headers(mcp_name="=?base64?YQ==?="))
+    no_http = SimpleNamespace(request=None)
+    for fine in (right, encoded, no_http):
+        _check_name_header(fine, "a", required=required)  # type: ignore[arg-type]
+    if required:
+        with pytest.raises(MCPError, match="is missing"):
+            _check_name_header(missing, "a", required=True)  # type: ignore[arg-type]
+    else:
+        _check_name_header(missing, "a", required=False)  # type: ignore[arg-type]
+    with pytest.raises(MCPError, match="must be the task id"):
+        _check_name_header(right, "b", required=required)  # type: ignore[arg-type]
