@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -95,7 +96,7 @@ async def serve(
         max_request_body_size=_MOST_BODY_BYTES,
         transport_security=_security(address, allowed_hosts),
     )
-    app: _App = application if tokens is None else _Guarded(application, tokens)
+    app: Any = application if tokens is None else _Guarded(application, tokens)
     listener = _listener(address)
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
@@ -104,10 +105,11 @@ async def serve(
     config.accesslog = None
     config.errorlog = logging.getLogger("supervisor.mcp.http")
     bound = Address(address.host, listener.getsockname()[1])
-    listener.detach()  # Hypercorn's from now on
+    descriptor = listener.detach()  # Hypercorn's from now on
     serve_it = partial(serve_with_hypercorn, app, config, shutdown_trigger=shutdown, mode="asgi")
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_it)
+        os.set_inheritable(descriptor, False)  # no job is to hold the port when the server is gone
         started(bound)
 
 
@@ -115,10 +117,12 @@ def _listener(address: Address) -> socket.socket:
     """Return a socket that listens, bound here so that what the system says to that is told as it is."""
     try:
         family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(where[:2], family=family)
+        listener = socket.create_server(where[:2], family=family)
     except OSError as error:
         message = f"cannot listen on {address}: {error.strerror or error}"
         raise PermissionDenied(message, repair="Choose another --http HOST:PORT.") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
+    return listener
 
 
 def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuritySettings:
