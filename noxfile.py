@@ -17,6 +17,11 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONFORMANCE_SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
+OTHERS_CLIENTS = (
+    "@modelcontextprotocol/client@2.4.0",
+    "@modelcontextprotocol/ext-tasks@0.2.2",
+    "@modelcontextprotocol/inspector@2.12.0",
+)
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -91,6 +96,16 @@ def conformance(session: nox.Session) -> None:
     session.run("npm", "install", *quiet, "--prefix", str(folder), CONFORMANCE_SUITE)
     suite = folder / "node_modules" / CONFORMANCE_SUITE.rpartition("@")[0]
     session.run("python", "-m", "tests.conformance", str(suite), *session.posargs)
+
+
+@nox.session(default=False)
+def clients(session: nox.Session) -> None:
+    """Drive one job with the SDK's client, FastMCP's, the MCP Inspector and ext-tasks."""
+    session.install(".[mcp]", *_group("conformance"), *_group("clients"))
+    folder = Path(session.create_tmp()).resolve()
+    quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts")
+    session.run("npm", "install", *quiet, "--prefix", str(folder), *OTHERS_CLIENTS)
+    session.run("python", "-m", "tests.conformance.clients", str(folder / "node_modules"), *session.posargs)
 
 
 @nox.session(default=False)

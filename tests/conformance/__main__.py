@@ -53,7 +53,7 @@ class Scenario:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[str]:
+def fixture_server() -> Iterator[str]:
     """Run the fixture server on a state root of its own; gives its address."""
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         environment = {**os.environ, "SUPERVISOR_STATE_DIR": f"{folder}/state"}
@@ -120,7 +120,7 @@ def main() -> int:
     if given.node is None:
         parser.error("there is no node on the path; `nox -s conformance` installs one")
     good = bad = 0
-    with tempfile.TemporaryDirectory(prefix="conformance-results-") as folder, _server() as address:
+    with tempfile.TemporaryDirectory(prefix="conformance-results-") as folder, fixture_server() as address:
         for revision, wanted in _SETS.items():
             found = _run(given.node, given.suite, address, revision, Path(folder) / revision)
             required = _required(given.suite, revision)
