@@ -54,6 +54,7 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
         if block[1] == "run":
             done = subprocess.run(
                 [sys.executable, "-c", block["text"]],
+                cwd=tmp_path,
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -33,6 +33,7 @@ from supervisor.mcp_server.principals import (
 from supervisor.mcp_server.tools import JOB_SHAPE, JobTools, Tool
 from supervisor.model import JobSpec
 from supervisor.settings import Settings
+from supervisor.states import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,8 +108,8 @@ class Starter:
         wait = values["wait_seconds"] or 0
         if wait and not job.status.terminal:
             job = await self._waiting.waited(supervisor, job.job_id, wait)
-        failed = job.status.terminal and not job.result_available
-        if failed or (wait and job.status.terminal):
+        never_ran = job.reason is Reason.LAUNCH_FAILED
+        if never_ran or (wait and job.status.terminal):
             return result_answer(await supervisor.result(job.job_id), warnings=place.warnings)
         return job_answer(job, warnings=place.warnings)
 
