@@ -16,6 +16,12 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+CONFORMANCE_SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
+OTHERS_CLIENTS = (
+    "@modelcontextprotocol/client@2.4.0",
+    "@modelcontextprotocol/ext-tasks@0.2.2",
+    "@modelcontextprotocol/inspector@2.12.0",
+)
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -87,6 +93,27 @@ def benchmarks(session: nox.Session) -> None:
     """Measure on this machine, each figure beside its yardstick."""
     session.install(".")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """Run the MCP conformance suite against a server whose tasks are ours; needs pip and an npm registry."""
+    session.install(".[mcp]", *_group("conformance"))
+    folder = Path(session.create_tmp()).resolve()
+    quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts")
+    session.run("npm", "install", *quiet, "--prefix", str(folder), CONFORMANCE_SUITE)
+    suite = folder / "node_modules" / CONFORMANCE_SUITE.rpartition("@")[0]
+    session.run("python", "-m", "tests.conformance", str(suite), *session.posargs)
+
+
+@nox.session(default=False)
+def clients(session: nox.Session) -> None:
+    """Drive one job with the SDK's client, FastMCP's, the MCP Inspector and ext-tasks."""
+    session.install(".[mcp]", *_group("conformance"), *_group("clients"))
+    folder = Path(session.create_tmp()).resolve()
+    quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts")
+    session.run("npm", "install", *quiet, "--prefix", str(folder), *OTHERS_CLIENTS)
+    session.run("python", "-m", "tests.conformance.clients", str(folder / "node_modules"), *session.posargs)
 
 
 @nox.session(default=False)

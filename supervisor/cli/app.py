@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "rm": ("forgetting", "rm", "Forget finished jobs now."),
     "logs": ("logs", "logs", "Print what a job wrote, so far or as it writes it."),
     "prune": ("forgetting", "prune", "Forget finished jobs that have expired or are too many."),
+    "mcp": ("mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
     "doctor": ("doctor", "doctor", "Say what is installed, where jobs are kept, and what would fail."),
     "completion": ("completion", "completion", "Print the script that completes commands in your shell."),
 }

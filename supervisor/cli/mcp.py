@@ -1,0 +1,153 @@
+"""``mcp``: serve jobs to MCP hosts. What it needs beyond the package comes with the extra ``mcp``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from supervisor.cli import exits
+from supervisor.cli.front import Invocation, command, report
+from supervisor.errors import InvalidArguments, InvalidSettings, SupervisorError
+
+if TYPE_CHECKING:
+    from supervisor.mcp_server.http import Address
+    from supervisor.mcp_server.serving import Options
+
+__all__ = ["mcp"]
+
+_HELP = """Serve jobs to an MCP host over stdin and stdout, or with --http to whoever comes.
+
+Without a kinds file there are only tools that look after jobs. Each [kind.NAME] in it adds a tool that
+starts one; --print-examples shows some. Commands of the caller's own choice are started only where
+--allow-command allows them, word by word: 'make test', 'pytest *', 'git log --oneline *'. A last word *
+stands for all that follow.
+
+With --http each request needs a bearer token. The first start makes one and prints the path of its file;
+other files beside it are other principals, who see each other's jobs as little as strangers'.
+"""
+
+
+@command("mcp", short_help="Serve jobs to MCP hosts, over stdio or HTTP.", help=_HELP)
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The kinds file; or SUPERVISOR_CONFIG.")
+@click.option("--allow-command", "allow_commands", multiple=True, metavar="PATTERN", help="Let job_start start these.")
+@click.option("--http", metavar="HOST:PORT", help="Serve Streamable HTTP at /mcp there; port 0 takes a free one.")
+@click.option("--no-token", is_flag=True, help="Let everybody on this machine in, as you. On loopback only.")
+@click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name clients use for this machine.")
+@click.option("--print-examples", is_flag=True, help="Print a kinds file to begin with, and do nothing else.")
+def mcp(
+    call: Invocation,
+    *,
+    config: Path | None,
+    allow_commands: Sequence[str],
+    http: str | None,
+    no_token: bool,
+    allow_hosts: Sequence[str],
+    print_examples: bool,
+) -> int:
+    """Serve until the host has gone or a signal comes."""
+    if print_examples:
+        examples = Path(__file__).parents[1] / "mcp_server" / "examples.toml"
+        call.answer(lambda: {"ok": True, "value": examples.read_text()}, examples.read_text().rstrip("\n"))
+        return exits.OK
+    try:
+        _check_installed()
+        options = _options(call, config, allow_commands)
+        if http is None:
+            if no_token or allow_hosts:
+                message = f"{'--no-token' if no_token else '--allow-host'} has a meaning only with --http"
+                raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
+            return _over_stdio(options)
+    except SupervisorError as error:
+        if http is not None:
+            raise
+        return report(error, as_json=False)  # nothing but the protocol is written to stdout, not even with --json
+    return _over_http(call, options, http, no_token=no_token, allow_hosts=allow_hosts)
+
+
+def _check_installed() -> None:
+    missing = [each for each in ("mcp", "hypercorn") if importlib.util.find_spec(each) is None]
+    if missing:
+        message = f"the MCP server needs {' and '.join(missing)}, which the extra `mcp` brings"
+        raise InvalidSettings(message, repair='pip install "trio-supervisor[mcp]"')
+
+
+def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str]) -> Options:
+    from supervisor.mcp_server import kinds
+
+    settings = call.settings
+    named = os.environ.get("SUPERVISOR_CONFIG")
+    if config is not None:
+        settings = attrs.evolve(settings, config=config)
+    elif named and not os.path.isabs(os.path.expanduser(named)):
+        message = f"SUPERVISOR_CONFIG is {named!r}; it accepts an absolute path, lest a workspace bring its own"
+        raise InvalidSettings(message)
+    for pattern in allow_commands:
+        try:
+            words = shlex.split(pattern)
+        except ValueError as error:
+            message = f"--allow-command is {pattern!r}: {error}"
+            raise InvalidArguments(message) from error
+        if not words:
+            message = "--allow-command is empty; it accepts a command, with * for what may vary"
+            raise InvalidArguments(message)
+    found = () if settings.config is None else kinds.load(settings.config)
+    from supervisor.mcp_server.serving import Options
+
+    return Options(settings=settings, kinds=found, allow_commands=allow_commands)
+
+
+def _over_stdio(options: Options) -> int:
+    from supervisor.mcp_server.serving import serve_stdio
+
+    _run(partial(serve_stdio, options))
+    sys.stderr.flush()
+    os._exit(exits.OK)  # a host gives half a second: there is nothing left that taking a process apart could save
+
+
+def _over_http(call: Invocation, options: Options, http: str, *, no_token: bool, allow_hosts: Sequence[str]) -> int:
+    from supervisor.mcp_server.http import parse_address
+    from supervisor.mcp_server.serving import serve_http
+    from supervisor.mcp_server.tokens import Tokens
+
+    address = parse_address(http)
+    if no_token and not address.loopback:
+        message = f"--no-token is for loopback, and {address.host} is reached from elsewhere"
+        raise InvalidArguments(message, repair="Leave --no-token out, or listen on 127.0.0.1.")
+    tokens = None if no_token else Tokens(options.settings.state_dir)
+
+    def started(bound: Address) -> None:
+        url = f"http://{bound}/mcp"
+        file = None if tokens is None else str(tokens.default)
+        told = f"Bearer token: in {file}" if file else "No token: every user of this machine may start and read jobs."
+        call.answer(lambda: {"ok": True, "url": url, "token_file": file}, f"Serving MCP at {url}", told)
+        sys.stdout.flush()
+
+    _run(partial(serve_http, options, address, tokens=tokens, allowed_hosts=allow_hosts, started=started))
+    return exits.OK
+
+
+def _run(serve: Callable[[], Awaitable[None]]) -> None:
+    """Serve; an error of ours that comes out alone in its groups is raised as itself."""
+    import trio
+
+    try:
+        trio.run(serve)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            held: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            if len(held) != 1:
+                break
+            error = held[0]
+        if isinstance(error, SupervisorError):
+            raise error from error.__cause__
+        raise

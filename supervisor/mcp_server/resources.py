@@ -1,0 +1,261 @@
+"""Jobs as resources: ``job://ID``, ``job://ID/stdout`` and ``job://ID/stderr``, and who is told when one changes.
+
+Clients of 2025-11-25 subscribe to a resource on their session; those of 2026-07-28 listen on a stream
+of their own. Behind both is one watch for each subscriber and resource, which ends with the job. A
+resource that changes all the time is told of twice a second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import trio
+from mcp import MCPError
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    BlobResourceContents,
+    EmptyResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    TextResourceContents,
+    UnsubscribeRequestParams,
+)
+
+from supervisor import log
+from supervisor.errors import SupervisorError
+from supervisor.mcp_server.answers import dump
+from supervisor.mcp_server.backend import Backend
+from supervisor.mcp_server.principals import PRINCIPAL_LABEL, principal_of
+from supervisor.mcp_server.tools import JobTools, read_output
+from supervisor.model import Job, to_json
+from supervisor.settings import Settings
+
+__all__ = ["Resources"]
+
+_Context = ServerRequestContext[Any]
+
+_URI: Final = re.compile(r"job://([0-9a-f]{32})(?:/(stdout|stderr))?")
+_MOST_BYTES: Final = 1 << 22
+_LISTED: Final = 20
+_MOST_WATCHES: Final = 1024
+_QUIET_SECONDS: Final = 0.5
+
+
+@attrs.frozen
+class _Target:
+    uri: str
+    job_id: str
+    stream: str | None
+
+
+def _target(uri: str) -> _Target | None:
+    found = _URI.fullmatch(uri)
+    return None if found is None else _Target(uri, found[1], found[2])
+
+
+class Resources:
+    """What a server says about jobs as resources."""
+
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        """Keep what is asked."""
+        self._backend = backend
+        self._settings = settings
+        self._tools = JobTools(backend, settings)
+        self._watches: dict[tuple[int, str], trio.CancelScope] = {}
+        self._count = 0
+
+    def offer(self, server: Server[Any]) -> None:
+        """Have ``server`` serve them."""
+        server.add_request_handler("resources/list", PaginatedRequestParams, self._list)
+        server.add_request_handler("resources/templates/list", PaginatedRequestParams, self._templates)
+        server.add_request_handler("resources/read", ReadResourceRequestParams, self._read)
+        server.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
+        server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
+        server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, self._listen)
+
+    # ------------------------------------------------------------ looking
+
+    async def _list(self, ctx: _Context, _: PaginatedRequestParams) -> ListResourcesResult:
+        principal = principal_of(ctx)
+        try:
+            supervisor = await self._backend.supervisor()
+            page = await supervisor.list(
+                limit=_LISTED, labels={} if principal is None else {PRINCIPAL_LABEL: principal}
+            )
+        except SupervisorError as error:
+            raise MCPError(INTERNAL_ERROR, error.message, {"code": error.code}) from error
+        resources = [
+            Resource(
+                uri=f"job://{job.job_id}",
+                name=f"{job.labels.get('mcp.tool') or job.argv[0]} ({job.status.value})",
+                mime_type="application/json",
+            )
+            for job in page.jobs
+        ]
+        return ListResourcesResult(resources=resources)
+
+    async def _templates(self, _: _Context, __: PaginatedRequestParams) -> ListResourceTemplatesResult:
+        templates = [
+            ResourceTemplate(uri_template="job://{job_id}", name="job", mime_type="application/json"),
+            ResourceTemplate(uri_template="job://{job_id}/stdout", name="stdout", mime_type="text/plain"),
+            ResourceTemplate(uri_template="job://{job_id}/stderr", name="stderr", mime_type="text/plain"),
+        ]
+        return ListResourceTemplatesResult(resource_templates=templates)
+
+    async def _read(self, ctx: _Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+        target, job = await self._seen(ctx, str(params.uri))
+        if target.stream is None:
+            text = dump(to_json(job)).encode(errors="replace").decode()
+            return ReadResourceResult(
+                contents=[TextResourceContents(uri=target.uri, text=text, mime_type="application/json")]
+            )
+        try:
+            piece = await read_output(self._settings, job.job_id, target.stream, offset=None, limit=_MOST_BYTES)
+        except SupervisorError as error:
+            raise _not_there(target.uri, error) from error
+        meta = {"offset": piece["offset"], "size": piece["size"]} if piece["offset"] else None
+        if "encoding" in piece:
+            blob = BlobResourceContents(
+                uri=target.uri, blob=piece["value"], mime_type="application/octet-stream", _meta=meta
+            )
+            return ReadResourceResult(contents=[blob])
+        shown = TextResourceContents(uri=target.uri, text=piece["value"], mime_type="text/plain", _meta=meta)
+        return ReadResourceResult(contents=[shown])
+
+    async def _seen(self, ctx: _Context, uri: str) -> tuple[_Target, Job]:
+        """Return what a URI means and its job, if there is one that the caller may see."""
+        target = _target(uri)
+        if target is None:
+            message = "there is no such resource; there are job://ID, job://ID/stdout and job://ID/stderr"
+            raise MCPError(INVALID_PARAMS, message, {"uri": uri[:200]})
+        try:
+            _, job = await self._tools.seen(ctx, target.job_id)
+        except SupervisorError as error:
+            raise _not_there(uri, error) from error
+        return target, job
+
+    # ------------------------------------------------------------ being told
+
+    async def _subscribe(self, ctx: _Context, params: SubscribeRequestParams) -> EmptyResult:
+        target, job = await self._seen(ctx, str(params.uri))
+        key = (id(_session_of(ctx)), target.uri)
+        if key not in self._watches:
+            if len(self._watches) >= _MOST_WATCHES:
+                raise MCPError(INTERNAL_ERROR, "there are too many subscriptions")
+            scope = self._watches[key] = trio.CancelScope()
+            session = ctx.session
+
+            async def tell() -> None:
+                await session.send_resource_updated(target.uri)
+
+            async def watch() -> None:
+                try:
+                    with scope:
+                        await self._watch(target, job, tell)
+                finally:
+                    self._watches.pop(key, None)
+
+            self._backend.look_after(watch)
+        return EmptyResult()
+
+    async def _unsubscribe(self, ctx: _Context, params: UnsubscribeRequestParams) -> EmptyResult:
+        scope = self._watches.get((id(_session_of(ctx)), str(params.uri)))
+        if scope is not None:
+            scope.cancel()
+        return EmptyResult()
+
+    async def _listen(self, ctx: _Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        wanted = dict.fromkeys(map(str, params.notifications.resource_subscriptions or ()))
+        seen = [await self._seen(ctx, uri) for uri in wanted if uri.startswith("job:")]
+        if self._count + len(seen) > _MOST_WATCHES:
+            raise MCPError(INTERNAL_ERROR, "there are too many subscriptions")
+        self._count += len(seen)
+        # A bus for each stream, or two that listen to one job would be told of everything twice.
+        bus = InMemorySubscriptionBus()
+        handler = ListenHandler(bus)
+
+        async def end() -> None:
+            await self._backend.ending.wait()
+            handler.close()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end)
+                for target, job in seen:
+                    nursery.start_soon(self._watch, target, job, partial(bus.publish, ResourceUpdated(uri=target.uri)))
+                result = await handler(ctx, params)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._count -= len(seen)
+        return result
+
+    async def _watch(self, target: _Target, job: Job, tell: Callable[[], Awaitable[None]]) -> None:
+        """Tell of every change of a resource from now on, until its job has ended."""
+        if job.status.terminal:
+            return
+        try:
+            supervisor = await self._backend.supervisor()
+            if target.stream is None:
+                async with supervisor.events(job.job_id) as events:
+                    async for event in events:
+                        await tell()
+                        if event.status.terminal:
+                            return
+            else:
+                known = job.stdout_bytes if target.stream == "stdout" else job.stderr_bytes
+                async with supervisor.follow(job.job_id, target.stream) as chunks:
+                    await _coalesced(chunks, known, tell)
+        except SupervisorError as error:  # forgotten, or out of reach
+            log.info("watch_ended", job_id=job.job_id, error=error.message)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):  # the subscriber is gone
+            pass
+
+
+async def _coalesced(chunks: Any, known: int, tell: Callable[[], Awaitable[None]]) -> None:
+    """Tell that there is more than the ``known`` bytes, at once, and then not oftener than twice a second."""
+    more, over = trio.Event(), trio.Event()
+
+    async def read() -> None:
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > known:
+                more.set()
+        over.set()
+        more.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        while True:
+            await more.wait()
+            more, last = trio.Event(), over.is_set()
+            await tell()
+            if last:
+                return
+            with trio.move_on_after(_QUIET_SECONDS):
+                await over.wait()
+
+
+def _session_of(ctx: _Context) -> object:
+    """Return what is the same for all requests of a session, in the era that has sessions."""
+    return ctx.session.client_params
+
+
+def _not_there(uri: str, error: SupervisorError) -> MCPError:
+    return MCPError(INVALID_PARAMS, error.message, {"uri": uri, "code": error.code})

@@ -1,0 +1,95 @@
+"""The SDK's server, put together: tools by name, resources, and errors in the contract's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mcp import MCPError
+from mcp.server.context import HandlerResult, ServerMiddleware, ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding, RequestHandler, compose_tool_call_handler
+from mcp.server.lowlevel import Server
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+)
+
+from supervisor import log
+from supervisor._version import __version__
+from supervisor.errors import InternalError, SupervisorError
+from supervisor.mcp_server.answers import error_answer
+from supervisor.mcp_server.arguments import checked, schema_of
+from supervisor.mcp_server.tools import Tool
+
+__all__ = ["extend", "make_server"]
+
+_INSTRUCTIONS: Final = (
+    "Long commands as background jobs that outlive this session. A tool that starts one answers with a job_id: "
+    "call job_wait until it has ended, then job_result. Give an idempotency_key to be able to repeat a start safely."
+)
+
+
+def make_server(tools: Sequence[Tool]) -> Server[Any]:
+    """Return a server that has these tools."""
+    by_name = {tool.name: tool for tool in tools}
+    listed = ListToolsResult(tools=[tool.describe() for tool in tools])
+
+    async def list_tools(_: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
+        del params
+        return listed
+
+    async def call_tool(
+        ctx: ServerRequestContext[Any], params: CallToolRequestParams
+    ) -> CallToolResult | InputRequiredResult:
+        tool = by_name.get(params.name)
+        if tool is None:
+            raise MCPError(INVALID_PARAMS, f"there is no tool {params.name!r:.80}; there are {', '.join(by_name)}")
+        try:
+            return await tool.call(ctx, params, checked(tool.parameters, params.arguments or {}))
+        except SupervisorError as error:
+            return error_answer(error)
+        except MCPError:
+            raise
+        except Exception as error:  # noqa: BLE001  # one defect costs one call
+            log.warning("tool_failed", tool=tool.name, error=repr(error))
+            return error_answer(InternalError(f"{tool.name} failed: {error!r}", repair="Report this as a defect."))
+
+    schemas = {tool.name: schema_of(tool.parameters) for tool in tools}
+    return Server(
+        "trio-supervisor",
+        version=__version__,
+        instructions=_INSTRUCTIONS,
+        get_tool_input_schema=schemas.get,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+
+
+def extend(server: Server[Any], extension: Extension, *middleware: ServerMiddleware[Any]) -> None:
+    """Put an extension on a server, as the SDK's own ``MCPServer`` does with those that it is made with."""
+    for method in extension.methods():
+        server.add_request_handler(method.method, method.params_type, _gated(method))
+    call_tool = server.get_request_handler("tools/call")
+    if call_tool is not None:
+        handler = compose_tool_call_handler([extension], call_tool.handler)
+        server.add_request_handler("tools/call", CallToolRequestParams, handler)
+    server.extensions[extension.identifier] = extension.settings()
+    server.middleware.extend(middleware)
+
+
+def _gated(method: MethodBinding) -> RequestHandler:
+    versions = method.protocol_versions
+    if versions is None:
+        return method.handler
+
+    async def handle(ctx: ServerRequestContext[Any, Any], params: Any) -> HandlerResult:
+        if ctx.protocol_version not in versions:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found", method.method)
+        return await method.handler(ctx, params)
+
+    return handle

@@ -1,0 +1,206 @@
+"""Function tasks: a tool's function that goes on after its call has been answered.
+
+The function runs in a task of its own, in the nursery of whoever serves tasks, so that a client's
+leaving does not reach it. What it asks for and how far it is live here; that it exists and how it
+ended are on record, see ``records``. A function does not survive its process: its task does, and
+says then that it has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import trio
+from mcp.server.context import HandlerResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import CreateMessageResult, CreateMessageResultWithTools, ElicitResult, ListRootsResult
+from pydantic import BaseModel, ValidationError
+
+from supervisor.errors import SupervisorError
+from supervisor.mcp_server.tasks import refusals
+from supervisor.mcp_server.tasks.records import Made, TaskRecords
+from supervisor.mcp_server.tasks.state import Status, Task
+
+__all__ = ["FunctionTask", "on_the_wire"]
+
+_log: Final = logging.getLogger("supervisor.mcp.tasks")
+
+_ANSWERS: Final[Mapping[str, tuple[type[BaseModel], ...]]] = {
+    "elicitation/create": (ElicitResult,),
+    "sampling/createMessage": (CreateMessageResult, CreateMessageResultWithTools),
+    "roots/list": (ListRootsResult,),
+}
+
+
+def on_the_wire(result: HandlerResult) -> dict[str, Any]:
+    """Return a handler's result as it goes over the wire."""
+    if isinstance(result, BaseModel):
+        return result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return dict(result or {})
+
+
+@attrs.define(eq=False)
+class _Question:
+    request: dict[str, Any]
+    answered: trio.Event = attrs.field(factory=trio.Event)
+    answer: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    refusal: MCPError | None = None
+
+
+class FunctionTask:
+    """A function task that this process runs.
+
+    Attributes:
+        made: what is on record of its making.
+        changed: set, and replaced by a new one, at every change.
+    """
+
+    def __init__(self, made: Made, records: TaskRecords, scope: trio.CancelScope) -> None:
+        """Begin to keep track of what has just been recorded; ``scope`` is around the function."""
+        self.made = made
+        self.changed = trio.Event()
+        self._records = records
+        self._scope = scope
+        self._message: str | None = None
+        self._updated_ns = made.created_ns
+        self._asked: dict[str, _Question] = {}
+        self._count = 0
+        self._ended: Task | None = None
+        self._stop_requested = False
+        self._expired = False
+
+    # ------------------------------------------------------------ asking
+
+    def task(self) -> Task:
+        """Return the task as it is now."""
+        if self._ended is not None:
+            return self._ended
+        if self._asked:
+            return self.made.task(
+                Status.INPUT_REQUIRED,
+                self._updated_ns,
+                message=self._message,
+                input_requests=self.questions(),
+            )
+        return self.made.task(Status.WORKING, self._updated_ns, message=self._message)
+
+    def _tell(self) -> None:
+        self._updated_ns = max(self._updated_ns + 1, time.time_ns())
+        self.changed.set()
+        self.changed = trio.Event()
+
+    # ------------------------------------------------------------ what the function does
+
+    def report(self, message: str) -> None:
+        """Say how far it is."""
+        self._message = message
+        self._tell()
+
+    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask the client for something, and wait for the answer; the task is ``input_required`` meanwhile.
+
+        Each question has a key of its own, which is never used again.
+        """
+        self._count += 1
+        key = f"{request['method'].partition('/')[0]}-{self._count}"
+        question = self._asked[key] = _Question(request)
+        self._tell()
+        try:
+            await question.answered.wait()
+        finally:
+            if self._asked.pop(key, None) is not None:  # it was cancelled: nobody waits for the answer any more
+                self._tell()
+        if question.refusal is not None:
+            raise question.refusal
+        return question.answer
+
+    # ------------------------------------------------------------ what clients do
+
+    def answer(self, responses: Mapping[str, Any]) -> None:
+        """Take answers. Those to questions that are not open are passed over, as the specification says.
+
+        Raises:
+            MCPError: an answer does not fit its question; none of them was taken.
+        """
+        fitting = {
+            key: _checked(key, self._asked[key].request, given)
+            for key, given in responses.items()
+            if key in self._asked
+        }
+        for key, given in fitting.items():
+            question = self._asked.pop(key)
+            question.answer = given
+            question.answered.set()
+        if fitting:
+            self._tell()
+
+    def questions(self) -> Mapping[str, dict[str, Any]]:
+        """Return the open questions."""
+        return {key: question.request for key, question in self._asked.items()}
+
+    def refuse(self, key: str, error: MCPError) -> None:
+        """Have the function meet ``error`` where it waits for an answer."""
+        question = self._asked.pop(key, None)
+        if question is not None:
+            question.refusal = error
+            question.answered.set()
+            self._tell()
+
+    def cancel(self) -> None:
+        """Ask the function to stop; it stops where it next waits."""
+        if self._ended is None:
+            self._stop_requested = True
+            self._scope.cancel()
+
+    def expire(self) -> None:
+        """Stop the function because its task is being forgotten."""
+        self._expired = True
+        self.cancel()
+
+    # ------------------------------------------------------------ its life
+
+    def finish(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> bool:
+        """Record how the function ended: with a result, an error, or because it was stopped.
+
+        ``False``: it could not be recorded, and is known only here.
+        """
+        self._asked.clear()
+        recorded = True
+        status, facts = self._end(outcome, cancelled=cancelled)
+        try:
+            if self._expired:
+                self._ended = self.made.task(status, time.time_ns(), **facts)
+            else:
+                self._ended = self._records.end(self.made, status, **facts)
+        except SupervisorError as error:  # a full disk: what it was can be told for as long as we live
+            _log.warning("the end of task %s could not be written down: %s", self.made.task_id, error)
+            self._ended = self.made.task(status, time.time_ns(), **facts)
+            recorded = False
+        self._tell()
+        return recorded
+
+    def _end(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> tuple[Status, dict[str, Any]]:
+        if cancelled:
+            if self._stop_requested:
+                return Status.CANCELLED, {"message": "Cancelled at the client's request"}
+            message = "The server was shut down before this task had ended"
+            return Status.FAILED, {"message": message, "error": {"code": -32603, "message": message}}
+        if isinstance(outcome, MCPError):
+            error = outcome.error.model_dump(by_alias=True, mode="json", exclude_none=True)
+            return Status.FAILED, {"message": outcome.message, "error": error}
+        return Status.COMPLETED, {"message": None, "result": on_the_wire(outcome)}
+
+
+def _checked(key: str, request: Mapping[str, Any], given: object) -> dict[str, Any]:
+    for model in _ANSWERS[request["method"]]:
+        try:
+            checked = model.model_validate(given, by_name=False)
+        except ValidationError:
+            continue
+        return checked.model_dump(by_alias=True, mode="json", exclude_none=True)
+    message = f"The response to {key!r:.80} is not an answer to {request['method']}; nothing was taken"
+    raise refusals.invalid(message)

@@ -1,0 +1,96 @@
+"""Job tasks: a job of the supervisor, looked at as a task. Its id is the job's id.
+
+A job that ended badly is a *completed* task whose result is an error result: ``failed`` is for
+JSON-RPC errors, and there was none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+
+from mcp_types import CallToolResult, TextContent
+
+from supervisor.errors import StateCorrupt
+from supervisor.mcp_server.tasks.functions import on_the_wire
+from supervisor.mcp_server.tasks.state import Status, Task
+from supervisor.model import Job, Result, error_to_json, to_json
+from supervisor.states import State
+
+__all__ = ["Render", "handle", "render_result", "spoilt", "task_of"]
+
+Render = Callable[[Result], CallToolResult]
+
+_STATUS = {
+    State.QUEUED: Status.WORKING,
+    State.RUNNING: Status.WORKING,
+    State.CANCELLED: Status.CANCELLED,
+    State.DONE: Status.COMPLETED,
+    State.FAILED: Status.COMPLETED,
+    State.TIMEOUT: Status.COMPLETED,
+}
+
+
+def _ns(when: datetime) -> int:
+    return int(when.timestamp() * 1e9)
+
+
+def _ttl_ms(job: Job) -> int | None:
+    """Return how long from its creation a job is kept: exactly, or while it runs at most."""
+    if job.expires_at is not None:
+        return round((job.expires_at - job.created_at).total_seconds() * 1000)
+    if job.deadline_seconds is None:
+        return None
+    return round((job.deadline_seconds + job.ttl_seconds) * 1000)
+
+
+def _message(job: Job) -> str | None:
+    if job.stop_requested is not None:
+        return f"Being stopped ({job.stop_requested})"
+    if job.status.terminal:
+        return job.detail or (None if job.reason is None else f"The job has ended: {job.reason.value}")
+    said = dict(job.progress or {})
+    words = [f"turn {said['turn']}"] if said.get("turn") else []
+    words += [str(said[name]) for name in ("tool", "note") if said.get(name)]
+    return ", ".join(words) or f"The job is {job.status.value}"
+
+
+def task_of(job: Job, result: CallToolResult | None = None) -> Task:
+    """Return the task that a job is; ``result`` is its result, for one that is completed."""
+    return Task(
+        task_id=job.job_id,
+        status=_STATUS[job.status],
+        message=_message(job),
+        created_ns=_ns(job.created_at),
+        updated_ns=_ns(job.completed_at or job.started_at or job.created_at),
+        ttl_ms=_ttl_ms(job),
+        poll_ms=job.poll_after_ms,
+        result=None if result is None else on_the_wire(result),
+        is_error=job.status in {State.FAILED, State.TIMEOUT},
+    )
+
+
+def ends_with_result(job: Job) -> bool:
+    """Whether the job has ended in a way that has a result."""
+    return _STATUS[job.status] is Status.COMPLETED
+
+
+def _answer(shape: dict[str, object], *, is_error: bool) -> CallToolResult:
+    text = json.dumps(shape, ensure_ascii=False)
+    return CallToolResult(content=[TextContent(text=text)], structured_content=shape, is_error=is_error)
+
+
+def handle(job: Job) -> CallToolResult:
+    """Return what a client that knows no tasks is given: the job as it is now."""
+    return _answer(to_json(job), is_error=False)
+
+
+def render_result(result: Result) -> CallToolResult:
+    """Return the result of a job as that of the tool which started it."""
+    return _answer(to_json(result), is_error=not result.ok)
+
+
+def spoilt(error: StateCorrupt, job: Job) -> CallToolResult:
+    """Return the result of a job whose output is not there any more."""
+    return _answer(error_to_json(error, job), is_error=True)

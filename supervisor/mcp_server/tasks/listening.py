@@ -1,0 +1,122 @@
+"""``notifications/tasks`` over ``subscriptions/listen``, beside whatever else its filter asks for.
+
+The stock handler knows nothing of task ids, and stays in charge of all the rest: it is given the
+filter without them, and a session that adds them to its acknowledgement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import trio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp.shared.exceptions import MCPError
+from mcp_types import Notification, RequestId, ServerNotification, SubscriptionsAcknowledgedNotification
+
+from supervisor.mcp_server.tasks import refusals
+from supervisor.mcp_server.tasks.runtime import Runtime
+from supervisor.mcp_server.tasks.state import Task, shape
+
+__all__ = ["listen", "task_ids"]
+
+_MOST_IDS = 1000
+
+
+class _TaskNotification(Notification[dict[str, Any], Literal["notifications/tasks"]]):
+    method: Literal["notifications/tasks"] = "notifications/tasks"
+    params: dict[str, Any]
+
+
+class _Session:
+    """A session whose acknowledgement names the tasks too, and tells when it has gone out."""
+
+    def __init__(self, session: ServerSession, granted: Sequence[str]) -> None:
+        self._session = session
+        self._granted = list(granted)
+        self.acknowledged = trio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def send_notification(
+        self,
+        notification: ServerNotification,
+        related_request_id: RequestId | None = None,
+    ) -> None:
+        if not isinstance(notification, SubscriptionsAcknowledgedNotification):
+            await self._session.send_notification(notification, related_request_id)
+            return
+        merged = notification.model_copy(deep=True)
+        if merged.params.notifications.model_extra is not None:
+            merged.params.notifications.model_extra["taskIds"] = self._granted
+        await self._session.send_notification(merged, related_request_id)
+        self.acknowledged.set()
+
+
+def task_ids(params: Mapping[str, Any] | None) -> list[str] | None:
+    """Return the task ids of a listen request; ``None`` when it has none.
+
+    Raises:
+        MCPError: what stands there is no list of strings.
+    """
+    wanted: object = (params or {}).get("notifications")
+    ids: object = cast("Mapping[str, object]", wanted).get("taskIds") if isinstance(wanted, Mapping) else None
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in cast("list[object]", ids)):
+        message = "notifications.taskIds must be a list of strings"
+        raise refusals.invalid(message)
+    held = list(dict.fromkeys(cast("list[str]", ids)))
+    if len(held) > _MOST_IDS:
+        message = f"notifications.taskIds names {len(held)} tasks; at most {_MOST_IDS} can be listened to at once"
+        raise refusals.invalid(message)
+    return held
+
+
+async def listen(
+    ctx: ServerRequestContext[Any, Any],
+    call_next: CallNext,
+    runtime: Runtime,
+    principal: str | None,
+    wanted: Sequence[str],
+) -> HandlerResult:
+    """Serve a listen request that names tasks, until its client leaves.
+
+    Of the tasks that ``principal`` may see, the state at the moment is told first, so that no change
+    is lost between the last question and the subscription.
+    """
+    granted: list[str] = []
+    for task_id in wanted:
+        with contextlib.suppress(MCPError):
+            await runtime.get(task_id, principal)
+            granted.append(task_id)
+    session = _Session(ctx.session, granted)
+    meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
+
+    async def tell(task: Task) -> None:
+        notification = _TaskNotification(params={**shape(task), "_meta": meta})
+        await ctx.session.send_notification(cast("ServerNotification", notification), ctx.request_id)
+
+    async def follow(task_id: str) -> None:
+        await session.acknowledged.wait()
+        with contextlib.suppress(MCPError):  # forgotten meanwhile
+            await runtime.follow(task_id, principal, tell)
+
+    notifications = {name: value for name, value in (ctx.params or {})["notifications"].items() if name != "taskIds"}
+    below = replace(
+        ctx,
+        params={**(ctx.params or {}), "notifications": notifications},
+        session=cast("ServerSession", session),
+    )
+    async with trio.open_nursery() as nursery:
+        for task_id in granted:
+            nursery.start_soon(follow, task_id)
+        try:
+            return await call_next(below)
+        finally:
+            nursery.cancel_scope.cancel()

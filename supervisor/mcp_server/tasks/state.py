@@ -1,0 +1,125 @@
+"""What a task is at one moment, whatever stands behind it, and its shape on the wire of each protocol generation.
+
+Pure: nothing is read or awaited here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import attrs
+
+__all__ = [
+    "EXTENSION_ID",
+    "LEGACY_VERSION",
+    "MODERN_VERSION",
+    "RELATED_TASK",
+    "Status",
+    "Task",
+    "created_shape",
+    "legacy_shape",
+    "shape",
+]
+
+EXTENSION_ID: Final = "io.modelcontextprotocol/tasks"
+RELATED_TASK: Final = "io.modelcontextprotocol/related-task"
+MODERN_VERSION: Final = "2026-07-28"
+LEGACY_VERSION: Final = "2025-11-25"
+
+
+class Status(StrEnum):
+    """Where a task stands; the names are those of both generations."""
+
+    WORKING = "working"
+    INPUT_REQUIRED = "input_required"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can follow."""
+        return self in {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Task:
+    """What is known about a task at one moment.
+
+    Attributes:
+        task_id: 32 lowercase hex digits; of a job task the id of its job.
+        status: where it stands.
+        message: a line for people, or ``None``.
+        created_ns: wall-clock nanoseconds since the epoch.
+        updated_ns: when it last changed, likewise.
+        ttl_ms: milliseconds from its creation after which it may be forgotten; ``None`` while that is open.
+        poll_ms: a sensible pause between two questions.
+        input_requests: what it waits for, by key, while it is ``input_required``.
+        result: the result of the request, as it goes over the wire, once it is ``completed``.
+        error: the JSON-RPC error that it ended with, once it has ``failed``.
+        is_error: whether the result is an error result.
+    """
+
+    task_id: str
+    status: Status
+    message: str | None = None
+    created_ns: int
+    updated_ns: int
+    ttl_ms: int | None = None
+    poll_ms: int | None = None
+    input_requests: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    is_error: bool = False
+
+
+def _time(ns: int) -> str:
+    when = datetime.fromtimestamp(ns / 1e9, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _common(task: Task, status: Status) -> dict[str, Any]:
+    shape: dict[str, Any] = {"taskId": task.task_id, "status": status.value}
+    if task.message:
+        shape["statusMessage"] = task.message
+    shape["createdAt"] = _time(task.created_ns)
+    shape["lastUpdatedAt"] = _time(max(task.created_ns, task.updated_ns))
+    return shape
+
+
+def created_shape(task: Task) -> dict[str, Any]:
+    """Return a 2026-07-28 ``CreateTaskResult``: the task without what it waits for and what it gave."""
+    shape = {"resultType": "task", **_common(task, task.status), "ttlMs": task.ttl_ms}
+    if task.poll_ms is not None and not task.status.terminal:
+        shape["pollIntervalMs"] = task.poll_ms
+    return shape
+
+
+def shape(task: Task) -> dict[str, Any]:
+    """Return a 2026-07-28 ``DetailedTask``, as ``tasks/get`` and ``notifications/tasks`` carry it."""
+    whole = created_shape(task)
+    del whole["resultType"]
+    match task.status:
+        case Status.INPUT_REQUIRED:
+            whole["inputRequests"] = dict(task.input_requests or {})
+        case Status.COMPLETED:
+            whole["result"] = dict(task.result or {})
+        case Status.FAILED:
+            whole["error"] = dict(task.error or {})
+        case Status.WORKING | Status.CANCELLED:
+            pass
+    return whole
+
+
+def legacy_shape(task: Task) -> dict[str, Any]:
+    """Return a 2025-11-25 ``Task``, in which a tool result that is an error counts as ``failed``."""
+    status = task.status
+    if status is Status.COMPLETED and task.is_error:
+        status = Status.FAILED
+    shape = {**_common(task, status), "ttl": task.ttl_ms}
+    if task.poll_ms is not None and not status.terminal:
+        shape["pollInterval"] = task.poll_ms
+    return shape

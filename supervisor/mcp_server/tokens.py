@@ -1,0 +1,107 @@
+"""Who may come in over HTTP: one file for each principal, named like it, that holds its token.
+
+They stand in ``mcp-tokens`` under the state root, where nobody else can read. The first start makes
+one, ``default``. A new file is a new principal, a removed or changed one locks out at the next
+request: nothing has to be restarted.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from supervisor import log
+from supervisor.errors import StateUnsafe
+from supervisor.store import Layout
+from supervisor.store.layout import state_error
+
+__all__ = ["Tokens"]
+
+_DEFAULT: Final = "default"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_FEWEST_CHARACTERS: Final = 16
+
+
+class Tokens:
+    """The tokens of a state root.
+
+    Raises:
+        StateUnsafe, PermissionDenied, StateFull: they cannot be kept or made.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        """Find them; make the first if there is none."""
+        self.directory = Path(Layout(state_dir).root, "mcp-tokens")
+        self._known: dict[bytes, str] = {}
+        self._seen: object = None
+        try:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            if self._look()[1] == []:
+                self._make(self.directory / _DEFAULT)
+        except OSError as error:
+            raise state_error(error, "cannot keep the tokens") from error
+        self._read()
+
+    @property
+    def default(self) -> Path:
+        """The file of the principal that is made by itself, or else of the first there is."""
+        made = self.directory / _DEFAULT
+        return made if made.exists() else min(self.directory.iterdir(), default=made)
+
+    @staticmethod
+    def _make(path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(f"{secrets.token_urlsafe(32)}\n")
+
+    def principal(self, token: str) -> str | None:
+        """Return whose token it is, ``None`` when it is nobody's."""
+        self._read()
+        given = token.encode(errors="replace")
+        found = None
+        for held, name in self._known.items():  # all of them: how long it takes tells nothing
+            if hmac.compare_digest(held, given):
+                found = name
+        return found
+
+    def _look(self) -> tuple[object, list[tuple[str, os.stat_result]]]:
+        with os.scandir(self.directory) as entries:
+            held = sorted((each.name, each.stat(follow_symlinks=False)) for each in entries)
+        return [(name, found.st_ino, found.st_mtime_ns, found.st_mode) for name, found in held], held
+
+    def _read(self) -> None:
+        """Read the files again if anything about them has changed."""
+        try:
+            seen, held = self._look()
+        except OSError:
+            self._known, self._seen = {}, None
+            return
+        if seen == self._seen:
+            return
+        self._seen, self._known = seen, {}
+        for name, found in held:
+            try:
+                self._known[self._token(name, found).encode()] = name
+            except (OSError, ValueError, StateUnsafe) as error:
+                log.warning("token_refused", file=str(self.directory / name), why=str(error))
+
+    def _token(self, name: str, found: os.stat_result) -> str:
+        path = self.directory / name
+        if not _NAME.fullmatch(name) or not stat.S_ISREG(found.st_mode):
+            message = "its name is not that of a principal, or it is no file"
+            raise StateUnsafe(message)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            message = f"others may read or write it: chmod 600 {path}"
+            raise StateUnsafe(message)
+        token = path.read_text(encoding="ascii").strip()
+        if len(token) < _FEWEST_CHARACTERS or not token.isprintable() or " " in token:
+            message = f"a token has at least {_FEWEST_CHARACTERS} printable characters and no space"
+            raise StateUnsafe(message)
+        return token

@@ -1,0 +1,309 @@
+"""The kinds file: what it says, and every mistake with its line, its key and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.errors import InvalidArguments, InvalidSettings
+from supervisor.mcp_server import kinds, templates
+from supervisor.mcp_server.environment import environment_of
+from supervisor.mcp_server.toml_lines import line_of
+
+
+def parse(text: str) -> tuple[kinds.Kind, ...]:
+    return kinds.parse(textwrap.dedent(text), "kinds.toml")
+
+
+def kind(command: str) -> kinds.Kind:
+    (made,) = parse(f'[kind.k]\ndescription = "K."\ncommand = {command}\nparameters.x = {{}}\n')
+    return made
+
+
+def test_the_whole_of_a_kind(tmp_path: Path) -> None:
+    (made,) = parse(
+        f"""
+        [kind.review]
+        description = "Reviews."
+        command = ["claude", "-p", "--model={{model}}"]
+        stdin = "{{prompt}}"
+        interpret = "claude"
+        deadline_seconds = 1800
+        env_pass = ["ANTHROPIC_*"]
+        env_set = {{ CLAUDE_CODE_MAX_RETRIES = "3" }}
+        workspaces = ["{tmp_path}", "~/src"]
+        read_only = true
+
+        [kind.review.parameters.prompt]
+        type = "string"
+        description = "What to do."
+        max_length = 100
+
+        [kind.review.parameters.model]
+        enum = ["opus", "haiku"]
+        default = "opus"
+        """,
+    )
+    assert made.workspaces == (str(tmp_path.resolve()), os.path.realpath(os.path.expanduser("~/src")))
+    assert [each.required for each in made.parameters] == [True, False]
+    assert made.request({"prompt": "hi", "model": "haiku"}, "python") == (("claude", "-p", "--model=haiku"), b"hi")
+
+
+D = '[kind.k]\ndescription = "K."\n'
+K = D + 'command = ["x"]\n'
+P = K + "[kind.k.parameters.p]\n"
+
+BAD = [
+    # (the file, its line, and what the message has to say)
+    ("[kind.k", 1, "this is not TOML"),
+    ('[kinds.k]\ncommand = ["x"]', 1, "there is no key 'kinds' here; it accepts one of kind"),
+    ("[kind]\nk = 5", 2, "k is 5; it accepts a table: [kind.k]"),
+    ('[kind."job_x"]\ncommand = ["x"]', 1, "the name 'job_x' cannot be that of a tool"),
+    ('[kind."a b"]\ncommand = ["x"]', 1, "the name 'a b' cannot be that of a tool"),
+    ('[kind.k]\ncommand = ["x"]', 1, "the key 'description' is missing"),
+    (D, 1, "the key 'command' is missing"),
+    ('[kind.k]\ndescription = ""\ncommand = ["x"]', 2, "text that tells a model what the tool does"),
+    (
+        D + 'comand = ["x"]',
+        3,
+        "there is no key 'comand' here; it accepts one of command, deadl",
+    ),
+    (D + 'command = "x y"', 3, "command is 'x y'; it accepts a list of strings"),
+    (D + "command = []", 3, "it accepts a list of strings"),
+    (D + 'command = ["x", 5]', 3, "it accepts a list of strings"),
+    (D + 'command = ["{x}"]', 3, "the command, which is fixed"),
+    (
+        D + 'command = [\n  "x",\n  "{y}",\n]',
+        3,
+        "a place for 'y', and no parameter is called so",
+    ),
+    (D + 'command = ["x", "-{y}"]\nparameters.y = {}', 3, "only after '='"),
+    (D + 'command = ["x", "a{b"]', 3, "belongs to no {name}"),
+    (
+        D + 'command = ["x", "--y", "{y}"]\nparameters.y = { required = false }',
+        3,
+        "the option '--y' would stand alone; it accepts --y={y} as one word",
+    ),
+    (K + "stdin = 5", 4, "stdin is 5; it accepts a string"),
+    (K + 'stdin = "{p}"', 4, "a place for 'p'"),
+    (
+        K + 'interpret = "xml"',
+        4,
+        "it accepts one of claude, codex, json, raw",
+    ),
+    (K + "deadline_seconds = 0", 4, "a number of seconds of more than 0"),
+    (K + 'deadline_seconds = "1h"', 4, "a number of seconds of more than 0"),
+    (K + 'env_pass = "HOME"', 4, "a list of names of variables"),
+    (K + 'env_pass = ["A B"]', 4, "a list of names of variables"),
+    (K + "env_set = { A = 5 }", 4, "a table of names and strings"),
+    (K + 'workspaces = ["src"]', 4, "absolute paths of directories"),
+    (K + "read_only = 1", 4, "read_only is 1; it accepts true or false"),
+    (K + '[kind.k.parameters]\np = "string"', 5, "it accepts a table"),
+    (K + "[kind.k.parameters.workspace]", 4, "taken are deadline_seconds"),
+    (
+        P + 'type = "text"',
+        5,
+        "one of string, integer",
+    ),
+    (
+        P + "maximum = 5",
+        5,
+        "only for parameters of type",
+    ),
+    (P + 'pattern = "("', 5, "a regular expression"),
+    (
+        P + "enum = []",
+        5,
+        "a list of at least one value",
+    ),
+    (P + "enum = [5]", 5, "it accepts a string"),
+    (
+        P + 'type = "integer"\nmaximum = 5\ndefault = 6',
+        7,
+        "default of p is 6; it accepts a number of at most 5",
+    ),
+    (
+        P + 'required = true\ndefault = "x"',
+        6,
+        "no use for a default",
+    ),
+    (
+        K + 'parameters.p = { kind = "string" }',
+        4,
+        "there is no key 'kind' here",
+    ),
+    ('[kind.k]\ndescription = """\ncommand = no\n"""\ncommand = 5', 5, "command is 5"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "says"), BAD)
+def test_a_mistake_is_reported_with_its_line(text: str, line: int, says: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        kinds.parse(text, "kinds.toml")
+    message = caught.value.message
+    assert says in message
+    assert message.startswith("kinds.toml")
+    if "not TOML" not in says:
+        assert message.startswith(f"kinds.toml, line {line}")
+        assert caught.value.details["line"] == line
+
+
+def test_lines_of_quoted_and_dotted_keys() -> None:
+    text = 'a.b = 1\n["c.d"]\n"e f" = [\n 1,\n]\ng = { h = 1, i = 2 }\n'
+    assert line_of(text, ["a", "b"]) == 1
+    assert line_of(text, ["c.d", "e f"]) == 3
+    assert line_of(text, ["c.d", "g", "i"]) == 6
+    assert line_of(text, ["c.d", "g", "nothing"]) == 6
+    assert line_of(text, ["nothing"]) is None
+
+
+class TestTrust:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "kinds.toml"
+        path.write_text(K + "")
+        path.chmod(0o644)
+        return path
+
+    def test_one_that_only_the_owner_can_write(self, file: Path) -> None:
+        assert [each.name for each in kinds.load(file)] == ["k"]
+
+    @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+    def test_one_that_others_may_write(self, file: Path, mode: int) -> None:
+        file.chmod(mode)
+        with pytest.raises(InvalidSettings, match=f"others may write the kinds file {file} .mode 0{mode:o}") as caught:
+            kinds.load(file)
+        assert f"chmod go-w {file}" in caught.value.repair
+
+    @pytest.mark.parametrize("mode", [0o775, 0o757])
+    def test_one_in_a_directory_that_others_may_write(self, file: Path, mode: int) -> None:
+        file.parent.chmod(mode)
+        with pytest.raises(InvalidSettings, match="others may replace the kinds file"):
+            kinds.load(file)
+        file.parent.chmod(mode | 0o1000)  # as in /tmp: others cannot replace it there
+        assert kinds.load(file)
+
+    def test_a_link_to_one_that_others_may_write(self, file: Path) -> None:
+        file.chmod(0o666)
+        link = file.with_name("link.toml")
+        link.symlink_to(file)
+        with pytest.raises(InvalidSettings, match="others may write"):
+            kinds.load(link)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+    def test_one_of_another_user(self, file: Path) -> None:
+        os.chown(file, 12345, -1)
+        with pytest.raises(InvalidSettings, match="belongs to user 12345"):
+            kinds.load(file)
+
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidSettings, match="Is a directory"):
+            kinds.load(tmp_path)
+        with pytest.raises(InvalidSettings, match="No such file or directory"):
+            kinds.load(tmp_path / "nothing")
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with pytest.raises(InvalidSettings, match="is not a regular file"):
+            kinds.load(pipe)
+
+    def test_one_that_is_not_text(self, file: Path) -> None:
+        file.write_bytes(b"# fine\n\xff\xfe\n")
+        with pytest.raises(InvalidSettings, match="line 2: this is not UTF-8"):
+            kinds.load(file)
+
+
+# ---------------------------------------------------------------- templates
+
+
+def argv(words: list[str], **values: Any) -> list[str]:
+    expanded = (templates.expand_word(word, values) for word in words)
+    return [word for word in expanded if word is not None]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a b", "a;rm -rf /", "$(id)", "`id`", "'", '"', "a\nb", "*", "", "é", "{other}", "{{", "--x=y and more"],
+)
+def test_a_value_stays_one_word_as_it_is(value: str) -> None:
+    assert argv(["tool", "at {x}!", "--y={x}"], x=value) == ["tool", f"at {value}!", f"--y={value}"]
+
+
+@pytest.mark.parametrize("value", ["-x", "--exec=rm", "-", -5])
+def test_a_value_never_becomes_an_option(value: Any) -> None:
+    with pytest.raises(InvalidArguments, match="x must not begin with '-'"):
+        argv(["tool", "{x}"], x=value)
+    with pytest.raises(InvalidArguments, match="must not begin with '-'"):
+        argv(["tool", "{empty}{x}"], empty="", x=value)
+    assert argv(["tool", "--n={x}", "at {x}"], x=value) == ["tool", f"--n={value}", f"at {value}"]
+
+
+@given(st.text(), st.text())
+def test_there_are_as_many_words_as_the_template_has(one: str, two: str) -> None:
+    words = ["tool", "--one={one}", "{two}", "both: {one}{two}"]
+    try:
+        made = argv(words, one=one, two=two)
+    except InvalidArguments:
+        assert two.startswith("-")
+    else:
+        assert made == ["tool", f"--one={one}", two, f"both: {one}{two}"]
+        assert not two.startswith("-")
+
+
+def test_a_word_without_a_value_is_left_out() -> None:
+    assert argv(["tool", "--model={model}", "{x}"], model=None, x="y") == ["tool", "y"]
+    assert templates.expand_text("[{model}] {{{x}}}", {"model": None, "x": True}) == "[] {true}"
+
+
+def test_a_word_that_no_command_line_takes() -> None:
+    with pytest.raises(InvalidArguments, match="x is longer than the 131071 bytes") as caught:
+        argv(["tool", "{x}"], x="é" * 65536)
+    assert "stdin" in caught.value.repair
+
+
+def test_braces_of_a_json_argument() -> None:
+    made = kind(command='["tool", \'{{"q": "{x}"}}\']')
+    assert made.request({"x": "v"}, "python") == (("tool", '{"q": "v"}'), None)
+
+
+def test_the_servers_own_interpreter() -> None:
+    made = kind(command='["{python}", "-m", "tool", "{x}"]')
+    assert made.request({"x": "v"}, "/usr/bin/python") == (("/usr/bin/python", "-m", "tool", "v"), None)
+
+
+# ---------------------------------------------------------------- environment
+
+
+def test_the_environment_is_the_small_set_and_what_the_kind_asks_for() -> None:
+    server = {
+        "HOME": "/h", "PATH": "/bin", "LC_ALL": "C", "USER": "me",
+        "AWS_SECRET_ACCESS_KEY": "s", "ANTHROPIC_API_KEY": "k", "ANTHROPIC": "no", "LD_PRELOAD": "x", "PYTHONPATH": "p",
+    }  # fmt: skip
+    assert environment_of(server, ["ANTHROPIC_*"], {"LC_ALL": "C.UTF-8", "NEW": "1"}) == {
+        "HOME": "/h",
+        "PATH": "/bin",
+        "LC_ALL": "C.UTF-8",
+        "USER": "me",
+        "ANTHROPIC_API_KEY": "k",
+        "NEW": "1",
+    }
+
+
+# ---------------------------------------------------------------- the examples that are shipped
+
+
+def test_the_shipped_examples_are_a_kinds_file() -> None:
+    path = Path(kinds.__file__).with_name("examples.toml")
+    found = {each.name: each for each in kinds.parse(path.read_text(encoding="utf-8"), str(path))}
+    assert list(found) == ["review", "review_codex", "ask_claude", "run_tests"]
+    values = {"scope": "staged", "base": None, "focus": None, "max_bytes": 1000}
+    words, stdin = found["review"].request(values, "python")
+    assert words[:6] == ("python", "-P", "-m", "supervisor.mcp_server.review", "--scope=staged", "--max-bytes=1000")
+    assert words[6:8] == ("--", "claude")
+    assert stdin is None
+    assert found["run_tests"].request({"path": "."}, "python") == (("pytest", "-q", "-x", "."), None)

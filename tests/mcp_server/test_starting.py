@@ -1,0 +1,259 @@
+"""The tools that start jobs, in memory: what is run, where, with what, and what the caller is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import trio
+from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
+from mcp_types import CallToolResult, ListRootsResult, Result, Root
+from trio.testing import MockClock
+
+from supervisor.mcp_server.starting import allows
+from supervisor.mcp_server.tasks.state import EXTENSION_ID
+from supervisor.testing import Script
+
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")  # roots, by the SDK
+ERAS = pytest.mark.parametrize("era", ["legacy", "auto"])
+
+
+async def test_what_is_run(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("RETRIES", "99")
+    async with servers() as call:
+        job = await call("ask", prompt="why?", model="opus", labels={"for": "me"}, deadline_seconds=60)
+        (command,) = servers.engine.commands
+        assert command.argv == ("claude", "-p", "--model=opus")
+        assert command.request.stdin == b"Please: why?"
+        environment = {os.fsdecode(name): os.fsdecode(value) for name, value in command.request.env.items()}
+        assert environment["ANTHROPIC_API_KEY"] == "key"
+        assert environment["RETRIES"] == "3"
+        assert not set(environment) & {"AWS_SECRET_ACCESS_KEY", "TRIO_SUPERVISOR_TEST_SESSION", "SUPERVISOR_STATE_DIR"}
+        assert command.request.deadline_seconds == 60
+        assert job["labels"] == {"for": "me", "mcp.tool": "ask"}
+        await call("ask", prompt="and?")
+        assert servers.engine.commands[1].argv == ("claude", "-p")
+        assert servers.engine.commands[1].request.deadline_seconds == 600
+
+
+@ERAS
+async def test_the_result_is_given_if_it_is_ready_in_time(servers: Any, era: str) -> None:
+    servers.script = Script(stdout="1\n2\n", seconds=0.05)
+    async with servers(era=era) as call:
+        result = await call("count", upto=2, wait_seconds=20)
+        assert (result["ok"], result["value"], result["job"]["status"]) == (True, "1\n2\n", "done")
+
+
+async def test_else_the_handle_is(servers: Any, autojump_clock: MockClock) -> None:
+    servers.script = Script(seconds=100)
+    async with servers() as call:
+        begun = autojump_clock.current_time()
+        job = await call("count", upto=2, wait_seconds=20)
+        assert job["status"] == "running"
+        assert 20 <= autojump_clock.current_time() - begun < 25
+        assert "job_wait" in job["next"]
+
+
+async def test_a_failure_within_the_wait_is_an_error(servers: Any) -> None:
+    servers.script = Script(exit_code=3)
+    async with servers() as call:
+        error = await call.refused("count", upto=2, wait_seconds=20)
+        assert error["code"] == "job_failed"
+
+
+async def test_a_command_that_cannot_be_started_is_told_at_once(servers: Any) -> None:
+    servers.script = Script(launch_error="seq: command not found")
+    async with servers() as call:
+        answer = await call.client.call_tool("count", {"upto": 2})
+        assert answer.is_error
+        assert answer.structured_content["error"]["code"] == "launch_failed"
+        assert answer.structured_content["job"]["status"] == "failed"
+
+
+async def test_a_key_starts_once(servers: Any) -> None:
+    servers.script = Script(seconds=None)
+    async with servers() as call:
+        first = await call("count", upto=2, idempotency_key="k")
+        assert (await call("count", upto=2, idempotency_key="k"))["job_id"] == first["job_id"]
+        assert len(servers.engine.commands) == 1
+        error = await call.refused("count", upto=3, idempotency_key="k")
+        assert error["code"] == "idempotency_conflict"
+
+
+async def test_a_call_that_is_cancelled_leaves_its_job_alone(servers: Any) -> None:
+    servers.script = Script(seconds=None)
+    async with servers() as call:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: call("count", upto=2, wait_seconds=3600))
+            command = await servers.engine.next()
+            nursery.cancel_scope.cancel()
+        assert (await call("job_status", job_id=command.job_id))["status"] == "running"
+
+
+# ---------------------------------------------------------------- where it runs
+
+
+def roots(*paths: Path | str) -> Any:
+    async def list_roots(_: Any) -> ListRootsResult:
+        return ListRootsResult(roots=[Root(uri=f"file://{path}") for path in paths])
+
+    return list_roots
+
+
+async def test_without_roots_it_is_the_servers_directory_with_a_warning(servers: Any, tmp_path: Path) -> None:
+    async with servers() as call:
+        job = await call("count", upto=2)
+        assert job["workspace"] == str(tmp_path / "workspace")
+        assert job["warnings"] == [
+            f"workspace was not given: the server's own directory was taken, {tmp_path / 'workspace'}"
+        ]
+        assert "warnings" not in await call("count", upto=2, workspace=".")
+        waited = await call("count", upto=2, wait_seconds=5)
+        assert len(waited["warnings"]) == 1
+
+
+@ERAS
+async def test_roots_come_before_that(servers: Any, tmp_path: Path, era: str) -> None:
+    project, other = tmp_path / "pro ject", tmp_path / "other"
+    for path in (project, other):
+        path.mkdir()
+    async with servers(era=era, list_roots_callback=roots(str(project).replace(" ", "%20"))) as call:
+        job = await call("count", upto=2)
+        assert job["workspace"] == str(project)
+        assert "warnings" not in job
+        below = project / "below"
+        below.mkdir()
+        assert (await call("count", upto=2, workspace=str(below)))["workspace"] == str(below)
+        assert "it accepts" not in (await call.refused("count", upto=2, workspace=str(other)))["message"]
+    async with servers(era=era, list_roots_callback=roots(other, tmp_path)) as call:
+        job = await call("count", upto=2)
+        assert job["workspace"] == str(other)
+        assert "the first was taken" in job["warnings"][0]
+
+
+@ERAS
+async def test_an_empty_list_of_roots_is_none(servers: Any, tmp_path: Path, era: str) -> None:
+    async with servers(era=era, list_roots_callback=roots()) as call:  # as Codex answers
+        assert (await call("count", upto=2))["workspace"] == str(tmp_path / "workspace")
+
+
+@ERAS
+async def test_over_http_roots_allow_nothing(servers: Any, tmp_path: Path, era: str) -> None:
+    (tmp_path / "workspace" / "below").mkdir()
+    async with servers(era=era, trust_roots=False, list_roots_callback=roots("/", tmp_path)) as call:
+        assert (await call("count", upto=2))["workspace"] == str(tmp_path / "workspace")
+        error = await call.refused("count", upto=2, workspace=str(tmp_path))
+        assert error["details"]["allowed"] == [str(tmp_path / "workspace")]
+    async with servers(era=era, trust_roots=False, list_roots_callback=roots(tmp_path / "workspace/below")) as call:
+        assert (await call("count", upto=2))["workspace"] == str(tmp_path / "workspace" / "below")
+
+
+async def test_a_kind_says_where_it_may_run(servers: Any, tmp_path: Path) -> None:
+    allowed, elsewhere = tmp_path / "allowed", tmp_path / "allowed-not"
+    for path in (allowed, elsewhere):
+        path.mkdir()
+    (allowed / "link").symlink_to(elsewhere)
+    text = f"""
+        [kind.k]
+        description = "K."
+        command = ["k"]
+        workspaces = ["{allowed}"]
+    """
+    async with servers(text, list_roots_callback=roots(elsewhere)) as call:
+        job = await call("k")
+        assert job["workspace"] == str(allowed)
+        assert "the only one allowed was taken" in job["warnings"][0]
+        for wrong in (elsewhere, allowed / "..", allowed / "link", "/", "~"):
+            error = await call.refused("k", workspace=str(wrong))
+            assert error["code"] == "invalid_arguments"
+            assert str(allowed) in error["details"]["allowed"]
+
+
+# ---------------------------------------------------------------- job_start
+
+
+@pytest.mark.parametrize(
+    ("pattern", "command", "allowed"),
+    [
+        ("make test", ["make", "test"], True),
+        ("make test", ["make", "test", "x"], False),
+        ("make test", ["make"], False),
+        ("make *", ["make"], True),
+        ("make *", ["make", "a", "-b", "c"], True),
+        ("make *", ["make-evil"], False),
+        ("make *", ["/tmp/make", "x"], False),
+        ("git log --format=* *", ["git", "log", "--format=%h"], True),
+        ("git log *", ["git", "-c", "core.pager=x", "log"], False),
+        ("pytest tests/*", ["pytest", "tests/a b.py"], True),
+        ("pytest tests/* -q", ["pytest", "tests/a", "-q"], True),
+        ("pytest tests/* -q", ["pytest", "tests/a", "-x", "-q"], False),
+        ("'a b' c", ["a b", "c"], True),
+        ("*", ["anything", "at", "all"], True),
+    ],
+)
+def test_patterns_of_commands(pattern: str, command: list[str], *, allowed: bool) -> None:
+    assert allows(pattern, command) is allowed
+
+
+async def test_commands_that_are_allowed(servers: Any) -> None:
+    async with servers("", allow_commands=["make *", "true"]) as call:
+        job = await call("job_start", command=["make", "a b", "$(id)"], stdin="in", interpret="json")
+        assert servers.engine.commands[0].argv == ("make", "a b", "$(id)")
+        assert servers.engine.commands[0].request.stdin == b"in"
+        assert (job["kind"], job["labels"]) == ("json", {"mcp.tool": "job_start"})
+        error = await call.refused("job_start", command=["rm", "-rf", "/"])
+        assert error["message"] == "the command 'rm -rf /' is not one of those allowed here: make *, true"
+        for wrong in ([], "make test", ["make", 5]):
+            assert "a list of at least one string" in (await call.refused("job_start", command=wrong))["message"]
+        assert len(servers.engine.commands) == 1
+
+
+# ---------------------------------------------------------------- tasks
+
+
+class Created(Result):
+    result_type: Literal["task"] = "task"
+    task_id: str
+
+
+class WantsTasks(ClientExtension):
+    """Declares the extension, and takes a task that it is given for an answer that names it."""
+
+    identifier = EXTENSION_ID
+
+    def claims(self) -> Sequence[ResultClaim[Any]]:
+        async def resolve(created: Created, _: ClaimContext) -> CallToolResult:
+            return CallToolResult(content=[], structured_content={"ok": True, "task": created.task_id})
+
+        return [ResultClaim(result_type="task", model=Created, resolve=resolve)]
+
+
+async def test_a_kind_becomes_a_task_for_a_client_of_2026_that_can(servers: Any) -> None:
+    servers.script = Script(seconds=None)
+    async with servers(era="auto", extensions=[WantsTasks()]) as call:
+        made = await call("count", upto=2, wait_seconds=60)
+        (command,) = servers.engine.commands
+        assert made == {"ok": True, "task": command.job_id}  # a task's id is the job's
+        assert (await call("job_status", job_id=made["task"]))["status"] == "running"
+        error = await call.refused("count", upto=0)  # and bad arguments never become one
+        assert error["code"] == "invalid_arguments"
+    async with servers(era="auto") as call:
+        assert EXTENSION_ID in call.client.server_capabilities.extensions
+        assert (await call("count", upto=2))["status"] == "running"  # to others it is the handle
+
+
+async def test_a_kind_can_be_a_task_for_a_client_of_2025(servers: Any) -> None:
+    async with servers() as call:
+        listed = {tool.name: tool for tool in (await call.client.list_tools()).tools}
+        assert listed["count"].execution.task_support == "optional"
+        assert listed["job_status"].execution is None
+
+
+async def test_without_kinds_nothing_is_said_of_tasks(servers: Any) -> None:
+    async with servers("", era="auto") as call:
+        assert not call.client.server_capabilities.extensions
