@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,25 @@ def test_from_asyncio(state_dir: Path, commands: dict[str, str], tmp_path: Path,
     script.write_text(programs[number], encoding="utf-8")
     shown = run(f"python {script}", commands, tmp_path)
     assert shown.splitlines()[-1] == "42"
+    assert any(state_dir.iterdir())
+
+
+def test_from_an_mcp_host(state_dir: Path, commands: dict[str, str], tmp_path: Path) -> None:
+    (registration,) = snippets("json", "From an MCP host")
+    assert json.loads(registration)["mcpServers"]["jobs"]["args"][0] == "mcp"
+    (kinds,) = snippets("toml", "From an MCP host")
+    (program,) = snippets("python", "From an MCP host")
+    (tmp_path / "kinds.toml").write_text(kinds, encoding="utf-8")
+    (tmp_path / "kinds.toml").chmod(0o600)
+    # A host passes a few variables of its own choosing; the test's state root is none of them.
+    args = 'args=["mcp", "--config", "kinds.toml"]'
+    assert args in program
+    passed = f"{args}, env={{name: os.environ[name] for name in ('PATH', 'PYTHONPATH', 'SUPERVISOR_STATE_DIR')}}"
+    script = tmp_path / "program.py"
+    script.write_text("import os\n" + program.replace(args, passed), encoding="utf-8")
+    shown = run(f"python {script}", commands, tmp_path)
+    assert shown.split() == ["3"]
+    assert "[kind." in run("supervisor mcp --print-examples", commands, tmp_path)
     assert any(state_dir.iterdir())
 
 
