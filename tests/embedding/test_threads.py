@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -24,6 +25,8 @@ from supervisor import (
     JobRunning,
     Settings,
     SupervisorClosed,
+    open_supervisor,
+    open_supervisor_asyncio,
 )
 from supervisor.actors import registry
 from supervisor.catalog import Catalog
@@ -105,6 +108,25 @@ def test_two_on_one_root(settings: Settings) -> None:
         job = one.start(["sleep", "600"])
         assert two.cancel(job.job_id).status == "cancelled"
         assert one.wait(job.job_id).status == "cancelled"
+
+
+def test_a_trio_program_beside_both_facades_on_one_root(settings: Settings) -> None:
+    async def in_asyncio(job_id: str) -> str:
+        async with open_supervisor_asyncio(settings) as sup:
+            return str((await sup.status(job_id)).status)
+
+    def in_a_thread(job_id: str) -> str:
+        with BlockingSupervisor(settings) as sup:
+            return str(sup.cancel(job_id).status)
+
+    async def main() -> None:
+        async with open_supervisor(settings) as sup:
+            job = await sup.start(["sleep", "600"])
+            assert await trio.to_thread.run_sync(lambda: asyncio.run(in_asyncio(job.job_id))) == "running"
+            assert await trio.to_thread.run_sync(in_a_thread, job.job_id) == "cancelled"
+            assert (await sup.wait(job.job_id)).status == "cancelled"
+
+    trio.run(main)
 
 
 def test_events_say_when_they_lagged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

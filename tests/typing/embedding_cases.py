@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import assert_type
 
@@ -10,12 +10,14 @@ import supervisor
 from supervisor import (
     AsyncioSupervisor,
     BlockingSupervisor,
+    Histogram,
     Job,
     JobEvent,
     JobPage,
     JobSpec,
     Result,
     Settings,
+    State,
     Supervisor,
 )
 
@@ -44,6 +46,7 @@ async def in_asyncio() -> None:
         assert_type(await sup.result("id", consume=True), Result)
         assert_type(await sup.cancel("id"), Job)
         assert_type(await sup.prune(), Sequence[str])
+        assert_type((await sup.metrics()).jobs, Mapping[State, int])
         async with sup.events() as events, sup.follow("id", "stderr") as chunks:
             assert_type(events, AsyncIterator[JobEvent])
             assert_type(chunks, AsyncIterator[bytes])
@@ -68,6 +71,7 @@ def in_a_thread() -> None:
         assert_type(sup.result("id"), Result)
         assert_type(sup.cancel("id"), Job)
         assert_type(sup.prune("/repo"), Sequence[str])
+        assert_type(sup.metrics().launch_seconds, Histogram)
         with sup.events("id") as events, sup.follow("id") as chunks:
             assert_type(events, Iterator[JobEvent])
             assert_type(chunks, Iterator[bytes])
