@@ -20,7 +20,7 @@ version = release = supervisor.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # Written elsewhere: whoever adds one of these takes it out of here and into the toctree of index.md.
-exclude_patterns = ["_build", "mcp.md", "tasks.md"]
+exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "trio-supervisor"
