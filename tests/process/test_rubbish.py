@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LONGEST_SECONDS = 20
 SLOW_SECONDS = 4
-SEEDS = 36
+SEEDS = 24
 ODD: tuple[Any, ...] = (
     None,
     True,
