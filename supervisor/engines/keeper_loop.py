@@ -510,7 +510,10 @@ class Keeper:
         except OSError:  # a full disk must not keep a job alive: it may be what fills it
             first = True
             self.unwritten.append((directory, records.STOP, request))
-        there = request if first else (records.read_stop(directory) or request)
+        there = request if first else (records.read_stop(directory) or {})
+        if not there:  # it makes no sense, so nobody has asked yet
+            self._record(directory, records.STOP, request)
+            there, first = request, True
         slot.why = str(there["why"])
         slot.request = there
 

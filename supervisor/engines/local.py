@@ -151,7 +151,11 @@ class LocalEngine:
     # ------------------------------------------------------------ launching
 
     async def launch(self, request: LaunchRequest) -> LocalRunning:
-        """Start a command. Cancelling the call leaves the launch to whoever looks next."""
+        """Start a command. Cancelling the call leaves the launch to whoever looks next.
+
+        A keeper that stands still (stopped by SIGSTOP, hanging on a disk) is waited for, as it alone knows
+        whether it has begun. Until it goes on the job is queued, and can be cancelled.
+        """
         for attempt in range(1, _LAUNCH_ATTEMPTS + 1):
             handle = await self._ask_for_launch(request, final=attempt == _LAUNCH_ATTEMPTS)
             if handle is not None:

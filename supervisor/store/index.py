@@ -150,6 +150,9 @@ class Index:
     def _open(self, path: str) -> None:
         if path in inherited:
             raise forked_error()
+        if _has_strangers(path):
+            message = f"something that is no file stands in the place of {path} or of a file of SQLite beside it"
+            raise _Damaged(message)  # before SQLite opens it and hangs on a pipe
         connection = sqlite3.connect(
             path,
             timeout=max(self._wait_seconds, _OPENING_SECONDS),
@@ -262,8 +265,7 @@ class Index:
             return False
         if not os.path.isfile(path) or not _has_content(path):
             return True
-        beside = (path, f"{path}-wal", f"{path}-shm", f"{path}-journal")
-        if any(os.path.lexists(each) and not stat.S_ISREG(os.lstat(each).st_mode) for each in beside):
+        if _has_strangers(path):
             return True
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
@@ -546,8 +548,8 @@ class Index:
         return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
 
 
-class _DamagedRow(sqlite3.DatabaseError):
-    """A row that SQLite finds nothing wrong with, and that nobody can have written."""
+class _Damaged(sqlite3.DatabaseError):
+    """Damage that SQLite does not find itself: a row that nobody can have written, a pipe where a file should be."""
 
     sqlite_errorname = "SQLITE_CORRUPT"
 
@@ -558,15 +560,27 @@ def _row_of(columns: Sequence[Any]) -> Row:
         check_row(row)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         message = f"the row of job {columns[1]!r:.80} is damaged: {error}"
-        raise _DamagedRow(message) from error
+        raise _Damaged(message) from error
     return row
+
+
+def _has_strangers(path: str) -> bool:
+    """Whether the registry or a file that SQLite keeps beside it is there as something that is no file."""
+    for each in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+        try:
+            if not stat.S_ISREG(os.lstat(each).st_mode):
+                return True
+        except FileNotFoundError:
+            continue
+    return False
 
 
 def _has_content(path: str) -> bool:
     try:
-        return os.stat(path).st_size > 0
+        found = os.lstat(path)  # a link is none of ours, wherever it leads
     except FileNotFoundError:
         return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def _disk_is_full(path: str) -> bool:

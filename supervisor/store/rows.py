@@ -241,6 +241,7 @@ def check_row(row: Row) -> None:
     _check((ended is None) is (row.completed_ns is None), "outcome")
     if ended is not None:
         _check(ended["reason"] in _REASONS, "reason")
+        _check((ended["reason"] == Reason.EXITED.value) is (row.state == State.DONE.value), "reason")
         _check(type(ended["exit_code"]) in {int, NoneType} and type(ended["signal"]) in {int, NoneType}, "exit_code")
         _check(type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int, "stdout_bytes")
         for name in ("cost_usd", "cpu_seconds"):

@@ -175,3 +175,69 @@ def test_a_record_that_names_a_stranger_exactly(world: World, stranger: Proc, ke
     assert world.catalog.cancel(job_id).status == "cancelled"
     assert leader.ended(0)
     assert stranger.alive
+
+
+def test_an_exit_record_that_was_damaged_under_its_keeper_is_waited_for_no_longer(world: World) -> None:
+    """The keeper lives, and has written it once: it never will again."""
+    host = world.host()
+    host.start("sleep", "600")
+    ended = host.call("run", ["sh", "-c", "exit 3"])["job"]["job_id"]
+    tear(world.job(ended) / records.EXIT)
+    for path in world.root.glob("registry.db*"):
+        path.unlink()
+    (job,) = world.catalog.wait([ended], timeout=10)
+    assert (job.status, job.reason, job.exit_code) == ("failed", "lost", None)
+    assert world.catalog.result(ended).error is not None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"v":1}',
+        b'{"v":1,"why":[],"signalled_boot_ns":"x"}',
+        b'{"v":1,"why":"x","signalled_boot_ns":-1}',
+    ],
+)
+def test_a_stop_request_that_makes_no_sense_keeps_nobody_from_being_stopped(world: World, request_: bytes) -> None:
+    host = world.host()
+    jobs = [host.start("sleep", "600") for _ in range(3)]
+    leaders = [world.leader(job_id) for job_id in jobs]
+    (world.job(jobs[0]) / records.STOP).write_bytes(request_)
+    world.keeper(jobs[0]).send(signal.SIGUSR1)  # as whoever asks for a stop does
+    assert host.call("cancel", jobs[1])["status"] == "cancelled"
+    assert [world.catalog.cancel(job_id).status for job_id in jobs] == ["cancelled"] * 3
+    assert all(leader.ended(0) for leader in leaders)
+
+
+def test_a_directory_in_place_of_a_record_costs_no_other_job(world: World) -> None:
+    host = world.host()
+    damaged_one, other = host.start("sleep", "600"), host.start("sleep", "600")
+    leader = world.leader(damaged_one)
+    path = world.job(damaged_one) / records.PROCESS
+    path.unlink()
+    path.mkdir()
+    (path / "full").touch()
+    assert {job.job_id: job.status for job in world.catalog.list().jobs} == {damaged_one: "running", other: "running"}
+    assert world.catalog.cancel(damaged_one).status == "cancelled"
+    assert leader.ended(0)
+
+
+def test_a_job_that_cannot_be_looked_at_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = world.host()
+    odd, other = host.start("sleep", "600"), host.start("sleep", "600")
+    look = world.catalog._observe
+
+    def refuse(row: Any, directory: str) -> Any:
+        if row.job_id == odd:
+            raise OSError(28, "No space left on device")
+        return look(row, directory)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.catalog, "_observe", refuse)
+        found = {job.job_id: job for job in world.catalog.list().jobs}
+    assert found.keys() == {odd, other}
+    assert "No space left" in (found[odd].detail or "")
+    assert found[other].detail is None

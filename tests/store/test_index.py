@@ -571,3 +571,76 @@ def test_many_threads_that_open_a_new_root_at_once_find_it_ready(open_catalog: C
     for thread in threads:
         thread.join()
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "state = 'runninf'",
+        "state = 'failed'",
+        "state = x'ff'",
+        "spec = '{'",
+        "spec = '[]'",
+        "spec = replace(spec, 'argv', 'argw')",
+        "created_ns = 'x'",
+        "created_ns = created_ns + 1",
+        "kind = 'rbw'",
+        "fetched = 0.5",
+        "job_id = 'x'",
+        "outcome = '[]'",
+        "outcome = replace(outcome, 'exited', 'exitee')",
+        "outcome = replace(outcome, 'exit_code', 'exit_codf')",
+        "completed_ns = NULL",
+        "owner = x'ff'",
+    ],
+)
+def test_a_row_that_nobody_can_have_written_has_the_registry_rebuilt(
+    open_catalog: Callable[..., Catalog],
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    catalog = open_catalog()
+    jobs = [make(catalog, ended=0), make(catalog, ended=0)]
+    with sqlite3.connect(catalog.layout.registry) as writer:
+        # Without its constraints, as a flipped bit knows none.
+        writer.execute("PRAGMA ignore_check_constraints = ON")
+        writer.execute(f"UPDATE jobs SET {damage} WHERE job_id = ?", (jobs[0].job_id,))
+    writer.close()
+    fresh = open_catalog()
+    assert {job.job_id: job.status for job in fresh.list().jobs} == {row.job_id: "done" for row in jobs}
+    assert fresh.index.set_aside is not None
+    assert os.path.exists(fresh.index.set_aside)
+    assert "was rebuilt from 2 job directories" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("what", ["directory", "full", "fifo", "dangling"])
+def test_what_stands_in_the_place_of_files_of_sqlite_is_set_aside(
+    open_catalog: Callable[..., Catalog],
+    suffix: str,
+    what: str,
+) -> None:
+    catalog = open_catalog()
+    row = make(catalog, ended=0)
+    catalog.close()
+    path = Path(catalog.layout.registry + suffix)
+    path.unlink(missing_ok=True)
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "dangling":
+        path.symlink_to("nowhere")
+    else:
+        path.mkdir()
+        if what == "full":
+            (path / "x").touch()
+    fresh = open_catalog()
+    assert fresh.status(row.job_id).status == "done"
+    fresh.prune()
+    assert fresh.status(row.job_id).status == "done"
+
+
+def test_odd_things_in_the_trash_are_swept_away(catalog: Catalog) -> None:
+    for name in ("\udcff", "x", "0" * 32, "../x".replace("/", ".")):
+        Path(catalog.layout.root, ".trash", name).touch()
+    catalog.prune()
+    assert os.listdir(f"{catalog.layout.root}/.trash") == []
