@@ -13,7 +13,7 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from mcp_types import Tool as ToolDescription
 
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
-from supervisor.mcp_server.answers import answer, job_answer, result_answer
+from supervisor.mcp_server.answers import MOST_CHARACTERS, answer, job_answer, result_answer
 from supervisor.mcp_server.arguments import Parameter, schema_of
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see, principal_of
@@ -33,7 +33,6 @@ Call = Callable[
     Awaitable[CallToolResult | InputRequiredResult],
 ]
 
-_MOST_CHARACTERS: Final = 100_000
 _WAIT_SECONDS: Final = 45
 
 
@@ -121,17 +120,7 @@ class JobTools:
         del params
         supervisor, _ = await self.seen(ctx, values["job_id"])
         result = await supervisor.result(values["job_id"], detail=values["detail"])
-        shape = to_json(result)
-        most = int(values["max_characters"])
-        value = shape.get("value")
-        if isinstance(value, str) and len(value) > most and result.encoding is None:
-            shape["value"] = value[:most]
-            shape["truncated"] = True
-            shape["next"] = (
-                f"These are the first {most} of {len(value)} characters. For more, call job_logs with offset"
-                f" {len(value[:most].encode(errors='replace'))}, or job_result with a larger max_characters."
-            )
-        return answer(shape, is_error=not result.ok)
+        return result_answer(result, most_characters=int(values["max_characters"]))
 
     async def consume_result(
         self, ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
@@ -308,7 +297,7 @@ def job_tools(backend: Backend, settings: Settings) -> tuple[Tool, ...]:
                 Parameter(
                     name="max_characters",
                     type="integer",
-                    default=_MOST_CHARACTERS,
+                    default=MOST_CHARACTERS,
                     minimum=1,
                     maximum=1 << 26,
                     description="A longer text is cut.",

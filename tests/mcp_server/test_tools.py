@@ -177,6 +177,8 @@ async def test_a_long_result_is_cut_and_says_how_to_go_on(servers: Any) -> None:
         assert cut["truncated"] is True
         assert "offset 200," in cut["next"]
         assert (await call("job_logs", job_id=job_id, offset=200))["value"] == "é" * 900
+        servers.script = Script(stdout="x" * 100_001)
+        assert len((await call("count", upto=3, wait_seconds=9))["value"]) == 100_000
         whole = await call("job_consume_result", job_id=job_id)
         assert whole["value"] == "é" * 1000
 
@@ -192,6 +194,24 @@ async def test_half_a_surrogate_pair_is_answered_all_the_same(servers: Any) -> N
     async with servers(text) as call:
         result = await call("odd", wait_seconds=10)
         assert result["value"] == "?"
+
+
+@ERAS
+@pytest.mark.parametrize("depth", [100, 300, 900])
+async def test_a_value_that_nests_too_deeply_to_be_sent_is_sent_as_text(servers: Any, era: str, depth: int) -> None:
+    servers.script = Script(stdout="[" * depth + "]" * depth)
+    text = """
+        [kind.deep]
+        description = "Deep."
+        command = ["deep"]
+        interpret = "json"
+    """
+    async with servers(text, era=era) as call:
+        job_id = (await call("deep"))["job_id"]
+        assert (await call("job_wait", job_id=job_id))["status"] == "done"
+        result = await call("job_consume_result", job_id=job_id)
+        text = result["value"] if depth > 200 else json.dumps(result["value"])
+        assert (text, result.get("encoding")) == ("[" * depth + "]" * depth, "json" if depth > 200 else None)
 
 
 BAD_CALLS = [

@@ -13,7 +13,6 @@ import attrs
 import trio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
-from mcp.server.request_state import authenticated_principal
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import CallToolRequestParams, CallToolResult, PaginatedRequestParams, RequestParams
@@ -27,6 +26,7 @@ from supervisor.mcp_server.tasks.calls import BecameTask, Call
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.jobs import Render, handle, render_result, task_of
 from supervisor.mcp_server.tasks.listening import listen, task_ids
+from supervisor.mcp_server.tasks.records import TaskRecords
 from supervisor.mcp_server.tasks.runtime import Runtime
 from supervisor.mcp_server.tasks.state import (
     EXTENSION_ID,
@@ -65,6 +65,12 @@ class _UpdateParams(RequestParams):
 class _Tool:
     kind: Literal["job", "function"]
     required: bool
+
+
+def _authenticated(ctx: _Context) -> str | None:
+    from mcp.server.request_state import authenticated_principal  # 30 ms of cryptography, which not every server needs
+
+    return authenticated_principal(ctx)
 
 
 def _declared(ctx: _Context) -> bool:
@@ -129,14 +135,14 @@ class Tasks(Extension):
     def __init__(
         self,
         *,
-        principal: Principal = authenticated_principal,
+        principal: Principal | None = None,
         supervisor: Callable[[], Awaitable[Supervisor]] | None = None,
         job_tools: Collection[str] = (),
         render: Render = render_result,
         name_header_required: bool = False,
     ) -> None:
         """Keep what is given; nothing is opened yet."""
-        self._principal = principal
+        self._principal = _authenticated if principal is None else principal
         self._opened = supervisor
         self._render = render
         self._name_header_required = name_header_required
@@ -158,11 +164,11 @@ class Tasks(Extension):
         Raises:
             StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
         """
-        runtime: Runtime | None = None
+        records = TaskRecords(supervisor.settings.state_dir)
         raised: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
-                runtime = self._runtime = Runtime(supervisor, nursery, self._render)
+                runtime = self._runtime = Runtime(supervisor, nursery, records, self._render)
                 self._ready.set()
                 nursery.start_soon(runtime.expire)
                 try:
@@ -178,8 +184,7 @@ class Tasks(Extension):
                 raise raised from raised.__cause__
             raise
         finally:
-            if runtime is not None:
-                runtime.close()
+            records.close()
 
     async def _serving(self) -> Runtime:
         if self._opened is not None:

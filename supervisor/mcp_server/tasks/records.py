@@ -127,7 +127,7 @@ class TaskRecords:
                 ttl_ms=None if held["ttl_ms"] is None else int(held["ttl_ms"]),
                 owner=str(held["owner"]),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
         return None if made.expired(time.time_ns()) else made
 
@@ -167,7 +167,7 @@ class TaskRecords:
         now_ns = time.time_ns()
         try:
             names = os.listdir(f"{self._layout.root}/{_FOLDER}")
-        except FileNotFoundError:
+        except OSError:  # there never was one, mostly
             return
         for name in names:
             made = self.find(name)

@@ -6,7 +6,9 @@ does not exist.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import logging
 import math
 import re
 import time
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime"]
 
+_log: Final = logging.getLogger("supervisor.mcp.tasks")
 _CANCEL_SECONDS: Final = 0.5
 """How long the answer to a cancel waits, so that what stops quickly is seen as stopped by the next question."""
 _LONGEST_SLEEP_SECONDS: Final = 86400
@@ -46,23 +49,15 @@ class Runtime:
         nursery: where functions run.
     """
 
-    def __init__(self, supervisor: Supervisor, nursery: trio.Nursery, render: Render) -> None:
-        """Open the records beside the supervisor's.
-
-        Raises:
-            StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
-        """
+    def __init__(self, supervisor: Supervisor, nursery: trio.Nursery, records: TaskRecords, render: Render) -> None:
+        """Keep what is given."""
         self.supervisor = supervisor
         self.nursery = nursery
         self._render = render
-        self._records = TaskRecords(supervisor.settings.state_dir)
+        self._records = records
         self._functions: dict[str, FunctionTask] = {}
         self._expiries: list[tuple[int, str]] = []
         self._expiring = trio.Event()
-
-    def close(self) -> None:
-        """Give up what this process was running."""
-        self._records.close()
 
     # ------------------------------------------------------------ asking
 
@@ -297,7 +292,7 @@ class Runtime:
 
     async def expire(self) -> None:
         """Forget function tasks when their time is over; a function that still runs then is stopped."""
-        for made in await trio.to_thread.run_sync(lambda: list(self._records.all())):
+        for made in await trio.to_thread.run_sync(self._sweep):
             self._expect(made)
         while True:
             left = math.inf if not self._expiries else (self._expiries[0][0] - time.time_ns()) / 1e9
@@ -309,5 +304,13 @@ class Runtime:
             function = self._functions.pop(task_id, None)
             if function is not None:
                 function.expire()
-            self._records.forget(task_id)
+            with contextlib.suppress(SupervisorError):  # it is not shown any more; the next server tries again
+                self._records.forget(task_id)
             await trio.lowlevel.checkpoint()
+
+    def _sweep(self) -> list[Made]:
+        try:
+            return list(self._records.all())
+        except SupervisorError as error:
+            _log.warning("old tasks could not be swept away: %s", error)
+            return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import trio
 from mcp.server.mcpserver import Context
 
 from supervisor.errors import StateUnsafe
+from supervisor.mcp_server.tasks import Tasks
 from supervisor.testing import FakeEngine
 from tests.mcp_server.tasks.in_memory import LEGACY, Refused, World, Yes, kept
 
@@ -136,3 +138,12 @@ async def test_unknown_tools_are_the_servers_matter(world: World) -> None:
         for each in (peer, other):
             answer = await each("tools/call", name="nobody", arguments={})
             assert answer["isError"] is True
+
+
+async def test_a_state_root_that_cannot_be_served_from_is_said_bare(world: World, state_dir: Path) -> None:
+    async with world.open() as sup:
+        os.chmod(state_dir, 0o755)
+        with pytest.raises(StateUnsafe):
+            async with Tasks().serving(sup):
+                pass
+        os.chmod(state_dir, 0o700)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from supervisor import Settings
@@ -18,19 +19,59 @@ from tests.mcp_server.tasks.over_http import PATIENCE, Server
 GATED = 'echo begun; read line < "$1"; echo "$line"; exit "$2"'
 
 
-@pytest.fixture
-def server(state_dir: Path) -> Iterator[Server]:
-    made = Server(state_dir)
-    made.start()
-    yield made
-    made.stop()
+@attrs.frozen
+class Killed:
+    """A server that was killed with tasks under way, and the one that was started after it."""
+
+    server: Server
+    working: str
+    gate: Path
+    ended_meanwhile: str
+    to_cancel: str
+    function: dict[str, object]
+    function_that_had_ended: dict[str, object]
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    path = tmp_path / "gate"
-    os.mkfifo(path, 0o600)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tasks") / "state"
+    path.mkdir(mode=0o700)
     return path
+
+
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    folder = tmp_path_factory.mktemp("gates")
+
+    def make() -> Path:
+        path = folder / str(len(list(folder.iterdir())))
+        os.mkfifo(path, 0o600)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def killed(root: Path, gates: Callable[[], Path]) -> Iterator[Killed]:
+    server = Server(root)
+    server.start()
+    gate, meanwhile = gates(), gates()
+    working, ended, to_cancel = begin(server, gate), begin(server, meanwhile, 3), begin(server, gates())
+    function = compute(server, 3600)
+    had_ended = server.ended(str(compute(server, 0)["taskId"]))
+    server.stop(signal.SIGKILL)
+    meanwhile.write_text("no\n")
+    with Catalog(Settings(state_dir=root)) as catalog:
+        (job,) = catalog.wait([ended], timeout=PATIENCE)
+    assert job.exit_code == 3
+    server.start()
+    yield Killed(server, working, gate, ended, to_cancel, function, had_ended)
+    server.stop()
+
+
+@pytest.fixture
+def gate(gates: Callable[[], Path]) -> Path:
+    return gates()
 
 
 def begin(server: Server, gate: Path, status: int = 0) -> str:
@@ -60,41 +101,60 @@ def kill(pid: int) -> None:
         os.close(descriptor)
 
 
-def test_a_job_task_outlives_its_server(server: Server, gate: Path) -> None:
-    task_id = begin(server, gate)
-    server.stop(signal.SIGKILL)
-    server.start()
-    assert server.call("tasks/get", taskId=task_id)["status"] == "working"
-    gate.write_text("still here\n")
-    task = server.ended(task_id)
+def compute(server: Server, seconds: float) -> dict[str, object]:
+    created = server.call("tools/call", name="slow_compute", arguments={"seconds": seconds, "label": "it"})
+    assert created["resultType"] == "task"
+    return created
+
+
+# ------------------------------------------------------------ after kill -9 of the server, and its start
+
+
+def test_a_job_task_outlives_its_server(killed: Killed) -> None:
+    assert killed.server.call("tasks/get", taskId=killed.working)["status"] == "working"
+    killed.gate.write_text("still here\n")
+    task = killed.server.ended(killed.working)
     assert task["status"] == "completed"
     assert task["result"]["isError"] is False
     assert task["result"]["structuredContent"]["value"] == "begun\nstill here\n"
     assert task["result"]["structuredContent"]["job"]["exit_code"] == 0
 
 
-def test_a_job_that_ended_badly_while_no_server_ran_is_a_completed_task(
-    server: Server,
-    gate: Path,
-    state_dir: Path,
-) -> None:
-    task_id = begin(server, gate, 3)
-    server.stop(signal.SIGKILL)
-    gate.write_text("no\n")
-    with Catalog(Settings(state_dir=state_dir)) as catalog:
-        (job,) = catalog.wait([task_id], timeout=PATIENCE)
-    assert job.exit_code == 3
-    server.start()
-    task = server.call("tasks/get", taskId=task_id)
+def test_a_job_that_ended_badly_while_no_server_ran_is_a_completed_task(killed: Killed) -> None:
+    task = killed.server.call("tasks/get", taskId=killed.ended_meanwhile)
     assert task["status"] == "completed"
     assert task["result"]["isError"] is True
     assert task["result"]["structuredContent"]["error"]["code"] == "job_failed"
 
 
+def test_a_job_task_is_cancelled_by_another_server_than_it_was_started_by(killed: Killed) -> None:
+    assert killed.server.call("tasks/cancel", taskId=killed.to_cancel)["resultType"] == "complete"
+    assert killed.server.ended(killed.to_cancel)["status"] == "cancelled"
+
+
+def test_a_function_task_has_honestly_failed(killed: Killed) -> None:
+    task = killed.server.call("tasks/get", taskId=killed.function["taskId"])
+    assert task["status"] == "failed"
+    assert task["error"]["code"] == -32603
+    assert "ended before the task did" in task["error"]["message"]
+    assert task["createdAt"] == killed.function["createdAt"]
+    assert killed.server.call("tasks/get", taskId=killed.function["taskId"]) == task
+
+
+def test_a_function_task_that_had_ended_keeps_its_result(killed: Killed) -> None:
+    before = killed.function_that_had_ended
+    assert before["status"] == "completed"
+    assert killed.server.call("tasks/get", taskId=before["taskId"]) == before
+
+
+# ------------------------------------------------------------ other ends
+
+
 @pytest.mark.parametrize("server_too", [False, True])
-def test_a_job_task_outlives_the_keeper(server: Server, gate: Path, state_dir: Path, *, server_too: bool) -> None:
+def test_a_job_task_outlives_the_keeper(killed: Killed, gate: Path, root: Path, *, server_too: bool) -> None:
+    server = killed.server
     task_id = begin(server, gate)
-    keeper = keeper_of(state_dir, task_id)
+    keeper = keeper_of(root, task_id)
     if server_too:
         server.stop(signal.SIGKILL)
     kill(keeper)
@@ -113,46 +173,21 @@ def test_a_job_task_outlives_the_keeper(server: Server, gate: Path, state_dir: P
         assert content["job"]["exit_code"] is None
 
 
-def test_a_job_task_is_cancelled_by_another_server_than_it_was_started_by(server: Server, gate: Path) -> None:
-    task_id = begin(server, gate)
-    server.stop(signal.SIGKILL)
-    server.start()
-    assert server.call("tasks/cancel", taskId=task_id)["resultType"] == "complete"
-    assert server.ended(task_id)["status"] == "cancelled"
-
-
-def test_a_function_task_whose_server_was_killed_has_honestly_failed(server: Server) -> None:
-    created = server.call("tools/call", name="slow_compute", arguments={"seconds": 3600, "label": "long"})
-    server.stop(signal.SIGKILL)
-    server.start()
-    task = server.call("tasks/get", taskId=created["taskId"])
-    assert task["status"] == "failed"
-    assert task["error"]["code"] == -32603
-    assert "ended before the task did" in task["error"]["message"]
-    assert task["createdAt"] == created["createdAt"]
-    assert server.call("tasks/get", taskId=created["taskId"]) == task
-
-
-def test_a_function_task_that_had_ended_keeps_its_result(server: Server) -> None:
-    created = server.call("tools/call", name="slow_compute", arguments={"seconds": 0, "label": "short"})
-    before = server.ended(created["taskId"])
-    assert before["result"]["content"][0]["text"] == "Computed short for 0 s"
-    server.stop(signal.SIGKILL)
-    server.start()
-    assert server.call("tasks/get", taskId=created["taskId"]) == before
-
-
-def test_a_function_task_of_a_server_that_was_shut_down_says_so(server: Server) -> None:
-    created = server.call("tools/call", name="slow_compute", arguments={"seconds": 3600, "label": "long"})
-    server.stop()
-    server.start()
-    task = server.call("tasks/get", taskId=created["taskId"])
+def test_a_function_task_of_a_server_that_was_shut_down_says_so(killed: Killed) -> None:
+    created = compute(killed.server, 3600)
+    killed.server.stop()
+    killed.server.start()
+    task = killed.server.call("tasks/get", taskId=created["taskId"])
     assert task["status"] == "failed"
     assert "shut down" in task["error"]["message"]
 
 
-def test_the_routing_header_names_the_task_or_is_not_there(server: Server) -> None:
-    created = server.call("tools/call", name="slow_compute", arguments={"seconds": 3600, "label": "long"})
+# ------------------------------------------------------------ over HTTP
+
+
+def test_the_routing_header_names_the_task_or_is_not_there(killed: Killed) -> None:
+    server = killed.server
+    created = compute(server, 3600)
     params = {"taskId": created["taskId"], "inputResponses": {}}
     for method in ("tasks/get", "tasks/update", "tasks/cancel"):
         for header in ("another", "=?base64?not base64?="):
@@ -163,7 +198,8 @@ def test_the_routing_header_names_the_task_or_is_not_there(server: Server) -> No
     assert server.call("tasks/get", taskId=created["taskId"])["status"] == "working"
 
 
-def test_a_client_that_leaves_does_not_take_its_task_along(server: Server) -> None:
+def test_a_client_that_leaves_does_not_take_its_task_along(killed: Killed) -> None:
+    server = killed.server
     with server.opened("tools/call", {"name": "slow_compute", "arguments": {"seconds": 0.3, "label": "x"}}) as response:
         task_id = json.loads(response.read())["result"]["taskId"]
     with server.opened("subscriptions/listen", {"notifications": {"taskIds": [task_id]}}):
