@@ -125,6 +125,8 @@ class AsyncioSupervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
@@ -144,6 +146,8 @@ class AsyncioSupervisor:
                 env=env,
                 labels=labels,
                 idempotency_key=idempotency_key,
+                engine=engine,
+                engine_options=engine_options,
             ),
         )
 
@@ -158,6 +162,8 @@ class AsyncioSupervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
@@ -178,6 +184,8 @@ class AsyncioSupervisor:
                 env=env,
                 labels=labels,
                 idempotency_key=idempotency_key,
+                engine=engine,
+                engine_options=engine_options,
             ),
             scoped=True,
         )

@@ -24,15 +24,22 @@ from supervisor.engines import Ended, Launched, Observation, Seen, processes, re
 from supervisor.model import Exit
 
 __all__ = [
+    "NEVER_LAUNCHED",
     "Evidence",
     "Finding",
     "Leader",
     "Place",
     "decide",
     "examine",
+    "exit_of",
     "find_marked_leader",
+    "note",
+    "note_exit",
     "recorded_launch",
     "resolve",
+    "stop_facts",
+    "valid_exit",
+    "valid_process",
 ]
 
 
@@ -111,7 +118,8 @@ def _integer(record: dict[str, Any] | None, name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _valid_process(record: dict[str, Any] | None) -> dict[str, Any] | None:
+def valid_process(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a process record that can be believed; ``{}`` for one that cannot."""
     if not record:
         return record
     numbers = ("pid", "start", "keeper_pid", "keeper_start", "started_ns", "started_boot_ns")
@@ -121,7 +129,8 @@ def _valid_process(record: dict[str, Any] | None) -> dict[str, Any] | None:
     return record if whole and isinstance(record.get("boot"), str) and isinstance(record.get("ns"), str) else {}
 
 
-def _valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
+def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an exit record that speaks of ``process``, if there is one; ``{}`` for one that does not."""
     if not record:
         return record
     if isinstance(record.get("launch_error"), str):
@@ -147,7 +156,7 @@ def _place(boot: str, namespace: str, host: str | None) -> Place:
 def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None) -> Evidence:
     """Read all there is. ``born`` says where the job was taken on (``host``, ``boot``, ``ns``)."""
     host = born.get("host") if born else None
-    process = _valid_process(records.read(directory, records.PROCESS))
+    process = valid_process(records.read(directory, records.PROCESS))
     claim = records.read_claim(directory)
     leader, zombie_status = Leader.NONE, None
     place, keeper_lives = Place.HERE, False
@@ -171,7 +180,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         elif born:
             place = _place(str(born.get("boot", "")), str(born.get("ns", "")), host)
     # The exit record comes last: whoever was alive above had not failed to write it yet.
-    exit_record = _valid_exit(records.read(directory, records.EXIT), process)
+    exit_record = valid_exit(records.read(directory, records.EXIT), process)
     return Evidence(
         place=place,
         owner_lives=owner_lives,
@@ -287,10 +296,17 @@ def _adopt_marked(directory: str) -> bool:
     return True
 
 
-def note_exit(directory: str, process: dict[str, Any] | None, status: int | None, *, by: str) -> None:
+def note_exit(
+    directory: str,
+    process: dict[str, Any] | None,
+    status: int | None,
+    *,
+    by: str,
+    remark: str | None = None,
+) -> None:
     """Write the exit record that nobody else will write; whoever is first wins.
 
-    ``status`` is a wait status, or ``None`` where it is not known and never will be.
+    ``status`` is a wait status, or ``None`` where it is not known and never will be; ``remark`` is for people.
     """
     code = None if status is None else os.waitstatus_to_exitcode(status)
     record: dict[str, object] = {
@@ -305,13 +321,16 @@ def note_exit(directory: str, process: dict[str, Any] | None, status: int | None
         "max_rss_bytes": None,
         "by": by,
     }
-    _note(directory, process, record)
+    if remark is not None:
+        record["remark"] = remark
+    note(directory, process, record)
 
 
-def _note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
+def note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
+    """Put an end on record unless there is one; one that is torn or lying would be found again and again."""
     if not records.create(directory, records.EXIT, record):
-        there = _valid_exit(records.read(directory, records.EXIT), process)
-        if not there:  # torn or lying: it would be found again and again
+        there = valid_exit(records.read(directory, records.EXIT), process)
+        if not there:
             records.replace(directory, records.EXIT, record)
 
 
@@ -327,10 +346,11 @@ def _launched(process: dict[str, Any] | None) -> Launched | None:
 
 def recorded_launch(directory: str) -> Launched | None:
     """Return the launch that the keeper has put on record, whether or not it still runs."""
-    return _launched(_valid_process(records.read(directory, records.PROCESS)))
+    return _launched(valid_process(records.read(directory, records.PROCESS)))
 
 
-def _exit_of(record: dict[str, Any]) -> Exit:
+def exit_of(record: dict[str, Any]) -> Exit:
+    """Return what a valid exit record says."""
     if "launch_error" in record:
         status = _integer(record, "launch_status")
         return Exit(
@@ -349,7 +369,8 @@ def _exit_of(record: dict[str, Any]) -> Exit:
     )
 
 
-def _stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
+def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
+    """Return why a command was stopped, if it was, and what of it could not be."""
     if not stop or stop.get("signalled_boot_ns") is None:
         return None, ()
     why = stop.get("why")
@@ -395,7 +416,7 @@ def resolve(
             records.take_claim(directory, records.NOBODY)
         elif finding is Finding.NOTE_NEVER_LAUNCHED:
             record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
-            _note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
+            note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
         elif finding is Finding.SEARCH_MARK:
             if not _adopt_marked(directory):
                 note_exit(directory, None, None, by="mark search")
@@ -419,8 +440,8 @@ def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observ
     requested = seen.stop.get("why") if seen.stop else None
     if finding is Finding.ENDED:
         assert seen.exit is not None  # noqa: S101  # that is what the finding means
-        stopped, survivors = _stop_facts(seen.stop)
-        ended = Ended(exit=_exit_of(seen.exit), stopped=stopped, survivors=survivors)
+        stopped, survivors = stop_facts(seen.stop)
+        ended = Ended(exit=exit_of(seen.exit), stopped=stopped, survivors=survivors)
         return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested, damage=damage)
     state = {
         Finding.WAIT_QUEUED: Seen.QUEUED,

@@ -338,7 +338,7 @@ class Keeper:
         passed, self.passed = self.passed[:descriptors], self.passed[descriptors:]
         opened: list[int] = []
         try:
-            if not records.take_claim(directory, self.claim):
+            if not self._take_claim(directory):
                 self.outbox.append(("failed", token, 125, "it was claimed by somebody else", True))
                 return
             if len(passed) < descriptors:
@@ -389,6 +389,9 @@ class Keeper:
             },
         )
         self.outbox.append(("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline))
+
+    def _take_claim(self, directory: str) -> bool:
+        return records.take_claim(directory, self.claim)
 
     def _spawn(
         self,

@@ -22,6 +22,7 @@ __all__ = [
     "JOB",
     "NOBODY",
     "PROCESS",
+    "SHARED",
     "STDERR",
     "STDOUT",
     "STOP",
@@ -42,6 +43,7 @@ STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
+SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
 
 NOBODY: Final = "nobody"
 

@@ -194,6 +194,7 @@ def job_of(
     stop_requested: str | None = None,
     damage: str | None = None,
     progress: Mapping[str, Any] | None = None,
+    queue_reason: str | None = None,
 ) -> Job:
     """Return the job that a row describes; a live one with its sizes as they are now."""
     spec = row.request
@@ -210,11 +211,13 @@ def job_of(
         "deadline_seconds": spec["deadline_seconds"],
         "ttl_seconds": spec["ttl_seconds"],
         "pid": row.pid,
+        "engine": spec.get("engine", "local"),
     }
     if row.started_ns is not None:
         common["started_at"] = from_ns(row.started_ns)
-        if spec["deadline_seconds"] is not None:
-            common["deadline_at"] = from_ns(row.started_ns + int(spec["deadline_seconds"] * 1e9))
+    clock_ns = row.created_ns if spec.get("deadline_from") == "submission" else row.started_ns
+    if clock_ns is not None and spec["deadline_seconds"] is not None:
+        common["deadline_at"] = from_ns(clock_ns + int(spec["deadline_seconds"] * 1e9))
     begun_ns = row.created_ns if row.started_ns is None else row.started_ns
     if row.outcome is None or row.completed_ns is None:
         return Job(
@@ -224,6 +227,7 @@ def job_of(
             stop_requested=stop_requested,
             detail=damage,
             progress=progress,
+            queue_reason=queue_reason if state is State.QUEUED else None,
             stdout_bytes=size_of(directory, records.STDOUT),
             stderr_bytes=size_of(directory, records.STDERR),
         )
