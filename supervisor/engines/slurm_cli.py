@@ -216,8 +216,8 @@ def read_squeue(answer: Answer) -> dict[str, Word]:
     for line in answer.stdout.splitlines():
         handle, _, rest = line.partition("|")
         state, _, rest = rest.partition("|")
-        reason, _, name = rest.rpartition(f"|{_PREFIX}")
-        if not handle.isdigit() or not name:
+        reason, ours, name = rest.rpartition(f"|{_PREFIX}")
+        if not handle.isdigit() or not ours:
             continue
         word = _word(handle, state, reason)
         there = words.get(name)

@@ -51,6 +51,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+SchedulerParameters=batch_sched_delay=0
 SwitchType=switch/none
 MpiDefault=none
 JobRequeue=0
@@ -225,6 +226,25 @@ class Cluster:
         for pid in steps:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP a daemon: it is there, and does not answer."""
+        self.daemons[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a daemon go on."""
+        self.daemons[name].send_signal(signal.SIGCONT)
+
+    def mend(self) -> None:
+        """Bring back what was killed or paused, and wait until all of it is well."""
+        for process in self.daemons.values():
+            process.send_signal(signal.SIGCONT)
+        if "slurmctld" not in self.daemons:
+            self.start_controller()
+        for name in NODES:
+            if name not in self.daemons:
+                self.start_node(name)
+        self.wait_idle()
 
     @staticmethod
     def _node_of(pid: int) -> str | None:
