@@ -170,6 +170,7 @@ class Supervisor:
         self._engines = {engine.name: engine}
         self._nursery = nursery
         self._services = services
+        self._shared: set[str] = set()
         self._follower = Follower(nursery, registry.tell_progress)
         self._owner: str | None = None
         self._workspaces = Workspaces()
@@ -280,7 +281,9 @@ class Supervisor:
             given = {"shared_dir": self.settings.shared_dir, **spec.engine_options}
             options = remote.check_options(spec.engine, given)
             engine = self._engine_named(spec.engine)
-            await trio.to_thread.run_sync(remote.check_shared_directory, options["shared_dir"])
+            if options["shared_dir"] not in self._shared:
+                await trio.to_thread.run_sync(remote.check_shared_directory, options["shared_dir"])
+                self._shared.add(options["shared_dir"])
         key = workspace_key(real)
         if spec.idempotency_key is not None:
             existing = await self._existing(key, spec.idempotency_key, digest)

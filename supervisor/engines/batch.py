@@ -29,7 +29,7 @@ from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_uncla
 from supervisor.engines.batch_files import program_in, write_private
 from supervisor.engines.batch_now import NOTHING_SAID, REPEAT_WITHIN_SECONDS, read_submission, request_end, resolve_now
 from supervisor.engines.inotify import CHANGED
-from supervisor.engines.keeper_job import ENVIRONMENT, STDIN
+from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
 from supervisor.engines.notify import Notifier
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
@@ -226,11 +226,20 @@ class BatchEngine:
         directory = request.directory
         if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
             return None
-        variables: Mapping[bytes, bytes] = os.environb if request.env is None else request.env
-        environment = b"".join(name + b"=" + value + b"\0" for name, value in variables.items())
-        write_private(f"{directory}/{ENVIRONMENT}", environment)
+        born = records.read(directory, records.JOB) or {}
+        orders = Orders(
+            job_id=request.job_id,
+            argv=list(request.argv),
+            workspace=os.fsencode(request.workspace),
+            environment=dict(os.environb if request.env is None else request.env),
+            deadline=request.deadline_seconds,
+            grace=request.grace_seconds,
+            limit=request.output_limit,
+            begun_ns=born.get("created_ns") if born.get("deadline_from") == "submission" else None,
+        )
         if request.stdin is not None:
             write_private(f"{directory}/{STDIN}", request.stdin)
+        write_private(f"{directory}/{ORDERS}", orders.encode())
         return self._submission(
             directory,
             request.options,
@@ -504,7 +513,7 @@ async def _ends_within(handle: BatchRunning, seconds: float) -> bool:
 
 def _resubmittable(directory: str) -> dict[str, Any] | None:
     """Return the request of a job that nobody has run and whose secrets are still there."""
-    if not is_unclaimed(directory) or not os.path.exists(f"{directory}/{ENVIRONMENT}"):
+    if not is_unclaimed(directory) or not os.path.exists(f"{directory}/{ORDERS}"):
         return None
     return records.read(directory, records.JOB) or None
 

@@ -35,7 +35,7 @@ from supervisor.engines.evidence import (
     valid_exit,
     valid_process,
 )
-from supervisor.engines.keeper_job import BEAT_NS, ENVIRONMENT, HEARTBEAT, STDIN, UNKNOWN_STATUS
+from supervisor.engines.keeper_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
 
 __all__ = ["SUBMISSION", "Facts", "Finding", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
 
@@ -153,7 +153,7 @@ def is_unclaimed(directory: str) -> bool:
 
 def drop_secrets(directory: str) -> None:
     """Delete what only a keeper was to read, when none will."""
-    for name in (ENVIRONMENT, STDIN):
+    for name in (ORDERS, STDIN):
         with contextlib.suppress(OSError):
             os.unlink(f"{directory}/{name}")
 

@@ -3,8 +3,7 @@
 Standard library only. ``keeper.py --job DIRECTORY`` is all that such an engine is given to run. What to
 do stands in the job directory, on a file system that the submitter shares with the node:
 
-* ``job.json``: argv, workspace, deadline, grace, output limit;
-* ``environment``: ``NAME=VALUE`` entries, each ended by a NUL; unlinked once read;
+* ``orders``: what to run, its environment included, see ``Orders``; unlinked once read;
 * ``stdin``: what the command reads, if anything; unlinked once opened.
 
 The claim decides: an engine may run a job twice (a submission that was repeated, a node that came back),
@@ -32,11 +31,11 @@ else:  # run by keeper.py, outside the package
     import processes
     import records
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
 
-__all__ = ["BEAT_NS", "ENVIRONMENT", "HEARTBEAT", "STDIN", "UNKNOWN_STATUS", "JobKeeper", "keep_one"]
+__all__ = ["BEAT_NS", "HEARTBEAT", "ORDERS", "STDIN", "UNKNOWN_STATUS", "JobKeeper", "Orders", "keep_one"]
 
-ENVIRONMENT: Final = "environment"
+ORDERS: Final = "orders"
 STDIN: Final = "stdin"
 HEARTBEAT: Final = "heartbeat"
 BEAT_NS: Final = 5_000_000_000
@@ -52,6 +51,75 @@ _FROM_ENGINE: Final = (
     b"GPU_DEVICE_ORDINAL",
     b"ZE_AFFINITY",
 )
+
+
+class Orders:
+    """What a keeper is to run.
+
+    On disk these are fields, each ended by a NUL, that begin with a letter for what they are: this is read by
+    whatever Python a node has, a hundred times a second if need be, and JSON would take as long as all the rest.
+    """
+
+    __slots__ = ("argv", "begun_ns", "deadline", "environment", "grace", "job_id", "limit", "workspace")
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        argv: list[bytes],
+        workspace: bytes,
+        environment: dict[bytes, bytes],
+        deadline: float | None,
+        grace: float,
+        limit: int,
+        begun_ns: int | None,
+    ) -> None:
+        """Take what was asked for; ``begun_ns`` is when its time began to run, if not with its start."""
+        self.job_id = job_id
+        self.argv = argv
+        self.workspace = workspace
+        self.environment = environment
+        self.deadline = deadline
+        self.grace = grace
+        self.limit = limit
+        self.begun_ns = begun_ns
+
+    def encode(self) -> bytes:
+        """Return what stands on disk."""
+        fields = [b"i" + self.job_id.encode("ascii"), b"w" + self.workspace]
+        fields += [b"a" + word for word in self.argv]
+        fields += [b"e" + name + b"=" + value for name, value in self.environment.items()]
+        numbers = ((b"d", self.deadline), (b"g", self.grace), (b"l", self.limit), (b"b", self.begun_ns))
+        fields += [tag + repr(number).encode("ascii") for tag, number in numbers if number is not None]
+        return b"".join(field + b"\0" for field in fields)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Orders:
+        """Return what ``encode`` has written.
+
+        Raises:
+            KeyError, ValueError: it has not.
+        """
+        fields: dict[bytes, list[bytes]] = {}
+        for field in data.split(b"\0")[:-1]:
+            fields.setdefault(field[:1], []).append(field[1:])
+        deadline, begun = fields.get(b"d"), fields.get(b"b")
+        return cls(
+            job_id=fields[b"i"][0].decode("ascii"),
+            argv=fields[b"a"],
+            workspace=fields[b"w"][0],
+            environment=dict(entry.split(b"=", 1) for entry in fields.get(b"e", ())),
+            deadline=float(deadline[0]) if deadline else None,
+            grace=float(fields[b"g"][0]),
+            limit=int(fields[b"l"][0]),
+            begun_ns=int(begun[0]) if begun else None,
+        )
+
+    def seconds_left(self) -> float | None:
+        """Return how long the command may run from now on."""
+        if self.deadline is None or self.begun_ns is None:
+            return self.deadline
+        return self.deadline - (time.time_ns() - self.begun_ns) / 1e9
 
 
 class JobKeeper(keeper_loop.Keeper):
@@ -71,32 +139,31 @@ class JobKeeper(keeper_loop.Keeper):
         self.beat_ns = 0
         signal.signal(signal.SIGTERM, _heard)
 
-    def go(self, job: dict[str, Any]) -> int:
+    def go(self) -> int:
         """Run the job unless somebody else has claimed it; return what to exit with."""
         if not records.take_claim(self.directory, self.claim):
             return 0
-        deadline = _seconds_left(job)
-        if deadline is not None and deadline <= 0:
-            self._record_overdue()
-            return UNKNOWN_STATUS
         try:
-            self.environments[_ONLY_TOKEN] = self._take_environment()
-            descriptors = self._open(job)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            self._record_refusal(f"on {os.uname().nodename}: {where}{error.strerror}")
+            orders = self._take_orders()
+            deadline = orders.seconds_left()
+            if deadline is not None and deadline <= 0:
+                self._record_overdue()
+                return UNKNOWN_STATUS
+            self.passed = self._open(orders)
+        except (OSError, KeyError, ValueError) as error:
+            why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{ORDERS}: {error!r}"
+            self._record_refusal(f"on {os.uname().nodename}: {why}")
             return UNKNOWN_STATUS
-        self.passed = descriptors
         self._launch(
             _ONLY_TOKEN,
             self.directory,
-            [os.fsencode(word) for word in job["argv"]],
+            orders.argv,
             _ONLY_TOKEN,
-            {processes.MARK: os.fsencode(job["job_id"])},
+            {processes.MARK: orders.job_id.encode("ascii")},
             deadline,
-            job["grace_seconds"],
-            job["output_limit"],
-            len(descriptors),
+            orders.grace,
+            orders.limit,
+            len(self.passed),
         )
         self.environments.clear()
         self._beat()
@@ -111,17 +178,25 @@ class JobKeeper(keeper_loop.Keeper):
         del directory
         return True  # taken before anything was read
 
-    def _take_environment(self) -> dict[bytes, bytes]:
-        path = f"{self.directory}/{ENVIRONMENT}"
-        with open(path, "rb") as file:
-            entries = file.read().split(b"\0")
+    def _take_orders(self) -> Orders:
+        path = f"{self.directory}/{ORDERS}"
+        give_up = time.monotonic() + _SHOWN_WITHIN_SECONDS
+        while True:
+            try:
+                with open(path, "rb") as file:
+                    orders = Orders.decode(file.read())
+                break
+            except FileNotFoundError:  # a shared file system may show what was just written a little later
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.5)
         os.unlink(path)
-        environment = dict(entry.split(b"=", 1) for entry in entries if entry)
         given = {name: value for name, value in os.environb.items() if name.startswith(_FROM_ENGINE)}
-        return {**environment, **given}
+        self.environments[_ONLY_TOKEN] = {**orders.environment, **given}
+        return orders
 
-    def _open(self, job: dict[str, Any]) -> list[int]:
-        workspace = os.open(job["workspace"], getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _open(self, orders: Orders) -> list[int]:
+        workspace = os.open(orders.workspace, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
         path = f"{self.directory}/{STDIN}"
         try:
             stdin = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -199,21 +274,10 @@ def _heard(_number: int, _frame: object) -> None:
     """Do nothing: the descriptor that the signal made readable says it all."""
 
 
-def _seconds_left(job: dict[str, Any]) -> float | None:
-    """Return how long the command may run from now on: its deadline counts from here unless the job says otherwise."""
-    seconds: float | None = job["deadline_seconds"]
-    if seconds is None or job.get("deadline_from") != "submission":
-        return seconds
-    left: float = seconds - (time.time_ns() - job["created_ns"]) / 1e9
-    return left
-
-
 def keep_one(directory: str) -> int:
     """Keep the job of ``directory``; return what to exit with: as the command did, 128+N for a signal."""
-    give_up = time.monotonic() + _SHOWN_WITHIN_SECONDS
-    while not (job := records.read(directory, records.JOB)) and time.monotonic() < give_up:
-        time.sleep(0.5)  # a shared file system may show what was just written a little later
-    if not job:
-        sys.stderr.write(f"{directory}/{records.JOB} cannot be read here; is the directory shared with this node?\n")
+    if not os.path.isdir(directory):
+        sys.stderr.write(f"{directory} cannot be seen on this node: is it shared?\n")
+        sys.stderr.flush()
         return UNKNOWN_STATUS
-    return JobKeeper(directory).go(job)
+    return JobKeeper(directory).go()

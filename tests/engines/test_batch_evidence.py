@@ -13,7 +13,7 @@ import pytest
 from supervisor.engines import Observation, Seen, records
 from supervisor.engines.backend import Standing, Word
 from supervisor.engines.batch_evidence import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
-from supervisor.engines.keeper_job import ENVIRONMENT, HEARTBEAT, STDIN
+from supervisor.engines.keeper_job import HEARTBEAT, ORDERS, STDIN
 
 PROCESS = {
     "pid": 42,
@@ -111,13 +111,13 @@ def job(tmp_path: Path) -> Path:
     directory.mkdir()
     records.replace(str(directory), records.JOB, {"job_id": directory.name})
     records.replace(str(directory), SUBMISSION, {"handle": "5"})
-    for name in (ENVIRONMENT, STDIN):
+    for name in (ORDERS, STDIN):
         (directory / name).write_text("secret")
     return directory
 
 
 def spawned(job: Path, *, beat_seconds_ago: float = 0) -> None:
-    (job / ENVIRONMENT).unlink()
+    (job / ORDERS).unlink()
     (job / STDIN).unlink()
     assert records.take_claim(str(job), BY_KEEPER)
     records.replace(str(job), records.PROCESS, dict(PROCESS))
@@ -136,7 +136,7 @@ def test_a_job_in_the_queue_says_why(job: Path) -> None:
         "starting",
         "unreachable",
     ]
-    assert (job / ENVIRONMENT).exists()
+    assert (job / ORDERS).exists()
 
 
 def test_a_running_job_has_the_launch_of_the_node_and_no_clock_of_ours(job: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_job_that_never_ran_never_will(job: Path, word: Word) -> None:
         assert seen.ended is not None
         assert seen.ended.exit.launch_error is not None
     assert records.read_claim(str(job)) == records.NOBODY
-    assert not (job / ENVIRONMENT).exists()
+    assert not (job / ORDERS).exists()
     assert not (job / STDIN).exists()
 
 

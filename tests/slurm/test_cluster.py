@@ -260,7 +260,7 @@ async def test_nothing_secret_reaches_slurm(site: Any) -> None:
     assert (site.work / "got").read_text() == "verysecret-in-stdin\nverysecret-in-env\n"
     assert "verysecret" not in told
     assert found == []
-    assert not (directory / "environment").exists()
+    assert not (directory / "orders").exists()
     assert not (directory / "stdin").exists()
     assert (directory / records.JOB).stat().st_mode & 0o777 == 0o600
 
