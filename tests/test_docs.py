@@ -39,10 +39,10 @@ def _install(directory: Path) -> None:
     where.joinpath("entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@pytest.mark.usefixtures("state_dir")
+@pytest.mark.usefixtures("state_dir", "fake_slurm")
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     blocks = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
     for block in blocks:
         if block["name"]:

@@ -32,6 +32,7 @@ class Slurm:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._limiter = trio.CapacityLimiter(_MOST_AT_ONCE)
+        self._seen: dict[str, tuple[str, Word]] = {}
         self._version_checked = False
         self._checking = trio.Lock()
 
@@ -48,9 +49,7 @@ class Slurm:
         """Say where these jobs stand: one ``squeue``, however many there are."""
         del keys  # it lists all that are ours
         answer = await self._run(slurm_cli.squeue())
-        if len(answer.stdout) > 1 << 20:
-            return await trio.to_thread.run_sync(slurm_cli.read_squeue, answer)
-        return slurm_cli.read_squeue(answer)
+        return slurm_cli.read_squeue(answer, self._seen)
 
     async def cancel(self, key: str, *, nudge: bool = False) -> None:
         """Ask for a job to be ended, or its keeper to look."""

@@ -204,26 +204,37 @@ def squeue() -> Command:
     return Command(("squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r|%j"))
 
 
-def read_squeue(answer: Answer) -> dict[str, Word]:
+def read_squeue(answer: Answer, seen: dict[str, tuple[str, Word]] | None = None) -> dict[str, Word]:
     """Return what it says, by key. Of several jobs of one name the one that is furthest from its end counts.
+
+    ``seen`` keeps what each line meant from one call to the next: of thousands of jobs few have anything new.
 
     Raises:
         Unreachable: it failed.
     """
     if answer.status != 0:
         raise Unreachable(answer.complaint)
+    lines = answer.stdout.splitlines()
+    known = {} if seen is None else seen
+    now = {line: known.get(line) or _read_line(line) for line in lines}
+    if seen is not None:
+        seen.clear()
+        seen.update(now)
     words: dict[str, Word] = {}
-    for line in answer.stdout.splitlines():
-        handle, _, rest = line.partition("|")
-        state, _, rest = rest.partition("|")
-        reason, ours, name = rest.rpartition(f"|{_PREFIX}")
-        if not handle.isdigit() or not ours:
-            continue
-        word = _word(handle, state, reason)
+    for name, word in now.values():
         there = words.get(name)
         if there is None or (there.standing is Standing.ENDED and word.standing is not Standing.ENDED):
             words[name] = word
+    words.pop("", None)
     return words
+
+
+def _read_line(line: str) -> tuple[str, Word]:
+    """Return the key and the word of a line, an empty key for a job that is not of ours."""
+    handle, _, rest = line.partition("|")
+    state, _, rest = rest.partition("|")
+    reason, ours, name = rest.rpartition(f"|{_PREFIX}")
+    return name if ours and handle.isdigit() else "", _word(handle, state, reason)
 
 
 def _word(handle: str, state: str, reason: str) -> Word:
