@@ -252,6 +252,18 @@ async def test_a_submission_is_given_up_for_good(site: Site, monkeypatch: pytest
     assert not (site.directory(job) / "orders").exists()
 
 
+async def test_a_submission_whose_answer_got_lost_is_not_called_failed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was accepted, and runs, while we have given up."""
+    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 0.5)
+    site.slurm.arrange("mute")
+    async with opened() as sup:
+        job = await site.start(sup, "echo ran >> runs; sleep 0.5; exit 6")
+        assert (await sup.wait(job.job_id)).exit_code == 6
+    assert (site.work / "runs").read_text() == "ran\n"
+
+
 async def test_out_of_reach_is_not_gone(site: Site) -> None:
     async with opened() as sup:
         begun = await site.start(sup, "echo > running; read line < fifo; exit 4")

@@ -23,7 +23,7 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, records
+from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen, records
 from supervisor.engines.backend import Backend, Desk, Rejected, Standing, Submission, Unreachable, Word
 from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed, resolve
 from supervisor.engines.batch_files import program_in, write_private
@@ -178,34 +178,46 @@ class BatchEngine:
         if self._nursery is None:
             message = "the engine is not being served"
             raise LaunchFailed(message)
+        refusal: str | None = None
+        in_time = True
         try:
             submission = await trio.to_thread.run_sync(self._prepare, request)
         except OSError as error:
-            raise await self._never(request.directory, _text_of(error)) from error
-        if submission is None:  # ruled out or under way already: the records tell
-            handle = self._watch(request.directory)
-            if not is_unclaimed(request.directory):
-                await handle.started.wait()
-            if handle.ended is not None and handle.ended.exit.launch_error is not None:
-                exit_ = handle.ended.exit
-                raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
-            return handle
-        with trio.move_on_after(_SUBMIT_FOR_SECONDS):
-            number = await self._submit(submission)
-            handle = self._watch(request.directory)
-            handle.attempts, handle.submitted_ns, handle.grace = 1, time.time_ns(), request.grace_seconds
-            handle.word = Word(standing=Standing.QUEUED, handle=number)
-            return handle
-        raise await self._never(request.directory, f"{self.name} could not be reached", retryable=True)
+            refusal, submission = _text_of(error), None
+        if submission is not None:
+            refusal = f"{self.name} could not be reached"
+            with trio.move_on_after(_SUBMIT_FOR_SECONDS) as patience:
+                try:
+                    number = await self._submit(submission)
+                except Rejected as error:
+                    refusal = str(error)
+                else:
+                    handle = self._watch(request.directory)
+                    handle.attempts, handle.submitted_ns, handle.grace = 1, time.time_ns(), request.grace_seconds
+                    handle.word = Word(standing=Standing.QUEUED, handle=number)
+                    return handle
+            in_time = not patience.cancelled_caught
+        if refusal is not None and await trio.to_thread.run_sync(_rule_out, request.directory, refusal):
+            raise LaunchFailed(refusal, retryable=not in_time)
+        # It was ruled out by somebody else or is under way, perhaps from a submission whose answer got lost.
+        handle = self._watch(request.directory)
+        if not await trio.to_thread.run_sync(is_unclaimed, request.directory):
+            await handle.started.wait()
+        if handle.ended is not None and handle.ended.exit.launch_error is not None:
+            exit_ = handle.ended.exit
+            raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
+        return handle
 
     async def _submit(self, submission: Submission) -> str:
-        """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits."""
+        """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits.
+
+        Raises:
+            Rejected: it was refused.
+        """
         pause = 0.5
         while True:
             try:
                 number = await self._backend.submit(submission)
-            except Rejected as refusal:
-                raise await self._never(submission.directory, str(refusal)) from refusal
             except Unreachable as problem:
                 log.info("engine_unreachable", engine=self.name, job_id=submission.key, error=str(problem))
                 await trio.sleep(pause)
@@ -258,19 +270,6 @@ class BatchEngine:
             options=options,
             **times,
         )
-
-    async def _never(self, directory: str, why: str, *, retryable: bool = False) -> LaunchFailed:
-        """Rule that a job will not run, even if the engine has it after all."""
-
-        def rule() -> None:
-            with contextlib.suppress(OSError):
-                drop_secrets(directory)
-                if records.take_claim(directory, records.NOBODY):
-                    record: dict[str, object] = {"launch_error": why, "launch_status": 125}
-                    records.create(directory, records.EXIT, {**record, "ended_ns": time.time_ns()})
-
-        await trio.to_thread.run_sync(rule)
-        return LaunchFailed(why, retryable=retryable)
 
     # ------------------------------------------------------------ recover
 
@@ -334,6 +333,7 @@ class BatchEngine:
     ) -> list[tuple[BatchRunning, Observation | None]]:
         found: list[tuple[BatchRunning, Observation | None]] = []
         for handle, word, owner_lives in asked:
+            seen: Observation | None
             try:
                 seen = resolve(
                     handle.directory,
@@ -342,16 +342,17 @@ class BatchEngine:
                     engine=self.name,
                     collect=self._desk.collect,
                 )
-            except OSError as error:
+            except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
                 log.info("job_not_looked_at", directory=handle.directory, error=str(error))
-                seen = None
+                shared = os.path.dirname(handle.directory)
+                forgotten = not os.path.exists(handle.directory) and os.path.exists(shared)
+                ended = Ended(exit=Exit(ended_ns=time.time_ns()))
+                seen = Observation(seen=Seen.ENDED, ended=ended) if forgotten else None
             found.append((handle, seen))
         return found
 
     def _learn(self, handle: BatchRunning, seen: Observation | None) -> None:
-        if seen is None:  # full, away, or forgotten; the engine's next word brings us back to it
-            if not os.path.exists(handle.directory) and os.path.exists(os.path.dirname(handle.directory)):
-                self._end(handle, Ended(exit=Exit(ended_ns=time.time_ns())))
+        if seen is None:
             return
         if seen.launched is not None and not handle.started.is_set():
             handle.set_launched(seen.launched)
@@ -459,9 +460,13 @@ class BatchEngine:
             deadline_seconds=job.get("deadline_seconds"),
             grace_seconds=handle.grace,
         )
-        with contextlib.suppress(LaunchFailed, OSError):  # refused: on record, and read with the next round
+        try:
             handle.word = Word(standing=Standing.QUEUED, handle=await self._submit(submission))
             handle.submitted_ns = time.time_ns()
+        except Rejected as refusal:
+            await trio.to_thread.run_sync(_rule_out, handle.directory, str(refusal))
+        except OSError as error:
+            log.warning("submission_not_noted", directory=handle.directory, error=str(error))
         self._tell(handle)
 
     # ------------------------------------------------------------ cancel
@@ -503,6 +508,19 @@ class BatchEngine:
             if nudge and handle.finished.is_set():
                 return
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _rule_out(directory: str, why: str) -> bool:
+    """Rule that a job will not run, even if its engine has it after all; ``False`` when it has been claimed."""
+    try:
+        if not records.take_claim(directory, records.NOBODY):
+            return False
+        drop_secrets(directory)
+        record: dict[str, object] = {"launch_error": why, "launch_status": 125, "ended_ns": time.time_ns()}
+        records.create(directory, records.EXIT, record)
+    except OSError as error:
+        log.warning("ruling_not_recorded", directory=directory, error=str(error))
+    return True
 
 
 async def _ends_within(handle: BatchRunning, seconds: float) -> bool:
