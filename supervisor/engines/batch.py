@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -482,7 +483,8 @@ class BatchEngine:
         if why == "deadline" and handle.launched.pid and await _ends_within(handle, _DEADLINE_BACKSTOP_SECONDS):
             return  # its keeper has seen to that, to the second
         try:
-            unrun = await trio.to_thread.run_sync(request_end, handle.directory, why, by)
+            asked = partial(request_end, handle.directory, why, by, engine=self.name)
+            unrun = await trio.to_thread.run_sync(asked)
         except OSError as error:
             log.warning("stop_not_recorded", directory=handle.directory, error=str(error))
             unrun = False

@@ -191,10 +191,15 @@ def resolve(
 
 def _note_never_launched(directory: str, seen: Facts, engine: str) -> None:
     word = seen.word
-    if word.cancelled or word.overdue or seen.overdue:
+    stop = records.read(directory, records.STOP)  # now that it is ruled out: a request came before, or not at all
+    if stop:
+        records.mark_stop(directory, signalled=0, gone=True)
+    elif word.cancelled or word.overdue or seen.overdue:
         _note_stop(directory, "cancelled" if word.cancelled else "deadline", engine)
     record: dict[str, object] = {"launch_status": 125, "ended_ns": time.time_ns()}
-    if seen.overdue:
+    if stop:
+        record |= {"launch_error": f"it was to be stopped ({stop.get('why')}) before it was launched"}
+    elif seen.overdue:
         record |= {"launch_error": "its deadline passed before it was launched"}
     elif seen.submission is None:
         record |= {"launch_error": NEVER_LAUNCHED, "never_launched": True}

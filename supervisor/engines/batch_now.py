@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from supervisor.engines import Observation, Seen, records, stopping
 from supervisor.engines.backend import Desk, Standing, Word
-from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, resolve
+from supervisor.engines.batch_evidence import SUBMISSION, resolve
 
 __all__ = ["NOTHING_SAID", "REPEAT_WITHIN_SECONDS", "read_submission", "request_end", "resolve_now"]
 
@@ -18,17 +18,19 @@ REPEAT_WITHIN_SECONDS: Final = 240.0
 NOTHING_SAID: Final = Word(standing=Standing.UNREACHABLE)
 
 
-def request_end(directory: str, why: str, by: str) -> bool:
+def request_end(directory: str, why: str, by: str, *, engine: str) -> bool:
     """Put on record that a job is to end; ``True`` if it had not begun, and so never will.
+
+    The request comes before the claim, so that whoever sees the claim knows why.
 
     Raises:
         OSError: it cannot be written.
     """
-    if stopping.cancel_queued(directory, by, why):
-        drop_secrets(directory)
-        return True
     stopping.request_stop(directory, why, by)
-    return False
+    if not records.take_claim(directory, records.NOBODY):
+        return records.read_claim(directory) == records.NOBODY
+    resolve(directory, NOTHING_SAID, owner_lives=False, engine=engine)
+    return True
 
 
 def resolve_now(directory: str, desk: Desk, engine: str, *, owner_lives: bool) -> Observation:

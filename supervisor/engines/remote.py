@@ -123,7 +123,7 @@ class Desks:
         """
         from supervisor.engines.batch_now import request_end
 
-        unrun = request_end(directory, why, by)
+        unrun = request_end(directory, why, by, engine=name)
         self._desk(name).cancel(os.path.basename(directory), nudge=not unrun)
         return unrun
 

@@ -65,17 +65,15 @@ def nudge_keeper(process: dict[str, Any]) -> bool:
         return False
 
 
-def cancel_queued(directory: str, by: str, why: str = "cancelled") -> bool:
+def cancel_queued(directory: str, by: str) -> bool:
     """Rule that a job which nobody has launched will not be; ``False`` when a launch is under way."""
     if not records.take_claim(directory, records.NOBODY):
         return False
     now = {"requested_ns": time.time_ns(), "signalled_boot_ns": processes.boottime_ns()}
-    stop: dict[str, object] = {"why": why, "by": by, **now, "gone": True}
+    stop: dict[str, object] = {"why": "cancelled", "by": by, **now, "gone": True}
     records.replace(directory, records.STOP, stop)
     ended: dict[str, object] = {
-        "launch_error": "it was cancelled before it was launched"
-        if why == "cancelled"
-        else f"it was stopped ({why}) before it was launched",
+        "launch_error": "it was cancelled before it was launched",
         "launch_status": 125,
         "ended_ns": time.time_ns(),
     }

@@ -10,9 +10,10 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.engines import Observation, Seen, records
+from supervisor.engines import Observation, Seen, records, stopping
 from supervisor.engines.backend import Standing, Word
 from supervisor.engines.batch_evidence import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
+from supervisor.engines.batch_now import request_end
 from supervisor.engines.keeper_job import HEARTBEAT, ORDERS, STDIN
 
 PROCESS = {
@@ -162,6 +163,23 @@ def test_a_cancel_that_the_engine_was_asked_for_is_one(job: Path) -> None:
     seen = look(job, attrs.evolve(ENDED, state="CANCELLED", cancelled=True))
     assert seen.ended is not None
     assert seen.ended.stopped == "cancelled"
+
+
+def test_whoever_rules_it_out_knows_that_a_stop_was_asked_for(job: Path) -> None:
+    """A canceller may die, or be overtaken, between its claim and its records."""
+    stopping.request_stop(str(job), "cancelled", "test")
+    assert records.take_claim(str(job), records.NOBODY)
+    seen = look(job, QUEUED)
+    assert seen.ended is not None
+    assert seen.ended.stopped == "cancelled"
+    assert not request_end(str(job), "deadline", "late", engine="slurm") or look(job, QUEUED).ended == seen.ended
+
+
+def test_a_job_that_was_claimed_is_asked_to_end_and_not_ruled_out(job: Path) -> None:
+    spawned(job)
+    assert not request_end(str(job), "cancelled", "test", engine="slurm")
+    assert look(job, RUNNING).stop_requested == "cancelled"
+    assert look(job, RUNNING).seen is Seen.RUNNING
 
 
 def test_an_engine_that_has_lost_sight_of_a_living_job_is_not_believed(job: Path) -> None:
