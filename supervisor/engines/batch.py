@@ -44,7 +44,7 @@ _ABSENT_SECONDS: Final = 10.0
 _SETTLED_SECONDS: Final = 10.0
 _MOST_SUBMISSIONS: Final = 4
 _SUBMIT_FOR_SECONDS: Final = 120.0
-_LOOK_AGAIN_SECONDS: Final = 1.0
+_BETWEEN_LOOKS_SECONDS: Final = 0.03
 _DEADLINE_BACKSTOP_SECONDS: Final = 3.0
 
 
@@ -327,6 +327,9 @@ class BatchEngine:
             asked = [(each, each.word, each.owner_lives()) for each in handles]
             for handle, seen in await trio.to_thread.run_sync(self._look_at, asked):
                 self._learn(handle, seen)
+            await trio.sleep(
+                _BETWEEN_LOOKS_SECONDS
+            )  # a starting job writes half a dozen files: one look for all of them
 
     def _look_at(
         self,

@@ -24,13 +24,14 @@ _MOST_AT_ONCE: Final = 4
 class Slurm:
     """A ``Backend``: Slurm's command line, 22.05 and newer.
 
-    Whatever of ``SLURM_CONF`` and its kin stands in the environment of this process leads to the cluster.
+    What stands of ``SLURM_CONF`` and its kin in the environment when this is made leads to the cluster.
     """
 
     name = "slurm"
 
     def __init__(self) -> None:
         """Ask nothing yet."""
+        self._environment = slurm_cli.environment(os.environ)
         self._limiter = trio.CapacityLimiter(_MOST_AT_ONCE)
         self._seen: dict[str, tuple[str, Word]] = {}
         self._version_checked = False
@@ -72,7 +73,7 @@ class Slurm:
             capture_stdout=True,
             capture_stderr=True,
             check=False,
-            env=slurm_cli.environment(os.environ),
+            env=self._environment,
         )
         done: subprocess.CompletedProcess[bytes] | None = None
         try:
