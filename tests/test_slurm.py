@@ -19,7 +19,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import batch, records
+from supervisor.engines import batch, processes, records
 from supervisor.engines.backend import Standing
 from supervisor.engines.batch_evidence import SUBMISSION
 from supervisor.errors import InvalidArguments, StateUnsafe
@@ -317,6 +317,20 @@ async def test_what_one_supervisor_left_the_next_one_goes_on_with(site: Site) ->
         job = await sup.wait(waiting.job_id)
     assert (job.status, job.exit_code) == (State.FAILED, 5)
     assert (site.work / "runs").read_text() == "ran\n"
+
+
+async def test_a_supervisor_in_another_container_goes_on_with_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a local job it would have to keep its hands off."""
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        waiting = await site.start(sup, "exit 5")
+    monkeypatch.setitem(processes._facts, "pid_namespace", "4")
+    async with opened() as sup, sup.events() as events:
+        await until(lambda: waiting.job_id in sup._registry.entries)
+        site.slurm.release()
+        while not (event := await anext(events)).status.terminal:
+            pass
+    assert event.job.exit_code == 5
 
 
 async def test_no_supervisor_is_needed_to_see_the_end(site: Site) -> None:

@@ -56,6 +56,9 @@ def _check_name(name: str) -> None:
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a job as they are recorded with it: ``shared_dir``, ``deadline_from``, the engine's own.
 
+    Whoever reads options from a file, of a kind for instance, calls this as well, so that a mistake is found there
+    and not with the first job.
+
     Raises:
         InvalidArguments: there is no such engine or option, or a value does not fit.
     """

@@ -336,10 +336,10 @@ def main() -> None:
         return
     if missing():
         sys.exit(f"cluster.py: {', '.join(missing())} are not installed; try --install as root")
-    with running() as cluster:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), running() as cluster:
         print(f"export SLURM_CONF={cluster.configuration} PATH={cluster.environment['PATH']}", flush=True)  # noqa: T201
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
 
 
 if __name__ == "__main__":
