@@ -62,7 +62,7 @@ async def test_how_a_command_ends(
 
 async def test_a_deadline_holds_to_the_second_with_nobody_there(site: Any) -> None:
     async with supervisor.open_supervisor() as sup:
-        job = await site.start(sup, "sleep 600", deadline_seconds=3)
+        job = await site.start(sup, "exec sleep 600", deadline_seconds=3)
     await until(lambda: json.loads(site.cli("status", job.job_id, "--json"))["completed_at"])
     seen = json.loads(site.cli("status", job.job_id, "--json"))
     assert (seen["status"], seen["reason"], seen["signal"]) == ("timeout", "deadline", 15)
