@@ -19,18 +19,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from supervisor import log
 from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen, records
-from supervisor.engines.backend import Backend, Desk, Rejected, Standing, Submission, Unreachable, Word
-from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed, resolve
-from supervisor.engines.batch_files import program_in, write_private
+from supervisor.engines.backend import Backend, Desk, Rejected, Standing, Unreachable, Word
+from supervisor.engines.batch_evidence import SUBMISSION, is_unclaimed, resolve
 from supervisor.engines.batch_now import NOTHING_SAID, REPEAT_WITHIN_SECONDS, read_submission, request_end, resolve_now
+from supervisor.engines.batch_submit import Submitter, rule_out
 from supervisor.engines.inotify import CHANGED
-from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
 from supervisor.engines.notify import Notifier
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
@@ -141,14 +140,13 @@ class BatchEngine:
         """Prepare; nothing is asked before the first job."""
         self._backend = backend
         self._desk = desk
-        self._python = python or sys.executable
+        self._submitter = Submitter(backend, python or sys.executable)
         self._nursery: trio.Nursery | None = None
         self._notifier = Notifier()
         self._handles: dict[str, list[BatchRunning]] = {}
         self._news: dict[BatchRunning, None] = {}
         self._heard = trio.Event()
         self._wanted = trio.Event()
-        self._programs: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -182,14 +180,14 @@ class BatchEngine:
         refusal: str | None = None
         in_time = True
         try:
-            submission = await trio.to_thread.run_sync(self._prepare, request)
+            submission = await trio.to_thread.run_sync(self._submitter.prepare, request)
         except OSError as error:
             refusal, submission = _text_of(error), None
         if submission is not None:
             refusal = f"{self.name} could not be reached"
             with trio.move_on_after(_SUBMIT_FOR_SECONDS) as patience:
                 try:
-                    number = await self._submit(submission)
+                    number = await self._submitter.submit(submission)
                 except Rejected as error:
                     refusal = str(error)
                 else:
@@ -198,7 +196,7 @@ class BatchEngine:
                     handle.word = Word(standing=Standing.QUEUED, handle=number)
                     return handle
             in_time = not patience.cancelled_caught
-        if refusal is not None and await trio.to_thread.run_sync(_rule_out, request.directory, refusal):
+        if refusal is not None and await trio.to_thread.run_sync(rule_out, request.directory, refusal):
             raise LaunchFailed(refusal, retryable=not in_time)
         # It was ruled out by somebody else or is under way, perhaps from a submission whose answer got lost.
         handle = self._watch(request.directory)
@@ -208,69 +206,6 @@ class BatchEngine:
             exit_ = handle.ended.exit
             raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
         return handle
-
-    async def _submit(self, submission: Submission) -> str:
-        """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits.
-
-        Raises:
-            Rejected: it was refused.
-        """
-        pause = 0.5
-        while True:
-            try:
-                number = await self._backend.submit(submission)
-            except Unreachable as problem:
-                log.info("engine_unreachable", engine=self.name, job_id=submission.key, error=str(problem))
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                with contextlib.suppress(Unreachable):  # it may have been accepted all the same
-                    known = await self._backend.recover([submission.key])
-                    if submission.key in known:
-                        number = known[submission.key]
-                        break
-            else:
-                break
-        note: dict[str, object] = {"engine": self.name, "handle": number, "submitted_ns": time.time_ns()}
-        await trio.to_thread.run_sync(records.replace, submission.directory, SUBMISSION, note)
-        return number
-
-    def _prepare(self, request: LaunchRequest) -> Submission | None:
-        """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before."""
-        directory = request.directory
-        if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
-            return None
-        born = records.read(directory, records.JOB) or {}
-        orders = Orders(
-            job_id=request.job_id,
-            argv=list(request.argv),
-            workspace=os.fsencode(request.workspace),
-            environment=dict(os.environb if request.env is None else request.env),
-            deadline=request.deadline_seconds,
-            grace=request.grace_seconds,
-            limit=request.output_limit,
-            begun_ns=born.get("created_ns") if born.get("deadline_from") == "submission" else None,
-        )
-        if request.stdin is not None:
-            write_private(f"{directory}/{STDIN}", request.stdin)
-        write_private(f"{directory}/{ORDERS}", orders.encode())
-        return self._submission(
-            directory,
-            request.options,
-            deadline_seconds=request.deadline_seconds,
-            grace_seconds=request.grace_seconds,
-        )
-
-    def _submission(self, directory: str, options: Mapping[str, Any], **times: Any) -> Submission:
-        shared = os.path.dirname(directory)
-        if shared not in self._programs:
-            self._programs[shared] = program_in(shared)
-        return Submission(
-            key=os.path.basename(directory),
-            directory=directory,
-            command=(self._python, "-I", "-S", self._programs[shared], "--job", directory),
-            options=options,
-            **times,
-        )
 
     # ------------------------------------------------------------ recover
 
@@ -451,24 +386,18 @@ class BatchEngine:
 
     async def _submit_again(self, handle: BatchRunning) -> None:
         """Repeat a submission that its engine has forgotten, unless the job has run."""
-        job = await trio.to_thread.run_sync(_resubmittable, handle.directory)
-        if job is None:
+        submission = await trio.to_thread.run_sync(self._submitter.again, handle.directory)
+        if submission is None:
             handle.word = Word(standing=Standing.ABSENT)
             self._tell(handle)
             return
         log.warning("submission_repeated", engine=self.name, job_id=handle.key)
         handle.attempts += 1
-        submission = self._submission(
-            handle.directory,
-            job.get("engine_options", {}),
-            deadline_seconds=job.get("deadline_seconds"),
-            grace_seconds=handle.grace,
-        )
         try:
-            handle.word = Word(standing=Standing.QUEUED, handle=await self._submit(submission))
+            handle.word = Word(standing=Standing.QUEUED, handle=await self._submitter.submit(submission))
             handle.submitted_ns = time.time_ns()
         except Rejected as refusal:
-            await trio.to_thread.run_sync(_rule_out, handle.directory, str(refusal))
+            await trio.to_thread.run_sync(rule_out, handle.directory, str(refusal))
         except OSError as error:
             log.warning("submission_not_noted", directory=handle.directory, error=str(error))
         self._tell(handle)
@@ -515,30 +444,10 @@ class BatchEngine:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _rule_out(directory: str, why: str) -> bool:
-    """Rule that a job will not run, even if its engine has it after all; ``False`` when it has been claimed."""
-    try:
-        if not records.take_claim(directory, records.NOBODY):
-            return False
-        drop_secrets(directory)
-        record: dict[str, object] = {"launch_error": why, "launch_status": 125, "ended_ns": time.time_ns()}
-        records.create(directory, records.EXIT, record)
-    except OSError as error:
-        log.warning("ruling_not_recorded", directory=directory, error=str(error))
-    return True
-
-
 async def _ends_within(handle: BatchRunning, seconds: float) -> bool:
     with trio.move_on_after(seconds):
         await handle.finished.wait()
     return handle.finished.is_set()
-
-
-def _resubmittable(directory: str) -> dict[str, Any] | None:
-    """Return the request of a job that nobody has run and whose secrets are still there."""
-    if not is_unclaimed(directory) or not os.path.exists(f"{directory}/{ORDERS}"):
-        return None
-    return records.read(directory, records.JOB) or None
 
 
 def _note_confirmed(directories: Iterable[str]) -> None:
