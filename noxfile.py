@@ -121,3 +121,14 @@ def chaos(session: nox.Session) -> None:
     """Kill supervisors, keepers and jobs at random; ``-- --rounds N`` for how long."""
     session.install(".[test]")
     session.run("pytest", "-m", "chaos", *session.posargs)
+
+
+@nox.session(default=False)
+def slurm(session: nox.Session) -> None:
+    """Run jobs on a Slurm cluster of our own on loopback; as root, Debian's packages are installed if need be."""
+    session.install(".[test]")
+    reason = session.run("python", "tests/slurm/cluster.py", "--only-install", silent=True, success_codes=[0, 77])
+    if reason:
+        session.skip(str(reason).strip())
+    session.run("pytest", "--slurm", "-m", "slurm", "-s", "tests/slurm", *session.posargs)
+    session.run("pytest", "--slurm", "-k", "slurm", "tests/engines/test_contract.py")

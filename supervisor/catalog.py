@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import attrs
 
 from supervisor import interpret, log
-from supervisor.engines import Ended, Launched, Observation, Seen, evidence, records, stopping
+from supervisor.engines import Ended, Launched, Observation, Seen, evidence, records, remote, stopping
 from supervisor.errors import (
     InvalidArguments,
     JobElsewhere,
@@ -47,6 +47,8 @@ _MOST_PER_PAGE: Final = 1000
 _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
 _MOST_TO_READ_IN_A_LIST: Final = 1 << 16
+_LOOK_ELSEWHERE_SECONDS: Final = 1.0
+_KEEPER_FAR_AWAY_SECONDS: Final = 6.0
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -115,6 +117,7 @@ class Catalog:
         self.layout = Layout(settings.state_dir)
         self._observe = observe or self.look
         self.owed: Mapping[str, Row] = {}
+        self._desks = remote.Desks()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
@@ -132,11 +135,16 @@ class Catalog:
     # ------------------------------------------------------------ finding out
 
     def directory(self, row: Row) -> str:
-        """Return the job directory of a row."""
+        """Return the job directory of a row, in the state root or in the shared directory that it was given."""
+        if '"directory":' in row.spec and remote.made_elsewhere(row.request) is not None:
+            return str(row.request["directory"])
         return self.layout.job(row.workspace_key, row.job_id)
 
     def look(self, row: Row, directory: str) -> Observation:
-        """Look at the evidence of an unfinished local job."""
+        """Look at the evidence of an unfinished job, local or in the care of an engine for many machines."""
+        engine = remote.made_elsewhere(row.request)
+        if engine is not None:
+            return self._desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
         born = records.read(directory, records.JOB) or {}
         return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner), born=born)
 
@@ -285,10 +293,18 @@ class Catalog:
         if seen is None and not self.layout.is_sound(row.workspace_key, row.job_id):
             damage = _DAMAGED
         requested = None if seen is None or row.finished else seen.stop_requested
+        queue_reason = None if seen is None or row.finished else seen.queue_reason
         progress = None
         if read and not row.finished and damage is None:
             progress = read_so_far(directory, row.kind, read)
-        return job_of(row, directory, stop_requested=requested, damage=damage, progress=progress)
+        return job_of(
+            row,
+            directory,
+            stop_requested=requested,
+            damage=damage,
+            progress=progress,
+            queue_reason=queue_reason,
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -573,13 +589,15 @@ class Catalog:
         ids = list(job_ids)
         ends: dict[str, Job | SupervisorError] = {}
         under_way: dict[str, stopping.Cancel] = {}
+        backstops: dict[str, float] = {}
+        elsewhere = any(map(self._runs_elsewhere, ids))
         with stopping.Change(self._unfinished_directories(ids)) as change:
             while True:
                 begun = time.monotonic()
                 trees: dict[str, stopping.Tree] = {}
                 for job_id in ids:
                     if job_id not in ends:
-                        end = self._cancel_on(job_id, under_way, trees, by)
+                        end = self._cancel_on(job_id, under_way, backstops, trees, by)
                         if end is not None:
                             ends[job_id] = end
                 if len(ends) == len(set(ids)):
@@ -589,7 +607,8 @@ class Catalog:
                     continue
                 now = time.monotonic()
                 ats = [each.until for each in under_way.values() if each.until is not None]
-                change.wait(min((at - now for at in ats if at > now), default=None))
+                left = min((at - now for at in (*ats, *backstops.values()) if at > now), default=None)
+                change.wait(min(left or _LOOK_ELSEWHERE_SECONDS, _LOOK_ELSEWHERE_SECONDS) if elsewhere else left)
                 if len(ids) > 1:  # each look is at all of them: no more than half of the time
                     time.sleep(min(now - begun, 0.5))
 
@@ -601,6 +620,7 @@ class Catalog:
         self,
         job_id: str,
         under_way: dict[str, stopping.Cancel],
+        backstops: dict[str, float],
         trees: dict[str, stopping.Tree],
         by: str,
     ) -> Job | SupervisorError | None:
@@ -615,7 +635,10 @@ class Catalog:
             if seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = self.directory(row)
-            if self.layout.is_sound(row.workspace_key, job_id):
+            engine = remote.made_elsewhere(row.request)
+            if engine is not None:
+                self._cancel_elsewhere(engine, row, directory, backstops, by)
+            elif self.layout.is_sound(row.workspace_key, job_id):
                 cancel = under_way.setdefault(job_id, stopping.Cancel(directory, by))
                 tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
                 if tree is not None:
@@ -630,6 +653,16 @@ class Catalog:
         except OSError as error:
             return state_error(error, "cannot ask for the stop")
         return None
+
+    def _cancel_elsewhere(self, engine: str, row: Row, directory: str, backstops: dict[str, float], by: str) -> None:
+        """Ask for the end of a job of an engine for many machines; if its keeper does not see to it, of the engine."""
+        now = time.monotonic()
+        if row.job_id not in backstops:
+            self._desks.request_end(engine, directory, "cancelled", by)
+            backstops[row.job_id] = now + row.request["grace_seconds"] + _KEEPER_FAR_AWAY_SECONDS
+        elif backstops[row.job_id] <= now:
+            self._desks.end(engine, directory)
+            backstops[row.job_id] = now + _KEEPER_FAR_AWAY_SECONDS
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
@@ -647,6 +680,7 @@ class Catalog:
         finished: dict[str, Job] = {}
         until = None if timeout is None else time.monotonic() + timeout
         directories = [self.directory(self.row(job_id)) for job_id in ids]
+        elsewhere = any(map(self._runs_elsewhere, ids))
         with stopping.Change(directories) as change:
             while True:
                 for job_id in ids:
@@ -658,7 +692,14 @@ class Catalog:
                 enough = bool(finished) if any_one else len(finished) == len(ids)
                 if enough or (left is not None and left <= 0):
                     return [finished.get(job_id) or self.status(job_id) for job_id in ids]
+                if elsewhere:
+                    left = _LOOK_ELSEWHERE_SECONDS if left is None else min(left, _LOOK_ELSEWHERE_SECONDS)
                 change.wait(left)
+
+    def _runs_elsewhere(self, job_id: str) -> bool:
+        """Whether nothing on this machine may tell of a job's end, so that looking again is all there is."""
+        row = self.index.get(job_id) if is_job_id(job_id) else None
+        return row is not None and not row.finished and remote.made_elsewhere(row.request) is not None
 
 
 def _ended_of(job: Job) -> Ended:

@@ -37,7 +37,7 @@ from supervisor.actors.job import care_for
 from supervisor.actors.progress import Follower
 from supervisor.actors.registry import Create, Entry, Registry, Subscription
 from supervisor.catalog import Catalog, check_detail, running_error
-from supervisor.engines import Engine, LaunchRequest, processes
+from supervisor.engines import Engine, LaunchRequest, processes, remote
 from supervisor.errors import (
     IdempotencyConflict,
     InvalidArguments,
@@ -53,7 +53,7 @@ from supervisor.requests import checked_spec, digest_of, spec_of
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
-from supervisor.store.layout import new_job_id, remove_tree, workspace_key
+from supervisor.store.layout import new_job_id, remove_tree, state_error, workspace_key
 from supervisor.store.rows import dump, job_of, row_of_record
 from supervisor.workspaces import Workspaces
 
@@ -81,6 +81,7 @@ class Supervisor:
         registry: Registry,
         engine: Engine,
         nursery: trio.Nursery,
+        services: trio.Nursery,
     ) -> None:
         """Put together what ``open_supervisor`` has opened."""
         self.settings = settings
@@ -89,7 +90,10 @@ class Supervisor:
         self._foreign_lock = trio.Lock()
         self._registry = registry
         self._engine = engine
+        self._engines = {engine.name: engine}
         self._nursery = nursery
+        self._services = services
+        self._shared: set[str] = set()
         self._follower = Follower(nursery, registry.tell_progress)
         self._owner: str | None = None
         self._opened_ns = time.time_ns()
@@ -133,6 +137,8 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
@@ -146,9 +152,12 @@ class Supervisor:
             labels: names and values to find it by.
             idempotency_key: the same key with the same request in the same workspace returns the
                 first job, as it is now, and starts nothing.
+            engine: what runs it, ``"slurm"`` for instance; ``None`` is what the supervisor was opened with.
+            engine_options: what that engine is to know: ``shared_dir``, ``partition``, ... (``docs/slurm.md``).
 
         Output
-            The job: ``running``, or already ended. A command that cannot be started still is a
+            The job: ``running``, or already ended; ``queued`` where it has to wait for its turn, once its
+            engine has accepted it. A command that cannot be started still is a
             job: ``failed``, reason ``launch_failed``.
 
         Errors
@@ -170,6 +179,8 @@ class Supervisor:
             env=env,
             labels=labels,
             idempotency_key=idempotency_key,
+            engine=engine,
+            engine_options=engine_options or {},
         )
         made = await self._begin(spec)
         return made if isinstance(made, Job) else await self._begun(made, spec)
@@ -195,7 +206,7 @@ class Supervisor:
         if not made.started.is_set():
             await made.started.wait()
         if made.taken or made.problem is not None:
-            await trio.to_thread.run_sync(remove_tree, made.directory)
+            await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:
                 raise made.problem
             return await self.start(spec)  # somebody was first under the same key
@@ -206,6 +217,14 @@ class Supervisor:
 
     async def _create(self, spec: JobSpec, real: str) -> Entry | Job:
         digest = "" if spec.idempotency_key is None else digest_of(spec, real)
+        engine, options = self._engine, None
+        if spec.engine is not None and (spec.engine != self._engine.name or engine.capabilities.shared_directory):
+            given = {"shared_dir": self.settings.shared_dir, **spec.engine_options}
+            options = remote.check_options(spec.engine, given)
+            engine = self._engine_named(spec.engine)
+            if options["shared_dir"] not in self._shared:
+                await trio.to_thread.run_sync(remote.check_shared_directory, options["shared_dir"])
+                self._shared.add(options["shared_dir"])
         key = workspace_key(real)
         if spec.idempotency_key is not None:
             existing = await self._existing(key, spec.idempotency_key, digest)
@@ -228,16 +247,22 @@ class Supervisor:
             "output_limit": self.settings.job_max_output_bytes,
             "idempotency_key": spec.idempotency_key,
             "digest": digest,
-            "engine": self._engine.name,
+            "engine": engine.name,
             "owner": self._owner,
             **self._born,
         }
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
+        if options is not None:
+            record["deadline_from"] = options["deadline_from"]
+            record["engine_options"] = options["own"]
+            record["directory"] = f"{options['shared_dir']}/{record['job_id']}"
         text = dump(record)
         row = row_of_record(key, record, text, ours=True)
         self._check_open()  # it may have been closed while a thread was waited for
         directory = self._catalog.layout.make_job(key, row.job_id, text.encode("ascii"))
+        if options is not None:
+            directory = await self._make_shared(directory, record["directory"], text.encode("ascii"))
         entry = Entry(row, directory)
         request = LaunchRequest(
             job_id=row.job_id,
@@ -249,12 +274,13 @@ class Supervisor:
             deadline_seconds=record["deadline_seconds"],
             grace_seconds=self.settings.stop_grace_seconds,
             output_limit=self.settings.job_max_output_bytes,
+            options={} if options is None else options["own"],
         )
 
         def begin() -> None:
             if self._closed:  # nobody is left to launch it, and whoever opens the root next will say so
                 return
-            self._nursery.start_soon(care_for, entry, self._engine, self._registry, request, record["deadline_seconds"])
+            self._nursery.start_soon(care_for, entry, engine, self._registry, request, record["deadline_seconds"])
             self._follower.attend(entry)
 
         try:
@@ -263,6 +289,28 @@ class Supervisor:
             remove_tree(directory)
             raise
         return entry
+
+    def _engine_named(self, name: str) -> Engine:
+        """Return an engine for many machines, serving it from now on."""
+        if name not in self._engines:
+            made = remote.make_engine(name)
+            self._engines[name] = made
+            self._services.start_soon(made.serve)
+        return self._engines[name]
+
+    def _engine_of(self, row: Row) -> Engine:
+        """Return the engine that a job was given to."""
+        name = remote.made_elsewhere(row.request)
+        return self._engine if name is None or name == self._engine.name else self._engine_named(name)
+
+    @staticmethod
+    async def _make_shared(stub: str, directory: str, record: bytes) -> str:
+        """Make the directory of a job that runs elsewhere; what stands in the state root only leads to it."""
+        try:
+            return await trio.to_thread.run_sync(remote.make_job_directory, stub, directory, record)
+        except OSError as error:
+            await trio.to_thread.run_sync(remove_tree, stub)
+            raise state_error(error, "cannot make the job directory") from error
 
     async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
         """Return the job that holds a key already; ``None`` when the key is free."""
@@ -310,6 +358,8 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
@@ -325,6 +375,8 @@ class Supervisor:
             env=env,
             labels=labels,
             idempotency_key=idempotency_key,
+            engine=engine,
+            engine_options=engine_options or {},
         )
         made: Entry | Job | None = None
         try:
@@ -490,7 +542,7 @@ class Supervisor:
         self._registry.meter.adoptions += 1
         log.info("job_adopted", job_id=row.job_id)
         deadline = job_of(row, entry.directory).deadline_seconds
-        self._nursery.start_soon(care_for, entry, self._engine, self._registry, None, deadline)
+        self._nursery.start_soon(care_for, entry, self._engine_of(row), self._registry, None, deadline)
         self._follower.attend(entry)
         return entry
 
@@ -754,6 +806,8 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         running_on = engine
 
         def look(row: Row, directory: str) -> Any:
+            if remote.made_elsewhere(row.request) not in {None, running_on.name}:
+                return catalog.look(row, directory)
             return running_on.observe(directory, owner_lives=catalog.layout.owner_lives(row.owner))
 
         foreign = Catalog(settings, any_thread=True, observe=look)
@@ -767,7 +821,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                     services.start_soon(registry.run)
                     async with trio.open_nursery() as around_actors:
                         actors = await around_actors.start(_sheltered)
-                        supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors)
+                        supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors, services)
                         janitor = Janitor(catalog, registry, foreign_remove(settings), supervisor.adopt)
                         actors.start_soon(janitor.run)
                         log.info("supervisor_opened", state_dir=str(settings.state_dir))

@@ -67,6 +67,8 @@ class JobSpec:
         env: its whole environment; ``None`` passes the caller's own.
         labels: free names and values to find it by.
         idempotency_key: a second start under the same key and workspace returns the first job.
+        engine: what runs it: ``"slurm"``, or ``None`` for the engine that the supervisor was opened with.
+        engine_options: what that engine is to know, see its page in ``docs/``.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -77,6 +79,8 @@ class JobSpec:
     env: Mapping[str, str] | None = attrs.field(default=None, repr=False)
     labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
     idempotency_key: str | None = None
+    engine: str | None = None
+    engine_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -159,7 +163,10 @@ class Job:
             Of an agent: ``turn``, ``tool``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``note``,
             ``model``, ``finished``, ``skipped_lines``. ``partial``: what came first was not read, so
             that counts are lower bounds.
-        pid: the process id of the command; ``None`` before the spawn.
+        engine: what runs it.
+        queue_reason: why it is queued, in the words of its engine ("Resources", "Priority"), where that is
+            known; ``"unreachable"`` when the engine cannot be asked.
+        pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
         stdout_bytes: the size of ``result.json`` now.
@@ -190,6 +197,8 @@ class Job:
     detail: str | None = None
     stop_requested: str | None = None
     progress: Mapping[str, Any] | None = None
+    engine: str = "local"
+    queue_reason: str | None = None
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None

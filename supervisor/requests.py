@@ -80,11 +80,20 @@ def checked_spec(spec: JobSpec) -> JobSpec:
         fits = _is(key, str) and 0 < len(key) <= _MOST_KEY_CHARACTERS and key.isprintable()
         _check(fits, f"idempotency_key must be 1 to {_MOST_KEY_CHARACTERS} printable characters")
     _check(spec.stdin is None or _is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
+    _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     get_interpreter(spec.kind)
     return spec
 
 
-_NOTHING_BESIDE: Final = {"kind": "raw", "deadline_seconds": None, "stdin": None, "env": None, "idempotency_key": None}
+_NOTHING_BESIDE: Final[dict[str, Any]] = {
+    "kind": "raw",
+    "deadline_seconds": None,
+    "stdin": None,
+    "env": None,
+    "idempotency_key": None,
+    "engine": None,
+    "engine_options": {},
+}
 
 
 def spec_of(
@@ -109,11 +118,13 @@ def spec_of(
 
 def digest_of(spec: JobSpec, workspace: str) -> str:
     """Return what an idempotency key stands for: kind, argv, workspace, stdin, names in the environment."""
-    request = [
+    request: list[Any] = [
         spec.kind,
         list(spec.argv),
         workspace,
         None if spec.stdin is None else sha256(spec.stdin).hexdigest(),
         None if spec.env is None else sorted(spec.env),
     ]
+    if spec.engine is not None:
+        request.append(spec.engine)
     return sha256(dump(request).encode("ascii")).hexdigest()

@@ -101,6 +101,8 @@ class Settings:
             (``SUPERVISOR_JOB_MAX_OUTPUT_BYTES``, 67108864).
         stop_grace_seconds: between SIGTERM and SIGKILL (``SUPERVISOR_STOP_GRACE_SECONDS``, 5).
         config: path of the kinds file (``SUPERVISOR_CONFIG``).
+        shared_dir: where the directories of jobs stand that run on other machines: a directory that those
+            share with this one (``SUPERVISOR_SHARED_DIR``).
         log: log level of the command line (``SUPERVISOR_LOG``, ``warning``).
 
     Raises:
@@ -134,4 +136,5 @@ class Settings:
         "a number of seconds of at least 0",
     )
     config: Path | None = _setting("SUPERVISOR_CONFIG", None, _optional_path, "the path of a TOML file")
+    shared_dir: Path | None = _setting("SUPERVISOR_SHARED_DIR", None, _optional_path, "the path of a directory")
     log: str = _setting("SUPERVISOR_LOG", "warning", _log_level, "one of " + ", ".join(LOG_LEVELS))

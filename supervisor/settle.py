@@ -146,6 +146,8 @@ def outcome_of(
         reason = verdict.reason
         event = {Reason.EXITED: Event.SUCCEEDED, Reason.LOST: Event.LOST}.get(reason, Event.FAILED)
     detail = verdict.detail
+    if ended.remark is not None:
+        detail = ended.remark if detail is None else f"{ended.remark}; {detail}"
     if ended.survivors:
         left = f"processes not ours to stop are left: {' '.join(map(str, ended.survivors))}"
         detail = left if detail is None else f"{left}; {detail}"

@@ -45,7 +45,17 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from supervisor.engines import Ended, Launched, LaunchRequest, Observation, Seen, evidence, processes, records
+from supervisor.engines import (
+    Capabilities,
+    Ended,
+    Launched,
+    LaunchRequest,
+    Observation,
+    Seen,
+    evidence,
+    processes,
+    records,
+)
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
 
@@ -248,6 +258,10 @@ class _FakeRunning:
         self._engine = engine
         self._command = command
         self.launched = launched
+        self.queue_reason: str | None = None
+
+    async def begun(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def wait(self) -> Ended:
         return await self._command.wait()
@@ -271,6 +285,10 @@ class _Stranger:
         self._directory = directory
         self._owner_lives = owner_lives
         self.launched = Launched(pid=0, started_ns=0) if launched is None else launched
+        self.queue_reason: str | None = None
+
+    async def begun(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def wait(self) -> Ended:
         while True:
@@ -324,6 +342,11 @@ class FakeEngine:
     def name(self) -> str:
         """Recorded with every job."""
         return "fake"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do: no more than the local one."""
+        return Capabilities()
 
     # ------------------------------------------------------------ for the test
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import select
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import hypothesis
@@ -34,6 +37,9 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slurm", action="store_true", help="bring up a Slurm cluster, and use it instead of our imitation"
+    )
     parser.addoption("--rounds", type=int, default=20, help="rounds of each chaos test (default: 20)")
 
 
@@ -52,6 +58,73 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.chmod(0o700)  # whatever the umask
     monkeypatch.setenv("SUPERVISOR_STATE_DIR", str(root))
     return root
+
+
+SLURM = Path(__file__).parent / "slurm"
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A Slurm cluster of our own on loopback, see ``slurm/cluster.py``; only with ``--slurm``."""
+    if not request.config.getoption("--slurm"):
+        pytest.skip("needs a Slurm cluster: run it with --slurm, or by `nox -s slurm`")
+    with _module(SLURM / "cluster.py").running() as made:
+        yield made
+
+
+class FakeSlurm:
+    """Slurm's commands as ``slurm/fake_slurm`` has them, in a directory that stands first on PATH."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("sbatch", "squeue", "scancel", "scontrol", "release"):
+            (directory / name).symlink_to(SLURM / "fake_slurm")
+
+    def arrange(self, trouble: str, text: str = "") -> None:
+        """Have something go wrong, see ``slurm/fake_slurm``."""
+        (self.directory / trouble).write_text(text, encoding="utf-8")
+
+    def mend(self, trouble: str) -> None:
+        (self.directory / trouble).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Start the jobs that wait."""
+        subprocess.run([self.directory / "release"], check=True)
+
+    def calls(self, name: str) -> list[str]:
+        """Return how a command was called, so far."""
+        path = self.directory / "calls"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [line for line in lines if line.partition(" ")[0] == name and not line.endswith("--version")]
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Have an imitation of Slurm on PATH."""
+    directory = tmp_path / "slurm"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
+    return FakeSlurm(directory)
+
+
+@pytest.fixture
+def slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have a Slurm on PATH: an imitation, or with ``--slurm`` a real one."""
+    if not request.config.getoption("--slurm"):
+        return request.getfixturevalue("fake_slurm")
+    cluster = request.getfixturevalue("cluster")
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    return cluster
 
 
 @attrs.frozen

@@ -53,7 +53,7 @@ def _install(directory: Path) -> None:
 COMMANDS = {"run": [sys.executable, "-c"], "sh": ["bash", "-eu", "-c"]}
 
 
-@pytest.mark.usefixtures("state_dir")
+@pytest.mark.usefixtures("state_dir", "fake_slurm")
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     programs = tmp_path / "bin"

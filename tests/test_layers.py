@@ -56,7 +56,14 @@ RANK = {part: rank for rank, part in enumerate(LAYERS)}
 IMPORTED_BY_NOBODY = {"testing", "__main__", "__init__"}
 
 # What runs in the keeper (`python -I -S`, without site-packages) or is shared with it.
-STDLIB_ONLY = {"engines.keeper", "engines.keeper_loop", "engines.processes", "engines.records", "engines.trees"}
+STDLIB_ONLY = {
+    "engines.keeper",
+    "engines.keeper_job",
+    "engines.keeper_loop",
+    "engines.processes",
+    "engines.records",
+    "engines.trees",
+}
 
 # Used by some commands only, and slow to import.
 HEAVY = ("click", "hypercorn", "importlib.metadata", "mcp", "opentelemetry", "rich", "starlette", "structlog")

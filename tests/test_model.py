@@ -54,6 +54,7 @@ RUNNING_JSON = json.loads("""
  "elapsed_ms": 1234, "deadline_seconds": 1800, "deadline_at": "2026-03-01T08:30:00.123Z",
  "ttl_seconds": 86400, "expires_at": null, "poll_after_ms": 1000,
  "result_available": false, "cost_usd": null, "detail": null, "stop_requested": null, "progress": null,
+ "engine": "local", "queue_reason": null,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
  "cpu_seconds": null, "max_rss_bytes": null, "fingerprint": "trio-supervisor/1"}
 """)
@@ -277,6 +278,8 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
         "deadline_seconds": None,
         "labels": {"a": "b"},
         "idempotency_key": None,
+        "engine": None,
+        "engine_options": {},
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)

@@ -76,6 +76,16 @@ CASES = [
         ("a\0b", 7),
     ),
     Case(
+        "shared_dir",
+        "SUPERVISOR_SHARED_DIR",
+        None,
+        "/shared/jobs",
+        Path("/shared/jobs"),
+        Path("/srv/jobs"),
+        "the path of a directory",
+        ("a\0b", 7),
+    ),
+    Case(
         "log",
         "SUPERVISOR_LOG",
         "warning",

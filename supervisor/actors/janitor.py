@@ -16,7 +16,7 @@ import trio
 from supervisor import log
 from supervisor.actors.registry import Entry, Registry
 from supervisor.catalog import Catalog
-from supervisor.engines import processes
+from supervisor.engines import processes, remote
 from supervisor.errors import SupervisorError
 from supervisor.store import Row
 
@@ -132,6 +132,8 @@ class Janitor:
 def _is_elsewhere(row: Row) -> bool:
     """Whether a job was taken on where nobody here can watch or stop it: on another host, in another container."""
     born = row.request
+    if remote.made_elsewhere(born) is not None:  # on whatever machine it runs, it is its engine that tells of it
+        return False
     if born.get("boot") == processes.boot_id():
         return born.get("ns") != processes.pid_namespace()
     return born.get("host") != processes.host_id()

@@ -76,10 +76,16 @@ async def _live(
         await registry.launched(entry)
     else:
         entry.started.set()
+    queues = engine.capabilities.queues
+    if queues and not launched.pid:
+        await _queue(entry, running, registry, deadline_seconds)
     ended: Ended | None = None
-    while True:
+    while entry.stop_why is None or not queues:
         launched = running.launched
-        left = _seconds_left(launched, deadline_seconds, fresh=request is not None)
+        if queues:
+            left = _seconds_left_elsewhere(entry, launched, deadline_seconds)
+        else:
+            left = _seconds_left(launched, deadline_seconds, fresh=request is not None)
         entry.scope.deadline = trio.current_time() + left
         with entry.scope:
             ended = await running.wait()
@@ -97,6 +103,33 @@ async def _live(
     if ended.stopped == "deadline":
         registry.meter.overshoots.add(trio.current_time() - entry.scope.deadline)
     return ended
+
+
+async def _queue(entry: Entry, running: Running, registry: Registry, deadline_seconds: float | None) -> None:
+    """See a job through its time in the queue: to its spawn, to its end without one, or to a stop."""
+    left = math.inf
+    if deadline_seconds is not None and entry.row.request.get("deadline_from") == "submission":
+        left = deadline_seconds - (time.time_ns() - entry.row.created_ns) / 1e9
+    entry.scope.deadline = trio.current_time() + left
+    with entry.scope:
+        await running.begun()
+    if running.launched.pid and entry.row.started_ns is None:
+        entry.row = entry.row.with_launch(running.launched)
+        log.info("job_launched", job_id=entry.row.job_id, pid=running.launched.pid)
+        await registry.launched(entry)
+    if entry.scope.cancelled_caught and entry.stop_why is None:
+        entry.stop_why, entry.stop_by = "deadline", "supervisor"
+    if entry.stop_why is None:
+        entry.scope = trio.CancelScope()
+
+
+def _seconds_left_elsewhere(entry: Entry, launched: Launched, deadline_seconds: float | None) -> float:
+    """Return the time until the deadline of a job on another machine, by the wall clocks of the two."""
+    if deadline_seconds is None:
+        return math.inf
+    from_submission = entry.row.request.get("deadline_from") == "submission"
+    begun_ns = entry.row.created_ns if from_submission else launched.started_ns
+    return deadline_seconds - (time.time_ns() - begun_ns) / 1e9
 
 
 def _launch_failure(entry: Entry, engine: Engine, failure: LaunchFailed) -> Ended:

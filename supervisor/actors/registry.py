@@ -93,7 +93,13 @@ class Entry:
 
     def job(self) -> Job:
         """Return the job as it is now."""
-        return job_of(self.row, self.directory, stop_requested=self.stop_why, progress=self.progress)
+        return job_of(
+            self.row,
+            self.directory,
+            stop_requested=self.stop_why,
+            progress=self.progress,
+            queue_reason=None if self.running is None else self.running.queue_reason,
+        )
 
 
 @attrs.frozen(slots=True)

@@ -11,6 +11,7 @@ import click
 
 from supervisor.cli.arguments import label_option, seconds, workspace_option
 from supervisor.cli.text import one_line
+from supervisor.engines.slurm_cli import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
 from supervisor.model import JobSpec
 
@@ -30,6 +31,14 @@ class _KindOption(click.Option):
         """Return what stands in the help."""
         self.help = f"How its output is read: {', '.join(map(one_line, kinds()))}."
         return super().get_help_record(ctx)
+
+
+def _slurm_options(function: _F) -> _F:
+    """Add an option for each of the Slurm engine's; what its value may be is the engine's to say."""
+    for name, (option, _, accepts) in reversed(SLURM_OPTIONS.items()):
+        help_ = f"With --engine slurm, sbatch's {option}: {accepts}."
+        function = click.option(f"--slurm-{name}", metavar=name.upper(), help=help_)(function)
+    return function
 
 
 def request_options(function: _F) -> _F:
@@ -77,6 +86,24 @@ def request_options(function: _F) -> _F:
                 metavar="KEY",
                 help="Start it once: the same key with the same request in the same directory is the first job.",
             ),
+            click.option(
+                "--engine",
+                metavar="ENGINE",
+                type=click.Choice(["local", "slurm"]),
+                help="What runs it: 'local' is this machine, 'slurm' a cluster, where it may have to wait.",
+            ),
+            click.option(
+                "--shared-dir",
+                metavar="DIR",
+                type=click.Path(file_okay=False),
+                help="Keep its files here, where the machines of the cluster see them. Default: SUPERVISOR_SHARED_DIR.",
+            ),
+            click.option(
+                "--deadline-from",
+                type=click.Choice(["start", "submission"]),
+                help="Whether time in a queue counts towards the deadline. Default: it does not, 'start'.",
+            ),
+            _slurm_options,
             click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED),
         ),
     ):
@@ -94,13 +121,25 @@ def make_spec(
     env_file: Sequence[str],
     labels: Mapping[str, str],
     key: str | None,
+    engine: str | None,
+    shared_dir: str | None,
+    deadline_from: str | None,
     command: Sequence[str],
+    **slurm: str | None,
 ) -> JobSpec:
     """Return the job that was asked for.
 
     Raises:
-        click.UsageError: a file cannot be read, or a variable is not set.
+        click.UsageError: a file cannot be read, a variable is not set, or an option is of another engine.
     """
+    given = {"shared_dir": shared_dir, "deadline_from": deadline_from}
+    given |= {name.removeprefix("slurm_"): value for name, value in slurm.items()}
+    options = {name: value for name, value in given.items() if value is not None}
+    if engine in {None, "local"} and options:
+        message = (
+            f"--{next(iter(options)).replace('_', '-')} belongs to an engine for many machines: say --engine slurm"
+        )
+        raise click.UsageError(message)
     return JobSpec(
         argv=tuple(command),
         workspace=workspace or os.curdir,
@@ -110,6 +149,8 @@ def make_spec(
         env=_environment(env, env_file),
         labels=labels,
         idempotency_key=key,
+        engine=None if engine == "local" else engine,
+        engine_options=options,
     )
 
 

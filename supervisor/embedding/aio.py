@@ -151,6 +151,8 @@ class AsyncioSupervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
@@ -171,6 +173,8 @@ class AsyncioSupervisor:
                     env=env,
                     labels=labels,
                     idempotency_key=idempotency_key,
+                    engine=engine,
+                    engine_options=engine_options or {},
                 ),
             ),
         )
@@ -203,6 +207,8 @@ class AsyncioSupervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
@@ -224,6 +230,8 @@ class AsyncioSupervisor:
                     env=env,
                     labels=labels,
                     idempotency_key=idempotency_key,
+                    engine=engine,
+                    engine_options=engine_options or {},
                 ),
             ),
             scoped=True,

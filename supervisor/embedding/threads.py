@@ -204,6 +204,8 @@ class BlockingSupervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
@@ -221,6 +223,8 @@ class BlockingSupervisor:
                     env=env,
                     labels=labels,
                     idempotency_key=idempotency_key,
+                    engine=engine,
+                    engine_options=engine_options or {},
                 ),
             ),
         )
@@ -253,6 +257,8 @@ class BlockingSupervisor:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
@@ -271,6 +277,8 @@ class BlockingSupervisor:
                     env=env,
                     labels=labels,
                     idempotency_key=idempotency_key,
+                    engine=engine,
+                    engine_options=engine_options or {},
                 ),
             ),
         )

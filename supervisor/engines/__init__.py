@@ -2,6 +2,22 @@
 
 An engine launches, tells how a launched command ended, and stops it. Nothing in front of it
 knows about processes; nothing behind it knows about states, settings or the registry.
+
+Whatever runs the commands, five operations are all that is asked of it:
+
+========  ============================  ===================================================
+of it     here                          of an engine for many machines (``batch.Backend``)
+========  ============================  ===================================================
+submit    ``Engine.launch``             ``submit``: safe to repeat under one key
+observe   ``Engine.observe``            ``observe``: all jobs in one request, never one by one
+cancel    ``Running.stop``              ``cancel``: a request, idempotent
+collect   ``Running.wait``              ``collect``: the engine's own word about an end
+recover   ``Engine.adopt``              ``recover``: keys in, handles out
+========  ============================  ===================================================
+
+The local engine has the left column by itself, since here the kernel tells what happens. An engine
+for many machines is a ``Backend``, to which ``batch.BatchEngine`` gives the left column: polling in
+one batch, patience with what cannot be reached, records before hearsay are the same for all.
 """
 
 from __future__ import annotations
@@ -9,7 +25,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -22,7 +38,20 @@ if sys.platform == "win32":  # pragma: no cover
     _message = "supervisor runs commands on Linux and macOS only; on Windows use it inside WSL"
     raise ImportError(_message)
 
-__all__ = ["Ended", "Engine", "LaunchRequest", "Launched", "Observation", "Running", "Seen"]
+__all__ = ["Capabilities", "Ended", "Engine", "LaunchRequest", "Launched", "Observation", "Running", "Seen"]
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do; as it stands, what the local one can.
+
+    Attributes:
+        queues: a launch returns when the job is accepted, and its command may wait for its turn.
+        shared_directory: commands run where only a shared directory is seen, so job directories stand in one.
+    """
+
+    queues: bool = False
+    shared_directory: bool = False
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -39,6 +68,7 @@ class LaunchRequest:
         deadline_seconds: ``None`` when it has none.
         grace_seconds: between asking it to end and ending it.
         output_limit: bytes of stdout or of stderr past which it is stopped.
+        options: what only this engine understands; it has checked them.
     """
 
     job_id: str
@@ -50,6 +80,7 @@ class LaunchRequest:
     deadline_seconds: float | None = None
     grace_seconds: float = 5
     output_limit: int = 67108864
+    options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -76,11 +107,13 @@ class Ended:
         stopped: why it was stopped (``cancelled``, ``deadline``, ``output_limit``), or ``None``
             when it ended by itself, even if a stop had been asked for.
         survivors: processes of it that could not be ended because they are not ours to signal.
+        remark: what its engine says about the end, where nothing better is known.
     """
 
     exit: Exit
     stopped: str | None = None
     survivors: tuple[int, ...] = ()
+    remark: str | None = None
 
 
 class Seen(Enum):
@@ -104,6 +137,7 @@ class Observation:
         to_stop: why it should be stopped now by whoever looks, because nobody else is there to.
         damage: what could not be read, in words.
         unkept: whether it runs without a keeper, so that nobody else watches what it writes.
+        queue_reason: why it waits, in the words of its engine.
     """
 
     seen: Seen
@@ -113,6 +147,7 @@ class Observation:
     to_stop: str | None = None
     damage: str | None = None
     unkept: bool = False
+    queue_reason: str | None = None
 
 
 class Running(Protocol):
@@ -120,7 +155,16 @@ class Running(Protocol):
 
     @property
     def launched(self) -> Launched:
-        """How and when it was spawned."""
+        """How and when it was spawned; its ``pid`` is 0 as long as it was not, or that is not known."""
+        ...
+
+    @property
+    def queue_reason(self) -> str | None:
+        """Why it was not spawned yet, in the words of its engine."""
+        ...
+
+    async def begun(self) -> None:
+        """Wait until it was spawned, or has ended without that; cancelling it changes nothing."""
         ...
 
     async def wait(self) -> Ended:
@@ -144,6 +188,11 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Recorded with every job."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
         ...
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:

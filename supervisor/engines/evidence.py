@@ -24,6 +24,7 @@ from supervisor.engines import Ended, Launched, Observation, Seen, processes, re
 from supervisor.model import Exit
 
 __all__ = [
+    "NEVER_LAUNCHED",
     "Evidence",
     "Finding",
     "Leader",
@@ -31,12 +32,18 @@ __all__ = [
     "adopt_marked",
     "decide",
     "examine",
+    "exit_of",
     "find_marked_leader",
+    "note",
+    "note_exit",
     "recorded_exit",
     "recorded_keeper",
     "recorded_launch",
     "recorded_process",
     "resolve",
+    "stop_facts",
+    "valid_exit",
+    "valid_process",
 ]
 
 
@@ -130,7 +137,7 @@ def number(held: Any, most: float) -> float | None:
     return float(held) if fits else None
 
 
-def _valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
+def valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
     """Return a process record, ``{}`` for one that no keeper can have written.
 
     It must agree with itself (the clock was read before and after the spawn) and with the claim, or it
@@ -159,12 +166,12 @@ def _valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str
 
 def recorded_process(directory: str) -> dict[str, Any] | None:
     """Return the process record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
-    return _valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
+    return valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
 
 
 def recorded_exit(directory: str) -> dict[str, Any] | None:
     """Return the exit record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
-    return _valid_exit(records.read(directory, records.EXIT), recorded_process(directory))
+    return valid_exit(records.read(directory, records.EXIT), recorded_process(directory))
 
 
 def recorded_keeper(directory: str) -> tuple[int, int] | None:
@@ -178,7 +185,8 @@ def recorded_keeper(directory: str) -> tuple[int, int] | None:
     return holder[:2]
 
 
-def _valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
+def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an exit record that speaks of ``process``, if there is one; ``{}`` for one that does not."""
     if not record:
         return record
     if isinstance(record.get("launch_error"), str):
@@ -205,7 +213,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
     """Read all there is. ``born`` says where the job was taken on (``host``, ``boot``, ``ns``)."""
     host = born.get("host") if born else None
     claim = records.read_claim(directory)
-    process = _valid_process(records.read(directory, records.PROCESS), claim)
+    process = valid_process(records.read(directory, records.PROCESS), claim)
     leader, zombie_status = Leader.NONE, None
     place, keeper_lives = Place.HERE, False
     if process:
@@ -228,7 +236,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         elif born:
             place = _place(str(born.get("boot", "")), str(born.get("ns", "")), host)
     # The exit record comes last: whoever was alive above had not failed to write it yet.
-    exit_record = _valid_exit(records.read(directory, records.EXIT), process)
+    exit_record = valid_exit(records.read(directory, records.EXIT), process)
     return Evidence(
         place=place,
         owner_lives=owner_lives,
@@ -354,10 +362,17 @@ def adopt_marked(directory: str, *, patient: bool = False) -> bool:
     return True
 
 
-def note_exit(directory: str, process: dict[str, Any] | None, status: int | None, *, by: str) -> None:
+def note_exit(
+    directory: str,
+    process: dict[str, Any] | None,
+    status: int | None,
+    *,
+    by: str,
+    remark: str | None = None,
+) -> None:
     """Write the exit record that nobody else will write; whoever is first wins.
 
-    ``status`` is a wait status, or ``None`` where it is not known and never will be.
+    ``status`` is a wait status, or ``None`` where it is not known and never will be; ``remark`` is for people.
     """
     code = None if status is None else os.waitstatus_to_exitcode(status)
     record: dict[str, object] = {
@@ -372,13 +387,16 @@ def note_exit(directory: str, process: dict[str, Any] | None, status: int | None
         "max_rss_bytes": None,
         "by": by,
     }
-    _note(directory, process, record)
+    if remark is not None:
+        record["remark"] = remark
+    note(directory, process, record)
 
 
-def _note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
+def note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
+    """Put an end on record unless there is one; one that is torn or lying would be found again and again."""
     if not records.create(directory, records.EXIT, record):
-        there = _valid_exit(records.read(directory, records.EXIT), process)
-        if not there:  # torn or lying: it would be found again and again
+        there = valid_exit(records.read(directory, records.EXIT), process)
+        if not there:
             records.replace(directory, records.EXIT, record)
 
 
@@ -397,7 +415,8 @@ def recorded_launch(directory: str) -> Launched | None:
     return _launched(recorded_process(directory))
 
 
-def _exit_of(record: dict[str, Any]) -> Exit:
+def exit_of(record: dict[str, Any]) -> Exit:
+    """Return what a valid exit record says."""
     if isinstance(record.get("launch_error"), str):
         status = _integer(record, "launch_status")
         return Exit(
@@ -415,7 +434,8 @@ def _exit_of(record: dict[str, Any]) -> Exit:
     )
 
 
-def _stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
+def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
+    """Return why a command was stopped, if it was, and what of it could not be."""
     if not stop or stop.get("signalled_boot_ns") is None:
         return None, ()
     return stop["why"], tuple(int(word) for word in stop["survivors"].split() if _is_number(word))
@@ -459,7 +479,7 @@ def resolve(
             records.take_claim(directory, records.NOBODY)
         elif finding is Finding.NOTE_NEVER_LAUNCHED:
             record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
-            _note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
+            note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
         elif finding is Finding.SEARCH_MARK:
             if not adopt_marked(directory, patient=True):
                 note_exit(directory, None, None, by="mark search")
@@ -487,8 +507,8 @@ def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observ
     requested = seen.stop.get("why") if seen.stop else None
     if finding is Finding.ENDED:
         assert seen.exit is not None  # noqa: S101  # that is what the finding means
-        stopped, survivors = _stop_facts(seen.stop)
-        ended = Ended(exit=_exit_of(seen.exit), stopped=stopped, survivors=survivors)
+        stopped, survivors = stop_facts(seen.stop)
+        ended = Ended(exit=exit_of(seen.exit), stopped=stopped, survivors=survivors)
         return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested, damage=damage)
     state = {
         Finding.WAIT_QUEUED: Seen.QUEUED,

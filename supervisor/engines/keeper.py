@@ -4,7 +4,8 @@ This file is what ``ps`` shows: ``python -I -S .../engines/keeper.py STATE_ROOT`
 detaches and hands over to ``keeper_loop``, which is imported rather than run so that its
 compiled form is used (a script is compiled anew at every start).
 
-Standard input is a socket to the supervisor that started it.
+Standard input is a socket to the supervisor that started it. As ``keeper.py --job DIRECTORY`` it keeps
+the one job of that directory, on whatever machine an engine started it, see ``keeper_job``.
 """
 
 import os
@@ -13,11 +14,20 @@ import sys
 
 def main() -> None:
     """Leave the session and the process tree of whoever started us, then keep jobs."""
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    if sys.argv[1] == "--job":  # an engine started us, and watches what belongs to us: we stay where we are
+        import _signal  # type: ignore[import-not-found]  # part of every Python, and of no stubs
+
+        # The same without its enumerations, which take a fifth of the time that we need to start: one keeper
+        # serves thousands of local jobs, but here there is one for each.
+        sys.modules.setdefault("signal", _signal)
+        from keeper_job import keep_one  # type: ignore[import-not-found]  # as below
+
+        os._exit(keep_one(sys.argv[2]))  # taking the interpreter down in good order would take longer than the job may
     os.setsid()
     if os.fork():
         os._exit(0)  # our parent waits for this; the child belongs to init from here on
     os.chdir("/")
-    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
     from keeper_loop import Keeper  # type: ignore[import-not-found]  # found beside this file, outside the package
 
     Keeper(sys.argv[1]).run()

@@ -374,7 +374,7 @@ class Keeper:
         passed, self.passed = self.passed[:descriptors], self.passed[descriptors:]
         opened: list[int] = []
         try:
-            if not records.take_claim(directory, self.claim, self.claimed):
+            if not self._take_claim(directory):
                 self.outbox.append(("failed", token, 125, "it was claimed by somebody else", True))
                 return
             self.claimed = directory
@@ -428,6 +428,9 @@ class Keeper:
             },
         )
         self.outbox.append(("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline))
+
+    def _take_claim(self, directory: str) -> bool:
+        return records.take_claim(directory, self.claim, self.claimed)
 
     def _spawn(
         self,

@@ -21,6 +21,7 @@ import trio
 
 from supervisor import log
 from supervisor.engines import (
+    Capabilities,
     Ended,
     Launched,
     LaunchRequest,
@@ -84,6 +85,15 @@ class LocalRunning:
         self.pidfd: int | None = None
         self.watched = False
 
+    @property
+    def queue_reason(self) -> str | None:
+        """Nothing waits here."""
+        return None
+
+    async def begun(self) -> None:
+        """Wait until it was spawned: by the time that there is such an object, it was."""
+        await trio.lowlevel.checkpoint()
+
     async def wait(self) -> Ended:
         """Wait until the command and everything that a stop has to reach have ended."""
         await self.finished.wait()
@@ -114,6 +124,7 @@ class LocalEngine:
     """
 
     name = "local"
+    capabilities = Capabilities()
 
     def __init__(self, root: str) -> None:
         """Prepare; the keeper is started with the first launch."""

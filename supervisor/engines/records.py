@@ -28,6 +28,7 @@ __all__ = [
     "NOBODY",
     "PROCESS",
     "REASONS",
+    "SHARED",
     "STDERR",
     "STDOUT",
     "STOP",
@@ -52,6 +53,7 @@ STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
+SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
 
 NOBODY: Final = "nobody"
 REASONS: Final = frozenset({"cancelled", "deadline", "output_limit"})

@@ -75,6 +75,18 @@ def remove_tree(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def _remove_job(path: str) -> None:
+    """Delete a job directory, and that in a shared directory to which it leads."""
+    try:
+        shared = os.readlink(f"{path}/{records.SHARED}")
+    except OSError:
+        shared = ""
+    # It bears the job's id, whatever the trash has added to the name of ours: nothing else is ever followed.
+    if is_job_id(os.path.basename(shared)) and os.path.basename(path).startswith(os.path.basename(shared)):
+        remove_tree(shared)
+    remove_tree(path)
+
+
 class Layout:
     """A state root that was found safe to use.
 
@@ -178,6 +190,10 @@ class Layout:
         finally:
             os.close(descriptor)
 
+    def remove_job(self, workspace: str, job_id: str) -> None:
+        """Delete a job that nobody was told of, wherever its directory is."""
+        _remove_job(self.job(workspace, job_id))
+
     def is_sound(self, workspace: str, job_id: str) -> bool:
         """Whether the job directory is there, as a directory of ours and not through a symlink."""
         try:
@@ -259,7 +275,7 @@ class Layout:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             else:
-                remove_tree(path)
+                _remove_job(path)
         return len(names) > most
 
     # ------------------------------------------------------------ locks and owners

@@ -298,6 +298,7 @@ def job_of(
     stop_requested: str | None = None,
     damage: str | None = None,
     progress: Mapping[str, Any] | None = None,
+    queue_reason: str | None = None,
 ) -> Job:
     """Return the job that a row describes; a live one with its sizes as they are now."""
     request = row.request
@@ -306,6 +307,7 @@ def job_of(
     state = State(row.state)
     begun_ns = row.created_ns if row.started_ns is None else row.started_ns
     deadline = request["deadline_seconds"]
+    clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
     return Job(
         job_id=row.job_id,
         kind=row.kind,
@@ -319,7 +321,7 @@ def job_of(
         completed_at=None if ended is None else from_ns(row.completed_ns or 0),
         elapsed_ms=max(0, ((row.completed_ns or time.time_ns()) - begun_ns) // 1_000_000),
         deadline_seconds=deadline,
-        deadline_at=None if deadline is None or row.started_ns is None else from_ns(begun_ns + int(deadline * 1e9)),
+        deadline_at=None if deadline is None or clock_ns is None else from_ns(clock_ns + int(deadline * 1e9)),
         ttl_seconds=request["ttl_seconds"],
         expires_at=None if ended is None or row.expires_ns is None else from_ns(row.expires_ns),
         poll_after_ms=_POLL_AFTER_MS if ended is None else None,
@@ -328,6 +330,8 @@ def job_of(
         detail=how["detail"] or damage,
         stop_requested=stop_requested if ended is None else None,
         progress=progress if ended is None else None,
+        queue_reason=queue_reason if state is State.QUEUED else None,
+        engine=request.get("engine", "local"),
         pid=row.pid,
         exit_code=how["exit_code"],
         signal=how["signal"],

@@ -17,6 +17,7 @@ import trio.testing
 
 from supervisor.engines import Engine, LaunchRequest, Running, Seen, processes, records
 from supervisor.engines.local import LocalEngine
+from supervisor.engines.remote import make_engine, make_job_directory
 from supervisor.errors import LaunchFailed
 from supervisor.follow import Chunks
 from supervisor.store import Layout
@@ -54,6 +55,7 @@ class Bench:
     root: Path
     workspace: Path
     make: Callable[[], Engine]
+    shared: Path | None = None
 
     def request(self, command: str, *, job_id: str | None = None, **rest: Any) -> LaunchRequest:
         """Make a job directory and return the request to launch ``command`` in it."""
@@ -62,7 +64,15 @@ class Bench:
         born = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
         rest = {"grace_seconds": 0.2, "deadline_seconds": None, **rest}
         record = {"v": 1, "job_id": made, "grace_seconds": rest["grace_seconds"], **born}
-        directory = layout.make_job(workspace_key(str(self.workspace)), made, json.dumps(record).encode())
+        given = {"argv": COMMANDS[command][0], "workspace": str(self.workspace), "created_ns": time.time_ns()}
+        record |= given | {
+            "deadline_seconds": rest["deadline_seconds"],
+            "output_limit": rest.get("output_limit", 1 << 26),
+        }
+        text = json.dumps(record).encode()
+        directory = layout.make_job(workspace_key(str(self.workspace)), made, text)
+        if self.shared is not None:
+            directory = make_job_directory(directory, f"{self.shared}/{made}", text)
         argv = tuple(map(os.fsencode, COMMANDS[command][0]))
         return LaunchRequest(job_id=made, directory=directory, argv=argv, workspace=str(self.workspace), **rest)
 
@@ -75,13 +85,18 @@ async def served(engine: Engine) -> AsyncGenerator[Engine]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(params=["fake", "local"])
+@pytest.fixture(params=["fake", "local", "slurm"])
 def bench(request: pytest.FixtureRequest, state_dir: Path, tmp_path: Path) -> Bench:
     """An engine that is not served yet; ``make`` gives what a supervisor opened later would have."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     if request.param == "local":
         return Bench(state_dir, workspace, lambda: LocalEngine(str(state_dir)))
+    if request.param == "slurm":
+        request.getfixturevalue("slurm")
+        shared = tmp_path / "shared"
+        shared.mkdir(mode=0o700)
+        return Bench(state_dir, workspace, lambda: make_engine("slurm"), shared)
     machine = FakeEngine(lambda asked: SCRIPTS[asked.argv])
     return Bench(state_dir, workspace, lambda: machine)
 
@@ -103,9 +118,20 @@ async def printed(directory: str) -> bytes:
     return data
 
 
+async def launch(engine: Engine, request: LaunchRequest) -> Running:
+    """Launch a command, and wait for its turn where it has to wait for that."""
+    running = await engine.launch(request)
+    await running.begun()
+    if not running.launched.pid:
+        exit_ = (await running.wait()).exit
+        assert engine.capabilities.queues  # others know by now
+        raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
+    return running
+
+
 async def launched(engine: Engine, request: LaunchRequest) -> Running:
     """Launch a command that prints, and wait until it has."""
-    running = await engine.launch(request)
+    running = await launch(engine, request)
     await printed(request.directory)
     return running
 
@@ -119,7 +145,7 @@ async def stopped(running: Running) -> None:
 async def test_a_launched_command_has_a_pid_and_a_time(bench: Bench) -> None:
     async with served(bench.make()) as engine:
         before = time.time_ns()
-        running = await engine.launch(bench.request("sleeper"))
+        running = await launch(engine, bench.request("sleeper"))
         assert running.launched.pid > 1
         assert before <= running.launched.started_ns <= time.time_ns()
         await stopped(running)
@@ -129,7 +155,7 @@ async def test_a_natural_end_tells_the_exit_code_and_leaves_the_output(bench: Be
     request = bench.request("quick")
     async with served(bench.make()) as engine:
         before = time.time_ns()
-        ended = await (await engine.launch(request)).wait()
+        ended = await (await launch(engine, request)).wait()
     assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (7, None, None)
     assert before <= ended.exit.ended_ns <= time.time_ns()
     assert output(request) == b"out\n"
@@ -140,7 +166,7 @@ async def test_a_natural_end_tells_the_exit_code_and_leaves_the_output(bench: Be
 
 async def test_death_by_a_signal_of_its_own_is_no_stop(bench: Bench) -> None:
     async with served(bench.make()) as engine:
-        ended = await (await engine.launch(bench.request("killed"))).wait()
+        ended = await (await launch(engine, bench.request("killed"))).wait()
     assert (ended.exit.exit_code, ended.exit.signal, ended.stopped) == (None, 9, None)
 
 
@@ -151,7 +177,7 @@ async def test_everybody_who_waits_is_told_the_same(bench: Bench) -> None:
         told.append(await running.wait())
 
     async with served(bench.make()) as engine:
-        running = await engine.launch(bench.request("short"))
+        running = await launch(engine, bench.request("short"))
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(wait, running)
@@ -163,7 +189,7 @@ async def test_everybody_who_waits_is_told_the_same(bench: Bench) -> None:
 async def test_a_wait_can_be_cancelled_and_begun_again(bench: Bench) -> None:
     async with served(bench.make()) as engine:
         request = bench.request("sleeper")
-        running = await engine.launch(request)
+        running = await launch(engine, request)
         with trio.CancelScope() as scope:
             scope.cancel()
             await running.wait()
@@ -219,7 +245,7 @@ async def test_the_first_reason_of_a_stop_stays(bench: Bench) -> None:
 async def test_a_command_that_has_ended_cannot_be_stopped(bench: Bench) -> None:
     request = bench.request("quick")
     async with served(bench.make()) as engine:
-        running = await engine.launch(request)
+        running = await launch(engine, request)
         await running.wait()
         await running.stop("cancelled", "test")
         ended = await running.wait()
@@ -242,7 +268,7 @@ async def test_stopping_one_leaves_the_others(bench: Bench) -> None:
 
 async def test_output_past_the_limit_stops_the_command(bench: Bench) -> None:
     async with served(bench.make()) as engine:
-        running = await engine.launch(bench.request("loud", output_limit=65536))
+        running = await launch(engine, bench.request("loud", output_limit=65536))
         assert (await running.wait()).stopped == "output_limit"
 
 
@@ -251,7 +277,7 @@ async def test_a_launch_that_fails_says_why_and_leaves_it_on_record(bench: Bench
     request = bench.request(command)
     async with served(bench.make()) as engine:
         with pytest.raises(LaunchFailed) as raised:
-            await engine.launch(request)
+            await launch(engine, request)
         seen = engine.observe(request.directory, owner_lives=True)
     assert raised.value.exit_status == status
     assert COMMANDS[command][0][0] in raised.value.message
@@ -268,7 +294,7 @@ async def test_a_failed_launch_is_not_repeated(bench: Bench) -> None:
     async with served(bench.make()) as engine:
         for _ in range(2):
             with pytest.raises(LaunchFailed, match="no-such-command-anywhere") as raised:
-                await engine.launch(request)
+                await launch(engine, request)
             assert raised.value.exit_status == 127
 
 
@@ -276,7 +302,7 @@ async def test_one_directory_is_launched_once(bench: Bench) -> None:
     request = bench.request("sleeper")
     async with served(bench.make()) as engine:
         first = await launched(engine, request)
-        second = await engine.launch(request)
+        second = await launch(engine, request)
         await second.stop("cancelled", "test")
         told = (await first.wait(), await second.wait())
     assert first.launched.pid == (await _settled_pid(bench, request)) > 1
@@ -300,7 +326,7 @@ async def test_what_nobody_will_launch_was_never_launched(bench: Bench) -> None:
         assert seen.ended is not None
         assert seen.ended.exit.never_launched
         with pytest.raises(LaunchFailed):  # and that ruling is final
-            await engine.launch(request)
+            await launch(engine, request)
     assert output(request) is None
 
 
@@ -317,7 +343,7 @@ async def test_a_job_whose_owner_lives_can_be_watched_before_its_launch(bench: B
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert records.read_claim(request.directory) is None  # nobody ruled that it will not be launched
-        own = await engine.launch(request)
+        own = await launch(engine, request)
         ended = await own.wait()
     assert ends == [ended]
     assert ended.exit.exit_code == 7
@@ -349,7 +375,7 @@ async def test_commands_go_on_when_the_engine_is_left_and_can_be_adopted(bench: 
 async def test_an_end_while_nobody_looked_is_told_to_whoever_adopts(bench: Bench) -> None:
     request = bench.request("short")
     async with served(bench.make()) as engine:
-        known = (await engine.launch(request)).launched
+        known = (await launch(engine, request)).launched
     await trio.sleep(0.25)  # nobody is there to be told of the end: time is all there is
     async with served(bench.make()) as engine:
         running = await engine.adopt(request.directory, known)
@@ -376,7 +402,7 @@ async def test_a_deadline_holds_while_nobody_looks(bench: Bench) -> None:
 async def test_adopting_does_not_need_to_know_the_launch(bench: Bench) -> None:
     request = bench.request("quick")
     async with served(bench.make()) as engine:
-        await (await engine.launch(request)).wait()
+        await (await launch(engine, request)).wait()
     async with served(bench.make()) as engine:
         ended = await (await engine.adopt(request.directory, None)).wait()
     assert ended.exit.exit_code == 7
@@ -388,7 +414,7 @@ async def test_the_evidence_on_disk_agrees(bench: Bench) -> None:
     requests = [bench.request("quick"), bench.request("killed"), bench.request("sleeper")]
     async with served(bench.make()) as engine:
         for request in requests:
-            running = await engine.launch(request)
+            running = await launch(engine, request)
             if request is requests[-1]:
                 await printed(request.directory)
                 await running.stop("cancelled", "test")

@@ -1,0 +1,462 @@
+"""Jobs on many machines: what makes an ``Engine`` of any ``Backend``.
+
+One task asks the engine about all jobs at once, every second or less often if that takes it long; another
+reads the records of those jobs of which there may be news: the engine says something new, or the kernel
+says that something was written (which it does only where the shared directory is on this machine, so that
+is a quicker way and not the only one). What a record and a word mean together is decided in
+``batch_evidence``.
+
+An engine that cannot be reached changes nothing: jobs go on, requests are repeated until they arrive, and
+what the nodes write is still read. A submission of which the engine knows nothing some time later, and
+which nobody has claimed, is repeated: a controller that is killed forgets what it has just acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Final
+
+import trio
+
+from supervisor import log
+from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen, records
+from supervisor.engines.backend import Backend, Desk, Rejected, Standing, Unreachable, Word
+from supervisor.engines.batch_evidence import SUBMISSION, is_unclaimed, resolve
+from supervisor.engines.batch_now import NOTHING_SAID, REPEAT_WITHIN_SECONDS, read_submission, request_end, resolve_now
+from supervisor.engines.batch_submit import Submitter, rule_out
+from supervisor.engines.inotify import CHANGED
+from supervisor.engines.notify import Notifier
+from supervisor.errors import LaunchFailed
+from supervisor.model import Exit
+
+__all__ = ["BatchEngine", "BatchRunning"]
+
+_ROUND_SECONDS: Final = 1.0
+_SHARE_OF_TIME: Final = 20  # a round that takes long is followed by a pause of so many times that
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+_ABSENT_SECONDS: Final = 10.0
+_SETTLED_SECONDS: Final = 10.0
+_MOST_SUBMISSIONS: Final = 4
+_SUBMIT_FOR_SECONDS: Final = 120.0
+_BETWEEN_LOOKS_SECONDS: Final = 0.03
+_DEADLINE_BACKSTOP_SECONDS: Final = 3.0
+
+
+class BatchRunning:
+    """A job on an engine for many machines. Made by ``BatchEngine``."""
+
+    __slots__ = (
+        "_engine",
+        "absent_since",
+        "attempts",
+        "confirmed",
+        "directory",
+        "ended",
+        "finished",
+        "grace",
+        "key",
+        "launched",
+        "owner_lives",
+        "started",
+        "stop_asked",
+        "submitted_ns",
+        "unreached_since",
+        "word",
+    )
+
+    def __init__(self, engine: BatchEngine, directory: str) -> None:
+        self._engine = engine
+        self.directory = directory
+        self.key = os.path.basename(directory)
+        self.launched = Launched(pid=0, started_ns=0)
+        self.started = trio.Event()
+        self.finished = trio.Event()
+        self.ended: Ended | None = None
+        self.word = NOTHING_SAID
+        self.owner_lives: Callable[[], bool] = lambda: False
+        self.stop_asked: str | None = None
+        self.grace = 5.0
+        self.attempts = 0
+        self.submitted_ns: int | None = None
+        self.confirmed = False  # the engine has known it for long enough not to forget it in a crash
+        self.absent_since: float | None = None
+        self.unreached_since: float | None = None
+
+    @property
+    def queue_reason(self) -> str | None:
+        """Why it waits, in the words of its engine."""
+        if self.started.is_set():
+            return None
+        if self.word.standing is Standing.QUEUED:
+            return self.word.reason
+        if self.unreached_since is not None:
+            return "unreachable"
+        return "starting" if self.word.standing is Standing.RUNNING else None
+
+    async def begun(self) -> None:
+        """Wait until it was spawned, or has ended without that."""
+        await self.started.wait()
+
+    async def wait(self) -> Ended:
+        """Wait until the command and everything that a stop has to reach have ended."""
+        await self.finished.wait()
+        assert self.ended is not None  # noqa: S101  # set right before the event
+        return self.ended
+
+    async def stop(self, why: str, by: str) -> None:
+        """Ask for it to be ended; a job that has not begun never will."""
+        await trio.lowlevel.checkpoint()
+        self._engine.stop(self, why, by)
+
+    def set_launched(self, launched: Launched) -> None:
+        """Note the spawn and wake who waits for it."""
+        self.launched = launched
+        self.started.set()
+
+    def set_ended(self, ended: Ended) -> None:
+        """Note the end and wake who waits."""
+        self.ended = ended
+        self.started.set()
+        self.finished.set()
+
+
+class BatchEngine:
+    """Runs commands on many machines.
+
+    Args:
+        backend: the engine, to a supervisor.
+        desk: the same engine, to a thread.
+        python: what runs the keeper on the nodes; the path of this interpreter unless given.
+    """
+
+    capabilities = Capabilities(queues=True, shared_directory=True)
+
+    def __init__(self, backend: Backend, desk: Desk, *, python: str | None = None) -> None:
+        """Prepare; nothing is asked before the first job."""
+        self._backend = backend
+        self._desk = desk
+        self._submitter = Submitter(backend, python or sys.executable)
+        self._nursery: trio.Nursery | None = None
+        self._notifier = Notifier()
+        self._handles: dict[str, list[BatchRunning]] = {}
+        self._news: dict[BatchRunning, None] = {}
+        self._heard = trio.Event()
+        self._wanted = trio.Event()
+
+    @property
+    def name(self) -> str:
+        """Recorded with every job."""
+        return self._backend.name
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do the background work until cancelled; every job goes on then."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._notifier.serve)
+                nursery.start_soon(self._look)
+                nursery.start_soon(self._observe)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    # ------------------------------------------------------------ submit
+
+    async def launch(self, request: LaunchRequest) -> BatchRunning:
+        """Submit a job: returns when the engine has accepted it. A cancelled call leaves that open.
+
+        Raises:
+            LaunchFailed: it was refused, or the engine could not be reached for two minutes; it will not run.
+        """
+        if self._nursery is None:
+            message = "the engine is not being served"
+            raise LaunchFailed(message)
+        refusal: str | None = None
+        in_time = True
+        try:
+            submission = await trio.to_thread.run_sync(self._submitter.prepare, request)
+        except OSError as error:
+            refusal, submission = _text_of(error), None
+        if submission is not None:
+            refusal = f"{self.name} could not be reached"
+            with trio.move_on_after(_SUBMIT_FOR_SECONDS) as patience:
+                try:
+                    number = await self._submitter.submit(submission)
+                except Rejected as error:
+                    refusal = str(error)
+                else:
+                    handle = self._watch(request.directory)
+                    handle.attempts, handle.submitted_ns, handle.grace = 1, time.time_ns(), request.grace_seconds
+                    handle.word = Word(standing=Standing.QUEUED, handle=number)
+                    return handle
+            in_time = not patience.cancelled_caught
+        if refusal is not None and await trio.to_thread.run_sync(rule_out, request.directory, refusal):
+            raise LaunchFailed(refusal, retryable=not in_time)
+        # It was ruled out by somebody else or is under way, perhaps from a submission whose answer got lost.
+        handle = self._watch(request.directory)
+        if not await trio.to_thread.run_sync(is_unclaimed, request.directory):
+            await handle.started.wait()
+        if handle.ended is not None and handle.ended.exit.launch_error is not None:
+            exit_ = handle.ended.exit
+            raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
+        return handle
+
+    # ------------------------------------------------------------ recover
+
+    async def adopt(
+        self,
+        directory: str,
+        launched: Launched | None,
+        *,
+        owner_lives: Callable[[], bool] = lambda: False,
+    ) -> BatchRunning:
+        """Watch a job that somebody else has submitted, or is about to."""
+        handle = BatchRunning(self, directory)
+        handle.owner_lives = owner_lives
+        if launched is not None:
+            handle.set_launched(launched)
+        note, job = await trio.to_thread.run_sync(read_submission, directory)
+        if isinstance(submitted := note.get("submitted_ns"), int):
+            handle.submitted_ns, handle.attempts = submitted, 1
+        handle.confirmed = note.get("confirmed") is True
+        grace = job.get("grace_seconds")
+        handle.grace = grace if isinstance(grace, int | float) else 5.0
+        return self._watch(directory, handle)
+
+    def _watch(self, directory: str, handle: BatchRunning | None = None) -> BatchRunning:
+        handle = handle or BatchRunning(self, directory)
+        if self._nursery is not None:
+            self._handles.setdefault(handle.key, []).append(handle)
+            self._nursery.start_soon(self._listen, handle)
+            self._wanted.set()
+            self._tell(handle)
+        return handle
+
+    # ------------------------------------------------------------ observe
+
+    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+        """Look at the records, and ask the engine where they do not tell."""
+        return resolve_now(directory, self._desk, self.name, owner_lives=owner_lives)
+
+    def _tell(self, handle: BatchRunning) -> None:
+        """Have the records of a job read."""
+        self._news[handle] = None
+        self._heard.set()
+
+    async def _listen(self, handle: BatchRunning) -> None:
+        with self._notifier.watching(handle.directory, CHANGED, lambda: self._tell(handle)):
+            await handle.finished.wait()
+
+    async def _look(self) -> None:
+        """Read the records of jobs of which there may be news."""
+        while True:
+            await self._heard.wait()
+            self._heard = trio.Event()
+            handles, self._news = [each for each in self._news if each.ended is None], {}
+            asked = [(each, each.word, each.owner_lives()) for each in handles]
+            for handle, seen in await trio.to_thread.run_sync(self._look_at, asked):
+                self._learn(handle, seen)
+            await trio.sleep(
+                _BETWEEN_LOOKS_SECONDS
+            )  # a starting job writes half a dozen files: one look for all of them
+
+    def _look_at(
+        self,
+        asked: Iterable[tuple[BatchRunning, Word, bool]],
+    ) -> list[tuple[BatchRunning, Observation | None]]:
+        found: list[tuple[BatchRunning, Observation | None]] = []
+        for handle, word, owner_lives in asked:
+            seen: Observation | None
+            try:
+                seen = resolve(
+                    handle.directory,
+                    word,
+                    owner_lives=owner_lives,
+                    engine=self.name,
+                    collect=self._desk.collect,
+                )
+            except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
+                log.info("job_not_looked_at", directory=handle.directory, error=str(error))
+                shared = os.path.dirname(handle.directory)
+                forgotten = not os.path.exists(handle.directory) and os.path.exists(shared)
+                ended = Ended(exit=Exit(ended_ns=time.time_ns()))
+                seen = Observation(seen=Seen.ENDED, ended=ended) if forgotten else None
+            found.append((handle, seen))
+        return found
+
+    def _learn(self, handle: BatchRunning, seen: Observation | None) -> None:
+        if seen is None:
+            return
+        if seen.launched is not None and not handle.started.is_set():
+            handle.set_launched(seen.launched)
+        if seen.ended is not None:
+            self._end(handle, seen.ended)
+
+    def _end(self, handle: BatchRunning, ended: Ended) -> None:
+        if handle.ended is None:
+            handles = self._handles.get(handle.key, [])
+            if handle in handles:
+                handles.remove(handle)
+            if not handles:
+                self._handles.pop(handle.key, None)
+            handle.set_ended(ended)
+
+    async def _observe(self) -> None:
+        """Ask the engine about all jobs at once, again and again while there are any."""
+        failures = 0
+        while True:
+            if not self._handles:
+                self._wanted = trio.Event()
+                await self._wanted.wait()
+            begun = trio.current_time()
+            try:
+                words = await self._backend.observe(tuple(self._handles))
+            except Unreachable as problem:
+                failures += 1
+                log.info("engine_unreachable", engine=self.name, error=str(problem))
+                self._not_reached(begun)
+                await trio.sleep(min(_ROUND_SECONDS * 2 ** (failures - 1), _LONGEST_PAUSE_SECONDS))
+                continue
+            failures = 0
+            await self._heed(words)
+            took = trio.current_time() - begun
+            await trio.sleep(min(max(_ROUND_SECONDS, _SHARE_OF_TIME * took), _LONGEST_PAUSE_SECONDS))
+
+    def _not_reached(self, now: float) -> None:
+        for handles in self._handles.values():
+            for handle in handles:
+                if handle.unreached_since is None:
+                    handle.unreached_since = now
+                handle.absent_since = None
+                self._tell(handle)  # what the nodes write can be read all the same
+
+    async def _heed(self, words: Mapping[str, Word]) -> None:
+        """Take in what the engine says, and look where that is news."""
+        now, wall_ns = trio.current_time(), time.time_ns()
+        confirmed: list[str] = []
+        again: list[BatchRunning] = []
+        for key, handles in self._handles.items():
+            word = words.get(key)
+            for handle in handles:
+                if word is None:
+                    self._miss(handle, now, wall_ns, again)
+                    continue
+                handle.absent_since = handle.unreached_since = None
+                news = word.standing is not handle.word.standing
+                handle.word = word
+                if (
+                    news
+                    or word.standing is Standing.ENDED
+                    or (word.standing is Standing.RUNNING and not handle.launched.pid)
+                ):
+                    self._tell(handle)
+                if not handle.confirmed and handle.submitted_ns is not None:
+                    handle.confirmed = wall_ns - handle.submitted_ns >= _SETTLED_SECONDS * 1e9
+                    if handle.confirmed and word.standing is Standing.QUEUED:
+                        confirmed.append(handle.directory)
+        if confirmed:
+            await trio.to_thread.run_sync(_note_confirmed, confirmed)
+        for handle in again:
+            if self._nursery is not None:
+                self._nursery.start_soon(self._submit_again, handle)
+
+    def _miss(self, handle: BatchRunning, now: float, wall_ns: int, again: list[BatchRunning]) -> None:
+        """Deal with a job that the engine does not know: at first it may be that it does not know it yet."""
+        if handle.absent_since is None:
+            handle.absent_since = now
+        self._tell(handle)
+        if now - handle.absent_since < _ABSENT_SECONDS:
+            return
+        recent = handle.submitted_ns is not None and (
+            wall_ns - handle.submitted_ns < REPEAT_WITHIN_SECONDS * 1e9
+            or (handle.unreached_since is not None and handle.attempts > 0)
+        )
+        handle.unreached_since = None
+        if recent and not handle.confirmed and handle.attempts < _MOST_SUBMISSIONS and handle.stop_asked is None:
+            handle.absent_since = None
+            again.append(handle)
+        else:
+            handle.word = Word(standing=Standing.ABSENT)
+
+    async def _submit_again(self, handle: BatchRunning) -> None:
+        """Repeat a submission that its engine has forgotten, unless the job has run."""
+        submission = await trio.to_thread.run_sync(self._submitter.again, handle.directory)
+        if submission is None:
+            handle.word = Word(standing=Standing.ABSENT)
+            self._tell(handle)
+            return
+        log.warning("submission_repeated", engine=self.name, job_id=handle.key)
+        handle.attempts += 1
+        try:
+            handle.word = Word(standing=Standing.QUEUED, handle=await self._submitter.submit(submission))
+            handle.submitted_ns = time.time_ns()
+        except Rejected as refusal:
+            await trio.to_thread.run_sync(rule_out, handle.directory, str(refusal))
+        except OSError as error:
+            log.warning("submission_not_noted", directory=handle.directory, error=str(error))
+        self._tell(handle)
+
+    # ------------------------------------------------------------ cancel
+
+    def stop(self, handle: BatchRunning, why: str, by: str) -> None:
+        """See to it that a job is ended: by its keeper, and by its engine if that does not do it."""
+        if self._nursery is None or handle.finished.is_set() or handle.stop_asked is not None:
+            return
+        handle.stop_asked = why
+        self._nursery.start_soon(self._stop, handle, why, by)
+
+    async def _stop(self, handle: BatchRunning, why: str, by: str) -> None:
+        if why == "deadline" and handle.launched.pid and await _ends_within(handle, _DEADLINE_BACKSTOP_SECONDS):
+            return  # its keeper has seen to that, to the second
+        try:
+            asked = partial(request_end, handle.directory, why, by, engine=self.name)
+            unrun = await trio.to_thread.run_sync(asked)
+        except OSError as error:
+            log.warning("stop_not_recorded", directory=handle.directory, error=str(error))
+            unrun = False
+        self._tell(handle)
+        if unrun:
+            await self._until_asked(handle, nudge=False)
+            return
+        await self._until_asked(handle, nudge=True)
+        if not await _ends_within(handle, handle.grace + 2 * _DEADLINE_BACKSTOP_SECONDS):
+            await self._until_asked(handle, nudge=False)
+
+    async def _until_asked(self, handle: BatchRunning, *, nudge: bool) -> None:
+        """Ask the engine until the request has arrived, or is void because the job has ended otherwise."""
+        pause = 0.5
+        while True:
+            try:
+                await self._backend.cancel(handle.key, nudge=nudge)
+            except Unreachable as problem:
+                log.info("engine_unreachable", engine=self.name, job_id=handle.key, error=str(problem))
+            else:
+                return
+            await trio.sleep(pause)
+            if nudge and handle.finished.is_set():
+                return
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+async def _ends_within(handle: BatchRunning, seconds: float) -> bool:
+    with trio.move_on_after(seconds):
+        await handle.finished.wait()
+    return handle.finished.is_set()
+
+
+def _note_confirmed(directories: Iterable[str]) -> None:
+    for directory in directories:
+        note = read_submission(directory)[0]
+        note.pop("v", None)
+        with contextlib.suppress(OSError):
+            records.replace(directory, SUBMISSION, {**note, "confirmed": True})
+
+
+def _text_of(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

@@ -1,0 +1,266 @@
+"""What became of a job that an engine runs on another machine: its records, and the engine's word beside them.
+
+As in ``evidence``: ``examine`` only reads, ``decide`` is pure, ``resolve`` acts until nothing is left to do,
+and everybody comes to the same answer. No process is looked for here: pids in these records are another
+machine's.
+
+What the keeper on the node wrote is the truth. The engine's word counts where that is missing, and then
+
+* that a job runs or waits is believed at once, that it cannot be reached means nothing at all;
+* that a job has ended, or is not known, is believed of a *claimed* one only when its keeper's heart has
+  stopped: a node that its engine has lost sight of may go on, and what it wrote may not be visible yet;
+* of an *unclaimed* one it means that it never ran, which the claim makes final whatever the engine does next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+import attrs
+
+from supervisor.engines import Ended, Launched, Observation, Seen, records
+from supervisor.engines.backend import Standing, Word
+from supervisor.engines.evidence import (
+    NEVER_LAUNCHED,
+    exit_of,
+    note,
+    note_exit,
+    stop_facts,
+    valid_exit,
+    valid_process,
+)
+from supervisor.engines.keeper_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
+
+__all__ = ["SUBMISSION", "Facts", "Finding", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
+
+SUBMISSION: Final = "submission.json"
+SILENT_SECONDS: Final = 4 * BEAT_NS / 1e9
+_OWN_PULSE: Final = ".now"
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Facts:
+    """Everything that is known of a job at one moment.
+
+    Attributes:
+        claim: the claim's holder, ``""`` for one that cannot be read, ``None`` without a claim.
+        process: ``process.json``; ``None`` missing, ``{}`` damaged. So are the next three.
+        stop: ``stop.json``.
+        exit: ``exit.json``.
+        submission: what was noted when it was handed to the engine.
+        word: what the engine says.
+        silent: whether the keeper that has claimed it has given no sign of life for too long.
+        owner_lives: whether a supervisor may be about to submit it.
+        overdue: whether its time, which ran from its submission, is over.
+    """
+
+    claim: str | None
+    process: dict[str, Any] | None
+    stop: dict[str, Any] | None
+    exit: dict[str, Any] | None
+    submission: dict[str, Any] | None
+    word: Word
+    silent: bool
+    owner_lives: bool
+    overdue: bool = False
+
+
+class Finding(Enum):
+    """What follows from the facts."""
+
+    QUEUED = "it waits for its turn, or for its submission"
+    RUNNING = "it runs, or its keeper is about to note its end"
+    ENDED = "its end is on record"
+    RULE_NEVER_LAUNCHED = "it has not run and will not"
+    NOTE_ENGINES_WORD = "its keeper is gone without a record: the engine's word is all there is"
+
+
+def _age_of_pulse(directory: str) -> float:
+    """Return how many seconds ago the keeper gave a sign of life, by the clock of the file system alone."""
+    path = f"{directory}/{_OWN_PULSE}"
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    os.utime(path)
+    now = os.stat(path).st_mtime_ns
+    try:
+        # Opened, and not only looked at: that is when a network file system fetches what is new.
+        descriptor = os.open(f"{directory}/{HEARTBEAT}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        then = os.lstat(f"{directory}/{records.CLAIM}").st_mtime_ns
+    else:
+        then = os.fstat(descriptor).st_mtime_ns
+        os.close(descriptor)
+    return (now - then) / 1e9
+
+
+def examine(directory: str, word: Word, *, owner_lives: bool) -> Facts:
+    """Read all there is."""
+    process = valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
+    claim = records.read_claim(directory)
+    exit_record = valid_exit(records.read(directory, records.EXIT), process)
+    kept = process is not None or claim not in {None, records.NOBODY}
+    gone = word.standing in {Standing.ENDED, Standing.ABSENT}
+    born = records.read(directory, records.JOB) or {}
+    return Facts(
+        claim=claim,
+        process=process,
+        stop=records.read(directory, records.STOP),
+        exit=exit_record,
+        submission=records.read(directory, SUBMISSION),
+        word=word,
+        silent=kept and gone and _age_of_pulse(directory) > SILENT_SECONDS,
+        owner_lives=owner_lives,
+        overdue=_is_overdue(born),
+    )
+
+
+def _is_overdue(born: dict[str, Any]) -> bool:
+    seconds, created_ns = born.get("deadline_seconds"), born.get("created_ns")
+    if born.get("deadline_from") != "submission" or not isinstance(created_ns, int):
+        return False
+    return isinstance(seconds, int | float) and created_ns + int(seconds * 1e9) <= time.time_ns()
+
+
+def decide(seen: Facts) -> Finding:  # a decision table, one return per row
+    """Say what follows from the facts, and from nothing else."""
+    gone = seen.word.standing in {Standing.ENDED, Standing.ABSENT}
+    if seen.exit:
+        stop = seen.stop or {}
+        unfinished = stop.get("signalled_boot_ns") is not None and not stop.get("gone")
+        return Finding.RUNNING if unfinished and seen.process and not (gone and seen.silent) else Finding.ENDED
+    if seen.claim == records.NOBODY:
+        return Finding.RULE_NEVER_LAUNCHED
+    if seen.process is not None or seen.claim is not None:
+        if gone and seen.silent:
+            return Finding.NOTE_ENGINES_WORD
+        return Finding.RUNNING if seen.process else Finding.QUEUED
+    if not gone and not seen.overdue:
+        return Finding.QUEUED
+    if seen.submission is None and seen.owner_lives and not seen.overdue:
+        return Finding.QUEUED
+    return Finding.RULE_NEVER_LAUNCHED
+
+
+def is_unclaimed(directory: str) -> bool:
+    """Whether a job has provably not begun to run so far."""
+    return records.read_claim(directory) is None
+
+
+def drop_secrets(directory: str) -> None:
+    """Delete what only a keeper was to read, when none will."""
+    for name in (ORDERS, STDIN):
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/{name}")
+
+
+def resolve(
+    directory: str,
+    word: Word,
+    *,
+    owner_lives: bool,
+    engine: str,
+    collect: Callable[[str], Word | None] = lambda _: None,
+) -> Observation:
+    """Come to a finding that needs nothing more to be done here, and return it.
+
+    ``collect`` is the engine's word about an end; it is asked only where there is no record.
+
+    Raises:
+        FileNotFoundError: the job directory cannot be seen from here (any more).
+        OSError: what was found out cannot be written down.
+    """
+    while True:
+        if records.is_gone(directory):
+            raise FileNotFoundError(errno.ENOENT, "the job directory cannot be seen", directory)
+        seen = examine(directory, word, owner_lives=owner_lives)
+        finding = decide(seen)
+        if finding is Finding.RULE_NEVER_LAUNCHED:
+            if records.take_claim(directory, records.NOBODY) or seen.claim == records.NOBODY:
+                drop_secrets(directory)
+                _note_never_launched(directory, seen, engine)
+        elif finding is Finding.NOTE_ENGINES_WORD:
+            _note_engines_word(directory, seen, engine, collect)
+        else:
+            return _observation(finding, seen)
+
+
+def _note_never_launched(directory: str, seen: Facts, engine: str) -> None:
+    word = seen.word
+    stop = records.read(directory, records.STOP)  # now that it is ruled out: a request came before, or not at all
+    if stop:
+        records.mark_stop(directory, signalled=0, gone=True)
+    elif word.cancelled or word.overdue or seen.overdue:
+        _note_stop(directory, "cancelled" if word.cancelled else "deadline", engine)
+    record: dict[str, object] = {"launch_status": 125, "ended_ns": time.time_ns()}
+    if stop:
+        record |= {"launch_error": f"it was to be stopped ({stop.get('why')}) before it was launched"}
+    elif seen.overdue:
+        record |= {"launch_error": "its deadline passed before it was launched"}
+    elif seen.submission is None:
+        record |= {"launch_error": NEVER_LAUNCHED, "never_launched": True}
+    elif word.standing is Standing.ENDED:
+        record |= {"launch_error": f"{engine} did not get it to run on a node: {word.state} (see engine.log)"}
+    else:
+        record |= {"launch_error": f"{engine} does not know it any more, and it never ran", "never_launched": True}
+    note(directory, None, record)
+
+
+def _note_engines_word(directory: str, seen: Facts, engine: str, collect: Callable[[str], Word | None]) -> None:
+    word = seen.word
+    if word.standing is Standing.ENDED and word.handle is not None and seen.process:
+        word = collect(word.handle) or word
+    if word.cancelled or word.overdue:
+        _note_stop(directory, "cancelled" if word.cancelled else "deadline", engine)
+    known = word.exit_code is not None and word.exit_code < UNKNOWN_STATUS
+    remark = f"{engine}: {word.state or 'it is not known there any more'}; its keeper left no record"
+    if seen.process:
+        status = (word.exit_code or 0) << 8 if known else None
+        note_exit(directory, seen.process, status, by=engine, remark=remark)
+    else:
+        note_exit(directory, None, None, by=engine, remark=remark)
+
+
+def _note_stop(directory: str, why: str, by: str) -> None:
+    """Have a stop on record that the engine has carried out: the first request keeps its reason."""
+    now = time.time_ns()
+    request: dict[str, object] = {"why": why, "requested_ns": now, "by": by, "signalled_boot_ns": 0, "gone": True}
+    if not records.create(directory, records.STOP, request):
+        records.mark_stop(directory, signalled=0, gone=True)
+
+
+def _observation(finding: Finding, seen: Facts) -> Observation:
+    launched = None
+    if seen.process:  # its boot clock is another machine's: nobody here can compare that
+        launched = Launched(pid=seen.process["pid"], started_ns=seen.process["started_ns"])
+    requested = seen.stop.get("why") if seen.stop else None
+    if finding is Finding.ENDED:
+        assert seen.exit is not None  # noqa: S101  # that is what the finding means
+        stopped, survivors = stop_facts(seen.stop)
+        remark = seen.exit.get("remark")
+        ended = Ended(
+            exit=exit_of(seen.exit),
+            stopped=stopped,
+            survivors=survivors,
+            remark=remark if isinstance(remark, str) else None,
+        )
+        return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested)
+    if finding is Finding.RUNNING:
+        return Observation(seen=Seen.RUNNING, launched=launched, stop_requested=requested)
+    return Observation(seen=Seen.QUEUED, stop_requested=requested, queue_reason=_why_queued(seen))
+
+
+def _why_queued(seen: Facts) -> str:
+    match seen.word.standing:
+        case Standing.QUEUED:
+            return seen.word.reason or "queued"
+        case Standing.UNREACHABLE:
+            return seen.word.reason or "unreachable"
+        case Standing.RUNNING:
+            return "starting"
+        case _:
+            return "unknown" if seen.submission else "not submitted yet"

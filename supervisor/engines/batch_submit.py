@@ -1,0 +1,125 @@
+"""Handing a job of a batch engine over: what the node needs is put in place, and the engine told until it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import trio
+
+from supervisor import log
+from supervisor.engines import LaunchRequest, records
+from supervisor.engines.backend import Backend, Submission, Unreachable
+from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed
+from supervisor.engines.batch_files import program_in, write_private
+from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
+
+__all__ = ["Submitter", "rule_out"]
+
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+
+
+class Submitter:
+    """Submits jobs to one engine.
+
+    Args:
+        backend: the engine.
+        python: what runs the keeper on the nodes.
+    """
+
+    def __init__(self, backend: Backend, python: str) -> None:
+        """Put nothing anywhere yet."""
+        self._backend = backend
+        self._python = python
+        self._programs: dict[str, str] = {}
+
+    def prepare(self, request: LaunchRequest) -> Submission | None:
+        """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before."""
+        directory = request.directory
+        if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
+            return None
+        born = records.read(directory, records.JOB) or {}
+        orders = Orders(
+            job_id=request.job_id,
+            argv=list(request.argv),
+            workspace=os.fsencode(request.workspace),
+            environment=dict(os.environb if request.env is None else request.env),
+            deadline=request.deadline_seconds,
+            grace=request.grace_seconds,
+            limit=request.output_limit,
+            begun_ns=born.get("created_ns") if born.get("deadline_from") == "submission" else None,
+        )
+        if request.stdin is not None:
+            write_private(f"{directory}/{STDIN}", request.stdin)
+        write_private(f"{directory}/{ORDERS}", orders.encode())
+        return self._submission(
+            directory,
+            request.options,
+            deadline_seconds=request.deadline_seconds,
+            grace_seconds=request.grace_seconds,
+        )
+
+    def again(self, directory: str) -> Submission | None:
+        """Return the submission of a job that nobody has run and whose orders are still there, to be repeated."""
+        job = records.read(directory, records.JOB)
+        if not job or not is_unclaimed(directory) or not os.path.exists(f"{directory}/{ORDERS}"):
+            return None
+        return self._submission(
+            directory,
+            job.get("engine_options", {}),
+            deadline_seconds=job.get("deadline_seconds"),
+            grace_seconds=job.get("grace_seconds", 5.0),
+        )
+
+    def _submission(self, directory: str, options: Mapping[str, Any], **times: Any) -> Submission:
+        shared = os.path.dirname(directory)
+        if shared not in self._programs:
+            self._programs[shared] = program_in(shared)
+        return Submission(
+            key=os.path.basename(directory),
+            directory=directory,
+            command=(self._python, "-I", "-S", self._programs[shared], "--job", directory),
+            options=options,
+            **times,
+        )
+
+    async def submit(self, submission: Submission) -> str:
+        """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits.
+
+        Raises:
+            Rejected: it was refused.
+        """
+        pause = 0.5
+        while True:
+            try:
+                number = await self._backend.submit(submission)
+            except Unreachable as problem:
+                log.info("engine_unreachable", engine=self._backend.name, job_id=submission.key, error=str(problem))
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                with contextlib.suppress(Unreachable):  # it may have been accepted all the same
+                    known = await self._backend.recover([submission.key])
+                    if submission.key in known:
+                        number = known[submission.key]
+                        break
+            else:
+                break
+        note: dict[str, object] = {"engine": self._backend.name, "handle": number, "submitted_ns": time.time_ns()}
+        await trio.to_thread.run_sync(records.replace, submission.directory, SUBMISSION, note)
+        return number
+
+
+def rule_out(directory: str, why: str) -> bool:
+    """Rule that a job will not run, even if its engine has it after all; ``False`` when it has been claimed."""
+    try:
+        if not records.take_claim(directory, records.NOBODY):
+            return False
+        drop_secrets(directory)
+        record: dict[str, object] = {"launch_error": why, "launch_status": 125, "ended_ns": time.time_ns()}
+        records.create(directory, records.EXIT, record)
+    except OSError as error:
+        log.warning("ruling_not_recorded", directory=directory, error=str(error))
+    return True

@@ -1,0 +1,92 @@
+"""Slurm, to a supervisor: its commands with time-outs and a limit to how many run at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Final
+
+import trio
+
+from supervisor.engines import slurm_cli
+from supervisor.engines.backend import Rejected, Submission, Unreachable, Word
+from supervisor.engines.slurm_cli import Answer, Command
+
+__all__ = ["Slurm"]
+
+# Its clients give up by themselves when the controller is away, after MessageTimeout or so: 10 s as a rule.
+_COMMAND_SECONDS: Final = 20.0
+_MOST_AT_ONCE: Final = 4
+
+
+class Slurm:
+    """A ``Backend``: Slurm's command line, 22.05 and newer.
+
+    What stands of ``SLURM_CONF`` and its kin in the environment when this is made leads to the cluster.
+    """
+
+    name = "slurm"
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self._environment = slurm_cli.environment(os.environ)
+        self._limiter = trio.CapacityLimiter(_MOST_AT_ONCE)
+        self._seen: dict[str, tuple[str, Word]] = {}
+        self._version_checked = False
+        self._checking = trio.Lock()
+
+    async def submit(self, submission: Submission) -> str:
+        """Hand a job over, and return its number."""
+        if not self._version_checked:
+            async with self._checking:
+                if not self._version_checked:
+                    slurm_cli.check_version(await self._run(slurm_cli.version()))
+                    self._version_checked = True
+        return slurm_cli.read_submit(await self._run(slurm_cli.submit(submission)))
+
+    async def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+        """Say where these jobs stand: one ``squeue``, however many there are."""
+        del keys  # it lists all that are ours
+        answer = await self._run(slurm_cli.squeue())
+        return slurm_cli.read_squeue(answer, self._seen)
+
+    async def cancel(self, key: str, *, nudge: bool = False) -> None:
+        """Ask for a job to be ended, or its keeper to look."""
+        slurm_cli.read_cancel(await self._run(slurm_cli.cancel(key, nudge=nudge)))
+
+    async def collect(self, handle: str) -> Word | None:
+        """Return Slurm's word about an end."""
+        return slurm_cli.read_show(await self._run(slurm_cli.show(handle)))
+
+    async def recover(self, keys: Collection[str]) -> Mapping[str, str]:
+        """Return the numbers of those of these jobs that Slurm knows."""
+        words = await self.observe(keys)
+        return {key: word.handle for key in keys if (word := words.get(key)) is not None and word.handle is not None}
+
+    async def _run(self, command: Command) -> Answer:
+        run = partial(
+            trio.run_process,
+            list(command.argv),
+            stdin=command.stdin,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=self._environment,
+        )
+        done: subprocess.CompletedProcess[bytes] | None = None
+        try:
+            async with self._limiter:
+                with trio.move_on_after(_COMMAND_SECONDS):
+                    done = await run()
+        except FileNotFoundError:
+            message = f"{command.argv[0]} is not on PATH here: install Slurm's client commands"
+            if command.argv[0] == "sbatch":
+                raise Rejected(message) from None
+            raise Unreachable(message) from None
+        except OSError as error:  # no process, no descriptor to spare
+            raise Unreachable(str(error)) from error
+        if done is None:
+            return Answer(None)
+        return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

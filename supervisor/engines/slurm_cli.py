@@ -1,0 +1,352 @@
+"""Slurm's commands: what they are given, what their answers mean, and how a program without an event loop asks.
+
+Nothing is run here except by ``SlurmDesk``. ``slurm`` runs the same commands from a supervisor.
+
+Jobs are known by their name, which holds the job's id: a controller that was killed may forget a submission
+that it has acknowledged, and give the same number to the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import attrs
+
+from supervisor.engines.backend import Rejected, Standing, Submission, Unreachable, Word
+from supervisor.errors import InvalidArguments
+
+__all__ = [
+    "OLDEST",
+    "OPTIONS",
+    "Answer",
+    "Command",
+    "SlurmDesk",
+    "cancel",
+    "check_options",
+    "check_version",
+    "environment",
+    "read_cancel",
+    "read_show",
+    "read_squeue",
+    "read_submit",
+    "show",
+    "squeue",
+    "submit",
+    "version",
+]
+
+OLDEST: Final = (22, 5)
+_PREFIX: Final = "supervisor-"
+_SAFETY_MINUTES: Final = 2  # --time counts whole minutes, and is enforced up to another one late
+_ANSWER_SECONDS: Final = 3.0  # a person waits for it
+_BELIEVED_SECONDS: Final = 1.0
+
+_WORD: Final = re.compile(r"[A-Za-z0-9_.:@+=,/&|*()\[\]-]{1,200}", re.ASCII)
+_MEMORY: Final = re.compile(r"[1-9][0-9]{0,8}[KMGT]?", re.ASCII)
+_GPUS: Final = re.compile(r"([A-Za-z0-9_.-]{1,60}:)?[1-9][0-9]{0,3}", re.ASCII)
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
+
+OPTIONS: Final = {
+    "partition": ("--partition", _WORD, "the name of a partition, or several with commas"),
+    "account": ("--account", _WORD, "the name of an account"),
+    "qos": ("--qos", _WORD, "the name of a quality of service"),
+    "cpus": ("--cpus-per-task", _COUNT, "a whole number of at least 1"),
+    "memory": ("--mem", _MEMORY, "a number with K, M, G or T, such as 16G; without a letter it is MiB"),
+    "gpus": ("--gpus", _GPUS, "a number, with a type and a colon before it if need be"),
+    "constraint": ("--constraint", _WORD, "features that the node must have, as sbatch --constraint takes them"),
+}
+"""Option of ours: that of ``sbatch``, the form of its values, and that form in words."""
+
+_QUEUED: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+_RUNNING: Final = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED"})
+_OVERDUE: Final = frozenset({"TIMEOUT", "DEADLINE"})
+
+# What its commands say when it is they who could not get an answer. Anything else that sbatch says is a refusal.
+_OUT_OF_REACH: Final = re.compile(
+    r"contact slurm controller|timed out|time-?out|connection (refused|reset|failure|closed)|zero bytes"
+    r"|temporarily un|standby|unable to establish|resolve|name or service|authenticat|munge|no route|network is"
+    r"|transport endpoint|insane message|incompatible|try again|configuration source|errno",
+    re.IGNORECASE,
+)
+
+_KEPT: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "KRB5CCNAME")
+_KEPT_OF_SLURM: Final = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+_TO_CLIENT: Final = ("SBATCH_",)  # its own defaults: a person's usual partition, say
+
+
+@attrs.frozen(slots=True)
+class Command:
+    """A command of Slurm's, and what it reads."""
+
+    argv: tuple[str, ...]
+    stdin: bytes = b""
+
+
+@attrs.frozen(slots=True)
+class Answer:
+    """What a command gave; ``status`` is ``None`` when it did not end in time."""
+
+    status: int | None
+    stdout: str = ""
+    stderr: str = ""
+
+    @property
+    def complaint(self) -> str:
+        """What it said about a failure, on one line."""
+        if self.status is None:
+            return "no answer in time"
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        return "; ".join(lines)[-400:] or f"exit status {self.status}"
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what Slurm's commands are given of an environment: nothing that a secret would stand in.
+
+    ``sbatch`` hands its environment to the job and keeps a copy. What the job is to have travels by another way.
+    """
+    kept = {name: given[name] for name in (*_KEPT, *_KEPT_OF_SLURM) if name in given}
+    return {**kept, **{name: value for name, value in given.items() if name.startswith(_TO_CLIENT)}}
+
+
+# ---------------------------------------------------------------- options and version
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options as they are recorded.
+
+    Raises:
+        InvalidArguments: there is no such option, or its value does not fit.
+    """
+    checked: dict[str, str] = {}
+    for name, value in options.items():
+        if name not in OPTIONS:
+            message = f"the slurm engine has no option {name!r:.80}; it has {', '.join(sorted(OPTIONS))}"
+            raise InvalidArguments(message)
+        _, form, accepts = OPTIONS[name]
+        text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if form.fullmatch(text) is None or text.startswith("-"):
+            message = f"{name} is {value!r:.80}; the slurm engine accepts {accepts}"
+            raise InvalidArguments(message)
+        checked[name] = text
+    return checked
+
+
+def version() -> Command:
+    """Return the command that tells the version."""
+    return Command(("sbatch", "--version"))
+
+
+def check_version(answer: Answer) -> None:
+    """Check that this Slurm can be used.
+
+    Raises:
+        Rejected: it is too old, or says nothing sensible.
+    """
+    found = re.search(r"(\d+)\.(\d+)", answer.stdout)
+    if answer.status != 0 or found is None:
+        message = f"sbatch --version failed: {answer.complaint}"
+        raise Rejected(message)
+    if (int(found[1]), int(found[2])) < OLDEST:
+        message = f"this is Slurm {found[0]}; 22.05 or newer is needed"
+        raise Rejected(message)
+
+
+# ---------------------------------------------------------------- the five operations
+
+
+def submit(submission: Submission) -> Command:
+    """Return the command that submits a job."""
+    argv = [
+        "sbatch",
+        "--parsable",
+        f"--job-name={_PREFIX}{submission.key}",
+        f"--comment={_PREFIX}{submission.key}",
+        "--no-requeue",  # a node that is lost to sight may still be running it
+        "--nodes=1",
+        "--ntasks=1",
+        "--chdir=/",
+        f"--output={submission.directory.replace('%', '%%')}/engine.log",
+        "--open-mode=append",
+        "--input=/dev/null",
+        "--export=ALL",  # of an environment that holds nothing of the job's; NONE would load the login one
+    ]
+    if submission.deadline_seconds is not None:
+        limit = submission.deadline_seconds + submission.grace_seconds
+        argv.append(f"--time={int(-(-limit // 60)) + _SAFETY_MINUTES}")
+    argv += [f"{OPTIONS[name][0]}={value}" for name, value in submission.options.items() if name in OPTIONS]
+    script = f"#!/bin/sh\nexec {shlex.join(submission.command)}\n"
+    return Command(tuple(argv), os.fsencode(script))
+
+
+def read_submit(answer: Answer) -> str:
+    """Return the number of the job that was submitted.
+
+    Raises:
+        Rejected: Slurm has refused it.
+        Unreachable: it may or may not have been accepted.
+    """
+    number = answer.stdout.strip().partition(";")[0]
+    if answer.status == 0 and number.isdigit():
+        return number
+    if answer.status is None or answer.status == 0 or answer.status < 0 or _OUT_OF_REACH.search(answer.stderr):
+        raise Unreachable(answer.complaint)
+    raise Rejected(answer.complaint)
+
+
+def squeue() -> Command:
+    """Return the command that lists all jobs of this user, ended ones as long as Slurm keeps them."""
+    return Command(("squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r|%j"))
+
+
+def read_squeue(answer: Answer, seen: dict[str, tuple[str, Word]] | None = None) -> dict[str, Word]:
+    """Return what it says, by key. Of several jobs of one name the one that is furthest from its end counts.
+
+    ``seen`` keeps what each line meant from one call to the next: of thousands of jobs few have anything new.
+
+    Raises:
+        Unreachable: it failed.
+    """
+    if answer.status != 0:
+        raise Unreachable(answer.complaint)
+    lines = answer.stdout.splitlines()
+    known = {} if seen is None else seen
+    now = {line: known.get(line) or _read_line(line) for line in lines}
+    if seen is not None:
+        seen.clear()
+        seen.update(now)
+    words: dict[str, Word] = {}
+    for name, word in now.values():
+        there = words.get(name)
+        if there is None or (there.standing is Standing.ENDED and word.standing is not Standing.ENDED):
+            words[name] = word
+    words.pop("", None)
+    return words
+
+
+def _read_line(line: str) -> tuple[str, Word]:
+    """Return the key and the word of a line, an empty key for a job that is not of ours."""
+    handle, _, rest = line.partition("|")
+    state, _, rest = rest.partition("|")
+    reason, ours, name = rest.rpartition(f"|{_PREFIX}")
+    return name if ours and handle.isdigit() else "", _word(handle, state, reason)
+
+
+def _word(handle: str, state: str, reason: str) -> Word:
+    if state in _QUEUED:
+        return Word(standing=Standing.QUEUED, handle=handle, reason=reason, state=state)
+    if state in _RUNNING:
+        return Word(standing=Standing.RUNNING, handle=handle, state=state)
+    return Word(
+        standing=Standing.ENDED,
+        handle=handle,
+        state=state,
+        cancelled=state.startswith("CANCELLED"),
+        overdue=state in _OVERDUE,
+    )
+
+
+def cancel(key: str, *, nudge: bool) -> Command:
+    """Return the command that ends a job, or that has its keeper look at the job directory."""
+    signal = ("--batch", "--signal=USR1") if nudge else ()
+    return Command(("scancel", "--me", *signal, f"--name={_PREFIX}{key}"))
+
+
+def read_cancel(answer: Answer) -> None:
+    """Check that the request has arrived; that there is nothing (left) to cancel is no failure.
+
+    Raises:
+        Unreachable: it may not have arrived.
+    """
+    if answer.status is None or (answer.status != 0 and _OUT_OF_REACH.search(answer.stderr)):
+        raise Unreachable(answer.complaint)
+
+
+def show(handle: str) -> Command:
+    """Return the command that tells all about one job."""
+    return Command(("scontrol", "--oneliner", "show", "job", handle))
+
+
+def read_show(answer: Answer) -> Word | None:
+    """Return how a job ended, ``None`` when Slurm does not know it (any more) or it has not.
+
+    Raises:
+        Unreachable: it cannot be asked.
+    """
+    if answer.status != 0:
+        if answer.status is not None and "Invalid job id" in answer.stderr:
+            return None
+        raise Unreachable(answer.complaint)
+    facts = dict(re.findall(r"(JobId|JobState|ExitCode)=(\S+)", answer.stdout))
+    word = _word(facts.get("JobId", ""), facts.get("JobState", ""), "")
+    if word.standing is not Standing.ENDED:
+        return None
+    code, _, number = facts.get("ExitCode", "").partition(":")
+    known = code.isdigit() and number == "0" and word.state in {"COMPLETED", "FAILED"}
+    return attrs.evolve(word, exit_code=int(code) if known else None)
+
+
+# ---------------------------------------------------------------- without an event loop
+
+
+class SlurmDesk:
+    """Asks Slurm while somebody waits: briefly, once for all jobs, and not again at once if it does not answer."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._words: Mapping[str, Word] | None = None
+        self._asked = -_BELIEVED_SECONDS
+        self._silent_until = 0.0
+
+    def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+        """Say where these jobs stand."""
+        now = time.monotonic()
+        if now - self._asked >= _BELIEVED_SECONDS:
+            self._words = None
+            if now >= self._silent_until:
+                try:
+                    self._words = read_squeue(self._run(squeue()))
+                except Unreachable:
+                    self._silent_until = time.monotonic() + 2 * _ANSWER_SECONDS
+            self._asked = time.monotonic()
+        if self._words is None:
+            return dict.fromkeys(keys, Word(standing=Standing.UNREACHABLE))
+        return {key: self._words[key] for key in keys if key in self._words}
+
+    def cancel(self, key: str, *, nudge: bool = False) -> bool:
+        """Ask for a job to be ended."""
+        try:
+            read_cancel(self._run(cancel(key, nudge=nudge)))
+        except Unreachable:
+            return False
+        self._asked = -_BELIEVED_SECONDS  # it changes what is known
+        return True
+
+    def collect(self, handle: str) -> Word | None:
+        """Return the engine's word about an end."""
+        try:
+            return read_show(self._run(show(handle)))
+        except Unreachable:
+            return None
+
+    @staticmethod
+    def _run(command: Command) -> Answer:
+        try:
+            done = subprocess.run(
+                command.argv,
+                env=environment(os.environ),
+                input=command.stdin,
+                capture_output=True,
+                timeout=_ANSWER_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Answer(None)
+        except OSError as error:
+            return Answer(None, stderr=str(error))
+        return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

@@ -1,0 +1,401 @@
+"""Jobs on Slurm through the whole of the supervisor, against our imitation of its commands.
+
+The same on a real cluster, and what happens when parts of it die, stands in ``slurm/test_cluster.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import supervisor
+from supervisor.engines import batch, processes, records
+from supervisor.engines.backend import Standing
+from supervisor.engines.batch_evidence import SUBMISSION
+from supervisor.errors import InvalidArguments, StateUnsafe
+from supervisor.model import Job
+from supervisor.states import Reason, State
+
+PACKAGE = Path(supervisor.__file__).parents[1]
+PATIENCE = 30
+
+
+class Site:
+    """A shared directory on our imitation of a cluster."""
+
+    def __init__(self, slurm: Any, directory: Path) -> None:
+        self.slurm = slurm
+        self.shared = directory / "shared"
+        self.work = directory / "work"
+        self.work.mkdir()
+
+    async def start(self, sup: supervisor.Supervisor, script: str, **rest: Any) -> Job:
+        options = {"shared_dir": str(self.shared), **rest.pop("options", {})}
+        return await sup.start(["sh", "-c", script], engine="slurm", engine_options=options, **rest)
+
+    def directory(self, job: Job | str) -> Path:
+        return self.shared / (job if isinstance(job, str) else job.job_id)
+
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "supervisor", *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=self.work,
+            env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        )
+
+    def shown(self, *words: str) -> dict[str, Any]:
+        shape: dict[str, Any] = json.loads(self.cli(*words, "--json").stdout)
+        return shape
+
+
+@pytest.fixture
+def site(fake_slurm: Any, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    assert state_dir.is_dir()
+    monkeypatch.setenv("SUPERVISOR_STOP_GRACE_SECONDS", "0.3")
+    made = Site(fake_slurm, tmp_path)
+    monkeypatch.chdir(made.work)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def opened() -> AsyncGenerator[supervisor.Supervisor]:
+    with trio.fail_after(PATIENCE):
+        async with supervisor.open_supervisor() as sup:
+            yield sup
+
+
+async def until(true: Callable[[], object]) -> None:
+    while not true():  # noqa: ASYNC110  # programs of others, which tell nobody
+        await trio.sleep(0.02)
+
+
+async def test_a_job_runs_and_is_settled(site: Site) -> None:
+    async with opened() as sup, sup.events() as events:
+        begun = await site.start(
+            sup, "cat; echo $KIND; echo err >&2; exit 7", stdin=b"in\n", env={"KIND": "x", **os.environ}
+        )
+        assert (begun.status, begun.engine) == (State.QUEUED, "slurm")
+        job = await sup.wait(begun.job_id)
+        told = [(await anext(events)).status for _ in range(3)]
+    assert (job.status, job.exit_code, job.stdout_bytes, job.stderr_bytes) == (State.FAILED, 7, 5, 4)
+    assert told == [State.QUEUED, State.RUNNING, State.FAILED]
+    assert (site.directory(job) / "result.json").read_text() == "in\nx\n"
+    assert (site.directory(job) / "job.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_slurm_gets_no_secret_and_leaves_none(site: Site) -> None:
+    async with opened() as sup:
+        job = await site.start(
+            sup, "exit 0 # hush-hush", env={"TOKEN": "hush-hush", "PATH": "/bin"}, stdin=b"hush-hush"
+        )
+        await sup.wait(job.job_id)
+    files = [path for path in site.slurm.directory.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 5
+    assert not [path for path in files if b"hush-hush" in path.read_bytes()]
+    assert not {"orders", "stdin"} & set(os.listdir(site.directory(job)))
+
+
+async def test_a_job_has_a_place_on_its_cluster(site: Site) -> None:
+    async with opened() as sup:
+        job = await site.start(sup, "env | grep ^SLURM_JOB_ID")
+        await sup.wait(job.job_id)
+        assert (await sup.result(job.job_id)).value == "SLURM_JOB_ID=1\n"
+
+
+async def test_the_options_reach_sbatch(site: Site) -> None:
+    async with opened() as sup:
+        job = await site.start(sup, "true", options={"partition": "gpu", "cpus": 4}, deadline_seconds=60)
+        await sup.wait(job.job_id)
+    (call,) = site.slurm.calls("sbatch")
+    assert {"--partition=gpu", "--cpus-per-task=4", "--time=4"} <= set(call.split())
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "named"),
+    [
+        ("slurm", {}, "shared_dir"),
+        ("slurm", {"shared_dir": "/x", "deadline_from": "birth"}, "deadline_from"),
+        ("slurm", {"shared_dir": "/x", "cpus": "many"}, "cpus"),
+        ("slurm", {"shared_dir": "/x", "colour": "red"}, "colour"),
+        ("kubernetes", {}, "kubernetes"),
+        (None, {"cpus": 1}, "engine_options"),
+    ],
+)
+async def test_what_does_not_fit_makes_no_job(site: Site, engine: str | None, options: Any, named: str) -> None:
+    async with opened() as sup:
+        with pytest.raises(InvalidArguments, match=named):
+            await sup.start(["true"], engine=engine, engine_options=options)
+        assert (await sup.list()).jobs == ()
+    assert site.slurm.calls("sbatch") == []
+
+
+async def test_a_shared_directory_that_others_can_write_to_is_refused(site: Site) -> None:
+    site.shared.mkdir()
+    site.shared.chmod(0o777)
+    async with opened() as sup:
+        with pytest.raises(StateUnsafe, match="yours alone"):
+            await site.start(sup, "true")
+
+
+async def test_a_refused_job_is_a_job_that_says_why(site: Site) -> None:
+    async with opened() as sup:
+        job = await site.start(sup, "true", options={"partition": "nowhere"})
+        assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+        error = (await sup.result(job.job_id)).error
+    assert error is not None
+    assert "Invalid partition name" in error.message
+    assert not (site.directory(job) / "orders").exists()
+
+
+@pytest.mark.parametrize(("version", "complaint"), [("slurm 20.11.9", "22.05 or newer"), ("", "22.05")])
+async def test_an_old_slurm_is_refused(site: Site, version: str, complaint: str) -> None:
+    if version:
+        site.slurm.arrange("version", version)
+    else:
+        site.slurm.arrange("version", "slurm 21.08.0")
+    async with opened() as sup:
+        job = await site.start(sup, "true")
+        assert job.reason is Reason.LAUNCH_FAILED
+        assert job.detail is not None
+        assert complaint in job.detail
+
+
+async def test_without_slurm_the_job_says_what_is_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(site.work))
+    async with opened() as sup:
+        job = await site.start(sup, "true")
+    assert job.reason is Reason.LAUNCH_FAILED
+    assert job.detail is not None
+    assert "sbatch is not on PATH" in job.detail
+
+
+async def test_a_job_that_waits_says_why_everywhere(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        begun = await site.start(sup, "echo ran")
+        await until(lambda: len(site.slurm.calls("squeue")) > 1)
+        assert (await sup.status(begun.job_id)).queue_reason == "Resources"
+        (listed,) = site.shown("list")["jobs"]
+        shown = site.shown("status", begun.job_id)
+        assert [(each["status"], each["queue_reason"]) for each in (listed, shown)] == [("queued", "Resources")] * 2
+        site.slurm.release()
+        job = await sup.wait(begun.job_id)
+    assert (job.status, job.queue_reason) == (State.DONE, None)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize("way", ["library", "command line"])
+async def test_a_job_that_waits_can_be_cancelled_even_out_of_reach(site: Site, way: str, reachable: bool) -> None:  # noqa: FBT001
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        begun = await site.start(sup, "echo ran > ran")
+        if not reachable:
+            site.slurm.arrange("down")
+        if way == "library":
+            job = await sup.cancel(begun.job_id)
+        else:
+            await trio.to_thread.run_sync(site.cli, "cancel", begun.job_id)
+            job = await sup.wait(begun.job_id)
+        assert (job.status, job.reason, job.started_at) == (State.CANCELLED, Reason.CANCELLED, None)
+        site.slurm.mend("down")
+        site.slurm.release()  # the claim keeps it from running, should Slurm start it all the same
+    assert not (site.work / "ran").exists()
+    assert not (site.directory(begun) / "orders").exists()
+
+
+async def test_a_job_that_slurm_runs_twice_runs_once(site: Site) -> None:
+    site.slurm.arrange("twice")
+    async with opened() as sup:
+        job = await site.start(sup, "echo ran >> runs; sleep 0.3")
+        assert (await sup.wait(job.job_id)).status is State.DONE
+    assert (site.work / "runs").read_text() == "ran\n"
+
+
+async def test_a_submission_waits_for_a_controller_that_is_away(site: Site) -> None:
+    site.slurm.arrange("down")
+    async with opened() as sup, trio.open_nursery() as nursery:
+        jobs: list[Job] = []
+
+        async def start() -> None:
+            jobs.append(await site.start(sup, "echo ran >> runs"))
+
+        nursery.start_soon(start)
+        await until(lambda: len(site.slurm.calls("sbatch")) > 1)
+        assert jobs == []
+        site.slurm.mend("down")
+        await until(lambda: jobs)
+        assert (await sup.wait(jobs[0].job_id)).status is State.DONE
+    assert (site.work / "runs").read_text() == "ran\n"
+
+
+async def test_a_submission_is_given_up_for_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 0.3)
+    site.slurm.arrange("down")
+    async with opened() as sup:
+        job = await site.start(sup, "echo ran > ran")
+        assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+    assert records.read_claim(str(site.directory(job))) == records.NOBODY
+    assert not (site.directory(job) / "orders").exists()
+
+
+async def test_a_submission_whose_answer_got_lost_is_not_called_failed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was accepted, and runs, while we have given up."""
+    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 0.5)
+    site.slurm.arrange("mute")
+    async with opened() as sup:
+        job = await site.start(sup, "echo ran >> runs; sleep 0.5; exit 6")
+        assert (await sup.wait(job.job_id)).exit_code == 6
+    assert (site.work / "runs").read_text() == "ran\n"
+
+
+async def test_out_of_reach_is_not_gone(site: Site) -> None:
+    async with opened() as sup:
+        begun = await site.start(sup, "echo > running; read line < fifo; exit 4")
+        os.mkfifo(site.work / "fifo")
+        await until((site.work / "running").exists)
+        await until(lambda: sup._registry.entries[begun.job_id].row.started_ns)
+        site.slurm.arrange("down")
+        before = len(site.slurm.calls("squeue"))
+        await until(lambda: len(site.slurm.calls("squeue")) > before + 1)
+        assert (await sup.status(begun.job_id)).status is State.RUNNING
+        assert site.shown("status", begun.job_id)["status"] == "running"
+        await trio.to_thread.run_sync((site.work / "fifo").write_text, "go\n")
+        assert (await sup.wait(begun.job_id)).exit_code == 4  # the node's record is enough
+
+
+async def test_a_forgotten_submission_is_repeated(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a controller that was killed right after it had acknowledged it."""
+    monkeypatch.setattr(batch, "_ABSENT_SECONDS", 0.2)
+    site.slurm.arrange("forget")
+    async with opened() as sup:
+        begun = await site.start(sup, "echo ran >> runs")
+        site.slurm.mend("forget")
+        assert (await sup.wait(begun.job_id)).status is State.DONE
+    assert (site.work / "runs").read_text() == "ran\n"
+    assert len(site.slurm.calls("sbatch")) == 2
+
+
+async def test_a_job_that_left_the_queue_long_after_its_submission_is_not_repeated(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_ABSENT_SECONDS", 0.2)
+    monkeypatch.setattr(batch, "_SETTLED_SECONDS", 0.0)
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        begun = await site.start(sup, "echo ran > ran")
+        directory = str(site.directory(begun))
+        await until(lambda: (records.read(directory, SUBMISSION) or {}).get("confirmed"))
+        shutil.rmtree(site.slurm.directory / "jobs" / "1")
+        job = await sup.wait(begun.job_id)
+    assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+    assert len(site.slurm.calls("sbatch")) == 1
+
+
+async def test_what_one_supervisor_left_the_next_one_goes_on_with(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        waiting = await site.start(sup, "echo ran >> runs; exit 5")
+    assert site.shown("status", waiting.job_id)["status"] == "queued"
+    site.slurm.release()
+    async with opened() as sup:
+        job = await sup.wait(waiting.job_id)
+    assert (job.status, job.exit_code) == (State.FAILED, 5)
+    assert (site.work / "runs").read_text() == "ran\n"
+
+
+async def test_a_supervisor_in_another_container_goes_on_with_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a local job it would have to keep its hands off."""
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        waiting = await site.start(sup, "exit 5")
+    monkeypatch.setitem(processes._facts, "pid_namespace", "4")
+    async with opened() as sup, sup.events() as events:
+        await until(lambda: waiting.job_id in sup._registry.entries)
+        site.slurm.release()
+        while not (event := await anext(events)).status.terminal:
+            pass
+    assert event.job.exit_code == 5
+
+
+async def test_no_supervisor_is_needed_to_see_the_end(site: Site) -> None:
+    started = await trio.to_thread.run_sync(
+        lambda: site.cli(
+            "start", "--engine", "slurm", "--shared-dir", str(site.shared), "--", "sh", "-c", "echo hi; exit 7"
+        ),
+    )
+    assert started.returncode == 0, started.stderr
+    job_id = started.stdout.strip()
+    assert site.cli("wait", job_id).returncode == 1
+    shown = site.shown("status", job_id)
+    assert (shown["status"], shown["exit_code"], shown["engine"]) == ("failed", 7, "slurm")
+    assert site.cli("logs", job_id).stdout == "hi\n"
+    assert site.cli("result", job_id).returncode == 1
+    assert site.cli("rm", job_id).returncode == 0
+    site.cli("prune", "--all")
+    assert not site.directory(job_id).exists()
+
+
+def test_an_option_of_slurm_without_slurm_is_a_mistake(site: Site) -> None:
+    done = site.cli("start", "--slurm-partition", "gpu", "--", "true")
+    assert done.returncode == 2
+    assert "--engine slurm" in done.stderr
+
+
+def test_run_streams_from_a_cluster(site: Site) -> None:
+    words = ("--engine", "slurm", "--shared-dir", str(site.shared))
+    done = site.cli("run", *words, "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+async def test_an_index_that_was_lost_is_rebuilt_with_them(site: Site, state_dir: Path) -> None:
+    async with opened() as sup:
+        job = await site.start(sup, "echo hi")
+        await sup.wait(job.job_id)
+    for name in os.listdir(state_dir):
+        if name.startswith("registry.db"):
+            os.unlink(f"{state_dir}/{name}")
+    assert site.shown("status", job.job_id)["status"] == "done"
+
+
+async def test_a_shared_directory_that_is_away_loses_no_job(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        job = await site.start(sup, "echo hi")
+    away = site.shared.with_name("away")
+    os.rename(site.shared, away)
+    shown = site.shown("status", job.job_id)
+    assert (shown["status"], shown["detail"]) == ("queued", "its shared directory cannot be seen from here")
+    os.rename(away, site.shared)
+    assert site.shown("cancel", job.job_id)["status"] == "cancelled"
+
+
+async def test_one_request_serves_all_jobs(site: Site) -> None:
+    """The cost of a round does not grow with the number of jobs, as far as Slurm is concerned."""
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        for _ in range(5):
+            await site.start(sup, "true")
+        before = len(site.slurm.calls("squeue"))
+        engine = sup._engines["slurm"]
+        assert isinstance(engine, batch.BatchEngine)
+        words = await engine._backend.observe(())
+        assert [word.standing for word in words.values()] == [Standing.QUEUED] * 5
+        assert len(site.slurm.calls("squeue")) <= before + 2
+        for job in (await sup.list()).jobs:
+            await sup.cancel(job.job_id)
