@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 import attrs
 import hypothesis
 import pytest
+
+# Tests may import helpers as `tests.…`. At the end of the path, so that what is tested is what was installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 PROC = Path("/proc")
 
