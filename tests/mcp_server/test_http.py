@@ -358,6 +358,7 @@ async def test_sigterm_ends_it_soon_with_clients_connected(start: Callable[..., 
         async def wait() -> None:
             answers.append(await call(client, "hold", fifo=str(fifo), wait_seconds=3000))
 
+        await client.list_tools()  # which the client does otherwise when it has the answer
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             # That the job reads shows that the call is being served.
