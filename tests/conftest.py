@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from typing import Any
 import attrs
 import hypothesis
 import pytest
+
+# Tests may import helpers as `tests.…`. At the end of the path, so that what is tested is what was installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 PROC = Path("/proc")
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from typing import Final
 import attrs
 
 _SUITE_SECONDS: Final = 300
+_START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 20
 _SERVER: Final = (sys.executable, "-m", "tests.conformance.server", "--port", "0")
 _TASK_CHECKS: Final = 44
@@ -60,7 +62,8 @@ def fixture_server() -> Iterator[str]:
         with subprocess.Popen(_SERVER, stdout=subprocess.PIPE, text=True, env=environment) as server:
             try:
                 assert server.stdout is not None
-                address = server.stdout.readline().strip()
+                ready, _, _ = select.select([server.stdout], [], [], _START_SECONDS)
+                address = server.stdout.readline().strip() if ready else ""
                 if not address:
                     sys.exit("the fixture server did not start")
                 yield address

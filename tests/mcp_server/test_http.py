@@ -354,21 +354,23 @@ async def test_sigterm_ends_it_soon_with_clients_connected(start: Callable[..., 
     server = start()
     answers = []
     async with server.client(era=era) as client:
-        job_id = (await call(client, "hold", fifo=str(fifo)))["job_id"]
 
         async def wait() -> None:
-            answers.append(await call(client, "job_wait", job_id=job_id, timeout_seconds=3000))
+            answers.append(await call(client, "hold", fifo=str(fifo), wait_seconds=3000))
 
+        await client.list_tools()  # which the client does otherwise when it has the answer
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            await call(client, "job_status", job_id=job_id)  # by then the other call is there
+            # That the job reads shows that the call is being served.
+            descriptor = await trio.to_thread.run_sync(os.open, fifo, os.O_WRONLY)
             begun = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             assert await trio.to_thread.run_sync(server.process.wait, PATIENCE) == 0
             assert time.monotonic() - begun < 5
     assert [each["status"] for each in answers] == ["running"]  # it was told what was known, and not cut off
     with Catalog(Settings()) as catalog:
-        assert catalog.status(job_id).status == "running"
+        assert catalog.status(answers[0]["job_id"]).status == "running"
+    os.close(descriptor)
 
 
 async def test_listeners_are_told_that_the_stream_has_ended(start: Callable[..., Server], fifo: Path) -> None:
