@@ -11,7 +11,7 @@ The way of a job through the files, top down; each imports only from rows below 
     progress            how far a running job is, by what it has written so far
     settle              from how a command ended to what its job is
     store/              directories, rows, the SQLite registry
-    engines/            how a command is run: keeper, evidence, stopping, watching
+    engines/            how a command is run: keeper, evidence, stopping, watching; batch engines, Slurm
     interpret/          what an output means, by kind
     log  mounts  forking  settings  model  states  errors
 """
