@@ -13,7 +13,7 @@ The way of a job through the files, top down; each imports only from rows below 
     settle              from how a command ended to what its job is
     tracing             a span for each job, where OpenTelemetry is installed
     store/              directories, rows, the SQLite registry
-    engines/            how a command is run: keeper, evidence, stopping, watching
+    engines/            how a command is run: keeper, evidence, stopping, watching; batch engines, Slurm
     interpret/          what an output means, by kind
     log  mounts  forking  settings  model  metrics  states  errors
 """

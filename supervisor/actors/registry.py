@@ -93,12 +93,13 @@ class Entry:
 
     def job(self) -> Job:
         """Return the job as it is now."""
+        running = self.running if self.row.state == State.QUEUED.value else None
         return job_of(
             self.row,
             self.directory,
             stop_requested=self.stop_why,
             progress=self.progress,
-            queue_reason=None if self.running is None else self.running.queue_reason,
+            queue_reason=None if running is None else running.queue_reason,
         )
 
 
