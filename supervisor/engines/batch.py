@@ -282,7 +282,7 @@ class BatchEngine:
                     collect=self._desk.collect,
                 )
             except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
-                log.info("job_not_looked_at", directory=handle.directory, error=str(error))
+                log.warning("job_not_looked_at", job_id=handle.key, error=str(error))
                 shared = os.path.dirname(handle.directory)
                 forgotten = not os.path.exists(handle.directory) and os.path.exists(shared)
                 ended = Ended(exit=Exit(ended_ns=time.time_ns()))
@@ -391,7 +391,7 @@ class BatchEngine:
             handle.word = Word(standing=Standing.ABSENT)
             self._tell(handle)
             return
-        log.warning("submission_repeated", engine=self.name, job_id=handle.key)
+        log.warning("submission_repeated", job_id=handle.key, engine=self.name)
         handle.attempts += 1
         try:
             handle.word = Word(standing=Standing.QUEUED, handle=await self._submitter.submit(submission))
@@ -399,7 +399,7 @@ class BatchEngine:
         except Rejected as refusal:
             await trio.to_thread.run_sync(rule_out, handle.directory, str(refusal))
         except OSError as error:
-            log.warning("submission_not_noted", directory=handle.directory, error=str(error))
+            log.warning("submission_not_noted", job_id=handle.key, error=str(error))
         self._tell(handle)
 
     # ------------------------------------------------------------ cancel
@@ -418,7 +418,7 @@ class BatchEngine:
             asked = partial(request_end, handle.directory, why, by, engine=self.name)
             unrun = await trio.to_thread.run_sync(asked)
         except OSError as error:
-            log.warning("stop_not_recorded", directory=handle.directory, error=str(error))
+            log.warning("stop_not_recorded", job_id=handle.key, error=str(error))
             unrun = False
         self._tell(handle)
         if unrun:
@@ -435,7 +435,7 @@ class BatchEngine:
             try:
                 await self._backend.cancel(handle.key, nudge=nudge)
             except Unreachable as problem:
-                log.info("engine_unreachable", engine=self.name, job_id=handle.key, error=str(problem))
+                log.info("engine_unreachable", engine=self.name, error=str(problem))
             else:
                 return
             await trio.sleep(pause)

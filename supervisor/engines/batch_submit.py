@@ -97,7 +97,7 @@ class Submitter:
             try:
                 number = await self._backend.submit(submission)
             except Unreachable as problem:
-                log.info("engine_unreachable", engine=self._backend.name, job_id=submission.key, error=str(problem))
+                log.info("engine_unreachable", engine=self._backend.name, error=str(problem))
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 with contextlib.suppress(Unreachable):  # it may have been accepted all the same
@@ -121,5 +121,5 @@ def rule_out(directory: str, why: str) -> bool:
         record: dict[str, object] = {"launch_error": why, "launch_status": 125, "ended_ns": time.time_ns()}
         records.create(directory, records.EXIT, record)
     except OSError as error:
-        log.warning("ruling_not_recorded", directory=directory, error=str(error))
+        log.warning("ruling_not_recorded", job_id=os.path.basename(directory), error=str(error))
     return True

@@ -68,7 +68,7 @@ class Backend:
             try:
                 await task()
             except Exception as error:  # noqa: BLE001  # one subscriber's trouble is not everybody's
-                log.warning("task_failed", error=repr(error))
+                log.warning("mcp_background_failed", error=repr(error))
 
         if self._nursery is not None:
             self._nursery.start_soon(run)
@@ -87,7 +87,7 @@ class Backend:
             try:
                 await self._hold_open()
             except SupervisorError as error:
-                log.warning("state_root_unusable", error=error.message)
+                log.warning("mcp_state_unusable", error=error.message)
                 self._problem = error
                 self._wanted = trio.Event()
                 self._tell()

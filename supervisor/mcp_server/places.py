@@ -137,7 +137,7 @@ async def _roots_of(
             related = ServerMessageMetadata(related_request_id=ctx.request_id)  # over HTTP: on this call's own stream
             return await _paths(await ctx.session.send_request(ListRootsRequest(), ListRootsResult, metadata=related))
     except (MCPError, trio.TooSlowError, ValueError) as error:
-        log.info("no_roots", error=repr(error))
+        log.info("mcp_no_roots", error=repr(error))
         return []
 
 

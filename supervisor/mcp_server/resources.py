@@ -222,7 +222,7 @@ class Resources:
                 async with supervisor.follow(job.job_id, target.stream) as chunks:
                     await _coalesced(chunks, known, tell)
         except SupervisorError as error:  # forgotten, or out of reach
-            log.info("watch_ended", job_id=job.job_id, error=error.message)
+            log.info("mcp_watch_ended", job_id=job.job_id, error=error.message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):  # the subscriber is gone
             pass
 

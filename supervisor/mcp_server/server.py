@@ -56,7 +56,7 @@ def make_server(tools: Sequence[Tool]) -> Server[Any]:
         except MCPError:
             raise
         except Exception as error:  # noqa: BLE001  # one defect costs one call
-            log.warning("tool_failed", tool=tool.name, error=repr(error))
+            log.warning("mcp_tool_failed", tool=tool.name, error=repr(error))
             return error_answer(InternalError(f"{tool.name} failed: {error!r}", repair="Report this as a defect."))
 
     schemas = {tool.name: schema_of(tool.parameters) for tool in tools}

@@ -92,7 +92,7 @@ class _Connection:
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError as error:
-                    log.warning("not_a_message", error=str(error)[:200])
+                    log.warning("mcp_not_a_message", error=str(error)[:200])
                     await to_server.send(error)
                     continue
                 self._note_read(message)
@@ -126,7 +126,7 @@ class _Connection:
                 try:
                     await stdout.send_all(f"{text}\n".encode())
                 except trio.BrokenResourceError:
-                    log.info("host_is_gone")
+                    log.info("mcp_host_gone")
                     self._open.clear()
                     self._all_answered.set()
                     return
@@ -156,7 +156,7 @@ async def _lines(stdin: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:
         if not skipping:
             held += rest
         if len(held) > _LONGEST_LINE:
-            log.warning("line_too_long", most=_LONGEST_LINE)
+            log.warning("mcp_line_too_long", most=_LONGEST_LINE)
             held.clear()
             skipping = True
         if not chunk:

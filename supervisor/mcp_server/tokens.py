@@ -90,7 +90,7 @@ class Tokens:
             try:
                 self._known[self._token(name, found).encode()] = name
             except (OSError, ValueError, StateUnsafe) as error:
-                log.warning("token_refused", file=str(self.directory / name), why=str(error))
+                log.warning("mcp_token_refused", file=str(self.directory / name), why=str(error))
 
     def _token(self, name: str, found: os.stat_result) -> str:
         path = self.directory / name

@@ -6,15 +6,15 @@ there, its result is the answer. When it begins to be a task, the task is the an
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import trio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 
+from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.tasks import calls, refusals
 from supervisor.mcp_server.tasks.calls import Call
@@ -23,8 +23,6 @@ from supervisor.mcp_server.tasks.runtime import Runtime
 from supervisor.mcp_server.tasks.session import TaskSession
 
 __all__ = ["run_apart"]
-
-_log: Final = logging.getLogger("supervisor.mcp.tasks")
 
 
 class _Apart:
@@ -70,8 +68,8 @@ class _Apart:
             return error
         except SupervisorError as error:
             return refusals.internal(error.message)
-        except Exception:  # noqa: BLE001  # the function's own; without a task the SDK says as little of it
-            _log.exception("tool %r raised an unexpected exception", self._call.tool)
+        except Exception as error:  # noqa: BLE001  # the function's own; without a task the SDK says as little of it
+            log.warning("mcp_function_failed", tool=self._call.tool, error=repr(error))
             return refusals.internal("Internal server error")
 
 

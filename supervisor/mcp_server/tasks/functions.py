@@ -8,7 +8,6 @@ says then that it has failed.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,6 +19,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CreateMessageResult, CreateMessageResultWithTools, ElicitResult, ListRootsResult
 from pydantic import BaseModel, ValidationError
 
+from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.records import Made, TaskRecords
@@ -27,7 +27,6 @@ from supervisor.mcp_server.tasks.state import Status, Task
 
 __all__ = ["FunctionTask", "on_the_wire"]
 
-_log: Final = logging.getLogger("supervisor.mcp.tasks")
 
 _ANSWERS: Final[Mapping[str, tuple[type[BaseModel], ...]]] = {
     "elicitation/create": (ElicitResult,),
@@ -177,7 +176,7 @@ class FunctionTask:
             else:
                 self._ended = self._records.end(self.made, status, **facts)
         except SupervisorError as error:  # a full disk: what it was can be told for as long as we live
-            _log.warning("the end of task %s could not be written down: %s", self.made.task_id, error)
+            log.warning("mcp_task_end_not_recorded", task_id=self.made.task_id, error=str(error))
             self._ended = self.made.task(status, time.time_ns(), **facts)
             recorded = False
         self._tell()

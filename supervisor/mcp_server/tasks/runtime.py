@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import logging
 import math
 import re
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from mcp.shared.exceptions import MCPError
 
+from supervisor import log
 from supervisor.errors import JobElsewhere, JobNotFound, StateCorrupt, SupervisorError
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see
 from supervisor.mcp_server.tasks import refusals
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime"]
 
-_log: Final = logging.getLogger("supervisor.mcp.tasks")
 _CANCEL_SECONDS: Final = 0.5
 """How long the answer to a cancel waits, so that what stops quickly is seen as stopped by the next question."""
 _LONGEST_SLEEP_SECONDS: Final = 86400
@@ -312,5 +311,5 @@ class Runtime:
         try:
             return list(self._records.all())
         except SupervisorError as error:
-            _log.warning("old tasks could not be swept away: %s", error)
+            log.warning("mcp_tasks_not_swept", error=str(error))
             return []
