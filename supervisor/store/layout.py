@@ -7,6 +7,7 @@
       lock                        flock: creating, migrating and rebuilding the registry
       .owners/<supervisor>        one empty file for each open supervisor
       .trash/<job id>.<time>      what is being deleted
+      .tasks/<task id>/           an MCP task that is no job, see ``mcp_server.tasks.records``
       <slug>-<digest>/<job id>/   a job; digest = first 12 hex of sha256(real path of its workspace)
 """
 
@@ -28,12 +29,13 @@ from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, file_system_of
 
-__all__ = ["Layout", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
+__all__ = ["TASKS", "Layout", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCII)
 _OWNERS: Final = ".owners"
 _TRASH: Final = ".trash"
+TASKS: Final = ".tasks"
 
 
 def is_job_id(text: str) -> bool:
@@ -233,7 +235,7 @@ class Layout:
 
         This is the moment at which a job is forgotten, and only one caller gets ``True``.
         """
-        if not (is_job_id(job_id) and _WORKSPACE_KEY.fullmatch(workspace)):
+        if not (is_job_id(job_id) and (workspace == TASKS or _WORKSPACE_KEY.fullmatch(workspace))):
             return False  # out of a damaged registry: it leads nobody knows where
         try:
             os.rename(self.job(workspace, job_id), f"{self.root}/{_TRASH}/{job_id}.{time.time_ns()}")

@@ -23,12 +23,11 @@ import attrs
 from supervisor.engines import records
 from supervisor.mcp_server.tasks.state import Status, Task
 from supervisor.store import Layout, is_job_id
-from supervisor.store.layout import new_job_id, state_error
+from supervisor.store.layout import TASKS, new_job_id, state_error
 from supervisor.store.rows import dump
 
 __all__ = ["Made", "TaskRecords"]
 
-_FOLDER: Final = ".tasks"
 _END: Final = "end.json"
 _POLL_MS: Final = 1000
 _SERVER_GONE: Final = "The server that ran this task ended before the task did; what it was doing is unknown"
@@ -110,12 +109,12 @@ class TaskRecords:
             owner=self.owner,
         )
         record = {"v": records.VERSION, **attrs.asdict(made)}
-        self._layout.make_job(_FOLDER, made.task_id, dump(record).encode("ascii"))
+        self._layout.make_job(TASKS, made.task_id, dump(record).encode("ascii"))
         return made
 
     def find(self, task_id: str) -> Made | None:
         """Return a task that is kept; ``None`` for anything else, whatever it looks like."""
-        if not is_job_id(task_id) or not self._layout.is_sound(_FOLDER, task_id):
+        if not is_job_id(task_id) or not self._layout.is_sound(TASKS, task_id):
             return None
         held = records.read(self._directory(task_id), records.JOB) or {}
         try:
@@ -160,13 +159,13 @@ class TaskRecords:
 
     def forget(self, task_id: str) -> None:
         """Forget a task; the janitor of the state root deletes what is left of it."""
-        self._layout.discard(_FOLDER, task_id)
+        self._layout.discard(TASKS, task_id)
 
     def all(self) -> Iterator[Made]:
         """Yield every task that is kept; forget those whose time is over."""
         now_ns = time.time_ns()
         try:
-            names = os.listdir(f"{self._layout.root}/{_FOLDER}")
+            names = os.listdir(f"{self._layout.root}/{TASKS}")
         except OSError:  # there never was one, mostly
             return
         for name in names:
@@ -184,7 +183,7 @@ class TaskRecords:
         return created_ns + ttl_ms * 1_000_000 <= now_ns
 
     def _directory(self, task_id: str) -> str:
-        return self._layout.job(_FOLDER, task_id)
+        return self._layout.job(TASKS, task_id)
 
     def _ended(self, made: Made) -> Task | None:
         held = records.read(self._directory(made.task_id), _END)
