@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.engines.batch_files import KEEPER_FILES
+
 # From the bottom up: a module may import what stands in a row before its own, or its own part.
 # A part is a module or package under `supervisor`; one of two names is a module with a row of its
 # own, apart from the rest of its package. Parts that do not exist yet have their place all the same.
@@ -229,3 +231,8 @@ def test_importing_the_package_is_light() -> None:
         print(json.dumps([name for name in sys.argv[1:] if name in sys.modules]))
     """
     assert json.loads(_run(program, *HEAVY)) == []
+
+
+def test_the_keepers_files_are_those_that_go_to_other_machines() -> None:
+    """``python -I -S`` runs them there, with nothing of the package beside them."""
+    assert {f"engines.{name.removesuffix('.py')}" for name in KEEPER_FILES} == STDLIB_ONLY

@@ -9,9 +9,9 @@ import tempfile
 from hashlib import sha256
 from typing import Final
 
-__all__ = ["program_in", "write_private"]
+__all__ = ["KEEPER_FILES", "program_in", "write_private"]
 
-_KEEPER_FILES: Final = ("keeper.py", "keeper_job.py", "keeper_loop.py", "processes.py", "records.py")
+KEEPER_FILES: Final = ("keeper.py", "keeper_job.py", "keeper_loop.py", "processes.py", "records.py", "trees.py")
 
 
 def write_private(path: str, content: bytes) -> None:
@@ -29,7 +29,7 @@ def program_in(shared: str) -> str:
     """
     here = os.path.dirname(os.path.abspath(__file__))
     sources: dict[str, bytes] = {}
-    for name in _KEEPER_FILES:
+    for name in KEEPER_FILES:
         with open(f"{here}/{name}", "rb") as file:
             sources[name] = file.read()
     digest = sha256(b"\0".join(sources.values())).hexdigest()[:12]
@@ -53,7 +53,7 @@ def _compile(directory: str) -> None:
     """Compile the keeper once instead of at every start; a node with another Python does without."""
     import py_compile
 
-    for name in _KEEPER_FILES[1:]:
+    for name in KEEPER_FILES[1:]:
         with contextlib.suppress(OSError, py_compile.PyCompileError):
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
             py_compile.compile(f"{directory}/{name}", invalidation_mode=mode, doraise=True)
