@@ -109,7 +109,7 @@ def examine(directory: str, word: Word, *, owner_lives: bool) -> Facts:
     return Facts(
         claim=claim,
         process=process,
-        stop=records.read(directory, records.STOP),
+        stop=records.read_stop(directory),
         exit=exit_record,
         submission=records.read(directory, SUBMISSION),
         word=word,
@@ -191,7 +191,7 @@ def resolve(
 
 def _note_never_launched(directory: str, seen: Facts, engine: str) -> None:
     word = seen.word
-    stop = records.read(directory, records.STOP)  # now that it is ruled out: a request came before, or not at all
+    stop = records.read_stop(directory)  # now that it is ruled out: a request came before, or not at all
     if stop:
         records.mark_stop(directory, signalled=0, gone=True)
     elif word.cancelled or word.overdue or seen.overdue:

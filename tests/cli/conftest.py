@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisor.cli.app import app
+from supervisor.engines import records
 
 PATIENCE_SECONDS = 30
 
@@ -52,7 +53,7 @@ class Cli:
         return next(self.state_dir.glob(f"*/{job_id}"))
 
     def record(self, job_id: str, name: str) -> Any:
-        return json.loads(self.directory(job_id).joinpath(name).read_bytes())
+        return records.read(str(self.directory(job_id)), name)
 
 
 @pytest.fixture
