@@ -177,6 +177,7 @@ async def test_a_controller_that_dies_in_mid_job(site: Any) -> None:
         assert (job.status, job.exit_code) == (State.FAILED, 6)
 
 
+@pytest.mark.slow
 async def test_a_node_daemon_that_dies_is_not_a_job_that_dies(site: Any) -> None:
     """Not even when the controller has given the node up, and the job with it."""
     async with supervisor.open_supervisor() as sup:
@@ -194,6 +195,7 @@ async def test_a_node_daemon_that_dies_is_not_a_job_that_dies(site: Any) -> None
     assert (site.work / "runs").read_text() == "ran\n"
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_gone_takes_its_job_along(site: Any) -> None:
     async with supervisor.open_supervisor() as sup:
         begun = await site.start(sup, "echo ran >> runs; echo $$ > pid; exec sleep 600")
@@ -209,6 +211,7 @@ async def test_a_node_that_is_gone_takes_its_job_along(site: Any) -> None:
     assert (site.work / "runs").read_text() == "ran\n"
 
 
+@pytest.mark.slow
 async def test_a_controller_out_of_reach_for_half_a_minute(site: Any) -> None:
     async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
         long = await site.start(sup, "echo $$ > pid; sleep 40; exit 2")
@@ -311,6 +314,7 @@ async def a_hundred(site: Any, script: str) -> list[float]:
     return sorted(ratios)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["true", "sleep 1"])
 async def test_a_hundred_jobs_beside_a_plain_loop(site: Any, script: str) -> None:
     """End to end, in one run: the same script, from the first submission to the last end."""
