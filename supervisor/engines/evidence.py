@@ -301,7 +301,7 @@ def _decide_unlaunched(seen: Evidence) -> Finding:
         return Finding.NOTE_NEVER_LAUNCHED
     if seen.place is Place.EARLIER_BOOT:
         return Finding.NOTE_UNKNOWN
-    if seen.keeper_lives:
+    if seen.keeper_lives and seen.exit is None:  # one that was damaged since says at least that there was an end
         return Finding.WAIT_QUEUED if seen.process is None else Finding.RESTORE
     return Finding.SEARCH_MARK
 

@@ -134,9 +134,10 @@ class KeeperLink:
             while self._socket is not None:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                while (self._outbox or self._unsent) and self._socket is not None:
-                    await trio.lowlevel.wait_writable(self._socket)
-                    self._send_frame(self._socket)
+                while (self._outbox or self._unsent) and (connection := self._socket) is not None:
+                    await trio.lowlevel.wait_writable(connection)
+                    if self._socket is connection:  # the reader may have closed it meanwhile
+                        self._send_frame(connection)
         self.close()
 
     def _send_frame(self, connection: socket.socket) -> None:

@@ -57,9 +57,9 @@ TABLE: list[tuple[dict[str, str], Finding]] = [
     ({"process": "none", "claim": "none", "owner": "gone"}, Finding.RULE_NEVER_LAUNCHED),
     ({"process": "none|damaged", "claim": "nobody"}, Finding.NOTE_NEVER_LAUNCHED),
     ({"process": "none|damaged", "place": "earlier"}, Finding.NOTE_UNKNOWN),
-    ({"process": "none", "keeper": "lives"}, Finding.WAIT_QUEUED),
-    ({"process": "damaged", "keeper": "lives"}, Finding.RESTORE),
-    ({"process": "none|damaged", "keeper": "gone"}, Finding.SEARCH_MARK),
+    ({"process": "none", "keeper": "lives", "exit": "none"}, Finding.WAIT_QUEUED),
+    ({"process": "damaged", "keeper": "lives", "exit": "none"}, Finding.RESTORE),
+    ({"process": "none|damaged"}, Finding.SEARCH_MARK),
     # Launched: nothing outlives its boot, and a keeper notes every end.
     ({"place": "earlier"}, Finding.NOTE_UNKNOWN),
     ({"keeper": "lives", "exit": "damaged", "leader": "gone", "stop": "none|damaged|asked|done"}, Finding.NOTE_UNKNOWN),

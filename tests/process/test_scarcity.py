@@ -100,7 +100,7 @@ def fifo(root: Path) -> str:
 
 
 def test_a_full_disk_under_a_keeper_alone(small_disk: Path) -> None:
-    """The exit waits in the keeper's memory until there is room for its record."""
+    """The exit is written down, at the latest when there is room for it."""
     gate = fifo(small_disk)
     argv = [sys.executable, "-m", "supervisor", "start", "--", "sh", "-c", 'read line < "$1"; exit 5', "sh", gate]
     started = subprocess.run(argv, capture_output=True, text=True, check=True)
@@ -113,7 +113,9 @@ def test_a_full_disk_under_a_keeper_alone(small_disk: Path) -> None:
         process = records.read(catalog.directory(row), records.PROCESS)
         assert process is not None
         wait_until(lambda: processes.read_process(process["pid"]) is None)
-        assert catalog.status(job_id).status == "running"  # its keeper lives and owes the record: nobody guesses
+        # The exit often fits beside what its record holds already. If not, its keeper owes it, and nobody guesses.
+        now = catalog.status(job_id)
+        assert (now.status, now.exit_code) in {("running", None), ("failed", 5)}
         filler.unlink()
         (job,) = catalog.wait([job_id], timeout=20)
     assert (job.status, job.exit_code) == ("failed", 5)
