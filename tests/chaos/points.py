@@ -55,7 +55,7 @@ def _by_nobody(_directory: str, holder: str) -> bool:
     return holder == "nobody"
 
 
-def _by_keeper(_directory: str, holder: str) -> bool:
+def _by_keeper(_directory: str, holder: str, *_: object) -> bool:
     return holder != "nobody"
 
 
