@@ -35,6 +35,7 @@ __all__ = [
     "exit_of",
     "find_marked_leader",
     "note",
+    "note_cancelled",
     "note_exit",
     "recorded_exit",
     "recorded_keeper",
@@ -306,6 +307,14 @@ def _decide_unlaunched(seen: Evidence) -> Finding:
     return Finding.SEARCH_MARK
 
 
+def note_cancelled(directory: str) -> None:
+    """Write down the end of a job that was cancelled, and that nobody has launched or will."""
+    records.mark_stop(directory, signalled=processes.boottime_ns(), gone=True)
+    ended: dict[str, object] = {"launch_error": CANCELLED_BEFORE, "launch_status": 125, "ended_ns": time.time_ns()}
+    note(directory, None, ended)
+
+
+CANCELLED_BEFORE: Final = "it was cancelled before it was launched"
 NEVER_LAUNCHED: Final = "it was never launched: its supervisor ended before it could be"
 
 
@@ -478,6 +487,9 @@ def resolve(
         if finding is Finding.RULE_NEVER_LAUNCHED:
             records.take_claim(directory, records.NOBODY)
         elif finding is Finding.NOTE_NEVER_LAUNCHED:
+            if seen.stop:
+                note_cancelled(directory)
+                continue
             record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
             note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
         elif finding is Finding.SEARCH_MARK:

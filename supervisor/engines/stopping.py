@@ -77,17 +77,12 @@ def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
 
 def cancel_queued(directory: str, by: str) -> bool:
     """Rule that a job which nobody has launched will not be; ``False`` when a launch is under way."""
+    if records.read_claim(directory) is not None:
+        return False
+    request_stop(directory, "cancelled", by)  # before the claim: whoever looks in between is to tell the same
     if not records.take_claim(directory, records.NOBODY):
         return False
-    now = {"requested_ns": time.time_ns(), "signalled_boot_ns": processes.boottime_ns()}
-    stop: dict[str, object] = {"why": "cancelled", "by": by, **now, "gone": True}
-    records.replace(directory, records.STOP, stop)
-    ended: dict[str, object] = {
-        "launch_error": "it was cancelled before it was launched",
-        "launch_status": 125,
-        "ended_ns": time.time_ns(),
-    }
-    records.create(directory, records.EXIT, ended)
+    evidence.note_cancelled(directory)
     return True
 
 

@@ -435,6 +435,18 @@ def test_nobody_claims_a_job_whose_owner_lives(job: Directory) -> None:
     assert records.read_claim(job.path) is None
 
 
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_stop_that_was_asked_for_before_any_launch_is_a_cancel(job: Directory, claimed: bool) -> None:  # noqa: FBT001
+    """Whoever asked for it may have been killed before the claim, or right after it."""
+    job.stop(why="cancelled")
+    if claimed:
+        records.take_claim(job.path, records.NOBODY)
+    seen = job.resolve()
+    assert how(seen) == (None, None, "cancelled")
+    assert seen.ended is not None
+    assert (seen.ended.exit.launch_error, seen.ended.exit.never_launched) == (evidence.CANCELLED_BEFORE, False)
+
+
 def test_a_job_whose_owner_is_gone_was_never_launched(job: Directory) -> None:
     seen = job.resolve()
     assert seen.ended is not None
