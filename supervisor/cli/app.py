@@ -13,6 +13,7 @@ import click
 from supervisor._version import __version__
 from supervisor.cli import exits
 from supervisor.cli.front import drop_output, report
+from supervisor.cli.text import clean
 from supervisor.errors import InvalidArguments
 
 __all__ = ["COMMANDS", "COMPLETE_VARIABLE", "app"]
@@ -109,7 +110,8 @@ def _report_usage(error: click.ClickException, words: Sequence[str]) -> int:
     if "--json" in before_command:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "supervisor"
         return report(InvalidArguments(error.format_message(), repair=f"See `{where} --help`."), as_json=True)
-    error.show()
+    # It may name a word of the command line, and older releases of click pass that to a terminal as it is.
+    click.UsageError(clean(error.format_message()), getattr(error, "ctx", None)).show()
     return exits.USAGE
 
 
