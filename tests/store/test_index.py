@@ -21,7 +21,7 @@ from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
 from supervisor.store import Index, Row
-from supervisor.store.index import MIGRATIONS
+from supervisor.store.connection import MIGRATIONS
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import Outcome, dump, row_of_record
 
