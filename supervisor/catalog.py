@@ -28,37 +28,26 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
+from supervisor.listing import nobody, page_of, query_of
 from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.progress import read_so_far
 from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
-from supervisor.states import State
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.layout import state_error, workspace_key
+from supervisor.store.layout import encodable, state_error, workspace_key
 from supervisor.store.rows import Outcome, error_of, job_of
 
-__all__ = ["Catalog", "Observe", "check_detail", "check_limit", "real_workspace"]
+__all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
 
 _T = TypeVar("_T")
 Observe = Callable[[Row, str], Observation]
 _Look = Callable[[str, Ended], interpret.Outcome]
 
-_MOST_PER_PAGE: Final = 1000
 _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
-_MOST_TO_READ_IN_A_LIST: Final = 1 << 16
 _LOOK_ELSEWHERE_SECONDS: Final = 1.0
 _KEEPER_FAR_AWAY_SECONDS: Final = 6.0
 _DAMAGED: Final = "its job directory is missing or damaged"
-
-
-def encodable(text: str) -> bool:
-    """Whether the operating system can be given ``text``: half a surrogate pair, for one, it cannot."""
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def real_workspace(path: str | os.PathLike[str]) -> str:
@@ -78,15 +67,6 @@ def check_detail(detail: str | None) -> interpret.Detail | None:
         case _:
             message = f"detail is {detail!r:.80}; it must be 'summary' or 'full', or None for the usual rendering"
             raise InvalidArguments(message)
-
-
-def check_limit(limit: int) -> int:
-    """Return ``limit`` if a page may be that long."""
-    # A caller whom no type checker watched may give anything.
-    if type(limit) is not int or not 1 <= limit <= _MOST_PER_PAGE:
-        message = f"limit is {limit!r}; it must be a whole number from 1 to {_MOST_PER_PAGE}"
-        raise InvalidArguments(message)
-    return limit
 
 
 class Catalog:
@@ -355,62 +335,15 @@ class Catalog:
         labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
-        own: Callable[[str], Job | None] = lambda _: None,
+        own: Callable[[str], Job | None] = nobody,
     ) -> JobPage:
         """Return a page of jobs, newest first; ``own`` may answer for a live job by its id.
 
         Raises:
             InvalidArguments: a filter, the limit or the cursor does not fit.
         """
-        check_limit(limit)
         key = None if workspace is None else workspace_key(real_workspace(workspace))
-        if state is not None and state not in set(State):
-            message = f"state is {state!r}; it must be one of {', '.join(State)}"
-            raise InvalidArguments(message)
-        before = _parse_cursor(cursor)
-        named: Mapping[str, object] = labels or {}
-        if not all(isinstance(text, str) and encodable(text) for pair in named.items() for text in pair):
-            message = f"labels is {labels!r:.80}; it must map strings to strings"
-            raise InvalidArguments(message)
-        if state is not None and State(state).terminal:
-            self._settle_orphans(key)
-        jobs: list[Job] = []
-        while True:
-            rows = self.index.page(
-                workspace=key,
-                state=state,
-                labels=(labels or {}).items(),
-                before=before,
-                limit=limit + 1 - len(jobs),
-            )
-            for row in rows:
-                before = row.seq
-                job = None if row.finished else own(row.job_id)
-                if job is None:
-                    try:
-                        job = self.job(*self.settled(row, drive=False), read=_MOST_TO_READ_IN_A_LIST)
-                    except JobNotFound:
-                        continue
-                    except SupervisorError as problem:  # one that cannot be looked at must not hide all others
-                        log.warning("job_not_looked_at", job_id=row.job_id, error=problem.message)
-                        job = job_of(row, self.directory(row), damage=problem.message)
-                if state is None or job.status == state:
-                    if len(jobs) == limit:
-                        return JobPage(jobs=tuple(jobs), next_cursor=str(before + 1))
-                    jobs.append(job)
-            if not rows or len(rows) + len(jobs) <= limit:
-                return JobPage(jobs=tuple(jobs))
-
-    def _settle_orphans(self, key: str | None) -> None:
-        """Settle jobs that have ended unseen, so that a list of ended jobs holds them."""
-        lives: dict[str, bool] = {}
-        for row in self.index.unfinished():
-            if key in {None, row.workspace_key}:
-                if row.owner not in lives:
-                    lives[row.owner] = self.layout.owner_lives(row.owner)
-                if not lives[row.owner]:
-                    with contextlib.suppress(JobNotFound):
-                        self.settled(row, drive=False)
+        return page_of(self, query_of(key, state, labels, limit, cursor), own)
 
     def result(self, job_id: str, *, consume: bool = False, detail: str | None = None) -> Result:
         """Return the result of a finished job; ``consume`` forgets the job in the same breath.
@@ -704,15 +637,6 @@ class Catalog:
 
 def _ended_of(job: Job) -> Ended:
     return Ended(exit=Exit(exit_code=job.exit_code, signal=job.signal))
-
-
-def _parse_cursor(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
-        message = f"cursor is {cursor!r:.80}; it must be the next_cursor of an earlier page"
-        raise InvalidArguments(message)
-    return int(cursor)
 
 
 def running_error(job: Job) -> JobRunning:

@@ -43,10 +43,12 @@ from supervisor.errors import (
     InvalidArguments,
     JobElsewhere,
     JobNotFound,
+    StateBusy,
     SupervisorClosed,
 )
 from supervisor.follow import Chunks
 from supervisor.forking import forked_error, tell_in_child
+from supervisor.listing import page_at_a_glance, page_of, query_of
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.requests import checked_spec, digest_of, spec_of
@@ -61,6 +63,8 @@ __all__ = ["Supervisor", "open_supervisor"]
 
 _T = TypeVar("_T")
 _LAUNCH_SHIELD_SECONDS: Final = 5
+_MOST_AT_A_GLANCE: Final = 100
+"""Jobs on a page that is put together on the event loop: in some milliseconds, none of them known yet."""
 
 
 class Supervisor:
@@ -461,16 +465,15 @@ class Supervisor:
             entry = self._registry.entries.get(job_id)
             return None if entry is None or entry.adopted else entry.job()
 
-        return await self._in_thread(
-            lambda catalog: catalog.list(
-                workspace=workspace,
-                state=state,
-                labels=labels,
-                limit=limit,
-                cursor=cursor,
-                own=own,
-            ),
-        )
+        key = None if workspace is None else workspace_key(await self._workspaces.real(os.fspath(workspace)))
+        query = query_of(key, state, labels, limit, cursor)
+        await trio.lowlevel.checkpoint()
+        if limit <= _MOST_AT_A_GLANCE:
+            with contextlib.suppress(StateBusy):
+                page = page_at_a_glance(self._catalog, query, own)
+                if page is not None:
+                    return page
+        return await self._in_thread(lambda catalog: page_of(catalog, query, own))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:  # the contract's
         """Wait until a job has ended, and return it.

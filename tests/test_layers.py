@@ -38,6 +38,7 @@ LAYERS = (
     "engines",
     "settle",
     "progress",
+    "listing",
     "catalog",
     "actors",
     "follow",

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 from supervisor import log
@@ -57,6 +57,30 @@ MIGRATIONS: Final = (
     CREATE INDEX IF NOT EXISTS jobs_kept ON jobs (workspace_key, fetched) WHERE completed_ns IS NOT NULL;
     CREATE INDEX IF NOT EXISTS jobs_expiry ON jobs (expires_ns) WHERE expires_ns IS NOT NULL;
     """,
+    # What jobs are found by besides; kept by triggers, so that a version that does not know of it keeps it as well.
+    # SQLite cuts a text of JSON at its first NUL.
+    """
+    CREATE TABLE IF NOT EXISTS labels (
+        name BLOB NOT NULL,
+        value BLOB NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (name, value, seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS labels_seq ON labels (seq);
+    CREATE TRIGGER IF NOT EXISTS labels_given AFTER INSERT ON jobs
+    WHEN json_extract(NEW.spec, '$.labels') <> '{}'
+    BEGIN
+        INSERT OR IGNORE INTO labels
+            SELECT CAST(key AS BLOB), CAST(value AS BLOB), NEW.seq FROM json_each(NEW.spec, '$.labels');
+    END;
+    CREATE TRIGGER IF NOT EXISTS labels_gone AFTER DELETE ON jobs
+    BEGIN
+        DELETE FROM labels WHERE seq = OLD.seq;
+    END;
+    INSERT OR IGNORE INTO labels
+        SELECT CAST(given.key AS BLOB), CAST(given.value AS BLOB), jobs.seq
+        FROM jobs, json_each(jobs.spec, '$.labels') AS given;
+    """,
 )
 
 _OPENING_SECONDS: Final = 5  # somebody else may be creating it just now
@@ -71,6 +95,18 @@ def _kind_of(error: sqlite3.Error) -> str:
     if not name and "decode to UTF-8" in str(error):  # from the sqlite3 module itself, which gives it no code
         return "SQLITE_CORRUPT"
     return "_".join(name.split("_")[:2])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script one by one; a trigger, which holds some, is one."""
+    begun = ""
+    for part in script.split(";"):
+        begun += part + ";"
+        if sqlite3.complete_statement(begun):
+            yield begun
+            begun = ""
+    if begun.strip(" \n;"):
+        yield begun
 
 
 class Connection:
@@ -184,9 +220,8 @@ class Connection:
         new = self._version() == 0
         try:
             for number, script in enumerate(MIGRATIONS[self._version() :], self._version() + 1):
-                for statement in script.split(";"):
-                    if statement.strip():
-                        self._db.execute(statement)
+                for statement in _statements(script):
+                    self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number}")
             if new:  # in the same transaction: nobody ever sees a registry that is empty while there are jobs
                 self.import_all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from supervisor.engines import Launched, records
@@ -20,6 +21,8 @@ __all__ = ["Index"]
 _ALL: Final = ", ".join(COLUMNS)
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 _UNFINISHED: Final = "('queued', 'running')"
+_UNFINISHED_STATES: Final = ("queued", "running")
+_MOST_REMEMBERED: Final = 1024
 
 
 class Index(Connection):
@@ -40,6 +43,7 @@ class Index(Connection):
         """Open the registry; create, migrate or rebuild it first where that is needed."""
         self._judge = judge
         self._kept: dict[str, int] = {}
+        self._finished: dict[str, tuple[tuple[Any, ...], Row]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def invalidate(self) -> None:
@@ -206,10 +210,21 @@ class Index(Connection):
 
     # ------------------------------------------------------------ reading
 
-    def _select(self, clause: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._guarded(
-            lambda: list(map(_row_of, self._db.execute(f"SELECT {_ALL} FROM jobs {clause}", values).fetchall())),  # noqa: S608
-        )
+    def _select(self, clause: str, values: Sequence[Any] = (), *, source: str = "jobs") -> list[Row]:
+        statement = f"SELECT {_ALL} FROM {source} {clause}"  # noqa: S608  # our own names
+        return self._guarded(lambda: [self._remembered(columns) for columns in self._db.execute(statement, values)])
+
+    def _remembered(self, columns: tuple[Any, ...]) -> Row:
+        """Return the row of these columns; that of a finished job is read and checked only once while it stays so."""
+        known = self._finished.get(columns[1])
+        if known is not None and known[0] == columns:
+            return known[1]
+        row = _row_of(columns)
+        if row.finished:
+            if len(self._finished) >= _MOST_REMEMBERED:
+                self._finished.clear()
+            self._finished[row.job_id] = columns, row
+        return row
 
     def get(self, job_id: str) -> Row | None:
         """Return the row of a job."""
@@ -236,29 +251,51 @@ class Index(Connection):
         limit: int = 50,
         now_ns: int | None = None,
     ) -> list[Row]:
-        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one seen."""
-        clauses, values = ["(expires_ns IS NULL OR expires_ns > ?)"], [now_ns or time.time_ns()]
-        parameters: list[Any] = list(values)
+        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one seen.
+
+        Of labels with a NUL in them only what stands before it is compared.
+        """
+        wanted_labels = list(labels)
+        seq = "seq"
+        clauses: list[str] = []
+        parameters: list[Any] = []
+        source = "jobs"
+        if wanted_labels:  # those with a label stand together, in order
+            source, seq = "labels CROSS JOIN jobs USING (seq)", "labels.seq"
+            clauses.append("labels.name = ? AND labels.value = ?")
+            parameters += map(_as_label, wanted_labels[0])
+        clauses.append("(expires_ns IS NULL OR expires_ns > ?)")
+        parameters.append(now_ns or time.time_ns())
         if workspace is not None:
             clauses.append("workspace_key = ?")
             parameters.append(workspace)
-        if state in {"queued", "running"}:  # which of the two, the evidence knows better than the row
-            clauses.append(f"state IN {_UNFINISHED}")
-        elif state is not None:
-            clauses.append("state = ?")
-            parameters.append(state)
         if before is not None:
-            clauses.append("seq < ?")
+            clauses.append(f"{seq} < ?")
             parameters.append(before)
-        for name, value in labels:
-            clauses.append("EXISTS (SELECT 1 FROM json_each(spec, '$.labels') WHERE key = ? AND value = ?)")
-            parameters += [name, value]
-        parameters.append(limit)
-        return self._select(f"WHERE {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?", parameters)
+        for name, value in wanted_labels[1:]:
+            clauses.append("EXISTS (SELECT 1 FROM labels AS more WHERE name = ? AND value = ? AND more.seq = jobs.seq)")
+            parameters += [_as_label(name), _as_label(value)]
+        # Which of the two an unfinished job is, the evidence knows better than the row.
+        states = _UNFINISHED_STATES if state in _UNFINISHED_STATES else (state,)
+        found: list[Row] = []
+        for each in states:
+            wanted, given = (clauses, parameters) if each is None else ([*clauses, "state = ?"], [*parameters, each])
+            tail = f"WHERE {' AND '.join(wanted)} ORDER BY {seq} DESC LIMIT ?"
+            found += self._select(tail, [*given, limit], source=source)
+        if len(states) > 1:  # asked for one by one, so that an index gives each in order
+            found.sort(key=attrgetter("seq"), reverse=True)
+        return found[:limit]
 
-    def unfinished(self, after: int = 0) -> list[Row]:
-        """Return every job that is not in a terminal state, of all workspaces, by age."""
-        return self._select(f"WHERE state IN {_UNFINISHED} AND seq > ? ORDER BY seq", (after,))
+    def unfinished(self, after: int = 0, *, owner: str | None = None) -> list[Row]:
+        """Return every job that is not in a terminal state, of all workspaces, by age; of one owner if given."""
+        if owner is None:
+            return self._select(f"WHERE state IN {_UNFINISHED} AND seq > ? ORDER BY seq", (after,))
+        return self._select(f"WHERE state IN {_UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
+
+    def owners(self) -> list[str]:
+        """Return who has taken on the jobs that are not in a terminal state."""
+        statement = f"SELECT DISTINCT owner FROM jobs WHERE state IN {_UNFINISHED}"  # noqa: S608  # our own names
+        return self._guarded(lambda: [owner for (owner,) in self._db.execute(statement)])
 
     def expired(self, now_ns: int, limit: int, workspace: str | None = None) -> list[Row]:
         """Return jobs whose time to live is over, of one workspace or of all."""
@@ -272,6 +309,11 @@ class Index(Connection):
         clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
         statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
         return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
+
+
+def _as_label(text: str) -> bytes:
+    """Return a name or value of a label as SQLite made it of our JSON: half surrogate pairs kept, cut at a NUL."""
+    return text.partition("\0")[0].encode("utf-8", "surrogatepass")
 
 
 def _row_of(columns: Sequence[Any]) -> Row:

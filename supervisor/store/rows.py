@@ -73,6 +73,8 @@ class Row:
     outcome: str | None
     _request: dict[str, Any] | None = attrs.field(default=None, alias="request", repr=False, eq=False)
     _ended: dict[str, Any] | None = attrs.field(default=None, init=False, repr=False, eq=False)
+    shown: Job | None = attrs.field(default=None, init=False, repr=False, eq=False)
+    """The job that it describes, kept by ``job_of`` once nothing about that can change."""
 
     @property
     def request(self) -> dict[str, Any]:
@@ -301,6 +303,8 @@ def job_of(
     queue_reason: str | None = None,
 ) -> Job:
     """Return the job that a row describes; a live one with its sizes as they are now."""
+    if row.shown is not None and damage is None:
+        return row.shown
     request = row.request
     ended = None if row.completed_ns is None else row.ended
     how = _UNKNOWN_YET if ended is None else ended
@@ -308,7 +312,7 @@ def job_of(
     begun_ns = row.created_ns if row.started_ns is None else row.started_ns
     deadline = request["deadline_seconds"]
     clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
-    return Job(
+    job = Job(
         job_id=row.job_id,
         kind=row.kind,
         status=state,
@@ -340,6 +344,9 @@ def job_of(
         cpu_seconds=how["cpu_seconds"],
         max_rss_bytes=how["max_rss_bytes"],
     )
+    if ended is not None and damage is None:
+        row.shown = job
+    return job
 
 
 def error_of(row: Row) -> ErrorInfo | None:
