@@ -206,12 +206,24 @@ def _is_text(held: object) -> bool:
     return type(held) is str
 
 
+def _is_key(held: object) -> bool:
+    """Whether it is a text that SQLite can hold: one without half surrogate pairs."""
+    if type(held) is not str:
+        return False
+    try:
+        held.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_request(record: Mapping[str, Any]) -> None:
     """Raise ``KeyError`` or ``ValueError`` for what no ``job.json`` of ours holds."""
-    for name in ("job_id", "kind", "workspace", "digest", "owner"):
-        _check(_is_text(record[name]), name)
+    for name in ("job_id", "kind", "digest", "owner"):
+        _check(_is_key(record[name]), name)
+    _check(_is_text(record["workspace"]), "workspace")
     _check(_is_time(record["created_ns"]), "created_ns")
-    _check(record["idempotency_key"] is None or _is_text(record["idempotency_key"]), "idempotency_key")
+    _check(record["idempotency_key"] is None or _is_key(record["idempotency_key"]), "idempotency_key")
     _check(_is_length(record["ttl_seconds"]), "ttl_seconds")
     _check(record["deadline_seconds"] is None or _is_length(record["deadline_seconds"]), "deadline_seconds")
     argv, labels = record["argv"], record["labels"]

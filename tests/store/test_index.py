@@ -431,6 +431,20 @@ def test_expired_jobs_are_out_of_sight_and_can_be_swept(catalog: Catalog) -> Non
     assert ids(catalog.index.unfinished()) == [live.job_id]
 
 
+@pytest.mark.parametrize("name", ["kind", "digest", "owner", "idempotency_key"])
+def test_a_record_with_half_a_character_costs_no_other_job(open_catalog: Callable[..., Catalog], name: str) -> None:
+    catalog = open_catalog()
+    odd, other = make(catalog), make(catalog, ended=0)
+    catalog.close()
+    directory = catalog.directory(odd)
+    record = records.read(directory, records.JOB)
+    assert record is not None
+    record.pop("v")
+    records.replace(directory, records.JOB, {**record, name: "\ud800"})
+    Path(catalog.layout.registry).unlink()
+    assert ids(open_catalog().index.page()) == [other.job_id]
+
+
 # ---------------------------------------------------------------- lists
 
 
