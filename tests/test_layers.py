@@ -38,6 +38,7 @@ LAYERS = (
     "engines",
     "settle",
     "progress",
+    "endings",
     "catalog",
     "actors",
     "follow",
