@@ -142,8 +142,7 @@ class Catalog:
         engine = remote.made_elsewhere(row.request)
         if engine is not None:
             return self.desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
-        born = records.read(directory, records.JOB) or {}
-        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner), born=born)
+        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner))
 
     def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
@@ -236,15 +235,16 @@ class Catalog:
         if outcome is not None:
             now = now.with_outcome(outcome)
 
-        def enter() -> None:
-            if launched is not None and row.started_ns is None:
-                self.index.set_launched(row.job_id, launched)
+        def enter() -> bool:
             if outcome is not None:
-                self.index.settle(now)
+                return self.index.settle(now)  # which enters the launch as well
+            if launched is not None:
+                self.index.set_launched(row.job_id, launched)
+            return False
 
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            self.index.write(enter)
-            return self.index.get(row.job_id) or now
+            first = self.index.write(enter, single=True)
+            return now if first else self.index.get(row.job_id) or now
         return now  # it cannot be written down just now; it is true all the same
 
     def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
