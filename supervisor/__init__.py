@@ -10,7 +10,8 @@ The way of a job through the files, top down; each imports only from rows below 
     launching  gate     from a request to a job in our care; open or closed
     follow  workspaces  reading what a job writes; where it runs
     actors/             registry (commits, wakes), job (one task each), janitor
-    catalog  listing    everything that needs no event loop: ask, settle, forget, cancel
+    catalog             everything that needs no event loop: ask, settle, forget, cancel
+    endings  listing    cancelling and waiting for many jobs at once; pages of jobs
     progress            how far a running job is, by what it has written so far
     settle              from how a command ended to what its job is
     tracing             a span for each job, where OpenTelemetry is installed

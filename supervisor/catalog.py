@@ -15,11 +15,10 @@ from typing import Any, Final, Self, TypeVar
 
 import attrs
 
-from supervisor import interpret, log
+from supervisor import endings, interpret, log
 from supervisor.engines import Ended, Launched, Observation, Seen, evidence, records, remote, stopping
 from supervisor.errors import (
     InvalidArguments,
-    JobElsewhere,
     JobNotFound,
     JobRunning,
     PermissionDenied,
@@ -45,8 +44,6 @@ _Look = Callable[[str, Ended], interpret.Outcome]
 
 _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
-_LOOK_ELSEWHERE_SECONDS: Final = 1.0
-_KEEPER_FAR_AWAY_SECONDS: Final = 6.0
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -97,7 +94,7 @@ class Catalog:
         self.layout = Layout(settings.state_dir)
         self._observe = observe or self.look
         self.owed: Mapping[str, Row] = {}
-        self._desks = remote.Desks()
+        self.desks = remote.Desks()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
@@ -124,9 +121,8 @@ class Catalog:
         """Look at the evidence of an unfinished job, local or in the care of an engine for many machines."""
         engine = remote.made_elsewhere(row.request)
         if engine is not None:
-            return self._desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
-        born = records.read(directory, records.JOB) or {}
-        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner), born=born)
+            return self.desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
+        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner))
 
     def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
@@ -219,15 +215,16 @@ class Catalog:
         if outcome is not None:
             now = now.with_outcome(outcome)
 
-        def enter() -> None:
-            if launched is not None and row.started_ns is None:
-                self.index.set_launched(row.job_id, launched)
+        def enter() -> bool:
             if outcome is not None:
-                self.index.settle(now)
+                return self.index.settle(now)  # which enters the launch as well
+            if launched is not None:
+                self.index.set_launched(row.job_id, launched)
+            return False
 
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            self.index.write(enter)
-            return self.index.get(row.job_id) or now
+            first = self.index.write(enter, single=True)
+            return now if first else self.index.get(row.job_id) or now
         return now  # it cannot be written down just now; it is true all the same
 
     def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
@@ -519,83 +516,7 @@ class Catalog:
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
-        ids = list(job_ids)
-        ends: dict[str, Job | SupervisorError] = {}
-        under_way: dict[str, stopping.Cancel] = {}
-        backstops: dict[str, float] = {}
-        elsewhere = any(map(self._runs_elsewhere, ids))
-        with stopping.Change(self._unfinished_directories(ids)) as change:
-            while True:
-                begun = time.monotonic()
-                trees: dict[str, stopping.Tree] = {}
-                for job_id in ids:
-                    if job_id not in ends:
-                        end = self._cancel_on(job_id, under_way, backstops, trees, by)
-                        if end is not None:
-                            ends[job_id] = end
-                if len(ends) == len(set(ids)):
-                    return [ends[job_id] for job_id in ids]
-                if trees:
-                    stopping.stop_trees(trees.values())
-                    continue
-                now = time.monotonic()
-                ats = [each.until for each in under_way.values() if each.until is not None]
-                left = min((at - now for at in (*ats, *backstops.values()) if at > now), default=None)
-                change.wait(min(left or _LOOK_ELSEWHERE_SECONDS, _LOOK_ELSEWHERE_SECONDS) if elsewhere else left)
-                if len(ids) > 1:  # each look is at all of them: no more than half of the time
-                    time.sleep(min(now - begun, 0.5))
-
-    def _unfinished_directories(self, job_ids: Iterable[str]) -> Sequence[str]:
-        rows = filter(None, map(self.index.get, filter(is_job_id, job_ids)))
-        return [self.directory(row) for row in rows if not row.finished]
-
-    def _cancel_on(
-        self,
-        job_id: str,
-        under_way: dict[str, stopping.Cancel],
-        backstops: dict[str, float],
-        trees: dict[str, stopping.Tree],
-        by: str,
-    ) -> Job | SupervisorError | None:
-        """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
-
-        A tree that nobody else will end is added to ``trees``.
-        """
-        try:
-            row, seen = self.settled(self.row(job_id), drive=False)
-            if row.finished or seen is None:
-                return self.job(row)
-            if seen.seen is Seen.ELSEWHERE:
-                return elsewhere_error(row)
-            directory = self.directory(row)
-            engine = remote.made_elsewhere(row.request)
-            if engine is not None:
-                self._cancel_elsewhere(engine, row, directory, backstops, by)
-            elif self.layout.is_sound(row.workspace_key, job_id):
-                cancel = under_way.setdefault(job_id, stopping.Cancel(directory, by))
-                tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
-                if tree is not None:
-                    trees[job_id] = tree
-            else:
-                leader = evidence.find_marked_leader(job_id)
-                if leader is not None:
-                    process = {"pid": leader.pid, "start": leader.start}
-                    trees[job_id] = stopping.Tree(directory, process, sound=False)
-        except SupervisorError as error:
-            return error
-        except OSError as error:
-            return state_error(error, "cannot ask for the stop")
-        return None
-
-    def _cancel_elsewhere(self, engine: str, row: Row, directory: str, backstops: dict[str, float], by: str) -> None:
-        """Ask for the end of a job of an engine for many machines; if its keeper does not see to it, of the engine."""
-        now = time.monotonic()
-        if row.job_id not in backstops:
-            self._desks.request_end(engine, directory, "cancelled", by)
-            backstops[row.job_id] = now + row.request["grace_seconds"] + _KEEPER_FAR_AWAY_SECONDS
-        elif backstops[row.job_id] <= now:
-            self._desks.end(engine, directory)
-            backstops[row.job_id] = now + _KEEPER_FAR_AWAY_SECONDS
+        return endings.cancel_all(self, job_ids, by=by)
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
@@ -609,30 +530,7 @@ class Catalog:
         Raises:
             JobNotFound: there is none of one of these ids.
         """
-        ids = list(job_ids)
-        finished: dict[str, Job] = {}
-        until = None if timeout is None else time.monotonic() + timeout
-        directories = [self.directory(self.row(job_id)) for job_id in ids]
-        elsewhere = any(map(self._runs_elsewhere, ids))
-        with stopping.Change(directories) as change:
-            while True:
-                for job_id in ids:
-                    if job_id not in finished:
-                        job = self.status(job_id, progress=False)
-                        if job.status.terminal:
-                            finished[job_id] = job
-                left = None if until is None else until - time.monotonic()
-                enough = bool(finished) if any_one else len(finished) == len(ids)
-                if enough or (left is not None and left <= 0):
-                    return [finished.get(job_id) or self.status(job_id) for job_id in ids]
-                if elsewhere:
-                    left = _LOOK_ELSEWHERE_SECONDS if left is None else min(left, _LOOK_ELSEWHERE_SECONDS)
-                change.wait(left)
-
-    def _runs_elsewhere(self, job_id: str) -> bool:
-        """Whether nothing on this machine may tell of a job's end, so that looking again is all there is."""
-        row = self.index.get(job_id) if is_job_id(job_id) else None
-        return row is not None and not row.finished and remote.made_elsewhere(row.request) is not None
+        return endings.wait_for(self, job_ids, any_one=any_one, timeout=timeout)
 
 
 def _ended_of(job: Job) -> Ended:
@@ -643,9 +541,3 @@ def running_error(job: Job) -> JobRunning:
     """Return the error that says that a job has not ended."""
     message = f"job {job.job_id} is {job.status}"
     return JobRunning(message, retry_after_ms=job.poll_after_ms, details={"job_id": job.job_id, "status": job.status})
-
-
-def elsewhere_error(row: Row) -> JobElsewhere:
-    """Return the error that says that a job cannot be reached from here."""
-    message = f"job {row.job_id} was started on another host or in another container"
-    return JobElsewhere(message, details={"job_id": row.job_id})

@@ -340,7 +340,7 @@ class Supervisor:
             row, seen = await self._gate.in_thread(lambda catalog: catalog.settled(row, drive=False))
             if not row.finished:
                 if seen is not None and seen.seen.value == "elsewhere":
-                    from supervisor.catalog import elsewhere_error
+                    from supervisor.endings import elsewhere_error
 
                     raise elsewhere_error(row)
                 self._gate.check_open()

@@ -39,6 +39,7 @@ LAYERS = (
     "settle",
     "progress",
     "listing",
+    "endings",
     "catalog",
     "actors",
     "follow",
