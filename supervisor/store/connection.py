@@ -58,7 +58,7 @@ MIGRATIONS: Final = (
     CREATE INDEX IF NOT EXISTS jobs_expiry ON jobs (expires_ns) WHERE expires_ns IS NOT NULL;
     """,
     # What jobs are found by besides; kept by triggers, so that a version that does not know of it keeps it as well.
-    # SQLite cuts a text of JSON at its first NUL.
+    # SQLite cuts a text of JSON at its first NUL, and knows no Infinity, which Python reads and writes.
     """
     CREATE TABLE IF NOT EXISTS labels (
         name BLOB NOT NULL,
@@ -68,7 +68,7 @@ MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS labels_seq ON labels (seq);
     CREATE TRIGGER IF NOT EXISTS labels_given AFTER INSERT ON jobs
-    WHEN json_extract(NEW.spec, '$.labels') <> '{}'
+    WHEN CASE WHEN json_valid(NEW.spec) THEN json_extract(NEW.spec, '$.labels') <> '{}' ELSE 0 END
     BEGIN
         INSERT OR IGNORE INTO labels
             SELECT CAST(key AS BLOB), CAST(value AS BLOB), NEW.seq FROM json_each(NEW.spec, '$.labels');
@@ -79,7 +79,7 @@ MIGRATIONS: Final = (
     END;
     INSERT OR IGNORE INTO labels
         SELECT CAST(given.key AS BLOB), CAST(given.value AS BLOB), jobs.seq
-        FROM jobs, json_each(jobs.spec, '$.labels') AS given;
+        FROM jobs, json_each(CASE WHEN json_valid(jobs.spec) THEN jobs.spec ELSE '{}' END, '$.labels') AS given;
     """,
 )
 

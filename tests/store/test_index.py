@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import subprocess
@@ -443,6 +444,23 @@ def test_a_record_with_half_a_character_costs_no_other_job(open_catalog: Callabl
     records.replace(directory, records.JOB, {**record, name: "\ud800"})
     Path(catalog.layout.registry).unlink()
     assert ids(open_catalog().index.page()) == [other.job_id]
+
+
+def test_a_record_that_is_json_to_python_only_is_kept(open_catalog: Callable[..., Catalog]) -> None:
+    catalog = open_catalog()
+    odd = make(catalog, labels={"a": "b"}, ended=0)
+    catalog.close()
+    directory = catalog.directory(odd)
+    record = records.read(directory, records.JOB)
+    assert record is not None
+    record.pop("v")
+    records.replace(directory, records.JOB, {**record, "from_the_future": math.inf})
+    Path(catalog.layout.registry).unlink()
+    again = open_catalog()
+    assert ids(again.index.page()) == [odd.job_id]
+    again.index._db.execute("PRAGMA user_version = 1")
+    again.index._migrate()
+    assert ids(again.index.page()) == [odd.job_id]
 
 
 # ---------------------------------------------------------------- lists
