@@ -180,7 +180,7 @@ class BatchEngine:
         refusal: str | None = None
         in_time = True
         try:
-            submission = await trio.to_thread.run_sync(self._submitter.prepare, request)
+            submission = await self._submitter.prepare(request)
         except OSError as error:
             refusal, submission = _text_of(error), None
         if submission is not None:
@@ -386,7 +386,7 @@ class BatchEngine:
 
     async def _submit_again(self, handle: BatchRunning) -> None:
         """Repeat a submission that its engine has forgotten, unless the job has run."""
-        submission = await trio.to_thread.run_sync(self._submitter.again, handle.directory)
+        submission = await self._submitter.again(handle.directory)
         if submission is None:
             handle.word = Word(standing=Standing.ABSENT)
             self._tell(handle)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -20,6 +22,7 @@ from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
 __all__ = ["Submitter", "rule_out"]
 
 _LONGEST_PAUSE_SECONDS: Final = 10.0
+_MOST_THREADS: Final = 4  # forty write a hundred jobs no faster, and have to be started and take turns
 
 
 class Submitter:
@@ -35,9 +38,18 @@ class Submitter:
         self._backend = backend
         self._python = python
         self._programs: dict[str, str] = {}
+        self._placing = threading.Lock()
+        self._threads = trio.CapacityLimiter(_MOST_THREADS)
 
-    def prepare(self, request: LaunchRequest) -> Submission | None:
-        """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before."""
+    async def prepare(self, request: LaunchRequest) -> Submission | None:
+        """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        return await trio.to_thread.run_sync(self._prepare, request, limiter=self._threads)
+
+    def _prepare(self, request: LaunchRequest) -> Submission | None:
         directory = request.directory
         if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
             return None
@@ -62,8 +74,11 @@ class Submitter:
             grace_seconds=request.grace_seconds,
         )
 
-    def again(self, directory: str) -> Submission | None:
+    async def again(self, directory: str) -> Submission | None:
         """Return the submission of a job that nobody has run and whose orders are still there, to be repeated."""
+        return await trio.to_thread.run_sync(self._again, directory, limiter=self._threads)
+
+    def _again(self, directory: str) -> Submission | None:
         job = records.read(directory, records.JOB)
         if not job or not is_unclaimed(directory) or not os.path.exists(f"{directory}/{ORDERS}"):
             return None
@@ -76,8 +91,9 @@ class Submitter:
 
     def _submission(self, directory: str, options: Mapping[str, Any], **times: Any) -> Submission:
         shared = os.path.dirname(directory)
-        if shared not in self._programs:
-            self._programs[shared] = program_in(shared)
+        with self._placing:  # jobs that are started at once would each compile it
+            if shared not in self._programs:
+                self._programs[shared] = program_in(shared)
         return Submission(
             key=os.path.basename(directory),
             directory=directory,
@@ -108,7 +124,8 @@ class Submitter:
             else:
                 break
         note: dict[str, object] = {"engine": self._backend.name, "handle": number, "submitted_ns": time.time_ns()}
-        await trio.to_thread.run_sync(records.replace, submission.directory, SUBMISSION, note)
+        noted = partial(records.replace, submission.directory, SUBMISSION, note)
+        await trio.to_thread.run_sync(noted, limiter=self._threads)
         return number
 
 
