@@ -248,6 +248,8 @@ async def test_a_submission_is_given_up_for_good(site: Site, monkeypatch: pytest
     async with opened() as sup:
         job = await site.start(sup, "echo ran > ran")
         assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+        assert job.detail is not None
+        assert "slurm could not be reached: sbatch: error: Unable to contact slurm controller" in job.detail
     assert records.read_claim(str(site.directory(job))) == records.NOBODY
     assert not (site.directory(job) / "orders").exists()
 

@@ -195,7 +195,9 @@ class BatchEngine:
                     handle.attempts, handle.submitted_ns, handle.grace = 1, time.time_ns(), request.grace_seconds
                     handle.word = Word(standing=Standing.QUEUED, handle=number)
                     return handle
-            in_time = not patience.cancelled_caught
+            if patience.cancelled_caught:
+                in_time = False
+                refusal += f": {self._submitter.complaint}" if self._submitter.complaint else ""
         if refusal is not None and await trio.to_thread.run_sync(rule_out, request.directory, refusal):
             raise LaunchFailed(refusal, retryable=not in_time)
         # It was ruled out by somebody else or is under way, perhaps from a submission whose answer got lost.

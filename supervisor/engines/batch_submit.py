@@ -35,6 +35,7 @@ class Submitter:
 
     def __init__(self, backend: Backend, python: str) -> None:
         """Put nothing anywhere yet."""
+        self.complaint = ""  # why the engine could not be reached when that was tried last
         self._backend = backend
         self._python = python
         self._programs: dict[str, str] = {}
@@ -113,6 +114,7 @@ class Submitter:
             try:
                 number = await self._backend.submit(submission)
             except Unreachable as problem:
+                self.complaint = str(problem)
                 log.info("engine_unreachable", engine=self._backend.name, error=str(problem))
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
