@@ -14,7 +14,7 @@ import trio
 
 from supervisor import log
 from supervisor.engines import LaunchRequest, records
-from supervisor.engines.backend import Backend, Submission, Unreachable
+from supervisor.engines.backend import Backend, Rejected, Submission, Unreachable
 from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed
 from supervisor.engines.batch_files import program_in, write_private
 from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
@@ -107,7 +107,7 @@ class Submitter:
         """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits.
 
         Raises:
-            Rejected: it was refused.
+            Rejected: it was refused, or there is nothing to submit any more.
         """
         pause = 0.5
         while True:
@@ -118,6 +118,9 @@ class Submitter:
                 log.info("engine_unreachable", engine=self._backend.name, error=str(problem))
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                if not await trio.to_thread.run_sync(is_unclaimed, submission.directory, limiter=self._threads):
+                    message = "it was claimed meanwhile: by a node, or by a cancel"
+                    raise Rejected(message) from None
                 with contextlib.suppress(Unreachable):  # it may have been accepted all the same
                     known = await self._backend.recover([submission.key])
                     if submission.key in known:
