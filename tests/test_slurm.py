@@ -161,6 +161,20 @@ async def test_a_refused_job_is_a_job_that_says_why(site: Site) -> None:
     assert not (site.directory(job) / "orders").exists()
 
 
+@pytest.mark.parametrize("log", [True, False])
+async def test_a_node_that_does_not_see_the_directory(site: Site, log: bool) -> None:  # noqa: FBT001
+    site.slurm.arrange("blind", "one that sees it begins by making engine.log" if log else "")
+    async with opened() as sup:
+        begun = await site.start(sup, "true")
+        job = await sup.wait(begun.job_id)
+    assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+    assert job.detail is not None
+    assert (
+        f"FAILED ({'see engine.log' if log else f'it made no engine.log: does the node see {site.shared}?'})"
+        in job.detail
+    )
+
+
 @pytest.mark.parametrize(("version", "complaint"), [("slurm 20.11.9", "22.05 or newer"), ("", "22.05")])
 async def test_an_old_slurm_is_refused(site: Site, version: str, complaint: str) -> None:
     if version:
