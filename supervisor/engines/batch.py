@@ -65,6 +65,7 @@ class BatchRunning:
         "started",
         "stop_asked",
         "submitted_ns",
+        "submitting",
         "unreached_since",
         "word",
     )
@@ -83,6 +84,7 @@ class BatchRunning:
         self.grace = 5.0
         self.attempts = 0
         self.submitted_ns: int | None = None
+        self.submitting = False  # again, just now
         self.confirmed = False  # the engine has known it for long enough not to forget it in a crash
         self.absent_since: float | None = None
         self.unreached_since: float | None = None
@@ -370,9 +372,11 @@ class BatchEngine:
 
     def _miss(self, handle: BatchRunning, now: float, wall_ns: int, again: list[BatchRunning]) -> None:
         """Deal with a job that the engine does not know: at first it may be that it does not know it yet."""
+        self._tell(handle)
+        if handle.submitting:  # of course it does not
+            return
         if handle.absent_since is None:
             handle.absent_since = now
-        self._tell(handle)
         if now - handle.absent_since < _ABSENT_SECONDS:
             return
         recent = handle.submitted_ns is not None and (
@@ -382,16 +386,23 @@ class BatchEngine:
         handle.unreached_since = None
         if recent and not handle.confirmed and handle.attempts < _MOST_SUBMISSIONS and handle.stop_asked is None:
             handle.absent_since = None
+            handle.submitting = True
             again.append(handle)
         else:
             handle.word = Word(standing=Standing.ABSENT)
 
     async def _submit_again(self, handle: BatchRunning) -> None:
         """Repeat a submission that its engine has forgotten, unless the job has run."""
+        try:
+            await self._repeat(handle)
+        finally:
+            handle.submitting = False
+        self._tell(handle)
+
+    async def _repeat(self, handle: BatchRunning) -> None:
         submission = await self._submitter.again(handle.directory)
         if submission is None:
             handle.word = Word(standing=Standing.ABSENT)
-            self._tell(handle)
             return
         log.warning("submission_repeated", job_id=handle.key, engine=self.name)
         handle.attempts += 1
@@ -402,7 +413,6 @@ class BatchEngine:
             await trio.to_thread.run_sync(rule_out, handle.directory, str(refusal))
         except OSError as error:
             log.warning("submission_not_noted", job_id=handle.key, error=str(error))
-        self._tell(handle)
 
     # ------------------------------------------------------------ cancel
 

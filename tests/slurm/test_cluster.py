@@ -332,4 +332,4 @@ async def a_hundred(site: Any, script: str) -> list[float]:
 async def test_a_hundred_jobs_beside_a_plain_loop(site: Any, script: str) -> None:
     """End to end, in one run: the same script, from the first submission to the last end."""
     _, median, _ = await a_hundred(site, script)
-    assert median < 2  # far above what is measured; a busy machine is no failure
+    assert median < 3  # far above what is measured; a busy machine is no failure
