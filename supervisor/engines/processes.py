@@ -92,8 +92,7 @@ def _fact(name: str, read: Callable[[], str]) -> str:
 
 def _read_text(path: str) -> str:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
+        return slurp(path).decode("ascii", "replace").strip()  # a text file would have its codec imported: 1 ms
     except OSError:
         return ""
 
