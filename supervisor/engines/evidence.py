@@ -42,6 +42,7 @@ __all__ = [
     "recorded_launch",
     "recorded_process",
     "resolve",
+    "resolve_kept",
     "stop_facts",
     "valid_exit",
     "valid_process",
@@ -496,7 +497,7 @@ def resolve(
         FileNotFoundError: the job directory is gone, so somebody has settled the job and forgotten it.
         OSError: what was found out cannot be written down.
     """
-    if (usual := _kept(directory)) is not None:
+    if (usual := resolve_kept(directory)) is not None:
         return usual
     damage: str | None = None
     owner_until: float | None = None
@@ -536,16 +537,20 @@ def resolve(
             return _observation(finding, seen, damage)
 
 
-def _kept(directory: str) -> Observation | None:
+def resolve_kept(
+    directory: str,
+    lives: Callable[[int, int], bool] = processes.is_alive,
+) -> Observation | None:
     """Return what ``resolve`` would of a job that runs in the care of its keeper, which most do that are asked about.
 
-    No more is read for it than that takes, so that a look at a thousand of them does not take long.
+    ``None`` for any other. No more is read for it than that takes, and nothing is waited for, so that a look at
+    a thousand of them does not take long. ``lives`` says whether a keeper is there.
     """
     process = recorded_process(directory)
     if not process or _place(process["boot"], process["ns"], None) is not Place.HERE:
         return None
     # In this order: a keeper that was alive had not failed to write the end down yet.
-    if not processes.is_alive(process["keeper_pid"], process["keeper_start"]):
+    if not lives(process["keeper_pid"], process["keeper_start"]):
         return None
     if os.path.lexists(f"{directory}/{records.EXIT}"):
         return None

@@ -34,6 +34,7 @@ from supervisor.engines import (
 )
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.keeper_link import KeeperLink
+from supervisor.engines.kept import Kept, KeptJobs
 from supervisor.engines.notify import Notifier
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
@@ -66,6 +67,7 @@ class LocalRunning:
         "poked",
         "stop_asked",
         "token",
+        "unwatch",
         "watched",
     )
 
@@ -84,6 +86,7 @@ class LocalRunning:
         self.stop_asked: str | None = None
         self.pidfd: int | None = None
         self.watched = False
+        self.unwatch: Callable[[], None] | None = None
 
     @property
     def queue_reason(self) -> str | None:
@@ -105,12 +108,21 @@ class LocalRunning:
         await trio.lowlevel.checkpoint()
         self._engine.stop(self, why, by)
 
+    def note_launch(self, launched: Launched) -> None:
+        """Take what its keeper has recorded about its launch."""
+        self.launched = launched
+        if self.pidfd is None:
+            self._engine.hold_pidfd(self, launched.pid)
+
     def poke(self) -> None:
         """Have the evidence looked at again."""
         self.poked.set()
 
     def set_ended(self, ended: Ended) -> None:
         """Note the end and wake who waits."""
+        if self.unwatch is not None:
+            self.unwatch()
+            self.unwatch = None
         self.ended = ended
         self._engine.close_pidfd(self)
         self.finished.set()
@@ -139,6 +151,7 @@ class LocalEngine:
         self._pidfds = 0
         self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._notifier = Notifier()
+        self._kept = KeptJobs(self._notifier, self._watch_kept_no_more)
         self._trees = _Trees()
         self._slow_workspaces: dict[str, bool] = {}
 
@@ -149,6 +162,7 @@ class LocalEngine:
                 self._nursery = nursery
                 nursery.start_soon(self._trees.serve)
                 nursery.start_soon(self._notifier.serve)
+                nursery.start_soon(self._kept.serve)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -310,7 +324,7 @@ class LocalEngine:
         if what == "launched":
             pid, _start, started_ns, _boot_ns, deadline = rest
             handle.launched = Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=deadline)
-            self._hold_pidfd(handle, pid)
+            self.hold_pidfd(handle, pid)
             handle.answered.set()
         elif what == "exit":
             del self._handles[token]
@@ -340,19 +354,22 @@ class LocalEngine:
             else:
                 handle.answered.set()
 
-    def _hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
+    def hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
         """Hold on to the process, so that its exit status can be read even after somebody else reaped it."""
         if self._pidfds >= self._most_pidfds or not hasattr(os, "pidfd_open"):
             return
-        with contextlib.suppress(OSError):
+        try:
             descriptor = os.pidfd_open(pid)
+        except OSError:
+            return
+        with contextlib.suppress(OSError):
             # Not reaped yet, as its keeper would have said so; a stranger that has the pid already
             # would have to lead a session as well.
             if os.getsid(pid) == pid:
                 handle.pidfd = descriptor
                 self._pidfds += 1
-            else:
-                os.close(descriptor)
+                return
+        os.close(descriptor)
 
     def close_pidfd(self, handle: LocalRunning) -> None:
         """Let go of a process."""
@@ -388,8 +405,13 @@ class LocalEngine:
         if launched is not None:
             handle.launched = launched
         handle.answered.set()
-        self._watch(handle)
+        if self._nursery is not None:
+            self._kept.add(handle)
         return handle
+
+    def _watch_kept_no_more(self, handle: Kept) -> None:
+        if isinstance(handle, LocalRunning):
+            self._watch(handle)
 
     def _watch(self, handle: LocalRunning) -> None:
         # The keeper may die between its answer and the moment at which whoever waits for that goes on.
