@@ -42,6 +42,7 @@ __all__ = [
     "recorded_launch",
     "recorded_process",
     "resolve",
+    "resolve_ended",
     "resolve_kept",
     "stop_facts",
     "valid_exit",
@@ -497,7 +498,7 @@ def resolve(
         FileNotFoundError: the job directory is gone, so somebody has settled the job and forgotten it.
         OSError: what was found out cannot be written down.
     """
-    if (usual := resolve_kept(directory)) is not None:
+    if (usual := resolve_ended(directory) or resolve_kept(directory)) is not None:
         return usual
     damage: str | None = None
     owner_until: float | None = None
@@ -537,6 +538,21 @@ def resolve(
             return _observation(finding, seen, damage)
 
 
+def resolve_ended(directory: str) -> Observation | None:
+    """Return what ``resolve`` would of a job whose end is on record, and of any stop; ``None`` for any other.
+
+    Whether anybody of it lives makes no difference then.
+    """
+    path = f"{directory}/{records.EXIT}"
+    if not os.path.lexists(path):
+        return None
+    process = recorded_process(directory)
+    end, stop = valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
+    if not end or (stop and stop["signalled_boot_ns"] is not None and not stop["gone"]):
+        return None
+    return _ended(process, stop, end, _damage_of(process, stop))
+
+
 def resolve_kept(
     directory: str,
     lives: Callable[[int, int], bool] = processes.is_alive,
@@ -563,14 +579,28 @@ def resolve_kept(
     )
 
 
+def _ended(
+    process: dict[str, Any] | None,
+    stop: dict[str, Any] | None,
+    end: dict[str, Any],
+    damage: str | None,
+) -> Observation:
+    stopped, survivors = stop_facts(stop)
+    return Observation(
+        seen=Seen.ENDED,
+        launched=_launched(process),
+        ended=Ended(exit=exit_of(end), stopped=stopped, survivors=survivors),
+        stop_requested=stop.get("why") if stop else None,
+        damage=damage,
+    )
+
+
 def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observation:
     launched = _launched(seen.process)
     requested = seen.stop.get("why") if seen.stop else None
     if finding is Finding.ENDED:
         assert seen.exit is not None  # noqa: S101  # that is what the finding means
-        stopped, survivors = stop_facts(seen.stop)
-        ended = Ended(exit=exit_of(seen.exit), stopped=stopped, survivors=survivors)
-        return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested, damage=damage)
+        return _ended(seen.process, seen.stop, seen.exit, damage)
     state = {
         Finding.WAIT_QUEUED: Seen.QUEUED,
         Finding.WAIT_RUNNING: Seen.RUNNING,
