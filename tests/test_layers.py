@@ -63,6 +63,7 @@ STDLIB_ONLY = {
     "engines.keeper",
     "engines.keeper_job",
     "engines.keeper_loop",
+    "engines.keeper_spawn",
     "engines.processes",
     "engines.records",
     "engines.trees",

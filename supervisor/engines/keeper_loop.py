@@ -39,15 +39,16 @@ from heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import processes, records, trees
+    from supervisor.engines import keeper_spawn, processes, records, trees
 else:  # run by keeper.py, outside the package
+    import keeper_spawn
     import processes
     import records
     import trees
 if TYPE_CHECKING:
     from typing import Any, Final
 
-__all__ = ["BACKSTOP_NS", "PROTOCOL", "Keeper", "LaunchError", "find_executable"]
+__all__ = ["BACKSTOP_NS", "PROTOCOL", "Keeper"]
 
 PROTOCOL: Final = 1
 BACKSTOP_NS: Final = 2_000_000_000
@@ -59,17 +60,6 @@ _LONGEST_OUTPUT_LOOK_NS: Final = 8 * _SECOND
 _MOST_DESCRIPTORS: Final = 250
 # Many launches at once are answered a few at a time, so that the supervisor has something to do meanwhile.
 _ANSWER_AFTER: Final = 4
-# Python ignores these two, and an ignored signal stays ignored across exec.
-_RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
-
-
-class LaunchError(Exception):
-    """A command could not be started: ``status`` is what a shell would exit with."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 class Slot:
@@ -146,7 +136,7 @@ class Keeper:
     def _watch_signals() -> int:
         for number in signal.valid_signals():
             try:
-                if signal.getsignal(number) is signal.SIG_IGN and number not in _RESET:
+                if signal.getsignal(number) is signal.SIG_IGN and number not in keeper_spawn.RESET:
                     signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):
                 continue
@@ -379,20 +369,20 @@ class Keeper:
                 return
             self.claimed = directory
             if len(passed) < descriptors:
-                raise LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
+                raise keeper_spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             environment = {**self.environments[env_token], **changes}
             slot = Slot(token, directory, grace, limit)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
                 opened += [os.open(f"{directory}/{name}", flags, 0o600) for name in (records.STDOUT, records.STDERR)]
             except OSError as error:
-                raise LaunchError(125, f"cannot create its output files: {error.strerror}") from None
+                raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
             standard = (passed[1] if descriptors > 1 else self.null, *opened)
             before_wall, before = time.time_ns(), processes.boottime_ns()
             slot.pid = self._spawn(passed[0], argv, environment, standard)
             after = processes.boottime_ns()
             slot.start = self._start_of(slot.pid, before, after)
-        except LaunchError as error:
+        except keeper_spawn.LaunchError as error:
             self._record(
                 directory,
                 records.EXIT,
@@ -442,14 +432,14 @@ class Keeper:
         try:
             os.fchdir(workspace)
         except OSError as error:
-            raise LaunchError(125, f"cannot enter the workspace: {error.strerror}") from None
+            raise keeper_spawn.LaunchError(125, f"cannot enter the workspace: {error.strerror}") from None
         try:
-            executable = find_executable(argv[0], environment)
+            executable = keeper_spawn.find_executable(argv[0], environment)
             os.umask(self.umask)
             try:
-                return _posix_spawn(executable, argv, environment, standard)
+                return keeper_spawn.spawn(executable, argv, environment, standard)
             except OSError as error:
-                raise _why_not(error, executable) from None
+                raise keeper_spawn.why_not(error, executable) from None
         finally:
             os.umask(0o077)
             os.chdir("/")  # a workspace must not be held by us
@@ -634,75 +624,3 @@ class Keeper:
 
 def _heard(_number: int, _frame: object) -> None:
     """Do nothing: the descriptor that the signal made readable says it all."""
-
-
-def find_executable(name: bytes, environment: dict[bytes, bytes]) -> bytes:
-    """Return the file that ``name`` means, by the job's own PATH and from its own directory.
-
-    Raises:
-        LaunchError: 127 when there is none, 126 when there is one that cannot be executed.
-    """
-    if b"/" in name:
-        candidates = [name]
-    else:
-        path = environment.get(b"PATH", os.fsencode(os.defpath))
-        candidates = [(directory or b".") + b"/" + name for directory in path.split(b":")]
-    refused: bytes | None = None
-    for candidate in candidates:
-        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
-            return candidate
-        if refused is None and os.path.lexists(candidate) and os.path.exists(candidate):
-            refused = candidate
-    shown = os.fsdecode(name)
-    if refused is not None:
-        why = "is a directory" if os.path.isdir(refused) else "is not executable"
-        raise LaunchError(126, f"{os.fsdecode(refused)} {why}")
-    if b"/" in name:
-        raise LaunchError(127, f"{shown}: no such file")
-    raise LaunchError(127, f"{shown}: command not found in its PATH")
-
-
-def _posix_spawn(
-    executable: bytes,
-    argv: list[bytes],
-    environment: dict[bytes, bytes],
-    standard: tuple[int, ...],
-) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)]
-    try:
-        return os.posix_spawn(
-            executable,
-            argv,
-            environment,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_RESET,
-        )
-    except NotImplementedError:  # no POSIX_SPAWN_SETSID here
-        import subprocess
-
-        process = subprocess.Popen(
-            argv,
-            executable=executable,
-            env=environment,
-            stdin=standard[0],
-            stdout=standard[1],
-            stderr=standard[2],
-            start_new_session=True,
-        )
-        process.returncode = 0  # reaped by our own wait, not by its destructor
-        return process.pid
-
-
-def _why_not(error: OSError, executable: bytes) -> LaunchError:
-    shown = os.fsdecode(executable)
-    if error.errno == errno.ENOENT:
-        if os.path.exists(executable):
-            return LaunchError(126, f"{shown}: the interpreter that its first line names does not exist")
-        return LaunchError(127, f"{shown}: no such file")
-    if error.errno == errno.ENOEXEC:
-        return LaunchError(126, f"{shown}: neither a program nor a script with a #! line")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.E2BIG, errno.ETXTBSY, errno.ELOOP, errno.ENAMETOOLONG}:
-        return LaunchError(126, f"{shown}: {error.strerror}")
-    return LaunchError(125, f"cannot spawn a process: {error.strerror}")

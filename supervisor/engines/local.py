@@ -30,12 +30,12 @@ from supervisor.engines import (
     processes,
     records,
     stopping,
-    trees,
 )
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.keeper_link import KeeperLink
 from supervisor.engines.kept import Kept, KeptJobs
 from supervisor.engines.notify import Notifier
+from supervisor.engines.own_trees import Trees
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
 from supervisor.mounts import on_network
@@ -152,7 +152,7 @@ class LocalEngine:
         self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._notifier = Notifier()
         self._kept = KeptJobs(self._notifier, self._watch_kept_no_more)
-        self._trees = _Trees()
+        self._trees = Trees()
         self._slow_workspaces: dict[str, bool] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -564,42 +564,6 @@ class LocalEngine:
         give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
         while not stopping.is_noted(tree, patience_is_over=trio.current_time() > give_up):  # noqa: ASYNC110  # another process is waited for, maybe in vain
             await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
-
-
-class _Trees:
-    """Ends trees from this process; one look at the process table, in a thread, serves all of them."""
-
-    def __init__(self) -> None:
-        self._killer = trees.TreeKiller()
-        self._added: list[trees.Stop] = []
-        self._waiting: dict[trees.Stop, Callable[[], None]] = {}
-        self._wake = trio.Event()
-
-    async def end(self, tree: stopping.Tree) -> None:
-        """End one tree, note that it is gone, and return."""
-        stop = stopping.make_stop(tree)
-        gone = trio.Event()
-        self._waiting[stop] = gone.set
-        self._added.append(stop)
-        self._wake.set()
-        await gone.wait()
-        stopping.note_gone(tree, stop)
-
-    async def serve(self) -> None:
-        while True:
-            while self._added:
-                self._killer.add(self._added.pop())
-            due = self._killer.next_ns
-            if due is None:
-                await self._wake.wait()
-                self._wake = trio.Event()
-                continue
-            with trio.move_on_after(max(0, due - processes.boottime_ns()) / 1e9):
-                await self._wake.wait()
-                self._wake = trio.Event()
-                continue
-            for stop in await trio.to_thread.run_sync(self._killer.tick):
-                self._waiting.pop(stop)()
 
 
 def _environment() -> Mapping[bytes, bytes]:
