@@ -13,8 +13,10 @@ __all__ = ["KEEPER_FILES", "program_in", "write_private"]
 
 KEEPER_FILES: Final = (
     "keeper.py",
+    "inotify.py",
     "keeper_job.py",
     "keeper_loop.py",
+    "keeper_output.py",
     "keeper_spawn.py",
     "processes.py",
     "records.py",

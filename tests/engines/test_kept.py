@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from supervisor.engines import LaunchRequest, evidence, processes, records
-from supervisor.engines.inotify import OVERFLOWN
+from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
 from supervisor.engines.local import LocalEngine
 from supervisor.engines.notify import Notifier
 from supervisor.store import Layout
@@ -43,6 +43,17 @@ def request(root: Path, workspace: Path, *argv: str) -> LaunchRequest:
         workspace=str(workspace),
         grace_seconds=0.3,
     )
+
+
+def make_zombie() -> int:
+    """Return the pid of a process that has ended and was not reaped."""
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+
+def reap(pid: int) -> None:
+    os.waitpid(pid, 0)
 
 
 def tasks() -> int:
@@ -82,8 +93,8 @@ async def test_when_their_keeper_dies_they_are_taken_care_of_from_here(state_dir
                 await running.stop("cancelled", "test")
                 ended = await running.wait()
                 assert ended.stopped == "cancelled"
-                assert not processes.is_alive(running.launched.pid, 0)
-    assert not any(processes.is_alive(process[pid], process[start]) for pid, start in (("pid", "start"),))
+                found = processes.read_process(running.launched.pid)
+                assert found is None or found.dead
 
 
 async def test_nothing_is_looked_at_while_nothing_happens(
@@ -121,8 +132,7 @@ async def test_a_keeper_that_nobody_reaps_is_gone_all_the_same(state_dir: Path, 
         running = await first.launch(asked)
         process = records.read(asked.directory, records.PROCESS)
         assert process is not None
-        zombie = os.posix_spawn("/bin/true", ["true"], {})
-        os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+        zombie = make_zombie()
         found = processes.read_process(zombie)
         assert found is not None
         engine = LocalEngine(str(state_dir))
@@ -132,7 +142,7 @@ async def test_a_keeper_that_nobody_reaps_is_gone_all_the_same(state_dir: Path, 
         os.unlink(f"{asked.directory}/{records.CLAIM}")
         records.replace(asked.directory, records.PROCESS, forged)
         assert engine._kept._keeper_of(asked.directory) is None
-        os.waitpid(zombie, 0)
+        reap(zombie)
         for keeper in engine._kept._keepers.values():
             keeper.close()
         await running.stop("cancelled", "test")
@@ -144,8 +154,6 @@ async def test_all_are_told_when_the_kernel_lost_count(
     monkeypatch: pytest.MonkeyPatch,
     nursery: trio.Nursery,
 ) -> None:
-    from supervisor.engines.inotify import CHANGED, Inotify
-
     told = {name: trio.Event() for name in ("a", "b", "c")}
     monkeypatch.setattr(Inotify, "read", lambda notify: (os.read(notify.descriptor, 65536), {OVERFLOWN})[1])
     notifier = Notifier()
