@@ -148,7 +148,7 @@ class LocalEngine:
         self._handles: dict[int, LocalRunning] = {}
         self._environment: Mapping[bytes, bytes] | None = None
         self._environment_token = _NO_ENVIRONMENT
-        self._pidfds = 0
+        self._holding: set[LocalRunning] = set()
         self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._notifier = Notifier()
         self._kept = KeptJobs(self._notifier, self._watch_kept_no_more)
@@ -170,7 +170,7 @@ class LocalEngine:
             if self._link is not None:
                 self._link.close()
                 self._link = None
-            for handle in self._handles.values():
+            for handle in list(self._holding):
                 self.close_pidfd(handle)
 
     # ------------------------------------------------------------ launching
@@ -356,7 +356,7 @@ class LocalEngine:
 
     def hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
         """Hold on to the process, so that its exit status can be read even after somebody else reaped it."""
-        if self._pidfds >= self._most_pidfds or not hasattr(os, "pidfd_open"):
+        if len(self._holding) >= self._most_pidfds or not hasattr(os, "pidfd_open"):
             return
         try:
             descriptor = os.pidfd_open(pid)
@@ -367,7 +367,7 @@ class LocalEngine:
             # would have to lead a session as well.
             if os.getsid(pid) == pid:
                 handle.pidfd = descriptor
-                self._pidfds += 1
+                self._holding.add(handle)
                 return
         os.close(descriptor)
 
@@ -378,7 +378,7 @@ class LocalEngine:
                 trio.lowlevel.notify_closing(handle.pidfd)
             os.close(handle.pidfd)
             handle.pidfd = None
-            self._pidfds -= 1
+            self._holding.discard(handle)
 
     # ------------------------------------------------------------ watching by identity
 
@@ -474,11 +474,11 @@ class LocalEngine:
                 continue
             leader = pid == "pid"
             descriptor = handle.pidfd if leader and handle.pidfd is not None else None
-            if descriptor is None and self._pidfds < self._most_pidfds:
+            if descriptor is None and len(self._holding) < self._most_pidfds:
                 descriptor = processes.open_pidfd(identity[0], identity[1])
                 if descriptor is not None and leader:
                     handle.pidfd = descriptor
-                    self._pidfds += 1
+                    self._holding.add(handle)
             if descriptor is None:
                 blind |= processes.is_alive(identity[0], identity[1])
                 continue

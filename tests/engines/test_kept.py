@@ -78,6 +78,20 @@ async def test_many_are_watched_by_one_task_and_each_end_is_told(state_dir: Path
     assert ends == [signal.SIGTERM, signal.SIGKILL] * (COUNT // 2)
 
 
+async def test_whoever_leaves_closes_what_he_held(state_dir: Path, tmp_path: Path) -> None:
+    async with served(state_dir) as first:
+        asked = request(state_dir, tmp_path, "sleep", "600")
+        running = await first.launch(asked)
+        before = sorted(os.listdir("/proc/self/fd"))
+        async with served(state_dir) as second:
+            adopted = await second.adopt(asked.directory, None)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert adopted.pidfd is not None
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        await running.stop("cancelled", "test")
+        await running.wait()
+
+
 async def test_when_their_keeper_dies_they_are_taken_care_of_from_here(state_dir: Path, tmp_path: Path) -> None:
     async with served(state_dir) as first, served(state_dir) as second:
         requests = [request(state_dir, tmp_path, "sleep", "600") for _ in range(3)]
