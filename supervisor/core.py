@@ -495,8 +495,12 @@ class Supervisor:
     # ------------------------------------------------------------ inside
 
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
-        """Take an unfinished job of somebody else into our care; ``owned`` says it is ours from now on."""
+        """Take an unfinished job of somebody else into our care; ``owned``: nobody else is there to launch it."""
         return self._launcher.adopt(row, owned)
+
+    def take_over(self, rows: Sequence[Row]) -> None:
+        """Note that jobs whose supervisor is gone are ours from now on."""
+        self._launcher.take_over(rows)
 
     async def finish_threads(self) -> None:
         """Wait, but not for long, for what is under way in a thread."""

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
 from supervisor.store.layout import new_job_id, remove_tree, state_error, workspace_key
-from supervisor.store.rows import dump, job_of, row_of_record
+from supervisor.store.rows import dump, row_of_record
 from supervisor.workspaces import Workspaces
 
 __all__ = ["Launcher"]
@@ -246,14 +246,19 @@ class Launcher:
 
     # ------------------------------------------------------------ jobs of others
 
+    def take_over(self, rows: Sequence[Row]) -> None:
+        """Note that jobs whose supervisor is gone are ours from now on; a hint for others, no more."""
+        launched = [row for row in rows if row.started_ns is not None]  # nobody owns what nobody will launch
+        if not launched:
+            return
+        if self._owner is None:
+            self._owner = self._catalog.layout.register_owner()
+        owner, index = self._owner, self._catalog.index
+        with contextlib.suppress(Exception):
+            index.write(lambda: [index.set_owner(row.job_id, owner, row.owner) for row in launched])
+
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
-        """Take an unfinished job of somebody else into our care; ``owned`` says it is ours from now on."""
-        if owned and row.started_ns is not None:  # nobody owns what nobody will launch
-            if self._owner is None:
-                self._owner = self._catalog.layout.register_owner()
-            owner = self._owner
-            with contextlib.suppress(Exception):  # a hint for others, no more
-                self._catalog.index.write(lambda: self._catalog.index.set_owner(row.job_id, owner, row.owner))
+        """Take an unfinished job of somebody else into our care; ``owned``: nobody else is there to launch it."""
         entry = Entry(row, self._catalog.directory(row))
         entry.adopted = True
         if not owned:
@@ -262,7 +267,7 @@ class Launcher:
         self._registry.entries[row.job_id] = entry
         self._registry.meter.adoptions += 1
         log.info("job_adopted", job_id=row.job_id)
-        deadline = job_of(row, entry.directory).deadline_seconds
+        deadline = row.request["deadline_seconds"]
         self._nursery.start_soon(care_for, entry, self._engine_of(row), self._registry, None, deadline)
         self._follower.attend(entry)
         return entry

@@ -64,9 +64,12 @@ IMPORTED_BY_NOBODY = {"testing", "__main__", "__init__"}
 
 # What runs in the keeper (`python -I -S`, without site-packages) or is shared with it.
 STDLIB_ONLY = {
+    "engines.inotify",
     "engines.keeper",
     "engines.keeper_job",
     "engines.keeper_loop",
+    "engines.keeper_output",
+    "engines.keeper_spawn",
     "engines.processes",
     "engines.records",
     "engines.trees",

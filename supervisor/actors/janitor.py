@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -37,6 +37,7 @@ class Janitor:
         catalog: for reading on the event loop.
         forget: forgets finished jobs, in a thread.
         adopt: takes an unfinished job into care.
+        take_over: notes that jobs are in the care of this supervisor from now on.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Janitor:
         registry: Registry,
         forget: Callable[[list[Row]], None],
         adopt: Callable[[Row, bool], Entry],
+        take_over: Callable[[Sequence[Row]], None],
     ) -> None:
         """Do nothing until ``run``."""
         self._catalog = catalog
         self._registry = registry
         self._forget = forget
         self._adopt = adopt
+        self._take_over = take_over
         self._foreign: list[Row] = []
         self._next_round = 0.0
         self._suspended_ns = _suspended_ns()
@@ -82,7 +85,8 @@ class Janitor:
         known: dict[str, bool] = {}
         now = processes.boottime_ns()
         waiting: list[Row] = []
-        for number, row in enumerate(self._foreign):
+        mine: list[Row] = []
+        for row in self._foreign:
             if row.job_id in self._registry.entries:
                 continue
             if row.owner not in known:
@@ -91,10 +95,14 @@ class Janitor:
             if (known[row.owner] and not overdue) or _is_elsewhere(row):
                 waiting.append(row)
                 continue
-            self._adopt(row, not known[row.owner])
+            mine.append(row)
+        self._foreign = waiting
+        self._take_over([row for row in mine if not known[row.owner]])
+        for number, row in enumerate(mine, 1):
+            if row.job_id not in self._registry.entries:
+                self._adopt(row, not known[row.owner])
             if number % _PORTION == 0:
                 await trio.lowlevel.checkpoint()
-        self._foreign = waiting
 
     def _follow_clock(self) -> None:
         """Move deadlines by the time that the machine slept, which Trio's clock does not see."""

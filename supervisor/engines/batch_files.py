@@ -11,7 +11,17 @@ from typing import Final
 
 __all__ = ["KEEPER_FILES", "program_in", "write_private"]
 
-KEEPER_FILES: Final = ("keeper.py", "keeper_job.py", "keeper_loop.py", "processes.py", "records.py", "trees.py")
+KEEPER_FILES: Final = (
+    "keeper.py",
+    "inotify.py",
+    "keeper_job.py",
+    "keeper_loop.py",
+    "keeper_output.py",
+    "keeper_spawn.py",
+    "processes.py",
+    "records.py",
+    "trees.py",
+)
 
 
 def write_private(path: str, content: bytes) -> None:

@@ -42,6 +42,8 @@ __all__ = [
     "recorded_launch",
     "recorded_process",
     "resolve",
+    "resolve_ended",
+    "resolve_kept",
     "stop_facts",
     "valid_exit",
     "valid_process",
@@ -496,7 +498,7 @@ def resolve(
         FileNotFoundError: the job directory is gone, so somebody has settled the job and forgotten it.
         OSError: what was found out cannot be written down.
     """
-    if (usual := _kept(directory)) is not None:
+    if (usual := resolve_ended(directory) or resolve_kept(directory)) is not None:
         return usual
     damage: str | None = None
     owner_until: float | None = None
@@ -536,16 +538,35 @@ def resolve(
             return _observation(finding, seen, damage)
 
 
-def _kept(directory: str) -> Observation | None:
+def resolve_ended(directory: str) -> Observation | None:
+    """Return what ``resolve`` would of a job whose end is on record, and of any stop; ``None`` for any other.
+
+    Whether anybody of it lives makes no difference then.
+    """
+    path = f"{directory}/{records.EXIT}"
+    if not os.path.lexists(path):
+        return None
+    process = recorded_process(directory)
+    end, stop = valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
+    if not end or (stop and stop["signalled_boot_ns"] is not None and not stop["gone"]):
+        return None
+    return _ended(process, stop, end, _damage_of(process, stop))
+
+
+def resolve_kept(
+    directory: str,
+    lives: Callable[[int, int], bool] = processes.is_alive,
+) -> Observation | None:
     """Return what ``resolve`` would of a job that runs in the care of its keeper, which most do that are asked about.
 
-    No more is read for it than that takes, so that a look at a thousand of them does not take long.
+    ``None`` for any other. No more is read for it than that takes, and nothing is waited for, so that a look at
+    a thousand of them does not take long. ``lives`` says whether a keeper is there.
     """
     process = recorded_process(directory)
     if not process or _place(process["boot"], process["ns"], None) is not Place.HERE:
         return None
     # In this order: a keeper that was alive had not failed to write the end down yet.
-    if not processes.is_alive(process["keeper_pid"], process["keeper_start"]):
+    if not lives(process["keeper_pid"], process["keeper_start"]):
         return None
     if os.path.lexists(f"{directory}/{records.EXIT}"):
         return None
@@ -558,14 +579,28 @@ def _kept(directory: str) -> Observation | None:
     )
 
 
+def _ended(
+    process: dict[str, Any] | None,
+    stop: dict[str, Any] | None,
+    end: dict[str, Any],
+    damage: str | None,
+) -> Observation:
+    stopped, survivors = stop_facts(stop)
+    return Observation(
+        seen=Seen.ENDED,
+        launched=_launched(process),
+        ended=Ended(exit=exit_of(end), stopped=stopped, survivors=survivors),
+        stop_requested=stop.get("why") if stop else None,
+        damage=damage,
+    )
+
+
 def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observation:
     launched = _launched(seen.process)
     requested = seen.stop.get("why") if seen.stop else None
     if finding is Finding.ENDED:
         assert seen.exit is not None  # noqa: S101  # that is what the finding means
-        stopped, survivors = stop_facts(seen.stop)
-        ended = Ended(exit=exit_of(seen.exit), stopped=stopped, survivors=survivors)
-        return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested, damage=damage)
+        return _ended(seen.process, seen.stop, seen.exit, damage)
     state = {
         Finding.WAIT_QUEUED: Seen.QUEUED,
         Finding.WAIT_RUNNING: Seen.RUNNING,

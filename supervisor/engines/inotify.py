@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-__all__ = ["CHANGED", "MODIFIED", "Inotify"]
+__all__ = ["CHANGED", "MODIFIED", "OVERFLOWN", "Inotify"]
 
 _MODIFY: Final = 0x2
 _CLOSE_WRITE: Final = 0x8  # a further line in stop.json; not what a job writes, which keeps its files open
@@ -30,6 +30,9 @@ CHANGED: Final = _CLOSE_WRITE | _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF
 
 MODIFIED: Final = _MODIFY | CHANGED
 """The same, or a file in it was written to."""
+
+OVERFLOWN: Final = -1
+"""In place of a watch's number: more has happened than the kernel could keep in mind, to any of them."""
 
 _HEAD: Final = struct.Struct("iIII")
 

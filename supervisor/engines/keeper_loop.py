@@ -39,37 +39,24 @@ from heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import processes, records, trees
+    from supervisor.engines import keeper_output, keeper_spawn, processes, records, trees
 else:  # run by keeper.py, outside the package
+    import keeper_output
+    import keeper_spawn
     import processes
     import records
     import trees
 if TYPE_CHECKING:
     from typing import Any, Final
 
-__all__ = ["BACKSTOP_NS", "PROTOCOL", "Keeper", "LaunchError", "find_executable"]
+__all__ = ["BACKSTOP_NS", "PROTOCOL", "Keeper"]
 
 PROTOCOL: Final = 1
 BACKSTOP_NS: Final = 2_000_000_000
-_SECOND: Final = 1_000_000_000
 _LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
-_FIRST_OUTPUT_LOOK_NS: Final = _SECOND // 2
-_SHORTEST_OUTPUT_LOOK_NS: Final = _SECOND // 10
-_LONGEST_OUTPUT_LOOK_NS: Final = 8 * _SECOND
 _MOST_DESCRIPTORS: Final = 250
 # Many launches at once are answered a few at a time, so that the supervisor has something to do meanwhile.
 _ANSWER_AFTER: Final = 4
-# Python ignores these two, and an ignored signal stays ignored across exec.
-_RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
-
-
-class LaunchError(Exception):
-    """A command could not be started: ``status`` is what a shell would exit with."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 class Slot:
@@ -79,24 +66,19 @@ class Slot:
         "deadline",
         "directory",
         "exit",
-        "gap",
         "grace",
-        "limit",
-        "looked",
         "pid",
         "request",
-        "seen",
         "start",
         "stop",
         "token",
         "why",
     )
 
-    def __init__(self, token: int, directory: str, grace: float, limit: int) -> None:
+    def __init__(self, token: int, directory: str, grace: float) -> None:
         self.token = token
         self.directory = directory
         self.grace = grace
-        self.limit = limit
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None
@@ -104,9 +86,6 @@ class Slot:
         self.request: dict[str, object] = {}  # what stop.json says, or will when there is room for it
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.exit: tuple[Any, ...] | None = None
-        self.seen = 0
-        self.looked = 0
-        self.gap = _FIRST_OUTPUT_LOOK_NS
 
 
 class Keeper:
@@ -131,7 +110,7 @@ class Keeper:
         self.killer = trees.TreeKiller(self.by_pid)
         self.stopping: dict[trees.Stop, Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
-        self.looks: list[tuple[int, int]] = []
+        self.outputs = keeper_output.Outputs()
         self.unwritten: list[tuple[str, str, dict[str, object]]] = []
         self.inbox = bytearray()
         self.passed: list[int] = []
@@ -146,7 +125,7 @@ class Keeper:
     def _watch_signals() -> int:
         for number in signal.valid_signals():
             try:
-                if signal.getsignal(number) is signal.SIG_IGN and number not in _RESET:
+                if signal.getsignal(number) is signal.SIG_IGN and number not in keeper_spawn.RESET:
                     signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):
                 continue
@@ -168,6 +147,7 @@ class Keeper:
         assert self.socket is not None  # noqa: S101  # it is closed in this loop only
         connection = self.socket.fileno()
         poll.register(connection, select.POLLIN)
+        hears = False
         self.outbox.append(("hello", PROTOCOL, self.pid, self.start))
         while self.socket is not None or self.slots or self.unwritten:
             try:
@@ -179,22 +159,25 @@ class Keeper:
                         continue
                 else:
                     poll.modify(connection, select.POLLIN | (select.POLLOUT if self.unsent else 0))
+                if self.outputs.descriptor >= 0 and not hears:
+                    hears = True
+                    poll.register(self.outputs.descriptor, select.POLLIN)
                 ready = poll.poll(self._timeout_ms())
                 if any(descriptor == self.wake for descriptor, _ in ready):
                     self._signalled()
                 if any(descriptor == connection for descriptor, _ in ready):
                     self._receive()
+                if any(descriptor == self.outputs.descriptor for descriptor, _ in ready):
+                    self.outputs.heard()
                 self._on_time()
             except Exception:  # noqa: BLE001  # whatever it was, the jobs still need their keeper
                 self._log()
                 time.sleep(0.05)  # and if it comes again and again, not the whole processor
 
     def _timeout_ms(self) -> int:
-        due = [when for when in (self.killer.next_ns,) if when is not None]
+        due = [when for when in (self.killer.next_ns, self.outputs.next_ns) if when is not None]
         if self.deadlines:
             due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.socket is not None else 0))
-        if self.looks:
-            due.append(self.looks[0][0])
         wait = _LOOK_AGAIN_MS if not self.unwritten else 1000
         if due:
             wait = min(wait, max(0, -(-(min(due) - processes.boottime_ns()) // 1_000_000)))
@@ -217,10 +200,10 @@ class Keeper:
             slot = self.slots.get(heappop(self.deadlines)[1])
             if slot is not None and slot.exit is None:
                 self._begin_stop(slot, "deadline", "keeper")
-        while self.looks and self.looks[0][0] <= now:
-            slot = self.slots.get(heappop(self.looks)[1])
-            if slot is not None and slot.exit is None and slot.stop is None:
-                self._look_at_output(slot, now)
+        for token in self.outputs.look():
+            slot = self.slots.get(token)
+            if slot is not None and slot.exit is None:
+                self._begin_stop(slot, "output_limit", "keeper")
         due = self.killer.next_ns
         if due is not None and due <= now:
             for stop in self.killer.tick(self._attend):
@@ -379,20 +362,20 @@ class Keeper:
                 return
             self.claimed = directory
             if len(passed) < descriptors:
-                raise LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
+                raise keeper_spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             environment = {**self.environments[env_token], **changes}
-            slot = Slot(token, directory, grace, limit)
+            slot = Slot(token, directory, grace)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
                 opened += [os.open(f"{directory}/{name}", flags, 0o600) for name in (records.STDOUT, records.STDERR)]
             except OSError as error:
-                raise LaunchError(125, f"cannot create its output files: {error.strerror}") from None
+                raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
             standard = (passed[1] if descriptors > 1 else self.null, *opened)
             before_wall, before = time.time_ns(), processes.boottime_ns()
             slot.pid = self._spawn(passed[0], argv, environment, standard)
             after = processes.boottime_ns()
             slot.start = self._start_of(slot.pid, before, after)
-        except LaunchError as error:
+        except keeper_spawn.LaunchError as error:
             self._record(
                 directory,
                 records.EXIT,
@@ -410,8 +393,7 @@ class Keeper:
             if len(self.deadlines) > 2 * len(self.slots) + 1000:  # most are of jobs that ended long before
                 self.deadlines = [entry for entry in self.deadlines if entry[1] in self.slots]
                 heapify(self.deadlines)
-        slot.looked = before
-        heappush(self.looks, (before + slot.gap, token))
+        self.outputs.add(token, directory, limit, before)
         self._begin_record(
             directory,
             {
@@ -442,14 +424,14 @@ class Keeper:
         try:
             os.fchdir(workspace)
         except OSError as error:
-            raise LaunchError(125, f"cannot enter the workspace: {error.strerror}") from None
+            raise keeper_spawn.LaunchError(125, f"cannot enter the workspace: {error.strerror}") from None
         try:
-            executable = find_executable(argv[0], environment)
+            executable = keeper_spawn.find_executable(argv[0], environment)
             os.umask(self.umask)
             try:
-                return _posix_spawn(executable, argv, environment, standard)
+                return keeper_spawn.spawn(executable, argv, environment, standard)
             except OSError as error:
-                raise _why_not(error, executable) from None
+                raise keeper_spawn.why_not(error, executable) from None
         finally:
             os.umask(0o077)
             os.chdir("/")  # a workspace must not be held by us
@@ -467,28 +449,6 @@ class Keeper:
         return start
 
     # ------------------------------------------------------------ watching and stopping
-
-    def _look_at_output(self, slot: Slot, now: int) -> None:
-        largest = 0
-        for name in (records.STDOUT, records.STDERR):
-            try:
-                largest = max(largest, os.stat(f"{slot.directory}/{name}").st_size)
-            except OSError:
-                continue
-        if largest > slot.limit:
-            self._begin_stop(slot, "output_limit", "keeper")
-            return
-        grown = largest - slot.seen
-        if grown > 0:  # look again when half of what is left could be used up
-            until_full = (slot.limit - largest) * (now - slot.looked) // (2 * grown)
-            slot.gap = min(max(until_full, _SHORTEST_OUTPUT_LOOK_NS), _SECOND)
-        else:
-            slot.gap = min(2 * slot.gap, _LONGEST_OUTPUT_LOOK_NS)
-        slot.seen, slot.looked = largest, now
-        due = now + slot.gap
-        if slot.gap >= _SECOND:  # on the full second, so that a thousand quiet jobs cost one waking, not each its own
-            due += -due % _SECOND
-        heappush(self.looks, (due, slot.token))
 
     def _look_for_stops(self) -> None:
         for slot in list(self.slots.values()):
@@ -535,6 +495,7 @@ class Keeper:
         if at_once and there is not request:
             on_signal(processes.boottime_ns())
 
+        self.outputs.drop(slot.token)
         slot.stop = trees.Stop(
             directory.rpartition("/")[2],
             slot.pid,
@@ -599,6 +560,7 @@ class Keeper:
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
         cpu = round(cpu, 6)
         slot.exit = (exit_code, by_signal, wall, boot, cpu, rss_bytes)
+        self.outputs.drop(slot.token)
         self._end_record(
             slot.directory,
             {
@@ -634,75 +596,3 @@ class Keeper:
 
 def _heard(_number: int, _frame: object) -> None:
     """Do nothing: the descriptor that the signal made readable says it all."""
-
-
-def find_executable(name: bytes, environment: dict[bytes, bytes]) -> bytes:
-    """Return the file that ``name`` means, by the job's own PATH and from its own directory.
-
-    Raises:
-        LaunchError: 127 when there is none, 126 when there is one that cannot be executed.
-    """
-    if b"/" in name:
-        candidates = [name]
-    else:
-        path = environment.get(b"PATH", os.fsencode(os.defpath))
-        candidates = [(directory or b".") + b"/" + name for directory in path.split(b":")]
-    refused: bytes | None = None
-    for candidate in candidates:
-        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
-            return candidate
-        if refused is None and os.path.lexists(candidate) and os.path.exists(candidate):
-            refused = candidate
-    shown = os.fsdecode(name)
-    if refused is not None:
-        why = "is a directory" if os.path.isdir(refused) else "is not executable"
-        raise LaunchError(126, f"{os.fsdecode(refused)} {why}")
-    if b"/" in name:
-        raise LaunchError(127, f"{shown}: no such file")
-    raise LaunchError(127, f"{shown}: command not found in its PATH")
-
-
-def _posix_spawn(
-    executable: bytes,
-    argv: list[bytes],
-    environment: dict[bytes, bytes],
-    standard: tuple[int, ...],
-) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)]
-    try:
-        return os.posix_spawn(
-            executable,
-            argv,
-            environment,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_RESET,
-        )
-    except NotImplementedError:  # no POSIX_SPAWN_SETSID here
-        import subprocess
-
-        process = subprocess.Popen(
-            argv,
-            executable=executable,
-            env=environment,
-            stdin=standard[0],
-            stdout=standard[1],
-            stderr=standard[2],
-            start_new_session=True,
-        )
-        process.returncode = 0  # reaped by our own wait, not by its destructor
-        return process.pid
-
-
-def _why_not(error: OSError, executable: bytes) -> LaunchError:
-    shown = os.fsdecode(executable)
-    if error.errno == errno.ENOENT:
-        if os.path.exists(executable):
-            return LaunchError(126, f"{shown}: the interpreter that its first line names does not exist")
-        return LaunchError(127, f"{shown}: no such file")
-    if error.errno == errno.ENOEXEC:
-        return LaunchError(126, f"{shown}: neither a program nor a script with a #! line")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.E2BIG, errno.ETXTBSY, errno.ELOOP, errno.ENAMETOOLONG}:
-        return LaunchError(126, f"{shown}: {error.strerror}")
-    return LaunchError(125, f"cannot spawn a process: {error.strerror}")

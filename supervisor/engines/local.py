@@ -30,11 +30,12 @@ from supervisor.engines import (
     processes,
     records,
     stopping,
-    trees,
 )
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.keeper_link import KeeperLink
+from supervisor.engines.kept import Kept, KeptJobs
 from supervisor.engines.notify import Notifier
+from supervisor.engines.own_trees import Trees
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
 from supervisor.mounts import on_network
@@ -66,6 +67,7 @@ class LocalRunning:
         "poked",
         "stop_asked",
         "token",
+        "unwatch",
         "watched",
     )
 
@@ -84,6 +86,7 @@ class LocalRunning:
         self.stop_asked: str | None = None
         self.pidfd: int | None = None
         self.watched = False
+        self.unwatch: Callable[[], None] | None = None
 
     @property
     def queue_reason(self) -> str | None:
@@ -105,12 +108,21 @@ class LocalRunning:
         await trio.lowlevel.checkpoint()
         self._engine.stop(self, why, by)
 
+    def note_launch(self, launched: Launched) -> None:
+        """Take what its keeper has recorded about its launch."""
+        self.launched = launched
+        if self.pidfd is None:
+            self._engine.hold_pidfd(self, launched.pid)
+
     def poke(self) -> None:
         """Have the evidence looked at again."""
         self.poked.set()
 
     def set_ended(self, ended: Ended) -> None:
         """Note the end and wake who waits."""
+        if self.unwatch is not None:
+            self.unwatch()
+            self.unwatch = None
         self.ended = ended
         self._engine.close_pidfd(self)
         self.finished.set()
@@ -136,10 +148,11 @@ class LocalEngine:
         self._handles: dict[int, LocalRunning] = {}
         self._environment: Mapping[bytes, bytes] | None = None
         self._environment_token = _NO_ENVIRONMENT
-        self._pidfds = 0
+        self._holding: set[LocalRunning] = set()
         self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._notifier = Notifier()
-        self._trees = _Trees()
+        self._kept = KeptJobs(self._notifier, self._watch_kept_no_more)
+        self._trees = Trees()
         self._slow_workspaces: dict[str, bool] = {}
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -149,6 +162,7 @@ class LocalEngine:
                 self._nursery = nursery
                 nursery.start_soon(self._trees.serve)
                 nursery.start_soon(self._notifier.serve)
+                nursery.start_soon(self._kept.serve)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -156,7 +170,7 @@ class LocalEngine:
             if self._link is not None:
                 self._link.close()
                 self._link = None
-            for handle in self._handles.values():
+            for handle in list(self._holding):
                 self.close_pidfd(handle)
 
     # ------------------------------------------------------------ launching
@@ -310,7 +324,7 @@ class LocalEngine:
         if what == "launched":
             pid, _start, started_ns, _boot_ns, deadline = rest
             handle.launched = Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=deadline)
-            self._hold_pidfd(handle, pid)
+            self.hold_pidfd(handle, pid)
             handle.answered.set()
         elif what == "exit":
             del self._handles[token]
@@ -340,19 +354,22 @@ class LocalEngine:
             else:
                 handle.answered.set()
 
-    def _hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
+    def hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
         """Hold on to the process, so that its exit status can be read even after somebody else reaped it."""
-        if self._pidfds >= self._most_pidfds or not hasattr(os, "pidfd_open"):
+        if len(self._holding) >= self._most_pidfds or not hasattr(os, "pidfd_open"):
+            return
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
             return
         with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(pid)
             # Not reaped yet, as its keeper would have said so; a stranger that has the pid already
             # would have to lead a session as well.
             if os.getsid(pid) == pid:
                 handle.pidfd = descriptor
-                self._pidfds += 1
-            else:
-                os.close(descriptor)
+                self._holding.add(handle)
+                return
+        os.close(descriptor)
 
     def close_pidfd(self, handle: LocalRunning) -> None:
         """Let go of a process."""
@@ -361,7 +378,7 @@ class LocalEngine:
                 trio.lowlevel.notify_closing(handle.pidfd)
             os.close(handle.pidfd)
             handle.pidfd = None
-            self._pidfds -= 1
+            self._holding.discard(handle)
 
     # ------------------------------------------------------------ watching by identity
 
@@ -388,8 +405,13 @@ class LocalEngine:
         if launched is not None:
             handle.launched = launched
         handle.answered.set()
-        self._watch(handle)
+        if self._nursery is not None:
+            self._kept.add(handle)
         return handle
+
+    def _watch_kept_no_more(self, handle: Kept) -> None:
+        if isinstance(handle, LocalRunning):
+            self._watch(handle)
 
     def _watch(self, handle: LocalRunning) -> None:
         # The keeper may die between its answer and the moment at which whoever waits for that goes on.
@@ -452,11 +474,11 @@ class LocalEngine:
                 continue
             leader = pid == "pid"
             descriptor = handle.pidfd if leader and handle.pidfd is not None else None
-            if descriptor is None and self._pidfds < self._most_pidfds:
+            if descriptor is None and len(self._holding) < self._most_pidfds:
                 descriptor = processes.open_pidfd(identity[0], identity[1])
                 if descriptor is not None and leader:
                     handle.pidfd = descriptor
-                    self._pidfds += 1
+                    self._holding.add(handle)
             if descriptor is None:
                 blind |= processes.is_alive(identity[0], identity[1])
                 continue
@@ -542,42 +564,6 @@ class LocalEngine:
         give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
         while not stopping.is_noted(tree, patience_is_over=trio.current_time() > give_up):  # noqa: ASYNC110  # another process is waited for, maybe in vain
             await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
-
-
-class _Trees:
-    """Ends trees from this process; one look at the process table, in a thread, serves all of them."""
-
-    def __init__(self) -> None:
-        self._killer = trees.TreeKiller()
-        self._added: list[trees.Stop] = []
-        self._waiting: dict[trees.Stop, Callable[[], None]] = {}
-        self._wake = trio.Event()
-
-    async def end(self, tree: stopping.Tree) -> None:
-        """End one tree, note that it is gone, and return."""
-        stop = stopping.make_stop(tree)
-        gone = trio.Event()
-        self._waiting[stop] = gone.set
-        self._added.append(stop)
-        self._wake.set()
-        await gone.wait()
-        stopping.note_gone(tree, stop)
-
-    async def serve(self) -> None:
-        while True:
-            while self._added:
-                self._killer.add(self._added.pop())
-            due = self._killer.next_ns
-            if due is None:
-                await self._wake.wait()
-                self._wake = trio.Event()
-                continue
-            with trio.move_on_after(max(0, due - processes.boottime_ns()) / 1e9):
-                await self._wake.wait()
-                self._wake = trio.Event()
-                continue
-            for stop in await trio.to_thread.run_sync(self._killer.tick):
-                self._waiting.pop(stop)()
 
 
 def _environment() -> Mapping[bytes, bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 
 import trio
 
-from supervisor.engines.inotify import Inotify
+from supervisor.engines.inotify import OVERFLOWN, Inotify
 
 __all__ = ["Notifier"]
 
@@ -29,7 +29,10 @@ class Notifier:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._notify.descriptor)
-                for number in self._notify.read():
+                numbers = self._notify.read()
+                if OVERFLOWN in numbers:
+                    numbers |= self._callbacks.keys()
+                for number in numbers:
                     for callback in tuple(self._callbacks.get(number, ())):
                         callback()
         finally:
@@ -39,20 +42,29 @@ class Notifier:
     @contextlib.contextmanager
     def watching(self, directory: str, mask: int, callback: Callable[[], None]) -> Generator[bool]:
         """Have ``callback`` called at every change; gives ``False`` where that cannot be had."""
+        unwatch = self.watch(directory, mask, callback)
+        try:
+            yield unwatch is not None
+        finally:
+            if unwatch is not None:
+                unwatch()
+
+    def watch(self, directory: str, mask: int, callback: Callable[[], None]) -> Callable[[], None] | None:
+        """Do as ``watching`` until what is returned is called; ``None`` where it cannot be had."""
         if self._notify is None and not self._wanted.is_set():
             self._notify = Inotify.open()
             self._wanted.set()
         number = None if self._notify is None else self._notify.watch(directory, mask)
-        if self._notify is None or number is None:
-            yield False
-            return
+        if number is None:
+            return None
         self._callbacks.setdefault(number, []).append(callback)
-        try:
-            yield True
-        finally:
+
+        def unwatch() -> None:
             left = self._callbacks[number]
             left.remove(callback)
             if not left:
                 del self._callbacks[number]
             if self._notify is not None:
                 self._notify.unwatch(directory)
+
+        return unwatch

@@ -184,10 +184,11 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
             if not content:
                 return None  # its keeper is about to write it, or was killed before it could
             content = content.partition(b"\n")[0]
-        try:
-            record = loads(content)
-        except ValueError:  # several versions, of which the last whole one counts
-            record = loads(next(filter(None, reversed(content[: content.rindex(b"\n")].split(b"\n")))))
+        whole, _, _ = content.rpartition(b"\n")
+        try:  # there may be several versions, of which the last whole one counts
+            record = loads(str(whole.rstrip(b"\n").rpartition(b"\n")[2] or content, "utf-8"))
+        except ValueError:
+            record = loads(content)  # spread over several lines by somebody's editor
     except (OSError, ValueError, RecursionError, StopIteration):
         return {}
     finally:

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor.engines import evidence, processes, records, trees
-from supervisor.engines.inotify import CHANGED, Inotify
+from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
 
 __all__ = [
     "BACKSTOP_SECONDS",
@@ -380,7 +380,7 @@ class Change:
         for descriptor, _ in ready:
             if self._notify is not None and descriptor == self._notify.descriptor:
                 numbers = self._notify.read()
-                if not self._by_watch.keys() >= numbers:  # more has happened than the kernel could keep in mind
+                if OVERFLOWN in numbers:
                     return self._all
                 changed.update(filter(self._is_worth_a_look, map(self._by_watch.__getitem__, numbers)))
             else:  # it stays readable for ever: once is enough, what follows is written into the directory

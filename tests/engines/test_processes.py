@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -98,6 +99,22 @@ def test_a_zombie_tells_its_status_until_it_is_reaped(command: str, status: int)
 
 
 @linux
+@pytest.mark.parametrize("has_waitid", [True, False])
+def test_a_child_that_has_ended_is_still_to_be_reaped(monkeypatch: pytest.MonkeyPatch, *, has_waitid: bool) -> None:
+    if not has_waitid:
+        monkeypatch.delattr(os, "waitid")
+    with subprocess.Popen(["sh", "-c", "read line; exit 3"], stdin=subprocess.PIPE) as process:
+        assert not processes.has_child_ended(process.pid)
+        assert process.stdin is not None
+        descriptor = os.pidfd_open(process.pid)
+        process.stdin.close()
+        select.select([descriptor], [], [], 5)
+        os.close(descriptor)
+        assert processes.has_child_ended(process.pid)
+        assert process.wait() == 3
+        assert processes.has_child_ended(process.pid)
+
+
 def test_what_lives_has_no_status() -> None:
     assert processes.exit_status_of_zombie(*processes.own_identity()) is None
 

@@ -36,6 +36,23 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"v":1,"n":1}', 1),
+        (b'{"v":1,"n":1}\n', 1),
+        (b'{"v":1,"n":1}\n\n{"v":1,"n":2}\n', 2),
+        (b'{"v":1,"n":1}\n\n{"v":1,"n":2', 1),
+        (b'{"v":1,"n":1}\n{"v":1,\n{"v":1,"n":3}\n', 3),
+        (b'{"v":1,\n "n":4\n}\n', 4),
+        (b'{"v":1,\n "n":5}', 5),
+    ],
+)
+def test_the_last_whole_version_counts(tmp_path: Path, content: bytes, told: int) -> None:
+    (tmp_path / records.STOP).write_bytes(content)
+    assert records.read(str(tmp_path), records.STOP) == {"v": 1, "n": told}
+
+
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
     assert records.read(str(tmp_path), "a.json") is None
     assert records.read(str(tmp_path / "nowhere"), "a.json") is None

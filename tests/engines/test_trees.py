@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 
@@ -42,6 +43,39 @@ def test_a_look_leaves_out_zombies() -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert process.pid not in trees.ProcessTable().look()
         assert os.getpid() in trees.ProcessTable().look()
+
+
+@linux
+def test_leaders_of_other_trees_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    read = processes.read_process
+    monkeypatch.setattr(processes, "read_process", lambda pid: (looked.append(pid), read(pid))[1])
+    argv = ["sh", "-c", "echo; exec sleep 600"]
+    with (
+        subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as mine,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as other,
+    ):
+        for each in (mine, other):
+            assert each.stdout is not None
+            each.stdout.readline()
+        found = read(mine.pid)
+        assert found is not None
+        killer = trees.TreeKiller({mine.pid, other.pid})
+        signalled: list[int] = []
+        stop = trees.Stop("0" * 32, mine.pid, found.start, 5, signalled.append, is_child=True)
+        killer.add(stop)
+        assert killer.tick() == []
+        assert len(signalled) == 1
+        assert mine.wait(5) == -signal.SIGTERM
+        assert killer.next_ns is not None
+        assert killer.next_ns > 0
+        stop.ended_at(processes.boottime_ns())
+        killer.hurry(stop)
+        assert killer.tick() == [stop]
+        assert killer.next_ns is None
+        assert mine.pid in looked
+        assert other.pid not in looked
+        other.kill()
 
 
 @linux

@@ -15,7 +15,7 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import evidence, processes, records
+from supervisor.engines import Observation, evidence, processes, records
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import dump, row_of_record
 
@@ -325,13 +325,13 @@ async def test_peer_13_the_callers_directory_drifts_and_its_job_is_found(
 async def test_peer_15_waiting_is_woken_and_does_not_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = world.fifo()
     looks: list[str] = []
-    examine = evidence.examine
+    resolve = evidence.resolve
 
-    def counted(directory: str, **more: Any) -> evidence.Evidence:
+    def counted(directory: str, **more: Any) -> Observation:
         looks.append(directory)
-        return examine(directory, **more)
+        return resolve(directory, **more)
 
-    monkeypatch.setattr(evidence, "examine", counted)
+    monkeypatch.setattr(evidence, "resolve", counted)
     async with supervisor.open_supervisor() as sup:
         job = await sup.start(["sh", "-c", 'read line < "$1"', "sh", str(gate)])
         ends: list[float] = []

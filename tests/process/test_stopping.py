@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import processes, records
+from supervisor.engines import processes, records, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -371,6 +371,49 @@ async def test_cancelled_waiting_and_start_stop_nothing(world: World) -> None:
         ids = [each.job_id for each in (await sup.list()).jobs]
         assert ids == [job.job_id]  # cancelled before anything was done: no job
         await sup.cancel(job.job_id)
+
+
+def test_of_many_each_is_looked_at_when_something_has_happened_to_it(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hosts = world.hosts(2)
+    jobs = [host.start("sleep", "600") for host in hosts for _ in range(30)]
+    done = hosts[0].call("run", ["true"])["job"]["job_id"]
+    looks: list[str] = []
+    nudged: list[object] = []
+    settled, nudge = world.catalog.settled, stopping.nudge_keeper
+    monkeypatch.setattr(
+        world.catalog, "settled", lambda row, **more: (looks.append(row.job_id), settled(row, **more))[1]
+    )
+    monkeypatch.setattr(stopping, "nudge_keeper", lambda keeper: (nudged.append(keeper), nudge(keeper))[1])
+    ends = world.catalog.cancel_all([*jobs, done, "0" * 32, jobs[0]])
+    assert [end.status if isinstance(end, supervisor.Job) else end.code for end in ends] == [
+        *["cancelled"] * 60,
+        "done",
+        "job_not_found",
+        "cancelled",
+    ]
+    assert len(nudged) == len(set(nudged)) == 2
+    assert max(map(looks.count, jobs)) <= 5  # when it is asked to end, and at what it and its keeper then write
+
+
+def test_of_many_that_are_waited_for_each_is_looked_at_when_it_has_ended(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host, gate = world.host(), world.fifo()
+    jobs = [host.start("sh", "-c", 'read line < "$1"', "sh", str(gate)) for _ in range(30)]
+    looks: list[str] = []
+    status = world.catalog.status
+    monkeypatch.setattr(
+        world.catalog,
+        "status",
+        lambda job_id, **more: (looks.append(job_id), status(job_id, **more))[1],
+    )
+    gate.open(len(jobs))
+    assert {job.status for job in world.catalog.wait(jobs, timeout=20)} == {"done"}
+    assert max(map(looks.count, jobs)) <= 3
 
 
 def test_cancel_goes_on_when_the_asking_process_dies(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,150 @@
+"""How the keeper sees that a job writes too much: looks at a clock of its own, and the kernel's word."""
+
+from __future__ import annotations
+
+import select
+from pathlib import Path
+
+import pytest
+
+from supervisor.engines import keeper_output, processes, records
+from supervisor.engines.inotify import Inotify
+
+SECOND = 1_000_000_000
+LIMIT = 1000
+
+
+class Clock:
+    """A boot clock that goes on when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100 * SECOND
+        monkeypatch.setattr(processes, "boottime_ns", lambda: self.now)
+
+    def look(self, outputs: keeper_output.Outputs) -> tuple[float, list[int]]:
+        """Go on to the next look, and return how many seconds that took and what it found."""
+        begun, due = self.now, outputs.next_ns
+        assert due is not None
+        self.now = max(self.now, due)
+        return (self.now - begun) / SECOND, outputs.look()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(keeper_output, "_MANY", 1)
+    return Clock(monkeypatch)
+
+
+def write(directory: Path, count: int, name: str = records.STDOUT) -> None:
+    with open(directory / name, "ab") as file:
+        file.write(bytes(count))
+
+
+def is_told(outputs: keeper_output.Outputs) -> bool:
+    return outputs.descriptor >= 0 and bool(select.select([outputs.descriptor], [], [], 0)[0])
+
+
+def quiet(clock: Clock, outputs: keeper_output.Outputs) -> list[float]:
+    """Look until looks are rare; return the intervals."""
+    gaps: list[float] = []
+    while not gaps or gaps[-1] < 100:
+        gap, over = clock.look(outputs)
+        assert over == []
+        gaps.append(gap)
+    return gaps
+
+
+needs_inotify = pytest.mark.skipif(Inotify.open() is None, reason="needs inotify")
+
+
+@needs_inotify
+def test_of_a_quiet_job_the_kernel_tells(tmp_path: Path, clock: Clock) -> None:
+    outputs = keeper_output.Outputs()
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    write(tmp_path, 10)
+    gaps = quiet(clock, outputs)
+    assert gaps[0] == 0.5
+    assert len(gaps) < 12
+    assert not is_told(outputs)
+    write(tmp_path, 10)
+    assert is_told(outputs)
+    outputs.heard()
+    assert clock.look(outputs) == (0.0, [])
+    write(tmp_path, LIMIT)
+    outputs.heard()
+    gap, over = clock.look(outputs)  # at intervals from here on, however often it writes
+    assert 0 < gap <= 1
+    assert over == [7]
+
+
+@needs_inotify
+@pytest.mark.parametrize("name", [records.STDOUT, records.STDERR])
+def test_a_burst_after_a_long_time_is_seen_at_once(tmp_path: Path, clock: Clock, name: str) -> None:
+    outputs = keeper_output.Outputs()
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    quiet(clock, outputs)
+    write(tmp_path, LIMIT + 1, name)
+    outputs.heard()
+    assert clock.look(outputs) == (0.0, [7])
+
+
+@needs_inotify
+def test_what_is_written_while_the_kernel_is_asked_is_not_missed(
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outputs = keeper_output.Outputs()
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    watch = Inotify.watch
+
+    def late(notify: Inotify, directory: str, mask: int) -> int | None:
+        write(tmp_path, LIMIT + 1)
+        return watch(notify, directory, mask)
+
+    monkeypatch.setattr(Inotify, "watch", late)
+    gaps: list[float] = []
+    while not (found := clock.look(outputs))[1]:
+        gaps.append(found[0])
+    assert found[0] <= 8
+    assert max(gaps) <= 8
+
+
+@pytest.mark.parametrize("fewer", [True, False])
+def test_a_few_or_without_the_kernel_are_looked_at(
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fewer: bool,
+) -> None:
+    if fewer:
+        monkeypatch.setattr(keeper_output, "_MANY", 2)
+    else:
+        monkeypatch.setattr(Inotify, "open", lambda: None)
+    outputs = keeper_output.Outputs()
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    gaps = [clock.look(outputs)[0] for _ in range(20)]
+    assert 7 <= max(gaps) <= 9
+    assert outputs.descriptor < 0
+    write(tmp_path, LIMIT + 1)
+    assert clock.look(outputs)[1] == [7]
+
+
+@needs_inotify
+def test_one_that_is_dropped_is_forgotten(tmp_path: Path, clock: Clock) -> None:
+    outputs = keeper_output.Outputs()
+    for token in (7, 8):
+        directory = tmp_path / str(token)
+        directory.mkdir()
+        outputs.add(token, str(directory), LIMIT, clock.now)
+    quiet(clock, outputs)
+    outputs.drop(7)
+    outputs.drop(7)
+    write(tmp_path / "7", LIMIT + 1)
+    outputs.heard()
+    assert outputs.next_ns is not None
+    assert outputs.next_ns > clock.now
+    write(tmp_path / "8", LIMIT + 1)
+    outputs.heard()
+    assert clock.look(outputs) == (0.0, [8])
