@@ -47,6 +47,7 @@ LAYERS = (
     "testing",
     "embedding",
     "mcp_server",
+    "load",
     "web",
     "cli",
     "__main__",

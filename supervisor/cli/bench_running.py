@@ -1,0 +1,95 @@
+"""What ``bench`` does while its load goes on: the jobs, what people see of them, and signals.
+
+The first SIGINT or SIGTERM ends the load and goes on until everything was looked at; a second one
+ends that as well. A signal that is ignored when the program starts stays ignored.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+import attrs
+import trio
+
+from supervisor.cli.bench_text import intention
+from supervisor.cli.bench_view import Lines, Screen
+from supervisor.errors import SupervisorError
+from supervisor.load.bench import Bench
+from supervisor.load.driver import Driver
+from supervisor.load.mix import Mix
+from supervisor.settings import Settings
+
+__all__ = ["Plan", "run_bench"]
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Plan:
+    """What was asked for.
+
+    Attributes:
+        mix: the load.
+        settings: where jobs are kept, of the local root.
+        keep: whether to leave the jobs.
+        let_end: whether jobs that run end by themselves when the load is interrupted.
+        patience_seconds: how long after its time a job may end.
+    """
+
+    mix: Mix
+    settings: Settings
+    keep: bool
+    let_end: bool
+    patience_seconds: float
+
+    def open_driver(self, workspace: str) -> AbstractAsyncContextManager[Driver]:
+        """Open whom the jobs are asked of."""
+        from supervisor.load.local import local_driver
+
+        return local_driver(self.settings, workspace, self.mix.most_output_bytes)
+
+    @property
+    def where(self) -> str:
+        """Whom the jobs are asked of, in words."""
+        return f"the state root {self.settings.state_dir}"
+
+
+def run_bench(plan: Plan, *, quiet: bool) -> tuple[dict[str, Any], bool]:
+    """Run it, and return the report and whether the user did not want to wait for the end."""
+    return trio.run(_main, plan, quiet)
+
+
+async def _main(plan: Plan, quiet: bool) -> tuple[dict[str, Any], bool]:  # noqa: FBT001  # trio.run's arguments
+    bench = Bench(plan.mix, plan.open_driver, keep=plan.keep, patience_seconds=plan.patience_seconds)
+    view = None if quiet else Screen(bench) if Screen.possible() else Lines(bench)
+    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    shape: dict[str, Any] = {}
+    failure: SupervisorError | None = None
+    with trio.open_signal_receiver(*heard) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_listen, signals, bench, not plan.let_end, quiet)
+            if view is not None:
+                view.say(intention(plan.mix, plan.where))
+                nursery.start_soon(view.run)
+            try:
+                shape = await bench.run()
+            except SupervisorError as error:  # kept, so that it comes out bare and not in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+    if view is not None:
+        view.erase()
+    if failure is not None:
+        raise failure
+    return shape, shape["gave_up"]
+
+
+async def _listen(signals: AsyncIterator[int], bench: Bench, cancel: bool, quiet: bool) -> None:  # noqa: FBT001
+    async for _ in signals:
+        bench.interrupt(cancel=cancel)
+        if not quiet:
+            what = "cancelling those that run" if cancel else "those that run go on to their end"
+            sys.stderr.write(f"\nno more jobs; {what}; again to report at once\n")

@@ -1,0 +1,106 @@
+"""When a load is over: what the list says, what the jobs have left behind, and what of them is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import trio
+
+from supervisor.load.check import Fault, Record, faults_of_marks
+from supervisor.load.driver import Driver, Refused
+from supervisor.load.generator import Load
+from supervisor.load.program import Marks, processes_of, read_marks, tag_of
+from supervisor.model import Job
+
+__all__ = ["Audit", "audit", "forget"]
+
+
+@attrs.frozen(slots=True)
+class Audit:
+    """What was found.
+
+    Attributes:
+        faults: what is wrong.
+        listed: the jobs of the run that are kept.
+        found_again: how many of them are jobs whose start was answered by nothing.
+        left_running: ids of those that have not ended.
+    """
+
+    faults: tuple[Fault, ...]
+    listed: tuple[Job, ...]
+    found_again: int
+    left_running: tuple[str, ...]
+
+
+async def audit(driver: Driver, load: Load, run: str, *, marks: str | None, processes: bool) -> Audit:
+    """Look at everything once more, with fresh eyes.
+
+    Input
+        marks: the file for the marks; ``None`` where they cannot be seen from here.
+        processes: whether the jobs ran on this machine.
+
+    Raises:
+        Refused: the jobs cannot be listed.
+    """
+    listed = {job.job_id: job async for job in driver.listed(run)}
+    known = {record.job.job_id: record for record in load.records.values() if record.job is not None}
+    faults: list[Fault] = []
+    if driver.keeps:
+        faults += _missing(known, listed)
+    strangers = [job for job_id, job in listed.items() if job_id not in known]
+    found_again = 0
+    for job in strangers:
+        tag = tag_of(job.argv)
+        record = None if tag is None else load.records.get(tag)
+        if record is None or not record.uncertain:
+            why = "its start was refused" if record is not None and record.refused else "no start was answered by it"
+            faults.append(Fault("unknown", why, job.job_id, tag, None if record is None else record.order.sort.name))
+        else:
+            found_again += 1
+    if marks is not None:
+        faults += _marked(load, await trio.to_thread.run_sync(read_marks, marks))
+    left = tuple(job_id for job_id, job in listed.items() if not job.status.terminal)
+    if processes:
+        ended = frozenset({*known, *listed} - {*left, *(each for each, record in known.items() if record.abandoned)})
+        alive = await trio.to_thread.run_sync(processes_of, ended)
+        faults += [Fault("alive", f"process {pid}", job_id, _tag(known, job_id)) for pid, job_id in alive.items()]
+    return Audit(tuple(faults), tuple(listed.values()), found_again, left)
+
+
+def _tag(known: dict[str, Record], job_id: str) -> str | None:
+    return known[job_id].tag if job_id in known else None
+
+
+def _missing(known: dict[str, Record], listed: dict[str, Job]) -> Iterator[Fault]:
+    for job_id, record in known.items():
+        told = record.job
+        now = listed.get(job_id)
+        name = record.order.sort.name
+        if now is None:
+            yield Fault("lost", "it is not in the list of jobs", job_id, record.tag, name)
+        elif told is not None and told.status.terminal and (now.status, now.exit_code) != (told.status, told.exit_code):
+            said = f"{told.status.value} with exit code {told.exit_code}"
+            detail = f"it was told to be {said}, and is listed as {now.status.value} with {now.exit_code}"
+            yield Fault("changed", detail, job_id, record.tag, name)
+
+
+def _marked(load: Load, marks: Marks) -> Iterator[Fault]:
+    for record in load.records.values():
+        yield from faults_of_marks(record, marks)
+    for tag in marks.begun:
+        if tag not in load.records:
+            yield Fault("unknown", f"{tag!r:.60} has left a mark, and nobody has asked for it", tag=tag)
+
+
+async def forget(driver: Driver, found: Audit) -> int:
+    """Forget the jobs of a run, those that nobody knew of included; return how many would not be forgotten."""
+    failed = 0
+    for job in found.listed:
+        try:
+            if not job.status.terminal:
+                await driver.cancel(job.job_id)
+            await driver.forget(job.job_id)
+        except Refused as error:
+            failed += error.code != "job_not_found"
+    return failed
