@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +32,9 @@ Examples:
   supervisor bench --rate 100 --for 30 --duration exp:0.1 --output lognormal:1k:1M
   supervisor bench --cancels 0.2 --timeouts 0.1 --seed 7
   supervisor bench --print-example > mix.toml; supervisor bench --mix mix.toml --json > report.json
+  supervisor bench --stdio                        # through an MCP server that is started for it
+  supervisor mcp --http 127.0.0.1:8000 --allow-command "$(supervisor bench --print-allow)"
+  SUPERVISOR_MCP_TOKEN=... supervisor bench --url http://127.0.0.1:8000/mcp
 
 SPREAD is how a quantity varies from job to job: a number, uniform:LOW:HIGH, exp:MEAN[:MOST] or
 lognormal:MEDIAN:P99[:MOST], where MOST is ten times the mean or the 99th percentile if it is left out.
@@ -39,7 +42,8 @@ lognormal:MEDIAN:P99[:MOST], where MOST is ten times the mean or the 99th percen
 The exit status is 0 when nothing was wrong, 1 when a job was lost or wrong or its start refused, 2 for
 wrong usage, 125 when there is nothing to report. Ctrl-C starts no more jobs, cancels those that run (or
 lets them end, with --let-end) and reports; a second one reports at once, and leaves the rest as it is.
-The jobs have a workspace of their own, and are forgotten afterwards unless --keep is given.
+On a state root the jobs have a workspace of their own; on an MCP endpoint they run where its server says.
+They are forgotten afterwards unless --keep is given.
 """
 
 
@@ -104,9 +108,14 @@ def _mix_options(function: _F) -> _F:
             click.option(
                 "--output", type=_spread("parse_bytes"), metavar="SPREAD", help="Bytes of stdout. Default: exp:4k:64k."
             ),
-            click.option("--cancels", type=_SHARE, metavar="SHARE", help="Cancelled jobs, of 1. Default: 0.05."),
-            click.option("--timeouts", type=_SHARE, metavar="SHARE", help="Jobs past their deadline. Default: 0.05."),
-            click.option("--failures", type=_SHARE, metavar="SHARE", help="Jobs that exit with 3. Default: 0.05."),
+            click.option("--cancels", type=_SHARE, metavar="SHARE", help="So many of 1 are cancelled."),
+            click.option("--timeouts", type=_SHARE, metavar="SHARE", help="So many of 1 run into their deadline."),
+            click.option(
+                "--failures",
+                type=_SHARE,
+                metavar="SHARE",
+                help="So many of 1 exit with 3. Without any of the three: 0.05 each.",
+            ),
             click.option(
                 "--mix",
                 "mix_file",
@@ -125,6 +134,12 @@ def _mix_options(function: _F) -> _F:
     "bench", short_help="Put a load on a state root or an MCP endpoint, and check that nothing is lost.", help=_HELP
 )
 @_mix_options
+@click.option("--url", metavar="URL", help="An MCP endpoint over HTTP; its token is in SUPERVISOR_MCP_TOKEN.")
+@click.option("--token-file", metavar="FILE", type=click.Path(path_type=Path), help="Or in this file.")
+@click.option("--stdio", is_flag=True, help="An MCP server over stdio: COMMAND, or without one `supervisor mcp`.")
+@click.option("--workspace", metavar="DIR", help="Where the jobs of an MCP endpoint run. Default: where it says.")
+@click.option("--print-allow", is_flag=True, help="Print what a server of --url has to allow, and do nothing else.")
+@click.argument("server", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--let-end", is_flag=True, help="On Ctrl-C let the jobs end by themselves, instead of cancelling them.")
 @click.option("--keep", is_flag=True, help="Leave the jobs, to look at them; they expire as others do.")
 @click.option(
@@ -140,7 +155,13 @@ def bench(
     call: Invocation,
     /,
     *,
+    url: str | None,
+    token_file: Path | None,
+    stdio: bool,
+    workspace: str | None,
+    server: Sequence[str],
     print_example: bool,
+    print_allow: bool,
     let_end: bool,
     keep: bool,
     patience: float,
@@ -153,10 +174,35 @@ def bench(
     if print_example:
         call.answer(lambda: {"ok": True, "value": EXAMPLE}, EXAMPLE.rstrip("\n"))
         return exits.OK
+    if print_allow:
+        from supervisor.load.program import allow_pattern
+
+        pattern = allow_pattern()
+        call.answer(lambda: {"ok": True, "value": pattern}, pattern)
+        return exits.OK
+    if server and not stdio:
+        message = f"Got unexpected extra argument ({server[0]}); a server's command has to follow --stdio."
+        raise click.UsageError(message)
+    if url is not None and stdio:
+        message = "--url and --stdio are two endpoints; give one of them."
+        raise click.UsageError(message)
+    if workspace is not None and url is None and not stdio:
+        message = "--workspace is for --url and --stdio; on this state root the jobs have one of their own."
+        raise click.UsageError(message)
     mix = _mix(**described)
     from supervisor.cli.bench_running import Plan, run_bench
 
-    plan = Plan(mix=mix, settings=call.settings, keep=keep, let_end=let_end, patience_seconds=patience)
+    plan = Plan(
+        mix=mix,
+        settings=call.settings,
+        url=url,
+        token=None if url is None else _token(token_file),
+        server=server if stdio else None,
+        workspace=workspace,
+        keep=keep,
+        let_end=let_end,
+        patience_seconds=patience,
+    )
     shape, gave_up = run_bench(plan, quiet=quiet)
     if call.as_json:
         write_document(shape)
@@ -167,6 +213,16 @@ def bench(
     if gave_up:
         return exits.CANCELLED
     return exits.OK if shape["ok"] else exits.BAD
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("SUPERVISOR_MCP_TOKEN") or None
+    try:
+        return file.expanduser().read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"--token-file {str(file)!r} cannot be read: {error}"
+        raise click.UsageError(message) from error
 
 
 _SHAPES = ("duration", "output", "cancels", "timeouts", "failures")
@@ -183,11 +239,18 @@ def _mix(*, mix_file: Path | None, **given: Any) -> Mix:
         if beside:
             message = f"--{beside[0]} describes jobs, and so does --mix"
             raise InvalidArguments(message, repair=f"Leave one of them out, or write {beside[0]} into the file.")
-        return mix.load(mix_file, seed=given.pop("seed", None), **given)
+        return mix.load(mix_file, **given)
     return mix.simple(
         seconds=shapes["duration"] or parse_spread("exp:0.2:2"),
         output_bytes=shapes["output"] or parse_spread("exp:4k:64k", parse_bytes),
-        **{name: 0.05 if shapes[name] is None else shapes[name] for name in ("cancels", "timeouts", "failures")},
-        seed=given.pop("seed", random.getrandbits(32)),
+        **_shares(shapes),
         **given,
     )
+
+
+def _shares(given: Mapping[str, Any]) -> dict[str, float]:
+    """Return the shares of jobs that do not just end: those that were given, or a few of each."""
+    names = ("cancels", "timeouts", "failures")
+    if all(given[name] is None for name in names):
+        return dict.fromkeys(names, 0.05)
+    return {name: given[name] or 0.0 for name in names}

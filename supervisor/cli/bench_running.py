@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import attrs
 import trio
 
+from supervisor.cli import text
 from supervisor.cli.bench_text import intention
 from supervisor.cli.bench_view import Lines, Screen
+from supervisor.cli.mcp import check_installed
 from supervisor.errors import SupervisorError
 from supervisor.load.bench import Bench
 from supervisor.load.driver import Driver
@@ -34,7 +36,11 @@ class Plan:
 
     Attributes:
         mix: the load.
-        settings: where jobs are kept, of the local root.
+        settings: where jobs are kept, of the local root and of our own MCP server.
+        url: of an MCP endpoint; ``None`` for none.
+        token: the bearer token for it; ``None`` for none.
+        server: the command of an MCP server over stdio, empty for our own; ``None`` for none.
+        workspace: where the jobs of an MCP endpoint run; ``None`` leaves it to the server.
         keep: whether to leave the jobs.
         let_end: whether jobs that run end by themselves when the load is interrupted.
         patience_seconds: how long after its time a job may end.
@@ -42,12 +48,33 @@ class Plan:
 
     mix: Mix
     settings: Settings
+    url: str | None = None
+    token: str | None = attrs.field(default=None, repr=False)
+    server: Sequence[str] | None = None
+    workspace: str | None = None
     keep: bool
     let_end: bool
     patience_seconds: float
 
     def open_driver(self, workspace: str) -> AbstractAsyncContextManager[Driver]:
-        """Open whom the jobs are asked of."""
+        """Open whom the jobs are asked of.
+
+        Raises:
+            InvalidSettings: it is an MCP endpoint, and the extra is not installed.
+        """
+        if self.url is not None or self.server is not None:
+            check_installed()
+            from supervisor.load.over_mcp import Endpoint, mcp_driver
+
+            endpoint = Endpoint(
+                url=self.url,
+                token=self.token,
+                command=self.server or (),
+                settings=self.settings,
+                workspace=self.workspace,
+                keep=self.keep,
+            )
+            return mcp_driver(endpoint, workspace)
         from supervisor.load.local import local_driver
 
         return local_driver(self.settings, workspace, self.mix.most_output_bytes)
@@ -55,7 +82,12 @@ class Plan:
     @property
     def where(self) -> str:
         """Whom the jobs are asked of, in words."""
-        return f"the state root {self.settings.state_dir}"
+        if self.url is not None:
+            return self.url
+        root = f"the state root {self.settings.state_dir}"
+        if self.server is None:
+            return root
+        return f"`{text.command_line(self.server)}`" if self.server else f"`supervisor mcp` on {root}"
 
 
 def run_bench(plan: Plan, *, quiet: bool) -> tuple[dict[str, Any], bool]:

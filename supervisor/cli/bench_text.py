@@ -30,6 +30,7 @@ def lines(shape: Mapping[str, Any]) -> Iterator[str]:
     """Yield the report, line by line."""
     jobs, rate, generator = shape["jobs"], shape["rate"], shape["generator"]
     good = "nothing was lost, wrong or refused" if shape["ok"] else shape["error"]["message"]
+    good = good if jobs["due"] else "no job was due"
     yield click.style(good, fg="green" if shape["ok"] else "red", bold=True)
     yield ""
     states = ", ".join(f"{jobs[name]} {name}" for name in ("done", "failed", "cancelled", "timeout") if jobs[name])
@@ -43,7 +44,13 @@ def lines(shape: Mapping[str, Any]) -> Iterator[str]:
             ("Time", f"{text.duration(shape['seconds'])}{', interrupted' if shape['interrupted'] else ''}"),
             ("Generator", _generator(generator)),
             ("Seed", f"{shape['mix']['seed']} ({shape['mix']['arrivals']} arrivals)"),
-            ("Left", f"{text.plural(left, 'job')} running" if left else None),
+            (
+                "Left",
+                f"{text.plural(left, 'job')} running: `supervisor cancel --label bench={shape['run']}`"
+                if left
+                else None,
+            ),
+            ("Not forgotten", text.plural(unforgotten, "job") if (unforgotten := shape["not_forgotten"]) else None),
             ("Kept", f"`supervisor list --all --label bench={shape['run']}`" if shape["kept"] else None),
         )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 import trio
@@ -22,13 +22,13 @@ class Audit:
 
     Attributes:
         faults: what is wrong.
-        listed: the jobs of the run that are kept.
+        listed: the jobs of the run that are kept; ``None`` when they could not be listed.
         found_again: how many of them are jobs whose start was answered by nothing.
         left_running: ids of those that have not ended.
     """
 
     faults: tuple[Fault, ...]
-    listed: tuple[Job, ...]
+    listed: tuple[Job, ...] | None
     found_again: int
     left_running: tuple[str, ...]
 
@@ -39,33 +39,42 @@ async def audit(driver: Driver, load: Load, run: str, *, marks: str | None, proc
     Input
         marks: the file for the marks; ``None`` where they cannot be seen from here.
         processes: whether the jobs ran on this machine.
-
-    Raises:
-        Refused: the jobs cannot be listed.
     """
-    listed = {job.job_id: job async for job in driver.listed(run)}
-    known = {record.job.job_id: record for record in load.records.values() if record.job is not None}
     faults: list[Fault] = []
-    if driver.keeps:
-        faults += _missing(known, listed)
-    strangers = [job for job_id, job in listed.items() if job_id not in known]
+    listed: dict[str, Job] | None = None
+    try:
+        listed = {job.job_id: job async for job in driver.listed(run)}
+    except Refused as error:
+        faults.append(Fault("call", f"the list of jobs was answered by {error.code}: {error.message}"))
+    known = {record.job.job_id: record for record in load.records.values() if record.job is not None}
     found_again = 0
-    for job in strangers:
-        tag = tag_of(job.argv)
-        record = None if tag is None else load.records.get(tag)
-        if record is None or not record.uncertain:
-            why = "its start was refused" if record is not None and record.refused else "no start was answered by it"
-            faults.append(Fault("unknown", why, job.job_id, tag, None if record is None else record.order.sort.name))
-        else:
-            found_again += 1
+    if listed is not None:
+        if driver.keeps:
+            faults += _missing(known, listed)
+        strangers = list(_strangers(load, [job for job_id, job in listed.items() if job_id not in known]))
+        found_again = strangers.count(None)
+        faults += [fault for fault in strangers if fault is not None]
     if marks is not None:
         faults += _marked(load, await trio.to_thread.run_sync(read_marks, marks))
-    left = tuple(job_id for job_id, job in listed.items() if not job.status.terminal)
+    left = tuple(job.job_id for job in (listed or {}).values() if not job.status.terminal)
     if processes:
-        ended = frozenset({*known, *listed} - {*left, *(each for each, record in known.items() if record.abandoned)})
+        unseen = {job_id for job_id, record in known.items() if record.abandoned}
+        ended = frozenset({*known, *(listed or ())} - {*left, *unseen})
         alive = await trio.to_thread.run_sync(processes_of, ended)
         faults += [Fault("alive", f"process {pid}", job_id, _tag(known, job_id)) for pid, job_id in alive.items()]
-    return Audit(tuple(faults), tuple(listed.values()), found_again, left)
+    return Audit(tuple(faults), None if listed is None else tuple(listed.values()), found_again, left)
+
+
+def _strangers(load: Load, jobs: Iterable[Job]) -> Iterator[Fault | None]:
+    """Yield what is wrong with each job that nobody was told of; ``None`` where its start was answered by nothing."""
+    for job in jobs:
+        tag = tag_of(job.argv)
+        record = None if tag is None else load.records.get(tag)
+        if record is not None and record.uncertain:
+            yield None
+            continue
+        why = "its start was refused" if record is not None and record.refused else "no start was answered by it"
+        yield Fault("unknown", why, job.job_id, tag, None if record is None else record.order.sort.name)
 
 
 def _tag(known: dict[str, Record], job_id: str) -> str | None:
@@ -96,7 +105,7 @@ def _marked(load: Load, marks: Marks) -> Iterator[Fault]:
 async def forget(driver: Driver, found: Audit) -> int:
     """Forget the jobs of a run, those that nobody knew of included; return how many would not be forgotten."""
     failed = 0
-    for job in found.listed:
+    for job in found.listed or ():
         try:
             if not job.status.terminal:
                 await driver.cancel(job.job_id)

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import trio
 
+from supervisor.errors import EndpointFailed, SupervisorError
 from supervisor.load.audit import Audit, audit, forget
 from supervisor.load.check import Fault
 from supervisor.load.driver import Driver, Refused
@@ -28,6 +29,8 @@ from supervisor.load.trial import own_cost, try_out
 
 __all__ = ["Bench", "Phase"]
 
+_ALLOW: Final = 'Have the server started with --allow-command "$(supervisor bench --print-allow)".'
+
 OpenDriver = Callable[[str], AbstractAsyncContextManager[Driver]]
 """Given a workspace for the jobs, gives a driver."""
 
@@ -37,7 +40,7 @@ class Phase(Enum):
 
     PREPARING = "preparing"
     LOADING = "starting jobs"
-    DRAINING = "waiting for jobs to end"
+    ENDING = "waiting for their ends"
     AUDITING = "looking at what is left"
     FORGETTING = "forgetting the jobs"
 
@@ -47,7 +50,6 @@ class Bench:
 
     Attributes:
         load: what is measured; ``None`` before the first job is due.
-        phase: what it is at.
     """
 
     def __init__(self, mix: Mix, open_driver: OpenDriver, *, keep: bool = False, patience_seconds: float = 60) -> None:
@@ -62,12 +64,18 @@ class Bench:
         self.mix = mix
         self.run_name = secrets.token_hex(3)
         self.load: Load | None = None
-        self.phase = Phase.PREPARING
+        self._phase = Phase.PREPARING
         self._open_driver = open_driver
         self._keep = keep
         self._patience = patience_seconds
         self._interrupts = 0
         self._cancel = True
+
+    @property
+    def phase(self) -> Phase:
+        """What it is at."""
+        ending = self._phase is Phase.LOADING and self.load is not None and self.load.all_due
+        return Phase.ENDING if ending else self._phase
 
     def interrupt(self, *, cancel: bool = True) -> None:
         """Start no more jobs, and ``cancel`` those that run or let them end; the second time, wait for nothing."""
@@ -105,7 +113,7 @@ class Bench:
         marks = f"{scratch}/marks" if marks_seen else ""
         load = Load(driver, self.mix, self.run_name, marks=marks, patience_seconds=self._patience)
         self.load = load
-        self.phase = Phase.LOADING
+        self._phase = Phase.LOADING
         self._pass_on(load)
         cpu, began = time.process_time(), trio.current_time()
         await load.run()
@@ -120,7 +128,7 @@ class Bench:
             kept=self._keep,
             gave_up=self._interrupts > 1,
         )
-        self.phase = Phase.AUDITING
+        self._phase = Phase.AUDITING
         faults = list(load.faults)
         try:
             found = await audit(
@@ -129,6 +137,9 @@ class Bench:
         except Refused as error:
             faults.append(Fault("call", f"the list of jobs was answered by {error.code}: {error.message}"))
             beside.not_checked.append("whether all jobs are listed, and what they left behind")
+            beside.not_forgotten = sum(
+                record.job is not None and record.found is None for record in load.records.values()
+            )
         else:
             faults += found.faults
             await self._clear(driver, found, beside)
@@ -142,14 +153,16 @@ class Bench:
         try:
             return await try_out(driver, self.run_name, marks, self._patience)
         except Refused as error:
-            if error.__cause__ is not None:
+            if isinstance(error.__cause__, SupervisorError):
                 raise error.__cause__ from None
-            raise
+            message = f"a first job was refused: {error.message}"
+            details = {"code": error.code, **driver.facts}
+            raise EndpointFailed(message, repair=_ALLOW, details=details) from error
 
     async def _clear(self, driver: Driver, found: Audit, beside: Surroundings) -> None:
         beside.found_again = found.found_again
         beside.left_running = found.left_running
         if not self._keep and self._interrupts < 2:
-            self.phase = Phase.FORGETTING
+            self._phase = Phase.FORGETTING
             beside.not_forgotten = await forget(driver, found)
             beside.left_running = ()

@@ -56,7 +56,8 @@ class Load:
         held_back: how many had to wait because too many were in flight.
         began: when the load began, by the clock of the event loop.
         last_start: when the last start was acknowledged.
-        interrupted: set when no more jobs are to be started.
+        interrupted: whether it was told to start no more jobs.
+        all_due: whether no more jobs will be started.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Load:
         self.ended: Counter[State] = Counter()
         self.acknowledged = self.in_flight = self.held_back = 0
         self.began = self.last_start = 0.0
-        self.interrupted = trio.Event()
+        self.interrupted = self.all_due = False
         self._driver = driver
         self._run = run
         self._marks = marks
@@ -99,7 +100,7 @@ class Load:
         self._running = trio.CancelScope()
         self._places = trio.Semaphore(mix.max_in_flight)
         self._fetches = trio.CapacityLimiter(_FETCHES)
-        self._to_cancel = False
+        self._cancelling = trio.Event()
 
     async def run(self) -> None:
         """Start every job when it is due, and return when all of them have been seen to their end."""
@@ -110,13 +111,15 @@ class Load:
                 async with trio.open_nursery() as jobs:
                     with self._starting:
                         await self._start_all(jobs)
+                    self.all_due = True
                 nursery.cancel_scope.cancel()
 
     def interrupt(self, *, cancel: bool = True) -> None:
         """Start no more jobs; ``cancel`` those that run."""
         self._starting.cancel()
-        self._to_cancel = cancel
-        self.interrupted.set()
+        self.interrupted = True
+        if cancel:
+            self._cancelling.set()
 
     def abandon(self) -> None:
         """Wait for nothing any more."""
@@ -203,13 +206,13 @@ class Load:
         order = record.order
         if order.cancel_after is not None and not job.status.terminal:
             with trio.move_on_after(order.cancel_after):
-                await self.interrupted.wait()
-            if not self.interrupted.is_set():
+                await self._cancelling.wait()
+            if not self._cancelling.is_set():
                 called = trio.current_time()
                 await self._cancel(record, job)
                 self.figures["cancel_ended"].add(trio.current_time() - called)
                 return
-        if self.interrupted.is_set() and self._to_cancel:
+        if self._cancelling.is_set():
             record.interrupted = True
             await self._cancel(record, job)
             return
@@ -237,12 +240,11 @@ class Load:
             self.figures["deadline_overshoot"].add(max(0.0, ended - job.deadline_at.timestamp()))
 
     async def _cancel_waiting(self, nursery: trio.Nursery) -> None:
-        """When the load is interrupted, cancel what is waited for; those who wait will see it end."""
-        await self.interrupted.wait()
-        if self._to_cancel:
-            for record in self.records.values():
-                if record.job is not None and not record.done and record.order.cancel_after is None:
-                    nursery.start_soon(self._stop, record, record.job)
+        """When the load is interrupted, cancel what is waited for; those who wait see it end."""
+        await self._cancelling.wait()
+        for record in self.records.values():
+            if record.job is not None and not record.done and record.order.cancel_after is None:
+                nursery.start_soon(self._stop, record, record.job)
 
     async def _stop(self, record: Record, job: Job) -> None:
         if record.job is job and not job.status.terminal:  # its end has not been heard of meanwhile

@@ -7,6 +7,7 @@ sort of job. A mistake is reported with its line, its key and what is allowed th
 from __future__ import annotations
 
 import math
+import random
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,10 @@ cancel_after_seconds = "uniform:0.1:1"
 share = 3
 deadline_seconds = 0.5
 """
+
+
+def _any_seed() -> int:
+    return random.getrandbits(32)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -107,7 +112,7 @@ class Mix:
         for_seconds: how long jobs are started.
         jobs: no more jobs than this; ``None`` for any number.
         arrivals: ``poisson``, at random as from many callers, or ``constant``, evenly spaced.
-        seed: of everything that is left to chance.
+        seed: of everything that is left to chance; by default another one each time.
         max_in_flight: no more jobs than this at once; one that is due has to wait, and is timed from
             when it was due.
     """
@@ -117,7 +122,7 @@ class Mix:
     for_seconds: float = 10.0
     jobs: int | None = None
     arrivals: str = "poisson"
-    seed: int = 0
+    seed: int = attrs.field(factory=_any_seed)
     max_in_flight: int = 1000
 
     def __attrs_post_init__(self) -> None:

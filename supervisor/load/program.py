@@ -3,7 +3,8 @@
 A shell, because nothing that is there everywhere starts faster, and everything in it but the sleep is
 built in. What it writes begins each line with its own tag, so that bytes of another job are noticed. It
 leaves a mark in a file when it begins and one when it comes to its end by itself: what the supervisor
-says can be held against what has happened.
+says can be held against what has happened. Where a stop reaches its sleep before it reaches the shell,
+the shell does not go on.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ t="$1
 [ "$8" = 0 ] || trap '' TERM
 say "$4"
 say "$6" >&2
-[ "$3" = 0 ] || sleep "$3"
+[ "$3" = 0 ] || sleep "$3" || exit 99
 say "$5"
 [ -z "$2" ] || echo "$1 - $$" >>"$2"
 exit "$7"

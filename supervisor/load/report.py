@@ -96,7 +96,7 @@ def report(load: Load, faults: Sequence[Fault], beside: Surroundings) -> dict[st
         "left_running": list(beside.left_running),
         "not_forgotten": beside.not_forgotten,
         "kept": beside.kept,
-        "interrupted": load.interrupted.is_set(),
+        "interrupted": load.interrupted,
         "gave_up": beside.gave_up,
         "generator": {
             "cpu_seconds": round(beside.cpu_seconds, 4),
