@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from supervisor.cli import exits
-from supervisor.cli.front import Invocation, command, write_document
-from supervisor.errors import InvalidArguments
+from supervisor.cli.front import Invocation, command, report, write_document
+from supervisor.errors import InternalError, InvalidArguments
 
 if TYPE_CHECKING:
     from supervisor.load.mix import Mix
@@ -203,14 +203,17 @@ def bench(
         let_end=let_end,
         patience_seconds=patience,
     )
-    shape, gave_up = run_bench(plan, quiet=quiet)
+    shape = run_bench(plan, quiet=quiet)
+    if shape is None:
+        report(InternalError("interrupted before the first job was due", repair="Run it again."), as_json=call.as_json)
+        return exits.CANCELLED
     if call.as_json:
         write_document(shape)
     else:
         from supervisor.cli.bench_text import lines
 
         call.tell(*lines(shape))
-    if gave_up:
+    if shape["gave_up"]:
         return exits.CANCELLED
     return exits.OK if shape["ok"] else exits.BAD
 

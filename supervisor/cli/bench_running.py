@@ -90,20 +90,20 @@ class Plan:
         return f"`{text.command_line(self.server)}`" if self.server else f"`supervisor mcp` on {root}"
 
 
-def run_bench(plan: Plan, *, quiet: bool) -> tuple[dict[str, Any], bool]:
-    """Run it, and return the report and whether the user did not want to wait for the end."""
+def run_bench(plan: Plan, *, quiet: bool) -> dict[str, Any] | None:
+    """Run it, and return the report; ``None`` when it was ended before there was anything to report."""
     return trio.run(_main, plan, quiet)
 
 
-async def _main(plan: Plan, quiet: bool) -> tuple[dict[str, Any], bool]:  # noqa: FBT001  # trio.run's arguments
+async def _main(plan: Plan, quiet: bool) -> dict[str, Any] | None:  # noqa: FBT001  # trio.run's arguments
     bench = Bench(plan.mix, plan.open_driver, keep=plan.keep, patience_seconds=plan.patience_seconds)
     view = None if quiet else Screen(bench) if Screen.possible() else Lines(bench)
     heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    shape: dict[str, Any] = {}
+    shape: dict[str, Any] | None = None
     failure: SupervisorError | None = None
     with trio.open_signal_receiver(*heard) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_listen, signals, bench, not plan.let_end, quiet)
+            nursery.start_soon(_listen, signals, bench, not plan.let_end, quiet, nursery.cancel_scope)
             if view is not None:
                 view.say(intention(plan.mix, plan.where))
                 nursery.start_soon(view.run)
@@ -116,11 +116,19 @@ async def _main(plan: Plan, quiet: bool) -> tuple[dict[str, Any], bool]:  # noqa
         view.erase()
     if failure is not None:
         raise failure
-    return shape, shape["gave_up"]
+    return shape
 
 
-async def _listen(signals: AsyncIterator[int], bench: Bench, cancel: bool, quiet: bool) -> None:  # noqa: FBT001
+async def _listen(
+    signals: AsyncIterator[int],
+    bench: Bench,
+    cancel: bool,  # noqa: FBT001  # of nursery.start_soon too
+    quiet: bool,  # noqa: FBT001
+    everything: trio.CancelScope,
+) -> None:
     async for _ in signals:
+        if bench.load is None:
+            everything.cancel()
         bench.interrupt(cancel=cancel)
         if not quiet:
             what = "cancelling those that run" if cancel else "those that run go on to their end"

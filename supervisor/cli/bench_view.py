@@ -12,6 +12,7 @@ import trio
 from supervisor.cli import text
 from supervisor.cli.front import in_colour
 from supervisor.load.bench import Bench, Phase
+from supervisor.load.driver import RUN_LABEL
 from supervisor.load.generator import Load
 from supervisor.load.series import percentile
 from supervisor.states import State
@@ -32,6 +33,7 @@ class Lines:
     """A plain line on stderr every few seconds: for logs."""
 
     every = _LINE_EVERY
+    first_after = 1.0
 
     def __init__(self, bench: Bench) -> None:
         """Show a run."""
@@ -39,10 +41,13 @@ class Lines:
 
     async def run(self) -> None:
         """Show it until cancelled."""
+        await self._bench.began.wait()
+        assert self._bench.load is not None  # noqa: S101  # it has begun
+        self.say(f"begun; its jobs have the label {RUN_LABEL}={self._bench.run_name}")
+        await trio.sleep(self.first_after)
         while True:
+            self.show(self._bench.load)
             await trio.sleep(self.every)
-            if self._bench.load is not None:
-                self.show(self._bench.load)
 
     def show(self, load: Load) -> None:
         """Write how it stands."""
@@ -65,7 +70,7 @@ class Lines:
 class Screen(Lines):
     """A few lines at the bottom of a terminal, drawn anew several times a second."""
 
-    every = _DRAWN_EVERY
+    every = first_after = _DRAWN_EVERY
 
     def __init__(self, bench: Bench) -> None:
         """Show a run."""

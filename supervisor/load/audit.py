@@ -33,19 +33,25 @@ class Audit:
     left_running: tuple[str, ...]
 
 
-async def audit(driver: Driver, load: Load, run: str, *, marks: str | None, processes: bool) -> Audit:
+async def audit(
+    driver: Driver, load: Load, run: str, *, marks: str | None, processes: bool, patience_seconds: float
+) -> Audit:
     """Look at everything once more, with fresh eyes.
 
     Input
         marks: the file for the marks; ``None`` where they cannot be seen from here.
         processes: whether the jobs ran on this machine.
+        patience_seconds: how long the list may take.
     """
     faults: list[Fault] = []
     listed: dict[str, Job] | None = None
     try:
-        listed = {job.job_id: job async for job in driver.listed(run)}
+        with trio.fail_after(patience_seconds):
+            listed = {job.job_id: job async for job in driver.listed(run)}
     except Refused as error:
         faults.append(Fault("call", f"the list of jobs was answered by {error.code}: {error.message}"))
+    except trio.TooSlowError:
+        faults.append(Fault("call", f"the list of jobs was not answered within {patience_seconds:g} s"))
     known = {record.job.job_id: record for record in load.records.values() if record.job is not None}
     found_again = 0
     if listed is not None:
@@ -102,14 +108,17 @@ def _marked(load: Load, marks: Marks) -> Iterator[Fault]:
             yield Fault("unknown", f"{tag!r:.60} has left a mark, and nobody has asked for it", tag=tag)
 
 
-async def forget(driver: Driver, found: Audit) -> int:
+async def forget(driver: Driver, found: Audit, patience_seconds: float) -> int:
     """Forget the jobs of a run, those that nobody knew of included; return how many would not be forgotten."""
     failed = 0
     for job in found.listed or ():
         try:
-            if not job.status.terminal:
-                await driver.cancel(job.job_id)
-            await driver.forget(job.job_id)
+            with trio.fail_after(patience_seconds):
+                if not job.status.terminal:
+                    await driver.cancel(job.job_id)
+                await driver.forget(job.job_id)
         except Refused as error:
             failed += error.code != "job_not_found"
+        except trio.TooSlowError:
+            failed += 1
     return failed

@@ -20,7 +20,6 @@ import trio
 
 from supervisor.errors import EndpointFailed, SupervisorError
 from supervisor.load.audit import Audit, audit, forget
-from supervisor.load.check import Fault
 from supervisor.load.driver import Driver, Refused
 from supervisor.load.generator import Load
 from supervisor.load.mix import Mix
@@ -49,7 +48,9 @@ class Bench:
     """One run of a mix.
 
     Attributes:
+        run_name: the value of the label that its jobs have.
         load: what is measured; ``None`` before the first job is due.
+        began: set when there is a load.
     """
 
     def __init__(self, mix: Mix, open_driver: OpenDriver, *, keep: bool = False, patience_seconds: float = 60) -> None:
@@ -64,6 +65,7 @@ class Bench:
         self.mix = mix
         self.run_name = secrets.token_hex(3)
         self.load: Load | None = None
+        self.began = trio.Event()
         self._phase = Phase.PREPARING
         self._open_driver = open_driver
         self._keep = keep
@@ -113,6 +115,7 @@ class Bench:
         marks = f"{scratch}/marks" if marks_seen else ""
         load = Load(driver, self.mix, self.run_name, marks=marks, patience_seconds=self._patience)
         self.load = load
+        self.began.set()
         self._phase = Phase.LOADING
         self._pass_on(load)
         cpu, began = time.process_time(), trio.current_time()
@@ -129,25 +132,16 @@ class Bench:
             gave_up=self._interrupts > 1,
         )
         self._phase = Phase.AUDITING
-        faults = list(load.faults)
-        try:
-            found = await audit(
-                driver, load, self.run_name, marks=marks or None, processes=driver.same_machine and marks_seen
-            )
-        except Refused as error:
-            faults.append(Fault("call", f"the list of jobs was answered by {error.code}: {error.message}"))
-            beside.not_checked.append("whether all jobs are listed, and what they left behind")
-            beside.not_forgotten = sum(
-                record.job is not None and record.found is None for record in load.records.values()
-            )
-        else:
-            faults += found.faults
-            await self._clear(driver, found, beside)
+        here = driver.same_machine and marks_seen
+        found = await audit(
+            driver, load, self.run_name, marks=marks or None, processes=here, patience_seconds=self._patience
+        )
+        await self._clear(driver, load, found, beside)
         if not marks_seen:
             beside.not_checked.append("how often each job ran, and what is left of it: it runs on another machine")
         if not driver.keeps:
             beside.not_checked.append("the list of jobs at the end: each is forgotten when its output is fetched")
-        return report(load, faults, beside)
+        return report(load, [*load.faults, *found.faults], beside)
 
     async def _trial(self, driver: Driver, marks: str) -> bool:
         try:
@@ -159,10 +153,15 @@ class Bench:
             details = {"code": error.code, **driver.facts}
             raise EndpointFailed(message, repair=_ALLOW, details=details) from error
 
-    async def _clear(self, driver: Driver, found: Audit, beside: Surroundings) -> None:
+    async def _clear(self, driver: Driver, load: Load, found: Audit, beside: Surroundings) -> None:
+        if found.listed is None:
+            unfetched = (record.job is not None and record.found is None for record in load.records.values())
+            beside.not_forgotten = load.acknowledged if driver.keeps else sum(unfetched)
+            beside.not_checked.append("whether all jobs are listed: the list was refused")
+            return
         beside.found_again = found.found_again
         beside.left_running = found.left_running
         if not self._keep and self._interrupts < 2:
             self._phase = Phase.FORGETTING
-            beside.not_forgotten = await forget(driver, found)
+            beside.not_forgotten = await forget(driver, found, self._patience)
             beside.left_running = ()

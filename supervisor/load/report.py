@@ -82,7 +82,6 @@ def report(load: Load, faults: Sequence[Fault], beside: Surroundings) -> dict[st
         },
         "rate": {
             "asked": load.mix.rate,
-            "due": _rate(len(load.records), min(load.mix.for_seconds, starting)),
             "acknowledged": _rate(load.acknowledged, starting),
             "ended": _rate(sum(load.ended.values()), beside.loaded_seconds),
         },
