@@ -83,7 +83,8 @@ def _trouble(shape: Mapping[str, Any]) -> Iterator[str]:
         job = "" if example["job_id"] is None else f" job {example['job_id']}"
         yield text.one_line(f"  {example['code']}:{job} ({example['sort']}): {example['detail']}")
     if shape["found_again"]:
-        yield f"{text.plural(shape['found_again'], 'job')} exist whose start was answered by nothing"
+        were = "was" if shape["found_again"] == 1 else "were"
+        yield f"{text.plural(shape['found_again'], 'job')} {were} found whose start was answered by nothing"
     for what in shape["not_checked"]:
         yield text.one_line(f"not checked: {what}")
 
