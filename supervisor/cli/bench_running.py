@@ -7,7 +7,6 @@ ends that as well. A signal that is ignored when the program starts stays ignore
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -103,7 +102,7 @@ async def _main(plan: Plan, quiet: bool) -> dict[str, Any] | None:  # noqa: FBT0
     failure: SupervisorError | None = None
     with trio.open_signal_receiver(*heard) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_listen, signals, bench, not plan.let_end, quiet, nursery.cancel_scope)
+            nursery.start_soon(_listen, signals, bench, not plan.let_end, view, nursery.cancel_scope)
             if view is not None:
                 view.say(intention(plan.mix, plan.where))
                 nursery.start_soon(view.run)
@@ -123,13 +122,13 @@ async def _listen(
     signals: AsyncIterator[int],
     bench: Bench,
     cancel: bool,  # noqa: FBT001  # of nursery.start_soon too
-    quiet: bool,  # noqa: FBT001
+    view: Lines | None,
     everything: trio.CancelScope,
 ) -> None:
     async for _ in signals:
         if bench.load is None:
             everything.cancel()
         bench.interrupt(cancel=cancel)
-        if not quiet:
+        if view is not None:
             what = "cancelling those that run" if cancel else "those that run go on to their end"
-            sys.stderr.write(f"\nno more jobs; {what}; again to report at once\n")
+            view.say(f"no more jobs; {what}; again to report at once")

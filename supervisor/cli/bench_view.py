@@ -96,6 +96,11 @@ class Screen(Lines):
         self._put("\r" + up + "\n".join(drawn) + "\n")
         self._drawn = len(lines)
 
+    def say(self, line: str) -> None:
+        """Tell people something, on a line of its own above the others."""
+        self.erase()
+        super().say(line)
+
     def erase(self) -> None:
         """Take away what was drawn."""
         if self._drawn:

@@ -197,6 +197,13 @@ def test_wrong_usage(cli: Any, words: tuple[str, ...]) -> None:
     assert (done.exit_code, done.stdout) == (2, "")
 
 
+def test_an_endpoint_needs_the_extra(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mcp" else object())
+    error = cli.json("bench", "--stdio", "--quiet", status=2)["error"]
+    assert error["code"] == "invalid_settings"
+    assert "trio-supervisor[mcp]" in error["repair"]
+
+
 def test_the_example_is_a_mix(cli: Any, tmp_path: Path) -> None:
     shown = cli("bench", "--print-example").stdout
     assert shown == cli.json("bench", "--print-example")["value"]
