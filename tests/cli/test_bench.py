@@ -153,7 +153,7 @@ def test_an_interrupt_that_lets_the_jobs_end(cli: Any) -> None:
 
 
 def test_a_second_interrupt_reports_at_once(cli: Any) -> None:
-    with cli.process("bench", "--json", "--let-end", *LONG, "--duration", "60") as process:
+    with cli.process("bench", "--json", "--let-end", *LONG, "--duration", "60", "--cancels", "0") as process:
         begun(process)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
