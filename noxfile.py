@@ -131,4 +131,6 @@ def slurm(session: nox.Session) -> None:
     if reason:
         session.skip(str(reason).strip())
     session.run("pytest", "--slurm", "-m", "slurm", "-s", "tests/slurm", *session.posargs)
-    session.run("pytest", "--slurm", "-k", "slurm", "tests/engines/test_contract.py")
+    session.run(
+        "pytest", "--slurm", "-k", "slurm", "tests/engines/test_contract.py", "tests/mcp_server/test_slurm_kinds.py"
+    )

@@ -6,10 +6,13 @@ The way of a job through the files, top down; each imports only from rows below 
     load/               the load generator of `supervisor bench`
     mcp_server/         what MCP hosts call, with the extra `mcp`
     embedding/          the same for asyncio and for threads, on a Trio thread behind a portal
-    core                open_supervisor, Supervisor: the front door in Trio
+    opening             open_supervisor: puts a supervisor together
+    core                Supervisor: the front door in Trio
+    launching  gate     from a request to a job in our care; open or closed
     follow  workspaces  reading what a job writes; where it runs
     actors/             registry (commits, wakes), job (one task each), janitor
     catalog             everything that needs no event loop: ask, settle, forget, cancel
+    endings  listing    cancelling and waiting for many jobs at once; pages of jobs
     progress            how far a running job is, by what it has written so far
     settle              from how a command ended to what its job is
     tracing             a span for each job, where OpenTelemetry is installed
@@ -26,7 +29,7 @@ from typing import TYPE_CHECKING
 from supervisor._version import __version__
 
 if TYPE_CHECKING:
-    from supervisor.core import Supervisor, open_supervisor
+    from supervisor.core import Supervisor
     from supervisor.embedding.aio import AsyncioSupervisor, open_supervisor_asyncio
     from supervisor.embedding.threads import BlockingSupervisor
     from supervisor.errors import (
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     )
     from supervisor.metrics import Histogram, Metrics
     from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobPage, JobSpec, Result, to_json
+    from supervisor.opening import open_supervisor
     from supervisor.settings import Settings
     from supervisor.states import Reason, State
 
@@ -90,7 +94,8 @@ __all__ = [
 
 # Each name is imported when it is first used, so that a command which only reads never pays for Trio.
 _HOME = {
-    **dict.fromkeys(["Supervisor", "open_supervisor"], "supervisor.core"),
+    "Supervisor": "supervisor.core",
+    "open_supervisor": "supervisor.opening",
     **dict.fromkeys(["AsyncioSupervisor", "open_supervisor_asyncio"], "supervisor.embedding.aio"),
     "BlockingSupervisor": "supervisor.embedding.threads",
     **dict.fromkeys(

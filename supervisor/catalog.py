@@ -15,11 +15,10 @@ from typing import Any, Final, Self, TypeVar
 
 import attrs
 
-from supervisor import interpret, log
+from supervisor import endings, interpret, log
 from supervisor.engines import Ended, Launched, Observation, Seen, evidence, records, remote, stopping
 from supervisor.errors import (
     InvalidArguments,
-    JobElsewhere,
     JobNotFound,
     JobRunning,
     PermissionDenied,
@@ -28,37 +27,24 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
+from supervisor.listing import nobody, page_of, query_of
 from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.progress import read_so_far
 from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
-from supervisor.states import State
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.layout import state_error, workspace_key
+from supervisor.store.layout import encodable, state_error, workspace_key
 from supervisor.store.rows import Outcome, error_of, job_of
 
-__all__ = ["Catalog", "Observe", "check_detail", "check_limit", "real_workspace"]
+__all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
 
 _T = TypeVar("_T")
 Observe = Callable[[Row, str], Observation]
 _Look = Callable[[str, Ended], interpret.Outcome]
 
-_MOST_PER_PAGE: Final = 1000
 _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
-_MOST_TO_READ_IN_A_LIST: Final = 1 << 16
-_LOOK_ELSEWHERE_SECONDS: Final = 1.0
-_KEEPER_FAR_AWAY_SECONDS: Final = 6.0
 _DAMAGED: Final = "its job directory is missing or damaged"
-
-
-def encodable(text: str) -> bool:
-    """Whether the operating system can be given ``text``: half a surrogate pair, for one, it cannot."""
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def real_workspace(path: str | os.PathLike[str]) -> str:
@@ -78,15 +64,6 @@ def check_detail(detail: str | None) -> interpret.Detail | None:
         case _:
             message = f"detail is {detail!r:.80}; it must be 'summary' or 'full', or None for the usual rendering"
             raise InvalidArguments(message)
-
-
-def check_limit(limit: int) -> int:
-    """Return ``limit`` if a page may be that long."""
-    # A caller whom no type checker watched may give anything.
-    if type(limit) is not int or not 1 <= limit <= _MOST_PER_PAGE:
-        message = f"limit is {limit!r}; it must be a whole number from 1 to {_MOST_PER_PAGE}"
-        raise InvalidArguments(message)
-    return limit
 
 
 class Catalog:
@@ -117,7 +94,7 @@ class Catalog:
         self.layout = Layout(settings.state_dir)
         self._observe = observe or self.look
         self.owed: Mapping[str, Row] = {}
-        self._desks = remote.Desks()
+        self.desks = remote.Desks()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
@@ -144,9 +121,8 @@ class Catalog:
         """Look at the evidence of an unfinished job, local or in the care of an engine for many machines."""
         engine = remote.made_elsewhere(row.request)
         if engine is not None:
-            return self._desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
-        born = records.read(directory, records.JOB) or {}
-        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner), born=born)
+            return self.desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
+        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner))
 
     def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
@@ -239,15 +215,16 @@ class Catalog:
         if outcome is not None:
             now = now.with_outcome(outcome)
 
-        def enter() -> None:
-            if launched is not None and row.started_ns is None:
-                self.index.set_launched(row.job_id, launched)
+        def enter() -> bool:
             if outcome is not None:
-                self.index.settle(now)
+                return self.index.settle(now)  # which enters the launch as well
+            if launched is not None:
+                self.index.set_launched(row.job_id, launched)
+            return False
 
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            self.index.write(enter)
-            return self.index.get(row.job_id) or now
+            first = self.index.write(enter, single=True)
+            return now if first else self.index.get(row.job_id) or now
         return now  # it cannot be written down just now; it is true all the same
 
     def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
@@ -355,62 +332,15 @@ class Catalog:
         labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
-        own: Callable[[str], Job | None] = lambda _: None,
+        own: Callable[[str], Job | None] = nobody,
     ) -> JobPage:
         """Return a page of jobs, newest first; ``own`` may answer for a live job by its id.
 
         Raises:
             InvalidArguments: a filter, the limit or the cursor does not fit.
         """
-        check_limit(limit)
         key = None if workspace is None else workspace_key(real_workspace(workspace))
-        if state is not None and state not in set(State):
-            message = f"state is {state!r}; it must be one of {', '.join(State)}"
-            raise InvalidArguments(message)
-        before = _parse_cursor(cursor)
-        named: Mapping[str, object] = labels or {}
-        if not all(isinstance(text, str) and encodable(text) for pair in named.items() for text in pair):
-            message = f"labels is {labels!r:.80}; it must map strings to strings"
-            raise InvalidArguments(message)
-        if state is not None and State(state).terminal:
-            self._settle_orphans(key)
-        jobs: list[Job] = []
-        while True:
-            rows = self.index.page(
-                workspace=key,
-                state=state,
-                labels=(labels or {}).items(),
-                before=before,
-                limit=limit + 1 - len(jobs),
-            )
-            for row in rows:
-                before = row.seq
-                job = None if row.finished else own(row.job_id)
-                if job is None:
-                    try:
-                        job = self.job(*self.settled(row, drive=False), read=_MOST_TO_READ_IN_A_LIST)
-                    except JobNotFound:
-                        continue
-                    except SupervisorError as problem:  # one that cannot be looked at must not hide all others
-                        log.warning("job_not_looked_at", job_id=row.job_id, error=problem.message)
-                        job = job_of(row, self.directory(row), damage=problem.message)
-                if state is None or job.status == state:
-                    if len(jobs) == limit:
-                        return JobPage(jobs=tuple(jobs), next_cursor=str(before + 1))
-                    jobs.append(job)
-            if not rows or len(rows) + len(jobs) <= limit:
-                return JobPage(jobs=tuple(jobs))
-
-    def _settle_orphans(self, key: str | None) -> None:
-        """Settle jobs that have ended unseen, so that a list of ended jobs holds them."""
-        lives: dict[str, bool] = {}
-        for row in self.index.unfinished():
-            if key in {None, row.workspace_key}:
-                if row.owner not in lives:
-                    lives[row.owner] = self.layout.owner_lives(row.owner)
-                if not lives[row.owner]:
-                    with contextlib.suppress(JobNotFound):
-                        self.settled(row, drive=False)
+        return page_of(self, query_of(key, state, labels, limit, cursor), own)
 
     def result(self, job_id: str, *, consume: bool = False, detail: str | None = None) -> Result:
         """Return the result of a finished job; ``consume`` forgets the job in the same breath.
@@ -586,83 +516,7 @@ class Catalog:
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
-        ids = list(job_ids)
-        ends: dict[str, Job | SupervisorError] = {}
-        under_way: dict[str, stopping.Cancel] = {}
-        backstops: dict[str, float] = {}
-        elsewhere = any(map(self._runs_elsewhere, ids))
-        with stopping.Change(self._unfinished_directories(ids)) as change:
-            while True:
-                begun = time.monotonic()
-                trees: dict[str, stopping.Tree] = {}
-                for job_id in ids:
-                    if job_id not in ends:
-                        end = self._cancel_on(job_id, under_way, backstops, trees, by)
-                        if end is not None:
-                            ends[job_id] = end
-                if len(ends) == len(set(ids)):
-                    return [ends[job_id] for job_id in ids]
-                if trees:
-                    stopping.stop_trees(trees.values())
-                    continue
-                now = time.monotonic()
-                ats = [each.until for each in under_way.values() if each.until is not None]
-                left = min((at - now for at in (*ats, *backstops.values()) if at > now), default=None)
-                change.wait(min(left or _LOOK_ELSEWHERE_SECONDS, _LOOK_ELSEWHERE_SECONDS) if elsewhere else left)
-                if len(ids) > 1:  # each look is at all of them: no more than half of the time
-                    time.sleep(min(now - begun, 0.5))
-
-    def _unfinished_directories(self, job_ids: Iterable[str]) -> Sequence[str]:
-        rows = filter(None, map(self.index.get, filter(is_job_id, job_ids)))
-        return [self.directory(row) for row in rows if not row.finished]
-
-    def _cancel_on(
-        self,
-        job_id: str,
-        under_way: dict[str, stopping.Cancel],
-        backstops: dict[str, float],
-        trees: dict[str, stopping.Tree],
-        by: str,
-    ) -> Job | SupervisorError | None:
-        """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
-
-        A tree that nobody else will end is added to ``trees``.
-        """
-        try:
-            row, seen = self.settled(self.row(job_id), drive=False)
-            if row.finished or seen is None:
-                return self.job(row)
-            if seen.seen is Seen.ELSEWHERE:
-                return elsewhere_error(row)
-            directory = self.directory(row)
-            engine = remote.made_elsewhere(row.request)
-            if engine is not None:
-                self._cancel_elsewhere(engine, row, directory, backstops, by)
-            elif self.layout.is_sound(row.workspace_key, job_id):
-                cancel = under_way.setdefault(job_id, stopping.Cancel(directory, by))
-                tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
-                if tree is not None:
-                    trees[job_id] = tree
-            else:
-                leader = evidence.find_marked_leader(job_id)
-                if leader is not None:
-                    process = {"pid": leader.pid, "start": leader.start}
-                    trees[job_id] = stopping.Tree(directory, process, sound=False)
-        except SupervisorError as error:
-            return error
-        except OSError as error:
-            return state_error(error, "cannot ask for the stop")
-        return None
-
-    def _cancel_elsewhere(self, engine: str, row: Row, directory: str, backstops: dict[str, float], by: str) -> None:
-        """Ask for the end of a job of an engine for many machines; if its keeper does not see to it, of the engine."""
-        now = time.monotonic()
-        if row.job_id not in backstops:
-            self._desks.request_end(engine, directory, "cancelled", by)
-            backstops[row.job_id] = now + row.request["grace_seconds"] + _KEEPER_FAR_AWAY_SECONDS
-        elif backstops[row.job_id] <= now:
-            self._desks.end(engine, directory)
-            backstops[row.job_id] = now + _KEEPER_FAR_AWAY_SECONDS
+        return endings.cancel_all(self, job_ids, by=by)
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
@@ -676,52 +530,14 @@ class Catalog:
         Raises:
             JobNotFound: there is none of one of these ids.
         """
-        ids = list(job_ids)
-        finished: dict[str, Job] = {}
-        until = None if timeout is None else time.monotonic() + timeout
-        directories = [self.directory(self.row(job_id)) for job_id in ids]
-        elsewhere = any(map(self._runs_elsewhere, ids))
-        with stopping.Change(directories) as change:
-            while True:
-                for job_id in ids:
-                    if job_id not in finished:
-                        job = self.status(job_id, progress=False)
-                        if job.status.terminal:
-                            finished[job_id] = job
-                left = None if until is None else until - time.monotonic()
-                enough = bool(finished) if any_one else len(finished) == len(ids)
-                if enough or (left is not None and left <= 0):
-                    return [finished.get(job_id) or self.status(job_id) for job_id in ids]
-                if elsewhere:
-                    left = _LOOK_ELSEWHERE_SECONDS if left is None else min(left, _LOOK_ELSEWHERE_SECONDS)
-                change.wait(left)
-
-    def _runs_elsewhere(self, job_id: str) -> bool:
-        """Whether nothing on this machine may tell of a job's end, so that looking again is all there is."""
-        row = self.index.get(job_id) if is_job_id(job_id) else None
-        return row is not None and not row.finished and remote.made_elsewhere(row.request) is not None
+        return endings.wait_for(self, job_ids, any_one=any_one, timeout=timeout)
 
 
 def _ended_of(job: Job) -> Ended:
     return Ended(exit=Exit(exit_code=job.exit_code, signal=job.signal))
 
 
-def _parse_cursor(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
-        message = f"cursor is {cursor!r:.80}; it must be the next_cursor of an earlier page"
-        raise InvalidArguments(message)
-    return int(cursor)
-
-
 def running_error(job: Job) -> JobRunning:
     """Return the error that says that a job has not ended."""
     message = f"job {job.job_id} is {job.status}"
     return JobRunning(message, retry_after_ms=job.poll_after_ms, details={"job_id": job.job_id, "status": job.status})
-
-
-def elsewhere_error(row: Row) -> JobElsewhere:
-    """Return the error that says that a job cannot be reached from here."""
-    message = f"job {row.job_id} was started on another host or in another container"
-    return JobElsewhere(message, details={"job_id": row.job_id})

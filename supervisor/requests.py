@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from supervisor.catalog import encodable
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
 from supervisor.model import JobSpec
+from supervisor.store.layout import encodable
 from supervisor.store.rows import dump
 
 __all__ = ["checked_spec", "digest_of", "spec_of"]

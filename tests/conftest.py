@@ -90,7 +90,7 @@ class FakeSlurm:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name in ("sbatch", "squeue", "scancel", "scontrol", "release"):
+        for name in ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "release"):
             (directory / name).symlink_to(SLURM / "fake_slurm")
 
     def arrange(self, trouble: str, text: str = "") -> None:

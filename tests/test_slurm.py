@@ -161,6 +161,20 @@ async def test_a_refused_job_is_a_job_that_says_why(site: Site) -> None:
     assert not (site.directory(job) / "orders").exists()
 
 
+@pytest.mark.parametrize("log", [True, False])
+async def test_a_node_that_does_not_see_the_directory(site: Site, log: bool) -> None:  # noqa: FBT001
+    site.slurm.arrange("blind", "one that sees it begins by making engine.log" if log else "")
+    async with opened() as sup:
+        begun = await site.start(sup, "true")
+        job = await sup.wait(begun.job_id)
+    assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+    assert job.detail is not None
+    assert (
+        f"FAILED ({'see engine.log' if log else f'it made no engine.log: does the node see {site.shared}?'})"
+        in job.detail
+    )
+
+
 @pytest.mark.parametrize(("version", "complaint"), [("slurm 20.11.9", "22.05 or newer"), ("", "22.05")])
 async def test_an_old_slurm_is_refused(site: Site, version: str, complaint: str) -> None:
     if version:
@@ -248,6 +262,8 @@ async def test_a_submission_is_given_up_for_good(site: Site, monkeypatch: pytest
     async with opened() as sup:
         job = await site.start(sup, "echo ran > ran")
         assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)
+        assert job.detail is not None
+        assert "slurm could not be reached" in job.detail
     assert records.read_claim(str(site.directory(job))) == records.NOBODY
     assert not (site.directory(job) / "orders").exists()
 
@@ -256,18 +272,56 @@ async def test_a_submission_whose_answer_got_lost_is_not_called_failed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was accepted, and runs, while we have given up."""
-    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 0.5)
+    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 4)  # it has to be claimed by then, however slow the machine is
     site.slurm.arrange("mute")
+    os.mkfifo(site.work / "fifo")
     async with opened() as sup:
-        job = await site.start(sup, "echo ran >> runs; sleep 0.5; exit 6")
+        job = await site.start(sup, "echo ran >> runs; read line < fifo; exit 6")
+        await trio.to_thread.run_sync((site.work / "fifo").write_text, "go\n")
         assert (await sup.wait(job.job_id)).exit_code == 6
     assert (site.work / "runs").read_text() == "ran\n"
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize("way", ["library", "command line"])
+async def test_a_cancel_while_sbatch_is_under_way(site: Site, way: str, reachable: bool) -> None:  # noqa: FBT001
+    """It waits for nothing; if Slurm accepts the job all the same, the node finds it claimed."""
+    site.slurm.arrange("tarry" if reachable else "down")
+    async with opened() as sup, trio.open_nursery() as nursery:
+        nursery.start_soon(site.start, sup, "echo ran > ran")
+        await until(lambda: site.slurm.calls("sbatch"))
+        (begun,) = (await sup.list()).jobs
+        if way == "library":
+            job = await sup.cancel(begun.job_id)
+        else:
+            await trio.to_thread.run_sync(site.cli, "cancel", begun.job_id)
+            job = await sup.status(begun.job_id)
+        assert (job.status, job.reason, job.started_at) == (State.CANCELLED, Reason.CANCELLED, None)
+        assert records.read_claim(str(site.directory(begun))) == records.NOBODY
+        site.slurm.mend("tarry")
+        site.slurm.mend("down")
+    assert not (site.work / "ran").exists()
+    assert not (site.directory(begun) / "orders").exists()
+
+
+async def test_two_supervisors_share_a_directory(site: Site, tmp_path: Path) -> None:
+    other = supervisor.Settings(state_dir=tmp_path / "other")
+    async with opened() as sup, supervisor.open_supervisor(other) as another:
+        mine = [await site.start(sup, f"exit {number}") for number in range(3)]
+        theirs = [await site.start(another, f"exit {number}") for number in range(3, 6)]
+        ended = [await sup.wait(job.job_id) for job in mine] + [await another.wait(job.job_id) for job in theirs]
+        assert [job.exit_code for job in ended] == list(range(6))
+        for job in mine:
+            await sup.forget(job.job_id)
+        await sup.prune()
+        assert {each.job_id for each in (await another.list()).jobs} == {job.job_id for job in theirs}
+    assert [site.directory(job).exists() for job in (*mine, *theirs)] == [False] * 3 + [True] * 3
+
+
 async def test_out_of_reach_is_not_gone(site: Site) -> None:
     async with opened() as sup:
-        begun = await site.start(sup, "echo > running; read line < fifo; exit 4")
         os.mkfifo(site.work / "fifo")
+        begun = await site.start(sup, "echo > running; read line < fifo; exit 4")
         await until((site.work / "running").exists)
         await until(lambda: sup._registry.entries[begun.job_id].row.started_ns)
         site.slurm.arrange("down")
@@ -392,7 +446,7 @@ async def test_one_request_serves_all_jobs(site: Site) -> None:
         for _ in range(5):
             await site.start(sup, "true")
         before = len(site.slurm.calls("squeue"))
-        engine = sup._engines["slurm"]
+        engine = sup._launcher._engines["slurm"]
         assert isinstance(engine, batch.BatchEngine)
         words = await engine._backend.observe(())
         assert [word.standing for word in words.values()] == [Standing.QUEUED] * 5

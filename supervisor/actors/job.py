@@ -61,6 +61,8 @@ async def _live(
     try:
         if request is None:
             running = await engine.adopt(entry.directory, entry.row.launched(), owner_lives=entry.owner_lives)
+        elif engine.capabilities.queues:
+            running = await _submit(entry, engine, request)
         else:
             running = await engine.launch(request)
     except LaunchFailed as failure:
@@ -103,6 +105,20 @@ async def _live(
     if ended.stopped == "deadline":
         registry.meter.overshoots.add(trio.current_time() - entry.scope.deadline)
     return ended
+
+
+async def _submit(entry: Entry, engine: Engine, request: LaunchRequest) -> Running:
+    """Launch a job that will wait for its turn. That may take minutes by itself, and a cancel is not to wait for it.
+
+    Whether the engine has accepted it is open then. Who takes care of it stops it in any case.
+    """
+    running: Running | None = None
+    with entry.scope:
+        running = await engine.launch(request)
+    entry.scope = trio.CancelScope()
+    if entry.stop_why is not None:
+        entry.scope.cancel()
+    return running or await engine.adopt(entry.directory, None, owner_lives=entry.owner_lives)
 
 
 async def _queue(entry: Entry, running: Running, registry: Registry, deadline_seconds: float | None) -> None:

@@ -1,6 +1,6 @@
 """The checks of ``doctor``: each looks at one thing that jobs depend on, and none changes anything.
 
-``surroundings`` looks at what may take supervisor and jobs down together; the rest is here.
+``surroundings`` looks at what may take supervisor and jobs down together, ``cluster`` at Slurm; the rest is here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Do all checks. One that fails unexpectedly is reported as a problem of its own."""
-    from supervisor.cli import surroundings
+    from supervisor.cli import cluster, surroundings
 
     checks: list[Check] = []
     looks: dict[str, Callable[[], Iterator[Check]]] = {
@@ -75,6 +75,7 @@ def examine(settings: Settings) -> list[Check]:
         "surroundings": surroundings.look,
         "limits": _limits,
         "programs": _programs,
+        "Slurm": lambda: cluster.look(settings),
     }
     for name, look in looks.items():
         try:

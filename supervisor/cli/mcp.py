@@ -100,7 +100,7 @@ def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str
         if not words:
             message = "--allow-command is empty; it accepts a command, with * for what may vary"
             raise InvalidArguments(message)
-    found = () if settings.config is None else kinds.load(settings.config)
+    found = () if settings.config is None else kinds.load(settings.config, shared_dir=settings.shared_dir)
     from supervisor.mcp_server.serving import Options
 
     return Options(settings=settings, kinds=found, allow_commands=allow_commands)

@@ -45,7 +45,7 @@ def run_to_end(call: Invocation, spec: JobSpec) -> int:
 
 
 async def _main(call: Invocation, spec: JobSpec) -> int:
-    from supervisor.core import open_supervisor
+    from supervisor.opening import open_supervisor
 
     heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     with trio.open_signal_receiver(*heard) as signals:

@@ -10,11 +10,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, overload
 
-from supervisor.core import Supervisor, open_supervisor
+from supervisor.core import Supervisor
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines import Engine
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
+from supervisor.opening import open_supervisor
 from supervisor.requests import spec_of
 from supervisor.settings import Settings
 

@@ -65,6 +65,7 @@ class BatchRunning:
         "started",
         "stop_asked",
         "submitted_ns",
+        "submitting",
         "unreached_since",
         "word",
     )
@@ -83,6 +84,7 @@ class BatchRunning:
         self.grace = 5.0
         self.attempts = 0
         self.submitted_ns: int | None = None
+        self.submitting = False  # again, just now
         self.confirmed = False  # the engine has known it for long enough not to forget it in a crash
         self.absent_since: float | None = None
         self.unreached_since: float | None = None
@@ -180,7 +182,7 @@ class BatchEngine:
         refusal: str | None = None
         in_time = True
         try:
-            submission = await trio.to_thread.run_sync(self._submitter.prepare, request)
+            submission = await self._submitter.prepare(request)
         except OSError as error:
             refusal, submission = _text_of(error), None
         if submission is not None:
@@ -195,7 +197,9 @@ class BatchEngine:
                     handle.attempts, handle.submitted_ns, handle.grace = 1, time.time_ns(), request.grace_seconds
                     handle.word = Word(standing=Standing.QUEUED, handle=number)
                     return handle
-            in_time = not patience.cancelled_caught
+            if patience.cancelled_caught:
+                in_time = False
+                refusal += f": {self._submitter.complaint}" if self._submitter.complaint else ""
         if refusal is not None and await trio.to_thread.run_sync(rule_out, request.directory, refusal):
             raise LaunchFailed(refusal, retryable=not in_time)
         # It was ruled out by somebody else or is under way, perhaps from a submission whose answer got lost.
@@ -368,9 +372,11 @@ class BatchEngine:
 
     def _miss(self, handle: BatchRunning, now: float, wall_ns: int, again: list[BatchRunning]) -> None:
         """Deal with a job that the engine does not know: at first it may be that it does not know it yet."""
+        self._tell(handle)
+        if handle.submitting:  # of course it does not
+            return
         if handle.absent_since is None:
             handle.absent_since = now
-        self._tell(handle)
         if now - handle.absent_since < _ABSENT_SECONDS:
             return
         recent = handle.submitted_ns is not None and (
@@ -380,16 +386,23 @@ class BatchEngine:
         handle.unreached_since = None
         if recent and not handle.confirmed and handle.attempts < _MOST_SUBMISSIONS and handle.stop_asked is None:
             handle.absent_since = None
+            handle.submitting = True
             again.append(handle)
         else:
             handle.word = Word(standing=Standing.ABSENT)
 
     async def _submit_again(self, handle: BatchRunning) -> None:
         """Repeat a submission that its engine has forgotten, unless the job has run."""
-        submission = await trio.to_thread.run_sync(self._submitter.again, handle.directory)
+        try:
+            await self._repeat(handle)
+        finally:
+            handle.submitting = False
+        self._tell(handle)
+
+    async def _repeat(self, handle: BatchRunning) -> None:
+        submission = await self._submitter.again(handle.directory)
         if submission is None:
             handle.word = Word(standing=Standing.ABSENT)
-            self._tell(handle)
             return
         log.warning("submission_repeated", job_id=handle.key, engine=self.name)
         handle.attempts += 1
@@ -400,7 +413,6 @@ class BatchEngine:
             await trio.to_thread.run_sync(rule_out, handle.directory, str(refusal))
         except OSError as error:
             log.warning("submission_not_noted", job_id=handle.key, error=str(error))
-        self._tell(handle)
 
     # ------------------------------------------------------------ cancel
 

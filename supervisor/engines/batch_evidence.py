@@ -204,7 +204,10 @@ def _note_never_launched(directory: str, seen: Facts, engine: str) -> None:
     elif seen.submission is None:
         record |= {"launch_error": NEVER_LAUNCHED, "never_launched": True}
     elif word.standing is Standing.ENDED:
-        record |= {"launch_error": f"{engine} did not get it to run on a node: {word.state} (see engine.log)"}
+        log = "see engine.log"
+        if not os.path.exists(f"{directory}/engine.log"):  # the first that a node makes, before it runs anything
+            log = f"it made no engine.log: does the node see {os.path.dirname(directory)}?"
+        record |= {"launch_error": f"{engine} did not get it to run on a node: {word.state} ({log})"}
     else:
         record |= {"launch_error": f"{engine} does not know it any more, and it never ran", "never_launched": True}
     note(directory, None, record)

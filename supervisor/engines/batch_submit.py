@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import trio
 
 from supervisor import log
 from supervisor.engines import LaunchRequest, records
-from supervisor.engines.backend import Backend, Submission, Unreachable
+from supervisor.engines.backend import Backend, Rejected, Submission, Unreachable
 from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed
 from supervisor.engines.batch_files import program_in, write_private
 from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
@@ -20,6 +22,7 @@ from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
 __all__ = ["Submitter", "rule_out"]
 
 _LONGEST_PAUSE_SECONDS: Final = 10.0
+_MOST_THREADS: Final = 4  # forty write a hundred jobs no faster, and have to be started and take turns
 
 
 class Submitter:
@@ -32,12 +35,22 @@ class Submitter:
 
     def __init__(self, backend: Backend, python: str) -> None:
         """Put nothing anywhere yet."""
+        self.complaint = ""  # why the engine could not be reached when that was tried last
         self._backend = backend
         self._python = python
         self._programs: dict[str, str] = {}
+        self._placing = threading.Lock()
+        self._threads = trio.CapacityLimiter(_MOST_THREADS)
 
-    def prepare(self, request: LaunchRequest) -> Submission | None:
-        """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before."""
+    async def prepare(self, request: LaunchRequest) -> Submission | None:
+        """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        return await trio.to_thread.run_sync(self._prepare, request, limiter=self._threads)
+
+    def _prepare(self, request: LaunchRequest) -> Submission | None:
         directory = request.directory
         if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
             return None
@@ -62,8 +75,11 @@ class Submitter:
             grace_seconds=request.grace_seconds,
         )
 
-    def again(self, directory: str) -> Submission | None:
+    async def again(self, directory: str) -> Submission | None:
         """Return the submission of a job that nobody has run and whose orders are still there, to be repeated."""
+        return await trio.to_thread.run_sync(self._again, directory, limiter=self._threads)
+
+    def _again(self, directory: str) -> Submission | None:
         job = records.read(directory, records.JOB)
         if not job or not is_unclaimed(directory) or not os.path.exists(f"{directory}/{ORDERS}"):
             return None
@@ -76,8 +92,9 @@ class Submitter:
 
     def _submission(self, directory: str, options: Mapping[str, Any], **times: Any) -> Submission:
         shared = os.path.dirname(directory)
-        if shared not in self._programs:
-            self._programs[shared] = program_in(shared)
+        with self._placing:  # jobs that are started at once would each compile it
+            if shared not in self._programs:
+                self._programs[shared] = program_in(shared)
         return Submission(
             key=os.path.basename(directory),
             directory=directory,
@@ -90,16 +107,20 @@ class Submitter:
         """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits.
 
         Raises:
-            Rejected: it was refused.
+            Rejected: it was refused, or there is nothing to submit any more.
         """
         pause = 0.5
         while True:
             try:
                 number = await self._backend.submit(submission)
             except Unreachable as problem:
+                self.complaint = str(problem)
                 log.info("engine_unreachable", engine=self._backend.name, error=str(problem))
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                if not await trio.to_thread.run_sync(is_unclaimed, submission.directory, limiter=self._threads):
+                    message = "it was claimed meanwhile: by a node, or by a cancel"
+                    raise Rejected(message) from None
                 with contextlib.suppress(Unreachable):  # it may have been accepted all the same
                     known = await self._backend.recover([submission.key])
                     if submission.key in known:
@@ -108,7 +129,8 @@ class Submitter:
             else:
                 break
         note: dict[str, object] = {"engine": self._backend.name, "handle": number, "submitted_ns": time.time_ns()}
-        await trio.to_thread.run_sync(records.replace, submission.directory, SUBMISSION, note)
+        noted = partial(records.replace, submission.directory, SUBMISSION, note)
+        await trio.to_thread.run_sync(noted, limiter=self._threads)
         return number
 
 

@@ -166,7 +166,7 @@ class JobKeeper(keeper_loop.Keeper):
             len(self.passed),
         )
         self.environments.clear()
-        self._beat()
+        self.beat_ns = processes.boottime_ns() + BEAT_NS  # until then the claim is the sign of life
         self._look_for_stops()  # one may have been asked for before there was anything to stop
         self.nobody.close()  # a keeper whose supervisor has gone: the deadline is its own from here on
         self.run()

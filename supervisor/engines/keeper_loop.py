@@ -128,7 +128,7 @@ class Keeper:
         self.environments: dict[int, dict[bytes, bytes]] = {}
         self.slots: dict[int, Slot] = {}
         self.by_pid: dict[int, Slot] = {}
-        self.killer = trees.TreeKiller()
+        self.killer = trees.TreeKiller(self.by_pid)
         self.stopping: dict[trees.Stop, Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.looks: list[tuple[int, int]] = []
@@ -493,14 +493,15 @@ class Keeper:
     def _look_for_stops(self) -> None:
         for slot in list(self.slots.values()):
             if slot.exit is None and slot.stop is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
-                self._begin_stop(slot, "cancelled", "another process")
+                self._begin_stop(slot, "cancelled", "another process", asked=True)
 
-    def _begin_stop(self, slot: Slot, why: str, by: str) -> None:
+    def _begin_stop(self, slot: Slot, why: str, by: str, *, asked: bool = False) -> None:
+        """Begin to end a tree; ``asked``: somebody has put the request on disk already."""
         if slot.stop is not None or slot.why is not None:
             return
         directory = slot.directory
         # Nobody is known by descent alone: the first signal need not wait for a look at all processes.
-        at_once = processes.is_alive(slot.pid, slot.start) and not processes.may_have_children(slot.pid)
+        at_once = not processes.has_child_ended(slot.pid) and not processes.may_have_children(slot.pid)
         request: dict[str, object] = {
             "why": why,
             "requested_ns": time.time_ns(),
@@ -508,24 +509,31 @@ class Keeper:
             "signalled_boot_ns": processes.boottime_ns() if at_once else None,
             "gone": False,
         }
-        try:
-            first = records.create(directory, records.STOP, request)
-        except OSError:  # a full disk must not keep a job alive: it may be what fills it
-            first = True
-            self.unwritten.append((directory, records.STOP, request))
-        there = request if first else (records.read_stop(directory) or {})
+        there: dict[str, object] = (records.read_stop(directory) or {}) if asked else {}
+        if not there:
+            try:
+                first = records.create(directory, records.STOP, request)
+            except OSError:  # a full disk must not keep a job alive: it may be what fills it
+                first = True
+                self.unwritten.append((directory, records.STOP, request))
+            there = request if first else (records.read_stop(directory) or {})
         if not there:  # it makes no sense, so nobody has asked yet
             self._record(directory, records.STOP, request)
-            there, first = request, True
+            there = request
         slot.why = str(there["why"])
         slot.request = there
 
         def on_signal(signalled: int) -> None:
             try:
-                records.mark_stop(directory, signalled=signalled)
+                records.mark_stop(directory, signalled=signalled, known=there)
             except OSError:
                 there["signalled_boot_ns"] = signalled
                 self._owe_stop(slot)
+            there["signalled_boot_ns"] = signalled
+
+        at_once = at_once and there.get("signalled_boot_ns") in {None, request["signalled_boot_ns"]}
+        if at_once and there is not request:
+            on_signal(processes.boottime_ns())
 
         slot.stop = trees.Stop(
             directory.rpartition("/")[2],
@@ -534,11 +542,13 @@ class Keeper:
             slot.grace,
             on_signal,
             signalled_ns=there.get("signalled_boot_ns"),  # type: ignore[arg-type]  # a number or None, as we write it
+            is_child=True,
         )
         self.stopping[slot.stop] = slot
-        if first and at_once and not self.killer.signal_leader(slot.stop):
-            slot.stop.signalled_ns = request["signalled_boot_ns"] = None  # it has ended by itself after all
-            self._record(directory, records.STOP, request)
+        if at_once and not self.killer.signal_leader(slot.stop):
+            slot.stop.signalled_ns = there["signalled_boot_ns"] = None  # it has ended by itself after all
+            there.pop("v", None)
+            self._record(directory, records.STOP, there)
         self.killer.add(slot.stop)
 
     def _owe_stop(self, slot: Slot) -> None:
@@ -554,7 +564,8 @@ class Keeper:
             slot.why = None
         else:
             try:
-                records.mark_stop(slot.directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
+                left = " ".join(map(str, stop.survivors))
+                records.mark_stop(slot.directory, gone=True, survivors=left, known=slot.request)
             except OSError:
                 pass
             else:

@@ -367,8 +367,7 @@ class LocalEngine:
 
     def observe(self, directory: str, *, owner_lives: bool) -> Observation:
         """Look at the evidence."""
-        born = records.read(directory, records.JOB) or {}
-        return evidence.resolve(directory, owner_lives=owner_lives, born=born)
+        return evidence.resolve(directory, owner_lives=owner_lives)
 
     def observe_unowned(self, directory: str) -> Observation:
         """Look at the evidence of a job that nobody else takes care of."""
@@ -432,15 +431,12 @@ class LocalEngine:
         handle.set_ended(ended)
 
     def _look(self, handle: LocalRunning) -> Observation:
-        born = records.read(handle.directory, records.JOB) or {}
-
         def reaped_status() -> int | None:
             return None if handle.pidfd is None else processes.exit_status_of_pidfd(handle.pidfd)
 
         return evidence.resolve(
             handle.directory,
             owner_lives=handle.owner_lives(),
-            born=born,
             reaped_status=reaped_status,
         )
 

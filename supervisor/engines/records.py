@@ -263,10 +263,20 @@ def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:
     return f"keeper.{pid}.{start}.{boot[:12]}.{namespace}"
 
 
-def mark_stop(directory: str, *, signalled: int | None = None, gone: bool = False, survivors: str = "") -> None:
-    """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left."""
-    there = read_stop(directory)
-    record: dict[str, object] = there or {"why": "cancelled"}
+def mark_stop(
+    directory: str,
+    *,
+    signalled: int | None = None,
+    gone: bool = False,
+    survivors: str = "",
+    known: dict[str, object] | None = None,
+) -> None:
+    """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left.
+
+    ``known`` is what stands there, if that was read or written already.
+    """
+    there = known or read_stop(directory)
+    record: dict[str, object] = dict(there) if there else {"why": "cancelled"}
     record.pop("v", None)
     if not record.get("survivors"):
         record.pop("survivors", None)

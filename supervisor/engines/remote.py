@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NAMES",
     "Desks",
+    "accepted_options",
     "check_options",
     "check_shared_directory",
     "made_elsewhere",
@@ -51,6 +52,22 @@ def _check_name(name: str) -> None:
     if name not in NAMES:
         message = f"engine is {name!r:.80}; it must be one of local, {', '.join(NAMES)}"
         raise InvalidArguments(message)
+
+
+def accepted_options(name: str) -> dict[str, str]:
+    """Return the options of an engine, and in words what each accepts.
+
+    Raises:
+        InvalidArguments: there is no such engine.
+    """
+    _check_name(name)
+    from supervisor.engines import slurm_cli
+
+    ours = {
+        "shared_dir": "the path of a directory that this machine and the nodes share",
+        "deadline_from": " or ".join(map(repr, _ABOUT_DEADLINE)),
+    }
+    return ours | {each: accepts for each, (_, _, accepts) in slurm_cli.OPTIONS.items()}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

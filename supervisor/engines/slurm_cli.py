@@ -26,16 +26,20 @@ __all__ = [
     "OPTIONS",
     "Answer",
     "Command",
+    "Partition",
     "SlurmDesk",
+    "ask",
     "cancel",
     "check_options",
     "check_version",
     "environment",
     "read_cancel",
     "read_show",
+    "read_sinfo",
     "read_squeue",
     "read_submit",
     "show",
+    "sinfo",
     "squeue",
     "submit",
     "version",
@@ -65,6 +69,7 @@ OPTIONS: Final = {
 
 _QUEUED: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 _RUNNING: Final = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED"})
+_USABLE: Final = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
 _OVERDUE: Final = frozenset({"TIMEOUT", "DEADLINE"})
 
 # What its commands say when it is they who could not get an answer. Anything else that sbatch says is a refusal.
@@ -99,7 +104,7 @@ class Answer:
     @property
     def complaint(self) -> str:
         """What it said about a failure, on one line."""
-        if self.status is None:
+        if self.status is None and not self.stderr:
             return "no answer in time"
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         return "; ".join(lines)[-400:] or f"exit status {self.status}"
@@ -147,7 +152,10 @@ def check_version(answer: Answer) -> None:
 
     Raises:
         Rejected: it is too old, or says nothing sensible.
+        Unreachable: it does not say in time.
     """
+    if answer.status is None:
+        raise Unreachable(answer.complaint)
     found = re.search(r"(\d+)\.(\d+)", answer.stdout)
     if answer.status != 0 or found is None:
         message = f"sbatch --version failed: {answer.complaint}"
@@ -291,7 +299,79 @@ def read_show(answer: Answer) -> Word | None:
     return attrs.evolve(word, exit_code=int(code) if known else None)
 
 
+# ---------------------------------------------------------------- what there is to run on
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Partition:
+    """A partition, as far as it matters to somebody who wants to submit to it.
+
+    Attributes:
+        name: its name.
+        default: whether jobs go there that name none.
+        up: whether it takes jobs and starts them.
+        nodes: how many nodes it has.
+        usable: how many of them are in working order, busy or not.
+    """
+
+    name: str
+    default: bool
+    up: bool
+    nodes: int
+    usable: int
+
+
+def sinfo() -> Command:
+    """Return the command that lists partitions and what their nodes are up to."""
+    return Command(("sinfo", "--noheader", "--format=%P|%a|%T|%D"))
+
+
+def read_sinfo(answer: Answer) -> list[Partition]:
+    """Return the partitions, in the order in which they are listed.
+
+    Raises:
+        Unreachable: it failed.
+    """
+    if answer.status != 0:
+        raise Unreachable(answer.complaint)
+    found: dict[str, Partition] = {}
+    for line in filter(None, map(str.strip, answer.stdout.splitlines())):  # one for each partition and state
+        name, _, rest = line.partition("|")
+        up, _, rest = rest.partition("|")
+        state, _, count = rest.partition("|")
+        nodes = int(count) if count.isdigit() else 0
+        # Marks at the end: saving power, waking up, about to be used; any other is of a node that cannot be used.
+        usable = nodes if state.rstrip("~#-") in _USABLE else 0
+        there = found.get(name)
+        found[name] = Partition(
+            name=name.removesuffix("*"),
+            default=name.endswith("*"),
+            up=up == "up",
+            nodes=nodes + (there.nodes if there else 0),
+            usable=usable + (there.usable if there else 0),
+        )
+    return list(found.values())
+
+
 # ---------------------------------------------------------------- without an event loop
+
+
+def ask(command: Command) -> Answer:
+    """Run a command as long as somebody can be kept waiting for it: 3 seconds."""
+    try:
+        done = subprocess.run(
+            command.argv,
+            env=environment(os.environ),
+            input=command.stdin,
+            capture_output=True,
+            timeout=_ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(None)
+    except OSError as error:
+        return Answer(None, stderr=str(error))
+    return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 class SlurmDesk:
@@ -310,7 +390,7 @@ class SlurmDesk:
             self._words = None
             if now >= self._silent_until:
                 try:
-                    self._words = read_squeue(self._run(squeue()))
+                    self._words = read_squeue(ask(squeue()))
                 except Unreachable:
                     self._silent_until = time.monotonic() + 2 * _ANSWER_SECONDS
             self._asked = time.monotonic()
@@ -321,7 +401,7 @@ class SlurmDesk:
     def cancel(self, key: str, *, nudge: bool = False) -> bool:
         """Ask for a job to be ended."""
         try:
-            read_cancel(self._run(cancel(key, nudge=nudge)))
+            read_cancel(ask(cancel(key, nudge=nudge)))
         except Unreachable:
             return False
         self._asked = -_BELIEVED_SECONDS  # it changes what is known
@@ -330,23 +410,6 @@ class SlurmDesk:
     def collect(self, handle: str) -> Word | None:
         """Return the engine's word about an end."""
         try:
-            return read_show(self._run(show(handle)))
+            return read_show(ask(show(handle)))
         except Unreachable:
             return None
-
-    @staticmethod
-    def _run(command: Command) -> Answer:
-        try:
-            done = subprocess.run(
-                command.argv,
-                env=environment(os.environ),
-                input=command.stdin,
-                capture_output=True,
-                timeout=_ANSWER_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Answer(None)
-        except OSError as error:
-            return Answer(None, stderr=str(error))
-        return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))

@@ -13,7 +13,8 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, Self
 
 import attrs
@@ -26,6 +27,7 @@ __all__ = [
     "NOTED_SOON_SECONDS",
     "Cancel",
     "Change",
+    "Nudges",
     "Tree",
     "cancel_queued",
     "is_noted",
@@ -73,6 +75,29 @@ def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
         return keeper is not None and processes.send_signal(*keeper, signal.SIGUSR1)
     except PermissionError:
         return False
+
+
+class Nudges:
+    """Nudges each of several keepers once, after everything that it is to find has been written."""
+
+    def __init__(self) -> None:
+        """Owe nobody a nudge yet."""
+        self._owed: dict[tuple[int, int], bool] = {}
+
+    def owe(self, keeper: tuple[int, int] | None) -> bool:
+        """Have a keeper nudged by the next ``send``; ``False`` when it is gone."""
+        if keeper is None:
+            return False
+        if keeper not in self._owed:
+            self._owed[keeper] = processes.is_alive(*keeper)
+        return self._owed[keeper]
+
+    def send(self) -> None:
+        """Nudge them. One that has gone since leaves its jobs to whoever watches them."""
+        owed, self._owed = self._owed, {}
+        for keeper, alive in owed.items():
+            if alive:
+                nudge_keeper(keeper)
 
 
 def cancel_queued(directory: str, by: str) -> bool:
@@ -176,7 +201,8 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
         for stop in killer.tick():
             note_gone(under_way[stop], stop)
     give_up = time.monotonic() + NOTED_SOON_SECONDS
-    while not all(is_noted(tree, patience_is_over=time.monotonic() > give_up) for tree in under_way.values()):
+    left = list(under_way.values())
+    while left := [tree for tree in left if not is_noted(tree, patience_is_over=time.monotonic() > give_up)]:
         time.sleep(NOTED_SOON_SECONDS / 100)
 
 
@@ -186,10 +212,11 @@ class Cancel:
     ``until`` is how long, on the monotonic clock, the job's keeper is trusted to begin.
     """
 
-    def __init__(self, directory: str, by: str) -> None:
-        """Have done nothing yet."""
+    def __init__(self, directory: str, by: str, nudge: Callable[[tuple[int, int] | None], bool] | None = None) -> None:
+        """Have done nothing yet; ``nudge`` makes a keeper look, or will, and is ``False`` when that is gone."""
         self.directory = directory
         self._by = by
+        self._nudge = nudge or nudge_keeper
         self._begun = self._handed_out = False
         self._silent_since: float | None = None
         self.until: float | None = None
@@ -213,7 +240,7 @@ class Cancel:
                 return None  # whoever looks next sees the exit record
             request_stop(directory, why, self._by)
             self.until = time.monotonic() + BACKSTOP_SECONDS
-            now = now or not nudge_keeper(evidence.recorded_keeper(directory))
+            now = now or not self._nudge(evidence.recorded_keeper(directory))
         if not now:
             if time.monotonic() < self.until:
                 return None
@@ -245,7 +272,7 @@ class Cancel:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = now
-            nudge_keeper(keeper)
+            self._nudge(keeper)
         elif now - self._silent_since >= _SILENCE_SECONDS:
             evidence.note_exit(self.directory, None, None, by="nobody")
 
@@ -257,7 +284,7 @@ def is_signalled(directory: str) -> bool:
 
 
 class Change:
-    """Waits, without an event loop, until something may have happened to one of several jobs.
+    """Waits, without an event loop, until something may have happened to some of several jobs.
 
     A context manager. Where neither inotify nor pidfds can be had it looks again at intervals.
     """
@@ -265,21 +292,36 @@ class Change:
     _LOOK_AGAIN: Final = 0.1
     _LONGEST: Final = 30.0
 
-    def __init__(self, directories: Iterable[str], mask: int = CHANGED) -> None:
-        """Watch these job directories and the processes that they name."""
+    def __init__(
+        self,
+        directories: Iterable[str],
+        mask: int = CHANGED,
+        is_worth_a_look: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """Watch these job directories and the processes that they name.
+
+        ``is_worth_a_look`` is asked about a directory in which something was written.
+        """
+        self._all = frozenset(directories)
+        self._is_worth_a_look = is_worth_a_look
         self._poll = select.poll()
-        self._pidfds: list[int] = []
         self._notify = Inotify.open()
         self._blind = self._notify is None
         if self._notify is not None:
             self._poll.register(self._notify.descriptor, select.POLLIN)
         # The rest of what this process can open is for the registry, records and output.
         self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
-        self._keepers: set[tuple[int, int]] = set()
-        self._unseen: set[str] = set(directories)
+        self._by_pidfd: dict[int, set[str]] = {}
+        self._by_keeper: dict[tuple[int, int], set[str]] = {}
+        self._by_watch: dict[int, str] = {}
+        self._unseen: set[str] = set(self._all)
         if self._notify is not None:
-            for directory in self._unseen:
-                self._blind |= self._notify.watch(directory, mask) is None
+            for directory in self._all:
+                number = self._notify.watch(directory, mask)
+                if number is None:
+                    self._blind = True
+                else:
+                    self._by_watch[number] = directory
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -287,36 +329,64 @@ class Change:
 
     def __exit__(self, *_: object) -> None:
         """Close every descriptor."""
-        for descriptor in self._pidfds:
+        for descriptor in self._by_pidfd:
             os.close(descriptor)
         if self._notify is not None:
             self._notify.close()
 
-    def _watch_processes(self) -> None:
+    def _watch_processes(self) -> set[str]:
+        """Watch the keepers, which tell of the ends of their jobs, and the leaders that have none (any more).
+
+        Returns the jobs that had none: it may have gone after they were looked at, and before it was watched.
+        """
+        unkept: set[str] = set()
         for directory in list(self._unseen):
             process = records.read(directory, records.PROCESS)
             if not process:
                 continue
             self._unseen.discard(directory)
-            for pid, start in (("pid", "start"), ("keeper_pid", "keeper_start")):
-                identity = (process.get(pid), process.get(start))
-                if identity in self._keepers or not isinstance(identity[0], int) or not isinstance(identity[1], int):
-                    continue
-                self._keepers.add((identity[0], identity[1]))
-                if len(self._pidfds) >= self._most_pidfds > 0:
-                    continue
-                descriptor = processes.open_pidfd(identity[0], identity[1])
-                if descriptor is not None:
-                    self._pidfds.append(descriptor)
-                    self._poll.register(descriptor, select.POLLIN)
+            keeper = process.get("keeper_pid"), process.get("keeper_start")
+            if not self._watch_process(self._by_keeper, keeper, directory):
+                unkept.add(directory)
+                self._watch_process({}, (process.get("pid"), process.get("start")), directory)
+        return unkept
 
-    def wait(self, seconds: float | None) -> None:
-        """Wait for a change, for ``seconds`` at most; may return early, for nothing."""
-        self._watch_processes()
+    def _watch_process(self, known: dict[tuple[int, int], set[str]], identity: tuple[Any, Any], directory: str) -> bool:
+        """Have the end of a process told, if that can be had; ``False`` when it has ended already."""
+        pid, start = identity
+        if not isinstance(pid, int) or not isinstance(start, int):
+            return False
+        if (pid, start) in known:
+            known[pid, start].add(directory)
+            return True
+        if not processes.is_alive(pid, start):
+            return False
+        if len(self._by_pidfd) < self._most_pidfds or self._most_pidfds <= 0:
+            descriptor = processes.open_pidfd(pid, start)
+            if descriptor is not None:
+                self._by_pidfd[descriptor] = known[pid, start] = {directory}
+                self._poll.register(descriptor, select.POLLIN)
+        return True
+
+    def wait(self, seconds: float | None) -> AbstractSet[str]:
+        """Wait for a change, for ``seconds`` at most, and return the jobs that may have changed.
+
+        They are given by their directories; all of them where it cannot be told. May return early, for nothing.
+        """
+        changed = self._watch_processes()
         longest = self._LOOK_AGAIN if self._blind else self._LONGEST
         limit = longest if seconds is None else max(0.0, min(seconds, longest))
-        for descriptor, _ in self._poll.poll(-(-int(limit * 1e6) // 1000)):
+        ready = self._poll.poll(0 if changed else -(-int(limit * 1e6) // 1000))
+        for descriptor, _ in ready:
             if self._notify is not None and descriptor == self._notify.descriptor:
-                self._notify.read()
+                numbers = self._notify.read()
+                if not self._by_watch.keys() >= numbers:  # more has happened than the kernel could keep in mind
+                    return self._all
+                changed.update(filter(self._is_worth_a_look, map(self._by_watch.__getitem__, numbers)))
             else:  # it stays readable for ever: once is enough, what follows is written into the directory
                 self._poll.unregister(descriptor)
+                ended = self._by_pidfd[descriptor]
+                changed |= ended
+                if any(ended is kept for kept in self._by_keeper.values()):
+                    self._unseen |= ended  # their leaders are to be watched from here on
+        return self._all if self._blind or (not ready and limit == longest) else changed

@@ -18,7 +18,7 @@ if TYPE_CHECKING or __package__:
 else:  # run by keeper.py, outside the package
     import processes
 if TYPE_CHECKING:  # typing costs the keeper 5 ms
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Container, Iterable
     from typing import Final
 
 __all__ = ["ProcessTable", "Stop", "TreeKiller"]
@@ -43,8 +43,15 @@ class ProcessTable:
         self._marks: dict[tuple[int, int], bytes] = {}
         self._keepers: dict[tuple[int, int], bool] = {}
 
-    def look(self, pause: Callable[[], object] = _go_on) -> dict[int, processes.Process]:
-        """Return every process that is alive (zombies left out), by pid; ``pause`` is called now and then."""
+    def look(
+        self,
+        pause: Callable[[], object] = _go_on,
+        without: Container[int] = (),
+    ) -> dict[int, processes.Process]:
+        """Return every process that is alive (zombies left out), by pid; ``pause`` is called now and then.
+
+        ``without`` are processes that need not be looked at.
+        """
         if not processes.HAVE_PROC:
             return {pid: found for pid, found in processes.look_by_ps().items() if not found.dead}
         table: dict[int, processes.Process] = {}
@@ -53,6 +60,8 @@ class ProcessTable:
                 pause()
             if name[0] in "123456789":
                 pid = int(name)
+                if pid in without:
+                    continue
                 found = processes.read_process(pid)
                 if found is not None and not found.dead and not found.flags & _KERNEL_THREAD:
                     table[pid] = found
@@ -137,7 +146,8 @@ class Stop:
 
     ``on_signal`` is called once, right before the first signal, with the boot-clock time: what
     it records is on disk before anything is signalled. ``natural`` says that the leader had
-    ended by itself before that, so nothing was signalled and nothing will be.
+    ended by itself before that, so nothing was signalled and nothing will be. ``is_child`` says
+    that the leader is a child of this process and was not reaped yet, so that its pid is its own.
     """
 
     __slots__ = (
@@ -146,6 +156,7 @@ class Stop:
         "denied",
         "ended",
         "grace_ns",
+        "is_child",
         "mark",
         "natural",
         "next_ns",
@@ -168,6 +179,7 @@ class Stop:
         *,
         signalled_ns: int | None = None,
         ended_ns: int | None = None,
+        is_child: bool = False,
     ) -> None:
         """Describe the tree; ``signalled_ns`` continues a stop that somebody else has begun."""
         self.mark = mark.encode("ascii")
@@ -178,6 +190,7 @@ class Stop:
         self.grace_ns = int(grace_seconds * 1e9)
         self.on_signal = on_signal
         self.signalled_ns = signalled_ns
+        self.is_child = is_child
         self.natural = False
         self.termed: set[tuple[int, int]] = set()
         self.denied: set[int] = set()
@@ -187,7 +200,8 @@ class Stop:
         self.delay_ns = 0
 
     def ended_at(self, boot_ns: int) -> None:
-        """Note when the leader ended: its session is known by those who were born before."""
+        """Note when the leader ended and was reaped: its session is known by those who were born before."""
+        self.is_child = False
         self.ended = boot_ns // processes.TICK_NS
 
 
@@ -199,12 +213,17 @@ class TreeKiller:
     """Ends any number of trees side by side; one look at the processes serves all of them.
 
     Nothing here waits: call ``tick`` when ``next_ns`` has come, until it has nothing left.
+
+    ``children`` are leaders of other trees, by pid, that are children of this process and were not reaped
+    yet: they lead sessions of their own and belong to no other tree, so they need not be looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, children: Collection[int] = ()) -> None:
         """Have nothing to end yet."""
         self._table = ProcessTable()
+        self._children = children
         self._not_before = 0
+        self._soonest = 0
         self.stops: list[Stop] = []
 
     @property
@@ -212,16 +231,16 @@ class TreeKiller:
         """The boot-clock time of the next tick that is due, or ``None``."""
         if not self.stops:
             return None
-        return max(self._not_before, min(stop.next_ns for stop in self.stops))
+        return max(self._not_before, self._soonest)
 
     def add(self, stop: Stop) -> None:
         """Begin with ``stop`` at the next tick."""
+        self._soonest = min(self._soonest, stop.next_ns) if self.stops else stop.next_ns
         self.stops.append(stop)
 
-    @staticmethod
-    def hurry(stop: Stop) -> None:
+    def hurry(self, stop: Stop) -> None:
         """Look again at once: the leader of this tree has just ended."""
-        stop.next_ns = stop.delay_ns = 0
+        stop.next_ns = stop.delay_ns = self._soonest = 0
 
     def signal_leader(self, stop: Stop) -> bool:
         """Send SIGTERM to the leader right now, ahead of the first look; ``False`` if it has ended already.
@@ -253,7 +272,7 @@ class TreeKiller:
             paused += processes.boottime_ns() - since
 
         due = [stop for stop in self.stops if stop.next_ns <= begun]
-        table = self._table.look(interrupt)
+        table = self._table.look(interrupt, {*self._children}.difference(stop.pid for stop in due))
         marks = self._table.marks(table, interrupt)
         view = _View(table, marks, self._table.is_keeper)
         now = processes.boottime_ns()
@@ -267,6 +286,7 @@ class TreeKiller:
         if finished:
             over = set(finished)
             self.stops = [stop for stop in self.stops if stop not in over]
+        self._soonest = min((stop.next_ns for stop in self.stops), default=0)
         return finished
 
     def _advance(self, stop: Stop, view: _View) -> bool:
@@ -303,7 +323,11 @@ class TreeKiller:
                 continue
             stop.termed.add(key)  # once each: for many programs a second SIGTERM means something else
             try:
-                if processes.send_signal(*key, signal.SIGTERM) and process.state in _STOPPED:
+                if stop.is_child and process.pid == stop.pid:
+                    os.kill(process.pid, signal.SIGTERM)
+                    if process.state in _STOPPED:
+                        os.kill(process.pid, signal.SIGCONT)
+                elif processes.send_signal(*key, signal.SIGTERM) and process.state in _STOPPED:
                     processes.send_signal(*key, signal.SIGCONT)
             except PermissionError:
                 stop.denied.add(process.pid)

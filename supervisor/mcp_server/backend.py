@@ -30,7 +30,7 @@ def opening(settings: Settings) -> Open:
     """Return what opens the supervisor of a state root."""
 
     def open_it() -> AbstractAsyncContextManager[Supervisor]:
-        from supervisor.core import open_supervisor
+        from supervisor.opening import open_supervisor
 
         return open_supervisor(settings)
 
@@ -38,7 +38,7 @@ def opening(settings: Settings) -> Open:
 
 
 def _import() -> None:
-    for module in ("supervisor.core", "supervisor.engines.local"):
+    for module in ("supervisor.opening", "supervisor.engines.local"):
         import_module(module)
 
 

@@ -73,6 +73,8 @@ class Kind:
         workspaces: real paths of the directories in (or below) which it may run; ``None`` is
             the server's own directory and the host's roots.
         read_only: whether its author says that it changes nothing but its own output.
+        engine: what runs it, ``"slurm"`` for instance; ``None`` is this machine.
+        engine_options: what that engine is to know, see ``docs/slurm.md``.
         parameters: what a caller gives.
     """
 
@@ -86,6 +88,8 @@ class Kind:
     env_set: Mapping[str, str] = attrs.field(factory=dict[str, str])
     workspaces: tuple[str, ...] | None = None
     read_only: bool = False
+    engine: str | None = None
+    engine_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     parameters: tuple[Parameter, ...] = ()
 
     def request(self, values: Mapping[str, Any], python: str) -> tuple[tuple[str, ...], bytes | None]:
@@ -102,8 +106,8 @@ class Kind:
         return argv, templates.expand_text(self.stdin, places).encode(errors="replace")
 
 
-def load(path: Path) -> tuple[Kind, ...]:
-    """Read a kinds file.
+def load(path: Path, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
+    """Read a kinds file. ``shared_dir`` is that of kinds that run on a cluster and name none of their own.
 
     Raises:
         InvalidSettings: it is not there, not to be trusted, or has a mistake.
@@ -123,7 +127,7 @@ def load(path: Path) -> tuple[Kind, ...]:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"{path}, line {line}: this is not UTF-8"
         raise InvalidSettings(message, repair="Save the file as UTF-8.") from error
-    return parse(text, str(path))
+    return parse(text, str(path), shared_dir=shared_dir)
 
 
 def _check_trust(real: str, found: os.stat_result) -> None:
@@ -145,8 +149,8 @@ def _check_trust(real: str, found: os.stat_result) -> None:
             raise InvalidSettings(message, repair=f"chmod go-w {above}, or keep the file elsewhere.")
 
 
-def parse(text: str, path: str) -> tuple[Kind, ...]:
-    """Read the text of a kinds file; ``path`` is its name in messages.
+def parse(text: str, path: str, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
+    """Read the text of a kinds file; ``path`` is its name in messages, ``shared_dir`` as ``load`` has it.
 
     Raises:
         InvalidSettings: it has a mistake.
@@ -156,15 +160,16 @@ def parse(text: str, path: str) -> tuple[Kind, ...]:
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: this is not TOML: {error}"
         raise InvalidSettings(message, repair="Correct the file.") from error
-    return tuple(_Reader(text, path).read(document))
+    return tuple(_Reader(text, path, shared_dir).read(document))
 
 
 class _Reader:
     """Reads a parsed document, and knows where everything stands."""
 
-    def __init__(self, text: str, path: str) -> None:
+    def __init__(self, text: str, path: str, shared_dir: Path | None) -> None:
         self._text = text
         self._path = path
+        self._shared_dir = shared_dir
 
     def read(self, document: Mapping[str, Any]) -> Iterator[Kind]:
         self._keys((), document, {"kind"})
@@ -192,6 +197,7 @@ class _Reader:
         stdin = self._optional(where, table, "stdin", str, "a string, with {name} for a parameter", None)
         if stdin is not None:
             self._places((*where, "stdin"), stdin, known)
+        engine = self._engine(where, table)
         return Kind(
             name=where[-1],
             description=description,
@@ -209,6 +215,8 @@ class _Reader:
             env_set=self._optional(where, table, "env_set", _variables, "a table of names and strings", {}),
             workspaces=self._workspaces(where, table),
             read_only=self._optional(where, table, "read_only", _boolean, "true or false", False),
+            engine=engine,
+            engine_options=self._engine_options(where, table, engine),
             parameters=parameters,
         )
 
@@ -261,6 +269,43 @@ class _Reader:
         if not all(map(os.path.isabs, expanded)):
             self._refuse((*where, "workspaces"), f"workspaces is {paths!r}", accepts)
         return tuple(map(os.path.realpath, expanded))
+
+    # ------------------------------------------------------------ where it runs
+
+    def _engine(self, where: tuple[str, ...], table: dict[str, Any]) -> str | None:
+        if "engine" not in table:
+            return None
+        from supervisor.engines import remote  # what most files have no use for must not delay a server
+
+        accepts = "one of " + ", ".join(("local", *remote.NAMES))
+        name = self._required(where, table, "engine", str, accepts)
+        if name not in {"local", *remote.NAMES}:
+            self._refuse((*where, "engine"), f"engine is {_shown(name)}", accepts)
+        return None if name == "local" else name
+
+    def _engine_options(self, where: tuple[str, ...], table: dict[str, Any], engine: str | None) -> dict[str, Any]:
+        given = self._table(where, table, "engine_options")
+        here = (*where, "engine_options")
+        if engine is None:
+            if given:
+                self._refuse(here, "engine_options has no meaning here", 'it only beside engine = "slurm"')
+            return {}
+        from supervisor.engines import remote
+
+        accepted = remote.accepted_options(engine)
+        self._keys(here, given, set(accepted))
+        for name, value in given.items():
+            try:  # one by one, so that it is known which of them does not fit
+                remote.check_options(engine, {"shared_dir": os.sep, name: value})
+            except InvalidArguments:
+                self._refuse((*here, name), f"{name} is {_shown(value)}", accepted[name])
+        shared = given.get("shared_dir", self._shared_dir)
+        if shared is None:
+            what = f"{engine} has to be told where the directories of its jobs are to stand"
+            self._refuse((*where, "engine"), what, "it beside engine_options.shared_dir, or with SUPERVISOR_SHARED_DIR")
+        if not os.path.isabs(os.path.expanduser(shared)):
+            self._refuse((*here, "shared_dir"), f"shared_dir is {_shown(shared)}", 'an absolute path, as in "~/jobs"')
+        return given
 
     # ------------------------------------------------------------ a parameter
 

@@ -102,6 +102,8 @@ class Starter:
             env=environment_of(os.environ, kind.env_pass, kind.env_set),
             labels=labels,
             idempotency_key=scoped_key(principal, values["idempotency_key"]),
+            engine=kind.engine,
+            engine_options=kind.engine_options,
         )
         job = await supervisor.start(spec)
         self._became(job)

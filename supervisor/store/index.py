@@ -1,84 +1,31 @@
 """The registry: SQLite over the job directories, shared by every process on the state root.
 
-It is never opened except through ``sqlite3`` (closing a stray descriptor would drop SQLite's
-locks). It is created, migrated, set aside and rebuilt under the root's lock. ``synchronous`` is
-NORMAL and checkpoints are explicit, so that a commit neither syncs nor waits and can be made on
-an event loop; with ``wait_seconds=0`` a lock held by somebody else raises ``StateBusy`` at once.
-
-A damaged registry is set aside under a name that says so and rebuilt; whoever still holds the
-old file open notices by its inode before the next write.
+How it is opened, kept sound and written through is ``connection.py``; here is what is in it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from operator import attrgetter
+from typing import Any, Final
 
-from supervisor import log
 from supervisor.engines import Launched, records
-from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
-from supervisor.forking import forked_error, inherited, never_free, tell_in_child
+from supervisor.store.connection import Connection, Damaged
 from supervisor.store.layout import Layout
 from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
 
 __all__ = ["Index"]
 
-_T = TypeVar("_T")
-
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE IF NOT EXISTS jobs (
-        seq INTEGER PRIMARY KEY,
-        job_id TEXT NOT NULL UNIQUE,
-        workspace_key TEXT NOT NULL,
-        kind TEXT NOT NULL,
-        state TEXT NOT NULL,
-        created_ns INTEGER NOT NULL,
-        started_ns INTEGER,
-        completed_ns INTEGER,
-        expires_ns INTEGER,
-        idempotency_key TEXT,
-        digest TEXT NOT NULL,
-        owner TEXT NOT NULL,
-        fetched INTEGER NOT NULL DEFAULT 0,
-        pid INTEGER,
-        deadline_boot_ns INTEGER,
-        spec TEXT NOT NULL,
-        outcome TEXT
-    );
-    CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs (workspace_key, idempotency_key)
-        WHERE idempotency_key IS NOT NULL;
-    CREATE INDEX IF NOT EXISTS jobs_workspace ON jobs (workspace_key);
-    CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
-    CREATE INDEX IF NOT EXISTS jobs_workspace_state ON jobs (workspace_key, state);
-    CREATE INDEX IF NOT EXISTS jobs_kept ON jobs (workspace_key, fetched) WHERE completed_ns IS NOT NULL;
-    CREATE INDEX IF NOT EXISTS jobs_expiry ON jobs (expires_ns) WHERE expires_ns IS NOT NULL;
-    """,
-)
-
-_OPENING_SECONDS: Final = 5  # somebody else may be creating it just now
 _ALL: Final = ", ".join(COLUMNS)
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 _UNFINISHED: Final = "('queued', 'running')"
-_DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
-# A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
-_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR", "SQLITE_READONLY"}
+_UNFINISHED_STATES: Final = ("queued", "running")
+_MOST_REMEMBERED: Final = 1024
 
 
-def _kind_of(error: sqlite3.Error) -> str:
-    """Return the primary result code of an SQLite error by name."""
-    name: str = getattr(error, "sqlite_errorname", "") or ""
-    if not name and "decode to UTF-8" in str(error):  # from the sqlite3 module itself, which gives it no code
-        return "SQLITE_CORRUPT"
-    return "_".join(name.split("_")[:2])
-
-
-class Index:
+class Index(Connection):
     """The registry of one state root.
 
     ``judge`` says how a job found on disk ended (``None`` while it lives) and is asked when the
@@ -94,191 +41,24 @@ class Index:
         any_thread: bool = False,
     ) -> None:
         """Open the registry; create, migrate or rebuild it first where that is needed."""
-        self.layout = layout
         self._judge = judge
-        self._wait_seconds = wait_seconds
-        self._any_thread = any_thread
-        self._connection: sqlite3.Connection | None = None
-        self._inode = 0
-        self._seen_version = -1
         self._kept: dict[str, int] = {}
-        self.set_aside: str | None = None
-        tell_in_child(self)
-        self._guarded(self._connect)
+        self._finished: dict[str, tuple[tuple[Any, ...], Row]] = {}
+        super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-
-    def in_child(self) -> None:
-        """Leave the connection to the parent: SQLite forbids a child to use it, and even to close it."""
-        if self._connection is not None:
-            never_free(self._connection)
-            inherited.add(self.layout.registry)
-            self._connection = None
-
-    # ------------------------------------------------------------ opening and healing
-
-    def _connect(self) -> None:
-        self.close()
-        path = self.layout.registry
-        if not _has_content(path):
-            with self.layout.locked():
-                if not _has_content(path):
-                    self._set_aside(path)  # a log without its registry would be taken for that of the next
-                self._create(path)
-                self._open(path)
-                self._migrate()
-        else:
-            self._open(path)
-            if self._version() < len(MIGRATIONS):
-                with self.layout.locked():
-                    self._migrate()
-        self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
-
-    @staticmethod
-    def _create(path: str) -> None:
-        """Make the file with its mode; SQLite's own files beside it take that over."""
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            os.fchmod(descriptor, 0o600)
-            os.close(descriptor)  # no connection to this file can be open yet, so no lock is dropped
-
-    def _open(self, path: str) -> None:
-        if path in inherited:
-            raise forked_error()
-        if _has_strangers(path):
-            message = f"something that is no file stands in the place of {path} or of a file of SQLite beside it"
-            raise _Damaged(message)  # before SQLite opens it and hangs on a pipe
-        connection = sqlite3.connect(
-            path,
-            timeout=max(self._wait_seconds, _OPENING_SECONDS),
-            isolation_level=None,
-            check_same_thread=not self._any_thread,
-            cached_statements=64,
-        )
-        self._connection = connection
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        found = os.stat(path)
-        if found.st_mode & 0o777 != 0o600:
-            os.chmod(path, 0o600)
-        self._inode = found.st_ino
-        self._seen_version = -1
+    def invalidate(self) -> None:
+        """Count anew how many jobs are kept."""
         self._kept.clear()
 
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    def _migrate(self) -> None:
-        if self._db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            self._db.execute("PRAGMA journal_mode = WAL")
-        # A newer version than ours has only added to what we know, or it would be another file.
-        self._db.execute("BEGIN IMMEDIATE")
-        new = self._version() == 0
-        try:
-            for number, script in enumerate(MIGRATIONS[self._version() :], self._version() + 1):
-                for statement in script.split(";"):
-                    if statement.strip():
-                        self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number}")
-            if new:  # in the same transaction: nobody ever sees a registry that is empty while there are jobs
-                self._import_all()
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
-    @property
-    def _db(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connect()
-            assert self._connection is not None  # noqa: S101  # that is what connecting does
-        return self._connection
-
-    def _guarded(self, action: Callable[[], _T]) -> _T:
-        """Do ``action``; heal a damaged registry and do it again (twice, as others may be healing it too)."""
-        for attempt in (1, 2, 3):
-            try:
-                return action()
-            except sqlite3.Error as error:
-                if self._connection is not None and self._connection.in_transaction:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._connection.execute("ROLLBACK")
-                kind = _kind_of(error)
-                if kind in _WORTH_A_LOOK and attempt < 3 and not isinstance(error, sqlite3.ProgrammingError):
-                    try:
-                        self._heal(error)
-                    except sqlite3.Error as another:
-                        if _kind_of(another) not in _WORTH_A_LOOK or attempt == 2:
-                            raise self._translated(another, _kind_of(another)) from error
-                    continue
-                raise self._translated(error, kind) from error
-            except OSError as error:
-                from supervisor.store.layout import state_error
-
-                raise state_error(error, "cannot use the registry") from error
-        raise AssertionError  # pragma: no cover  # the loop returns or raises
-
-    def _translated(self, error: sqlite3.Error, kind: str) -> SupervisorError:
-        message = f"the registry {self.layout.registry}: {error}"
-        if kind in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
-            return StateBusy(message)
-        if kind == "SQLITE_FULL" or (kind == "SQLITE_IOERR" and _disk_is_full(self.layout.root)):
-            return StateFull(message)
-        if kind in {"SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_CANTOPEN"}:
-            return PermissionDenied(message)
-        return SupervisorError(message)
-
-    def _heal(self, error: sqlite3.Error) -> None:
-        """Set the damaged registry aside and rebuild it, unless somebody has done so already."""
-        with self.layout.locked():
-            self.close()
-            path = self.layout.registry
-            if self._is_damaged(path):
-                if _kind_of(error) == "SQLITE_CANTOPEN" and not os.access(self.layout.root, os.W_OK):
-                    raise self._translated(error, "SQLITE_READONLY") from error
-                self._set_aside(path)
-                self._create(path)
-                self._open(path)
-                self._migrate()
-                log.warning("registry_rebuilt", error=str(error), kept_as=self.set_aside, jobs=self.row_count())
-            else:
-                self._open(path)
-                self._migrate()
-            self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
-
-    def _set_aside(self, path: str) -> None:
-        """Rename what there is of a registry. Whoever holds it open keeps it until the next write."""
-        aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**6}"
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(path + suffix, aside + suffix)
-                self.set_aside = aside
+    # ------------------------------------------------------------ rebuilding
 
     @staticmethod
-    def _is_damaged(path: str) -> bool:
-        if not os.path.lexists(path):
-            return False
-        if not os.path.isfile(path) or not _has_content(path):
-            return True
-        if _has_strangers(path):
-            return True
-        try:
-            with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
-                whole = probe.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-                probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if whole and probe.execute("PRAGMA user_version").fetchone()[0]:
-                    for columns in probe.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
-                        _row_of(columns)
-                return not whole
-        except sqlite3.Error as error:
-            return _kind_of(error) in _DAMAGE
+    def check_rows(connection: sqlite3.Connection) -> None:
+        """Raise ``sqlite3.Error`` if there is a row that nobody can have written."""
+        for columns in connection.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
+            _row_of(columns)
 
-    def _import_all(self) -> None:
+    def import_all(self) -> None:
         """Enter every job directory into an empty registry, oldest first, each with how it ended."""
         rows = sorted(
             filter(None, (self.read_job(workspace, job_id) for workspace, job_id in self.layout.jobs())),
@@ -314,52 +94,6 @@ class Index:
             return row_of_record(workspace, record, dump(record))
         except (KeyError, ValueError, RecursionError):
             return None
-
-    # ------------------------------------------------------------ transactions
-
-    def changed(self) -> bool:
-        """Whether another process (or connection) has written since the last call."""
-        version = self._guarded(lambda: self._db.execute("PRAGMA data_version").fetchone()[0])
-        if version == self._seen_version:
-            return False
-        self._seen_version = version
-        self._kept.clear()
-        return True
-
-    def write(self, action: Callable[[], _T], *, single: bool = False) -> _T:
-        """Do ``action`` in one transaction, which a ``single`` statement that depends on nothing is by itself.
-
-        Raises:
-            StateBusy: somebody else holds the lock for longer than ``wait_seconds``.
-            StateFull, PermissionDenied: it cannot be written.
-        """
-
-        def transaction() -> _T:
-            try:
-                moved = os.stat(self.layout.registry).st_ino != self._inode
-            except FileNotFoundError:
-                moved = True
-            if moved:
-                self._connect()
-            if single:
-                return action()
-            self.changed()
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                result = action()
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                self._kept.clear()
-                raise
-            self._db.execute("COMMIT")
-            return result
-
-        return self._guarded(transaction)
-
-    def checkpoint(self) -> None:
-        """Move the write-ahead log into the registry; waits for the disk, so not on an event loop."""
-        self._guarded(lambda: self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
 
     # ------------------------------------------------------------ changes, inside ``write``
 
@@ -476,14 +210,21 @@ class Index:
 
     # ------------------------------------------------------------ reading
 
-    def _select(self, clause: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._guarded(
-            lambda: list(map(_row_of, self._db.execute(f"SELECT {_ALL} FROM jobs {clause}", values).fetchall())),  # noqa: S608
-        )
+    def _select(self, clause: str, values: Sequence[Any] = (), *, source: str = "jobs") -> list[Row]:
+        statement = f"SELECT {_ALL} FROM {source} {clause}"  # noqa: S608  # our own names
+        return self._guarded(lambda: [self._remembered(columns) for columns in self._db.execute(statement, values)])
 
-    def row_count(self) -> int:
-        """Return how many jobs there are."""
-        return int(self._db.execute("SELECT count(*) FROM jobs").fetchone()[0])
+    def _remembered(self, columns: tuple[Any, ...]) -> Row:
+        """Return the row of these columns; that of a finished job is read and checked only once while it stays so."""
+        known = self._finished.get(columns[1])
+        if known is not None and known[0] == columns:
+            return known[1]
+        row = _row_of(columns)
+        if row.finished:
+            if len(self._finished) >= _MOST_REMEMBERED:
+                self._finished.clear()
+            self._finished[row.job_id] = columns, row
+        return row
 
     def get(self, job_id: str) -> Row | None:
         """Return the row of a job."""
@@ -510,29 +251,51 @@ class Index:
         limit: int = 50,
         now_ns: int | None = None,
     ) -> list[Row]:
-        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one seen."""
-        clauses, values = ["(expires_ns IS NULL OR expires_ns > ?)"], [now_ns or time.time_ns()]
-        parameters: list[Any] = list(values)
+        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one seen.
+
+        Of labels with a NUL in them only what stands before it is compared.
+        """
+        wanted_labels = list(labels)
+        seq = "seq"
+        clauses: list[str] = []
+        parameters: list[Any] = []
+        source = "jobs"
+        if wanted_labels:  # those with a label stand together, in order
+            source, seq = "labels CROSS JOIN jobs USING (seq)", "labels.seq"
+            clauses.append("labels.name = ? AND labels.value = ?")
+            parameters += map(_as_label, wanted_labels[0])
+        clauses.append("(expires_ns IS NULL OR expires_ns > ?)")
+        parameters.append(now_ns or time.time_ns())
         if workspace is not None:
             clauses.append("workspace_key = ?")
             parameters.append(workspace)
-        if state in {"queued", "running"}:  # which of the two, the evidence knows better than the row
-            clauses.append(f"state IN {_UNFINISHED}")
-        elif state is not None:
-            clauses.append("state = ?")
-            parameters.append(state)
         if before is not None:
-            clauses.append("seq < ?")
+            clauses.append(f"{seq} < ?")
             parameters.append(before)
-        for name, value in labels:
-            clauses.append("EXISTS (SELECT 1 FROM json_each(spec, '$.labels') WHERE key = ? AND value = ?)")
-            parameters += [name, value]
-        parameters.append(limit)
-        return self._select(f"WHERE {' AND '.join(clauses)} ORDER BY seq DESC LIMIT ?", parameters)
+        for name, value in wanted_labels[1:]:
+            clauses.append("EXISTS (SELECT 1 FROM labels AS more WHERE name = ? AND value = ? AND more.seq = jobs.seq)")
+            parameters += [_as_label(name), _as_label(value)]
+        # Which of the two an unfinished job is, the evidence knows better than the row.
+        states = _UNFINISHED_STATES if state in _UNFINISHED_STATES else (state,)
+        found: list[Row] = []
+        for each in states:
+            wanted, given = (clauses, parameters) if each is None else ([*clauses, "state = ?"], [*parameters, each])
+            tail = f"WHERE {' AND '.join(wanted)} ORDER BY {seq} DESC LIMIT ?"
+            found += self._select(tail, [*given, limit], source=source)
+        if len(states) > 1:  # asked for one by one, so that an index gives each in order
+            found.sort(key=attrgetter("seq"), reverse=True)
+        return found[:limit]
 
-    def unfinished(self, after: int = 0) -> list[Row]:
-        """Return every job that is not in a terminal state, of all workspaces, by age."""
-        return self._select(f"WHERE state IN {_UNFINISHED} AND seq > ? ORDER BY seq", (after,))
+    def unfinished(self, after: int = 0, *, owner: str | None = None) -> list[Row]:
+        """Return every job that is not in a terminal state, of all workspaces, by age; of one owner if given."""
+        if owner is None:
+            return self._select(f"WHERE state IN {_UNFINISHED} AND seq > ? ORDER BY seq", (after,))
+        return self._select(f"WHERE state IN {_UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
+
+    def owners(self) -> list[str]:
+        """Return who has taken on the jobs that are not in a terminal state."""
+        statement = f"SELECT DISTINCT owner FROM jobs WHERE state IN {_UNFINISHED}"  # noqa: S608  # our own names
+        return self._guarded(lambda: [owner for (owner,) in self._db.execute(statement)])
 
     def expired(self, now_ns: int, limit: int, workspace: str | None = None) -> list[Row]:
         """Return jobs whose time to live is over, of one workspace or of all."""
@@ -548,10 +311,9 @@ class Index:
         return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
 
 
-class _Damaged(sqlite3.DatabaseError):
-    """Damage that SQLite does not find itself: a row that nobody can have written, a pipe where a file should be."""
-
-    sqlite_errorname = "SQLITE_CORRUPT"
+def _as_label(text: str) -> bytes:
+    """Return a name or value of a label as SQLite made it of our JSON: half surrogate pairs kept, cut at a NUL."""
+    return text.partition("\0")[0].encode("utf-8", "surrogatepass")
 
 
 def _row_of(columns: Sequence[Any]) -> Row:
@@ -560,33 +322,5 @@ def _row_of(columns: Sequence[Any]) -> Row:
         check_row(row)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         message = f"the row of job {columns[1]!r:.80} is damaged: {error}"
-        raise _Damaged(message) from error
+        raise Damaged(message) from error
     return row
-
-
-def _has_strangers(path: str) -> bool:
-    """Whether the registry or a file that SQLite keeps beside it is there as something that is no file."""
-    for each in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
-        try:
-            if not stat.S_ISREG(os.lstat(each).st_mode):
-                return True
-        except FileNotFoundError:
-            continue
-    return False
-
-
-def _has_content(path: str) -> bool:
-    try:
-        found = os.lstat(path)  # a link is none of ours, wherever it leads
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
-
-
-def _disk_is_full(path: str) -> bool:
-    import shutil
-
-    try:
-        return shutil.disk_usage(path).free < 1 << 16
-    except OSError:
-        return False

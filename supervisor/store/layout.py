@@ -29,7 +29,7 @@ from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, file_system_of
 
-__all__ = ["TASKS", "Layout", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
+__all__ = ["TASKS", "Layout", "encodable", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCII)
@@ -46,6 +46,15 @@ def is_job_id(text: str) -> bool:
 def new_job_id() -> str:
     """Return an id that nobody can guess."""
     return os.urandom(16).hex()
+
+
+def encodable(text: str) -> bool:
+    """Whether the operating system can be given ``text``: half a surrogate pair, for one, it cannot."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=256)
@@ -198,12 +207,32 @@ class Layout:
 
     def is_sound(self, workspace: str, job_id: str) -> bool:
         """Whether the job directory is there, as a directory of ours and not through a symlink."""
+        return self._is_sound_above(workspace) and self._is_ours(self.job(workspace, job_id))
+
+    def soundness(self) -> Callable[[str, str], bool]:
+        """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once."""
+        above: dict[str, bool] = {}
+
+        def is_sound(workspace: str, job_id: str) -> bool:
+            if workspace not in above:
+                above[workspace] = self._is_sound_above(workspace)
+            return above[workspace] and self._is_ours(self.job(workspace, job_id))
+
+        return is_sound
+
+    def _is_sound_above(self, workspace: str) -> bool:
         try:
-            found = os.lstat(self.job(workspace, job_id))
-            above = os.lstat(f"{self.root}/{workspace}")
+            return stat.S_ISDIR(os.lstat(f"{self.root}/{workspace}").st_mode)
         except OSError:
             return False
-        return stat.S_ISDIR(found.st_mode) and stat.S_ISDIR(above.st_mode) and found.st_uid == os.geteuid()
+
+    @staticmethod
+    def _is_ours(directory: str) -> bool:
+        try:
+            found = os.lstat(directory)
+        except OSError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
     def find(self, job_id: str) -> str | None:
         """Return the workspace key under which a job directory stands, if there is one."""

@@ -73,6 +73,8 @@ class Row:
     outcome: str | None
     _request: dict[str, Any] | None = attrs.field(default=None, alias="request", repr=False, eq=False)
     _ended: dict[str, Any] | None = attrs.field(default=None, init=False, repr=False, eq=False)
+    shown: Job | None = attrs.field(default=None, init=False, repr=False, eq=False)
+    """The job that it describes, kept by ``job_of`` once nothing about that can change."""
 
     @property
     def request(self) -> dict[str, Any]:
@@ -204,12 +206,24 @@ def _is_text(held: object) -> bool:
     return type(held) is str
 
 
+def _is_key(held: object) -> bool:
+    """Whether it is a text that SQLite can hold: one without half surrogate pairs."""
+    if type(held) is not str:
+        return False
+    try:
+        held.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_request(record: Mapping[str, Any]) -> None:
     """Raise ``KeyError`` or ``ValueError`` for what no ``job.json`` of ours holds."""
-    for name in ("job_id", "kind", "workspace", "digest", "owner"):
-        _check(_is_text(record[name]), name)
+    for name in ("job_id", "kind", "digest", "owner"):
+        _check(_is_key(record[name]), name)
+    _check(_is_text(record["workspace"]), "workspace")
     _check(_is_time(record["created_ns"]), "created_ns")
-    _check(record["idempotency_key"] is None or _is_text(record["idempotency_key"]), "idempotency_key")
+    _check(record["idempotency_key"] is None or _is_key(record["idempotency_key"]), "idempotency_key")
     _check(_is_length(record["ttl_seconds"]), "ttl_seconds")
     _check(record["deadline_seconds"] is None or _is_length(record["deadline_seconds"]), "deadline_seconds")
     argv, labels = record["argv"], record["labels"]
@@ -301,6 +315,8 @@ def job_of(
     queue_reason: str | None = None,
 ) -> Job:
     """Return the job that a row describes; a live one with its sizes as they are now."""
+    if row.shown is not None and damage is None:
+        return row.shown
     request = row.request
     ended = None if row.completed_ns is None else row.ended
     how = _UNKNOWN_YET if ended is None else ended
@@ -308,7 +324,7 @@ def job_of(
     begun_ns = row.created_ns if row.started_ns is None else row.started_ns
     deadline = request["deadline_seconds"]
     clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
-    return Job(
+    job = Job(
         job_id=row.job_id,
         kind=row.kind,
         status=state,
@@ -340,6 +356,9 @@ def job_of(
         cpu_seconds=how["cpu_seconds"],
         max_rss_bytes=how["max_rss_bytes"],
     )
+    if ended is not None and damage is None:
+        row.shown = job
+    return job
 
 
 def error_of(row: Row) -> ErrorInfo | None:

@@ -103,10 +103,10 @@ SUPERVISOR: dict[str, Seam] = {
     "migrate.migrated": ("after", "store.index:Index", "_migrate", None),
     "migrate.statement": ("during", "store.index:Index", "_migrate", None),  # at each of its statements
     "heal.set-aside": ("before", "store.index:Index", "_open", _healing),
-    "heal.empty": ("before", "store.index:Index", "_import_all", None),
+    "heal.empty": ("before", "store.index:Index", "import_all", None),
     "heal.importing": ("after", "store.index:Index", "insert", _rebuilding),
     "heal.settling": ("after", "store.index:Index", "settle", _rebuilding),
-    "heal.rebuilt": ("after", "store.index:Index", "_import_all", None),
+    "heal.rebuilt": ("after", "store.index:Index", "import_all", None),
     "recover.found": ("after", "store.index:Index", "read_job", None),
 }
 
@@ -252,7 +252,7 @@ def install(seams: dict[str, Seam], modules: Callable[[str], Any], *, keeper: bo
     names = {step["point"] for step in plan.steps}
     if not keeper:
         index = modules("store.index").Index
-        _during(_REBUILDING, index, "_import_all")
+        _during(_REBUILDING, index, "import_all")
         _during(_HEALING, index, "_heal")
     for point in names & seams.keys():
         path, _, attribute = seams[point][1].partition(":")

@@ -24,7 +24,7 @@ import supervisor
 from supervisor.catalog import Catalog
 from supervisor.cli import main as command_line
 from supervisor.engines import keeper, keeper_link
-from supervisor.store import index
+from supervisor.store import connection
 
 HERE = Path(__file__).parent
 ADDED = "ALTER TABLE jobs ADD COLUMN chaos TEXT"
@@ -84,7 +84,7 @@ def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[
         if any(step["point"] in points.KEEPER for step in plan):
             keeper.__file__ = str(HERE / "engines" / "keeper.py")
         if newer:
-            index.MIGRATIONS += (ADDED,)
+            connection.MIGRATIONS += (ADDED,)
         points.install(points.SUPERVISOR, points.module_of_package, keeper=False)
         status = body(Log(directory / f"{name}.log"))
     except BaseException:  # noqa: BLE001  # a forked child must never return into the driver

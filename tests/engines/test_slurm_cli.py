@@ -90,10 +90,15 @@ def test_a_version_that_will_do(text: str) -> None:
     slurm_cli.check_version(Answer(0, text))
 
 
-@pytest.mark.parametrize("answer", [Answer(0, "slurm 21.08.8\n"), Answer(0, "hello"), Answer(127), Answer(None)])
+@pytest.mark.parametrize("answer", [Answer(0, "slurm 21.08.8\n"), Answer(0, "hello"), Answer(127)])
 def test_a_version_that_will_not(answer: Answer) -> None:
     with pytest.raises(Rejected):
         slurm_cli.check_version(answer)
+
+
+def test_a_version_that_is_not_told_in_time_rules_nothing_out() -> None:
+    with pytest.raises(Unreachable, match="no answer in time"):
+        slurm_cli.check_version(Answer(None))
 
 
 @pytest.mark.parametrize(("text", "number"), [("17\n", "17"), ("17;cluster\n", "17")])

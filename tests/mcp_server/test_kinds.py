@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.engines import remote
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.mcp_server import kinds, templates
 from supervisor.mcp_server.environment import environment_of
@@ -58,6 +59,7 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
 D = '[kind.k]\ndescription = "K."\n'
 K = D + 'command = ["x"]\n'
 P = K + "[kind.k.parameters.p]\n"
+S = K + 'engine = "slurm"\n[kind.k.engine_options]\n'
 
 BAD = [
     # (the file, its line, and what the message has to say)
@@ -138,6 +140,20 @@ BAD = [
         4,
         "there is no key 'kind' here",
     ),
+    (K + 'engine = "kubernetes"', 4, "engine is 'kubernetes'; it accepts one of local, slurm"),
+    (K + "engine = 5", 4, "engine is 5; it accepts one of local, slurm"),
+    (K + "engine_options = { cpus = 1 }", 4, 'no meaning here; it accepts it only beside engine = "slurm"'),
+    (K + 'engine = "local"\nengine_options = { cpus = 1 }', 5, "engine_options has no meaning here"),
+    (K + 'engine = "slurm"\nengine_options = 1', 5, "engine_options is 1; it accepts tables"),
+    (K + 'engine = "slurm"', 4, "it accepts it beside engine_options.shared_dir, or with SUPERVISOR_SHARED_DIR"),
+    (S + 'shared_dir = "jobs"', 6, "shared_dir is 'jobs'; it accepts an absolute path"),
+    (S + "shared_dir = 1", 6, "shared_dir is 1; it accepts the path of a directory"),
+    (S + 'shared_dir = "/jobs"\ncpus = "many"', 7, "cpus is 'many'; it accepts a whole number of at least 1"),
+    (S + 'shared_dir = "/jobs"\nmemory = "16 GB"', 7, "memory is '16 GB'; it accepts a number with K, M, G or T"),
+    (S + 'shared_dir = "/jobs"\ngpus = true', 7, "gpus is True; it accepts a number"),
+    (S + 'shared_dir = "/jobs"\npartition = "--wrap=x"', 7, "partition is '--wrap=x'; it accepts the name of"),
+    (S + 'shared_dir = "/jobs"\ndeadline_from = "birth"', 7, "it accepts 'start' or 'submission'"),
+    (S + 'shared_dir = "/jobs"\nnodes = 2', 7, "there is no key 'nodes' here; it accepts one of account, constraint"),
     ('[kind.k]\ndescription = """\ncommand = no\n"""\ncommand = 5', 5, "command is 5"),
 ]
 
@@ -152,6 +168,25 @@ def test_a_mistake_is_reported_with_its_line(text: str, line: int, says: str) ->
     if "not TOML" not in says:
         assert message.startswith(f"kinds.toml, line {line}")
         assert caught.value.details["line"] == line
+
+
+def test_a_kind_that_runs_on_a_cluster() -> None:
+    options = (
+        'shared_dir = "~/jobs", partition = "gpu", account = "lab", qos = "high", cpus = 4, memory = "16G", '
+        'gpus = "a100:2", constraint = "big&fast", deadline_from = "submission"'
+    )
+    (made,) = parse(S + f"shared_dir = '/jobs'\n{options.replace(', ', chr(10)).partition(chr(10))[2]}")
+    assert (made.engine, made.engine_options["cpus"], made.engine_options["gpus"]) == ("slurm", 4, "a100:2")
+    assert set(made.engine_options) == set(remote.accepted_options("slurm"))
+    (inline,) = parse(K + f'engine = "slurm"\nengine_options = {{ {options} }}')
+    assert inline.engine_options == {**made.engine_options, "shared_dir": "~/jobs"}
+    (local,) = parse(K + 'engine = "local"')
+    assert (local.engine, local.engine_options) == (None, {})
+
+
+def test_the_shared_directory_of_the_settings_is_enough() -> None:
+    (made,) = kinds.parse(K + 'engine = "slurm"', "kinds.toml", shared_dir=Path("/jobs"))
+    assert (made.engine, made.engine_options) == ("slurm", {})
 
 
 def test_lines_of_quoted_and_dotted_keys() -> None:

@@ -173,7 +173,7 @@ class Vandal:
         path = directory / self.random.choice((records.JOB, records.PROCESS, records.EXIT, records.STOP))
         try:
             record = json.loads(read_file(path))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             record = {"v": 1}
         if not isinstance(record, dict):
             return

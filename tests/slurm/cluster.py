@@ -116,12 +116,15 @@ def _free_ports(count: int) -> list[int]:
 class Cluster:
     """A cluster in a directory of its own, which must be short enough for the path of a socket.
 
+    ``wrapped_in``: a command that the nodes' daemons are run by, to see other file systems than we do for instance.
+
     Attributes:
         environment: what its clients need in theirs.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wrapped_in: Sequence[str] = ()) -> None:
         self.directory = directory
+        self._wrapped_in = wrapped_in
         self.configuration = directory / "slurm.conf"
         path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
         # The daemons must not hand what the tests were given on to the jobs.
@@ -212,7 +215,7 @@ class Cluster:
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node."""
-        self._start(name, ["slurmd", "-D", "-N", name, "-f", str(self.configuration)])
+        self._start(name, [*self._wrapped_in, "slurmd", "-D", "-N", name, "-f", str(self.configuration)])
 
     def kill(self, name: str) -> None:
         """SIGKILL a daemon: ``slurmctld``, or a node by its name. What a node runs goes on."""
@@ -308,10 +311,10 @@ def _node_of_step(pid: int) -> str | None:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Cluster]:
+def running(wrapped_in: Sequence[str] = ()) -> Iterator[Cluster]:
     """Give a cluster that is up, and take it down."""
     directory = Path(tempfile.mkdtemp(prefix="slurm-"))
-    cluster = Cluster(directory)
+    cluster = Cluster(directory, wrapped_in)
     try:
         cluster.up()
         yield cluster

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import os
 import sqlite3
 import subprocess
@@ -20,8 +22,8 @@ from supervisor.errors import StateBusy
 from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
-from supervisor.store import Index, Row
-from supervisor.store.index import MIGRATIONS
+from supervisor.store import Index, Row, index
+from supervisor.store.connection import MIGRATIONS
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import Outcome, dump, row_of_record
 
@@ -157,6 +159,31 @@ def test_an_older_registry_is_brought_up(open_catalog: Callable[..., Catalog], s
     assert catalog.index._version() == len(MIGRATIONS)
     assert catalog.index._db.execute("PRAGMA journal_mode").fetchone()[0] in {"wal", "delete"}
     make(catalog)
+
+
+def test_a_version_that_knows_of_no_labels_keeps_them_all_the_same(
+    open_catalog: Callable[..., Catalog], state_dir: Path
+) -> None:
+    first = open_catalog()
+    row = make(first, labels={"team": "a", "half": "\ud800"})
+    first.close()
+    with sqlite3.connect(state_dir / "registry.db") as old:
+        old.executescript(
+            "DROP TRIGGER labels_given; DROP TRIGGER labels_gone; DROP TABLE labels; PRAGMA user_version = 1",
+        )
+    old.close()
+    catalog = open_catalog()
+    assert ids(catalog.index.page(labels=[("half", "\ud800")])) == [row.job_id]
+    with sqlite3.connect(state_dir / "registry.db") as old:  # as that version writes
+        assert old.execute("UPDATE jobs SET job_id = 'other'").rowcount == 1
+        columns = ", ".join(each[1] for each in old.execute("PRAGMA table_info(jobs)") if each[1] != "seq")
+        old.execute("CREATE TEMP TABLE kept AS SELECT * FROM jobs")
+        old.execute("DELETE FROM jobs")
+        assert old.execute("SELECT count(*) FROM labels").fetchone() == (0,)
+        old.execute(f"UPDATE kept SET job_id = '{row.job_id}'")
+        old.execute(f"INSERT INTO jobs ({columns}) SELECT {columns} FROM kept")
+    old.close()
+    assert ids(catalog.index.page(labels=[("team", "a"), ("half", "\ud800")])) == [row.job_id]
 
 
 def test_a_newer_registry_is_used_as_it_is(open_catalog: Callable[..., Catalog]) -> None:
@@ -406,6 +433,35 @@ def test_expired_jobs_are_out_of_sight_and_can_be_swept(catalog: Catalog) -> Non
     assert ids(catalog.index.unfinished()) == [live.job_id]
 
 
+@pytest.mark.parametrize("name", ["kind", "digest", "owner", "idempotency_key"])
+def test_a_record_with_half_a_character_costs_no_other_job(open_catalog: Callable[..., Catalog], name: str) -> None:
+    catalog = open_catalog()
+    odd, other = make(catalog), make(catalog, ended=0)
+    catalog.close()
+    directory = catalog.directory(odd)
+    record = records.read(directory, records.JOB)
+    assert record is not None
+    record.pop("v")
+    records.replace(directory, records.JOB, {**record, name: "\ud800"})
+    Path(catalog.layout.registry).unlink()
+    assert ids(open_catalog().index.page()) == [other.job_id]
+
+
+def test_a_record_that_is_json_to_python_only_is_kept(open_catalog: Callable[..., Catalog]) -> None:
+    catalog = open_catalog()
+    odd = make(catalog, labels={"a": "b"}, ended=0)
+    catalog.close()
+    directory = catalog.directory(odd)
+    path = Path(directory, records.JOB)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "from_the_future": math.inf}))
+    Path(catalog.layout.registry).unlink()
+    again = open_catalog()
+    assert ids(again.index.page()) == [odd.job_id]
+    again.index._db.execute("PRAGMA user_version = 1")
+    again.index._migrate()
+    assert ids(again.index.page()) == [odd.job_id]
+
+
 # ---------------------------------------------------------------- lists
 
 
@@ -434,6 +490,9 @@ def test_pages_hold_each_job_once_whatever_happens_between_them(catalog: Catalog
         lambda index: index.page(state="done", before=5),
         lambda index: index.page(workspace="w", state="done"),
         lambda index: index.page(workspace="w", labels=[("a", "b")]),
+        lambda index: index.page(labels=[("a", "b"), ("c", "d")], state="done", before=5),
+        lambda index: index.owners(),
+        lambda index: index.unfinished(owner="o"),
         lambda index: index.page(state="running"),
         lambda index: index.page(workspace="w", state="running"),
         lambda index: index.unfinished(),
@@ -456,8 +515,18 @@ def test_nothing_that_is_asked_often_reads_the_whole_table(catalog: Catalog, ask
         assert not [step for step in plan if step.startswith("SCAN jobs")], (statement, plan)
 
 
-@pytest.mark.parametrize("filters", [{}, {"workspace": "w"}, {"state": "done"}, {"workspace": "w", "state": "done"}])
-def test_a_page_is_read_in_order_and_not_sorted(catalog: Catalog, filters: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"workspace": "w"},
+        {"state": "done"},
+        {"state": "running"},
+        {"workspace": "w", "state": "done"},
+        {"labels": [("a", "b"), ("c", "d")], "workspace": "w"},
+    ],
+)
+def test_a_page_is_read_in_order_and_not_sorted(catalog: Catalog, filters: dict[str, Any]) -> None:
     statements: list[str] = []
     catalog.index._db.set_trace_callback(statements.append)
     catalog.index.page(**filters)
@@ -465,6 +534,36 @@ def test_a_page_is_read_in_order_and_not_sorted(catalog: Catalog, filters: dict[
     plan = [row[3] for row in catalog.index._db.execute(f"EXPLAIN QUERY PLAN {statements[-1]}")]
     assert plan
     assert not [step for step in plan if "B-TREE" in step], plan
+
+
+def test_jobs_are_found_by_all_of_their_labels(catalog: Catalog) -> None:
+    rows = [make(catalog, labels={"number": str(number % 3), "even": str(number % 2)}) for number in range(12)]
+    other = make(catalog, workspace="/elsewhere", labels={"number": "0", "even": "0"})
+    make(catalog)
+    wanted = [("number", "0"), ("even", "0")]
+    assert ids(catalog.index.page(labels=wanted)) == [other.job_id, rows[6].job_id, rows[0].job_id]
+    assert ids(catalog.index.page(labels=wanted, workspace=rows[0].workspace_key, limit=1)) == [rows[6].job_id]
+    assert ids(catalog.index.page(labels=wanted, before=rows[6].seq)) == [rows[0].job_id]
+    catalog.index.write(lambda: catalog.index.delete(rows[0].job_id, other.job_id))
+    assert ids(catalog.index.page(labels=wanted)) == [rows[6].job_id]
+    assert catalog.index._db.execute("SELECT count(*) FROM labels").fetchone() == (2 * 11,)
+
+
+def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Callable[..., Catalog]) -> None:
+    catalog, other = open_catalog(), open_catalog()
+    row = make(catalog, ended=0)
+    before = catalog.index.get(row.job_id)
+    assert catalog.index.page()[0] is before
+    other.index.write(lambda: other.index.set_fetched(row.job_id))
+    after = catalog.index.get(row.job_id)
+    assert after is not None
+    assert (after.fetched, row.fetched) == (1, 0)
+    live = make(catalog)
+    assert catalog.index.get(live.job_id) is not catalog.index.get(live.job_id)
+    for _ in range(3):
+        catalog.index._finished |= dict.fromkeys(map(str, range(index._MOST_REMEMBERED)), ((), after))
+        make(catalog, ended=0)
+        assert len(catalog.index._finished) < 3
 
 
 # ---------------------------------------------------------------- several at once

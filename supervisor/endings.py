@@ -1,0 +1,201 @@
+"""Bringing jobs to their ends and waiting for them, many at once, without an event loop.
+
+Each job is looked at when something has happened to it, and not whenever something has happened to any
+of them: with a thousand of them that would be a million looks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, Self
+
+from supervisor.engines import Observation, Seen, evidence, records, remote, stopping
+from supervisor.errors import JobElsewhere, SupervisorError
+from supervisor.model import Job
+from supervisor.store import Index, Layout, Row, is_job_id
+from supervisor.store.layout import state_error
+
+__all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]
+
+_LOOK_ELSEWHERE_SECONDS: Final = 1.0
+_KEEPER_FAR_AWAY_SECONDS: Final = 6.0
+_NEVER: Final = float("inf")
+
+
+class Jobs(Protocol):
+    """What is needed of a ``Catalog``."""
+
+    layout: Layout
+    index: Index
+    desks: remote.Desks
+
+    def row(self, job_id: str) -> Row:
+        """Return the row of a job that is kept."""
+        ...
+
+    def directory(self, row: Row) -> str:
+        """Return its job directory."""
+        ...
+
+    def settled(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
+        """Bring a row up to date with the evidence."""
+        ...
+
+    def job(self, row: Row, seen: Observation | None = None) -> Job:
+        """Return the job that a row describes."""
+        ...
+
+    def status(self, job_id: str, *, progress: bool = True) -> Job:
+        """Return a job as it is now."""
+        ...
+
+
+def cancel_all(jobs: Jobs, job_ids: Iterable[str], *, by: str) -> Sequence[Job | SupervisorError]:
+    """Stop jobs side by side; return for each, in their order, how it ended or why that cannot be had."""
+    ids = list(job_ids)
+    ends = _Cancelling(jobs, dict.fromkeys(ids), by).run()
+    return [ends[job_id] for job_id in ids]
+
+
+def wait_for(jobs: Jobs, job_ids: Iterable[str], *, any_one: bool, timeout: float | None) -> Sequence[Job]:
+    """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all."""
+    ids = list(job_ids)
+    finished: dict[str, Job] = {}
+    until = _NEVER if timeout is None else time.monotonic() + timeout
+    with _Watch(jobs, {job_id: jobs.row(job_id) for job_id in ids}) as watch:
+        look: Iterable[str] = dict.fromkeys(ids)
+        while True:
+            for job_id in look:
+                if job_id not in finished:
+                    job = jobs.status(job_id, progress=False)
+                    if job.status.terminal:
+                        finished[job_id] = job
+            enough = bool(finished) if any_one else finished.keys() >= set(ids)
+            if enough or until <= time.monotonic():
+                return [finished.get(job_id) or jobs.status(job_id) for job_id in ids]
+            look = watch.wait(until)
+
+
+class _Watch:
+    """Tells which of several jobs are worth a look. A context manager."""
+
+    def __init__(self, jobs: Jobs, rows: dict[str, Row]) -> None:
+        unfinished = {job_id: row for job_id, row in rows.items() if not row.finished}
+        self._ids = {jobs.directory(row): job_id for job_id, row in unfinished.items()}
+        # Nothing on this machine may tell of the ends of these, so that looking again is all there is.
+        self.elsewhere = {each for each, row in unfinished.items() if remote.made_elsewhere(row.request) is not None}
+        self._change = stopping.Change(self._ids, is_worth_a_look=_may_have_ended)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._change.__exit__()
+
+    def wait(self, until: float) -> Sequence[str]:
+        """Wait until something has happened, or until then by the monotonic clock; return what to look at."""
+        if self.elsewhere:
+            until = min(until, time.monotonic() + _LOOK_ELSEWHERE_SECONDS)
+        seconds = None if until == _NEVER else max(0.0, until - time.monotonic())
+        changed = {self._ids[directory] for directory in self._change.wait(seconds)}
+        return [*changed, *(self.elsewhere - changed)]
+
+
+def _may_have_ended(directory: str) -> bool:
+    """Whether the end of a job is on record, or its directory gone: all else that is written there changes nothing."""
+    return os.access(f"{directory}/{records.EXIT}", os.F_OK) or not os.path.isdir(directory)
+
+
+class _Cancelling:
+    """Ends several jobs side by side: all are asked to end before any is waited for."""
+
+    def __init__(self, jobs: Jobs, job_ids: Iterable[str], by: str) -> None:
+        self._jobs = jobs
+        self._by = by
+        self._left = dict.fromkeys(job_ids, 0.0)
+        """The jobs that have not ended, with when to look at them again although nothing has happened."""
+        self._ends: dict[str, Job | SupervisorError] = {}
+        self._under_way: dict[str, stopping.Cancel] = {}
+        self._backstops: dict[str, float] = {}
+        self._nudges = stopping.Nudges()
+
+    def run(self) -> dict[str, Job | SupervisorError]:
+        """Return how each has ended, or why that cannot be had."""
+        found = {job_id: self._jobs.index.get(job_id) for job_id in self._left if is_job_id(job_id)}
+        with _Watch(self._jobs, {job_id: row for job_id, row in found.items() if row is not None}) as watch:
+            look: Iterable[str] = list(self._left)
+            while True:
+                trees: dict[str, stopping.Tree] = {}
+                for job_id in look:
+                    if job_id in self._left:
+                        self._left[job_id] = _NEVER
+                        end = self._go_on(job_id, trees)
+                        if end is not None:
+                            self._ends[job_id] = end
+                            del self._left[job_id]
+                self._nudges.send()
+                if not self._left:
+                    return self._ends
+                if trees:
+                    stopping.stop_trees(trees.values())
+                    look = trees
+                else:
+                    changed = watch.wait(min(self._left.values()))
+                    now = time.monotonic()
+                    look = {*changed, *(job_id for job_id, at in self._left.items() if at <= now)}
+
+    def _go_on(self, job_id: str, trees: dict[str, stopping.Tree]) -> Job | SupervisorError | None:
+        """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
+
+        A tree that nobody else will end is added to ``trees``.
+        """
+        jobs = self._jobs
+        try:
+            row, seen = jobs.settled(jobs.row(job_id), drive=False)
+            if row.finished or seen is None:
+                return jobs.job(row)
+            if seen.seen is Seen.ELSEWHERE:
+                return elsewhere_error(row)
+            directory = jobs.directory(row)
+            engine = remote.made_elsewhere(row.request)
+            if engine is not None:
+                self._cancel_elsewhere(engine, row, directory)
+            elif jobs.layout.is_sound(row.workspace_key, job_id):
+                cancel = self._under_way.get(job_id)
+                if cancel is None:
+                    cancel = self._under_way[job_id] = stopping.Cancel(directory, self._by, self._nudges.owe)
+                tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
+                if tree is not None:
+                    trees[job_id] = tree
+                self._left[job_id] = cancel.until or 0.0  # without a time its end is on record: look at once
+            else:
+                leader = evidence.find_marked_leader(job_id)
+                if leader is not None:
+                    process = {"pid": leader.pid, "start": leader.start}
+                    trees[job_id] = stopping.Tree(directory, process, sound=False)
+                else:
+                    self._left[job_id] = 0.0
+        except SupervisorError as error:
+            return error
+        except OSError as error:
+            return state_error(error, "cannot ask for the stop")
+        return None
+
+    def _cancel_elsewhere(self, engine: str, row: Row, directory: str) -> None:
+        """Ask for the end of a job of an engine for many machines; if its keeper does not see to it, of the engine."""
+        now = time.monotonic()
+        if row.job_id not in self._backstops:
+            self._jobs.desks.request_end(engine, directory, "cancelled", self._by)
+            self._backstops[row.job_id] = now + row.request["grace_seconds"] + _KEEPER_FAR_AWAY_SECONDS
+        elif self._backstops[row.job_id] <= now:
+            self._jobs.desks.end(engine, directory)
+            self._backstops[row.job_id] = now + _KEEPER_FAR_AWAY_SECONDS
+        self._left[row.job_id] = self._backstops[row.job_id]
+
+
+def elsewhere_error(row: Row) -> JobElsewhere:
+    """Return the error that says that a job cannot be reached from here."""
+    message = f"job {row.job_id} was started on another host or in another container"
+    return JobElsewhere(message, details={"job_id": row.job_id})

@@ -1,0 +1,279 @@
+"""Bringing jobs into the care of a supervisor: new ones, and live ones that somebody else has launched.
+
+What a launch is, in order: the request is checked; a key that belongs to a job already gives that job; the
+job directory is made, with everything that anybody needs to know of it; the registry commits a row; the job's
+actor is started, and launches it. Until the row is there nobody has heard of the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from supervisor import log, tracing
+from supervisor.actors.job import care_for
+from supervisor.actors.progress import Follower
+from supervisor.actors.registry import Create, Entry, Registry
+from supervisor.catalog import Catalog
+from supervisor.engines import Engine, LaunchRequest, processes, remote
+from supervisor.errors import IdempotencyConflict, JobNotFound
+from supervisor.gate import Gate
+from supervisor.model import Job, JobSpec
+from supervisor.requests import checked_spec, digest_of
+from supervisor.settings import Settings
+from supervisor.states import State
+from supervisor.store import Row
+from supervisor.store.layout import new_job_id, remove_tree, state_error, workspace_key
+from supervisor.store.rows import dump, job_of, row_of_record
+from supervisor.workspaces import Workspaces
+
+__all__ = ["Launcher"]
+
+_LAUNCH_SHIELD_SECONDS: Final = 5
+
+
+class Launcher:
+    """Makes jobs, and has them launched and taken care of.
+
+    Args:
+        settings: of the supervisor.
+        catalog: its jobs, without waiting.
+        registry: commits what happens to them.
+        engine: runs those that name no other.
+        nursery: holds the actors.
+        services: holds what further engines need to be served.
+        gate: closed with the supervisor.
+        status: tells how a job is now, as the supervisor does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        registry: Registry,
+        engine: Engine,
+        nursery: trio.Nursery,
+        services: trio.Nursery,
+        gate: Gate,
+        status: Callable[[str], Awaitable[Job]],
+    ) -> None:
+        """Have started nothing yet."""
+        self._settings = settings
+        self._catalog = catalog
+        self._registry = registry
+        self._engine = engine
+        self._engines = {engine.name: engine}
+        self._nursery = nursery
+        self._services = services
+        self._gate = gate
+        self._status = status
+        self._shared: set[str] = set()
+        self._follower = Follower(nursery, registry.tell_progress)
+        self._owner: str | None = None
+        self.workspaces = Workspaces()
+        self._born = {
+            "host": processes.host_id(),
+            "boot": processes.boot_id(),
+            "ns": processes.pid_namespace(),
+        }
+
+    # ------------------------------------------------------------ new jobs
+
+    async def begin(self, spec: JobSpec) -> Entry | Job:
+        """Make a job, or find the one that has its key; once there is one it is returned, cancelled or not."""
+        self._gate.check_open()
+        spec = checked_spec(spec)
+        real = await self.workspaces.real(spec.workspace)
+        made = await self._create(spec, real)
+        if isinstance(made, Entry):
+            patience_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
+            try:
+                await made.started.wait()
+            except trio.Cancelled:  # delivered again by whatever the caller awaits next, when it knows the id
+                with trio.CancelScope(deadline=patience_ends, shield=True):
+                    await made.started.wait()
+                if not made.started.is_set():
+                    raise
+        return made
+
+    async def begun(self, made: Entry, spec: JobSpec) -> Job:
+        """Return the job once it runs, or provably never will; it may turn out that its key belongs to another.
+
+        Raises:
+            SupervisorError: it could not be recorded; there is no such job.
+        """
+        if not made.started.is_set():
+            await made.started.wait()
+        if made.taken or made.problem is not None:
+            await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
+            if made.problem is not None:
+                raise made.problem
+            again = await self.begin(spec)  # somebody was first under the same key
+            return again if isinstance(again, Job) else await self.begun(again, spec)
+        job = made.job()
+        if job.status is State.QUEUED:
+            self._gate.check_open()
+        return job
+
+    async def _create(self, spec: JobSpec, real: str) -> Entry | Job:
+        digest = "" if spec.idempotency_key is None else digest_of(spec, real)
+        engine, options = self._engine, None
+        if spec.engine is not None and (spec.engine != self._engine.name or engine.capabilities.shared_directory):
+            given = {"shared_dir": self._settings.shared_dir, **spec.engine_options}
+            options = remote.check_options(spec.engine, given)
+            engine = self._engine_named(spec.engine)
+            if options["shared_dir"] not in self._shared:
+                await trio.to_thread.run_sync(remote.check_shared_directory, options["shared_dir"])
+                self._shared.add(options["shared_dir"])
+        key = workspace_key(real)
+        if spec.idempotency_key is not None:
+            existing = await self._existing(key, spec.idempotency_key, digest)
+            if existing is not None:
+                return existing
+        if self._owner is None:
+            self._owner = self._catalog.layout.register_owner()
+        deadline = self._settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
+        record: dict[str, Any] = {
+            "v": 1,
+            "job_id": new_job_id(),
+            "kind": spec.kind,
+            "argv": spec.argv,
+            "workspace": real,
+            "labels": dict(spec.labels),
+            "created_ns": time.time_ns(),
+            "deadline_seconds": None if math.isinf(deadline) else deadline,
+            "ttl_seconds": self._settings.job_ttl,
+            "grace_seconds": self._settings.stop_grace_seconds,
+            "output_limit": self._settings.job_max_output_bytes,
+            "idempotency_key": spec.idempotency_key,
+            "digest": digest,
+            "engine": engine.name,
+            "owner": self._owner,
+            **self._born,
+        }
+        if (span := tracing.caller()) is not None:
+            record["traceparent"] = span
+        if options is not None:
+            record["deadline_from"] = options["deadline_from"]
+            record["engine_options"] = options["own"]
+            record["directory"] = f"{options['shared_dir']}/{record['job_id']}"
+        text = dump(record)
+        row = row_of_record(key, record, text, ours=True)
+        self._gate.check_open()  # it may have been closed while a thread was waited for
+        directory = self._catalog.layout.make_job(key, row.job_id, text.encode("ascii"))
+        if options is not None:
+            directory = await self._make_shared(directory, record["directory"], text.encode("ascii"))
+        entry = Entry(row, directory)
+        request = LaunchRequest(
+            job_id=row.job_id,
+            directory=directory,
+            argv=tuple(map(os.fsencode, spec.argv)),
+            workspace=real,
+            env=None if spec.env is None else {os.fsencode(name): os.fsencode(spec.env[name]) for name in spec.env},
+            stdin=spec.stdin,
+            deadline_seconds=record["deadline_seconds"],
+            grace_seconds=self._settings.stop_grace_seconds,
+            output_limit=self._settings.job_max_output_bytes,
+            options={} if options is None else options["own"],
+        )
+
+        def begin() -> None:
+            if self._gate.closed:  # nobody is left to launch it, and whoever opens the root next will say so
+                return
+            self._nursery.start_soon(care_for, entry, engine, self._registry, request, record["deadline_seconds"])
+            self._follower.attend(entry)
+
+        try:
+            await self._registry.send(Create(entry, self._settings.job_max_count, begin))
+        except BaseException:  # nobody has heard of it
+            remove_tree(directory)
+            raise
+        return entry
+
+    def _engine_named(self, name: str) -> Engine:
+        """Return an engine for many machines, serving it from now on."""
+        if name not in self._engines:
+            made = remote.make_engine(name)
+            self._engines[name] = made
+            self._services.start_soon(made.serve)
+        return self._engines[name]
+
+    def _engine_of(self, row: Row) -> Engine:
+        """Return the engine that a job was given to."""
+        name = remote.made_elsewhere(row.request)
+        return self._engine if name is None or name == self._engine.name else self._engine_named(name)
+
+    @staticmethod
+    async def _make_shared(stub: str, directory: str, record: bytes) -> str:
+        """Make the directory of a job that runs elsewhere; what stands in the state root only leads to it."""
+        try:
+            return await trio.to_thread.run_sync(remote.make_job_directory, stub, directory, record)
+        except OSError as error:
+            await trio.to_thread.run_sync(remove_tree, stub)
+            raise state_error(error, "cannot make the job directory") from error
+
+    async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
+        """Return the job that holds a key already; ``None`` when the key is free."""
+        row = self._catalog.index.with_key(key, idempotency_key)
+        if row is None:
+            return None
+        try:
+            job = await self._status(row.job_id)
+        except JobNotFound:  # expired, and not swept away yet
+            await self._gate.in_thread(
+                lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id))
+            )
+            return None
+        if row.digest != digest:
+            message = f"idempotency key {idempotency_key!r} belongs to job {row.job_id}, whose request is different"
+            raise IdempotencyConflict(message, details={"job_id": row.job_id})
+        if job.status is State.FAILED and _never_launched(self._catalog.index.get(row.job_id)):
+            await self._gate.in_thread(
+                lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id))
+            )
+            return None
+        return job
+
+    async def _release_key(self, job_id: str) -> None:
+        await self._gate.in_thread(lambda catalog: catalog.index.write(lambda: catalog.index.release_key(job_id)))
+
+    # ------------------------------------------------------------ jobs of others
+
+    def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
+        """Take an unfinished job of somebody else into our care; ``owned`` says it is ours from now on."""
+        if owned and row.started_ns is not None:  # nobody owns what nobody will launch
+            if self._owner is None:
+                self._owner = self._catalog.layout.register_owner()
+            owner = self._owner
+            with contextlib.suppress(Exception):  # a hint for others, no more
+                self._catalog.index.write(lambda: self._catalog.index.set_owner(row.job_id, owner, row.owner))
+        entry = Entry(row, self._catalog.directory(row))
+        entry.adopted = True
+        if not owned:
+            entry.owner_lives = partial(self._catalog.layout.owner_lives, row.owner)
+        entry.started.set()
+        self._registry.entries[row.job_id] = entry
+        self._registry.meter.adoptions += 1
+        log.info("job_adopted", job_id=row.job_id)
+        deadline = job_of(row, entry.directory).deadline_seconds
+        self._nursery.start_soon(care_for, entry, self._engine_of(row), self._registry, None, deadline)
+        self._follower.attend(entry)
+        return entry
+
+    def close(self) -> None:
+        """Tell others that nothing more will be launched from here."""
+        if self._owner is not None:
+            self._catalog.layout.unregister_owner(self._owner)
+
+
+def _never_launched(row: Row | None) -> bool:
+    if row is None or row.outcome is None:
+        return False
+    return '"never_launched":true' in row.outcome

@@ -1,0 +1,197 @@
+"""Lists of jobs, a page at a time: what may be asked for, and how a page comes about.
+
+The rows of ended jobs are read as they are. An unfinished one has to be looked at before anything is said
+of it, which may take a while: ``page_at_a_glance`` gives up where ``page_of`` would do that, so that an
+event loop can try it first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+import attrs
+
+from supervisor import log
+from supervisor.engines import Observation
+from supervisor.errors import InvalidArguments, JobNotFound, SupervisorError
+from supervisor.model import Job, JobPage
+from supervisor.states import State
+from supervisor.store import Index, Layout, Row
+from supervisor.store.rows import job_of
+
+__all__ = ["Jobs", "Query", "check_limit", "nobody", "page_at_a_glance", "page_of", "query_of"]
+
+_MOST_PER_PAGE: Final = 1000
+_MOST_TO_READ: Final = 1 << 16
+"""Of what each running job has written, to say how far it is."""
+
+
+class Jobs(Protocol):
+    """What a list is made from: a ``Catalog``."""
+
+    index: Index
+    layout: Layout
+
+    def directory(self, row: Row) -> str:
+        """Return the job directory of a row."""
+        ...
+
+    def settled(self, row: Row, *, drive: bool) -> tuple[Row, Observation | None]:
+        """Bring a row up to date with the evidence."""
+        ...
+
+    def job(self, row: Row, seen: Observation | None = None, *, read: int = 0) -> Job:
+        """Return the job that a row describes."""
+        ...
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Query:
+    """Which jobs are wanted, checked.
+
+    Attributes:
+        workspace: the key of a workspace, ``None`` for all.
+        state: one of the states, or ``None``.
+        labels: names and values that they have.
+        before: the ``seq`` of the last one seen.
+        limit: how many on a page.
+    """
+
+    workspace: str | None = None
+    state: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    before: int | None = None
+    limit: int = 50
+
+
+def check_limit(limit: int) -> int:
+    """Return ``limit`` if a page may be that long."""
+    # A caller whom no type checker watched may give anything.
+    if type(limit) is not int or not 1 <= limit <= _MOST_PER_PAGE:
+        message = f"limit is {limit!r}; it must be a whole number from 1 to {_MOST_PER_PAGE}"
+        raise InvalidArguments(message)
+    return limit
+
+
+def query_of(
+    workspace: str | None,
+    state: str | None,
+    labels: Mapping[str, str] | None,
+    limit: int,
+    cursor: str | None,
+) -> Query:
+    """Return what a caller asks for; ``workspace`` is a key.
+
+    Raises:
+        InvalidArguments: one of them does not fit.
+    """
+    check_limit(limit)
+    if state is not None and state not in set(State):
+        message = f"state is {state!r}; it must be one of {', '.join(State)}"
+        raise InvalidArguments(message)
+    named: Mapping[str, object] = labels or {}
+    if not all(isinstance(text, str) for pair in named.items() for text in pair):
+        message = f"labels is {labels!r:.80}; it must map strings to strings"
+        raise InvalidArguments(message)
+    return Query(
+        workspace=workspace,
+        state=state,
+        labels=tuple((labels or {}).items()),
+        before=_parse_cursor(cursor),
+        limit=limit,
+    )
+
+
+def _parse_cursor(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
+        message = f"cursor is {cursor!r:.80}; it must be the next_cursor of an earlier page"
+        raise InvalidArguments(message)
+    return int(cursor)
+
+
+def nobody(_: str) -> Job | None:
+    """Answer for no job."""
+    return None
+
+
+def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody) -> JobPage:
+    """Return a page, newest first; ``own`` may answer for a live job by its id."""
+    if query.state is not None and State(query.state).terminal:
+        for row in _orphans(jobs, query.workspace):  # those of them that have ended unseen belong on such a list
+            with contextlib.suppress(JobNotFound):
+                jobs.settled(row, drive=False)
+
+    def shown(row: Row) -> Job | None:
+        try:
+            return jobs.job(*jobs.settled(row, drive=False), read=_MOST_TO_READ)
+        except JobNotFound:
+            return None
+        except SupervisorError as problem:  # one that cannot be looked at must not hide all others
+            log.warning("job_not_looked_at", job_id=row.job_id, error=problem.message)
+            return job_of(row, jobs.directory(row), damage=problem.message)
+
+    return _page(jobs, query, own, shown)
+
+
+def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None]) -> JobPage | None:
+    """Return a page as ``page_of`` does, or ``None`` where a job would have to be looked at for it."""
+    if query.state is not None and State(query.state).terminal and any(_orphans(jobs, query.workspace)):
+        return None
+
+    is_sound = jobs.layout.soundness()
+
+    def shown(row: Row) -> Job | None:
+        if not row.finished:
+            raise _NotAtAGlance
+        return job_of(row, "") if is_sound(row.workspace_key, row.job_id) else jobs.job(row)
+
+    try:
+        return _page(jobs, query, own, shown)
+    except _NotAtAGlance:
+        return None
+
+
+class _NotAtAGlance(Exception):
+    """There is a job that has to be looked at."""
+
+
+def _page(
+    jobs: Jobs,
+    query: Query,
+    own: Callable[[str], Job | None],
+    shown: Callable[[Row], Job | None],
+) -> JobPage:
+    before, limit, state = query.before, query.limit, query.state
+    found: list[Job] = []
+    while True:
+        rows = jobs.index.page(
+            workspace=query.workspace,
+            state=state,
+            labels=query.labels,
+            before=before,
+            limit=limit + 1 - len(found),
+        )
+        for row in rows:
+            before = row.seq
+            if query.labels and not dict(query.labels).items() <= row.request["labels"].items():
+                continue  # the index compares only what SQLite can
+            job = (None if row.finished else own(row.job_id)) or shown(row)
+            if job is not None and (state is None or job.status == state):
+                if len(found) == limit:
+                    return JobPage(jobs=tuple(found), next_cursor=str(before + 1))
+                found.append(job)
+        if not rows or len(rows) + len(found) <= limit:
+            return JobPage(jobs=tuple(found))
+
+
+def _orphans(jobs: Jobs, workspace: str | None) -> Iterable[Row]:
+    """Yield the unfinished jobs of supervisors that are gone."""
+    for owner in jobs.index.owners():
+        if not jobs.layout.owner_lives(owner):
+            for row in jobs.index.unfinished(owner=owner):
+                if workspace in {None, row.workspace_key}:
+                    yield row

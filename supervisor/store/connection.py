@@ -1,0 +1,393 @@
+"""The connection to the registry: opened, migrated, healed, and written through in transactions.
+
+The file is never opened except through ``sqlite3`` (closing a stray descriptor would drop SQLite's
+locks). It is created, migrated, set aside and rebuilt under the root's lock. ``synchronous`` is
+NORMAL and checkpoints are explicit, so that a commit neither syncs nor waits and can be made on
+an event loop; with ``wait_seconds=0`` a lock held by somebody else raises ``StateBusy`` at once.
+
+A damaged registry is set aside under a name that says so and rebuilt; whoever still holds the
+old file open notices by its inode before the next write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+from supervisor import log
+from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
+from supervisor.forking import forked_error, inherited, never_free, tell_in_child
+from supervisor.store.layout import Layout, state_error
+
+__all__ = ["MIGRATIONS", "Connection", "Damaged"]
+
+_T = TypeVar("_T")
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE IF NOT EXISTS jobs (
+        seq INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL UNIQUE,
+        workspace_key TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        started_ns INTEGER,
+        completed_ns INTEGER,
+        expires_ns INTEGER,
+        idempotency_key TEXT,
+        digest TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        fetched INTEGER NOT NULL DEFAULT 0,
+        pid INTEGER,
+        deadline_boot_ns INTEGER,
+        spec TEXT NOT NULL,
+        outcome TEXT
+    );
+    CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs (workspace_key, idempotency_key)
+        WHERE idempotency_key IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS jobs_workspace ON jobs (workspace_key);
+    CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
+    CREATE INDEX IF NOT EXISTS jobs_workspace_state ON jobs (workspace_key, state);
+    CREATE INDEX IF NOT EXISTS jobs_kept ON jobs (workspace_key, fetched) WHERE completed_ns IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS jobs_expiry ON jobs (expires_ns) WHERE expires_ns IS NOT NULL;
+    """,
+    # What jobs are found by besides; kept by triggers, so that a version that does not know of it keeps it as well.
+    # SQLite cuts a text of JSON at its first NUL, and knows no Infinity, which Python reads and writes.
+    """
+    CREATE TABLE IF NOT EXISTS labels (
+        name BLOB NOT NULL,
+        value BLOB NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (name, value, seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS labels_seq ON labels (seq);
+    CREATE TRIGGER IF NOT EXISTS labels_given AFTER INSERT ON jobs
+    WHEN CASE WHEN json_valid(NEW.spec) THEN json_extract(NEW.spec, '$.labels') <> '{}' ELSE 0 END
+    BEGIN
+        INSERT OR IGNORE INTO labels
+            SELECT CAST(key AS BLOB), CAST(value AS BLOB), NEW.seq FROM json_each(NEW.spec, '$.labels');
+    END;
+    CREATE TRIGGER IF NOT EXISTS labels_gone AFTER DELETE ON jobs
+    BEGIN
+        DELETE FROM labels WHERE seq = OLD.seq;
+    END;
+    INSERT OR IGNORE INTO labels
+        SELECT CAST(given.key AS BLOB), CAST(given.value AS BLOB), jobs.seq
+        FROM jobs, json_each(CASE WHEN json_valid(jobs.spec) THEN jobs.spec ELSE '{}' END, '$.labels') AS given;
+    """,
+)
+
+_OPENING_SECONDS: Final = 5  # somebody else may be creating it just now
+_DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
+# A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
+_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR", "SQLITE_READONLY"}
+
+
+def _kind_of(error: sqlite3.Error) -> str:
+    """Return the primary result code of an SQLite error by name."""
+    name: str = getattr(error, "sqlite_errorname", "") or ""
+    if not name and "decode to UTF-8" in str(error):  # from the sqlite3 module itself, which gives it no code
+        return "SQLITE_CORRUPT"
+    return "_".join(name.split("_")[:2])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script one by one; a trigger, which holds some, is one."""
+    begun = ""
+    for part in script.split(";"):
+        begun += part + ";"
+        if sqlite3.complete_statement(begun):
+            yield begun
+            begun = ""
+    if begun.strip(" \n;"):
+        yield begun
+
+
+class Connection:
+    """A connection to the registry of one state root.
+
+    What the rows mean is the subclass's: it says how an empty registry is filled (``import_all``) and
+    which rows nobody can have written (``check_rows``). ``wait_seconds`` is how long a lock of somebody
+    else is waited for.
+    """
+
+    def __init__(self, layout: Layout, *, wait_seconds: float = 5, any_thread: bool = False) -> None:
+        """Open the registry; create, migrate or rebuild it first where that is needed."""
+        self.layout = layout
+        self._wait_seconds = wait_seconds
+        self._any_thread = any_thread
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._seen_version = -1
+        self.set_aside: str | None = None
+        tell_in_child(self)
+        self._guarded(self._connect)
+
+    def import_all(self) -> None:
+        """Fill a registry that has just been made, within the transaction that makes it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def check_rows(connection: sqlite3.Connection) -> None:
+        """Raise ``sqlite3.Error`` if there is a row that nobody can have written."""
+        raise NotImplementedError
+
+    def invalidate(self) -> None:
+        """Drop what was remembered of the rows: they may be others by now."""
+
+    def row_count(self) -> int:
+        """Return how many jobs there are."""
+        return int(self._db.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def in_child(self) -> None:
+        """Leave the connection to the parent: SQLite forbids a child to use it, and even to close it."""
+        if self._connection is not None:
+            never_free(self._connection)
+            inherited.add(self.layout.registry)
+            self._connection = None
+
+    # ------------------------------------------------------------ opening and healing
+
+    def _connect(self) -> None:
+        self.close()
+        path = self.layout.registry
+        if not _has_content(path):
+            with self.layout.locked():
+                if not _has_content(path):
+                    self._set_aside(path)  # a log without its registry would be taken for that of the next
+                self._create(path)
+                self._open(path)
+                self._migrate()
+        else:
+            self._open(path)
+            if self._version() < len(MIGRATIONS):
+                with self.layout.locked():
+                    self._migrate()
+        self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+
+    @staticmethod
+    def _create(path: str) -> None:
+        """Make the file with its mode; SQLite's own files beside it take that over."""
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)
+            os.close(descriptor)  # no connection to this file can be open yet, so no lock is dropped
+
+    def _open(self, path: str) -> None:
+        if path in inherited:
+            raise forked_error()
+        if _has_strangers(path):
+            message = f"something that is no file stands in the place of {path} or of a file of SQLite beside it"
+            raise Damaged(message)  # before SQLite opens it and hangs on a pipe
+        connection = sqlite3.connect(
+            path,
+            timeout=max(self._wait_seconds, _OPENING_SECONDS),
+            isolation_level=None,
+            check_same_thread=not self._any_thread,
+            cached_statements=64,
+        )
+        self._connection = connection
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        found = os.stat(path)
+        if found.st_mode & 0o777 != 0o600:
+            os.chmod(path, 0o600)
+        self._inode = found.st_ino
+        self._seen_version = -1
+        self.invalidate()
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _migrate(self) -> None:
+        if self._db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            self._db.execute("PRAGMA journal_mode = WAL")
+        # A newer version than ours has only added to what we know, or it would be another file.
+        self._db.execute("BEGIN IMMEDIATE")
+        new = self._version() == 0
+        try:
+            for number, script in enumerate(MIGRATIONS[self._version() :], self._version() + 1):
+                for statement in _statements(script):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number}")
+            if new:  # in the same transaction: nobody ever sees a registry that is empty while there are jobs
+                self.import_all()
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connect()
+            assert self._connection is not None  # noqa: S101  # that is what connecting does
+        return self._connection
+
+    def _guarded(self, action: Callable[[], _T]) -> _T:
+        """Do ``action``; heal a damaged registry and do it again (twice, as others may be healing it too)."""
+        for attempt in (1, 2, 3):
+            try:
+                return action()
+            except sqlite3.Error as error:
+                if self._connection is not None and self._connection.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
+                kind = _kind_of(error)
+                if kind in _WORTH_A_LOOK and attempt < 3 and not isinstance(error, sqlite3.ProgrammingError):
+                    try:
+                        self._heal(error)
+                    except sqlite3.Error as another:
+                        if _kind_of(another) not in _WORTH_A_LOOK or attempt == 2:
+                            raise self._translated(another, _kind_of(another)) from error
+                    continue
+                raise self._translated(error, kind) from error
+            except OSError as error:
+                raise state_error(error, "cannot use the registry") from error
+        raise AssertionError  # pragma: no cover  # the loop returns or raises
+
+    def _translated(self, error: sqlite3.Error, kind: str) -> SupervisorError:
+        message = f"the registry {self.layout.registry}: {error}"
+        if kind in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
+            return StateBusy(message)
+        if kind == "SQLITE_FULL" or (kind == "SQLITE_IOERR" and _disk_is_full(self.layout.root)):
+            return StateFull(message)
+        if kind in {"SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_CANTOPEN"}:
+            return PermissionDenied(message)
+        return SupervisorError(message)
+
+    def _heal(self, error: sqlite3.Error) -> None:
+        """Set the damaged registry aside and rebuild it, unless somebody has done so already."""
+        with self.layout.locked():
+            self.close()
+            path = self.layout.registry
+            if self._is_damaged(path):
+                if _kind_of(error) == "SQLITE_CANTOPEN" and not os.access(self.layout.root, os.W_OK):
+                    raise self._translated(error, "SQLITE_READONLY") from error
+                self._set_aside(path)
+                self._create(path)
+                self._open(path)
+                self._migrate()
+                log.warning("registry_rebuilt", error=str(error), kept_as=self.set_aside, jobs=self.row_count())
+            else:
+                self._open(path)
+                self._migrate()
+            self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+
+    def _set_aside(self, path: str) -> None:
+        """Rename what there is of a registry. Whoever holds it open keeps it until the next write."""
+        aside = f"{path}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{time.time_ns() % 10**6}"
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path + suffix, aside + suffix)
+                self.set_aside = aside
+
+    def _is_damaged(self, path: str) -> bool:
+        if not os.path.lexists(path):
+            return False
+        if not os.path.isfile(path) or not _has_content(path):
+            return True
+        if _has_strangers(path):
+            return True
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
+                whole = probe.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+                probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                if whole and probe.execute("PRAGMA user_version").fetchone()[0]:
+                    self.check_rows(probe)
+                return not whole
+        except sqlite3.Error as error:
+            return _kind_of(error) in _DAMAGE
+
+    # ------------------------------------------------------------ transactions
+
+    def changed(self) -> bool:
+        """Whether another process (or connection) has written since the last call."""
+        version = self._guarded(lambda: self._db.execute("PRAGMA data_version").fetchone()[0])
+        if version == self._seen_version:
+            return False
+        self._seen_version = version
+        self.invalidate()
+        return True
+
+    def write(self, action: Callable[[], _T], *, single: bool = False) -> _T:
+        """Do ``action`` in one transaction, which a ``single`` statement that depends on nothing is by itself.
+
+        Raises:
+            StateBusy: somebody else holds the lock for longer than ``wait_seconds``.
+            StateFull, PermissionDenied: it cannot be written.
+        """
+
+        def transaction() -> _T:
+            try:
+                moved = os.stat(self.layout.registry).st_ino != self._inode
+            except FileNotFoundError:
+                moved = True
+            if moved:
+                self._connect()
+            if single:
+                return action()
+            self.changed()
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                result = action()
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self.invalidate()
+                raise
+            self._db.execute("COMMIT")
+            return result
+
+        return self._guarded(transaction)
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the registry; waits for the disk, so not on an event loop."""
+        self._guarded(lambda: self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+
+
+class Damaged(sqlite3.DatabaseError):
+    """Damage that SQLite does not find itself: a row that nobody can have written, a pipe where a file should be."""
+
+    sqlite_errorname = "SQLITE_CORRUPT"
+
+
+def _has_strangers(path: str) -> bool:
+    """Whether the registry or a file that SQLite keeps beside it is there as something that is no file."""
+    for each in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+        try:
+            if not stat.S_ISREG(os.lstat(each).st_mode):
+                return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def _has_content(path: str) -> bool:
+    try:
+        found = os.lstat(path)  # a link is none of ours, wherever it leads
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def _disk_is_full(path: str) -> bool:
+    import shutil
+
+    try:
+        return shutil.disk_usage(path).free < 1 << 16
+    except OSError:
+        return False
