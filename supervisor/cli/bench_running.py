@@ -18,7 +18,6 @@ from supervisor.cli import text
 from supervisor.cli.bench_text import intention
 from supervisor.cli.bench_view import Lines, Screen
 from supervisor.cli.mcp import check_installed
-from supervisor.errors import SupervisorError
 from supervisor.load.bench import Bench
 from supervisor.load.driver import Driver
 from supervisor.load.mix import Mix
@@ -99,7 +98,7 @@ async def _main(plan: Plan, quiet: bool) -> dict[str, Any] | None:  # noqa: FBT0
     view = None if quiet else Screen(bench) if Screen.possible() else Lines(bench)
     heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     shape: dict[str, Any] | None = None
-    failure: SupervisorError | None = None
+    failure: Exception | None = None
     with trio.open_signal_receiver(*heard) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_listen, signals, bench, not plan.let_end, view, nursery.cancel_scope)
@@ -108,7 +107,7 @@ async def _main(plan: Plan, quiet: bool) -> dict[str, Any] | None:  # noqa: FBT0
                 nursery.start_soon(view.run)
             try:
                 shape = await bench.run()
-            except SupervisorError as error:  # kept, so that it comes out bare and not in a group
+            except Exception as error:  # noqa: BLE001  # kept, so that it comes out bare and not in a group
                 failure = error
             nursery.cancel_scope.cancel()
     if view is not None:
