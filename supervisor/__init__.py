@@ -3,6 +3,7 @@
 The way of a job through the files, top down; each imports only from rows below it::
 
     cli/                what people type
+    load/               the load generator of `supervisor bench`
     mcp_server/         what MCP hosts call, with the extra `mcp`
     embedding/          the same for asyncio and for threads, on a Trio thread behind a portal
     opening             open_supervisor: puts a supervisor together

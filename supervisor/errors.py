@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "EndpointFailed",
     "IdempotencyConflict",
     "InternalError",
     "InvalidArguments",
@@ -169,3 +170,10 @@ class InternalError(SupervisorError):
     """A defect of this package, with what is known about it."""
 
     code = "internal_error"
+
+
+class EndpointFailed(SupervisorError):
+    """Whoever is to run jobs for ``supervisor bench`` cannot be reached, or does not run them as told."""
+
+    code = "endpoint_failed"
+    default_repair = "Check that it is up, and that it runs what `supervisor bench --help` says it has to run."

@@ -17,6 +17,7 @@ import pytest
 import supervisor
 from supervisor import interpret, log, testing
 from supervisor.interpret import Outcome, get_interpreter
+from supervisor.load import check
 from supervisor.settle import _CODES
 from supervisor.states import TRANSITIONS, Reason
 
@@ -97,6 +98,12 @@ def test_every_program_on_a_page_is_run(name: str) -> None:
     text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     shown = [block for block in FENCED.finditer(text) if block["language"] in {"python", "py", "sh", "bash", "toml"}]
     assert [block[0] for block in shown if not MARK.fullmatch(block["above"])] == []
+
+
+def test_the_table_of_what_can_be_wrong_under_load_is_whole() -> None:
+    text = (DOCS / "load.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE)
+    assert dict(rows) == check.MEANINGS
 
 
 def _row(path: Path) -> str:

@@ -12,6 +12,7 @@ from supervisor.errors import InvalidArguments, InvalidSettings, JobRunning, Lau
 CLASSES: list[type[SupervisorError]] = [getattr(errors, name) for name in errors.__all__]
 
 CODES = {
+    "EndpointFailed": "endpoint_failed",
     "IdempotencyConflict": "idempotency_conflict",
     "InternalError": "internal_error",
     "InvalidArguments": "invalid_arguments",

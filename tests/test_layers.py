@@ -52,6 +52,7 @@ LAYERS = (
     "testing",
     "embedding",
     "mcp_server",
+    "load",
     "web",
     "cli",
     "__main__",

@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "prune": ("forgetting", "prune", "Forget finished jobs that have expired or are too many."),
     "mcp": ("mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
     "doctor": ("doctor", "doctor", "Say what is installed, where jobs are kept, and what would fail."),
+    "bench": ("bench", "bench", "Put a load on a state root or an MCP endpoint, and check that nothing is lost."),
     "completion": ("completion", "completion", "Print the script that completes commands in your shell."),
 }
 """Name: module, function in it, what ``supervisor --help`` says (without importing the module)."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from supervisor.mcp_server.http import Address
     from supervisor.mcp_server.serving import Options
 
-__all__ = ["mcp"]
+__all__ = ["check_installed", "mcp"]
 
 _HELP = """Serve jobs to an MCP host over stdin and stdout, or with --http to whoever comes.
 
@@ -59,7 +59,7 @@ def mcp(
         call.answer(lambda: {"ok": True, "value": examples.read_text()}, examples.read_text().rstrip("\n"))
         return exits.OK
     try:
-        _check_installed()
+        check_installed()
         options = _options(call, config, allow_commands)
         if http is None:
             if no_token or allow_hosts:
@@ -73,10 +73,11 @@ def mcp(
     return _over_http(call, options, http, no_token=no_token, allow_hosts=allow_hosts)
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Raise ``InvalidSettings`` unless the extra is installed."""
     missing = [each for each in ("mcp", "hypercorn") if importlib.util.find_spec(each) is None]
     if missing:
-        message = f"the MCP server needs {' and '.join(missing)}, which the extra `mcp` brings"
+        message = f"MCP needs {' and '.join(missing)}, which the extra `mcp` brings"
         raise InvalidSettings(message, repair='pip install "trio-supervisor[mcp]"')
 
 

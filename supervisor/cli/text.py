@@ -19,6 +19,7 @@ __all__ = [
     "command_line",
     "duration",
     "labels",
+    "milliseconds",
     "one_line",
     "outcome",
     "pairs",
@@ -73,6 +74,13 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes:02} min"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
+
+
+def milliseconds(count: float | None) -> str:
+    """Return a number of milliseconds in three digits that matter, without the unit; a dash for none."""
+    if count is None:
+        return "-"
+    return f"{count:.2f}" if count < 10 else f"{count:.1f}" if count < 100 else f"{count:.0f}"
 
 
 def ago(when: datetime, now: datetime | None = None) -> str:

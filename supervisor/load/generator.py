@@ -1,0 +1,279 @@
+"""Starts jobs when they are due, and sees each to its end: what a caller would do, with a clock in its hand.
+
+One task a job. A start is timed from the moment at which it was due, and from the call; how late we
+ourselves were is measured as well, so that a machine too busy to generate the load shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from typing import Final
+
+import attrs
+import trio
+
+from supervisor.load.check import Fault, Record, faults_of, weigh
+from supervisor.load.driver import Driver, Refused, Request
+from supervisor.load.mix import Mix
+from supervisor.load.plan import plan
+from supervisor.load.program import argv
+from supervisor.load.series import Series
+from supervisor.model import Job
+from supervisor.states import State
+
+__all__ = ["FIGURES", "Load"]
+
+FIGURES: Final = {
+    "start_due": "start acknowledged, from when it was due",
+    "start_call": "start acknowledged, from the call",
+    "exit_known": "exit until its caller knew",
+    "cancel_ended": "cancel until nothing was left",
+    "deadline_overshoot": "deadline until it had ended",
+    "fetch": "output fetched",
+    "behind": "the generator behind its plan",
+}
+"""Every latency that is measured, and what it is."""
+
+_FETCHES: Final = 16
+_SAFETY_SECONDS: Final = 600
+
+
+class Load:
+    """One load under way, and what was measured of it so far.
+
+    Attributes:
+        mix: its description.
+        records: every job that was due so far, by its tag.
+        figures: the latencies, by the names in ``FIGURES``, in seconds.
+        errors: calls that were answered by an error: how often, by ``call: code``.
+        faults: what was found to be wrong with a call.
+        ended: ended jobs, by state.
+        acknowledged: how many starts were.
+        in_flight: how many jobs are being looked after.
+        held_back: how many had to wait because too many were in flight.
+        began: when the load began, by the clock of the event loop.
+        last_start: when the last start was acknowledged.
+        interrupted: whether it was told to start no more jobs.
+        all_due: whether no more jobs will be started.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        mix: Mix,
+        run: str,
+        *,
+        marks: str = "",
+        patience_seconds: float = 60,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare a load.
+
+        Input
+            driver: whom the jobs are asked of.
+            mix: the description.
+            run: the name of the run.
+            marks: the file for the marks of the jobs; empty for none.
+            patience_seconds: how long after its time a job may end, and how long a call may take.
+            wall: the time of day in seconds, as the driver's jobs have it; only where that is ours
+                do ``exit_known`` and ``deadline_overshoot`` mean anything.
+        """
+        self.mix = mix
+        self.records: dict[str, Record] = {}
+        self.figures = {name: Series() for name in FIGURES}
+        self.errors: Counter[str] = Counter()
+        self.faults: list[Fault] = []
+        self.ended: Counter[State] = Counter()
+        self.acknowledged = self.in_flight = self.held_back = 0
+        self.began = self.last_start = 0.0
+        self.interrupted = self.all_due = False
+        self._driver = driver
+        self._run = run
+        self._marks = marks
+        self._patience = patience_seconds
+        self._wall = wall
+        self._ids: dict[str, str] = {}
+        self._starting = trio.CancelScope()
+        self._running = trio.CancelScope()
+        self._places = trio.Semaphore(mix.max_in_flight)
+        self._fetches = trio.CapacityLimiter(_FETCHES)
+        self._cancelling = trio.Event()
+
+    async def run(self) -> None:
+        """Start every job when it is due, and return when all of them have been seen to their end."""
+        self.began = self.last_start = trio.current_time()
+        with self._running:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_waiting, nursery)
+                async with trio.open_nursery() as jobs:
+                    with self._starting:
+                        await self._start_all(jobs)
+                    self.all_due = True
+                nursery.cancel_scope.cancel()
+
+    def interrupt(self, *, cancel: bool = True) -> None:
+        """Start no more jobs; ``cancel`` those that run."""
+        self._starting.cancel()
+        self.interrupted = True
+        if cancel:
+            self._cancelling.set()
+
+    def abandon(self) -> None:
+        """Wait for nothing any more."""
+        self._starting.cancel()
+        self._running.cancel()
+        for record in self.records.values():
+            record.abandoned = record.abandoned or not record.done
+
+    # ------------------------------------------------------------ inside
+
+    async def _start_all(self, jobs: trio.Nursery) -> None:
+        for order in plan(self.mix):
+            due = self.began + order.due
+            await trio.sleep_until(due)
+            self.figures["behind"].add(trio.current_time() - due)
+            try:
+                self._places.acquire_nowait()
+            except trio.WouldBlock:
+                self.held_back += 1
+                await self._places.acquire()
+            tag = f"{self._run}-{order.number}"
+            self.records[tag] = record = Record(order, tag, due)
+            self.in_flight += 1
+            jobs.start_soon(self._see_to, record)
+
+    async def _see_to(self, record: Record) -> None:
+        try:
+            await self._start(record)
+            if record.job is not None:
+                await self._to_end(record)
+        except Refused:
+            pass  # it was counted where it was met
+        finally:
+            self.in_flight -= 1
+            self._places.release()
+        record.done = True
+        if record.job is not None:
+            self.faults += faults_of(record)
+            record.job = attrs.evolve(record.job, argv=(), labels={})  # a long load has many of them
+
+    async def _start(self, record: Record) -> None:
+        order = record.order
+        sort = order.sort
+        command = argv(
+            record.tag,
+            marks=self._marks,
+            seconds=order.seconds,
+            before=order.before,
+            after=order.after,
+            stderr=order.stderr,
+            exit_code=sort.exit_code,
+            stubborn=sort.stubborn,
+        )
+        deadline = order.seconds + _SAFETY_SECONDS if order.deadline is None else order.deadline
+        request = Request(command, f"bench-{record.tag}", self._run, deadline)
+        called = trio.current_time()
+        try:
+            with self._timed("start"):
+                record.job = job = await self._driver.start(request)
+        except Refused as error:
+            record.refused, record.uncertain = error.certain, not error.certain
+            self.errors[f"start: {error.code}"] += 1
+            raise
+        self.last_start = now = trio.current_time()
+        self.figures["start_due"].add(now - record.due)
+        self.figures["start_call"].add(now - called)
+        self.acknowledged += 1
+        if (other := self._ids.setdefault(job.job_id, record.tag)) != record.tag:
+            self.faults.append(Fault("same_id", f"it is that of {other}", job.job_id, record.tag, sort.name))
+
+    async def _to_end(self, record: Record) -> None:
+        assert record.job is not None  # noqa: S101  # it was acknowledged
+        await self._until_ended(record, record.job)
+        self._note_end(record)
+        async with self._fetches:
+            called = trio.current_time()
+            with self._met("fetch", record), self._timed("fetch"):
+                output = await self._driver.fetch(record.job)
+            self.figures["fetch"].add(trio.current_time() - called)
+        record.found = weigh(record, output)
+
+    async def _until_ended(self, record: Record, job: Job) -> None:
+        """Leave the ended job in the record."""
+        order = record.order
+        if order.cancel_after is not None and not job.status.terminal:
+            with trio.move_on_after(order.cancel_after):
+                await self._cancelling.wait()
+            if not self._cancelling.is_set():
+                called = trio.current_time()
+                await self._cancel(record, job)
+                self.figures["cancel_ended"].add(trio.current_time() - called)
+                return
+        if self._cancelling.is_set():
+            record.interrupted = True
+            await self._cancel(record, job)
+            return
+        expected = order.seconds if order.deadline is None else order.deadline
+        with self._met("wait", record):
+            record.job = await self._driver.wait(job.job_id, expected + self._patience)
+        if not record.job.status.terminal:
+            record.gave_up = True
+            await self._cancel(record, job)
+
+    async def _cancel(self, record: Record, job: Job) -> None:
+        with self._met("cancel", record), self._timed("cancel"):
+            record.job = await self._driver.cancel(job.job_id)
+
+    def _note_end(self, record: Record) -> None:
+        job = record.job
+        assert job is not None  # noqa: S101  # as above
+        self.ended[job.status] += 1
+        if job.completed_at is None or record.interrupted or record.gave_up:
+            return
+        ended = job.completed_at.timestamp()
+        if job.status in {State.DONE, State.FAILED}:
+            self.figures["exit_known"].add(max(0.0, self._wall() - ended))
+        elif job.status is State.TIMEOUT and job.deadline_at is not None:
+            self.figures["deadline_overshoot"].add(max(0.0, ended - job.deadline_at.timestamp()))
+
+    async def _cancel_waiting(self, nursery: trio.Nursery) -> None:
+        """When the load is interrupted, cancel what is waited for; those who wait see it end."""
+        await self._cancelling.wait()
+        for record in self.records.values():
+            if record.job is not None and not record.done and record.order.cancel_after is None:
+                nursery.start_soon(self._stop, record, record.job)
+
+    async def _stop(self, record: Record, job: Job) -> None:
+        if record.job is job and not job.status.terminal:  # its end has not been heard of meanwhile
+            record.interrupted = True
+            with contextlib.suppress(Refused), self._met("cancel", record), self._timed("cancel"):
+                await self._driver.cancel(job.job_id)
+
+    # ------------------------------------------------------------ errors
+
+    @contextlib.contextmanager
+    def _met(self, call: str, record: Record) -> Generator[None]:
+        """Note that a call about an acknowledged job was refused, which is always wrong."""
+        try:
+            yield
+        except Refused as error:
+            self.errors[f"{call}: {error.code}"] += 1
+            record.abandoned = True
+            code = "lost" if error.code == "job_not_found" else "call"
+            job_id = None if record.job is None else record.job.job_id
+            detail = f"{call} was answered by {error.code}: {error.message}"
+            self.faults.append(Fault(code, detail, job_id, record.tag, record.order.sort.name))
+            raise
+
+    @contextlib.contextmanager
+    def _timed(self, call: str) -> Generator[None]:
+        """Take a call that is not answered for a long time for one that is answered by nothing."""
+        try:
+            with trio.fail_after(self._patience):
+                yield
+        except trio.TooSlowError:
+            message = f"{call} was not answered within {self._patience:g} s"
+            raise Refused(message, code="no_answer", certain=False) from None

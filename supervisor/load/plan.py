@@ -1,0 +1,74 @@
+"""Which job is due when. Pure: the same mix and the same seed give the same plan on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from random import Random
+
+import attrs
+
+from supervisor.load.mix import Mix, Sort
+
+__all__ = ["Order", "plan"]
+
+
+@attrs.frozen(slots=True)
+class Order:
+    """A job that is to be started.
+
+    Attributes:
+        number: from 1 on, in the order in which they are due.
+        due: seconds from the beginning of the load.
+        sort: what it is made of.
+        seconds: how long it sleeps; more than it is given where it is to be stopped.
+        before: bytes of stdout before it sleeps.
+        after: bytes of stdout after it.
+        stderr: bytes of stderr.
+        cancel_after: seconds from its acknowledgement to its cancel; ``None`` for none.
+        deadline: its deadline in seconds; ``None`` where it should end long before any.
+    """
+
+    number: int
+    due: float
+    sort: Sort
+    seconds: float
+    before: int
+    after: int
+    stderr: int
+    cancel_after: float | None
+    deadline: float | None
+
+
+def plan(mix: Mix) -> Iterator[Order]:
+    """Yield the jobs of a mix in the order in which they are due."""
+    # Two streams of chance: other arrivals leave the jobs as they are, and the other way round.
+    arrivals, shapes = Random(f"{mix.seed}/arrivals"), Random(f"{mix.seed}/shapes")  # noqa: S311  # to be repeatable
+    shares = list(accumulate(sort.share for sort in mix.sorts))
+    due = 0.0
+    number = 0
+    while mix.jobs is None or number < mix.jobs:
+        if mix.arrivals == "poisson":
+            due += arrivals.expovariate(mix.rate)
+        else:
+            due = number / mix.rate
+        if due >= mix.for_seconds:
+            return
+        number += 1
+        (sort,) = shapes.choices(mix.sorts, cum_weights=shares)
+        yield _order(number, due, sort, shapes)
+
+
+def _order(number: int, due: float, sort: Sort, random: Random) -> Order:
+    written = int(sort.output_bytes.draw(random))
+    return Order(
+        number=number,
+        due=due,
+        sort=sort,
+        seconds=round(sort.seconds.draw(random), 6),
+        before=written // 2,
+        after=written - written // 2,
+        stderr=int(sort.stderr_bytes.draw(random)),
+        cancel_after=None if sort.cancel_after_seconds is None else sort.cancel_after_seconds.draw(random),
+        deadline=None if sort.deadline_seconds is None else round(sort.deadline_seconds.draw(random), 6),
+    )
