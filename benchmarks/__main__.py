@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -72,6 +73,7 @@ def measure(given: Sequence[str] | None = None) -> Run:
                 if chosen.json is not None:  # an interrupted run is worth what it has measured
                     run.save(chosen.json)
     finally:
+        plan.close()
         if not chosen.keep:
             plan.tell(f"[{time.monotonic() - begun:6.0f} s] deleting {folder}")
             shutil.rmtree(folder, ignore_errors=True)
@@ -88,6 +90,7 @@ def main() -> None:
 
         report(sys.argv[2:])
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so through every `finally`
     run = measure()
     sys.stdout.write(table(run.figures, colour=sys.stdout.isatty()))
     machine = run.machine

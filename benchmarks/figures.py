@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import attrs
 import cattrs
 
-__all__ = ["OURS", "Cannot", "Figure", "Goal", "interleaved", "number", "spread"]
+__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "number", "spread"]
 
 OURS: Final = "ours"
 _HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
@@ -103,7 +103,7 @@ def interleaved(
     values: dict[str, list[float]] = {name: [] for name in contenders}
     missing: dict[str, str] = {}
     for turn in range(rounds):
-        order = list(contenders) if turn % 2 == 0 else list(reversed(contenders))
+        order = list(contenders) if turn % 2 == 0 else list(contenders)[::-1]
         for name in order:
             if name in missing:
                 continue
@@ -116,6 +116,24 @@ def interleaved(
                     raise
                 missing[name] = f"failed: {error!r}"[:200]
     return {name: found for name, found in values.items() if name not in missing}, missing
+
+
+class Together:
+    """Contenders that are measured in one go, taking turns call by call; each fetches its own value of it."""
+
+    def __init__(self, measure: Callable[[], Mapping[str, float]]) -> None:
+        self._measure = measure
+        self._left: dict[str, float] = {}
+
+    def one(self, name: str) -> Callable[[], float]:
+        """Return what gives the value of one of them, measuring when it has none left."""
+
+        def value() -> float:
+            if name not in self._left:
+                self._left = dict(self._measure())
+            return self._left.pop(name)
+
+        return value
 
 
 def number(value: float) -> str:

@@ -15,6 +15,7 @@ import trio
 import supervisor
 from benchmarks.figures import Figure
 from benchmarks.peers import Peer, Session
+from supervisor.catalog import Catalog
 
 __all__ = ["Case", "Plan", "Size", "percentile"]
 
@@ -45,6 +46,12 @@ class Plan:
     missing: Mapping[str, str] = attrs.field(factory=dict[str, str])
     tell: Callable[[str], object] = _to_stderr
     _numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False)
+
+    def close(self) -> None:
+        """Stop whatever of ours still runs: jobs outlive those who started them, which is what they are for."""
+        for registry in self.folder.rglob("registry.db"):
+            with Catalog(supervisor.Settings(state_dir=registry.parent, stop_grace_seconds=0)) as catalog:
+                catalog.cancel_all([row.job_id for row in catalog.index.unfinished()])
 
     def pick(self, toy: _T, quick: _T, full: _T) -> _T:
         """Return what belongs to this size."""

@@ -12,11 +12,15 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from benchmarks.figures import Cannot
 
-__all__ = ["Peer", "Session", "debian_version", "every_peer", "own_environment"]
+__all__ = ["PATIENCE_SECONDS", "Peer", "Session", "debian_version", "every_peer", "own_environment"]
+
+
+PATIENCE_SECONDS: Final = 8.0
+"""How long a peer is waited for where it may never answer. Nobody's time-out is counted as a time."""
 
 
 class Session:
@@ -97,6 +101,19 @@ def debian_version(package: str, program: str) -> str:
 def every_peer() -> list[Peer]:
     """Return all that there are, installed or not; those that everything is held against come first."""
     from benchmarks.peers.baselines import Bare, Original
+    from benchmarks.peers.managers import Circus, Supervisord
+    from benchmarks.peers.mcp_servers import McpBackgroundJob
     from benchmarks.peers.queues import Nq, TaskSpooler
+    from benchmarks.peers.task_queues import Docket
 
-    return [Bare(), Original(50), TaskSpooler(), Nq()]
+    return [
+        Bare(),
+        Original(50),
+        TaskSpooler(),
+        Nq(),
+        Supervisord(),
+        Circus(),
+        McpBackgroundJob(),
+        Docket(on_redis=False),
+        Docket(on_redis=True),
+    ]

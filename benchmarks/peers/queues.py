@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.figures import Cannot
-from benchmarks.peers import Session, debian_version, own_environment
+from benchmarks.peers import PATIENCE_SECONDS, Session, debian_version, own_environment
 
 __all__ = ["Nq", "TaskSpooler"]
 
@@ -82,7 +82,11 @@ class _TaskSpoolerSession(Session):
         return self.tell(*argv).strip()
 
     def wait(self, job: str) -> None:
-        subprocess.run(["tsp", "-w", job], env=self._environment, stdout=subprocess.DEVNULL, check=False)
+        self._wait(job, None)
+
+    def _wait(self, job: str, patience: float | None) -> None:
+        argv = ["tsp", "-w", job]
+        subprocess.run(argv, env=self._environment, stdout=subprocess.DEVNULL, check=False, timeout=patience)
 
     def output(self, job: str) -> bytes:
         return Path(self.tell("-o", job).strip()).read_bytes()
@@ -95,7 +99,7 @@ class _TaskSpoolerSession(Session):
 
     def stop(self, job: str) -> None:
         self.tell("-k", job)
-        self.wait(job)
+        self._wait(job, PATIENCE_SECONDS)
 
 
 class Nq:
@@ -131,11 +135,17 @@ class _NqSession(Session):
         queues = [self._folder / f"queue-{self._round}-{number}" for number in range(flight)]
         for number in range(jobs):
             _spawn_all(["nq", "-q", *argv], 1, 1, self._environment(queues[number % flight]))
-        for queue in queues:
-            subprocess.run(["nq", "-w"], env=self._environment(queue), check=True)
-        logs = [log for queue in queues for log in queue.glob(",*")]
-        if len(logs) != jobs or not all(b"[exited with status 0.]" in log.read_bytes() for log in logs):
-            raise Cannot("lost some of its jobs")
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            for queue in queues:
+                subprocess.run(["nq", "-w"], env=self._environment(queue), check=True)
+            logs = [log for queue in queues for log in queue.glob(",*")]
+            done = [log for log in logs if b"[exited with status 0.]" in log.read_bytes()]
+            if len(done) == jobs:
+                return
+            if time.monotonic() > give_up:  # `-w` may come before the lock of a job that was queued just now
+                reason = f"recorded {len(done)} of {jobs} ends"
+                raise Cannot(reason)
 
     def start(self, argv: Sequence[str]) -> str:
         queue = self._folder / f"single-{len(self._started)}"
@@ -146,8 +156,12 @@ class _NqSession(Session):
         return job
 
     def wait(self, job: str) -> None:
+        self._wait(job, None)
+
+    def _wait(self, job: str, patience: float | None) -> None:
         path = Path(job)
-        subprocess.run(["nq", "-w", path.name], env=self._environment(path.parent), check=True)
+        argv = ["nq", "-w", path.name]
+        subprocess.run(argv, env=self._environment(path.parent), check=True, timeout=patience)
 
     def output(self, job: str) -> bytes:
         lines = Path(job).read_bytes().split(b"\n", 1)[1]  # the first is the command
@@ -160,7 +174,7 @@ class _NqSession(Session):
     def stop(self, job: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(job.rpartition(".")[2]), signal.SIGTERM)
-        self.wait(job)
+        self._wait(job, PATIENCE_SECONDS)
 
     def close(self) -> None:
         for job in self._started:
