@@ -26,16 +26,22 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds and larger numbers; takes most of an hour")
     parser.add_argument("--toy", action="store_true", help="so little that it only shows that it works")
-    parser.add_argument(
-        "--case", action="append", choices=CASES, metavar="CASE", help=f"again for more; of {', '.join(CASES)}"
-    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all without any")
+    parser.add_argument("--case", action="append", default=[], metavar="CASE", help="the same by name")
     parser.add_argument(
         "--only", action="append", metavar="PEER", help="beside this peer only, or `none`; again for more"
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where the state roots stand; decides the file system")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--keep", action="store_true", help="keep what was written below --root")
-    return parser.parse_args(given)
+    chosen = parser.parse_args(given)
+    chosen.cases += chosen.case
+    if unknown := set(chosen.cases) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    names = {peer.name for peer in every_peer()} | {"none"}
+    if unknown := set(chosen.only or ()) - names:
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+    return chosen
 
 
 def _peers(only: Sequence[str] | None) -> tuple[dict[str, Peer], dict[str, str], dict[str, dict[str, str]]]:
@@ -65,7 +71,7 @@ def measure(given: Sequence[str] | None = None) -> Run:
     run = Run(machine=facts(folder.resolve()), load=[before], size=size, peers=described)
     begun = time.monotonic()
     try:
-        for name in chosen.case or CASES:
+        for name in chosen.cases or CASES:
             plan.tell(f"[{time.monotonic() - begun:6.0f} s] {name}")
             for figure in CASES[name](plan):
                 run.figures.append(figure)

@@ -61,8 +61,8 @@ async def bare(transport: str) -> None:
 def fastmcp(transport: str) -> None:
     import asyncio
 
-    from fastmcp import FastMCP  # type: ignore[import-not-found]
-    from fastmcp_tasks import TasksExtension  # type: ignore[import-not-found]
+    from fastmcp import FastMCP
+    from fastmcp_tasks import TasksExtension
 
     server = FastMCP("fastmcp")
     server.add_extension(TasksExtension())

@@ -80,13 +80,13 @@ def _start_of(session: Session, times: int) -> Callable[[], float]:
             session.wait(job)
         return median(taken) * 1e3
 
-    return measure
+    return session.turn(measure)
 
 
 def exits(plan: Plan) -> Iterator[Figure]:
     """Measure from the last act of a command to the return of whoever waits for it."""
     for flight, goal in ((1, 1.0), (16, 5.0)):
-        times = plan.pick(2, 25, 100) * (1 if flight == 1 else 4)
+        times = plan.pick(2, 20, 50) * (1 if flight == 1 else 4)
         with contextlib.ExitStack() as stack:
             sessions = plan.sessions(stack) if flight == 1 else plan.sessions(stack, flight, only={BARE})
             contenders: dict[str, Callable[[], float]] = {
@@ -154,7 +154,7 @@ def _exit_of(session: Session, times: int, flight: int) -> Callable[[], float]:
                 thread.join()
         return median(taken)
 
-    return measure
+    return session.turn(measure)
 
 
 async def _median_us(times: int, call: Callable[[], Awaitable[object]]) -> float:
@@ -288,7 +288,7 @@ def _status_of(session: Session, times: int) -> Callable[[], float]:
         finally:
             session.stop(job)
 
-    return measure
+    return session.turn(measure)
 
 
 def lists(plan: Plan) -> Iterator[Figure]:
@@ -357,4 +357,4 @@ def _list_of(session: Session, times: int) -> Callable[[], float]:
             raise RuntimeError(reason)
         return _plain_us(times, session.list) / 1e3
 
-    return measure
+    return session.turn(measure)

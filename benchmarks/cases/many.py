@@ -15,7 +15,7 @@ import trio
 
 import supervisor
 from benchmarks.apart import apart
-from benchmarks.figures import OURS, Figure, Goal, Together, interleaved
+from benchmarks.figures import OURS, Figure, Goal, Together, interleaved, number
 from benchmarks.filling import fill
 from benchmarks.plan import Plan, percentile
 from supervisor.engines import records
@@ -36,8 +36,8 @@ async def _start_many(sup: supervisor.Supervisor, count: int, deadline: Any = la
     left = iter(range(count))
 
     async def work() -> None:
-        for number in left:
-            job = await sup.start(_SLEEPER, env=_PLAIN, deadline_seconds=deadline(number))
+        for place in left:
+            job = await sup.start(_SLEEPER, env=_PLAIN, deadline_seconds=deadline(place))
             jobs.append(job)
 
     async with trio.open_nursery() as nursery:
@@ -102,18 +102,16 @@ def sleep_many(root: str, count: int, seconds: float) -> dict[str, float]:
 def sleeping(plan: Plan) -> Iterator[Figure]:
     """Measure memory and idle processor time with many jobs that only sleep."""
     for count in plan.pick((20,), (1000,), (10, 100, 1000, 5000)):
-        seconds = plan.pick(1, 10, 30)
-        rounds = plan.pick(1, 1, 3)
+        seconds = plan.pick(1, 10, 20)
+        rounds = plan.pick(1, 1, 2)
         found = [apart(sleep_many, str(plan.fresh("ours")), count, seconds) for _ in range(rounds)]
         shape: dict[str, Any] = {"case": "sleeping", "at": count, "along": "jobs running"}
         if count >= 1000 or plan.size == "toy":  # below that the noise of an interpreter is most of it
             yield Figure(
                 name=f"memory per running job, {count:,} running",
                 unit="KiB",
-                values={
-                    OURS: [each["supervisor"] + each["keeper"] for each in found],
-                    "of it the keeper": [each["keeper"] for each in found],
-                },
+                values={OURS: [each["supervisor"] + each["keeper"] for each in found]},
+                note=f"private memory of supervisor and keeper; of it the keeper {number(found[-1]['keeper'])} KiB",
                 goals=[Goal("<=", 12)] if count >= 5000 else [],
                 **shape,
             )
@@ -134,7 +132,7 @@ def deadlines_of_ours(root: str, count: int, lead: float) -> dict[str, float]:
         async with supervisor.open_supervisor(_settings(root)) as sup:
             await sup.run(["true"])
             aim = time.monotonic() + lead
-            jobs = await _start_many(sup, count, lambda number: max(0.0, aim + number / count - time.monotonic()))
+            jobs = await _start_many(sup, count, lambda place: max(0.0, aim + place / count - time.monotonic()))
             if time.monotonic() > aim:
                 return time.monotonic() - aim
 
@@ -168,8 +166,8 @@ def deadlines_of_bare(count: int) -> float:
     processes = [subprocess.Popen(_SLEEPER, env=_PLAIN, start_new_session=True) for _ in range(count)]
     aim = time.monotonic() + 0.5
     late: list[float] = []
-    for number, process in enumerate(processes):
-        due = aim + number / count
+    for place, process in enumerate(processes):
+        due = aim + place / count
         if (left := due - time.monotonic()) > 0:
             time.sleep(left)
         os.killpg(process.pid, signal.SIGTERM)

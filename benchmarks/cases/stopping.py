@@ -142,7 +142,7 @@ def _stop_of(plan: Plan, session: Session, count: int) -> Callable[[], float]:
             session.stop(job)
             taken = (time.perf_counter() - begun) * 1e3
         except subprocess.TimeoutExpired as late:
-            reason = f"had stopped nothing after {late.timeout:g} s"
+            reason = f"had stopped nothing after {late.timeout:.0f} s"
             raise Cannot(reason) from None
         finally:
             left = _end(mark)
@@ -151,4 +151,4 @@ def _stop_of(plan: Plan, session: Session, count: int) -> Callable[[], float]:
             raise Cannot(reason)
         return taken
 
-    return measure
+    return session.turn(measure)

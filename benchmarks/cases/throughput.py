@@ -18,6 +18,7 @@ from benchmarks.plan import Plan
 __all__ = ["our_rate", "rate_of", "throughput"]
 
 TRUE: Final = ("true",)
+_SECONDS: Final = 2
 _SHARES: Final = {1: 0.5, 4: 0.5, 16: 0.6, 64: 0.7}
 
 
@@ -51,14 +52,18 @@ def our_rate(plan: Plan, jobs: int, flight: int) -> float:
 
 
 def rate_of(session: Session, jobs: int, flight: int) -> Callable[[], float]:
-    """Return what measures the jobs a second of a peer."""
+    """Return what measures the jobs a second of a peer, with fewer jobs for one that would need more than seconds."""
+    count = min(jobs, 40 + 4 * flight)
 
     def measure() -> float:
+        nonlocal count
         begun = time.perf_counter()
-        session.run_all(TRUE, jobs, flight)
-        return jobs / (time.perf_counter() - begun)
+        session.run_all(TRUE, count, flight)
+        rate = count / (time.perf_counter() - begun)
+        count = min(jobs, max(2 * flight, 20, int(rate * _SECONDS)))
+        return rate
 
-    return measure
+    return session.turn(measure)
 
 
 def throughput(plan: Plan) -> Iterator[Figure]:

@@ -6,10 +6,11 @@ Each runs in a directory of its own, is ended by its pid, and leaves nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +26,27 @@ PATIENCE_SECONDS: Final = 8.0
 
 class Session:
     """A peer that is up. Jobs are named by whatever the peer names them by; times are the caller's to take."""
+
+    most_output: float = math.inf
+    """In bytes, of one job."""
+
+    def resume(self) -> None:
+        """Come back from ``rest``."""
+
+    def rest(self) -> None:
+        """Take no processor time until ``resume``: it is somebody else's turn."""
+
+    def turn(self, measure: Callable[[], float]) -> Callable[[], float]:
+        """Return ``measure`` for a peer that rests while it is not its turn."""
+
+        def take() -> float:
+            self.resume()
+            try:
+                return measure()
+            finally:
+                self.rest()
+
+        return take
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
         """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, and return when the exit of each is on record."""

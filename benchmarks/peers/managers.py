@@ -28,7 +28,7 @@ _ENDED: Final = {"EXITED", "FATAL", "STOPPED"}
 
 
 @contextlib.contextmanager
-def _daemon(argv: Sequence[str], folder: Path, socket_path: Path) -> Iterator[None]:
+def _daemon(argv: Sequence[str], folder: Path, socket_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon in the foreground, from when its socket is there; it is ended by its pid."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -41,14 +41,28 @@ def _daemon(argv: Sequence[str], folder: Path, socket_path: Path) -> Iterator[No
                 reason = f"{Path(argv[0]).name} did not come up: {(folder / 'log').read_text()[-200:]}"
                 raise Cannot(reason)
             time.sleep(0.02)
-        yield
+        yield process
     finally:
+        process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class _Paused(Session):
+    """Of a daemon that polls: it is stopped by a signal while others are measured."""
+
+    def __init__(self, daemon: subprocess.Popen[bytes]) -> None:
+        self._daemon = daemon
+
+    def resume(self) -> None:
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def rest(self) -> None:
+        self._daemon.send_signal(signal.SIGSTOP)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -100,14 +114,16 @@ class Supervisord:
             f"[include]\nfiles={folder}/conf.d/*.conf\n",
             encoding="utf-8",
         )
-        with _daemon(["supervisord", "-c", str(config)], folder, folder / "socket"):
-            yield _SupervisordSession(folder, flight)
+        with _daemon(["supervisord", "-c", str(config)], folder, folder / "socket") as daemon:
+            session = _SupervisordSession(daemon, folder)
+            session.rest()
+            yield session
 
 
-class _SupervisordSession(Session):
-    def __init__(self, folder: Path, flight: int) -> None:
+class _SupervisordSession(_Paused):
+    def __init__(self, daemon: subprocess.Popen[bytes], folder: Path) -> None:
+        super().__init__(daemon)
         self._folder = folder
-        self._flight = flight
         self._groups: dict[tuple[str, ...], str] = {}
         self._numbers = itertools.count()
         transport = _UnixTransport(folder / "socket")
@@ -198,19 +214,21 @@ class Circus:
             encoding="utf-8",
         )
         argv = [sys.executable, "-m", "circus.circusd", str(folder / "circus.ini")]
-        with _daemon(argv, folder, folder / "socket"):
-            session = _CircusSession(folder)
+        with _daemon(argv, folder, folder / "socket") as daemon:
+            session = _CircusSession(daemon, folder)
+            session.rest()
             try:
                 yield session
             finally:
                 session.close()
 
 
-class _CircusSession(Session):
-    def __init__(self, folder: Path) -> None:
+class _CircusSession(_Paused):
+    def __init__(self, daemon: subprocess.Popen[bytes], folder: Path) -> None:
         import zmq
         from circus.client import CircusClient
 
+        super().__init__(daemon)
         self._folder = folder
         self._numbers = itertools.count()
         self._client = CircusClient(endpoint=f"ipc://{folder}/socket", timeout=PATIENCE_SECONDS)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.figures import Cannot
 from benchmarks.peers import Session, own_environment
 from benchmarks.wire import Wire
 
 __all__ = ["McpBackgroundJob"]
+
+_MOST_OUTPUT: Final = 100 << 20
+"""More it cannot be told to keep."""
 
 
 def _program() -> str:
@@ -43,7 +45,7 @@ class McpBackgroundJob:
     def opened(self, folder: Path, flight: int) -> Iterator[Session]:
         limits = {
             "MCP_BG_MAX_JOBS": "100",
-            "MCP_BG_MAX_OUTPUT_SIZE": str(100 << 20),
+            "MCP_BG_MAX_OUTPUT_SIZE": str(_MOST_OUTPUT),
             "MCP_BG_WORKING_DIR": str(folder),
         }
         with (folder / "log").open("wb") as log:
@@ -65,14 +67,16 @@ class McpBackgroundJob:
 
 
 class _McpSession(Session):
+    most_output = _MOST_OUTPUT
+
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
     def _call(self, tool: str, **arguments: object) -> dict[str, Any]:
         answer = self._wire.ask("tools/call", name=tool, arguments=arguments)
         if answer.get("isError"):
-            reason = re.sub(r"\s+", " ", str(answer["content"]))[:120]
-            raise Cannot(reason)
+            said = str(answer["content"])
+            raise Cannot("refuses the command as dangerous" if "dangerous" in said else said[:120])
         content: dict[str, Any] = answer["structuredContent"]
         return content
 

@@ -77,61 +77,65 @@ class Docket:
     def opened(self, folder: Path, flight: int) -> Iterator[Session]:
         with contextlib.ExitStack() as stack:
             url = stack.enter_context(_redis(folder)) if self._on_redis else f"memory://{folder.name}"
-            yield stack.enter_context(_running(url, flight))
-
-
-@contextlib.contextmanager
-def _running(url: str, flight: int) -> Iterator[Session]:
-    """Run the worker in a thread with an event loop."""
-    ready: concurrent.futures.Future[_DocketSession] = concurrent.futures.Future()
-
-    async def main() -> None:
-        from docket import Docket as Queue
-        from docket import Worker
-
-        over = asyncio.Event()
-        often = timedelta(milliseconds=5)  # by default it looks every 250 ms
-        async with (
-            Queue(name="benchmark", url=url) as queue,
-            Worker(queue, concurrency=flight, minimum_check_interval=often, scheduling_resolution=often) as worker,
-        ):
-            queue.register(run_command)
-            running = asyncio.create_task(worker.run_forever())
-            ready.set_result(_DocketSession(asyncio.get_running_loop(), queue, over))
-            await over.wait()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
-
-    def work() -> None:
-        try:
-            asyncio.run(main())
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        session = ready.result(PATIENCE_SECONDS)
-        try:
-            session.wait(session.start(["true"]))
+            session = _DocketSession(url, flight)
+            stack.callback(session.rest)
             yield session
-        finally:
-            session.close()
-    finally:
-        thread.join()
 
 
 class _DocketSession(Session):
-    def __init__(self, loop: asyncio.AbstractEventLoop, queue: Any, over: asyncio.Event) -> None:
-        self._loop = loop
-        self._queue = queue
-        self._over = over
+    """A worker in a thread with an event loop, which is there only while it is its turn."""
 
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
+    def __init__(self, url: str, flight: int) -> None:
+        self._url = url
+        self._flight = flight
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._queue: Any
+        self._over: asyncio.Event
+
+    def resume(self) -> None:
+        if self._thread is not None:
+            return
+        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def work() -> None:
+            try:
+                asyncio.run(self._serve(ready))
+            except BaseException as error:
+                if ready.done():
+                    raise
+                ready.set_exception(error)
+
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+        ready.result(PATIENCE_SECONDS)
+        self.wait(self.start(["true"]))
+
+    def rest(self) -> None:
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._over.set)
+            self._thread.join()
+            self._thread = None
+
+    async def _serve(self, ready: concurrent.futures.Future[None]) -> None:
+        from docket import Docket as Queue
+        from docket import Worker
+
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        often = timedelta(milliseconds=5)  # by default it looks every 250 ms
+        pace = {"minimum_check_interval": often, "scheduling_resolution": often}
+        async with (
+            Queue(name="benchmark", url=self._url) as queue,
+            Worker(queue, concurrency=self._flight, **pace) as worker,
+        ):
+            queue.register(run_command)
+            self._queue = queue
+            running = asyncio.create_task(worker.run_forever())
+            ready.set_result(None)
+            await self._over.wait()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
 
     def _in_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
