@@ -18,7 +18,6 @@ from benchmarks.plan import Plan
 __all__ = ["our_rate", "rate_of", "throughput"]
 
 TRUE: Final = ("true",)
-_SECONDS: Final = 2
 _SHARES: Final = {1: 0.5, 4: 0.5, 16: 0.6, 64: 0.7}
 
 
@@ -51,7 +50,7 @@ def our_rate(plan: Plan, jobs: int, flight: int) -> float:
     return plan.ours(body)
 
 
-def rate_of(session: Session, jobs: int, flight: int) -> Callable[[], float]:
+def rate_of(session: Session, jobs: int, flight: int, seconds: float) -> Callable[[], float]:
     """Return what measures the jobs a second of a peer, with fewer jobs for one that would need more than seconds."""
     count = min(jobs, 40 + 4 * flight)
 
@@ -60,7 +59,7 @@ def rate_of(session: Session, jobs: int, flight: int) -> Callable[[], float]:
         begun = time.perf_counter()
         session.run_all(TRUE, count, flight)
         rate = count / (time.perf_counter() - begun)
-        count = min(jobs, max(2 * flight, 20, int(rate * _SECONDS)))
+        count = min(jobs, max(2 * flight, 20, int(rate * seconds)))
         return rate
 
     return session.turn(measure)
@@ -74,7 +73,9 @@ def throughput(plan: Plan) -> Iterator[Figure]:
             jobs = plan.pick(20, 150, 1000)
             contenders[OURS] = lambda jobs=jobs, flight=flight: our_rate(plan, jobs, flight)  # type: ignore[misc]
             sessions = plan.sessions(stack, flight)
-            contenders |= {name: rate_of(session, jobs, flight) for name, session in sessions.items()}
+            contenders |= {
+                name: rate_of(session, jobs, flight, plan.pick(0.1, 1, 2)) for name, session in sessions.items()
+            }
             values, missing = interleaved(plan.rounds, contenders)
         yield Figure(
             case="throughput",

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from benchmarks.figures import Cannot
 
-__all__ = ["PATIENCE_SECONDS", "Peer", "Session", "debian_version", "every_peer", "own_environment"]
+__all__ = ["PATIENCE_SECONDS", "PausedSession", "Peer", "Session", "debian_version", "every_peer", "own_environment"]
 
 
 PATIENCE_SECONDS: Final = 8.0
@@ -75,6 +76,19 @@ class Session:
     def stop(self, job: str) -> None:
         """Stop a job, and return when the peer says that it is stopped."""
         raise Cannot("has no stop")
+
+
+class PausedSession(Session):
+    """Of a program that polls: it is stopped by a signal while others are measured."""
+
+    def __init__(self, daemon: subprocess.Popen[Any]) -> None:
+        self._daemon = daemon
+
+    def resume(self) -> None:
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def rest(self) -> None:
+        self._daemon.send_signal(signal.SIGSTOP)
 
 
 class Peer(Protocol):

@@ -67,7 +67,8 @@ class _BareSession(Session):
         return self._running.pop(job).communicate()[0]
 
     def stop(self, job: str) -> None:
-        self._running.pop(job).kill()
+        with self._running.pop(job) as process:
+            process.kill()
 
 
 class Original:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.figures import Cannot
-from benchmarks.peers import PATIENCE_SECONDS, Session, debian_version, own_environment
+from benchmarks.peers import PATIENCE_SECONDS, PausedSession, Session, debian_version, own_environment
 
 __all__ = ["Circus", "Supervisord"]
 
@@ -52,19 +52,6 @@ def _daemon(argv: Sequence[str], folder: Path, socket_path: Path) -> Iterator[su
             process.wait()
 
 
-class _Paused(Session):
-    """Of a daemon that polls: it is stopped by a signal while others are measured."""
-
-    def __init__(self, daemon: subprocess.Popen[bytes]) -> None:
-        self._daemon = daemon
-
-    def resume(self) -> None:
-        self._daemon.send_signal(signal.SIGCONT)
-
-    def rest(self) -> None:
-        self._daemon.send_signal(signal.SIGSTOP)
-
-
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
@@ -87,6 +74,10 @@ class _UnixTransport(xmlrpc.client.Transport):
         if self._kept is None:
             self._kept = _UnixConnection(self._path)
         return self._kept
+
+    def hang_up(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
 
 
 class Supervisord:
@@ -117,18 +108,24 @@ class Supervisord:
         with _daemon(["supervisord", "-c", str(config)], folder, folder / "socket") as daemon:
             session = _SupervisordSession(daemon, folder)
             session.rest()
-            yield session
+            try:
+                yield session
+            finally:
+                session.close()
 
 
-class _SupervisordSession(_Paused):
+class _SupervisordSession(PausedSession):
     def __init__(self, daemon: subprocess.Popen[bytes], folder: Path) -> None:
         super().__init__(daemon)
         self._folder = folder
         self._groups: dict[tuple[str, ...], str] = {}
         self._numbers = itertools.count()
-        transport = _UnixTransport(folder / "socket")
-        self._proxy = xmlrpc.client.ServerProxy("http://localhost", transport)
+        self._transport = _UnixTransport(folder / "socket")
+        self._proxy = xmlrpc.client.ServerProxy("http://localhost", self._transport)
         self._ask: Any = self._proxy.supervisor
+
+    def close(self) -> None:
+        self._transport.hang_up()
 
     def _group(self, argv: Sequence[str], slots: int) -> str:
         """Configure a program with its slots, and return its name."""
@@ -223,7 +220,7 @@ class Circus:
                 session.close()
 
 
-class _CircusSession(_Paused):
+class _CircusSession(PausedSession):
     def __init__(self, daemon: subprocess.Popen[bytes], folder: Path) -> None:
         import zmq
         from circus.client import CircusClient

@@ -98,7 +98,11 @@ class _TaskSpoolerSession(Session):
         return len(self.tell("-l").splitlines()) - 1
 
     def stop(self, job: str) -> None:
-        self.tell("-k", job)
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        argv = ["tsp", "-k", job]
+        while subprocess.run(argv, env=self._environment, capture_output=True, check=False).returncode != 0:
+            if time.monotonic() > give_up:  # it fails while its job has no process yet
+                raise Cannot("cannot stop it")
         self._wait(job, PATIENCE_SECONDS)
 
 
@@ -172,9 +176,13 @@ class _NqSession(Session):
         return subprocess.run(["nq", "-t", path.name], env=self._environment(path.parent), check=False).returncode
 
     def stop(self, job: str) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(int(job.rpartition(".")[2]), signal.SIGTERM)
-        self._wait(job, PATIENCE_SECONDS)
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while self.status(job) != 0:
+            with contextlib.suppress(ProcessLookupError):  # it has no group of its own yet
+                os.killpg(int(job.rpartition(".")[2]), signal.SIGTERM)
+            if time.monotonic() > give_up:
+                reason = f"had stopped nothing after {PATIENCE_SECONDS:g} s"
+                raise Cannot(reason)
 
     def close(self) -> None:
         for job in self._started:
