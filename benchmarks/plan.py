@@ -49,7 +49,8 @@ class Plan:
 
     def close(self) -> None:
         """Stop whatever of ours still runs: jobs outlive those who started them, which is what they are for."""
-        for registry in self.folder.rglob("registry.db"):
+        places = ("*", "*/state", "*/*/state")  # of our own settings, of a server, of one of several servers
+        for registry in [found for place in places for found in self.folder.glob(f"{place}/registry.db")]:
             with Catalog(supervisor.Settings(state_dir=registry.parent, stop_grace_seconds=0)) as catalog:
                 catalog.cancel_all([row.job_id for row in catalog.index.unfinished()])
 

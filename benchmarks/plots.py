@@ -17,7 +17,9 @@ _INK: Final = "#747c87"
 """Between black and white: as legible on the one as on the other."""
 _FAINT: Final = "#8b949e55"
 _OURS: Final = "#1f83d6"
-_OTHERS: Final = ("#d55e00", "#009e73", "#cc79a7", "#b88400", "#7a68d8", "#3aa0a8", "#a05a3c", "#6b8e23")
+_ORIGINAL: Final = "#d55e00"
+_OTHERS: Final = ("#009e73", "#cc79a7", "#b88400", "#7a68d8", "#3aa0a8", "#b0603f", "#6b8e23", "#c23b6b")
+_MARKERS: Final = "osD^vPX*<>"
 _STYLE: Final[Mapping[str, Any]] = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -42,7 +44,7 @@ _STYLE: Final[Mapping[str, Any]] = {
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    fixed = {OURS: _OURS, BARE: _INK}
+    fixed = {OURS: _OURS, BARE: _INK, ORIGINAL: _ORIGINAL}
     others = iter(_OTHERS)
     return {name: fixed.get(name) or next(others) for name in names}
 
@@ -58,7 +60,7 @@ def _shown(name: str) -> str:
 
 def _curves(axes: Any, figures: Sequence[Figure], colours: Mapping[str, str]) -> None:
     """Draw a line for each contender: medians, and whiskers from the lowest value to the highest."""
-    for name in _names(figures):
+    for turn, name in enumerate(_names(figures)):
         points = [(figure.at, figure.values[name]) for figure in figures if name in figure.values]
         middles = [median(values) for _, values in points]
         below = [middle - min(values) for middle, (_, values) in zip(middles, points, strict=True)]
@@ -71,8 +73,8 @@ def _curves(axes: Any, figures: Sequence[Figure], colours: Mapping[str, str]) ->
             color=colours[name],
             linewidth=2.6 if name == OURS else 1.4,
             linestyle="--" if name == BARE else "-",
-            marker="o",
-            markersize=4,
+            marker=_MARKERS[turn % len(_MARKERS)],
+            markersize=5,
             capsize=2,
             elinewidth=0.8,
             zorder=3 if name == OURS else 2,
@@ -105,14 +107,14 @@ def _growth(run: Run, pyplot: Any) -> Any:
     if not rates or not lists:
         return None
     picture, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
-    _curves(left, rates, _colours([OURS, ORIGINAL, *_names(rates)]))
+    _curves(left, rates, _colours(_names(rates)))
     left.set_ylim(bottom=0)
     left.set_ylabel("jobs a second")
     left.set_title("Starts, while so many are kept")
     left.legend()
     for figures, factor, words, colour in (
         (lists, 1.0, "list of 50", _OURS),
-        (statuses, 1e-3, "status by a fresh process' catalog", _OTHERS[1]),
+        (statuses, 1e-3, "status, the root opened for it", _OTHERS[0]),
     ):
         ats = [figure.at for figure in figures]
         right.plot(
@@ -145,6 +147,8 @@ def _latency(run: Run, pyplot: Any) -> Any:
     ]
     if any(figure is None for figure, _ in panels):
         return None
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     names = _names([figure for figure, _ in panels if figure is not None])
     colours = _colours(names)
     picture, both = pyplot.subplots(1, 2, figsize=(9, 0.6 + 0.36 * len(names)), sharey=True)
@@ -160,6 +164,9 @@ def _latency(run: Run, pyplot: Any) -> Any:
             axes.plot([middle], [place], color=colours[name], marker="o", markersize=8 if name == OURS else 6)
             axes.annotate(number(middle), (middle, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.minorticks_off()
         axes.set_yticks(range(len(names)), [_shown(name) for name in reversed(names)])
         axes.set_ylim(-0.6, len(names) - 0.2)
         axes.grid(visible=True, axis="x")
