@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where the state roots stand; decides the file system")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--update", action="store_true", help="keep the other cases that the file holds already")
     parser.add_argument("--keep", action="store_true", help="keep what was written below --root")
     chosen = parser.parse_args(given)
     chosen.cases += chosen.case
@@ -69,15 +71,25 @@ def measure(given: Sequence[str] | None = None) -> Run:
     size: Size = "toy" if chosen.toy else "full" if chosen.full else "quick"
     plan = Plan(folder=folder, size=size, peers=peers, missing=missing)
     run = Run(machine=facts(folder.resolve()), load=[before], size=size, peers=described)
+    cases = chosen.cases or list(CASES)
+    if chosen.update and chosen.json is not None and chosen.json.exists():
+        held = Run.load_from(chosen.json)
+        run.figures = [figure for figure in held.figures if figure.case not in cases]
+        run.failed = {case: reason for case, reason in held.failed.items() if case not in cases}
+        run.peers = {**held.peers, **run.peers}
     begun = time.monotonic()
     try:
-        for name in chosen.cases or CASES:
+        for name in cases:
             plan.tell(f"[{time.monotonic() - begun:6.0f} s] {name}")
-            for figure in CASES[name](plan):
-                run.figures.append(figure)
-                plan.tell(table([figure], colour=sys.stderr.isatty()).split("\n", 2)[2].rstrip())
-                if chosen.json is not None:  # an interrupted run is worth what it has measured
-                    run.save(chosen.json)
+            try:
+                for figure in CASES[name](plan):
+                    run.figures.append(figure)
+                    plan.tell(table([figure], colour=sys.stderr.isatty()).split("\n", 2)[2].rstrip())
+            except Exception as error:  # noqa: BLE001  # the other cases are worth having
+                run.failed[name] = repr(error)[:300]
+                traceback.print_exc()
+            if chosen.json is not None:  # and so is what an interrupted run has measured
+                run.save(chosen.json)
     finally:
         plan.close()
         if not chosen.keep:
@@ -105,6 +117,8 @@ def main() -> None:
         f"{machine['cores']} cores, Linux {machine['kernel']}, {machine['python']}, {machine['file_system']}; "
         f"load {run.load[0]} before, {run.load[1]} after; {run.size} size\n"
     )
+    if run.failed:
+        sys.exit(f"failed: {', '.join(run.failed)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, Final, Literal
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal
 import attrs
 import cattrs
 
-__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "number", "spread"]
+__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "median_us", "number", "spread"]
 
 OURS: Final = "ours"
 _HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
@@ -116,6 +117,16 @@ def interleaved(
                     raise
                 missing[name] = f"failed: {error!r}"[:200]
     return {name: found for name, found in values.items() if name not in missing}, missing
+
+
+def median_us(times: int, call: Callable[[], object]) -> float:
+    """Return the median of what a call takes, in microseconds."""
+    taken: list[float] = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return median(taken) * 1e6
 
 
 class Together:

@@ -18,7 +18,7 @@ from typing import Final
 from benchmarks.figures import OURS, Figure, number
 from benchmarks.peers.baselines import BARE, ORIGINAL
 from benchmarks.plots import draw
-from benchmarks.report import Run, markdown
+from benchmarks.report import Run, line_of, markdown
 
 __all__ = ["KEPT", "PAGE", "figures_in", "headlines", "main", "renewed", "tables"]
 
@@ -88,8 +88,8 @@ def headlines(run: Run) -> str:
                 if (met := goal.met(figure)) is not None and (goal.value != 1 or not goal.of)
             ]
             middle = f"{number(median(figure.values[OURS]))} {figure.unit}"
-            lines.append(f"| {figure.name} | {middle} | {_stands_beside(figure)} | {'; '.join(goals)} |")
-    return f"{machine(run)}\n\n" + "\n".join(line.replace("|  |", "| |") for line in lines) + "\n"
+            lines.append(line_of(figure.name, middle, _stands_beside(figure), "; ".join(goals)))
+    return f"{machine(run)}\n\n" + "\n".join(lines) + "\n"
 
 
 def machine(run: Run) -> str:
@@ -111,6 +111,7 @@ def tables(run: Run) -> str:
         "exits": ("performance-latency.svg", "What a start and an exit take"),
         "growth": ("performance-growth.svg", "Starts and answers by jobs kept"),
     }
+    parts += [f"**{case}** failed: `{reason}`" for case, reason in run.failed.items()]
     for case, title in _TITLES.items():
         figures = [figure for figure in run.figures if figure.case == case]
         if not figures:

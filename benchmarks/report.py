@@ -13,7 +13,7 @@ import click
 
 from benchmarks.figures import OURS, Figure, Goal, number, spread
 
-__all__ = ["Run", "markdown", "table"]
+__all__ = ["Run", "line_of", "markdown", "table"]
 
 _FORMAT: Final = 2
 _HEAD: Final = ("figure", "unit", "who", "median", "lowest - highest", "ours/its", "goal", "")
@@ -29,6 +29,7 @@ class Run:
         size: how much was measured.
         peers: what took part, by name: its version, and what of it was measured.
         figures: in the order in which they were taken.
+        failed: by case, what went wrong with it.
     """
 
     machine: Mapping[str, Any]
@@ -36,6 +37,7 @@ class Run:
     size: str
     peers: Mapping[str, Mapping[str, str]]
     figures: list[Figure] = attrs.field(factory=list[Figure])
+    failed: dict[str, str] = attrs.field(factory=dict[str, str])
 
     def save(self, path: Path) -> None:
         """Write everything to a file."""
@@ -117,6 +119,11 @@ def _line(row: Sequence[str], widths: Sequence[int], *, colour: bool) -> str:
     return "  ".join(cells).rstrip()
 
 
+def line_of(*cells: str) -> str:
+    """Return a row of a table for the pages."""
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
 def markdown(figures: Sequence[Figure]) -> str:
     """Return the figures as a table for the pages in ``docs/``; what is missing stands below it, with the reason."""
     lines = ["| figure | who | median | lowest - highest | ours / its | goal |", "|---|---|--:|--:|--:|---|"]
@@ -127,8 +134,7 @@ def markdown(figures: Sequence[Figure]) -> str:
                 continue
             what = f"{name}, {unit}" if name else ""
             held = f"{goal}: {met.lower()}" if goal else ""
-            line = f"| {what} | {who} | {middle} | {between} | {ratio} | {held} |"
-            lines.append(line.replace("|  |", "| |").replace("|  |", "| |"))
+            lines.append(line_of(what, who, middle, between, ratio, held))
     reasons: dict[tuple[str, str], None] = {}
     for figure in figures:
         reasons.update(dict.fromkeys(figure.missing.items()))

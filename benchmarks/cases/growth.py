@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import trio
-
 import supervisor
 from benchmarks.cases.throughput import TRUE, run_all
-from benchmarks.figures import OURS, Figure, Goal, interleaved
+from benchmarks.figures import OURS, Figure, Goal, interleaved, median_us
 from benchmarks.filling import fill
 from benchmarks.peers.baselines import ORIGINAL, OriginalSession
 from benchmarks.plan import Plan
@@ -72,9 +70,7 @@ def growth(plan: Plan) -> Iterator[Figure]:
 async def _rate(sup: supervisor.Supervisor, jobs: int) -> float:
     begun = time.perf_counter()
     await run_all(sup, TRUE, jobs, _FLIGHT)
-    taken = time.perf_counter() - begun
-    await trio.lowlevel.checkpoint()
-    return jobs / taken
+    return jobs / (time.perf_counter() - begun)
 
 
 def _original_rate(session: OriginalSession, jobs: int) -> float:
@@ -84,8 +80,8 @@ def _original_rate(session: OriginalSession, jobs: int) -> float:
 
 
 def _status_us(settings: supervisor.Settings, job: str, times: int) -> float:
-    begun = time.perf_counter()
-    for _ in range(times):
+    def ask() -> None:
         with Catalog(settings) as catalog:
             catalog.status(job)
-    return (time.perf_counter() - begun) / times * 1e6
+
+    return median_us(times, ask)

@@ -18,7 +18,7 @@ import trio
 
 import supervisor
 from benchmarks.apart import apart
-from benchmarks.figures import OURS, Figure, Goal, Together, interleaved
+from benchmarks.figures import OURS, Cannot, Figure, Goal, Together, interleaved, median_us
 from benchmarks.filling import fill
 from benchmarks.peers import Session
 from benchmarks.peers.baselines import BARE, ORIGINAL
@@ -166,15 +166,6 @@ async def _median_us(times: int, call: Callable[[], Awaitable[object]]) -> float
     return median(taken) * 1e6
 
 
-def _plain_us(times: int, call: Callable[[], object]) -> float:
-    taken: list[float] = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return median(taken) * 1e6
-
-
 def status_elsewhere(root: str, jobs: list[str], times: int) -> list[float]:
     """Return what a status of each job takes a supervisor that did not start it, in microseconds."""
 
@@ -193,7 +184,7 @@ def status_afresh(root: str, jobs: list[str], times: int) -> list[float]:
         with Catalog(settings) as catalog:
             return catalog.status(job)
 
-    return [_plain_us(times, lambda job=job: ask(job)) for job in jobs]  # type: ignore[misc]
+    return [median_us(times, lambda job=job: ask(job)) for job in jobs]  # type: ignore[misc]
 
 
 def _select(root: Path, job: str, times: int, *, afresh: bool) -> float:
@@ -208,9 +199,9 @@ def _select(root: Path, job: str, times: int, *, afresh: bool) -> float:
             database.execute(statement, (job,)).fetchone()
 
     if afresh:
-        return _plain_us(times, ask_afresh)
+        return median_us(times, ask_afresh)
     with contextlib.closing(connect()) as database:
-        return _plain_us(times, lambda: database.execute(statement, (job,)).fetchone())
+        return median_us(times, lambda: database.execute(statement, (job,)).fetchone())
 
 
 def statuses(plan: Plan) -> Iterator[Figure]:
@@ -284,7 +275,7 @@ def _status_of(session: Session, times: int) -> Callable[[], float]:
     def measure() -> float:
         job = session.start(["sleep", "30"])
         try:
-            return _plain_us(times, lambda: session.status(job))
+            return median_us(times, lambda: session.status(job))
         finally:
             session.stop(job)
 
@@ -340,7 +331,7 @@ async def _list_ms(sup: supervisor.Supervisor, times: int, wanted: dict[str, Any
 def _newest_ms(root: Path, times: int) -> float:
     with contextlib.closing(sqlite3.connect(root / "registry.db", isolation_level=None)) as database:
         statement = "SELECT * FROM jobs ORDER BY seq DESC LIMIT 50"
-        return _plain_us(times, lambda: database.execute(statement).fetchall()) / 1e3
+        return median_us(times, lambda: database.execute(statement).fetchall()) / 1e3
 
 
 def _list_of(session: Session, times: int) -> Callable[[], float]:
@@ -353,8 +344,7 @@ def _list_of(session: Session, times: int) -> Callable[[], float]:
             session.run_all(["true"], 50, 1)
             filled = True
         if session.list() < 50:
-            reason = "does not keep 50 jobs"
-            raise RuntimeError(reason)
-        return _plain_us(times, session.list) / 1e3
+            raise Cannot("keeps no jobs that have ended")
+        return median_us(times, session.list) / 1e3
 
     return session.turn(measure)
