@@ -171,7 +171,7 @@ class _SupervisordSession(PausedSession):
 
     def start(self, argv: Sequence[str]) -> str:
         slot = f"{self._group(argv, 1)}:0"
-        self._ask.startProcess(slot)
+        self._ask.startProcess(slot, False)  # to wait fails for a command that has ended by then
         return slot
 
     def status(self, job: str) -> Mapping[str, Any]:
