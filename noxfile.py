@@ -6,6 +6,8 @@ Arguments after ``--`` go to the tool that the session runs.
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -22,6 +24,7 @@ OTHERS_CLIENTS = (
     "@modelcontextprotocol/ext-tasks@0.2.2",
     "@modelcontextprotocol/inspector@2.12.0",
 )
+DEBIAN_PEERS = {"task-spooler": "tsp", "nq": "nq", "supervisor": "supervisord", "redis-server": "redis-server"}
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -90,8 +93,18 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
-    """Measure on this machine, each figure beside its yardstick."""
-    session.install(".")
+    """Measure on this machine, beside its limits and the peers; as root, Debian's peers are installed if need be.
+
+    ``-- --full`` takes most of an hour; ``-- report FILE`` makes the page and the plots in docs/ of what
+    ``-- --json FILE`` has written.
+    """
+    session.install("--editable", ".[mcp]", *_group("benchmarks"))
+    missing = [package for package, program in DEBIAN_PEERS.items() if shutil.which(program) is None]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get") is not None and "report" not in session.posargs:
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        argv = ("apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *missing)
+        # One that cannot be had is a dash in the tables.
+        session.run(*argv, external=True, env=quiet, success_codes=range(256), silent=True)
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

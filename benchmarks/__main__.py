@@ -1,43 +1,124 @@
-"""Run the benchmarks, print a table, and write the figures as JSON."""
+"""Measure the supervisor beside its peers and its limits, print a table, and write the figures as JSON.
+
+``python -m benchmarks report FILE`` makes the page, its tables and its plots in docs/ of such a file.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import shutil
+import signal
 import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.cases import CASES
-from benchmarks.figures import Figure, table
+from benchmarks.figures import OURS, Cannot
+from benchmarks.machine import facts, load
+from benchmarks.peers import Peer, every_peer
+from benchmarks.plan import Plan, Size
+from benchmarks.report import Run, table
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more rounds and larger numbers; takes most of an hour")
+    parser.add_argument("--toy", action="store_true", help="so little that it only shows that it works")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all without any")
+    parser.add_argument("--case", action="append", default=[], metavar="CASE", help="the same by name")
+    parser.add_argument(
+        "--only", action="append", metavar="PEER", help="beside this peer only, or `none`; again for more"
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where the state roots stand; decides the file system")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--update", action="store_true", help="keep the other cases that the file holds already")
+    parser.add_argument("--keep", action="store_true", help="keep what was written below --root")
+    chosen = parser.parse_args(given)
+    chosen.cases += chosen.case
+    if unknown := set(chosen.cases) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+    names = {peer.name for peer in every_peer()} | {"none"}
+    if unknown := set(chosen.only or ()) - names:
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+    return chosen
+
+
+def _peers(only: Sequence[str] | None) -> tuple[dict[str, Peer], dict[str, str], dict[str, dict[str, str]]]:
+    """Return who takes part, why the others do not, and what the report says of those who do."""
+    present: dict[str, Peer] = {}
+    missing: dict[str, str] = {}
+    described: dict[str, dict[str, str]] = {}
+    for peer in every_peer():
+        if only is not None and peer.name not in only:
+            continue
+        try:
+            described[peer.name] = {"version": peer.version(), "about": peer.about}
+            present[peer.name] = peer
+        except Cannot as reason:
+            missing[peer.name] = str(reason)
+    return present, missing, described
+
+
+def measure(given: Sequence[str] | None = None) -> Run:
+    """Measure what was asked for."""
+    chosen = _arguments(given)
+    before = load()
+    peers, missing, described = _peers(chosen.only)
+    folder = Path(tempfile.mkdtemp(prefix="supervisor-benchmarks-", dir=chosen.root))
+    size: Size = "toy" if chosen.toy else "full" if chosen.full else "quick"
+    plan = Plan(folder=folder, size=size, peers=peers, missing=missing)
+    run = Run(machine=facts(folder.resolve()), load=[before], size=size, peers=described)
+    cases = chosen.cases or list(CASES)
+    if chosen.update and chosen.json is not None and chosen.json.exists():
+        held = Run.load_from(chosen.json)
+        run.figures = [figure for figure in held.figures if figure.case not in cases]
+        run.failed = {case: reason for case, reason in held.failed.items() if case not in cases}
+        run.peers = {**held.peers, **run.peers}
+    begun = time.monotonic()
+    try:
+        for name in cases:
+            plan.tell(f"[{time.monotonic() - begun:6.0f} s] {name}")
+            try:
+                for figure in CASES[name](plan):
+                    run.figures.append(figure)
+                    plan.tell(table([figure], colour=sys.stderr.isatty()).split("\n", 2)[2].rstrip())
+            except Exception as error:  # noqa: BLE001  # the other cases are worth having
+                run.failed[name] = repr(error)[:300]
+                traceback.print_exc()
+            if chosen.json is not None:  # and so is what an interrupted run has measured
+                run.save(chosen.json)
+    finally:
+        plan.close()
+        if not chosen.keep:
+            plan.tell(f"[{time.monotonic() - begun:6.0f} s] deleting {folder}")
+            shutil.rmtree(folder, ignore_errors=True)
+    run.load = [before, load()]
+    if chosen.json is not None:
+        run.save(chosen.json)
+    return run
 
 
 def main() -> None:
-    """Run what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all without any")
-    parser.add_argument("--full", action="store_true", help="more rounds and larger numbers; takes some minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    chosen = parser.parse_args()
-    unknown = set(chosen.cases) - set(CASES)
-    if unknown:
-        parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    figures: list[Figure] = []
-    for name in chosen.cases or CASES:
-        sys.stderr.write(f"{name} ...\n")
-        figures += CASES[name](full=chosen.full)
-    sys.stdout.write(table(figures))
-    if chosen.json is not None:
-        facts = {
-            "python": platform.python_version(),
-            "kernel": platform.release(),
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg(),
-        }
-        shape = {"machine": facts, "figures": [figure.to_json() for figure in figures]}
-        chosen.json.write_text(json.dumps(shape, indent=2) + "\n", encoding="utf-8")
+    """Do what the command line asks for."""
+    if sys.argv[1:2] == ["report"]:
+        from benchmarks.pages import main as report
+
+        report(sys.argv[2:])
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so through every `finally`
+    run = measure()
+    sys.stdout.write(table(run.figures, colour=sys.stdout.isatty()))
+    machine = run.machine
+    sys.stdout.write(
+        f"\n{OURS}: supervisor {machine['supervisor']} ({machine['commit']}); {machine['processor']}, "
+        f"{machine['cores']} cores, Linux {machine['kernel']}, {machine['python']}, {machine['file_system']}; "
+        f"load {run.load[0]} before, {run.load[1]} after; {run.size} size\n"
+    )
+    if run.failed:
+        sys.exit(f"failed: {', '.join(run.failed)}")
 
 
 if __name__ == "__main__":

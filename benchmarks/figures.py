@@ -1,74 +1,160 @@
-"""A measured figure, and how several are shown."""
+"""A measured figure, the goals it is held to, and how contenders are measured in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Final, Literal
 
 import attrs
+import cattrs
 
-__all__ = ["Figure", "paired", "table"]
+__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "median_us", "number", "spread"]
+
+OURS: Final = "ours"
+_HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
+
+
+class Cannot(Exception):
+    """A contender is not here, or has no way to do what is measured; says why in a few words."""
 
 
 @attrs.frozen
-class Figure:
-    """Something measured, beside what it is held against.
+class Goal:
+    """What a figure of ours should be.
 
     Attributes:
-        name: what was measured.
-        unit: of both columns.
-        ours: one value a round.
-        limit_name: what stands beside it.
-        limits: its value in the same round.
-        goal: what the ratio should be, in words.
+        sign: of the comparison.
+        value: in the figure's unit, or as a ratio.
+        of: whose figure the ratio is taken of; empty for none.
     """
 
+    sign: Literal["<=", ">="]
+    value: float
+    of: str = ""
+
+    def met(self, figure: Figure) -> bool | None:
+        """Whether it is; ``None`` when whom it is held against was not measured."""
+        values = figure.ratios(self.of) if self.of else figure.values[OURS]
+        return _HOLDS[self.sign](median(values), self.value) if values else None
+
+
+@attrs.frozen(kw_only=True)
+class Figure:
+    """Something measured.
+
+    Attributes:
+        case: which case measured it.
+        name: what was measured.
+        unit: of all values.
+        values: by contender, one value a round; ours first.
+        goals: what ours should be.
+        missing: by contender, why it has no figure.
+        at: how many there were of what ``along`` says, for a figure that is one point of a curve.
+        along: what the curve runs along.
+        note: what one has to know to read it.
+    """
+
+    case: str
     name: str
     unit: str
-    ours: Sequence[float]
-    limit_name: str = ""
-    limits: Sequence[float] = ()
-    goal: str = ""
+    values: Mapping[str, Sequence[float]]
+    goals: Sequence[Goal] = ()
+    missing: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    at: float | None = None
+    along: str = ""
+    note: str = ""
 
     @property
-    def ratios(self) -> list[float]:
-        """Ours over the limit, round by round."""
-        return [ours / limit for ours, limit in zip(self.ours, self.limits, strict=False) if limit]
+    def more_is_better(self) -> bool:
+        """Whether the larger value wins, as a rate does."""
+        return self.unit.endswith("/s")
+
+    def ratios(self, whose: str) -> list[float]:
+        """Ours over the contender's, round by round; empty when it was not measured."""
+        theirs = self.values.get(whose, ())
+        return [ours / other for ours, other in zip(self.values[OURS], theirs, strict=False) if other]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, JSON-ready."""
-        return {**attrs.asdict(self), "median": median(self.ours), "ratios": self.ratios}
+        """Return everything, JSON-ready, with what follows from it for those who read it by eye."""
+        return {
+            **attrs.asdict(self),
+            "medians": {name: median(values) for name, values in self.values.items()},
+            "ratios": {name: median(self.ratios(name)) for name in self.values if name != OURS},
+            "met": [goal.met(self) for goal in self.goals],
+        }
+
+    @classmethod
+    def from_json(cls, held: Mapping[str, Any]) -> Figure:
+        """Return the figure that ``to_json`` was given."""
+        return cattrs.structure(held, cls)
 
 
-def paired(rounds: int, ours: Callable[[], float], limit: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """Measure both in turn, ``rounds`` times: a machine that slows down slows both."""
-    pairs = [(limit(), ours()) for _ in range(rounds)]
-    return [pair[1] for pair in pairs], [pair[0] for pair in pairs]
+def interleaved(
+    rounds: int, contenders: Mapping[str, Callable[[], float]]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Measure all in turn, ``rounds`` times: a machine that slows down slows all of them.
+
+    Every other round goes backwards, so that none always comes after the same one. Returns the values and,
+    for each contender without them, why. Whatever goes wrong with ours is raised.
+    """
+    values: dict[str, list[float]] = {name: [] for name in contenders}
+    missing: dict[str, str] = {}
+    for turn in range(rounds):
+        order = list(contenders) if turn % 2 == 0 else list(contenders)[::-1]
+        for name in order:
+            if name in missing:
+                continue
+            try:
+                values[name].append(contenders[name]())
+            except Cannot as reason:
+                missing[name] = str(reason)
+            except Exception as error:
+                if name == OURS:
+                    raise
+                missing[name] = f"failed: {error!r}"[:200]
+    return {name: found for name, found in values.items() if name not in missing}, missing
 
 
-def _spread(values: Sequence[float]) -> str:
-    middle = f"{median(values):.3g}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
+def median_us(times: int, call: Callable[[], object]) -> float:
+    """Return the median of what a call takes, in microseconds."""
+    taken: list[float] = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return median(taken) * 1e6
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """Return the figures as a plain table."""
-    head = ("figure", "unit", "ours", "beside", "its figure", "ratio", "goal")
-    rows = [
-        (
-            figure.name,
-            figure.unit,
-            _spread(figure.ours),
-            figure.limit_name,
-            _spread(figure.limits) if figure.limits else "",
-            _spread(figure.ratios) if figure.ratios else "",
-            figure.goal,
-        )
-        for figure in figures
-    ]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n"
+class Together:
+    """Contenders that are measured in one go, taking turns call by call; each fetches its own value of it."""
+
+    def __init__(self, measure: Callable[[], Mapping[str, float]]) -> None:
+        self._measure = measure
+        self._left: dict[str, float] = {}
+
+    def one(self, name: str) -> Callable[[], float]:
+        """Return what gives the value of one of them, measuring when it has none left."""
+
+        def value() -> float:
+            if name not in self._left:
+                self._left = dict(self._measure())
+            return self._left.pop(name)
+
+        return value
+
+
+def number(value: float) -> str:
+    """Return a value with three digits that count."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}" if abs(value) < 1e9 else f"{value:.3g}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the lowest and the highest value, nothing for a single one."""
+    return "" if len(values) < 2 else f"{number(min(values))} - {number(max(values))}"

@@ -1,4 +1,4 @@
-"""A server for ``benchmarks.tasks``: ``python -m benchmarks.task_servers ours|bare|fastmcp stdio|http``.
+"""A server for ``benchmarks.wire``: ``python -m benchmarks.task_servers ours|bare|fastmcp stdio|http``.
 
 Each has one tool, ``work``. Ours and FastMCP's make a task of it; the bare one answers at once. Over
 HTTP the address is printed; both of the SDK's run on Hypercorn under Trio, FastMCP as FastMCP does.
@@ -6,7 +6,6 @@ HTTP the address is printed; both of the SDK's run on Hypercorn under Trio, Fast
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import socket
 import sys
@@ -15,9 +14,8 @@ from typing import Any
 import trio
 from mcp.server.mcpserver import MCPServer
 
-with contextlib.suppress(ImportError):  # where FastMCP is installed we need not be
-    from supervisor import Job, open_supervisor
-    from supervisor.mcp_server.tasks import Tasks
+from supervisor import Job, open_supervisor
+from supervisor.mcp_server.tasks import Tasks
 
 
 async def _serve(server: MCPServer[Any], transport: str) -> None:
@@ -63,13 +61,13 @@ async def bare(transport: str) -> None:
 def fastmcp(transport: str) -> None:
     import asyncio
 
-    from fastmcp import FastMCP  # type: ignore[import-not-found]
-    from fastmcp_tasks import TasksExtension  # type: ignore[import-not-found]
+    from fastmcp import FastMCP
+    from fastmcp_tasks import TasksExtension
 
     server = FastMCP("fastmcp")
     server.add_extension(TasksExtension())
 
-    @server.tool(task=True)
+    @server.tool(task=True)  # type: ignore[untyped-decorator, unused-ignore]
     async def work() -> str:
         """Work for an hour."""
         await asyncio.sleep(3600)

@@ -1,12 +1,7 @@
-"""How many ``tasks/get`` a server answers, beside a bare tool of the SDK's and fastmcp-tasks in memory.
-
-``python -m benchmarks.tasks [--fastmcp PYTHON]``, PYTHON being an interpreter that has fastmcp and fastmcp-tasks.
-One client, one request after another, the servers in turn; over HTTP on one connection that is kept.
-"""
+"""A client of MCP that does as little as can be done, over stdio or HTTP, and the servers that it asks."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import itertools
@@ -14,14 +9,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from benchmarks.figures import Figure, table
+__all__ = ["Wire", "first_answer", "served"]
 
 _VERSION: Final = "2026-07-28"
 _ROOT: Final = Path(__file__).parents[1]
@@ -105,73 +100,39 @@ class Wire:
 
 
 @contextlib.contextmanager
-def server(whose: str, transport: str, python: str) -> Iterator[Wire]:
-    """Run a server on a state root of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(_ROOT),
-            "SUPERVISOR_STATE_DIR": f"{folder}/state",
-            "FASTMCP_DOCKET_URL": "memory://",
-        }
-        command = [python, "-m", "benchmarks.task_servers", whose, transport]
+def served(whose: str, transport: str, folder: Path) -> Iterator[Wire]:
+    """Run a server that keeps its state in ``folder``; it is killed at the end.
+
+    ``supervisor`` is the command ``supervisor mcp``, the others are those of ``benchmarks.task_servers``.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(_ROOT),
+        "SUPERVISOR_STATE_DIR": str(folder / "state"),
+        "FASTMCP_DOCKET_URL": "memory://",
+    }
+    command = [sys.executable, "-m", "benchmarks.task_servers", whose, transport]
+    if whose == "supervisor":
+        command = [sys.executable, "-m", "supervisor", "mcp"]
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, cwd=folder
         )  # fmt: skip
-        try:
-            yield Wire(process, transport)
-        finally:
-            process.kill()
-            process.communicate()
+    try:
+        yield Wire(process, transport)
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def rate(wire: Wire, count: int, method: str, **params: Any) -> float:
-    """Return how many requests were answered in a second."""
-    wire.hang_up()
-    begun = time.perf_counter()
-    for _ in range(count):
-        wire.ask(method, **params)
-    return count / (time.perf_counter() - begun)
-
-
-def measure(transport: str, rounds: int, count: int, fastmcp: str | None) -> list[Figure]:
-    """Ask the servers in turn and return the figures."""
-    with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(server("ours", transport, sys.executable))
-        others = {"a bare tool": stack.enter_context(server("bare", transport, sys.executable))}
-        if fastmcp is not None:
-            others["fastmcp-tasks in memory"] = stack.enter_context(server("fastmcp", transport, fastmcp))
-        asked: dict[str, tuple[Wire, str, dict[str, Any]]] = {
-            "a bare tool": (others["a bare tool"], "tools/call", {"name": "work", "arguments": {}}),
-        }
-        for name, wire in [("ours", ours), *others.items()]:
-            if name != "a bare tool":
-                wire.hang_up()
-                created = wire.ask("tools/call", name="work", arguments={})
-                asked[name] = (wire, "tasks/get", {"taskId": created["taskId"]})
-                assert wire.ask("tasks/get", taskId=created["taskId"])["status"] == "working"
-        found: dict[str, list[float]] = {name: [] for name in asked}
-        for _ in range(rounds + 1):
-            for name, (wire, method, params) in asked.items():
-                found[name].append(rate(wire, count, method, **params))
-        ours.hang_up()
-        ours.ask("tasks/cancel", taskId=asked["ours"][2]["taskId"])
-    measured = {name: rates[1:] for name, rates in found.items()}  # the first round warms up
-    return [Figure(f"tasks/get over {transport}", "1/s", measured["ours"], name, measured[name]) for name in others]
-
-
-def main() -> None:
-    """Measure both transports and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fastmcp", metavar="PYTHON", help="an interpreter with fastmcp and fastmcp-tasks")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=200, help="requests a round")
-    given = parser.parse_args()
-    figures: list[Figure] = []
-    for transport in ("stdio", "http"):
-        figures += measure(transport, given.rounds, given.count, given.fastmcp)
-    print(table(figures))
-
-
-if __name__ == "__main__":
-    main()
+def first_answer(whose: str, folder: Path, times: int) -> float:
+    """Return the milliseconds from nothing to the answer of a tool, over stdio."""
+    taken: list[float] = []
+    for number in range(times):
+        place = folder / str(number)
+        place.mkdir()
+        begun = time.perf_counter()
+        with served(whose, "stdio", place) as wire:
+            wire.ask("tools/call", name="job_list" if whose == "supervisor" else "work", arguments={})
+            taken.append(time.perf_counter() - begun)
+    return median(taken) * 1e3

@@ -1,0 +1,32 @@
+"""Measuring in a process of its own, where nothing that was measured before is left in memory.
+
+``python -m benchmarks.apart MODULE FUNCTION`` calls it with the JSON array on stdin and prints what it returns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["apart"]
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """Return what a function of a module gives, called with what JSON can hold, in a new process."""
+    argv = [sys.executable, "-m", "benchmarks.apart", function.__module__, function.__name__]
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    given = json.dumps(arguments)
+    done = subprocess.run(argv, input=given, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    called = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
+    print(json.dumps(called(*json.load(sys.stdin))))

@@ -1,0 +1,39 @@
+"""What is measured, by name, in the order of what a reader asks first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from benchmarks.cases.cold import cold
+from benchmarks.cases.embedding import embedding
+from benchmarks.cases.growth import growth
+from benchmarks.cases.interpreting import interpreting
+from benchmarks.cases.latency import exits, lists, starts, statuses
+from benchmarks.cases.many import deadlines, reopening, sleeping
+from benchmarks.cases.mcp import mcp
+from benchmarks.cases.stopping import stopping
+from benchmarks.cases.streams import events, output
+from benchmarks.cases.throughput import throughput
+from benchmarks.plan import Case
+
+__all__ = ["CASES"]
+
+CASES: Final[Mapping[str, Case]] = {
+    "throughput": throughput,
+    "starts": starts,
+    "exits": exits,
+    "statuses": statuses,
+    "lists": lists,
+    "growth": growth,
+    "sleeping": sleeping,
+    "deadlines": deadlines,
+    "stopping": stopping,
+    "output": output,
+    "reopening": reopening,
+    "cold": cold,
+    "mcp": mcp,
+    "events": events,
+    "embedding": embedding,
+    "interpret": interpreting,
+}

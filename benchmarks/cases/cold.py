@@ -1,0 +1,85 @@
+"""Whole processes, from nothing: an import, a question at the shell, a job at the shell, the first answer over MCP."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Final
+
+import supervisor
+from benchmarks.figures import OURS, Figure, Goal, interleaved
+from benchmarks.peers import Session
+from benchmarks.plan import Plan
+from benchmarks.wire import first_answer
+
+__all__ = ["cold"]
+
+_TRIO: Final = "import trio"
+
+
+def _whole(argv: list[str], times: int) -> Callable[[], float]:
+    def run() -> float:
+        taken: list[float] = []
+        for _ in range(times):
+            begun = time.perf_counter()
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+            taken.append(time.perf_counter() - begun)
+        return median(taken) * 1e3
+
+    return run
+
+
+def cold(plan: Plan) -> Iterator[Figure]:
+    """Measure whole processes."""
+    times = plan.pick(1, 5, 11)
+    settings = plan.settings()
+
+    async def one(sup: supervisor.Supervisor) -> str:
+        return (await sup.wait((await sup.start(["true"])).job_id)).job_id
+
+    job = plan.ours(one, settings)
+    root = ["--state-dir", str(settings.state_dir)]
+    cli = [sys.executable, "-m", "supervisor"]
+    trio_alone = _whole([sys.executable, "-c", "import trio"], times)
+    importing = [sys.executable, "-c", "import supervisor; supervisor.open_supervisor"]
+    for name, argv, goals in (
+        ("import supervisor, a whole process", importing, [Goal("<=", 1.3, of=_TRIO)]),
+        ("supervisor status JOB, a whole process", [*cli, "status", job, *root], [Goal("<=", 1, of=_TRIO)]),
+        ("supervisor list, a whole process", [*cli, "list", "--all", *root], []),
+    ):
+        values, missing = interleaved(plan.rounds, {OURS: _whole(argv, times), _TRIO: trio_alone})
+        yield Figure(case="cold", name=name, unit="ms", values=values, missing=missing, goals=goals)
+
+    with contextlib.ExitStack() as stack:
+        sessions = plan.sessions(stack, only={"task-spooler", "nq"})
+        contenders: dict[str, Callable[[], float]] = {
+            OURS: _whole([*cli, "run", *root, "--", "true"], times),
+            _TRIO: trio_alone,
+            **{name: _job_of(session, times) for name, session in sessions.items()},
+        }
+        values, missing = interleaved(plan.rounds, contenders)
+    yield Figure(
+        case="cold", name="supervisor run -- true, a whole process", unit="ms", values=values, missing=missing,
+        note="a keeper is brought up for it and leaves after it; task-spooler has its server up",
+    )  # fmt: skip
+    values, missing = interleaved(
+        plan.rounds,
+        {
+            OURS: lambda: first_answer("supervisor", plan.fresh("mcp"), max(1, times // 5)),
+            "a bare server of the SDK's": lambda: first_answer("bare", plan.fresh("mcp"), max(1, times // 5)),
+        },
+    )
+    yield Figure(case="cold", name="first answer over MCP, a whole process", unit="ms", values=values, missing=missing)
+
+
+def _job_of(session: Session, times: int) -> Callable[[], float]:
+    def measure() -> float:
+        begun = time.perf_counter()
+        session.run_all(["true"], times, 1)
+        return (time.perf_counter() - begun) / times * 1e3
+
+    return session.turn(measure)

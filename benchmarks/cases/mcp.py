@@ -1,0 +1,82 @@
+"""What a question costs through MCP, one client asking one thing after another."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from benchmarks.figures import OURS, Figure, interleaved
+from benchmarks.plan import Plan
+from benchmarks.wire import Wire, served
+
+__all__ = ["mcp"]
+
+_BARE: Final = "a bare tool of the SDK's"
+_FASTMCP: Final = "fastmcp-tasks"
+
+
+def mcp(plan: Plan) -> Iterator[Figure]:
+    """Measure ``tasks/get``, over both transports, and the status tool of ``supervisor mcp``."""
+    count = plan.pick(3, 60, 300)
+    for transport in ("stdio", "http"):
+        with contextlib.ExitStack() as stack:
+            ours = stack.enter_context(served("ours", transport, plan.fresh("mcp")))
+            bare = stack.enter_context(served("bare", transport, plan.fresh("mcp")))
+            contenders = {
+                OURS: _asking(ours, count, "tasks/get", taskId=_task(ours)),
+                _BARE: _asking(bare, count, "tools/call", name="work", arguments={}),
+            }
+            missing: dict[str, str] = {}
+            if importlib.util.find_spec("fastmcp_tasks") is None:
+                missing[_FASTMCP] = "not installed (PyPI's fastmcp-tasks)"
+            else:
+                theirs = stack.enter_context(served("fastmcp", transport, plan.fresh("mcp")))
+                contenders[_FASTMCP] = _asking(theirs, count, "tasks/get", taskId=_task(theirs))
+            for measure in contenders.values():
+                measure()  # the first question of all finds everything cold
+            values, failed = interleaved(plan.rounds, contenders)
+        yield Figure(
+            case="mcp",
+            name=f"status of a task through MCP, over {transport}",
+            unit="ms",
+            values=values,
+            missing={**missing, **failed},
+            note="fastmcp-tasks keeps its tasks in memory" if _FASTMCP in values else "",
+        )
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(served("supervisor", "stdio", plan.fresh("mcp")))
+        bare = stack.enter_context(served("bare", "stdio", plan.fresh("mcp")))
+        contenders = {
+            OURS: _asking(ours, count, "tools/call", name="job_list", arguments={}),
+            _BARE: _asking(bare, count, "tools/call", name="work", arguments={}),
+        }
+        for measure in contenders.values():
+            measure()
+        values, failed = interleaved(plan.rounds, contenders)
+    yield Figure(case="mcp", name="job_list of supervisor mcp, over stdio", unit="ms", values=values, missing=failed)
+
+
+def _task(wire: Wire) -> str:
+    """Start a task and return its id."""
+    wire.hang_up()
+    created = wire.ask("tools/call", name="work", arguments={})
+    task: str = created["taskId"]
+    if wire.ask("tasks/get", taskId=task)["status"] != "working":
+        raise AssertionError(created)
+    return task
+
+
+def _asking(wire: Wire, count: int, method: str, **params: Any) -> Callable[[], float]:
+    """Return what measures the milliseconds of a question."""
+
+    def measure() -> float:
+        wire.hang_up()
+        begun = time.perf_counter()
+        for _ in range(count):
+            wire.ask(method, **params)
+        return (time.perf_counter() - begun) / count * 1e3
+
+    return measure

@@ -1,0 +1,155 @@
+"""What a run becomes in ``docs/`` and the README: ``python -m benchmarks report FILE``.
+
+Between a pair of marks, ``<!-- figures -->`` and ``<!-- end of figures -->``, all is made of the file, and a test
+holds it to that; the rest of a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks.figures import OURS, Figure, number
+from benchmarks.peers.baselines import BARE, ORIGINAL
+from benchmarks.plots import draw
+from benchmarks.report import Run, line_of, markdown
+
+__all__ = ["KEPT", "PAGE", "figures_in", "headlines", "main", "renewed", "tables"]
+
+_ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = _ROOT / "docs" / "performance.md"
+KEPT: Final = _ROOT / "docs" / "performance.json"
+"""The run that the page shows."""
+_README: Final = _ROOT / "README.md"
+_MARKED: Final = re.compile(r"(?<=^<!-- figures -->\n).*?(?=^<!-- end of figures -->$)", re.MULTILINE | re.DOTALL)
+
+_TITLES: Final = {
+    "throughput": "Jobs a second",
+    "starts": "Starting",
+    "exits": "Waiting",
+    "statuses": "Asking for one",
+    "lists": "Asking for many",
+    "growth": "With many kept",
+    "sleeping": "With many running",
+    "deadlines": "Deadlines",
+    "stopping": "Stopping",
+    "output": "Output",
+    "reopening": "Opening again",
+    "cold": "Whole processes",
+    "mcp": "Through MCP",
+    "events": "Events",
+    "embedding": "From asyncio and threads",
+    "interpret": "Reading what agents say",
+}
+_HEADLINES: Final = (
+    ("throughput", r", 16 in flight"),
+    ("growth", r"exit, 1,000 kept"),
+    ("starts", r""),
+    ("exits", r", idle"),
+    ("statuses", r"own running"),
+    ("statuses", r"finished job by another"),
+    ("statuses", r"finished job by a fresh"),
+    ("lists", r"out of 1?00?,000$"),
+    ("sleeping", r"memory per running job"),
+    ("sleeping", r"idle processor time, 1,000"),
+    ("deadlines", r""),
+    ("output", r"to stdout"),
+    ("reopening", r"until it is open"),
+)
+
+
+def _stands_beside(figure: Figure) -> str:
+    """Say what a figure is of what it is held against."""
+    words: list[str] = []
+    for name in (BARE, ORIGINAL, *figure.values):
+        ratios = figure.ratios(name) if name in figure.values and name != OURS else []
+        phrase = f"{number(median(ratios))} x {name}" if ratios else ""
+        if phrase and phrase not in words:
+            words.append(phrase)
+    return "; ".join(words[:3])
+
+
+def headlines(run: Run) -> str:
+    """Return the short table, for the README."""
+    lines = ["| | median | beside | goal |", "|---|--:|---|---|"]
+    for case, pattern in _HEADLINES:
+        for figure in run.figures:
+            if figure.case != case or not re.search(pattern, figure.name):
+                continue
+            goals = [
+                f"{goal.sign} {goal.value:g}{f' x {goal.of}' if goal.of else ''}: {'met' if met else 'not met'}"
+                for goal in figure.goals
+                if (met := goal.met(figure)) is not None and (goal.value != 1 or not goal.of)
+            ]
+            middle = f"{number(median(figure.values[OURS]))} {figure.unit}"
+            lines.append(line_of(figure.name, middle, _stands_beside(figure), "; ".join(goals)))
+    return f"{machine(run)}\n\n" + "\n".join(lines) + "\n"
+
+
+def machine(run: Run) -> str:
+    """Say where and when a run was made."""
+    held = run.machine
+    return (
+        f"{held['processor']}, {held['cores']} cores, {held['memory_gib']} GiB, Linux {held['kernel']}, "
+        f"{held['python']}, state root on {held['file_system']}; commit `{held['commit']}`, {held['date'][:10]}, "
+        f"{run.size} size; load average {run.load[0]} before and {run.load[-1]} after."
+    )
+
+
+def tables(run: Run) -> str:
+    """Return all that the page shows of a run."""
+    took_part = [f"* *{name}* {about['version']}: {about['about']}." for name, about in run.peers.items()]
+    parts = [machine(run), "\n".join(took_part)]
+    pictures = {
+        "throughput": ("performance-throughput.svg", "Jobs a second by jobs in flight"),
+        "exits": ("performance-latency.svg", "What a start and an exit take"),
+        "growth": ("performance-growth.svg", "Starts and answers by jobs kept"),
+    }
+    parts += [f"**{case}** failed: `{reason}`" for case, reason in run.failed.items()]
+    for case, title in _TITLES.items():
+        figures = [figure for figure in run.figures if figure.case == case]
+        if not figures:
+            continue
+        parts.append(f"### {title}")
+        if case in pictures:
+            parts.append(f"![{pictures[case][1]}]({pictures[case][0]})")
+        parts.append(markdown(figures).rstrip())
+        notes = dict.fromkeys(figure.note for figure in figures if figure.note)
+        parts += [f"Note: {note}." for note in notes]
+    return "\n\n".join(["", *parts, ""]) + "\n"
+
+
+def figures_in(text: str) -> str | None:
+    """Return what stands between the marks of a page, ``None`` without them."""
+    found = _MARKED.search(text)
+    return found[0] if found else None
+
+
+def renewed(text: str, figures: str) -> str:
+    """Return a page with these figures between its marks."""
+    return _MARKED.sub(lambda _: figures, text)
+
+
+def main(given: Sequence[str]) -> None:
+    """Make the page, the plots and the README's table of a file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE", help="what `python -m benchmarks --json FILE` has written")
+    chosen = parser.parse_args(given)
+    run = Run.load_from(chosen.file)
+    if chosen.file.resolve() != KEPT:
+        shutil.copyfile(chosen.file, KEPT)
+    for name in draw(run, PAGE.parent):
+        sys.stdout.write(f"{PAGE.parent / name}\n")
+    for page, figures in ((PAGE, tables(run)), (_README, f"\n{headlines(run)}\n")):
+        text = page.read_text(encoding="utf-8")
+        if figures_in(text) is None:
+            sys.stdout.write(f"{page} has no marks for figures; they would be:\n{figures}\n")
+        else:
+            page.write_text(renewed(text, figures), encoding="utf-8")
+            sys.stdout.write(f"{page}\n")

@@ -1,0 +1,155 @@
+"""What a user would pick instead, and what the machine can do at all, behind one interface.
+
+A peer is measured at what it does: what it has no way to do raises ``Cannot``, which becomes a dash with the reason.
+Each runs in a directory of its own, is ended by its pid, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from benchmarks.figures import Cannot
+
+__all__ = ["PATIENCE_SECONDS", "PausedSession", "Peer", "Session", "debian_version", "every_peer", "own_environment"]
+
+
+PATIENCE_SECONDS: Final = 8.0
+"""How long a peer is waited for where it may never answer. Nobody's time-out is counted as a time."""
+
+
+class Session:
+    """A peer that is up. Jobs are named by whatever the peer names them by; times are the caller's to take."""
+
+    most_output: float = math.inf
+    """In bytes, of one job."""
+
+    def resume(self) -> None:
+        """Come back from ``rest``."""
+
+    def rest(self) -> None:
+        """Take no processor time until ``resume``: it is somebody else's turn."""
+
+    def turn(self, measure: Callable[[], float]) -> Callable[[], float]:
+        """Return ``measure`` for a peer that rests while it is not its turn."""
+
+        def take() -> float:
+            self.resume()
+            try:
+                return measure()
+            finally:
+                self.rest()
+
+        return take
+
+    def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
+        """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, and return when the exit of each is on record."""
+        raise Cannot("runs no jobs")
+
+    def start(self, argv: Sequence[str]) -> str:
+        """Start a job and return its id as soon as it is accepted."""
+        raise Cannot("has no start that returns")
+
+    def wait(self, job: str) -> None:
+        """Return when the job has ended, as soon as the peer lets one know."""
+        raise Cannot("has no wait")
+
+    def output(self, job: str) -> bytes:
+        """Return what the job wrote to stdout."""
+        raise Cannot("keeps no output")
+
+    def status(self, job: str) -> object:
+        """Ask for the state of a job."""
+        raise Cannot("knows no single job")
+
+    def list(self) -> int:
+        """Ask for all jobs and return how many were told."""
+        raise Cannot("has no list of jobs")
+
+    def stop(self, job: str) -> None:
+        """Stop a job, and return when the peer says that it is stopped."""
+        raise Cannot("has no stop")
+
+
+class PausedSession(Session):
+    """Of a program that polls: it is stopped by a signal while others are measured."""
+
+    def __init__(self, daemon: subprocess.Popen[Any]) -> None:
+        self._daemon = daemon
+
+    def resume(self) -> None:
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def rest(self) -> None:
+        self._daemon.send_signal(signal.SIGSTOP)
+
+
+class Peer(Protocol):
+    """Something that runs commands for others.
+
+    Attributes:
+        name: as the tables show it.
+        about: what of it was measured.
+    """
+
+    name: str
+    about: str
+
+    def version(self) -> str:
+        """Return its version.
+
+        Raises:
+            Cannot: it is not installed.
+        """
+
+    def opened(self, folder: Path, flight: int) -> AbstractContextManager[Session]:
+        """Bring it up in ``folder``, with room for ``flight`` jobs at a time; it is gone at the end."""
+
+
+def own_environment(folder: Path, **others: str) -> dict[str, str]:
+    """Return the environment for a peer that is to leave nothing outside ``folder``."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
+    return {**kept, "HOME": str(folder), "TMPDIR": str(folder), **others}
+
+
+def debian_version(package: str, program: str) -> str:
+    """Return the version of a program that a Debian package has installed.
+
+    Raises:
+        Cannot: it is not there.
+    """
+    if shutil.which(program) is None:
+        reason = f"not installed (Debian's {package})"
+        raise Cannot(reason)
+    if shutil.which("dpkg-query") is None:
+        return "unknown"
+    argv = ["dpkg-query", "--show", "--showformat", "${Version}", package]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout or "unknown"
+
+
+def every_peer() -> list[Peer]:
+    """Return all that there are, installed or not; those that everything is held against come first."""
+    from benchmarks.peers.baselines import Bare, Original
+    from benchmarks.peers.managers import Circus, Supervisord
+    from benchmarks.peers.mcp_servers import McpBackgroundJob
+    from benchmarks.peers.queues import Nq, TaskSpooler
+    from benchmarks.peers.task_queues import Docket
+
+    return [
+        Bare(),
+        Original(50),
+        TaskSpooler(),
+        Nq(),
+        Supervisord(),
+        Circus(),
+        McpBackgroundJob(),
+        Docket(on_redis=False),
+        Docket(on_redis=True),
+    ]

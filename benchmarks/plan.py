@@ -1,0 +1,115 @@
+"""What a run is asked for: its size, where it may write, and who takes part."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import attrs
+import trio
+
+import supervisor
+from benchmarks.figures import Figure
+from benchmarks.peers import Peer, Session
+from supervisor.catalog import Catalog
+
+__all__ = ["Case", "Plan", "Size", "percentile"]
+
+_T = TypeVar("_T")
+Size = Literal["toy", "quick", "full"]
+
+
+def _to_stderr(words: str) -> None:
+    sys.stderr.write(f"{words}\n")
+
+
+@attrs.define
+class Plan:
+    """What is asked of the cases.
+
+    Attributes:
+        folder: theirs to write into. It is deleted after the last of them and never between rounds: after
+            many deletions a file system like ext4 makes new directories several times more slowly.
+        size: how much is measured; ``toy`` shows that it works, and its figures mean nothing.
+        peers: who else takes part, by name.
+        missing: why others do not.
+        tell: where progress goes, a line at a time.
+    """
+
+    folder: Path
+    size: Size = "quick"
+    peers: Mapping[str, Peer] = attrs.field(factory=dict[str, Peer])
+    missing: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    tell: Callable[[str], object] = _to_stderr
+    _numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False)
+
+    def close(self) -> None:
+        """Stop whatever of ours still runs: jobs outlive those who started them, which is what they are for."""
+        places = ("*", "*/state", "*/*/state")  # of our own settings, of a server, of one of several servers
+        for registry in [found for place in places for found in self.folder.glob(f"{place}/registry.db")]:
+            with Catalog(supervisor.Settings(state_dir=registry.parent, stop_grace_seconds=0)) as catalog:
+                catalog.cancel_all([row.job_id for row in catalog.index.unfinished()])
+
+    def pick(self, toy: _T, quick: _T, full: _T) -> _T:
+        """Return what belongs to this size."""
+        return {"toy": toy, "quick": quick, "full": full}[self.size]
+
+    @property
+    def rounds(self) -> int:
+        """How often everything is measured."""
+        return self.pick(2, 3, 7)
+
+    def fresh(self, what: str) -> Path:
+        """Return a new directory."""
+        made = self.folder / f"{what}-{next(self._numbers)}"
+        made.mkdir(mode=0o700)
+        return made
+
+    def sessions(self, stack: ExitStack, flight: int = 1, only: Collection[str] | None = None) -> dict[str, Session]:
+        """Bring up the peers, or only those named; they are gone when ``stack`` is left."""
+        return {
+            name: stack.enter_context(peer.opened(self.fresh("peer"), flight))
+            for name, peer in self.peers.items()
+            if only is None or name in only
+        }
+
+    def settings(self, **others: object) -> supervisor.Settings:
+        """Return settings with a state root of its own, on which everything is kept."""
+        given = {"state_dir": self.fresh("ours"), "job_max_count": 10**6, **others}
+        return supervisor.Settings(**given)  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def opened(self, settings: supervisor.Settings | None = None) -> AsyncGenerator[supervisor.Supervisor]:
+        """Open a supervisor, on a state root of its own, and have its keeper up."""
+        async with supervisor.open_supervisor(settings or self.settings()) as sup:
+            await sup.run(["true"])
+            yield sup
+
+    def ours(
+        self,
+        body: Callable[[supervisor.Supervisor], Awaitable[_T]],
+        settings: supervisor.Settings | None = None,
+    ) -> _T:
+        """Run ``body`` with a supervisor and return what it measured."""
+
+        async def main() -> _T:
+            async with self.opened(settings) as sup:
+                return await body(sup)
+
+        return trio.run(main)
+
+
+class Case(Protocol):
+    """Something that can be measured."""
+
+    def __call__(self, plan: Plan, /) -> Iterator[Figure]:
+        """Measure it, and hand out each figure as soon as it is there."""
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the value below which ``part`` of them lie."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]

@@ -1,0 +1,143 @@
+"""A run as a whole: its JSON, and the tables that are made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import attrs
+import click
+
+from benchmarks.figures import OURS, Figure, Goal, number, spread
+
+__all__ = ["Run", "line_of", "markdown", "table"]
+
+_FORMAT: Final = 2
+_HEAD: Final = ("figure", "unit", "who", "median", "lowest - highest", "ours/its", "goal", "")
+
+
+@attrs.define(kw_only=True)
+class Run:
+    """Figures that were taken together.
+
+    Attributes:
+        machine: what they depend on besides the program.
+        load: how busy the machine was, before and after.
+        size: how much was measured.
+        peers: what took part, by name: its version, and what of it was measured.
+        figures: in the order in which they were taken.
+        failed: by case, what went wrong with it.
+    """
+
+    machine: Mapping[str, Any]
+    load: Sequence[float]
+    size: str
+    peers: Mapping[str, Mapping[str, str]]
+    figures: list[Figure] = attrs.field(factory=list[Figure])
+    failed: dict[str, str] = attrs.field(factory=dict[str, str])
+
+    def save(self, path: Path) -> None:
+        """Write everything to a file."""
+        held = {**attrs.asdict(self, recurse=False), "figures": [figure.to_json() for figure in self.figures]}
+        text = json.dumps({"format": _FORMAT, **held}, indent=1) + "\n"
+        aside = path.with_name(f"{path.name}.new")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+
+    @classmethod
+    def load_from(cls, path: Path) -> Run:
+        """Read what ``save`` has written.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(held, dict) or held.pop("format", None) != _FORMAT:
+            message = f"{path} does not hold the figures of a run of this version; take them again"
+            raise ValueError(message)
+        figures = [Figure.from_json(figure) for figure in held.pop("figures")]
+        return cls(**held, figures=figures)
+
+
+def _verdict(goal: Goal, figure: Figure) -> str:
+    met = goal.met(figure)
+    return "not measured" if met is None else "met" if met else "NOT MET"
+
+
+def _goal(goal: Goal) -> str:
+    return f"{goal.sign} {goal.value:g}{'x' if goal.of else ''}"
+
+
+def rows(figure: Figure) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each contender, ours first, and one for each that is missing."""
+    for name, values in figure.values.items():
+        goals = [goal for goal in figure.goals if goal.of == ("" if name == OURS else name)]
+        ratios = [] if name == OURS else figure.ratios(name)
+        yield (
+            figure.name if name == OURS else "",
+            figure.unit if name == OURS else "",
+            name,
+            number(median(values)),
+            spread(values),
+            f"{number(median(ratios))}x" if ratios else "",
+            ", ".join(map(_goal, goals)),
+            ", ".join(_verdict(goal, figure) for goal in goals),
+        )
+    for name, reason in figure.missing.items():
+        yield ("", "", name, "-", reason, "", "", "")
+
+
+def _colour(cell: str) -> str:
+    return {"met": "green", "NOT MET": "red"}.get(cell.strip(), "")
+
+
+def table(figures: Sequence[Figure], *, colour: bool = False) -> str:
+    """Return the figures as a table for a terminal."""
+    blocks = [list(rows(figure)) for figure in figures]
+    flat = [row for block in blocks for row in block]
+    # What is missing says why in a column of its own width, which the others need not have.
+    measured = [_HEAD, *(row for row in flat if row[3] != "-")]
+    widths = [max(len(row[column]) for row in measured) for column in range(len(_HEAD))]
+    widths[2] = max([len(row[2]) for row in flat], default=widths[2])
+    lines = [_line(_HEAD, widths, colour=False)]
+    lines.append("-" * len(lines[0]))
+    for figure, block in zip(figures, blocks, strict=True):
+        lines += [_line(row, widths, colour=colour) for row in block]
+        lines += [f"    ({figure.note})"] if figure.note else []
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _line(row: Sequence[str], widths: Sequence[int], *, colour: bool) -> str:
+    pairs = enumerate(zip(row, widths, strict=True))
+    cells = [cell.rjust(width) if at in {3, 5} else cell.ljust(width) for at, (cell, width) in pairs]
+    if colour:
+        cells = [click.style(cell, fg=_colour(cell)) if _colour(cell) else cell for cell in cells]
+    return "  ".join(cells).rstrip()
+
+
+def line_of(*cells: str) -> str:
+    """Return a row of a table for the pages."""
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """Return the figures as a table for the pages in ``docs/``; what is missing stands below it, with the reason."""
+    lines = ["| figure | who | median | lowest - highest | ours / its | goal |", "|---|---|--:|--:|--:|---|"]
+    for figure in figures:
+        for row in rows(figure):
+            name, unit, who, middle, between, ratio, goal, met = row
+            if middle == "-":
+                continue
+            what = f"{name}, {unit}" if name else ""
+            held = f"{goal}: {met.lower()}" if goal else ""
+            lines.append(line_of(what, who, middle, between, ratio, held))
+    reasons: dict[tuple[str, str], None] = {}
+    for figure in figures:
+        reasons.update(dict.fromkeys(figure.missing.items()))
+    if reasons:
+        lines += ["", "Not in it: " + "; ".join(f"{who}: {reason}" for who, reason in reasons) + "."]
+    return "\n".join(lines) + "\n"
