@@ -71,7 +71,7 @@ class Supervisor:
         self._catalog = catalog
         self._registry = registry
         self._nursery = nursery
-        self._gate = Gate(foreign)
+        self._gate = Gate(catalog, foreign)
         self._launcher = Launcher(settings, catalog, registry, engine, nursery, services, self._gate, self.status)
         self._opened_ns = time.time_ns()
 
@@ -233,7 +233,7 @@ class Supervisor:
         job = self.glance(job_id)
         if job is not None:
             return job
-        row = self._catalog.row(job_id)
+        row = await self._gate.ask(lambda catalog: catalog.row(job_id))
         if row.finished:
             return self._catalog.job(row)
         known = None if (adopted := self._registry.entries.get(job_id)) is None else adopted.progress
@@ -252,8 +252,11 @@ class Supervisor:
             return None
         self._registry.look_for_changes()
         if entry.generation != self._registry.generation:
+            try:
+                row = self._catalog.index.get(job_id)
+            except StateBusy:  # for a moment; what we know ourselves is true as well
+                return entry
             entry.generation = self._registry.generation
-            row = self._catalog.index.get(job_id)
             if row is not None and row.finished:
                 return None
         return entry
@@ -335,7 +338,7 @@ class Supervisor:
         entry = self._registry.entries.get(job_id)
         if entry is not None:  # settled by somebody else a moment ago; its actor is about to see it
             return entry
-        row = self._catalog.row(job_id)
+        row = await self._gate.ask(lambda catalog: catalog.row(job_id))
         if not row.finished:
             row, seen = await self._gate.in_thread(lambda catalog: catalog.settled(row, drive=False))
             if not row.finished:
@@ -482,7 +485,8 @@ class Supervisor:
         if isinstance(entry, Entry):
             directory, finished = entry.directory, entry.finished
         else:
-            directory, finished = self._catalog.directory(self._catalog.row(job_id)), trio.Event()
+            row = await self._gate.ask(lambda catalog: catalog.row(job_id))
+            directory, finished = self._catalog.directory(row), trio.Event()
             finished.set()
         chunks = Chunks(directory, stream, finished)
         # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import trio
 
 from supervisor.catalog import Catalog
-from supervisor.errors import SupervisorClosed
+from supervisor.errors import StateBusy, SupervisorClosed
 from supervisor.forking import forked_error, tell_in_child
 
 __all__ = ["Gate"]
@@ -21,11 +21,13 @@ class Gate:
     """Lets calls through while its supervisor is open, in the process that opened it.
 
     Args:
-        foreign: the jobs over a connection that may wait, for a thread.
+        catalog: the jobs over a connection that never waits, for the event loop.
+        foreign: the same over one that may, for a thread.
     """
 
-    def __init__(self, foreign: Catalog) -> None:
+    def __init__(self, catalog: Catalog, foreign: Catalog) -> None:
         """Be open."""
+        self._catalog = catalog
         self._foreign = foreign
         self._lock = trio.Lock()
         self.closed = False
@@ -48,6 +50,16 @@ class Gate:
         if self.closed:
             message = "the supervisor is closed"
             raise SupervisorClosed(message)
+
+    async def ask(self, question: Callable[[Catalog], _T]) -> _T:
+        """Ask what the registry answers in microseconds, here and now; in a thread while somebody else holds its lock.
+
+        That is for moments only: the registry is being rebuilt, or its log recovered after a crash.
+        """
+        try:
+            return question(self._catalog)
+        except StateBusy:
+            return await self.in_thread(question)
 
     async def in_thread(self, action: Callable[[Catalog], _T]) -> _T:
         """Do something that may wait for the disk, in a thread, one at a time."""

@@ -221,7 +221,7 @@ class Launcher:
 
     async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
         """Return the job that holds a key already; ``None`` when the key is free."""
-        row = self._catalog.index.with_key(key, idempotency_key)
+        row = await self._gate.ask(lambda catalog: catalog.index.with_key(key, idempotency_key))
         if row is None:
             return None
         try:
@@ -234,7 +234,9 @@ class Launcher:
         if row.digest != digest:
             message = f"idempotency key {idempotency_key!r} belongs to job {row.job_id}, whose request is different"
             raise IdempotencyConflict(message, details={"job_id": row.job_id})
-        if job.status is State.FAILED and _never_launched(self._catalog.index.get(row.job_id)):
+        if job.status is State.FAILED and _never_launched(
+            await self._gate.ask(lambda catalog: catalog.index.get(row.job_id)),
+        ):
             await self._gate.in_thread(
                 lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id))
             )

@@ -63,6 +63,7 @@ class Janitor:
         """Tick until cancelled."""
         changed = True
         while True:
+            missed = False
             try:
                 self._registry.pay()
                 if changed:
@@ -77,8 +78,9 @@ class Janitor:
                 await self._checkpoint()
             except SupervisorError as problem:
                 log.warning("janitor_failed", code=problem.code, error=problem.message)
+                missed = changed
             await trio.sleep(_TICK_SECONDS)
-            changed = self._registry.look_for_changes()
+            changed = self._registry.look_for_changes() or missed
 
     async def _care_for_foreign(self) -> None:
         """Adopt what nobody takes care of, and what is overdue although somebody should."""

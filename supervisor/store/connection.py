@@ -6,7 +6,7 @@ NORMAL and checkpoints are explicit, so that a commit neither syncs nor waits an
 an event loop; with ``wait_seconds=0`` a lock held by somebody else raises ``StateBusy`` at once.
 
 A damaged registry is set aside under a name that says so and rebuilt; whoever still holds the
-old file open notices by its inode before the next write.
+old file open notices by its inode before the next read or write.
 """
 
 from __future__ import annotations
@@ -316,12 +316,39 @@ class Connection:
 
     def changed(self) -> bool:
         """Whether another process (or connection) has written since the last call."""
-        version = self._guarded(lambda: self._db.execute("PRAGMA data_version").fetchone()[0])
+        return self.read(self._has_changed)
+
+    def _has_changed(self) -> bool:
+        version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version == self._seen_version:
             return False
         self._seen_version = version
         self.invalidate()
         return True
+
+    def _follow(self) -> None:
+        """Open the registry anew if it was replaced: what is open here was set aside then, and nobody writes to it."""
+        if self._connection is not None and self._connection.in_transaction:
+            return
+        try:
+            moved = os.stat(self.layout.registry).st_ino != self._inode
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            self._connect()
+
+    def read(self, action: Callable[[], _T]) -> _T:
+        """Do ``action``, which only reads.
+
+        Raises:
+            SupervisorError: it cannot be read.
+        """
+
+        def reading() -> _T:
+            self._follow()
+            return action()
+
+        return self._guarded(reading)
 
     def write(self, action: Callable[[], _T], *, single: bool = False) -> _T:
         """Do ``action`` in one transaction, which a ``single`` statement that depends on nothing is by itself.
@@ -332,15 +359,10 @@ class Connection:
         """
 
         def transaction() -> _T:
-            try:
-                moved = os.stat(self.layout.registry).st_ino != self._inode
-            except FileNotFoundError:
-                moved = True
-            if moved:
-                self._connect()
+            self._follow()
             if single:
                 return action()
-            self.changed()
+            self._has_changed()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 result = action()

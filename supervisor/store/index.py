@@ -212,7 +212,7 @@ class Index(Connection):
 
     def _select(self, clause: str, values: Sequence[Any] = (), *, source: str = "jobs") -> list[Row]:
         statement = f"SELECT {_ALL} FROM {source} {clause}"  # noqa: S608  # our own names
-        return self._guarded(lambda: [self._remembered(columns) for columns in self._db.execute(statement, values)])
+        return self.read(lambda: [self._remembered(columns) for columns in self._db.execute(statement, values)])
 
     def _remembered(self, columns: tuple[Any, ...]) -> Row:
         """Return the row of these columns; that of a finished job is read and checked only once while it stays so."""
@@ -295,7 +295,7 @@ class Index(Connection):
     def owners(self) -> list[str]:
         """Return who has taken on the jobs that are not in a terminal state."""
         statement = f"SELECT DISTINCT owner FROM jobs WHERE state IN {_UNFINISHED}"  # noqa: S608  # our own names
-        return self._guarded(lambda: [owner for (owner,) in self._db.execute(statement)])
+        return self.read(lambda: [owner for (owner,) in self._db.execute(statement)])
 
     def expired(self, now_ns: int, limit: int, workspace: str | None = None) -> list[Row]:
         """Return jobs whose time to live is over, of one workspace or of all."""
@@ -308,7 +308,7 @@ class Index(Connection):
         """Return how many jobs are kept, in one workspace or in all."""
         clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
         statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
-        return int(self._guarded(lambda: self._db.execute(statement, values).fetchone()[0]))
+        return int(self.read(lambda: self._db.execute(statement, values).fetchone()[0]))
 
 
 def _as_label(text: str) -> bytes:

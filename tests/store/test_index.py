@@ -462,6 +462,20 @@ def test_a_record_that_is_json_to_python_only_is_kept(open_catalog: Callable[...
     assert ids(again.index.page()) == [odd.job_id]
 
 
+def test_who_only_reads_follows_a_registry_that_was_rebuilt(open_catalog: Callable[..., Catalog]) -> None:
+    reader, other = open_catalog(), open_catalog()
+    first = make(other, ended=0)
+    assert ids(reader.index.page()) == [first.job_id]
+    reader.index.changed()
+    other.close()
+    Path(other.layout.registry).rename(f"{other.layout.registry}.aside")
+    third = open_catalog()
+    second = make(third, ended=0)
+    assert reader.index.changed()
+    assert ids(reader.index.page()) == [second.job_id, first.job_id]
+    assert reader.index.count() == 2
+
+
 # ---------------------------------------------------------------- lists
 
 
