@@ -44,6 +44,8 @@ _Look = Callable[[str, Ended], interpret.Outcome]
 
 _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
+_MOST_AT_A_GLANCE: Final = 1 << 16
+"""Of output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -378,6 +380,27 @@ class Catalog:
             with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
                 self.index.write(lambda: self.index.set_fetched(job_id))
         return result
+
+    def result_at_a_glance(self, job_id: str, detail: str | None = None) -> tuple[Result, bool] | None:
+        """Return the result of an ended job of little output, and whether it was fetched before.
+
+        ``None`` where there is more to it: then ``result`` has the answer, or the error.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        level = check_detail(detail)
+        row = self.row(job_id)
+        ended = row.ended
+        if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MOST_AT_A_GLANCE:
+            return None
+        if remote.made_elsewhere(row.request) is not None:  # on a file system that may be slow
+            return None
+        try:
+            result = self._result_of(row, level, ())
+        except StateCorrupt:
+            return None
+        return (result, bool(row.fetched)) if self.layout.is_sound(row.workspace_key, job_id) else None
 
     def _result_of(self, row: Row, detail: interpret.Detail | None, shown: Sequence[interpret.Outcome]) -> Result:
         """Read the result of a finished row from its job directory, unless that was just done."""

@@ -19,7 +19,7 @@ from typing import Any, Final, overload
 import trio
 
 from supervisor import log
-from supervisor.actors.registry import Entry, Registry, Subscription
+from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscription
 from supervisor.catalog import Catalog, check_detail, running_error
 from supervisor.engines import Engine
 from supervisor.errors import (
@@ -372,6 +372,14 @@ class Supervisor:
         entry = self._own(job_id)
         if entry is not None:
             raise running_error(entry.job())
+        if not consume:
+            with contextlib.suppress(StateBusy):
+                seen = self._catalog.result_at_a_glance(job_id, detail)
+                if seen is not None:
+                    result, fetched = seen
+                    if not fetched:
+                        await self._registry.send(NoteFetched(job_id))
+                    return result
         return await self._gate.in_thread(lambda catalog: catalog.result(job_id, consume=consume, detail=detail))
 
     async def metrics(self) -> Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ from supervisor import (
     LaunchFailed,
     Settings,
     StateBusy,
+    StateCorrupt,
     Supervisor,
     SupervisorClosed,
     open_supervisor,
@@ -1231,3 +1233,36 @@ async def test_an_error_in_a_follow_block_comes_out_as_itself(settings: Settings
                 message = "mine"
                 raise ValueError(message)
         assert (await sup.cancel(job.job_id)).status == "cancelled"
+
+
+async def test_a_result_that_was_fetched_is_noted_before_the_next_job_needs_room(state_dir: Path) -> None:
+    settings = Settings(state_dir=state_dir, job_max_count=2)
+    async with open_supervisor(settings, engine=FakeEngine(Script(stdout=b"x"))) as sup:
+        first, second = [await sup.start(["tool"]) for _ in range(2)]
+        for job in (first, second):
+            await sup.wait(job.job_id)
+        assert (await sup.result(second.job_id)).value == "x"
+        for _ in range(2):
+            await sup.run(["tool"])
+        assert (await sup.status(first.job_id)).status == "done"
+        with pytest.raises(JobNotFound):
+            await sup.status(second.job_id)
+
+
+async def test_what_is_large_or_gone_is_not_read_on_the_event_loop(state_dir: Path) -> None:
+    large = b"x" * 100_000
+    async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine(Script(stdout=large))) as sup:
+        job = await sup.start(["tool"])
+        await sup.wait(job.job_id)
+        assert sup._catalog.result_at_a_glance(job.job_id) is None
+        assert (await sup.result(job.job_id)).value == large.decode()
+    async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine(Script(stdout=b"y"))) as sup:
+        job = await sup.start(["tool"])
+        await sup.wait(job.job_id)
+        seen = sup._catalog.result_at_a_glance(job.job_id)
+        assert seen is not None
+        assert seen[0].value == "y"
+        os.unlink(f"{sup._catalog.directory(sup._catalog.row(job.job_id))}/result.json")
+        assert sup._catalog.result_at_a_glance(job.job_id) is None
+        with pytest.raises(StateCorrupt):
+            await sup.result(job.job_id)

@@ -28,7 +28,7 @@ from supervisor.states import State
 from supervisor.store import Index, Row
 from supervisor.store.rows import job_of
 
-__all__ = ["Create", "Entry", "NoteLaunch", "Registry", "Settle", "Subscription"]
+__all__ = ["Create", "Entry", "NoteFetched", "NoteLaunch", "Registry", "Settle", "Subscription"]
 
 _MAILBOX: Final = 1024
 _MOST_IN_A_BATCH: Final = 256
@@ -137,7 +137,14 @@ class Settle:
     reason: str
 
 
-Message = Create | NoteLaunch | Settle
+@attrs.frozen(slots=True)
+class NoteFetched:
+    """Somebody has seen the result of a job: it may go first when room is needed."""
+
+    job_id: str
+
+
+Message = Create | NoteLaunch | Settle | NoteFetched
 
 
 class Subscription:
@@ -340,6 +347,9 @@ class Registry:
         return index.write(lambda: [self._apply(index, message) for message in batch], single=single)
 
     def _apply(self, index: Index, message: Message) -> bool:
+        if isinstance(message, NoteFetched):
+            index.set_fetched(message.job_id)
+            return True
         row = message.entry.row
         if isinstance(message, Create):
             if not index.insert(row):

@@ -200,8 +200,12 @@ class Facts:
             raise Broken(message)
         token = command.token
         lives, ended = self.lives.get(token, 0.0), self.ended.get(token)
-        # Only a supervisor that was told of the launch holds on to the process.
-        told = any(ack["status"] == "running" for ack in self.acked.get(token, ()))
+        # Only a supervisor that was told of the launch while the command ran holds on to the process: if the keeper was
+        # killed before it had answered, the evidence tells of the launch, perhaps after the command's end. When that
+        # was, the driver notes a little later.
+        told = ended is not None and any(
+            ack["status"] == "running" and ack.get("at", 0.0) < ended - 0.1 for ack in self.acked.get(token, ())
+        )
         if self.knows_statuses and ended is not None and lives > ended + 0.5 + self.paused and told:
             message = f"lost although its supervisor lived for {lives - ended:.2f} s more: {what}"
             raise Broken(message)

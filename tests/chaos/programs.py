@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +117,8 @@ async def _tend(sup: supervisor.Supervisor, log: Log, command: Command, after: f
     except supervisor.SupervisorError as error:
         log.note("refused", token=command.token, code=error.code, message=error.message)
         return
-    log.note("acked", token=command.token, job_id=job.job_id, status=job.status, reason=job.reason)
+    at = time.monotonic()
+    log.note("acked", token=command.token, job_id=job.job_id, status=job.status, reason=job.reason, at=at)
     await trio.sleep(later)
     try:
         if then == "cancel":
