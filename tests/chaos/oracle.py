@@ -178,12 +178,24 @@ class Facts:
             message = f"state, reason and exit do not fit: {what}"
             raise Broken(message)
 
+    def _ran_again(self, token: str) -> bool:
+        """Whether there is a second job of a command, which is right if its first was consumed and its key free again.
+
+        When a leader began and ended the driver knows of the first only.
+        """
+        try:
+            return (self.marks / token).read_text().count("begin ") > 1
+        except FileNotFoundError:
+            return False
+
     def _check_not_early(self, command: Command, job: dict[str, Any], what: str) -> None:
         if command.deadline is None:
             message = f"timeout without a deadline: {what}"
             raise Broken(message)
         ended = self.ended.get(command.token)
-        if ended is not None:  # such a command writes nothing after its first mark, whose time is thus that of the file
+        if ended is not None and not self._ran_again(
+            command.token
+        ):  # such a command writes nothing after its first mark, whose time is thus that of the file
             begun = (self.marks / command.token).stat().st_mtime - time.time() + time.monotonic()
             # It was spawned a little before it wrote, or long before: a keeper's child that was about to
             # become the command may have been taken for the keeper, and held.
@@ -206,7 +218,8 @@ class Facts:
         told = ended is not None and any(
             ack["status"] == "running" and ack.get("at", 0.0) < ended - 0.1 for ack in self.acked.get(token, ())
         )
-        if self.knows_statuses and ended is not None and lives > ended + 0.5 + self.paused and told:
+        known = ended is not None and not self._ran_again(token)
+        if self.knows_statuses and ended is not None and known and lives > ended + 0.5 + self.paused and told:
             message = f"lost although its supervisor lived for {lives - ended:.2f} s more: {what}"
             raise Broken(message)
 
@@ -264,7 +277,7 @@ class Facts:
     def _check_deadline(self, command: Command) -> None:
         token = command.token
         begun, ended = self.begun.get(token), self.ended.get(token)
-        if command.deadline is None or begun is None or token in self.shot:
+        if command.deadline is None or begun is None or token in self.shot or self._ran_again(token):
             return
         job_id = (self.marks / token).read_text().split()[2]
         if ended is None or self._keeper_killed(job_id):
