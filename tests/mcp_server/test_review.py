@@ -38,7 +38,9 @@ class Repository:
 
     def review(self, *options: str, agent: tuple[str, ...] = ("cat",), status: int = 0) -> str:
         command = [sys.executable, "-P", "-m", "supervisor.mcp_server.review", *options, "--", *agent]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # The directory for temporary files may itself stand in a checkout.
+        ceiling = {"GIT_CEILING_DIRECTORIES": str(self.path.parent)}
+        environment = {**os.environ, **ceiling, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(
             command, cwd=self.path, env=environment, capture_output=True, text=True, check=False, timeout=60
         )
