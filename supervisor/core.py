@@ -37,7 +37,6 @@ from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.requests import spec_of
 from supervisor.settings import Settings
 from supervisor.states import State
-from supervisor.store import Row
 from supervisor.store.layout import workspace_key
 
 __all__ = ["Supervisor"]
@@ -54,6 +53,7 @@ class Supervisor:
 
     Attributes:
         settings: what it was opened with.
+        launcher: for the package's own use.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Supervisor:
         self._registry = registry
         self._nursery = nursery
         self._gate = Gate(catalog, foreign)
-        self._launcher = Launcher(settings, catalog, registry, engine, nursery, services, self._gate, self.status)
+        self.launcher = Launcher(settings, catalog, registry, engine, nursery, services, self._gate, self.status)
         self._opened_ns = time.time_ns()
 
     # ------------------------------------------------------------ starting
@@ -150,8 +150,8 @@ class Supervisor:
             engine=engine,
             engine_options=engine_options or {},
         )
-        made = await self._launcher.begin(spec)
-        return made if isinstance(made, Job) else await self._launcher.begun(made, spec)
+        made = await self.launcher.begin(spec)
+        return made if isinstance(made, Job) else await self.launcher.begun(made, spec)
 
     @overload
     async def run(self, argv: JobSpec) -> Result: ...
@@ -203,8 +203,8 @@ class Supervisor:
         )
         made: Entry | Job | None = None
         try:
-            made = await self._launcher.begin(spec)
-            job = made if isinstance(made, Job) else await self._launcher.begun(made, spec)
+            made = await self.launcher.begin(spec)
+            job = made if isinstance(made, Job) else await self.launcher.begun(made, spec)
             with self._registry.keeping(job.job_id):
                 await self.wait(job.job_id)
                 return await self.result(job.job_id)
@@ -287,7 +287,7 @@ class Supervisor:
             entry = self._registry.entries.get(job_id)
             return None if entry is None or entry.adopted else entry.job()
 
-        key = None if workspace is None else workspace_key(await self._launcher.workspaces.real(os.fspath(workspace)))
+        key = None if workspace is None else workspace_key(await self.launcher.workspaces.real(os.fspath(workspace)))
         query = query_of(key, state, labels, limit, cursor)
         await trio.lowlevel.checkpoint()
         if limit <= _MOST_AT_A_GLANCE:
@@ -347,7 +347,7 @@ class Supervisor:
 
                     raise elsewhere_error(row)
                 self._gate.check_open()
-                return self._registry.entries.get(job_id) or self._launcher.adopt(row, owned=False)
+                return self._registry.entries.get(job_id) or self.launcher.adopt(row, owned=False)
         return self._catalog.job(row)
 
     async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
@@ -506,14 +506,6 @@ class Supervisor:
 
     # ------------------------------------------------------------ inside
 
-    def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
-        """Take an unfinished job of somebody else into our care; ``owned``: nobody else is there to launch it."""
-        return self._launcher.adopt(row, owned)
-
-    def take_over(self, rows: Sequence[Row]) -> None:
-        """Note that jobs whose supervisor is gone are ours from now on."""
-        self._launcher.take_over(rows)
-
     async def finish_threads(self) -> None:
         """Wait, but not for long, for what is under way in a thread."""
         await self._gate.finish_threads()
@@ -525,7 +517,7 @@ class Supervisor:
         for subscription in self._registry.subscriptions:
             subscription.close()
         if not self._gate.forked:
-            self._launcher.close()
+            self.launcher.close()
 
 
 async def _serve(chunks: Chunks, *, task_status: trio.TaskStatus[None]) -> None:

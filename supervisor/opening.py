@@ -114,9 +114,8 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                     async with trio.open_nursery() as around_actors:
                         actors = await around_actors.start(_sheltered)
                         supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors, services)
-                        janitor = Janitor(
-                            catalog, registry, foreign_remove(settings), supervisor.adopt, supervisor.take_over
-                        )
+                        adopt, take_over = supervisor.launcher.adopt, supervisor.launcher.take_over
+                        janitor = Janitor(catalog, registry, foreign_remove(settings), adopt, take_over)
                         actors.start_soon(janitor.run)
                         log.info("supervisor_opened", state_dir=str(settings.state_dir))
                         try:

@@ -446,7 +446,7 @@ async def test_one_request_serves_all_jobs(site: Site) -> None:
         for _ in range(5):
             await site.start(sup, "true")
         before = len(site.slurm.calls("squeue"))
-        engine = sup._launcher._engines["slurm"]
+        engine = sup.launcher._engines["slurm"]
         assert isinstance(engine, batch.BatchEngine)
         words = await engine._backend.observe(())
         assert [word.standing for word in words.values()] == [Standing.QUEUED] * 5

@@ -72,7 +72,7 @@ async def test_a_job_of_another_kind_is_not_looked_at(
         command = await start(sup, engine, kind)
         command.write(turn(1))
         assert (await sup.status(command.job_id)).progress is None
-    assert not sup._launcher._follower._serving
+    assert not sup.launcher._follower._serving
     assert reads == []
 
 

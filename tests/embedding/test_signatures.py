@@ -11,7 +11,7 @@ import pytest
 
 from supervisor import AsyncioSupervisor, BlockingSupervisor, Supervisor, open_supervisor, open_supervisor_asyncio
 
-INSIDE = {"adopt", "close", "finish_threads", "glance", "in_child"}  # for the package's own use
+INSIDE = {"close", "finish_threads", "glance"}  # for the package's own use
 STREAMS = {"events", "follow"}
 CALLS = sorted(name for name in vars(Supervisor) if not name.startswith("_") and name not in INSIDE)
 
