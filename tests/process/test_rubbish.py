@@ -285,7 +285,7 @@ class Vandal:
 
     @staticmethod
     def _replace(path: Path, content: bytes) -> None:
-        if path.is_file() or not os.path.lexists(path):
+        if os.path.isfile(path) or not os.path.lexists(path):
             path.write_bytes(content)
 
 
