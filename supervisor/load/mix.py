@@ -361,11 +361,7 @@ class _Reader:
                 self._refuse((*where, key), f"{key} is {value!r:.80}", accepts)
 
     def _refuse(self, where: Sequence[str], what: str, accepts: str) -> NoReturn:
-        from supervisor.mcp_server.toml_lines import line_of
+        from supervisor.mcp_server.toml_lines import complaint
 
-        line = line_of(self._text, where)
-        stands = f"{self._path}, line {line}" if line else self._path
-        table = f", in [{'.'.join(where[:-1])}]" if len(where) > 1 else ""
-        message = f"{stands}{table}: {what}; it accepts {accepts}"
-        details = {"file": self._path, "line": line, "key": ".".join(where)}
+        message, details = complaint(self._path, self._text, where, what, accepts)
         raise InvalidArguments(message, repair="Correct the file; --print-example shows one.", details=details)

@@ -22,7 +22,7 @@ from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
 from supervisor.mcp_server import templates
 from supervisor.mcp_server.arguments import TYPES, Parameter
-from supervisor.mcp_server.toml_lines import line_of
+from supervisor.mcp_server.toml_lines import complaint
 
 __all__ = ["COMMON", "RESERVED", "Kind", "load", "parse"]
 
@@ -409,11 +409,7 @@ class _Reader:
             self._refuse((*where, key), f"{key} is {_shown(value)}", accepts)
 
     def _refuse(self, where: Sequence[str], what: str, accepts: str) -> NoReturn:
-        line = line_of(self._text, where)
-        stands = f"{self._path}, line {line}" if line else self._path
-        table = f", in [{'.'.join(where[:-1])}]" if len(where) > 1 else ""
-        message = f"{stands}{table}: {what}; it accepts {accepts}"
-        details = {"file": self._path, "line": line, "key": ".".join(where)}
+        message, details = complaint(self._path, self._text, where, what, accepts)
         raise InvalidSettings(message, repair="Correct the kinds file.", details=details)
 
 

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
@@ -109,7 +110,7 @@ def _statements(script: str) -> Iterator[str]:
         yield begun
 
 
-class Connection:
+class Connection(ABC):
     """A connection to the registry of one state root.
 
     What the rows mean is the subclass's: it says how an empty registry is filled (``import_all``) and
@@ -129,15 +130,16 @@ class Connection:
         tell_in_child(self)
         self._guarded(self._connect)
 
+    @abstractmethod
     def import_all(self) -> None:
         """Fill a registry that has just been made, within the transaction that makes it."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def check_rows(connection: sqlite3.Connection) -> None:
         """Raise ``sqlite3.Error`` if there is a row that nobody can have written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def invalidate(self) -> None:
         """Drop what was remembered of the rows: they may be others by now."""
 
