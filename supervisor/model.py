@@ -43,7 +43,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def from_ns(wall_ns: int) -> datetime:
     """Return the UTC time that stands ``wall_ns`` nanoseconds after the epoch, to the microsecond below."""
-    return _EPOCH + timedelta(microseconds=wall_ns // 1000)  # a float of seconds has too few digits
+    return _EPOCH + timedelta(0, 0, wall_ns // 1000)  # a float of seconds has too few digits
 
 
 def _argv(argv: Iterable[str]) -> tuple[str, ...]:

@@ -111,6 +111,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                 try:
                     await services.start(engine.serve)
                     services.start_soon(registry.run)
+                    services.start_soon(registry.note_launches)
                     async with trio.open_nursery() as around_actors:
                         actors = await around_actors.start(_sheltered)
                         supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors, services)

@@ -28,7 +28,9 @@ class Workspaces:
         Raises:
             InvalidArguments: it cannot be a path.
         """
-        given = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+        given = path if os.path.isabs(path) else os.getcwd()
+        if path not in {given, "."}:  # most work right where they are
+            given = os.path.join(given, path)
         known = self._known.get(given)
         if known is not None:
             # Only paths on local file systems are remembered: this cannot wait for a network.

@@ -35,6 +35,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[TracerProvider]:
     made = TracerProvider()
     ours = made.get_tracer("supervisor")
     monkeypatch.setattr(tracing, "_tracer", lambda: ours)
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: made)
     yield made
     made.shutdown()
 
@@ -53,6 +54,18 @@ def callers(provider: TracerProvider) -> Tracer:
 
 def jobs_in(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
     return [span for span in exporter.get_finished_spans() if span.name == "supervisor.job"]
+
+
+async def test_no_span_is_made_where_nobody_collects_any(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> Tracer:
+        raise AssertionError
+
+    monkeypatch.setattr(tracing, "_tracer", made)
+    warned: list[str] = []
+    monkeypatch.setattr(tracing.log, "warning", lambda event, **_: warned.append(event))
+    async with open_supervisor(settings, engine=FakeEngine(Script(exit_code=3))) as sup:
+        await sup.run(["tool"])
+    assert not warned
 
 
 async def test_a_span_from_start_to_end(settings: Settings, exported: InMemorySpanExporter, callers: Tracer) -> None:

@@ -75,7 +75,7 @@ async def _live(
         if request is not None:
             registry.meter.launches.add((launched.started_ns - entry.row.created_ns) / 1e9)
             log.info("job_launched", job_id=entry.row.job_id, pid=launched.pid)
-        await registry.launched(entry)
+        registry.launched(entry)
     else:
         entry.started.set()
     queues = engine.capabilities.queues
@@ -132,7 +132,7 @@ async def _queue(entry: Entry, running: Running, registry: Registry, deadline_se
     if running.launched.pid and entry.row.started_ns is None:
         entry.row = entry.row.with_launch(running.launched)
         log.info("job_launched", job_id=entry.row.job_id, pid=running.launched.pid)
-        await registry.launched(entry)
+        registry.launched(entry)
     if entry.scope.cancelled_caught and entry.stop_why is None:
         entry.stop_why, entry.stop_by = "deadline", "supervisor"
     if entry.stop_why is None:
@@ -173,7 +173,7 @@ def _seconds_left(launched: Launched, deadline_seconds: float | None, *, fresh: 
 
 async def _decide(entry: Entry, ended: Ended) -> Outcome | None:
     """Decide what the end means; ``None`` when that is not for this process to say."""
-    large = size_of(entry.directory, records.STDOUT) > _READ_INLINE and entry.row.kind != "raw"
+    large = entry.row.kind != "raw" and size_of(entry.directory, records.STDOUT) > _READ_INLINE
     try:
         if large:
             return await trio.to_thread.run_sync(outcome_of, entry.row, entry.directory, ended)

@@ -9,7 +9,6 @@ lock, the batch is committed in a thread instead, and the mailbox fills meanwhil
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator
@@ -118,14 +117,9 @@ class Create:
 
 @attrs.frozen(slots=True)
 class NoteLaunch:
-    """The command of a job was spawned.
-
-    Committed with some delay, and not at all for a job that has ended by then: whoever asks
-    about an unfinished job looks at the evidence anyway.
-    """
+    """The command of a job was spawned, some time ago."""
 
     entry: Entry
-    due: float
 
 
 @attrs.frozen(slots=True)
@@ -219,7 +213,8 @@ class Registry:
         self.generation = 0
         self.owed: dict[str, Row] = {}
         self.meter = Meter()
-        self._launches: deque[NoteLaunch] = deque()
+        self._launches: deque[tuple[float, Entry]] = deque()
+        self._launched = trio.Event()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
 
     @property
@@ -276,14 +271,10 @@ class Registry:
         try:
             while True:
                 try:
-                    with trio.CancelScope(deadline=self._launches[0].due if self._launches else math.inf):
-                        batch.append(await self._receive.receive())
+                    batch.append(await self._receive.receive())
                 except trio.EndOfChannel:
                     break
                 self._drain(batch)
-                batch = self._sorted(batch)
-                if not batch:
-                    continue
                 try:
                     answers = self._commit(self._index, batch)
                 except StateBusy:
@@ -294,7 +285,7 @@ class Registry:
                 batch = []
         finally:
             self._drain(batch)
-            batch += [launch for launch in self._launches if not launch.entry.row.finished]
+            batch += [NoteLaunch(entry) for _, entry in self._launches if not entry.row.finished]
             if batch:
                 self._last_commit(batch)
             self.pay()
@@ -307,21 +298,6 @@ class Registry:
                 batch.append(self._receive.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             pass
-
-    def _sorted(self, batch: list[Message]) -> list[Message]:
-        """Put launches aside until they are due, and take up those that are."""
-        now: list[Message] = []
-        for message in batch:
-            if isinstance(message, NoteLaunch):
-                self._launches.append(message)
-            else:
-                now.append(message)
-        time = trio.current_time()
-        while self._launches and (self._launches[0].due <= time or self._launches[0].entry.row.finished):
-            launch = self._launches.popleft()
-            if not launch.entry.row.finished:
-                now.append(launch)
-        return now
 
     def _last_commit(self, batch: list[Message]) -> None:
         try:
@@ -420,11 +396,29 @@ class Registry:
             tracing.end(entry.row, entry.directory)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
 
-    async def launched(self, entry: Entry) -> None:
+    def launched(self, entry: Entry) -> None:
         """Tell everybody that the command of a job was spawned, and have that noted before long."""
         self._publish(entry, State.QUEUED)
-        await self.send(NoteLaunch(entry, trio.current_time() + _NOTE_AFTER_SECONDS))
+        self._launches.append((trio.current_time() + _NOTE_AFTER_SECONDS, entry))
+        self._launched.set()
         entry.started.set()
+
+    async def note_launches(self) -> None:
+        """Have launches committed, each a little later, and not at all if its job has ended by then.
+
+        Whoever asks about an unfinished job looks at the evidence anyway, so nothing is missed meanwhile.
+        """
+        with contextlib.suppress(trio.ClosedResourceError):  # what is left then is in the last commit
+            while True:
+                await self._launched.wait()
+                self._launched = trio.Event()
+                while self._launches:
+                    due, entry = self._launches[0]
+                    if not entry.row.finished and due > trio.current_time():
+                        await trio.sleep_until(due)
+                    if not entry.row.finished:
+                        await self.send(NoteLaunch(entry))
+                    self._launches.popleft()
 
     def tell_progress(self, entry: Entry) -> None:
         """Publish that the output of a job says something new about its progress."""

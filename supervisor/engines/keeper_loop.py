@@ -55,7 +55,8 @@ PROTOCOL: Final = 1
 BACKSTOP_NS: Final = 2_000_000_000
 _LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
 _MOST_DESCRIPTORS: Final = 250
-# Many launches at once are answered a few at a time, so that the supervisor has something to do meanwhile.
+# Few launches at once are answered one by one, so that the supervisor has something to do meanwhile; of many, each
+# answer of its own would only wake it once more.
 _ANSWER_AFTER: Final = 4
 
 
@@ -312,9 +313,10 @@ class Keeper:
                 break
             messages = marshal.loads(bytes(self.inbox[4:end]))  # noqa: S302  # from our own supervisor only
             del self.inbox[:end]
+            answer_after = max(1, min(len(messages) // 2, _ANSWER_AFTER))
             for number, message in enumerate(messages, 1):
                 self._handle(message)
-                if number % _ANSWER_AFTER == 0:
+                if number % answer_after == 0:
                     self._signalled()
                     self._send()
             if lost:  # we had no descriptors left to receive them all; what came may be another's

@@ -364,9 +364,9 @@ class Connection(ABC):
             self._follow()
             if single:
                 return action()
-            self._has_changed()
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._has_changed()  # what is remembered of the rows holds from here on: nobody else writes now
                 result = action()
             except BaseException:
                 if self._db.in_transaction:
