@@ -427,6 +427,20 @@ async def test_an_index_that_was_lost_is_rebuilt_with_them(site: Site, state_dir
     assert site.shown("status", job.job_id)["status"] == "done"
 
 
+@pytest.mark.parametrize("stopped", ["cancelled", "deadline", None])
+async def test_the_record_of_an_end_says_why_it_was_stopped(site: Site, stopped: str | None) -> None:
+    async with opened() as sup:
+        script = "true" if stopped is None else "exec sleep 600"
+        job = await site.start(sup, script, deadline_seconds=0.5 if stopped == "deadline" else None)
+        if stopped == "cancelled":
+            await until((site.directory(job) / records.PROCESS).exists)
+            await sup.cancel(job.job_id)
+        await sup.wait(job.job_id)
+    end = records.read(str(site.directory(job)), records.EXIT)
+    assert end is not None
+    assert end.get("stopped") == stopped
+
+
 async def test_a_shared_directory_that_is_away_loses_no_job(site: Site) -> None:
     site.slurm.arrange("hold")
     async with opened() as sup:

@@ -109,7 +109,7 @@ def examine(directory: str, word: Word, *, owner_lives: bool) -> Facts:
     return Facts(
         claim=claim,
         process=process,
-        stop=records.read_stop(directory),
+        stop=_stop_told_by_the_end(exit_record, records.read_stop(directory)),
         exit=exit_record,
         submission=records.read(directory, SUBMISSION),
         word=word,
@@ -117,6 +117,18 @@ def examine(directory: str, word: Word, *, owner_lives: bool) -> Facts:
         owner_lives=owner_lives,
         overdue=_is_overdue(born),
     )
+
+
+def _stop_told_by_the_end(end: dict[str, Any] | None, stop: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return ``stop.json``, or what the newer ``exit.json`` says of it.
+
+    Where attributes of files are cached for seconds, the new file may be seen before the new line in the old one.
+    That nothing is left of the tree only the line says, which is waited for.
+    """
+    why = (end or {}).get("stopped")
+    if not isinstance(why, str) or why not in records.REASONS or (stop or {}).get("signalled_boot_ns") is not None:
+        return stop
+    return {"why": why, "signalled_boot_ns": 0, "gone": False, "survivors": ""}
 
 
 def _is_overdue(born: dict[str, Any]) -> bool:

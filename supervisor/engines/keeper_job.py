@@ -263,6 +263,11 @@ class JobKeeper(keeper_loop.Keeper):
         except OSError:
             pass  # a full disk, a server that is away: the next beat may be felt
 
+    def _told_with_the_end(self, slot: keeper_loop.Slot) -> dict[str, object]:
+        """Say why it was stopped: what a further line of ``stop.json`` says may be seen later than this new file."""
+        stopped = slot.stop is not None and slot.stop.signalled_ns is not None
+        return {"stopped": slot.why} if stopped else {}
+
     def _settled(self, slot: keeper_loop.Slot, survivors: list[int]) -> None:
         super()._settled(slot, survivors)
         assert slot.exit is not None  # noqa: S101  # only jobs that ended come here

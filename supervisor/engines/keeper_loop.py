@@ -576,6 +576,7 @@ class Keeper:
                 "cpu_seconds": cpu,
                 "max_rss_bytes": rss_bytes,
                 "by": "keeper",
+                **self._told_with_the_end(slot),
             },
         )
         if slot.stop is None and slot.why is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
@@ -589,6 +590,11 @@ class Keeper:
             self.killer.hurry(slot.stop)
         else:
             self._settled(slot, [])
+
+    def _told_with_the_end(self, slot: Slot) -> dict[str, object]:
+        """Return what the record of an end says besides."""
+        del slot
+        return {}
 
     def _settled(self, slot: Slot, survivors: list[int]) -> None:
         del self.slots[slot.token]

@@ -182,6 +182,28 @@ def test_a_job_that_was_claimed_is_asked_to_end_and_not_ruled_out(job: Path) -> 
     assert look(job, RUNNING).seen is Seen.RUNNING
 
 
+@pytest.mark.parametrize("shown", ["no request", "a request not yet carried out"])
+def test_an_end_that_is_seen_before_the_last_word_on_its_stop_tells_of_it(job: Path, shown: str) -> None:
+    spawned(job)
+    if shown != "no request":
+        assert not request_end(str(job), "deadline", "test", engine="slurm")
+    records.replace(str(job), records.EXIT, {**EXIT, "exit_code": None, "signal": 15, "stopped": "deadline"})
+    assert look(job, RUNNING).seen is Seen.RUNNING  # whether something of its tree is left the old file knows
+    records.replace(str(job), records.STOP, {**STOPPING, "why": "deadline", "gone": True, "survivors": "7"})
+    ended = look(job, RUNNING).ended
+    assert ended is not None
+    assert (ended.stopped, ended.survivors) == ("deadline", (7,))
+
+
+@pytest.mark.parametrize("stopped", [None, "whim", ["deadline"], 1])
+def test_an_end_that_tells_of_no_stop_was_none(job: Path, stopped: object) -> None:
+    spawned(job)
+    records.replace(str(job), records.EXIT, EXIT | ({} if stopped is None else {"stopped": stopped}))
+    ended = look(job, RUNNING).ended
+    assert ended is not None
+    assert ended.stopped is None
+
+
 def test_an_engine_that_has_lost_sight_of_a_living_job_is_not_believed(job: Path) -> None:
     spawned(job, beat_seconds_ago=SILENT_SECONDS - 5)
     assert [look(job, word).seen for word in WORDS] == [Seen.RUNNING] * len(WORDS)
