@@ -68,6 +68,7 @@ STDLIB_ONLY = {
     "engines.inotify",
     "engines.keeper",
     "engines.keeper_job",
+    "engines.keeper_line",
     "engines.keeper_loop",
     "engines.keeper_output",
     "engines.keeper_spawn",

@@ -15,6 +15,7 @@ KEEPER_FILES: Final = (
     "keeper.py",
     "inotify.py",
     "keeper_job.py",
+    "keeper_line.py",
     "keeper_loop.py",
     "keeper_output.py",
     "keeper_spawn.py",

@@ -149,7 +149,8 @@ class JobKeeper(keeper_loop.Keeper):
             if deadline is not None and deadline <= 0:
                 self._record_overdue()
                 return UNKNOWN_STATUS
-            self.passed = self._open(orders)
+            given = self._open(orders)
+            self.line.give(given)
         except (OSError, KeyError, ValueError) as error:
             why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{ORDERS}: {error!r}"
             self._record_refusal(f"on {os.uname().nodename}: {why}")
@@ -163,7 +164,7 @@ class JobKeeper(keeper_loop.Keeper):
             deadline,
             orders.grace,
             orders.limit,
-            len(self.passed),
+            len(given),
         )
         self.environments.clear()
         self.beat_ns = processes.boottime_ns() + BEAT_NS  # until then the claim is the sign of life

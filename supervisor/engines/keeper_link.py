@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from supervisor.engines import keeper, keeper_loop
+from supervisor.engines import keeper, keeper_line
 from supervisor.errors import LaunchFailed
 from supervisor.forking import tell_in_child
 
@@ -88,7 +88,7 @@ class KeeperLink:
             await self._greeted.wait()
         if not self.alive and not patience.cancelled_caught:
             return  # it was killed on its way up
-        if patience.cancelled_caught or self._protocol != keeper_loop.PROTOCOL:
+        if patience.cancelled_caught or self._protocol != keeper_line.PROTOCOL:
             self.close()
             if self._protocol:
                 message = "the keeper is of another version: the package was replaced under a running process"

@@ -1,35 +1,13 @@
 """What the keeper does: launch, record, watch, stop, reap; one loop, one thread.
 
-Standard library only; see ``keeper.py`` for how it is started. The supervisor speaks to it over
-a socket pair in frames: four bytes of length, then a ``marshal``-ed list of messages (both ends
-are the same interpreter, and versions are compared in the greeting). Descriptors travel with the
-frame that needs them.
-
-From the supervisor::
-
-    ("env", token, {bytes: bytes})               an environment to refer to
-    ("drop_env", token)
-    ("launch", token, job directory, argv, env token, env changes, deadline seconds or None,
-        grace seconds, output limit, number of descriptors)      workspace[, stdin]
-    ("stop", token, why, by)
-
-To the supervisor::
-
-    ("hello", PROTOCOL, pid, start)
-    ("launched", token, pid, start, started wall ns, started boot ns, deadline boot ns or None)
-    ("failed", token, status, message, claimed by somebody else)
-    ("exit", token, exit code, signal, ended wall ns, ended boot ns, cpu seconds, max rss,
-        why stopped or None, survivors)
-
-When the supervisor is gone its jobs go on, and so does everything here, the deadlines now
-without the delay that leaves them to the supervisor first.
+Standard library only; see ``keeper.py`` for how it is started and ``keeper_line`` for what is said on the
+line to its supervisor. When the supervisor is gone its jobs go on, and so does everything here, the deadlines
+now without the delay that leaves them to the supervisor first.
 """
 
 from __future__ import annotations
 
-import _socket
 import errno
-import marshal
 import os
 import select
 import signal
@@ -39,8 +17,9 @@ from heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import keeper_output, keeper_spawn, processes, records, trees
+    from supervisor.engines import keeper_line, keeper_output, keeper_spawn, processes, records, trees
 else:  # run by keeper.py, outside the package
+    import keeper_line
     import keeper_output
     import keeper_spawn
     import processes
@@ -49,12 +28,10 @@ else:  # run by keeper.py, outside the package
 if TYPE_CHECKING:
     from typing import Any, Final
 
-__all__ = ["BACKSTOP_NS", "PROTOCOL", "Keeper"]
+__all__ = ["BACKSTOP_NS", "Keeper"]
 
-PROTOCOL: Final = 1
 BACKSTOP_NS: Final = 2_000_000_000
 _LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
-_MOST_DESCRIPTORS: Final = 250
 # Few launches at once are answered one by one, so that the supervisor has something to do meanwhile; of many, each
 # answer of its own would only wake it once more.
 _ANSWER_AFTER: Final = 4
@@ -95,8 +72,7 @@ class Keeper:
     def __init__(self, root: str) -> None:
         """Take over standard input as the socket, and prepare to spawn."""
         self.root = root
-        self.socket: _socket.socket | None = _socket.socket(fileno=os.dup(0))
-        self.socket.setblocking(False)
+        self.line = keeper_line.Line(os.dup(0))
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for standard in (0, 1, 2):
             os.dup2(self.null, standard)
@@ -113,10 +89,6 @@ class Keeper:
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = keeper_output.Outputs()
         self.unwritten: list[tuple[str, str, dict[str, object]]] = []
-        self.inbox = bytearray()
-        self.passed: list[int] = []
-        self.outbox: list[tuple[object, ...]] = []
-        self.unsent = b""
         self.ticks_agree = True
         self.ticks_checked = False
         self.wake = self._watch_signals()
@@ -145,21 +117,21 @@ class Keeper:
         """Keep jobs until the supervisor is gone and the last job is settled."""
         poll = self.poll
         poll.register(self.wake, select.POLLIN)
-        assert self.socket is not None  # noqa: S101  # it is closed in this loop only
-        connection = self.socket.fileno()
+        assert self.line.socket is not None  # noqa: S101  # it is closed in this loop only
+        connection = self.line.socket.fileno()
         poll.register(connection, select.POLLIN)
         hears = False
-        self.outbox.append(("hello", PROTOCOL, self.pid, self.start))
-        while self.socket is not None or self.slots or self.unwritten:
+        self.line.say("hello", keeper_line.PROTOCOL, self.pid, self.start)
+        while self.line.socket is not None or self.slots or self.unwritten:
             try:
-                self._send()
-                if self.socket is None:
+                self.line.send()
+                if self.line.socket is None:
                     if connection >= 0:
                         poll.unregister(connection)
                         connection = -1
                         continue
                 else:
-                    poll.modify(connection, select.POLLIN | (select.POLLOUT if self.unsent else 0))
+                    poll.modify(connection, select.POLLIN | (select.POLLOUT if self.line.unsent else 0))
                 if self.outputs.descriptor >= 0 and not hears:
                     hears = True
                     poll.register(self.outputs.descriptor, select.POLLIN)
@@ -178,7 +150,7 @@ class Keeper:
     def _timeout_ms(self) -> int:
         due = [when for when in (self.killer.next_ns, self.outputs.next_ns) if when is not None]
         if self.deadlines:
-            due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.socket is not None else 0))
+            due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.line.socket is not None else 0))
         wait = _LOOK_AGAIN_MS if not self.unwritten else 1000
         if due:
             wait = min(wait, max(0, -(-(min(due) - processes.boottime_ns()) // 1_000_000)))
@@ -196,7 +168,7 @@ class Keeper:
 
     def _on_time(self) -> None:
         now = processes.boottime_ns()
-        late = BACKSTOP_NS if self.socket is not None else 0
+        late = BACKSTOP_NS if self.line.socket is not None else 0
         while self.deadlines and self.deadlines[0][0] + late <= now:
             slot = self.slots.get(heappop(self.deadlines)[1])
             if slot is not None and slot.exit is None:
@@ -221,7 +193,7 @@ class Keeper:
             self._signalled()
         if any(descriptor != self.wake and events & ~select.POLLOUT for descriptor, events in ready):
             self._receive()
-        self._send()
+        self.line.send()
 
     def _record(self, directory: str, name: str, record: dict[str, object]) -> None:
         """Write a record; if the disk is full, again every second until it can be written."""
@@ -256,74 +228,19 @@ class Keeper:
 
     # ------------------------------------------------------------ the supervisor's end
 
-    def _send(self) -> None:
-        if self.socket is None:
-            self.outbox.clear()
-            return
-        if self.outbox:
-            data = marshal.dumps(self.outbox)
-            self.unsent += len(data).to_bytes(4, "little") + data
-            self.outbox = []
-        if self.unsent:
-            try:
-                self.unsent = self.unsent[self.socket.send(self.unsent) :]
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._disconnect()
-
-    def _disconnect(self) -> None:
-        if self.socket is not None:
-            self.socket.close()
-            self.socket = None
-        for descriptor in self.passed:
-            os.close(descriptor)
-        self.passed = []
-        self.unsent = b""
-
     def _receive(self) -> None:
         # Descriptors keep the frames that they come with apart, so there may be one launch in each.
         for _ in range(_ANSWER_AFTER):
-            if self.socket is None or not self._receive_some(self.socket):
+            messages = self.line.receive()
+            if messages is None:
                 return
-
-    def _receive_some(self, connection: _socket.socket) -> bool:
-        space = _socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
-        try:
-            data, ancillary, flags, _ = connection.recvmsg(1 << 18, space, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
-        except BlockingIOError:
-            return False
-        except OSError:
-            data, ancillary, flags = b"", [], 0
-        for level, kind, payload in ancillary:
-            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                whole = len(payload) - len(payload) % 4
-                self.passed += memoryview(payload[:whole]).cast("i").tolist()
-        if not hasattr(_socket, "MSG_CMSG_CLOEXEC"):
-            for descriptor in self.passed:
-                os.set_inheritable(descriptor, False)
-        lost = bool(flags & _socket.MSG_CTRUNC)
-        if not data:
-            self._disconnect()
-            return False
-        self.inbox += data
-        while len(self.inbox) >= 4:
-            end = 4 + int.from_bytes(self.inbox[:4], "little")
-            if len(self.inbox) < end:
-                break
-            messages = marshal.loads(bytes(self.inbox[4:end]))  # noqa: S302  # from our own supervisor only
-            del self.inbox[:end]
             answer_after = max(1, min(len(messages) // 2, _ANSWER_AFTER))
             for number, message in enumerate(messages, 1):
                 self._handle(message)
                 if number % answer_after == 0:
                     self._signalled()
-                    self._send()
-            if lost:  # we had no descriptors left to receive them all; what came may be another's
-                for descriptor in self.passed:
-                    os.close(descriptor)
-                self.passed = []
-        return True
+                    self.line.send()
+            self.line.forget_lost()
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         what, token, *rest = message
@@ -332,7 +249,7 @@ class Keeper:
                 self._launch(token, *rest)
             except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
                 self._log()
-                self.outbox.append(("failed", token, 125, f"the keeper failed: {error!r}", False))
+                self.line.say("failed", token, 125, f"the keeper failed: {error!r}", False)
         elif what == "stop":
             slot = self.slots.get(token)
             if slot is not None and slot.exit is None:
@@ -356,11 +273,11 @@ class Keeper:
         limit: int,
         descriptors: int,
     ) -> None:
-        passed, self.passed = self.passed[:descriptors], self.passed[descriptors:]
+        passed = self.line.take(descriptors)
         opened: list[int] = []
         try:
             if not self._take_claim(directory):
-                self.outbox.append(("failed", token, 125, "it was claimed by somebody else", True))
+                self.line.say("failed", token, 125, "it was claimed by somebody else", True)
                 return
             self.claimed = directory
             if len(passed) < descriptors:
@@ -383,7 +300,7 @@ class Keeper:
                 records.EXIT,
                 {"launch_error": error.message, "launch_status": error.status, "ended_ns": time.time_ns()},
             )
-            self.outbox.append(("failed", token, error.status, error.message, False))
+            self.line.say("failed", token, error.status, error.message, False)
             return
         finally:
             for descriptor in (*passed, *opened):
@@ -411,7 +328,7 @@ class Keeper:
                 "ticks": self.ticks_agree,
             },
         )
-        self.outbox.append(("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline))
+        self.line.say("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline)
 
     def _take_claim(self, directory: str) -> bool:
         return records.take_claim(directory, self.claim, self.claimed)
@@ -599,7 +516,7 @@ class Keeper:
     def _settled(self, slot: Slot, survivors: list[int]) -> None:
         del self.slots[slot.token]
         assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
-        self.outbox.append(("exit", slot.token, *slot.exit, slot.why, survivors))
+        self.line.say("exit", slot.token, *slot.exit, slot.why, survivors)
 
 
 def _heard(_number: int, _frame: object) -> None:
