@@ -442,7 +442,7 @@ class LocalEngine:
                     if seen.launched is not None:
                         handle.launched = seen.launched
                     if seen.to_stop is not None:
-                        await self._stop_directly(handle.directory, seen.to_stop, "nobody else was there")
+                        await self._trees.stop(handle.directory, seen.to_stop, "nobody else was there")
                         continue
                     patience = _LOOK_AT_OUTPUT_SECONDS if seen.unkept else _LOOK_AGAIN_SECONDS
                     if self._watch_processes(handle, watched, pokers) or not told:
@@ -522,7 +522,7 @@ class LocalEngine:
             with trio.move_on_after(patience):
                 await handle.finished.wait()
                 return
-        await self._stop_directly(handle.directory, why, by)
+        await self._trees.stop(handle.directory, why, by)
         if self._handles.pop(handle.token, None) is not None:
             self._watch(handle)  # its keeper may never say how it ended
 
@@ -534,36 +534,17 @@ class LocalEngine:
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
                 log.warning("job_not_stopped", job_id=os.path.basename(handle.directory), error=str(error))
                 if evidence.recorded_process(handle.directory):
-                    await self._stop_directly(handle.directory, why, by)
+                    await self._trees.stop(handle.directory, why, by)
                     return
                 await trio.sleep(_LOOK_BLINDLY_SECONDS)
                 continue
             if cancel.until is None:
                 return  # it will not be launched, and whoever watches sees the exit record
             if tree is not None:
-                await self._end(tree)
+                await self._trees.end(tree)
                 return
             with trio.move_on_after(cancel.until - time.monotonic()):
                 await handle.finished.wait()
-
-    async def _stop_directly(self, directory: str, why: str, by: str) -> None:
-        try:
-            request = stopping.request_stop(directory, why, by)
-        except OSError as error:  # a full disk must not keep a job alive
-            log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
-            request = {"why": why}
-        process = evidence.recorded_process(directory)
-        if not process:
-            await trio.to_thread.run_sync(evidence.adopt_marked, directory)
-            process = evidence.recorded_process(directory)
-        if process:
-            await self._end(stopping.Tree(directory, process, request))
-
-    async def _end(self, tree: stopping.Tree) -> None:
-        await self._trees.end(tree)
-        give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
-        while not stopping.is_noted(tree, patience_is_over=trio.current_time() > give_up):  # noqa: ASYNC110  # another process is waited for, maybe in vain
-            await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
 
 
 def _environment() -> Mapping[bytes, bytes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import trio
 
-from supervisor.engines import processes, stopping, trees
+from supervisor import log
+from supervisor.engines import evidence, processes, stopping, trees
 
 __all__ = ["Trees"]
 
@@ -21,8 +23,22 @@ class Trees:
         self._waiting: dict[trees.Stop, Callable[[], None]] = {}
         self._wake = trio.Event()
 
+    async def stop(self, directory: str, why: str, by: str) -> None:
+        """Put on record that a job is to be stopped, and end its tree; nothing where no process can be found."""
+        try:
+            request = stopping.request_stop(directory, why, by)
+        except OSError as error:  # a full disk must not keep a job alive
+            log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
+            request = {"why": why}
+        process = evidence.recorded_process(directory)
+        if not process:
+            await trio.to_thread.run_sync(evidence.adopt_marked, directory)
+            process = evidence.recorded_process(directory)
+        if process:
+            await self.end(stopping.Tree(directory, process, request))
+
     async def end(self, tree: stopping.Tree) -> None:
-        """End one tree, note that it is gone, and return."""
+        """End one tree, note that it is gone, and return once whoever sees its leader end has noted that too."""
         stop = stopping.make_stop(tree)
         gone = trio.Event()
         self._waiting[stop] = gone.set
@@ -30,6 +46,9 @@ class Trees:
         self._wake.set()
         await gone.wait()
         stopping.note_gone(tree, stop)
+        give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
+        while not stopping.is_noted(tree, patience_is_over=trio.current_time() > give_up):  # noqa: ASYNC110  # another process is waited for, maybe in vain
+            await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
 
     async def serve(self) -> None:
         """End what is asked for, until cancelled."""
