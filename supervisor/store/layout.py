@@ -98,6 +98,14 @@ def _remove_job(path: str) -> None:
     remove_tree(path)
 
 
+def _if_ours(directory: str) -> os.stat_result | None:
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return None
+    return found if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
+
+
 class Layout:
     """A state root that was found safe to use.
 
@@ -207,7 +215,11 @@ class Layout:
 
     def is_sound(self, workspace: str, job_id: str) -> bool:
         """Whether the job directory is there, as a directory of ours and not through a symlink."""
-        return self._is_sound_above(workspace) and self._is_ours(self.job(workspace, job_id))
+        return self.look_at(workspace, job_id) is not None
+
+    def look_at(self, workspace: str, job_id: str) -> os.stat_result | None:
+        """Return the job directory as it is now if it is sound, else ``None``."""
+        return _if_ours(self.job(workspace, job_id)) if self._is_sound_above(workspace) else None
 
     def soundness(self) -> Callable[[str, str], bool]:
         """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once."""
@@ -216,7 +228,7 @@ class Layout:
         def is_sound(workspace: str, job_id: str) -> bool:
             if workspace not in above:
                 above[workspace] = self._is_sound_above(workspace)
-            return above[workspace] and self._is_ours(self.job(workspace, job_id))
+            return above[workspace] and _if_ours(self.job(workspace, job_id)) is not None
 
         return is_sound
 
@@ -225,14 +237,6 @@ class Layout:
             return stat.S_ISDIR(os.lstat(f"{self.root}/{workspace}").st_mode)
         except OSError:
             return False
-
-    @staticmethod
-    def _is_ours(directory: str) -> bool:
-        try:
-            found = os.lstat(directory)
-        except OSError:
-            return False
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
     def find(self, job_id: str) -> str | None:
         """Return the workspace key under which a job directory stands, if there is one."""

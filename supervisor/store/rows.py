@@ -39,9 +39,8 @@ COLUMNS: Final = (
 )
 
 _POLL_AFTER_MS: Final = 1000
-_UNKNOWN_YET: Final[Mapping[str, Any]] = dict.fromkeys(
-    ("cost_usd", "detail", "exit_code", "signal", "cpu_seconds", "max_rss_bytes"),
-)
+_MOST_RECENT: Final = 256
+"""Rows of live jobs of which it is remembered what of them lasts: 1 KiB each, too much for every running job."""
 _LAST_NS: Final = 2**63 - 1
 """The last moment that SQLite can hold, in the year 2262."""
 
@@ -305,6 +304,9 @@ def size_of(directory: str, name: str) -> int:
         return 0
 
 
+_recent: dict[str, tuple[Row, dict[str, Any]]] = {}
+
+
 def job_of(
     row: Row,
     directory: str,
@@ -317,48 +319,74 @@ def job_of(
     """Return the job that a row describes; a live one with its sizes as they are now."""
     if row.shown is not None and damage is None:
         return row.shown
-    request = row.request
+    known = _recent.get(row.job_id)
+    if known is not None and known[0] is row:
+        lasting = known[1]
+    else:
+        lasting = _lasting(row)
+        if row.completed_ns is None:
+            if len(_recent) >= _MOST_RECENT:
+                _recent.clear()
+            _recent[row.job_id] = row, lasting
     ended = None if row.completed_ns is None else row.ended
-    how = _UNKNOWN_YET if ended is None else ended
-    state = State(row.state)
-    begun_ns = row.created_ns if row.started_ns is None else row.started_ns
-    deadline = request["deadline_seconds"]
-    clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
-    job = Job(
-        job_id=row.job_id,
-        kind=row.kind,
-        status=state,
-        reason=None if ended is None else Reason(ended["reason"]),
-        workspace=request["workspace"],
-        argv=tuple(request["argv"]),
-        labels=request["labels"],
-        created_at=from_ns(row.created_ns),
-        started_at=None if row.started_ns is None else from_ns(row.started_ns),
-        completed_at=None if ended is None else from_ns(row.completed_ns or 0),
-        elapsed_ms=max(0, ((row.completed_ns or time.time_ns()) - begun_ns) // 1_000_000),
-        deadline_seconds=deadline,
-        deadline_at=None if deadline is None or clock_ns is None else from_ns(clock_ns + int(deadline * 1e9)),
-        ttl_seconds=request["ttl_seconds"],
-        expires_at=None if ended is None or row.expires_ns is None else from_ns(row.expires_ns),
-        poll_after_ms=_POLL_AFTER_MS if ended is None else None,
-        result_available=ended is not None and state is State.DONE,
-        cost_usd=how["cost_usd"],
-        detail=how["detail"] or damage,
-        stop_requested=stop_requested if ended is None else None,
-        progress=progress if ended is None else None,
-        queue_reason=queue_reason if state is State.QUEUED else None,
-        engine=request.get("engine", "local"),
-        pid=row.pid,
-        exit_code=how["exit_code"],
-        signal=how["signal"],
-        stdout_bytes=size_of(directory, records.STDOUT) if ended is None else ended["stdout_bytes"],
-        stderr_bytes=size_of(directory, records.STDERR) if ended is None else ended["stderr_bytes"],
-        cpu_seconds=how["cpu_seconds"],
-        max_rss_bytes=how["max_rss_bytes"],
-    )
-    if ended is not None and damage is None:
+    if ended is None:
+        begun_ns = row.created_ns if row.started_ns is None else row.started_ns
+        return Job(
+            **lasting,
+            elapsed_ms=max(0, (time.time_ns() - begun_ns) // 1_000_000),
+            detail=damage,
+            stop_requested=stop_requested,
+            progress=progress,
+            queue_reason=queue_reason if row.state == State.QUEUED.value else None,
+            stdout_bytes=size_of(directory, records.STDOUT),
+            stderr_bytes=size_of(directory, records.STDERR),
+        )
+    job = Job(**lasting, detail=ended["detail"] or damage)
+    if damage is None:
         row.shown = job
     return job
+
+
+def _lasting(row: Row) -> dict[str, Any]:
+    """Return what of the job that a row describes stays as it is for as long as the row does."""
+    request = row.request
+    deadline = request["deadline_seconds"]
+    clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
+    lasting: dict[str, Any] = {
+        "job_id": row.job_id,
+        "kind": row.kind,
+        "status": State(row.state),
+        "workspace": request["workspace"],
+        "argv": tuple(request["argv"]),
+        "labels": request["labels"],
+        "created_at": from_ns(row.created_ns),
+        "started_at": None if row.started_ns is None else from_ns(row.started_ns),
+        "deadline_seconds": deadline,
+        "deadline_at": None if deadline is None or clock_ns is None else from_ns(clock_ns + int(deadline * 1e9)),
+        "ttl_seconds": request["ttl_seconds"],
+        "engine": request.get("engine", "local"),
+        "pid": row.pid,
+    }
+    ended = None if row.completed_ns is None else row.ended
+    if ended is None:
+        return {**lasting, "poll_after_ms": _POLL_AFTER_MS}
+    begun_ns = row.created_ns if row.started_ns is None else row.started_ns
+    completed_ns = row.completed_ns or 0
+    return {
+        **lasting,
+        "reason": Reason(ended["reason"]),
+        "completed_at": from_ns(completed_ns),
+        "elapsed_ms": max(0, (completed_ns - begun_ns) // 1_000_000),
+        "expires_at": None if row.expires_ns is None else from_ns(row.expires_ns),
+        "result_available": row.state == State.DONE.value,
+        "cost_usd": ended["cost_usd"],
+        "exit_code": ended["exit_code"],
+        "signal": ended["signal"],
+        "stdout_bytes": ended["stdout_bytes"],
+        "stderr_bytes": ended["stderr_bytes"],
+        "cpu_seconds": ended["cpu_seconds"],
+        "max_rss_bytes": ended["max_rss_bytes"],
+    }
 
 
 def error_of(row: Row) -> ErrorInfo | None:

@@ -573,11 +573,16 @@ def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Cal
     assert after is not None
     assert (after.fetched, row.fetched) == (1, 0)
     live = make(catalog)
-    assert catalog.index.get(live.job_id) is not catalog.index.get(live.job_id)
+    seen = catalog.index.get(live.job_id)
+    assert catalog.index.get(live.job_id) is seen
+    other.index.write(lambda: other.index.set_launched(live.job_id, Launched(pid=2, started_ns=3)))
+    now = catalog.index.get(live.job_id)
+    assert now is not None
+    assert (now.pid, now.started_ns) == (2, 3)
     for _ in range(3):
-        catalog.index._finished |= dict.fromkeys(map(str, range(index._MOST_REMEMBERED)), ((), after))
+        catalog.index._known |= dict.fromkeys(map(str, range(index._MOST_REMEMBERED)), ((), after))
         make(catalog, ended=0)
-        assert len(catalog.index._finished) < 3
+        assert len(catalog.index._known) < 3
 
 
 # ---------------------------------------------------------------- several at once
