@@ -304,9 +304,12 @@ class Catalog:
             JobNotFound: there is none of this id.
         """
         row = self.row(job_id)
-        if row.finished and not self.layout.is_sound(row.workspace_key, job_id) and self._in_trash(job_id):
-            self._delete_row(row)  # whoever was forgetting it was interrupted
-            return self.job(self.row(job_id))
+        if row.finished:
+            if self.layout.is_sound(row.workspace_key, job_id):
+                return job_of(row, self.directory(row))
+            if self._in_trash(job_id):
+                self._delete_row(row)  # whoever was forgetting it was interrupted
+                return self.job(self.row(job_id))
         return self.job(*self.settled(row), read=_MOST_TO_READ if progress else 0)
 
     def now(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job:

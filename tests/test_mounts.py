@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import builtins
-import io
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from supervisor import mounts
 
+NO_DISK = os.makedev(0, 42)
 ROOT = "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 
 
@@ -17,12 +18,7 @@ ROOT = "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 def table(monkeypatch: pytest.MonkeyPatch) -> Any:
     def mounted(*lines: str) -> None:
         text = ROOT + "".join(f"30 22 0:1 / {line} x rw\n" for line in lines)
-        real = builtins.open
-
-        def fake(path: Any, *rest: Any, **named: Any) -> Any:
-            return io.StringIO(text) if path == "/proc/self/mountinfo" else real(path, *rest, **named)
-
-        monkeypatch.setattr(builtins, "open", fake)
+        monkeypatch.setattr(mounts, "_table", lambda: text)
 
     return mounted
 
@@ -56,5 +52,19 @@ def test_without_a_mount_table_everything_may_hang(monkeypatch: pytest.MonkeyPat
     def refuse(*_: Any, **__: Any) -> Any:
         raise FileNotFoundError
 
-    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(mounts, "_table", refuse)
     assert mounts.may_hang()
+    assert (mounts.file_system_of("/"), mounts.network_of("/", NO_DISK)) == ("", "")
+
+
+def test_the_network_file_system_that_holds_a_path(table: Any) -> None:
+    table("/mnt/far rw - nfs4", "/mnt/far/near rw - xfs")
+    places = ("/mnt/far/away", "/mnt/far/near/by", "/elsewhere")
+    assert [mounts.network_of(path, NO_DISK) for path in places] == ["nfs4", "", ""]
+    assert mounts.network_of("/mnt/far/away", os.makedev(254, 0)) == ""
+
+
+def test_the_table_is_that_of_the_kernel() -> None:
+    if not Path("/proc/self/mountinfo").exists():
+        pytest.skip("there is none here")
+    assert mounts._table() == Path("/proc/self/mountinfo").read_text(errors="surrogateescape")

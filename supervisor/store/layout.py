@@ -27,7 +27,7 @@ from typing import Final
 
 from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
-from supervisor.mounts import NETWORK, file_system_of
+from supervisor.mounts import network_of
 
 __all__ = ["TASKS", "Layout", "encodable", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
 
@@ -118,17 +118,24 @@ class Layout:
         """Create the root if it is missing, and check it."""
         self.root = os.path.realpath(root)
         try:
-            os.makedirs(os.path.dirname(self.root), exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.root, 0o700)
-                os.chmod(self.root, 0o700)  # a umask may have taken away what we need ourselves
-            found = os.stat(self.root)
+            try:
+                found = os.stat(self.root)
+            except FileNotFoundError:
+                found = self._make_root()
             self._check(found)
             for name in (_OWNERS, _TRASH):
-                self._make(f"{self.root}/{name}")
+                if not self._is_directory(name):
+                    self._make(f"{self.root}/{name}")
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
         self._known_workspaces: set[str] = set()
+
+    def _make_root(self) -> os.stat_result:
+        os.makedirs(os.path.dirname(self.root), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.root, 0o700)
+            os.chmod(self.root, 0o700)  # a umask may have taken away what we need ourselves
+        return os.stat(self.root)
 
     def _check(self, found: os.stat_result) -> None:
         if not stat.S_ISDIR(found.st_mode):
@@ -140,8 +147,8 @@ class Layout:
         if found.st_mode & 0o077:
             message = f"the state root {self.root} is open to others (mode {stat.S_IMODE(found.st_mode):04o})"
             raise StateUnsafe(message, repair=f"If nobody tampered with it: chmod 700 {self.root}")
-        kind = file_system_of(self.root)
-        if kind in NETWORK:
+        kind = network_of(self.root, found.st_dev)
+        if kind:
             message = (
                 f"the state root {self.root} is on a network file system ({kind}), whose locks cannot be relied on"
             )
@@ -219,7 +226,7 @@ class Layout:
 
     def look_at(self, workspace: str, job_id: str) -> os.stat_result | None:
         """Return the job directory as it is now if it is sound, else ``None``."""
-        return _if_ours(self.job(workspace, job_id)) if self._is_sound_above(workspace) else None
+        return _if_ours(self.job(workspace, job_id)) if self._is_directory(workspace) else None
 
     def soundness(self) -> Callable[[str, str], bool]:
         """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once."""
@@ -227,14 +234,14 @@ class Layout:
 
         def is_sound(workspace: str, job_id: str) -> bool:
             if workspace not in above:
-                above[workspace] = self._is_sound_above(workspace)
+                above[workspace] = self._is_directory(workspace)
             return above[workspace] and _if_ours(self.job(workspace, job_id)) is not None
 
         return is_sound
 
-    def _is_sound_above(self, workspace: str) -> bool:
+    def _is_directory(self, name: str) -> bool:
         try:
-            return stat.S_ISDIR(os.lstat(f"{self.root}/{workspace}").st_mode)
+            return stat.S_ISDIR(os.lstat(f"{self.root}/{name}").st_mode)
         except OSError:
             return False
 

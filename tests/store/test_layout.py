@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from supervisor import mounts
 from supervisor.engines import processes
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
-from supervisor.store import Layout, is_job_id, layout
+from supervisor.store import Layout, is_job_id
 from supervisor.store.layout import new_job_id, state_error, workspace_key
 
 KEY = "repo-0123456789ab"
@@ -79,9 +80,10 @@ def test_a_root_that_is_no_directory_is_refused(tmp_path: Path) -> None:
         Layout(tmp_path / "state")
 
 
-@pytest.mark.parametrize("kind", sorted(layout.NETWORK))
+@pytest.mark.parametrize("kind", sorted(mounts.NETWORK))
 def test_a_root_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(layout, "file_system_of", lambda _: kind)
+    monkeypatch.setattr(mounts, "_table", lambda: f"22 1 0:1 / / rw - {kind} far rw\n")
+    monkeypatch.setattr(os, "major", lambda _: 0)
     with pytest.raises(StateUnsafe, match=kind):
         Layout(tmp_path / "state")
 
