@@ -12,76 +12,82 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from typing import Final
 
 from supervisor.engines import Observation, evidence, processes, records
 
-__all__ = ["SecondLook", "Unended"]
+__all__ = ["SecondLook", "Unended", "look_again"]
 
 _SETTLED_NS: Final = 2_000_000_000
 """Older than that, a directory gets another time by its next change, however coarsely the file system counts."""
 _MOST_JOBS: Final = 4096
 _MOST_KEEPERS: Final = 64
 
+_known: dict[str, tuple[tuple[int, int], tuple[int, int], Observation]] = {}
+"""By job directory: its stamp, its keeper, and what was seen. Of this process, whoever in it looks, in any thread."""
+
+
+def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int], bool]) -> Observation | None:
+    """Return what ``evidence.resolve_kept`` would, without reading again what cannot have changed.
+
+    ``found`` is the job directory as it was a moment ago: since the call that has asked this.
+    """
+    stamp = found.st_ino, found.st_ctime_ns
+    known = _known.get(directory)
+    if known is not None:
+        # Whoever lives now lived when the directory was looked at, and no end was on record there.
+        if known[0] == stamp and lives(*known[1]):
+            return known[2]
+        _known.pop(directory, None)
+    keepers: list[tuple[int, int]] = []
+
+    def asked(pid: int, start: int) -> bool:
+        keepers.append((pid, start))
+        return lives(pid, start)
+
+    seen = evidence.resolve_kept(directory, asked)
+    # A stop is written on in place, which leaves the directory as it was.
+    if seen is not None and seen.stop_requested is None and seen.damage is None and _is_settled(found):
+        if len(_known) >= _MOST_JOBS:
+            _known.clear()
+        _known[directory] = stamp, keepers[0], seen
+    return seen
+
 
 class SecondLook:
-    """Says of a job that it runs in the care of its keeper, and remembers for that what cannot change.
+    """Says of jobs that they run in the care of their keepers, which it holds on to.
 
     To be used by one thread at a time, and closed.
     """
 
     def __init__(self) -> None:
-        """Know nothing yet."""
-        self._jobs: dict[str, tuple[tuple[int, int], _Keeper, Observation]] = {}
+        """Hold nobody yet."""
         self._keepers: dict[tuple[int, int], _Keeper] = {}
-        self._asked_about: _Keeper | None = None
 
     def close(self) -> None:
         """Let go of the keepers."""
-        self._jobs.clear()
         while self._keepers:
             self._keepers.popitem()[1].close()
 
     def look(self, directory: str, found: os.stat_result) -> Observation | None:
         """Return what ``evidence.resolve`` would of a job in the care of its keeper; ``None`` for any other.
 
-        ``found`` is the job directory as it was a moment ago: since the call that has asked this.
+        ``found`` is as for ``look_again``.
         """
-        stamp = found.st_ino, found.st_ctime_ns
-        known = self._jobs.get(directory)
-        if known is not None:
-            # Whoever lives now lived when the directory was looked at, and no end was on record there.
-            if known[0] == stamp and known[1].lives():
-                return known[2]
-            del self._jobs[directory]
-        self._asked_about = None
-        seen = evidence.resolve_kept(directory, self._lives)
-        keeper = self._asked_about
-        # A stop is written on in place, which leaves the directory as it was.
-        is_plain = seen is not None and seen.stop_requested is None and seen.damage is None
-        if seen is not None and is_plain and keeper is not None and _is_settled(found):
-            if len(self._jobs) >= _MOST_JOBS:
-                self._jobs.clear()
-            self._jobs[directory] = stamp, keeper, seen
-        return seen
+        return look_again(directory, found, self._lives)
 
     def _lives(self, pid: int, start: int) -> bool:
         """Whether a keeper lives; who is asked about a second time is held from then on."""
         keeper = self._keepers.get((pid, start))
         if keeper is None:
             while len(self._keepers) >= _MOST_KEEPERS:
-                self._forget(next(iter(self._keepers)))
+                self._keepers.pop(next(iter(self._keepers))).close()
             keeper = self._keepers[pid, start] = _Keeper(pid, start)
-        self._asked_about = keeper
         if keeper.lives():
             return True
-        self._forget((pid, start))
+        self._keepers.pop((pid, start)).close()
         return False
-
-    def _forget(self, identity: tuple[int, int]) -> None:
-        keeper = self._keepers.pop(identity)
-        keeper.close()
-        self._jobs = {directory: known for directory, known in self._jobs.items() if known[1] is not keeper}
 
 
 def _is_settled(found: os.stat_result) -> bool:

@@ -46,6 +46,10 @@ class Index(Connection):
         self._known: dict[str, tuple[tuple[Any, ...], Row]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
+    def share_rows(self, other: Index) -> None:
+        """Remember what another index over the same registry remembers, and the other way round; in any thread."""
+        self._known = other._known
+
     def invalidate(self) -> None:
         """Count anew how many jobs are kept."""
         self._kept.clear()

@@ -188,11 +188,6 @@ class Outcome:
         }
 
 
-def _check(condition: object, what: str) -> None:
-    if not condition:
-        raise ValueError(what)
-
-
 def _is_time(held: object) -> bool:
     return type(held) is int and 0 <= held <= _LAST_NS
 
@@ -201,14 +196,12 @@ def _is_length(held: object) -> bool:
     return type(held) in {int, float} and 0 <= held < math.inf  # type: ignore[operator]  # they are numbers
 
 
-def _is_text(held: object) -> bool:
-    return type(held) is str
-
-
 def _is_key(held: object) -> bool:
     """Whether it is a text that SQLite can hold: one without half surrogate pairs."""
     if type(held) is not str:
         return False
+    if held.isascii():
+        return True
     try:
         held.encode()
     except UnicodeEncodeError:
@@ -218,21 +211,35 @@ def _is_key(held: object) -> bool:
 
 def _check_request(record: Mapping[str, Any]) -> None:
     """Raise ``KeyError`` or ``ValueError`` for what no ``job.json`` of ours holds."""
-    for name in ("job_id", "kind", "digest", "owner"):
-        _check(_is_key(record[name]), name)
-    _check(_is_text(record["workspace"]), "workspace")
-    _check(_is_time(record["created_ns"]), "created_ns")
-    _check(record["idempotency_key"] is None or _is_key(record["idempotency_key"]), "idempotency_key")
-    _check(_is_length(record["ttl_seconds"]), "ttl_seconds")
-    _check(record["deadline_seconds"] is None or _is_length(record["deadline_seconds"]), "deadline_seconds")
-    argv, labels = record["argv"], record["labels"]
-    _check(isinstance(argv, list | tuple) and argv and set(map(type, argv)) == {str}, "argv")  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    _check(isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}, "labels")  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+    argv, labels, key, deadline = (
+        record["argv"],
+        record["labels"],
+        record["idempotency_key"],
+        record["deadline_seconds"],
+    )
+    what = None
+    if not all(map(_is_key, (record["job_id"], record["kind"], record["digest"], record["owner"]))):
+        what = "job_id, kind, digest or owner"
+    elif type(record["workspace"]) is not str:
+        what = "workspace"
+    elif not _is_time(record["created_ns"]):
+        what = "created_ns"
+    elif not (key is None or _is_key(key)):
+        what = "idempotency_key"
+    elif not _is_length(record["ttl_seconds"]):
+        what = "ttl_seconds"
+    elif not (deadline is None or _is_length(deadline)):
+        what = "deadline_seconds"
+    elif not (isinstance(argv, list | tuple) and argv and set(map(type, argv)) == {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        what = "argv"
+    elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+        what = "labels"
+    if what is not None:
+        raise ValueError(what)
 
 
-_NUMBERS: Final = ("seq", "created_ns", "fetched")
-_MAYBE_NUMBERS: Final = ("started_ns", "completed_ns", "expires_ns", "pid", "deadline_boot_ns")
 _STATES: Final = frozenset(state.value for state in State)
+_MAYBE_NUMBER: Final = frozenset({int, NoneType})
 _UNFINISHED: Final = frozenset({State.QUEUED.value, State.RUNNING.value})
 _REASONS: Final = frozenset(reason.value for reason in Reason)
 
@@ -243,25 +250,42 @@ def check_row(row: Row) -> None:
     Raises:
         KeyError, TypeError, ValueError: it is damaged, and so is the registry that it stands in.
     """
-    _check(all(type(getattr(row, name)) is int for name in _NUMBERS), "a number")
-    _check(all(type(getattr(row, name)) in {int, NoneType} for name in _MAYBE_NUMBERS), "a number or nothing")
-    _check(row.state in _STATES and row.finished == (row.state not in _UNFINISHED), "state")
-    _check_request(row.request)
-    _check(row.job_id == row.request["job_id"] and row.kind == row.request["kind"], "job_id")
-    _check(row.created_ns == row.request["created_ns"] and _is_text(row.workspace_key), "created_ns")
-    _check(_is_text(row.owner) and row.idempotency_key in {None, row.request["idempotency_key"]}, "owner")
-    ended = row.ended
-    _check((ended is None) is (row.completed_ns is None), "outcome")
-    if ended is not None:
-        _check(ended["reason"] in _REASONS, "reason")
-        _check((ended["reason"] == Reason.EXITED.value) is (row.state == State.DONE.value), "reason")
-        _check(type(ended["exit_code"]) in {int, NoneType} and type(ended["signal"]) in {int, NoneType}, "exit_code")
-        _check(type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int, "stdout_bytes")
-        for name in ("cost_usd", "cpu_seconds"):
-            _check(ended[name] is None or _is_length(ended[name]), name)
-        _check(type(ended["max_rss_bytes"]) in {int, NoneType}, "max_rss_bytes")
-        _check(type(ended["detail"]) in {str, NoneType}, "detail")
+    request = row.request
+    _check_request(request)
+    numbers = {type(row.seq), type(row.created_ns), type(row.fetched)}
+    maybe = {type(row.started_ns), type(row.completed_ns), type(row.expires_ns), type(row.pid)}
+    what = None
+    if numbers != {int} or not {*maybe, type(row.deadline_boot_ns)} <= _MAYBE_NUMBER:
+        what = "a number"
+    elif not (row.state in _STATES and row.finished == (row.state not in _UNFINISHED)):
+        what = "state"
+    elif not (row.job_id == request["job_id"] and row.kind == request["kind"]):
+        what = "job_id"
+    elif not (row.created_ns == request["created_ns"] and type(row.workspace_key) is str):
+        what = "created_ns"
+    elif not (type(row.owner) is str and row.idempotency_key in {None, request["idempotency_key"]}):
+        what = "owner"
+    elif (row.ended is None) is not (row.completed_ns is None):
+        what = "outcome"
+    elif row.ended is not None:
+        what = _wrong_in(row.ended, row.state)
         error_of(row)
+    if what is not None:
+        raise ValueError(what)
+
+
+def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
+    """Return what nobody can have written of an outcome."""
+    reason = ended["reason"]
+    if not (reason in _REASONS and (reason == Reason.EXITED.value) is (state == State.DONE.value)):
+        return "reason"
+    if not {type(ended["exit_code"]), type(ended["signal"]), type(ended["max_rss_bytes"])} <= _MAYBE_NUMBER:
+        return "exit_code, signal or max_rss_bytes"
+    if not type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int:
+        return "stdout_bytes"
+    if not all(ended[name] is None or _is_length(ended[name]) for name in ("cost_usd", "cpu_seconds")):
+        return "cost_usd or cpu_seconds"
+    return None if type(ended["detail"]) in {str, NoneType} else "detail"
 
 
 def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours: bool = False) -> Row:

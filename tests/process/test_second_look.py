@@ -27,6 +27,7 @@ _A_WHILE_NS = 50_000_000
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_look, "_SETTLED_NS", _A_WHILE_NS)
+    monkeypatch.setattr(second_look, "_known", {})
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def remembered(world: World, host: Host) -> str:
     pass_a_while(world.job(job_id))
     for _ in range(2):
         assert world.catalog.status(job_id).status == "running"
-    assert str(world.job(job_id)) in world.catalog._second_look._jobs
+    assert str(world.job(job_id)) in second_look._known
     return job_id
 
 
@@ -84,7 +85,7 @@ def test_a_fresh_directory_is_read_every_time(world: World, host: Host, monkeypa
     job_id = host.start("sleep", "600")
     for _ in range(3):
         assert world.catalog.status(job_id).status == "running"
-    assert not world.catalog._second_look._jobs
+    assert not second_look._known
 
 
 def test_the_end_is_seen_once_it_is_on_record(world: World, host: Host) -> None:
@@ -103,7 +104,7 @@ def test_a_keeper_that_was_killed_vouches_for_nobody(world: World, host: Host) -
     world.stop(world.hold(host.pid))  # which would take over
     keeper.kill()
     assert world.catalog.status(job_id).status == "running"  # by its own identity
-    assert not world.catalog._second_look._jobs
+    assert not second_look._known
     leader.kill()
     assert leader.reaped()
     host.kill()
@@ -156,7 +157,7 @@ def test_a_keeper_is_held_by_one_descriptor_until_the_catalog_is_closed(world: W
             job_id = host.start("sleep", "600")
             pass_a_while(world.job(job_id))
             catalog.list()
-        assert len(catalog._second_look._jobs) == 3
+        assert len(second_look._known) == 3
         assert pidfds() == before + 1
     assert pidfds() == before
 
@@ -195,11 +196,10 @@ def test_only_so_many_are_remembered(world: World, host: Host, monkeypatch: pyte
             assert seen is not None
             assert seen.seen is Seen.RUNNING
             assert unended.is_unended(str(directory))
-        assert len(look._jobs) == len(unended._stamps) == 1
+        assert len(second_look._known) == len(unended._stamps) == 1
     own = processes.own_identity()
     assert look._lives(*own)
     assert list(look._keepers) == [own]
-    assert not look._jobs  # whose keeper was let go
     look.close()
 
 
@@ -209,7 +209,7 @@ def test_without_pidfds_the_process_table_is_asked(world: World, host: Host, mon
     world.stop(world.hold(host.pid))
     world.keeper(job_id).kill()
     assert world.catalog.status(job_id).status == "running"
-    assert not world.catalog._second_look._jobs
+    assert not second_look._known
 
 
 # ---------------------------------------------------------------- an own job
