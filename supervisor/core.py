@@ -469,7 +469,8 @@ class Supervisor:
         Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
         kind may report a few times a second, ``previous`` is the state that it is in; of what was not
         fetched by then only the latest is kept. The iterator holds at most 256 events: a reader that is
-        too slow misses the oldest, is told how many (``lagged``), and never delays anybody.
+        too slow misses the oldest, is told how many (``lagged``), and never delays anybody. Each step of it can
+        be cancelled; of events that are there already it may give 16 before other tasks get their turn.
         """
         self._gate.check_open()
         if job_id is not None:
