@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Final
 
-__all__ = ["file_system_of", "may_hang", "network_of", "on_network"]
+__all__ = ["file_system_of", "has_settled", "may_hang", "network_of", "on_network"]
 
 NETWORK: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "fuse.sshfs"})
 """File systems whose locks and renames another host takes part in."""
+
+
+_SETTLED_NS: Final = 100_000_000
+"""Ten ticks of the slowest clock that kernels take the times of files from."""
+_SETTLED_COARSELY_NS: Final = 2_000_000_000
+"""For file systems that count whole seconds, or two."""
+
+
+def has_settled(directory: os.stat_result) -> bool:
+    """Whether a directory's next change will give it another time, however coarsely its file system counts.
+
+    Then what was found in it afterwards is there for as long as it bears the same time (``st_ctime_ns``, which
+    nobody can set): every name that comes or goes is a change.
+    """
+    changed_ns = directory.st_ctime_ns
+    return time.time_ns() - changed_ns > (_SETTLED_NS if changed_ns % 1_000_000_000 else _SETTLED_COARSELY_NS)
 
 
 def _table() -> str:

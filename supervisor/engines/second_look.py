@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from collections.abc import Callable
 from typing import Final
 
 from supervisor.engines import Observation, evidence, processes, records
+from supervisor.mounts import has_settled
 
 __all__ = ["SecondLook", "Unended", "look_again"]
 
-_SETTLED_NS: Final = 2_000_000_000
-"""Older than that, a directory gets another time by its next change, however coarsely the file system counts."""
 _MOST_JOBS: Final = 4096
 _MOST_KEEPERS: Final = 64
 
@@ -48,7 +46,7 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
 
     seen = evidence.resolve_kept(directory, asked)
     # A stop is written on in place, which leaves the directory as it was.
-    if seen is not None and seen.stop_requested is None and seen.damage is None and _is_settled(found):
+    if seen is not None and seen.stop_requested is None and seen.damage is None and has_settled(found):
         if len(_known) >= _MOST_JOBS:
             _known.clear()
         _known[directory] = stamp, keepers[0], seen
@@ -90,10 +88,6 @@ class SecondLook:
         return False
 
 
-def _is_settled(found: os.stat_result) -> bool:
-    return time.time_ns() - found.st_ctime_ns > _SETTLED_NS
-
-
 class Unended:
     """Says of a job that no end of it is on record, so that nobody can have settled it."""
 
@@ -113,7 +107,7 @@ class Unended:
             os.lstat(directory)  # in the trash by now, the record would not have been found either
         except OSError:
             return False
-        if _is_settled(found):
+        if has_settled(found):
             if len(self._stamps) >= _MOST_JOBS:
                 self._stamps.clear()
             self._stamps[directory] = found.st_ino, found.st_ctime_ns

@@ -27,7 +27,7 @@ from typing import Final
 
 from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
-from supervisor.mounts import network_of
+from supervisor.mounts import has_settled, network_of
 
 __all__ = ["TASKS", "Layout", "encodable", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
 
@@ -36,6 +36,8 @@ _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCI
 _OWNERS: Final = ".owners"
 _TRASH: Final = ".trash"
 TASKS: Final = ".tasks"
+_MOST_WORKSPACES: Final = 64
+_MOST_KNOWN_SOUND: Final = 1024
 
 
 def is_job_id(text: str) -> bool:
@@ -129,6 +131,7 @@ class Layout:
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
         self._known_workspaces: set[str] = set()
+        self._sound: dict[str, tuple[tuple[int, int], set[str]]] = {}
 
     def _make_root(self) -> os.stat_result:
         os.makedirs(os.path.dirname(self.root), exist_ok=True)
@@ -229,15 +232,44 @@ class Layout:
         return _if_ours(self.job(workspace, job_id)) if self._is_directory(workspace) else None
 
     def soundness(self) -> Callable[[str, str], bool]:
-        """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once."""
-        above: dict[str, bool] = {}
+        """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once.
+
+        Of a workspace in which no name has come or gone, what was sound still is.
+        """
+        above: dict[str, set[str] | None] = {}
 
         def is_sound(workspace: str, job_id: str) -> bool:
             if workspace not in above:
-                above[workspace] = self._is_directory(workspace)
-            return above[workspace] and _if_ours(self.job(workspace, job_id)) is not None
+                above[workspace] = self._known_sound(workspace)
+            known = above[workspace]
+            if known is None:
+                return False
+            if job_id not in known:
+                if _if_ours(self.job(workspace, job_id)) is None:
+                    return False
+                known.add(job_id)
+            return True
 
         return is_sound
+
+    def _known_sound(self, workspace: str) -> set[str] | None:
+        """Return the jobs of a workspace that are known to be sound, to be added to; ``None`` if none can be."""
+        try:
+            found = os.lstat(f"{self.root}/{workspace}")
+        except OSError:
+            return None
+        if not stat.S_ISDIR(found.st_mode):
+            return None
+        stamp = found.st_ino, found.st_ctime_ns
+        known = self._sound.get(workspace)
+        if known is not None and known[0] == stamp and len(known[1]) < _MOST_KNOWN_SOUND:
+            return known[1]
+        fresh: set[str] = set()
+        if has_settled(found):
+            if len(self._sound) >= _MOST_WORKSPACES:
+                self._sound.clear()
+            self._sound[workspace] = stamp, fresh
+        return fresh
 
     def _is_directory(self, name: str) -> bool:
         try:

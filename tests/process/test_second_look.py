@@ -11,6 +11,7 @@ import pytest
 import trio
 
 import supervisor
+from supervisor import mounts
 from supervisor.catalog import Catalog
 from supervisor.engines import Seen, evidence, processes, records, second_look
 from supervisor.engines.second_look import SecondLook, Unended
@@ -20,13 +21,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfds")
 
-_A_WHILE_NS = 50_000_000
-"""In place of seconds: by then the clock of this kernel has moved on."""
-
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_look, "_SETTLED_NS", _A_WHILE_NS)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_look, "_known", {})
 
 
@@ -37,8 +34,8 @@ def host(world: World) -> Host:
 
 def pass_a_while(directory: Path) -> None:
     """Let a directory become so old that its next change cannot bear the same time."""
-    while time.time_ns() - directory.stat().st_ctime_ns <= _A_WHILE_NS:
-        time.sleep(_A_WHILE_NS / 5e9)
+    while not mounts.has_settled(directory.stat()):
+        time.sleep(0.02)
 
 
 def remembered(world: World, host: Host) -> str:
@@ -81,7 +78,7 @@ def test_what_it_has_written_is_counted_anew(world: World, host: Host) -> None:
 
 
 def test_a_fresh_directory_is_read_every_time(world: World, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_look, "_SETTLED_NS", 1 << 62)
+    monkeypatch.setattr(mounts, "_SETTLED_NS", 1 << 62)
     job_id = host.start("sleep", "600")
     for _ in range(3):
         assert world.catalog.status(job_id).status == "running"
@@ -273,5 +270,7 @@ async def test_a_supervisor_that_looks_on_answers_at_once_and_truly(
             patched.setattr(sup._gate, "in_thread", refuse)
             for _ in range(2):
                 assert (await sup.status(job_id)).status == "running"
+                assert [job.status for job in (await sup.list()).jobs] == ["running"]
         assert (await trio.to_thread.run_sync(host.call, "cancel", job_id))["status"] == "cancelled"
         assert (await sup.status(job_id)).status == "cancelled"
+        assert [job.status for job in (await sup.list()).jobs] == ["cancelled"]
