@@ -21,8 +21,8 @@ _SETTLED_COARSELY_NS: Final = 2_000_000_000
 def has_settled(directory: os.stat_result) -> bool:
     """Whether a directory's next change will give it another time, however coarsely its file system counts.
 
-    Then what was found in it afterwards is there for as long as it bears the same time (``st_ctime_ns``, which
-    nobody can set): every name that comes or goes is a change.
+    To be asked before anything is looked for in it: then what is found in it is there for as long as it bears the
+    same time (``st_ctime_ns``, which nobody can set), since every name that comes or goes is a change.
     """
     changed_ns = directory.st_ctime_ns
     return time.time_ns() - changed_ns > (_SETTLED_NS if changed_ns % 1_000_000_000 else _SETTLED_COARSELY_NS)

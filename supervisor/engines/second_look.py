@@ -38,6 +38,7 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
         if known[0] == stamp and lives(*known[1]):
             return known[2]
         _known.pop(directory, None)
+    settled = has_settled(found)  # before anything is read: what changes from now on changes the stamp as well
     keepers: list[tuple[int, int]] = []
 
     def asked(pid: int, start: int) -> bool:
@@ -46,7 +47,7 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
 
     seen = evidence.resolve_kept(directory, asked)
     # A stop is written on in place, which leaves the directory as it was.
-    if seen is not None and seen.stop_requested is None and seen.damage is None and has_settled(found):
+    if settled and seen is not None and seen.stop_requested is None and seen.damage is None:
         if len(_known) >= _MOST_JOBS:
             _known.clear()
         _known[directory] = stamp, keepers[0], seen
@@ -102,12 +103,13 @@ class Unended:
             found = os.lstat(directory)
             if known == (found.st_ino, found.st_ctime_ns):
                 return True
+            settled = has_settled(found)  # as above
             if os.path.lexists(f"{directory}/{records.EXIT}"):
                 return False
             os.lstat(directory)  # in the trash by now, the record would not have been found either
         except OSError:
             return False
-        if has_settled(found):
+        if settled:
             if len(self._stamps) >= _MOST_JOBS:
                 self._stamps.clear()
             self._stamps[directory] = found.st_ino, found.st_ctime_ns

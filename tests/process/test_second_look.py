@@ -85,6 +85,34 @@ def test_a_fresh_directory_is_read_every_time(world: World, host: Host, monkeypa
     assert not second_look._known
 
 
+def test_what_settles_while_it_is_read_is_not_remembered(
+    world: World, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = world.job(host.start("sleep", "600"))
+    resolve, exists = evidence.resolve_kept, os.path.lexists
+    unended = Unended()
+
+    def slowly(path: str, *rest: Any) -> Any:
+        seen = resolve(path, *rest)
+        pass_a_while(directory)  # whose names may have changed by then without a change of its time
+        return seen
+
+    def slow_exists(path: str) -> bool:
+        there = exists(path)
+        pass_a_while(directory)
+        return there
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evidence, "resolve_kept", slowly)
+        (directory / "one").touch()
+        assert world.catalog.status(directory.name).status == "running"
+        patched.setattr(os.path, "lexists", slow_exists)
+        (directory / "two").touch()
+        assert unended.is_unended(str(directory))
+    assert not second_look._known
+    assert not unended._stamps
+
+
 def test_the_end_is_seen_once_it_is_on_record(world: World, host: Host) -> None:
     job_id = remembered(world, host)
     path = world.job(job_id) / records.EXIT
