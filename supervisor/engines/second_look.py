@@ -20,7 +20,7 @@ from supervisor.mounts import has_settled
 __all__ = ["SecondLook", "Unended", "look_again"]
 
 _MOST_JOBS: Final = 4096
-_MOST_KEEPERS: Final = 64
+_MOST_KEEPERS: Final = 16
 
 _known: dict[str, tuple[tuple[int, int], tuple[int, int], Observation]] = {}
 """By job directory: its stamp, its keeper, and what was seen. Of this process, whoever in it looks, in any thread."""
