@@ -21,7 +21,8 @@ import trio
 from supervisor import log
 from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscription
 from supervisor.catalog import Catalog, check_detail, running_error
-from supervisor.engines import Engine
+from supervisor.engines import Engine, remote
+from supervisor.engines.second_look import Unended
 from supervisor.errors import (
     InvalidArguments,
     JobElsewhere,
@@ -72,6 +73,7 @@ class Supervisor:
         self._registry = registry
         self._nursery = nursery
         self._gate = Gate(catalog, foreign)
+        self._unended = Unended()
         self.launcher = Launcher(settings, catalog, registry, engine, nursery, services, self._gate, self.status)
         self._opened_ns = time.time_ns()
 
@@ -222,8 +224,8 @@ class Supervisor:
     async def status(self, job_id: str) -> Job:
         """Return a job as it is now.
 
-        An own job is answered from memory, unless another process has written since; any other from
-        the store, after a look at the evidence if it has not ended.
+        An own job is answered from memory, unless its end is on record, which another process may have
+        seen first; any other from the store, after a look at the evidence if it has not ended.
 
         Raises:
             JobNotFound: none of this id is kept.
@@ -237,6 +239,9 @@ class Supervisor:
         if row.finished:
             return self._catalog.job(row)
         known = None if (adopted := self._registry.entries.get(job_id)) is None else adopted.progress
+        job = self._catalog.at_a_glance(row, progress=known)
+        if job is not None:
+            return job
         return await self._gate.in_thread(lambda catalog: catalog.now(row, progress=known))
 
     def glance(self, job_id: str) -> Job | None:
@@ -250,7 +255,9 @@ class Supervisor:
         entry = self._registry.entries.get(job_id)
         if entry is None or entry.adopted:
             return None
-        self._registry.look_for_changes()
+        # Others settle a job only once its end is on record. Whatever else they write is noticed by the janitor.
+        if remote.made_elsewhere(entry.row.request) or not self._unended.is_unended(entry.directory):
+            self._registry.look_for_changes()
         if entry.generation != self._registry.generation:
             try:
                 row = self._catalog.index.get(job_id)
@@ -462,7 +469,8 @@ class Supervisor:
         Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
         kind may report a few times a second, ``previous`` is the state that it is in; of what was not
         fetched by then only the latest is kept. The iterator holds at most 256 events: a reader that is
-        too slow misses the oldest, is told how many (``lagged``), and never delays anybody.
+        too slow misses the oldest, is told how many (``lagged``), and never delays anybody. Each step of it can
+        be cancelled; of events that are there already it may give 16 before other tasks get their turn.
         """
         self._gate.check_open()
         if job_id is not None:

@@ -42,6 +42,10 @@ class Jobs(Protocol):
         """Bring a row up to date with the evidence."""
         ...
 
+    def at_a_glance(self, row: Row) -> Job | None:
+        """Return the job of an unfinished row if that takes microseconds."""
+        ...
+
     def job(self, row: Row, seen: Observation | None = None, *, read: int = 0) -> Job:
         """Return the job that a row describes."""
         ...
@@ -138,7 +142,7 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody)
 
 
 def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None]) -> JobPage | None:
-    """Return a page as ``page_of`` does, or ``None`` where a job would have to be looked at for it."""
+    """Return a page as ``page_of`` does, or ``None`` where a job would have to be looked at for longer."""
     if query.state is not None and State(query.state).terminal and any(_orphans(jobs, query.workspace)):
         return None
 
@@ -146,7 +150,10 @@ def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None])
 
     def shown(row: Row) -> Job | None:
         if not row.finished:
-            raise _NotAtAGlance
+            job = jobs.at_a_glance(row)
+            if job is None:
+                raise _NotAtAGlance
+            return job
         return job_of(row, "") if is_sound(row.workspace_key, row.job_id) else jobs.job(row)
 
     try:
@@ -156,7 +163,7 @@ def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None])
 
 
 class _NotAtAGlance(Exception):
-    """There is a job that has to be looked at."""
+    """There is a job that has to be looked at for longer."""
 
 
 def _page(

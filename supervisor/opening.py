@@ -103,6 +103,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
             return running_on.observe(directory, owner_lives=catalog.layout.owner_lives(row.owner))
 
         foreign = Catalog(settings, any_thread=True, observe=look)
+        foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows
         registry = Registry(catalog)
         catalog.owed = foreign.owed = registry.owed
         try:

@@ -16,15 +16,26 @@ from supervisor import log
 from supervisor.engines import records
 from supervisor.interpret import ProgressReader, Reports, get_interpreter
 
-__all__ = ["CHUNK_BYTES", "Output", "read_so_far", "reader_of", "snapshot_of"]
+__all__ = ["CHUNK_BYTES", "Output", "is_silent", "read_so_far", "reader_of", "snapshot_of"]
 
 CHUNK_BYTES: Final = 65536
+
+
+_silent: set[str] = set()
 
 
 @cache
 def _reports(kind: str) -> Reports | None:
     interpreter = get_interpreter(kind)
-    return interpreter if isinstance(interpreter, Reports) else None
+    if isinstance(interpreter, Reports):
+        return interpreter
+    _silent.add(kind)
+    return None
+
+
+def is_silent(kind: str) -> bool:
+    """Whether it is known that a kind reports no progress: whoever has asked for a reader of it has found out."""
+    return kind in _silent
 
 
 def reader_of(kind: str) -> ProgressReader | None:

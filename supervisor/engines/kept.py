@@ -14,9 +14,10 @@ from typing import Final, Protocol
 
 import trio
 
-from supervisor.engines import Launched, evidence, processes
+from supervisor.engines import Launched, processes
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.notify import Notifier
+from supervisor.engines.second_look import look_again
 
 __all__ = ["Kept", "KeptJobs"]
 
@@ -119,7 +120,11 @@ class KeptJobs:
             # If it has ended in the meantime its pidfd will say so, and all its jobs are looked at again.
             return not keeper.ended
 
-        seen = evidence.resolve_kept(directory, lives)
+        try:
+            found = os.lstat(directory)
+        except OSError:
+            return None
+        seen = look_again(directory, found, lives)
         if seen is None or seen.launched is None or keeper is None:
             return None
         return keeper, seen.launched

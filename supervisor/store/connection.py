@@ -126,6 +126,7 @@ class Connection(ABC):
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._seen_version = -1
+        self._is_tuned = False
         self.set_aside: str | None = None
         tell_in_child(self)
         self._guarded(self._connect)
@@ -166,19 +167,20 @@ class Connection(ABC):
     def _connect(self) -> None:
         self.close()
         path = self.layout.registry
-        if not _has_content(path):
+        found = _content(path)
+        if found is None:
             with self.layout.locked():
-                if not _has_content(path):
+                if _content(path) is None:
                     self._set_aside(path)  # a log without its registry would be taken for that of the next
                 self._create(path)
                 self._open(path)
                 self._migrate()
         else:
-            self._open(path)
+            self._open(path, found)
             if self._version() < len(MIGRATIONS):
                 with self.layout.locked():
                     self._migrate()
-        self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+        self._be_patient()
 
     @staticmethod
     def _create(path: str) -> None:
@@ -188,33 +190,45 @@ class Connection(ABC):
             os.fchmod(descriptor, 0o600)
             os.close(descriptor)  # no connection to this file can be open yet, so no lock is dropped
 
-    def _open(self, path: str) -> None:
+    def _open(self, path: str, found: os.stat_result | None = None) -> None:
+        """Open a registry; ``found`` is its file, looked at before: one that has replaced it since is noticed."""
         if path in inherited:
             raise forked_error()
-        if _has_strangers(path):
+        found = found or os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or _has_strangers_beside(path):
             message = f"something that is no file stands in the place of {path} or of a file of SQLite beside it"
             raise Damaged(message)  # before SQLite opens it and hangs on a pipe
-        connection = sqlite3.connect(
+        self._connection = sqlite3.connect(
             path,
             timeout=max(self._wait_seconds, _OPENING_SECONDS),
             isolation_level=None,
             check_same_thread=not self._any_thread,
             cached_statements=64,
         )
-        self._connection = connection
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        found = os.stat(path)
         if found.st_mode & 0o777 != 0o600:
             os.chmod(path, 0o600)
         self._inode = found.st_ino
         self._seen_version = -1
+        self._is_tuned = False
         self.invalidate()
+
+    def _be_patient(self) -> None:
+        """Wait for locks from now on as long as was asked for: to open it, it took longer than not at all."""
+        if self._wait_seconds < _OPENING_SECONDS:
+            self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+
+    def _tune(self) -> None:
+        """Set what matters to whoever writes, and costs those who only read a tenth of their time."""
+        if not self._is_tuned:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA wal_autocheckpoint = 0")
+            self._is_tuned = True
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _migrate(self) -> None:
+        self._tune()
         if self._db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             self._db.execute("PRAGMA journal_mode = WAL")
         # A newer version than ours has only added to what we know, or it would be another file.
@@ -287,7 +301,7 @@ class Connection(ABC):
             else:
                 self._open(path)
                 self._migrate()
-            self._db.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
+            self._be_patient()
 
     def _set_aside(self, path: str) -> None:
         """Rename what there is of a registry. Whoever holds it open keeps it until the next write."""
@@ -300,9 +314,7 @@ class Connection(ABC):
     def _is_damaged(self, path: str) -> bool:
         if not os.path.lexists(path):
             return False
-        if not os.path.isfile(path) or not _has_content(path):
-            return True
-        if _has_strangers(path):
+        if _content(path) is None or _has_strangers_beside(path):
             return True
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
@@ -362,6 +374,7 @@ class Connection(ABC):
 
         def transaction() -> _T:
             self._follow()
+            self._tune()
             if single:
                 return action()
             self._db.execute("BEGIN IMMEDIATE")
@@ -380,7 +393,12 @@ class Connection(ABC):
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the registry; waits for the disk, so not on an event loop."""
-        self._guarded(lambda: self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
+
+        def moved() -> None:
+            self._tune()
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+        self._guarded(moved)
 
 
 class Damaged(sqlite3.DatabaseError):
@@ -389,9 +407,9 @@ class Damaged(sqlite3.DatabaseError):
     sqlite_errorname = "SQLITE_CORRUPT"
 
 
-def _has_strangers(path: str) -> bool:
-    """Whether the registry or a file that SQLite keeps beside it is there as something that is no file."""
-    for each in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+def _has_strangers_beside(path: str) -> bool:
+    """Whether a file that SQLite keeps beside the registry is there as something that is no file."""
+    for each in (f"{path}-wal", f"{path}-shm", f"{path}-journal"):
         try:
             if not stat.S_ISREG(os.lstat(each).st_mode):
                 return True
@@ -400,12 +418,13 @@ def _has_strangers(path: str) -> bool:
     return False
 
 
-def _has_content(path: str) -> bool:
+def _content(path: str) -> os.stat_result | None:
+    """Return the registry's file if it is one and there is something in it."""
     try:
         found = os.lstat(path)  # a link is none of ours, wherever it leads
     except FileNotFoundError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+        return None
+    return found if stat.S_ISREG(found.st_mode) and found.st_size > 0 else None
 
 
 def _disk_is_full(path: str) -> bool:

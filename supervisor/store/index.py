@@ -43,8 +43,12 @@ class Index(Connection):
         """Open the registry; create, migrate or rebuild it first where that is needed."""
         self._judge = judge
         self._kept: dict[str, int] = {}
-        self._finished: dict[str, tuple[tuple[Any, ...], Row]] = {}
+        self._known: dict[str, tuple[tuple[Any, ...], Row]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
+
+    def share_rows(self, other: Index) -> None:
+        """Remember what another index over the same registry remembers, and the other way round; in any thread."""
+        self._known = other._known
 
     def invalidate(self) -> None:
         """Count anew how many jobs are kept."""
@@ -215,15 +219,14 @@ class Index(Connection):
         return self.read(lambda: [self._remembered(columns) for columns in self._db.execute(statement, values)])
 
     def _remembered(self, columns: tuple[Any, ...]) -> Row:
-        """Return the row of these columns; that of a finished job is read and checked only once while it stays so."""
-        known = self._finished.get(columns[1])
+        """Return the row of these columns, which is read and checked only once while they stay so."""
+        known = self._known.get(columns[1])
         if known is not None and known[0] == columns:
             return known[1]
         row = _row_of(columns)
-        if row.finished:
-            if len(self._finished) >= _MOST_REMEMBERED:
-                self._finished.clear()
-            self._finished[row.job_id] = columns, row
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+        self._known[row.job_id] = columns, row
         return row
 
     def get(self, job_id: str) -> Row | None:

@@ -27,7 +27,7 @@ from typing import Final
 
 from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
-from supervisor.mounts import NETWORK, file_system_of
+from supervisor.mounts import has_settled, network_of
 
 __all__ = ["TASKS", "Layout", "encodable", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
 
@@ -36,6 +36,8 @@ _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCI
 _OWNERS: Final = ".owners"
 _TRASH: Final = ".trash"
 TASKS: Final = ".tasks"
+_MOST_WORKSPACES: Final = 64
+_MOST_KNOWN_SOUND: Final = 1024
 
 
 def is_job_id(text: str) -> bool:
@@ -98,6 +100,14 @@ def _remove_job(path: str) -> None:
     remove_tree(path)
 
 
+def _if_ours(directory: str) -> os.stat_result | None:
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return None
+    return found if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
+
+
 class Layout:
     """A state root that was found safe to use.
 
@@ -110,17 +120,25 @@ class Layout:
         """Create the root if it is missing, and check it."""
         self.root = os.path.realpath(root)
         try:
-            os.makedirs(os.path.dirname(self.root), exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.root, 0o700)
-                os.chmod(self.root, 0o700)  # a umask may have taken away what we need ourselves
-            found = os.stat(self.root)
+            try:
+                found = os.stat(self.root)
+            except FileNotFoundError:
+                found = self._make_root()
             self._check(found)
             for name in (_OWNERS, _TRASH):
-                self._make(f"{self.root}/{name}")
+                if not self._is_directory(name):
+                    self._make(f"{self.root}/{name}")
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
         self._known_workspaces: set[str] = set()
+        self._sound: dict[str, tuple[tuple[int, int], set[str]]] = {}
+
+    def _make_root(self) -> os.stat_result:
+        os.makedirs(os.path.dirname(self.root), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.root, 0o700)
+            os.chmod(self.root, 0o700)  # a umask may have taken away what we need ourselves
+        return os.stat(self.root)
 
     def _check(self, found: os.stat_result) -> None:
         if not stat.S_ISDIR(found.st_mode):
@@ -132,8 +150,8 @@ class Layout:
         if found.st_mode & 0o077:
             message = f"the state root {self.root} is open to others (mode {stat.S_IMODE(found.st_mode):04o})"
             raise StateUnsafe(message, repair=f"If nobody tampered with it: chmod 700 {self.root}")
-        kind = file_system_of(self.root)
-        if kind in NETWORK:
+        kind = network_of(self.root, found.st_dev)
+        if kind:
             message = (
                 f"the state root {self.root} is on a network file system ({kind}), whose locks cannot be relied on"
             )
@@ -207,32 +225,57 @@ class Layout:
 
     def is_sound(self, workspace: str, job_id: str) -> bool:
         """Whether the job directory is there, as a directory of ours and not through a symlink."""
-        return self._is_sound_above(workspace) and self._is_ours(self.job(workspace, job_id))
+        return self.look_at(workspace, job_id) is not None
+
+    def look_at(self, workspace: str, job_id: str) -> os.stat_result | None:
+        """Return the job directory as it is now if it is sound, else ``None``."""
+        return _if_ours(self.job(workspace, job_id)) if self._is_directory(workspace) else None
 
     def soundness(self) -> Callable[[str, str], bool]:
-        """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once."""
-        above: dict[str, bool] = {}
+        """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once.
+
+        Of a workspace in which no name has come or gone, what was sound still is.
+        """
+        above: dict[str, set[str] | None] = {}
 
         def is_sound(workspace: str, job_id: str) -> bool:
             if workspace not in above:
-                above[workspace] = self._is_sound_above(workspace)
-            return above[workspace] and self._is_ours(self.job(workspace, job_id))
+                above[workspace] = self._known_sound(workspace)
+            known = above[workspace]
+            if known is None:
+                return False
+            if job_id not in known:
+                if _if_ours(self.job(workspace, job_id)) is None:
+                    return False
+                known.add(job_id)
+            return True
 
         return is_sound
 
-    def _is_sound_above(self, workspace: str) -> bool:
+    def _known_sound(self, workspace: str) -> set[str] | None:
+        """Return the jobs of a workspace that are known to be sound, to be added to; ``None`` if none can be."""
         try:
-            return stat.S_ISDIR(os.lstat(f"{self.root}/{workspace}").st_mode)
+            found = os.lstat(f"{self.root}/{workspace}")
         except OSError:
-            return False
+            return None
+        if not stat.S_ISDIR(found.st_mode):
+            return None
+        stamp = found.st_ino, found.st_ctime_ns
+        known = self._sound.get(workspace)
+        if known is not None and known[0] == stamp and len(known[1]) < _MOST_KNOWN_SOUND:
+            return known[1]
+        fresh: set[str] = set()
+        if has_settled(found):
+            if len(self._sound) >= _MOST_WORKSPACES:
+                self._sound.clear()
+            self._sound[workspace] = stamp, fresh
+        return fresh
 
-    @staticmethod
-    def _is_ours(directory: str) -> bool:
+    def _is_directory(self, name: str) -> bool:
         try:
-            found = os.lstat(directory)
+            return stat.S_ISDIR(os.lstat(f"{self.root}/{name}").st_mode)
         except OSError:
             return False
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
 
     def find(self, job_id: str) -> str | None:
         """Return the workspace key under which a job directory stands, if there is one."""

@@ -39,9 +39,8 @@ COLUMNS: Final = (
 )
 
 _POLL_AFTER_MS: Final = 1000
-_UNKNOWN_YET: Final[Mapping[str, Any]] = dict.fromkeys(
-    ("cost_usd", "detail", "exit_code", "signal", "cpu_seconds", "max_rss_bytes"),
-)
+_MOST_RECENT: Final = 256
+"""Rows of live jobs of which it is remembered what of them lasts: 1 KiB each, too much for every running job."""
 _LAST_NS: Final = 2**63 - 1
 """The last moment that SQLite can hold, in the year 2262."""
 
@@ -189,11 +188,6 @@ class Outcome:
         }
 
 
-def _check(condition: object, what: str) -> None:
-    if not condition:
-        raise ValueError(what)
-
-
 def _is_time(held: object) -> bool:
     return type(held) is int and 0 <= held <= _LAST_NS
 
@@ -202,14 +196,12 @@ def _is_length(held: object) -> bool:
     return type(held) in {int, float} and 0 <= held < math.inf  # type: ignore[operator]  # they are numbers
 
 
-def _is_text(held: object) -> bool:
-    return type(held) is str
-
-
 def _is_key(held: object) -> bool:
     """Whether it is a text that SQLite can hold: one without half surrogate pairs."""
     if type(held) is not str:
         return False
+    if held.isascii():
+        return True
     try:
         held.encode()
     except UnicodeEncodeError:
@@ -219,21 +211,35 @@ def _is_key(held: object) -> bool:
 
 def _check_request(record: Mapping[str, Any]) -> None:
     """Raise ``KeyError`` or ``ValueError`` for what no ``job.json`` of ours holds."""
-    for name in ("job_id", "kind", "digest", "owner"):
-        _check(_is_key(record[name]), name)
-    _check(_is_text(record["workspace"]), "workspace")
-    _check(_is_time(record["created_ns"]), "created_ns")
-    _check(record["idempotency_key"] is None or _is_key(record["idempotency_key"]), "idempotency_key")
-    _check(_is_length(record["ttl_seconds"]), "ttl_seconds")
-    _check(record["deadline_seconds"] is None or _is_length(record["deadline_seconds"]), "deadline_seconds")
-    argv, labels = record["argv"], record["labels"]
-    _check(isinstance(argv, list | tuple) and argv and set(map(type, argv)) == {str}, "argv")  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    _check(isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}, "labels")  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+    argv, labels, key, deadline = (
+        record["argv"],
+        record["labels"],
+        record["idempotency_key"],
+        record["deadline_seconds"],
+    )
+    what = None
+    if not all(map(_is_key, (record["job_id"], record["kind"], record["digest"], record["owner"]))):
+        what = "job_id, kind, digest or owner"
+    elif type(record["workspace"]) is not str:
+        what = "workspace"
+    elif not _is_time(record["created_ns"]):
+        what = "created_ns"
+    elif not (key is None or _is_key(key)):
+        what = "idempotency_key"
+    elif not _is_length(record["ttl_seconds"]):
+        what = "ttl_seconds"
+    elif not (deadline is None or _is_length(deadline)):
+        what = "deadline_seconds"
+    elif not (isinstance(argv, list | tuple) and argv and set(map(type, argv)) == {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        what = "argv"
+    elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+        what = "labels"
+    if what is not None:
+        raise ValueError(what)
 
 
-_NUMBERS: Final = ("seq", "created_ns", "fetched")
-_MAYBE_NUMBERS: Final = ("started_ns", "completed_ns", "expires_ns", "pid", "deadline_boot_ns")
 _STATES: Final = frozenset(state.value for state in State)
+_MAYBE_NUMBER: Final = frozenset({int, NoneType})
 _UNFINISHED: Final = frozenset({State.QUEUED.value, State.RUNNING.value})
 _REASONS: Final = frozenset(reason.value for reason in Reason)
 
@@ -244,25 +250,42 @@ def check_row(row: Row) -> None:
     Raises:
         KeyError, TypeError, ValueError: it is damaged, and so is the registry that it stands in.
     """
-    _check(all(type(getattr(row, name)) is int for name in _NUMBERS), "a number")
-    _check(all(type(getattr(row, name)) in {int, NoneType} for name in _MAYBE_NUMBERS), "a number or nothing")
-    _check(row.state in _STATES and row.finished == (row.state not in _UNFINISHED), "state")
-    _check_request(row.request)
-    _check(row.job_id == row.request["job_id"] and row.kind == row.request["kind"], "job_id")
-    _check(row.created_ns == row.request["created_ns"] and _is_text(row.workspace_key), "created_ns")
-    _check(_is_text(row.owner) and row.idempotency_key in {None, row.request["idempotency_key"]}, "owner")
-    ended = row.ended
-    _check((ended is None) is (row.completed_ns is None), "outcome")
-    if ended is not None:
-        _check(ended["reason"] in _REASONS, "reason")
-        _check((ended["reason"] == Reason.EXITED.value) is (row.state == State.DONE.value), "reason")
-        _check(type(ended["exit_code"]) in {int, NoneType} and type(ended["signal"]) in {int, NoneType}, "exit_code")
-        _check(type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int, "stdout_bytes")
-        for name in ("cost_usd", "cpu_seconds"):
-            _check(ended[name] is None or _is_length(ended[name]), name)
-        _check(type(ended["max_rss_bytes"]) in {int, NoneType}, "max_rss_bytes")
-        _check(type(ended["detail"]) in {str, NoneType}, "detail")
+    request = row.request
+    _check_request(request)
+    numbers = {type(row.seq), type(row.created_ns), type(row.fetched)}
+    maybe = {type(row.started_ns), type(row.completed_ns), type(row.expires_ns), type(row.pid)}
+    what = None
+    if numbers != {int} or not {*maybe, type(row.deadline_boot_ns)} <= _MAYBE_NUMBER:
+        what = "a number"
+    elif not (row.state in _STATES and row.finished == (row.state not in _UNFINISHED)):
+        what = "state"
+    elif not (row.job_id == request["job_id"] and row.kind == request["kind"]):
+        what = "job_id"
+    elif not (row.created_ns == request["created_ns"] and type(row.workspace_key) is str):
+        what = "created_ns"
+    elif not (type(row.owner) is str and row.idempotency_key in {None, request["idempotency_key"]}):
+        what = "owner"
+    elif (row.ended is None) is not (row.completed_ns is None):
+        what = "outcome"
+    elif row.ended is not None:
+        what = _wrong_in(row.ended, row.state)
         error_of(row)
+    if what is not None:
+        raise ValueError(what)
+
+
+def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
+    """Return what nobody can have written of an outcome."""
+    reason = ended["reason"]
+    if not (reason in _REASONS and (reason == Reason.EXITED.value) is (state == State.DONE.value)):
+        return "reason"
+    if not {type(ended["exit_code"]), type(ended["signal"]), type(ended["max_rss_bytes"])} <= _MAYBE_NUMBER:
+        return "exit_code, signal or max_rss_bytes"
+    if not type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int:
+        return "stdout_bytes"
+    if not all(ended[name] is None or _is_length(ended[name]) for name in ("cost_usd", "cpu_seconds")):
+        return "cost_usd or cpu_seconds"
+    return None if type(ended["detail"]) in {str, NoneType} else "detail"
 
 
 def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours: bool = False) -> Row:
@@ -305,6 +328,9 @@ def size_of(directory: str, name: str) -> int:
         return 0
 
 
+_recent: dict[str, tuple[Row, dict[str, Any]]] = {}
+
+
 def job_of(
     row: Row,
     directory: str,
@@ -317,48 +343,74 @@ def job_of(
     """Return the job that a row describes; a live one with its sizes as they are now."""
     if row.shown is not None and damage is None:
         return row.shown
-    request = row.request
+    known = _recent.get(row.job_id)
+    if known is not None and known[0] is row:
+        lasting = known[1]
+    else:
+        lasting = _lasting(row)
+        if row.completed_ns is None:
+            if len(_recent) >= _MOST_RECENT:
+                _recent.clear()
+            _recent[row.job_id] = row, lasting
     ended = None if row.completed_ns is None else row.ended
-    how = _UNKNOWN_YET if ended is None else ended
-    state = State(row.state)
-    begun_ns = row.created_ns if row.started_ns is None else row.started_ns
-    deadline = request["deadline_seconds"]
-    clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
-    job = Job(
-        job_id=row.job_id,
-        kind=row.kind,
-        status=state,
-        reason=None if ended is None else Reason(ended["reason"]),
-        workspace=request["workspace"],
-        argv=tuple(request["argv"]),
-        labels=request["labels"],
-        created_at=from_ns(row.created_ns),
-        started_at=None if row.started_ns is None else from_ns(row.started_ns),
-        completed_at=None if ended is None else from_ns(row.completed_ns or 0),
-        elapsed_ms=max(0, ((row.completed_ns or time.time_ns()) - begun_ns) // 1_000_000),
-        deadline_seconds=deadline,
-        deadline_at=None if deadline is None or clock_ns is None else from_ns(clock_ns + int(deadline * 1e9)),
-        ttl_seconds=request["ttl_seconds"],
-        expires_at=None if ended is None or row.expires_ns is None else from_ns(row.expires_ns),
-        poll_after_ms=_POLL_AFTER_MS if ended is None else None,
-        result_available=ended is not None and state is State.DONE,
-        cost_usd=how["cost_usd"],
-        detail=how["detail"] or damage,
-        stop_requested=stop_requested if ended is None else None,
-        progress=progress if ended is None else None,
-        queue_reason=queue_reason if state is State.QUEUED else None,
-        engine=request.get("engine", "local"),
-        pid=row.pid,
-        exit_code=how["exit_code"],
-        signal=how["signal"],
-        stdout_bytes=size_of(directory, records.STDOUT) if ended is None else ended["stdout_bytes"],
-        stderr_bytes=size_of(directory, records.STDERR) if ended is None else ended["stderr_bytes"],
-        cpu_seconds=how["cpu_seconds"],
-        max_rss_bytes=how["max_rss_bytes"],
-    )
-    if ended is not None and damage is None:
+    if ended is None:
+        begun_ns = row.created_ns if row.started_ns is None else row.started_ns
+        return Job(
+            **lasting,
+            elapsed_ms=max(0, (time.time_ns() - begun_ns) // 1_000_000),
+            detail=damage,
+            stop_requested=stop_requested,
+            progress=progress,
+            queue_reason=queue_reason if row.state == State.QUEUED.value else None,
+            stdout_bytes=size_of(directory, records.STDOUT),
+            stderr_bytes=size_of(directory, records.STDERR),
+        )
+    job = Job(**lasting, detail=ended["detail"] or damage)
+    if damage is None:
         row.shown = job
     return job
+
+
+def _lasting(row: Row) -> dict[str, Any]:
+    """Return what of the job that a row describes stays as it is for as long as the row does."""
+    request = row.request
+    deadline = request["deadline_seconds"]
+    clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
+    lasting: dict[str, Any] = {
+        "job_id": row.job_id,
+        "kind": row.kind,
+        "status": State(row.state),
+        "workspace": request["workspace"],
+        "argv": tuple(request["argv"]),
+        "labels": request["labels"],
+        "created_at": from_ns(row.created_ns),
+        "started_at": None if row.started_ns is None else from_ns(row.started_ns),
+        "deadline_seconds": deadline,
+        "deadline_at": None if deadline is None or clock_ns is None else from_ns(clock_ns + int(deadline * 1e9)),
+        "ttl_seconds": request["ttl_seconds"],
+        "engine": request.get("engine", "local"),
+        "pid": row.pid,
+    }
+    ended = None if row.completed_ns is None else row.ended
+    if ended is None:
+        return {**lasting, "poll_after_ms": _POLL_AFTER_MS}
+    begun_ns = row.created_ns if row.started_ns is None else row.started_ns
+    completed_ns = row.completed_ns or 0
+    return {
+        **lasting,
+        "reason": Reason(ended["reason"]),
+        "completed_at": from_ns(completed_ns),
+        "elapsed_ms": max(0, (completed_ns - begun_ns) // 1_000_000),
+        "expires_at": None if row.expires_ns is None else from_ns(row.expires_ns),
+        "result_available": row.state == State.DONE.value,
+        "cost_usd": ended["cost_usd"],
+        "exit_code": ended["exit_code"],
+        "signal": ended["signal"],
+        "stdout_bytes": ended["stdout_bytes"],
+        "stderr_bytes": ended["stderr_bytes"],
+        "cpu_seconds": ended["cpu_seconds"],
+        "max_rss_bytes": ended["max_rss_bytes"],
+    }
 
 
 def error_of(row: Row) -> ErrorInfo | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -262,3 +263,70 @@ async def test_progress_pushes_out_no_change_of_state(
     kept = await _all(subscription)
     assert [event.previous for event in kept] == [None, State.QUEUED, None, State.QUEUED]
     assert kept[0].lagged == 2
+
+
+async def _filled(sup: Supervisor, engine: FakeEngine, count: int) -> Subscription:
+    command = await start(sup, engine)
+    job = await sup.status(command.job_id)
+    subscription = Subscription(None)
+    for _ in range(count):
+        subscription.put(JobEvent(job=job, previous=State.QUEUED))
+    return subscription
+
+
+async def test_a_reader_can_be_cancelled_at_any_step_and_loses_nothing(sup: Supervisor, engine: FakeEngine) -> None:
+    subscription = await _filled(sup, engine, 3)
+    for left in (3, 2, 1, 0):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(subscription)
+        assert scope.cancelled_caught
+        assert subscription.unread == left
+        if left:
+            await anext(subscription)
+    subscription.close()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await anext(subscription)
+    assert scope.cancelled_caught
+    with pytest.raises(StopAsyncIteration):
+        await anext(subscription)
+
+
+async def test_a_reader_that_is_behind_leaves_others_their_turn(sup: Supervisor, engine: FakeEngine) -> None:
+    subscription = await _filled(sup, engine, 100)
+    reader = trio.lowlevel.current_task()
+    left: list[int] = []
+
+    class Turns(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            if task is reader:
+                left.append(subscription.unread)
+
+    turns = Turns()
+    trio.lowlevel.add_instrument(turns)
+    for _ in range(100):
+        await anext(subscription)
+    trio.lowlevel.remove_instrument(turns)
+    steps = [before - after for before, after in itertools.pairwise([100, *left])]
+    assert set(steps) == {registry._MOST_IN_A_ROW}
+
+
+async def test_several_may_read_from_one_subscription(sup: Supervisor, engine: FakeEngine) -> None:
+    subscription = await _filled(sup, engine, 0)
+    filled = await _filled(sup, engine, 5)
+    heard: list[JobEvent] = []
+
+    async def read() -> None:
+        heard.extend([event async for event in subscription])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        events = [await anext(filled) for _ in range(5)]
+        for event in events:
+            subscription.put(event)
+        await trio.testing.wait_all_tasks_blocked()
+        subscription.close()
+    assert sorted(map(id, heard)) == sorted(map(id, events))

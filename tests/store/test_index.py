@@ -563,6 +563,45 @@ def test_jobs_are_found_by_all_of_their_labels(catalog: Catalog) -> None:
     assert catalog.index._db.execute("SELECT count(*) FROM labels").fetchone() == (2 * 11,)
 
 
+def test_a_connection_is_tuned_when_it_first_writes(open_catalog: Callable[..., Catalog]) -> None:
+    def tuned(catalog: Catalog) -> bool:
+        database = catalog.index._db
+        found = [database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "wal_autocheckpoint")]
+        return found == [1, 0]
+
+    row = make(open_catalog())
+    catalog, single, moving = open_catalog(), open_catalog(), open_catalog()
+    for each in (catalog, single, moving):
+        assert each.index.get(row.job_id) is not None
+        assert not tuned(each)
+    catalog.index.write(lambda: catalog.index.set_fetched(row.job_id))
+    single.index.write(lambda: single.index.set_fetched(row.job_id), single=True)
+    moving.index.checkpoint()
+    assert tuned(catalog)
+    assert tuned(single)
+    assert tuned(moving)
+    for path in Path(catalog.layout.root).glob("registry.db*"):
+        path.rename(path.with_name(f"aside-{path.name}"))
+    assert open_catalog().index.get(row.job_id) is not None  # made anew
+    assert catalog.index.get(row.job_id) is not None
+    assert not tuned(catalog)
+    catalog.index.write(lambda: catalog.index.set_fetched(row.job_id))
+    assert tuned(catalog)
+
+
+def test_two_indexes_may_share_what_they_remember(open_catalog: Callable[..., Catalog]) -> None:
+    catalog, other = open_catalog(), open_catalog()
+    other.index.share_rows(catalog.index)
+    row = make(catalog)
+    seen = catalog.index.get(row.job_id)
+    assert other.index.get(row.job_id) is seen
+    other.index.write(lambda: other.index.set_launched(row.job_id, Launched(pid=5, started_ns=7)))
+    now = catalog.index.get(row.job_id)
+    assert now is not None
+    assert now.pid == 5
+    assert other.index.get(row.job_id) is now
+
+
 def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Callable[..., Catalog]) -> None:
     catalog, other = open_catalog(), open_catalog()
     row = make(catalog, ended=0)
@@ -573,11 +612,16 @@ def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Cal
     assert after is not None
     assert (after.fetched, row.fetched) == (1, 0)
     live = make(catalog)
-    assert catalog.index.get(live.job_id) is not catalog.index.get(live.job_id)
+    seen = catalog.index.get(live.job_id)
+    assert catalog.index.get(live.job_id) is seen
+    other.index.write(lambda: other.index.set_launched(live.job_id, Launched(pid=2, started_ns=3)))
+    now = catalog.index.get(live.job_id)
+    assert now is not None
+    assert (now.pid, now.started_ns) == (2, 3)
     for _ in range(3):
-        catalog.index._finished |= dict.fromkeys(map(str, range(index._MOST_REMEMBERED)), ((), after))
+        catalog.index._known |= dict.fromkeys(map(str, range(index._MOST_REMEMBERED)), ((), after))
         make(catalog, ended=0)
-        assert len(catalog.index._finished) < 3
+        assert len(catalog.index._known) < 3
 
 
 # ---------------------------------------------------------------- several at once

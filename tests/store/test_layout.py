@@ -4,14 +4,16 @@ import errno
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from supervisor import mounts
 from supervisor.engines import processes
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
-from supervisor.store import Layout, is_job_id, layout
+from supervisor.store import Layout, is_job_id
 from supervisor.store.layout import new_job_id, state_error, workspace_key
 
 KEY = "repo-0123456789ab"
@@ -79,9 +81,10 @@ def test_a_root_that_is_no_directory_is_refused(tmp_path: Path) -> None:
         Layout(tmp_path / "state")
 
 
-@pytest.mark.parametrize("kind", sorted(layout.NETWORK))
+@pytest.mark.parametrize("kind", sorted(mounts.NETWORK))
 def test_a_root_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(layout, "file_system_of", lambda _: kind)
+    monkeypatch.setattr(mounts, "_table", lambda: f"22 1 0:1 / / rw - {kind} far rw\n")
+    monkeypatch.setattr(os, "major", lambda _: 0)
     with pytest.raises(StateUnsafe, match=kind):
         Layout(tmp_path / "state")
 
@@ -362,3 +365,43 @@ def test_the_lock_is_not_followed_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "state" / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SupervisorError, match="lock"), root.locked():
         pytest.fail("locked")
+
+
+def test_what_is_known_to_be_sound_is_so_until_a_name_comes_or_goes(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "state")
+    one, other = new_job_id(), new_job_id()
+    key = workspace_key("/work")
+    above = Path(layout.make_job(key, one, b"{}")).parent
+
+    def look() -> list[bool]:
+        while not mounts.has_settled(above.stat()):
+            time.sleep(0.02)
+        is_sound = layout.soundness()
+        return [is_sound(key, job_id) for job_id in (one, other)]
+
+    for _ in range(2):
+        assert look() == [True, False]
+    assert layout._sound[key][1] == {one}
+    directory = Path(layout.make_job(key, other, b"{}"))
+    assert look() == [True, True]
+    aside = directory.rename(tmp_path / "aside")
+    assert look() == [True, False]
+    directory.symlink_to(aside)
+    assert look() == [True, False]
+    assert layout.discard(key, one)
+    assert look() == [False, False]
+    above.rename(tmp_path / "moved")
+    above.symlink_to(tmp_path / "moved")
+    (tmp_path / "moved" / one).mkdir(mode=0o700)
+    assert look() == [False, False]
+
+
+def test_what_changes_too_fast_for_its_clock_is_looked_at_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "_SETTLED_NS", 1 << 62)
+    layout = Layout(tmp_path / "state")
+    one, key = new_job_id(), workspace_key("/work")
+    layout.make_job(key, one, b"{}")
+    assert layout.soundness()(key, one)
+    assert not layout._sound
