@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 import attrs
 
 from supervisor import endings, interpret, log
-from supervisor.engines import Ended, Launched, Observation, Seen, evidence, records, remote, stopping
+from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, records, remote, stopping
 from supervisor.engines.second_look import SecondLook
 from supervisor.errors import (
     InvalidArguments,
@@ -573,7 +573,7 @@ class Catalog:
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
-        process = evidence.recorded_process(directory)
+        process = recorded.process(directory)
         if process:
             stopping.stop_trees([stopping.Tree(directory, process, stopping.request_stop(directory, why, by))])
 

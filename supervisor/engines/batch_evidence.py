@@ -26,16 +26,9 @@ import attrs
 
 from supervisor.engines import Ended, Launched, Observation, Seen, records
 from supervisor.engines.backend import Standing, Word
-from supervisor.engines.evidence import (
-    NEVER_LAUNCHED,
-    exit_of,
-    note,
-    note_exit,
-    stop_facts,
-    valid_exit,
-    valid_process,
-)
+from supervisor.engines.evidence import NEVER_LAUNCHED, note, note_exit
 from supervisor.engines.keeper_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
+from supervisor.engines.recorded import exit_of, stop_facts, valid_exit, valid_process
 
 __all__ = ["SUBMISSION", "Facts", "Finding", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
 

@@ -20,8 +20,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Launched, Observation, Seen, processes, records, trees
-from supervisor.model import Exit
+from supervisor.engines import Ended, Observation, Seen, processes, recorded, records, trees
 
 __all__ = [
     "NEVER_LAUNCHED",
@@ -32,26 +31,15 @@ __all__ = [
     "adopt_marked",
     "decide",
     "examine",
-    "exit_of",
     "find_marked_leader",
     "note",
     "note_cancelled",
     "note_exit",
-    "recorded_exit",
     "recorded_keeper",
-    "recorded_launch",
-    "recorded_process",
     "resolve",
     "resolve_ended",
     "resolve_kept",
-    "stop_facts",
-    "valid_exit",
-    "valid_process",
 ]
-
-
-_PIDS: Final = 2**31
-_LONGEST_SECONDS: Final = 2**40
 
 
 class Place(Enum):
@@ -118,91 +106,15 @@ class Finding(Enum):
     ELSEWHERE = "it can be judged only where it runs"
 
 
-def _keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:
-    words = claim.split(".")
-    if len(words) != 5 or words[0] != "keeper" or not all(_is_number(word) for word in words[1:3]):
-        return None
-    return int(words[1]), int(words[2]), words[3], words[4]
-
-
-def _is_number(word: str) -> bool:
-    return word.isascii() and word.isdigit() and len(word) < 20
-
-
-def _integer(record: dict[str, Any] | None, name: str) -> int | None:
-    value: Any = record.get(name) if record else None
-    return value if type(value) is int and -(2**63) <= value < 2**63 else None
-
-
-def number(held: Any, most: float) -> float | None:
-    """Return what a record holds if it is a number from 0 to ``most``, else ``None``."""
-    fits = isinstance(held, int | float) and not isinstance(held, bool) and 0 <= held <= most
-    return float(held) if fits else None
-
-
-def valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
-    """Return a process record, ``{}`` for one that no keeper can have written.
-
-    It must agree with itself (the clock was read before and after the spawn) and with the claim, or it
-    may name a stranger.
-    """
-    if not record:
-        return record
-    numbers = ("pid", "start", "keeper_pid", "keeper_start", "started_ns", "started_boot_ns")
-    if any(_integer(record, name) is None for name in numbers):
-        return {}
-    if not (1 < record["pid"] < _PIDS and 0 <= record["keeper_pid"] < _PIDS):
-        return {}
-    if record.get("deadline_boot_ns") is not None and _integer(record, "deadline_boot_ns") is None:
-        return {}
-    if not isinstance(record.get("boot"), str) or not isinstance(record.get("ns"), str):
-        return {}
-    if record.get("ticks") is not False:
-        between = record["started_boot_ns"], _integer(record, "spawned_boot_ns")
-        if not processes.may_have_started(record["start"], *between):
-            return {}
-    holder = _keeper_of_claim(claim) if claim else None
-    if holder is not None and holder[:2] != (record["keeper_pid"], record["keeper_start"]):
-        return {}
-    return record
-
-
-def recorded_process(directory: str) -> dict[str, Any] | None:
-    """Return the process record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
-    return valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
-
-
-def recorded_exit(directory: str) -> dict[str, Any] | None:
-    """Return the exit record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
-    return valid_exit(records.read(directory, records.EXIT), recorded_process(directory))
-
-
 def recorded_keeper(directory: str) -> tuple[int, int] | None:
     """Return (pid, start time) of the keeper that launched a job, or has claimed that it would."""
-    process = recorded_process(directory)
+    process = recorded.process(directory)
     if process:
         return process["keeper_pid"], process["keeper_start"]
-    holder = _keeper_of_claim(records.read_claim(directory) or "")
+    holder = recorded.keeper_of_claim(records.read_claim(directory) or "")
     if holder is None or _place(holder[2], holder[3], None) is not Place.HERE:
         return None
     return holder[:2]
-
-
-def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an exit record that speaks of ``process``, if there is one; ``{}`` for one that does not."""
-    if not record:
-        return record
-    if isinstance(record.get("launch_error"), str):
-        return {} if process else record
-    if _integer(record, "ended_ns") is None:
-        return {}
-    if process and any(record.get(name) != process[name] for name in ("pid", "start", "boot")):
-        return {}  # it speaks of another process
-    for name, most in (("exit_code", 255), ("signal", 128)):
-        value = record.get(name)
-        if value is not None and (type(value) is not int or not 0 <= value <= most):
-            return {}
-    return record if record.get("exit_code") is None or record.get("signal") is None else {}
 
 
 class _Born:
@@ -231,7 +143,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
     """Read all there is. ``born`` is ``job.json``, which says where the job was taken on, if that was read already."""
     about = _Born(directory, born)
     claim = records.read_claim(directory)
-    process = valid_process(records.read(directory, records.PROCESS), claim)
+    process = recorded.valid_process(records.read(directory, records.PROCESS), claim)
     leader, zombie_status = Leader.NONE, None
     place, keeper_lives = Place.HERE, False
     if process:
@@ -247,14 +159,14 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
             else:
                 leader = Leader.ALIVE
     else:
-        holder = _keeper_of_claim(claim) if claim else None
+        holder = recorded.keeper_of_claim(claim) if claim else None
         if holder is not None:
             place = _place(holder[2], holder[3], about)
             keeper_lives = place is Place.HERE and processes.is_alive(holder[0], holder[1])
         elif record := about.record:
             place = _place(str(record.get("boot", "")), str(record.get("ns", "")), about)
     # The exit record comes last: whoever was alive above had not failed to write it yet.
-    exit_record = valid_exit(records.read(directory, records.EXIT), process)
+    exit_record = recorded.valid_exit(records.read(directory, records.EXIT), process)
     return Evidence(
         place=place,
         owner_lives=owner_lives,
@@ -271,7 +183,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
 
 
 def _is_over_limit(directory: str, born: dict[str, Any]) -> bool:
-    limit = _integer(born, "output_limit")
+    limit = recorded.integer(born, "output_limit")
     if limit is None:
         return False
     for name in (records.STDOUT, records.STDERR):
@@ -365,9 +277,9 @@ def adopt_marked(directory: str, *, patient: bool = False) -> bool:
         if found is None:
             return False
     started_boot = processes.ticks_to_ns(found.start)
-    holder = _keeper_of_claim(records.read_claim(directory) or "") or (0, 0, "", "")
+    holder = recorded.keeper_of_claim(records.read_claim(directory) or "") or (0, 0, "", "")
     job = records.read(directory, records.JOB) or {}
-    deadline = number(job.get("deadline_seconds"), _LONGEST_SECONDS)
+    deadline = recorded.number(job.get("deadline_seconds"), recorded.LONGEST_SECONDS)
     # A damaged record is replaced; of several who look at once everybody writes the same.
     records.replace(
         directory,
@@ -421,64 +333,13 @@ def note_exit(
 def note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
     """Put an end on record unless there is one; one that is torn or lying would be found again and again."""
     if not records.create(directory, records.EXIT, record):
-        there = valid_exit(records.read(directory, records.EXIT), process)
+        there = recorded.valid_exit(records.read(directory, records.EXIT), process)
         if not there:
             records.replace(directory, records.EXIT, record)
 
 
-def _launched(process: dict[str, Any] | None) -> Launched | None:
-    if not process:
-        return None
-    return Launched(
-        pid=process["pid"],
-        started_ns=process["started_ns"],
-        deadline_boot_ns=process.get("deadline_boot_ns"),
-    )
-
-
-def recorded_launch(directory: str) -> Launched | None:
-    """Return the launch that the keeper has put on record, whether or not it still runs."""
-    return _launched(recorded_process(directory))
-
-
-def exit_of(record: dict[str, Any]) -> Exit:
-    """Return what a valid exit record says."""
-    if isinstance(record.get("launch_error"), str):
-        status = _integer(record, "launch_status")
-        return Exit(
-            ended_ns=_integer(record, "ended_ns") or 0,
-            launch_error=record["launch_error"],
-            launch_status=125 if status is None else status,
-            never_launched=record.get("never_launched") is True,
-        )
-    return Exit(
-        exit_code=record.get("exit_code"),
-        signal=record.get("signal"),
-        ended_ns=record["ended_ns"],
-        cpu_seconds=number(record.get("cpu_seconds"), _LONGEST_SECONDS),
-        max_rss_bytes=_integer(record, "max_rss_bytes"),
-    )
-
-
-def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
-    """Return why a command was stopped, if it was, and what of it could not be."""
-    if not stop or stop.get("signalled_boot_ns") is None:
-        return None, ()
-    return stop["why"], tuple(int(word) for word in stop["survivors"].split() if _is_number(word))
-
-
 def _damage(seen: Evidence) -> str | None:
-    return _damage_of(seen.process, seen.stop, seen.exit)
-
-
-def _damage_of(
-    process: dict[str, Any] | None = None,
-    stop: dict[str, Any] | None = None,
-    end: dict[str, Any] | None = None,
-) -> str | None:
-    held = ((records.PROCESS, process), (records.STOP, stop), (records.EXIT, end))
-    names = [name for name, record in held if record == {}]
-    return f"{', '.join(names)} cannot be read" if names else None
+    return recorded.damage_of(seen.process, seen.stop, seen.exit)
 
 
 def resolve(
@@ -546,11 +407,11 @@ def resolve_ended(directory: str) -> Observation | None:
     path = f"{directory}/{records.EXIT}"
     if not os.path.lexists(path):
         return None
-    process = recorded_process(directory)
-    end, stop = valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
+    process = recorded.process(directory)
+    end, stop = recorded.valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
     if not end or (stop and stop["signalled_boot_ns"] is not None and not stop["gone"]):
         return None
-    return _ended(process, stop, end, _damage_of(process, stop))
+    return _ended(process, stop, end, recorded.damage_of(process, stop))
 
 
 def resolve_kept(
@@ -562,7 +423,7 @@ def resolve_kept(
     ``None`` for any other. No more is read for it than that takes, and nothing is waited for, so that a look at
     a thousand of them does not take long. ``lives`` says whether a keeper is there.
     """
-    process = recorded_process(directory)
+    process = recorded.process(directory)
     if not process or _place(process["boot"], process["ns"], None) is not Place.HERE:
         return None
     # In this order: a keeper that was alive had not failed to write the end down yet.
@@ -573,9 +434,9 @@ def resolve_kept(
     stop = records.read_stop(directory)
     return Observation(
         seen=Seen.RUNNING,
-        launched=_launched(process),
+        launched=recorded.launched_of(process),
         stop_requested=stop.get("why") if stop else None,
-        damage=_damage_of(stop=stop),
+        damage=recorded.damage_of(stop=stop),
     )
 
 
@@ -585,18 +446,18 @@ def _ended(
     end: dict[str, Any],
     damage: str | None,
 ) -> Observation:
-    stopped, survivors = stop_facts(stop)
+    stopped, survivors = recorded.stop_facts(stop)
     return Observation(
         seen=Seen.ENDED,
-        launched=_launched(process),
-        ended=Ended(exit=exit_of(end), stopped=stopped, survivors=survivors),
+        launched=recorded.launched_of(process),
+        ended=Ended(exit=recorded.exit_of(end), stopped=stopped, survivors=survivors),
         stop_requested=stop.get("why") if stop else None,
         damage=damage,
     )
 
 
 def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observation:
-    launched = _launched(seen.process)
+    launched = recorded.launched_of(seen.process)
     requested = seen.stop.get("why") if seen.stop else None
     if finding is Finding.ENDED:
         assert seen.exit is not None  # noqa: S101  # that is what the finding means

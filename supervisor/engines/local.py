@@ -28,6 +28,7 @@ from supervisor.engines import (
     Observation,
     evidence,
     processes,
+    recorded,
     records,
     stopping,
 )
@@ -401,7 +402,7 @@ class LocalEngine:
         await trio.lowlevel.checkpoint()
         handle = LocalRunning(self, directory, next(self._tokens))
         handle.owner_lives = owner_lives
-        launched = launched or evidence.recorded_launch(directory)  # the row may not know of it yet
+        launched = launched or recorded.launch(directory)  # the row may not know of it yet
         if launched is not None:
             handle.launched = launched
         handle.answered.set()
@@ -533,7 +534,7 @@ class LocalEngine:
                 tree = await trio.to_thread.run_sync(cancel.step, why)
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
                 log.warning("job_not_stopped", job_id=os.path.basename(handle.directory), error=str(error))
-                if evidence.recorded_process(handle.directory):
+                if recorded.process(handle.directory):
                     await self._trees.stop(handle.directory, why, by)
                     return
                 await trio.sleep(_LOOK_BLINDLY_SECONDS)

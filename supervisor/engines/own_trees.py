@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from supervisor import log
-from supervisor.engines import evidence, processes, stopping, trees
+from supervisor.engines import evidence, processes, recorded, stopping, trees
 
 __all__ = ["Trees"]
 
@@ -30,10 +30,10 @@ class Trees:
         except OSError as error:  # a full disk must not keep a job alive
             log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
             request = {"why": why}
-        process = evidence.recorded_process(directory)
+        process = recorded.process(directory)
         if not process:
             await trio.to_thread.run_sync(evidence.adopt_marked, directory)
-            process = evidence.recorded_process(directory)
+            process = recorded.process(directory)
         if process:
             await self.end(stopping.Tree(directory, process, request))
 

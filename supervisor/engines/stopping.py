@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from supervisor.engines import evidence, processes, records, trees
+from supervisor.engines import evidence, processes, recorded, records, trees
 from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
 
 __all__ = [
@@ -130,7 +130,7 @@ class Tree:
 
 def seconds_of_grace(directory: str) -> float:
     """Return how long a job is left to end by itself, as it was fixed when the job was started."""
-    grace = evidence.number((records.read(directory, records.JOB) or {}).get("grace_seconds"), _LONGEST_GRACE_SECONDS)
+    grace = recorded.number((records.read(directory, records.JOB) or {}).get("grace_seconds"), _LONGEST_GRACE_SECONDS)
     return _USUAL_GRACE_SECONDS if grace is None else grace
 
 
@@ -175,7 +175,7 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
     ending: what the zombie tells, or that nobody knows, is noted instead.
     """
     directory, process = tree.directory, tree.process
-    if not tree.sound or evidence.recorded_exit(directory):
+    if not tree.sound or recorded.end(directory):
         return True
     leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
     if processes.is_alive(*leader) or not processes.is_alive(*keeper):
@@ -235,7 +235,7 @@ class Cancel:
         if self._handed_out and self.until is not None and time.monotonic() < self.until:
             return None  # whatever keeps it from ending, it is not to be tried without a pause
         if self.until is None:
-            process = evidence.recorded_process(directory)
+            process = recorded.process(directory)
             if process is None and cancel_queued(directory, self._by):
                 return None  # whoever looks next sees the exit record
             request_stop(directory, why, self._by)
@@ -249,9 +249,9 @@ class Cancel:
                 self._begun = True
                 self.until = time.monotonic() + seconds_of_grace(directory) + BACKSTOP_SECONDS
                 return None
-        process = evidence.recorded_process(directory)
+        process = recorded.process(directory)
         if not process and evidence.adopt_marked(directory):
-            process = evidence.recorded_process(directory)
+            process = recorded.process(directory)
         if not process:
             self._wait_for_keeper()
             return None
