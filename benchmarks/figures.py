@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, Final, Literal
 
 import attrs
 import cattrs
 
-__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "median_us", "number", "spread"]
+__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "median_us", "number", "parted", "spread"]
 
 OURS: Final = "ours"
 _HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
@@ -127,6 +128,21 @@ def median_us(times: int, call: Callable[[], object]) -> float:
         call()
         taken.append(time.perf_counter() - begun)
     return median(taken) * 1e6
+
+
+def parted(
+    rounds: int, parts: Sequence[str], contenders: Mapping[str, Callable[[], Mapping[str, float]]]
+) -> Iterator[tuple[str, dict[str, list[float]], dict[str, str]]]:
+    """Measure in turn those who give several values at a time, and yield for each part what `interleaved` returns."""
+    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in contenders}
+
+    def measure(name: str) -> float:
+        found[name].append(contenders[name]())
+        return 0
+
+    values, missing = interleaved(rounds, {name: partial(measure, name) for name in contenders})
+    for part in parts:
+        yield part, {name: [each[part] for each in found[name]] for name in values}, missing
 
 
 class Together:

@@ -18,10 +18,10 @@ import trio
 
 import supervisor
 from benchmarks.apart import apart
-from benchmarks.figures import OURS, Cannot, Figure, Goal, Together, interleaved, median_us
+from benchmarks.figures import OURS, Cannot, Figure, Goal, Together, interleaved, median_us, parted
 from benchmarks.filling import fill
 from benchmarks.peers import Session
-from benchmarks.peers.baselines import BARE, ORIGINAL
+from benchmarks.peers.baselines import BARE
 from benchmarks.plan import Plan
 from supervisor.catalog import Catalog
 
@@ -57,7 +57,10 @@ def starts(plan: Plan) -> Iterator[Figure]:
         contenders: dict[str, Callable[[], float]] = {OURS: together.one(OURS)}
         if bare is not None:
             contenders[BARE] = together.one(BARE)
-        contenders |= {name: _start_of(session, max(3, times // 4)) for name, session in sessions.items()}
+        contenders |= {
+            name: _start_of(session, int(min(max(3, times // 4), session.most_waits)))
+            for name, session in sessions.items()
+        }
         values, missing = interleaved(plan.rounds, contenders)
     yield Figure(
         case="starts",
@@ -95,8 +98,7 @@ def exits(plan: Plan) -> Iterator[Figure]:
                 ),
             }
             for name, session in sessions.items():
-                rounds = min(times, 5) if name == ORIGINAL else times  # it polls every second
-                contenders[name] = _exit_of(session, rounds, flight)
+                contenders[name] = _exit_of(session, int(min(times, session.most_waits)), flight)
             values, missing = interleaved(plan.rounds, contenders)
         yield Figure(
             case="exits",
@@ -252,15 +254,14 @@ def statuses(plan: Plan) -> Iterator[Figure]:
 def _by_others(plan: Plan, root: Path, jobs: dict[str, str], times: int) -> Iterator[Figure]:
     """Ask from other processes, while the supervisor that started the jobs is open in this one."""
     for afresh, function, goal in ((False, status_elsewhere, 50), (True, status_afresh, 200)):
-        together = Together(
-            lambda function=function: dict(zip(jobs, apart(function, str(root), [*jobs.values()], times), strict=True)),  # type: ignore[misc]
-        )
-        for what, job in jobs.items():
-            contenders: dict[str, Callable[[], float]] = {
-                OURS: together.one(what),
-                _BY_SQL: lambda job=job, afresh=afresh: _select(root, job, times, afresh=afresh),  # type: ignore[misc]
-            }
-            values, missing = interleaved(plan.rounds, contenders)
+
+        def ours(function: Callable[..., Any] = function) -> dict[str, float]:
+            return dict(zip(jobs, apart(function, str(root), [*jobs.values()], times), strict=True))
+
+        def by_sql(*, afresh: bool = afresh) -> dict[str, float]:
+            return {what: _select(root, job, times, afresh=afresh) for what, job in jobs.items()}
+
+        for what, values, missing in parted(plan.rounds, [*jobs], {OURS: ours, _BY_SQL: by_sql}):
             yield Figure(
                 case="statuses",
                 name=f"status of a {what} job {'by a fresh catalog' if afresh else 'by another process'}",

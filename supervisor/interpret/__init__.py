@@ -221,13 +221,13 @@ def interrupted_reason(outcome: Outcome) -> Reason | None:
 
 def exit_verdict(outcome: Outcome) -> Verdict:
     """Judge by the exit status alone, with a redacted tail of stderr as the detail of a failure."""
+    if outcome.exit_code == 0 and outcome.launch_error is None:
+        return Verdict(reason=Reason.EXITED)
     from supervisor.interpret.redact import excerpt, tail  # only failures pay for it
 
     if outcome.launch_error is not None:
         error = excerpt(outcome.launch_error)
         return Verdict(reason=Reason.LAUNCH_FAILED, message=f"The command could not be started: {error}", detail=error)
-    if outcome.exit_code == 0:
-        return Verdict(reason=Reason.EXITED)
     if outcome.signal is not None:
         reason, message = Reason.KILLED_BY_SIGNAL, f"The command was ended by signal {outcome.signal}."
     elif outcome.exit_code is not None:
