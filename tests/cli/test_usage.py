@@ -193,7 +193,8 @@ def test_commands_that_read_import_nothing_heavy(cli: Any, name: str) -> None:
     assert imported_by(words, heavy) == []
 
 
-def test_a_command_that_runs_well_imports_nothing_that_only_others_need(cli: Any) -> None:
+@pytest.mark.usefixtures("cli")
+def test_a_command_that_runs_well_imports_nothing_that_only_others_need() -> None:
     others = ["cattrs", "importlib.metadata", "mcp", "rich", "structlog", "supervisor.engines.batch"]
     others += ["supervisor.engines.backend", "supervisor.engines.slurm_cli", "supervisor.interpret.redact"]
     assert imported_by(["run", "--", "true"], others) == []
