@@ -13,7 +13,19 @@ from typing import Any, Final, Literal
 import attrs
 import cattrs
 
-__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "median_us", "number", "parted", "spread"]
+__all__ = [
+    "OURS",
+    "Cannot",
+    "Figure",
+    "Goal",
+    "Taken",
+    "Together",
+    "interleaved",
+    "median_us",
+    "number",
+    "parted",
+    "spread",
+]
 
 OURS: Final = "ours"
 _HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
@@ -44,6 +56,23 @@ class Goal:
 
 
 @attrs.frozen(kw_only=True)
+class Taken:
+    """How a figure was taken: a file may hold those of several runs.
+
+    Attributes:
+        size: how much was measured.
+        file_system: the one below the state roots.
+        commit: what was measured.
+        load: how many wanted a processor in the minute before.
+    """
+
+    size: str
+    file_system: str
+    commit: str
+    load: float
+
+
+@attrs.frozen(kw_only=True)
 class Figure:
     """Something measured.
 
@@ -57,6 +86,7 @@ class Figure:
         at: how many there were of what ``along`` says, for a figure that is one point of a curve.
         along: what the curve runs along.
         note: what one has to know to read it.
+        taken: how; the cases leave it to whoever runs them.
     """
 
     case: str
@@ -68,6 +98,7 @@ class Figure:
     at: float | None = None
     along: str = ""
     note: str = ""
+    taken: Taken | None = None
 
     @property
     def more_is_better(self) -> bool:
