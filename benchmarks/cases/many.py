@@ -67,12 +67,8 @@ def _private_kib(pid: int) -> float:
 
 
 def _cpu_ns(pid: int) -> int:
-    """Return the processor time of all threads: the scheduler counts nanoseconds where ``stat`` counts ticks."""
-    total = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text(encoding="ascii").split()[0])
-    return total
+    """Return the processor time of all threads, those that have ended too, in nanoseconds where ``stat`` has ticks."""
+    return time.clock_gettime_ns(~pid << 3 | 2)  # clock_getcpuclockid(3), which Python does not have
 
 
 def _parent(pid: int) -> int:
