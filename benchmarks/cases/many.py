@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,10 +55,21 @@ async def _many(sup: supervisor.Supervisor, count: int) -> AsyncGenerator[list[s
         yield jobs
     finally:
         with trio.CancelScope(shield=True):
-            for job in jobs:
-                os.kill(job.pid or 0, signal.SIGKILL)
+            _kill(map(_pid, jobs))
             for job in jobs:
                 await sup.wait(job.job_id)
+
+
+def _pid(job: supervisor.Job) -> int:
+    if job.pid is None:  # 0 in its place would be everybody
+        raise AssertionError(job)
+    return job.pid
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _private_kib(pid: int) -> float:
@@ -81,7 +92,7 @@ def sleep_many(root: str, count: int, seconds: float) -> dict[str, float]:
     async def main() -> dict[str, float]:
         async with supervisor.open_supervisor(_settings(root)) as sup:
             first = await sup.start(_SLEEPER, env=_PLAIN)
-            keeper = _parent(first.pid or 0)
+            keeper = _parent(_pid(first))
             both = os.getpid(), keeper
             before = [_private_kib(pid) for pid in both]
             async with _many(sup, count):
@@ -226,7 +237,7 @@ def leave_running(root: str, count: int) -> list[int]:
 
     async def main() -> list[int]:
         async with supervisor.open_supervisor(_settings(root)) as sup:
-            return [job.pid or 0 for job in await _start_many(sup, count)]
+            return [_pid(job) for job in await _start_many(sup, count)]
 
     return trio.run(main)
 
@@ -254,5 +265,4 @@ def reopening(plan: Plan) -> Iterator[Figure]:
                 goals=goals,
             )
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        _kill(pids)
