@@ -95,7 +95,7 @@ def coverage(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Measure on this machine, beside its limits and the peers; as root, Debian's peers are installed if need be.
 
-    ``-- --full`` takes most of an hour; ``-- report FILE`` makes the page and the plots in docs/ of what
+    ``-- --full`` takes most of an hour; ``-- report FILE...`` makes the page and the plots in docs/ of what
     ``-- --json FILE`` has written.
     """
     session.install("--editable", ".[mcp]", *_group("benchmarks"))

@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from benchmarks.cases import CASES
 from benchmarks.figures import OURS, Cannot
 from benchmarks.machine import facts, load
@@ -73,17 +75,15 @@ def measure(given: Sequence[str] | None = None) -> Run:
     run = Run(machine=facts(folder.resolve()), load=[before], size=size, peers=described)
     cases = chosen.cases or list(CASES)
     if chosen.update and chosen.json is not None and chosen.json.exists():
-        held = Run.load_from(chosen.json)
-        run.figures = [figure for figure in held.figures if figure.case not in cases]
-        run.failed = {case: reason for case, reason in held.failed.items() if case not in cases}
-        run.peers = {**held.peers, **run.peers}
+        run.take_over(Run.load_from(chosen.json), cases)
     begun = time.monotonic()
     try:
         for name in cases:
             plan.tell(f"[{time.monotonic() - begun:6.0f} s] {name}")
+            busy = load()
             try:
                 for figure in CASES[name](plan):
-                    run.figures.append(figure)
+                    run.figures.append(attrs.evolve(figure, taken=attrs.evolve(run.taken, load=busy)))
                     plan.tell(table([figure], colour=sys.stderr.isatty()).split("\n", 2)[2].rstrip())
             except Exception as error:  # noqa: BLE001  # the other cases are worth having
                 run.failed[name] = repr(error)[:300]

@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, Final, Literal
 
 import attrs
 import cattrs
 
-__all__ = ["OURS", "Cannot", "Figure", "Goal", "Together", "interleaved", "median_us", "number", "spread"]
+__all__ = [
+    "OURS",
+    "Cannot",
+    "Figure",
+    "Goal",
+    "Taken",
+    "Together",
+    "interleaved",
+    "median_us",
+    "number",
+    "parted",
+    "spread",
+]
 
 OURS: Final = "ours"
 _HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
@@ -43,6 +56,23 @@ class Goal:
 
 
 @attrs.frozen(kw_only=True)
+class Taken:
+    """How a figure was taken: a file may hold those of several runs.
+
+    Attributes:
+        size: how much was measured.
+        file_system: the one below the state roots.
+        commit: what was measured.
+        load: how many wanted a processor in the minute before.
+    """
+
+    size: str
+    file_system: str
+    commit: str
+    load: float
+
+
+@attrs.frozen(kw_only=True)
 class Figure:
     """Something measured.
 
@@ -56,6 +86,7 @@ class Figure:
         at: how many there were of what ``along`` says, for a figure that is one point of a curve.
         along: what the curve runs along.
         note: what one has to know to read it.
+        taken: how; the cases leave it to whoever runs them.
     """
 
     case: str
@@ -67,6 +98,7 @@ class Figure:
     at: float | None = None
     along: str = ""
     note: str = ""
+    taken: Taken | None = None
 
     @property
     def more_is_better(self) -> bool:
@@ -127,6 +159,21 @@ def median_us(times: int, call: Callable[[], object]) -> float:
         call()
         taken.append(time.perf_counter() - begun)
     return median(taken) * 1e6
+
+
+def parted(
+    rounds: int, parts: Sequence[str], contenders: Mapping[str, Callable[[], Mapping[str, float]]]
+) -> Iterator[tuple[str, dict[str, list[float]], dict[str, str]]]:
+    """Measure in turn those who give several values at a time, and yield for each part what `interleaved` returns."""
+    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in contenders}
+
+    def measure(name: str) -> float:
+        found[name].append(contenders[name]())
+        return 0
+
+    values, missing = interleaved(rounds, {name: partial(measure, name) for name in contenders})
+    for part in parts:
+        yield part, {name: [each[part] for each in found[name]] for name in values}, missing
 
 
 class Together:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
+
+import attrs
 
 from benchmarks.figures import OURS, Figure, number
 from benchmarks.peers.baselines import BARE, ORIGINAL
@@ -88,7 +89,9 @@ def headlines(run: Run) -> str:
                 if (met := goal.met(figure)) is not None and (goal.value != 1 or not goal.of)
             ]
             middle = f"{number(median(figure.values[OURS]))} {figure.unit}"
-            lines.append(line_of(figure.name, middle, _stands_beside(figure), "; ".join(goals)))
+            taken = figure.taken or run.taken
+            name = figure.name if taken.size == run.size else f"{figure.name} ({taken.size} size)"
+            lines.append(line_of(name, middle, _stands_beside(figure), "; ".join(goals)))
     return f"{machine(run)}\n\n" + "\n".join(lines) + "\n"
 
 
@@ -100,6 +103,17 @@ def machine(run: Run) -> str:
         f"{held['python']}, state root on {held['file_system']}; commit `{held['commit']}`, {held['date'][:10]}, "
         f"{run.size} size; load average {run.load[0]} before and {run.load[-1]} after."
     )
+
+
+def _otherwise(run: Run, figures: Sequence[Figure]) -> str:
+    """Say how figures were taken that are not of the run itself; nothing of those that are."""
+    own = run.taken
+    others = dict.fromkeys(
+        f"of {taken.size} size, state root on {taken.file_system}, commit `{taken.commit}`, load average {taken.load}"
+        for taken in (figure.taken or own for figure in figures)
+        if attrs.evolve(taken, load=own.load) != own
+    )
+    return f"Taken in another run: {'; '.join(others)}." if others else ""
 
 
 def tables(run: Run) -> str:
@@ -117,6 +131,8 @@ def tables(run: Run) -> str:
         if not figures:
             continue
         parts.append(f"### {title}")
+        if words := _otherwise(run, figures):
+            parts.append(words)
         if case in pictures:
             parts.append(f"![{pictures[case][1]}]({pictures[case][0]})")
         parts.append(markdown(figures).rstrip())
@@ -139,11 +155,12 @@ def renewed(text: str, figures: str) -> str:
 def main(given: Sequence[str]) -> None:
     """Make the page, the plots and the README's table of a file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="what `python -m benchmarks --json FILE` has written")
-    chosen = parser.parse_args(given)
-    run = Run.load_from(chosen.file)
-    if chosen.file.resolve() != KEPT:
-        shutil.copyfile(chosen.file, KEPT)
+    words = "what `python -m benchmarks --json FILE` has written; cases in later ones stand for those in earlier ones"
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=words)
+    run, *others = [Run.load_from(file) for file in parser.parse_args(given).files]
+    for other in others:
+        run.put_in(other)
+    run.save(KEPT)
     for name in draw(run, PAGE.parent):
         sys.stdout.write(f"{PAGE.parent / name}\n")
     for page, figures in ((PAGE, tables(run)), (_README, f"\n{headlines(run)}\n")):

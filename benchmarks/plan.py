@@ -7,19 +7,20 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 import attrs
 import trio
 
 import supervisor
 from benchmarks.figures import Figure
-from benchmarks.peers import Peer, Session
+from benchmarks.peers import Peer, Session, brought_up
 from supervisor.catalog import Catalog
 
 __all__ = ["Case", "Plan", "Size", "percentile"]
 
 _T = TypeVar("_T")
+_PEER: Final = "peer"
 Size = Literal["toy", "quick", "full"]
 
 
@@ -61,7 +62,7 @@ class Plan:
     @property
     def rounds(self) -> int:
         """How often everything is measured."""
-        return self.pick(2, 3, 7)
+        return self.pick(2, 3, 5)
 
     def fresh(self, what: str) -> Path:
         """Return a new directory."""
@@ -69,10 +70,14 @@ class Plan:
         made.mkdir(mode=0o700)
         return made
 
+    def peers_folders(self) -> list[Path]:
+        """Return the directories of all peers so far."""
+        return list(self.folder.glob(f"{_PEER}-*"))
+
     def sessions(self, stack: ExitStack, flight: int = 1, only: Collection[str] | None = None) -> dict[str, Session]:
         """Bring up the peers, or only those named; they are gone when ``stack`` is left."""
         return {
-            name: stack.enter_context(peer.opened(self.fresh("peer"), flight))
+            name: stack.enter_context(brought_up(peer, self.fresh(_PEER), flight, self.tell))
             for name, peer in self.peers.items()
             if only is None or name in only
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 import click
 
-from benchmarks.figures import OURS, Figure, Goal, number, spread
+from benchmarks.figures import OURS, Figure, Goal, Taken, number, spread
 
 __all__ = ["Run", "line_of", "markdown", "table"]
 
@@ -38,6 +38,26 @@ class Run:
     peers: Mapping[str, Mapping[str, str]]
     figures: list[Figure] = attrs.field(factory=list[Figure])
     failed: dict[str, str] = attrs.field(factory=dict[str, str])
+
+    def take_over(self, other: Run, cases: Collection[str]) -> None:
+        """Add what another run has, but nothing of ``cases``."""
+        added = [figure for figure in other.figures if figure.case not in cases]
+        self.figures += [attrs.evolve(figure, taken=figure.taken or other.taken) for figure in added]
+        self.failed |= {case: why for case, why in other.failed.items() if case not in cases}
+        self.peers = {**other.peers, **self.peers}
+
+    def put_in(self, other: Run) -> None:
+        """Have all that another run has in place of what there is of its cases."""
+        cases = {*other.failed, *(figure.case for figure in other.figures)}
+        self.figures = [figure for figure in self.figures if figure.case not in cases]
+        self.failed = {case: why for case, why in self.failed.items() if case not in cases}
+        self.take_over(other, ())
+
+    @property
+    def taken(self) -> Taken:
+        """How its figures are taken."""
+        held = self.machine
+        return Taken(size=self.size, file_system=held["file_system"], commit=held["commit"], load=self.load[0])
 
     def save(self, path: Path) -> None:
         """Write everything to a file."""

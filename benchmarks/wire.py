@@ -77,7 +77,10 @@ class Wire:
         self._server.stdin.write(data + b"\n")
         self._server.stdin.flush()
         while True:
-            message: dict[str, Any] = json.loads(self._server.stdout.readline())
+            line = self._server.stdout.readline()
+            if not line:
+                raise EOFError("the server has ended")
+            message: dict[str, Any] = json.loads(line)
             if "id" in message:
                 return message
 
@@ -100,13 +103,13 @@ class Wire:
 
 
 @contextlib.contextmanager
-def served(whose: str, transport: str, folder: Path) -> Iterator[Wire]:
+def served(whose: str, transport: str, folder: Path, variables: Mapping[str, str] = os.environ) -> Iterator[Wire]:
     """Run a server that keeps its state in ``folder``; it is killed at the end.
 
     ``supervisor`` is the command ``supervisor mcp``, the others are those of ``benchmarks.task_servers``.
     """
     environment = {
-        **os.environ,
+        **variables,
         "PYTHONPATH": str(_ROOT),
         "SUPERVISOR_STATE_DIR": str(folder / "state"),
         "FASTMCP_DOCKET_URL": "memory://",
@@ -125,14 +128,14 @@ def served(whose: str, transport: str, folder: Path) -> Iterator[Wire]:
         process.communicate()
 
 
-def first_answer(whose: str, folder: Path, times: int) -> float:
+def first_answer(whose: str, folder: Path, times: int, variables: Mapping[str, str]) -> float:
     """Return the milliseconds from nothing to the answer of a tool, over stdio."""
     taken: list[float] = []
     for number in range(times):
         place = folder / str(number)
         place.mkdir()
         begun = time.perf_counter()
-        with served(whose, "stdio", place) as wire:
+        with served(whose, "stdio", place, variables) as wire:
             wire.ask("tools/call", name="job_list" if whose == "supervisor" else "work", arguments={})
             taken.append(time.perf_counter() - begun)
     return median(taken) * 1e3

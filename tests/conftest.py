@@ -193,6 +193,13 @@ def _left_behind(pids: frozenset[int], temporary: str) -> list[Stray]:
     return stayed
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where bytecode is not to stand beside the sources, keep it elsewhere: each program would compile us anew."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
+
+
 @pytest.fixture(autouse=True)
 def _no_process_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test that leaves a keeper or a job running; two listings of ``/proc`` when it does not."""

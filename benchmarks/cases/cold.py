@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from statistics import median
 from typing import Final
 
@@ -21,16 +23,14 @@ __all__ = ["cold"]
 _TRIO: Final = "import trio"
 
 
-def _whole(argv: list[str], times: int) -> Callable[[], float]:
-    def run() -> float:
-        taken: list[float] = []
-        for _ in range(times):
-            begun = time.perf_counter()
-            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-            taken.append(time.perf_counter() - begun)
-        return median(taken) * 1e3
+def _whole(argv: list[str], times: int, environment: Mapping[str, str]) -> Callable[[], float]:
+    def once() -> float:
+        begun = time.perf_counter()
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
+        return time.perf_counter() - begun
 
-    return run
+    once()  # which compiles what it imports
+    return lambda: median(once() for _ in range(times)) * 1e3
 
 
 def cold(plan: Plan) -> Iterator[Figure]:
@@ -44,20 +44,23 @@ def cold(plan: Plan) -> Iterator[Figure]:
     job = plan.ours(one, settings)
     root = ["--state-dir", str(settings.state_dir)]
     cli = [sys.executable, "-m", "supervisor"]
-    trio_alone = _whole([sys.executable, "-c", "import trio"], times)
+    # All of it as bytecode, ours as everybody else's, wherever it comes from: that is how pip leaves it.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(plan.fresh("bytecode"))
+    trio_alone = _whole([sys.executable, "-c", "import trio"], times, environment)
     importing = [sys.executable, "-c", "import supervisor; supervisor.open_supervisor"]
     for name, argv, goals in (
         ("import supervisor, a whole process", importing, [Goal("<=", 1.3, of=_TRIO)]),
         ("supervisor status JOB, a whole process", [*cli, "status", job, *root], [Goal("<=", 1, of=_TRIO)]),
         ("supervisor list, a whole process", [*cli, "list", "--all", *root], []),
     ):
-        values, missing = interleaved(plan.rounds, {OURS: _whole(argv, times), _TRIO: trio_alone})
+        values, missing = interleaved(plan.rounds, {OURS: _whole(argv, times, environment), _TRIO: trio_alone})
         yield Figure(case="cold", name=name, unit="ms", values=values, missing=missing, goals=goals)
 
     with contextlib.ExitStack() as stack:
         sessions = plan.sessions(stack, only={"task-spooler", "nq"})
         contenders: dict[str, Callable[[], float]] = {
-            OURS: _whole([*cli, "run", *root, "--", "true"], times),
+            OURS: _whole([*cli, "run", *root, "--", "true"], times, environment),
             _TRIO: trio_alone,
             **{name: _job_of(session, times) for name, session in sessions.items()},
         }
@@ -66,14 +69,18 @@ def cold(plan: Plan) -> Iterator[Figure]:
         case="cold", name="supervisor run -- true, a whole process", unit="ms", values=values, missing=missing,
         note="a keeper is brought up for it and leaves after it; task-spooler has its server up",
     )  # fmt: skip
-    values, missing = interleaved(
-        plan.rounds,
-        {
-            OURS: lambda: first_answer("supervisor", plan.fresh("mcp"), max(1, times // 5)),
-            "a bare server of the SDK's": lambda: first_answer("bare", plan.fresh("mcp"), max(1, times // 5)),
-        },
-    )
+    answers = {
+        name: partial(_first_answer, plan, server, max(1, times // 5), environment)
+        for name, server in ((OURS, "supervisor"), ("a bare server of the SDK's", "bare"))
+    }
+    for answer in answers.values():
+        answer()
+    values, missing = interleaved(plan.rounds, answers)
     yield Figure(case="cold", name="first answer over MCP, a whole process", unit="ms", values=values, missing=missing)
+
+
+def _first_answer(plan: Plan, server: str, times: int, environment: Mapping[str, str]) -> float:
+    return first_answer(server, plan.fresh("mcp"), times, environment)
 
 
 def _job_of(session: Session, times: int) -> Callable[[], float]:

@@ -55,7 +55,7 @@ def output(plan: Plan) -> Iterator[Figure]:
         _shorten(settings.state_dir)
         return rate
 
-    def of(session: Session, folder: Path) -> Callable[[], float]:
+    def of(session: Session) -> Callable[[], float]:
         def measure() -> float:
             if size > session.most_output:
                 reason = f"keeps {session.most_output / (1 << 20):.0f} MiB of a job at most"
@@ -67,7 +67,8 @@ def output(plan: Plan) -> Iterator[Figure]:
             begun = time.perf_counter()
             session.run_all(command, 1, 1)
             taken = time.perf_counter() - begun
-            _shorten(folder)
+            for folder in plan.peers_folders():
+                _shorten(folder)
             return size / taken / 1e6
 
         return session.turn(measure)
@@ -76,7 +77,7 @@ def output(plan: Plan) -> Iterator[Figure]:
         sessions = plan.sessions(stack)
         sessions.pop(BARE, None)  # it keeps no output
         contenders: dict[str, Callable[[], float]] = {OURS: ours, _REDIRECTED: redirected}
-        contenders |= {name: of(session, plan.folder) for name, session in sessions.items()}
+        contenders |= {name: of(session) for name, session in sessions.items()}
         values, missing = interleaved(plan.pick(2, 3, 3), contenders)
     yield Figure(
         case="output",

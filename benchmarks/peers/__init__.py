@@ -11,18 +11,30 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from benchmarks.figures import Cannot
 
-__all__ = ["PATIENCE_SECONDS", "PausedSession", "Peer", "Session", "debian_version", "every_peer", "own_environment"]
+__all__ = [
+    "PATIENCE_SECONDS",
+    "PausedSession",
+    "Peer",
+    "Session",
+    "brought_up",
+    "debian_version",
+    "every_peer",
+    "own_environment",
+]
 
 
 PATIENCE_SECONDS: Final = 8.0
 """How long a peer is waited for where it may never answer. Nobody's time-out is counted as a time."""
+
+_TURN_SECONDS: Final = 120
+"""How long the whole of a turn may take: one that hangs ends the run of nobody else."""
 
 
 class Session:
@@ -30,6 +42,9 @@ class Session:
 
     most_output: float = math.inf
     """In bytes, of one job."""
+
+    most_waits: float = math.inf
+    """How often in a turn it is worth while to wait for the end of a job; few for one that takes a second for each."""
 
     def resume(self) -> None:
         """Come back from ``rest``."""
@@ -43,7 +58,8 @@ class Session:
         def take() -> float:
             self.resume()
             try:
-                return measure()
+                with _patience():
+                    return measure()
             finally:
                 self.rest()
 
@@ -76,6 +92,53 @@ class Session:
     def stop(self, job: str) -> None:
         """Stop a job, and return when the peer says that it is stopped."""
         raise Cannot("has no stop")
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Give up a turn that does not end. It is the main thread's, so an alarm gets it out of any call."""
+
+    def too_late(*_: object) -> None:
+        reason = f"was not done within {_TURN_SECONDS} s"
+        raise Cannot(reason)
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _AbsentSession(Session):
+    """Of a peer that did not come up: a dash in every table, with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def turn(self, measure: Callable[[], float]) -> Callable[[], float]:
+        def take() -> float:
+            raise Cannot(self._reason)
+
+        return take
+
+
+@contextmanager
+def brought_up(peer: Peer, folder: Path, flight: int, tell: Callable[[str], object]) -> Iterator[Session]:
+    """Bring a peer up; whatever goes wrong with its coming and going is its own and nobody else's."""
+    with ExitStack() as stack:
+        try:
+            session = stack.enter_context(peer.opened(folder, flight))
+        except Exception as error:  # noqa: BLE001  # what others may raise is not known
+            session = _AbsentSession(str(error) if isinstance(error, Cannot) else f"did not come up: {error!r}"[:200])
+        try:
+            yield session
+        finally:
+            try:
+                stack.close()
+            except Exception as error:  # noqa: BLE001  # as above
+                tell(f"{peer.name} did not go well: {error!r}")
 
 
 class PausedSession(Session):

@@ -99,6 +99,8 @@ class Original:
 class OriginalSession(Session):
     """One workspace of it."""
 
+    most_waits = 5  # it looks every second
+
     def __init__(self, folder: Path, cap: int) -> None:
         self._jobs = folder / "jobs"
         self._jobs.mkdir()

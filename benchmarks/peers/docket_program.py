@@ -18,7 +18,11 @@ from docket import Docket, Worker
 async def run_command(argv: list[str]) -> None:
     """Be the task: run a command to its end."""
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL)
-    code = await process.wait()
+    try:
+        code = await process.wait()
+    finally:
+        if process.returncode is None:  # it was cancelled; the command is what there is to stop
+            process.kill()
     if code != 0:
         raise AssertionError(code)
 

@@ -25,6 +25,8 @@ from benchmarks.peers import PATIENCE_SECONDS, PausedSession, Session, debian_ve
 __all__ = ["Circus", "Supervisord"]
 
 _ENDED: Final = {"EXITED", "FATAL", "STOPPED"}
+_LONGEST_JOB_SECONDS: Final = 60.0
+"""A GiB takes one of these half a minute."""
 
 
 @contextlib.contextmanager
@@ -241,7 +243,7 @@ class _CircusSession(PausedSession):
 
     def _hear(self) -> None:
         """Take in the next end of a process."""
-        if not self._events.poll(PATIENCE_SECONDS * 1e3):
+        if not self._events.poll(_LONGEST_JOB_SECONDS * 1e3):
             raise Cannot("the end of a job was never told")
         topic, body = self._events.recv_multipart()
         _, name, what = topic.decode().split(".")

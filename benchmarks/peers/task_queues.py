@@ -52,7 +52,7 @@ def _redis(folder: Path) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise Cannot("redis-server did not come up")
             time.sleep(0.02)
-        yield f"unix://{path}"
+        yield f"unix://{path}?max_connections=1000"  # by default 100, for all of its tasks and whoever waits
 
 
 class Docket:

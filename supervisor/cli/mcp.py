@@ -60,11 +60,11 @@ def mcp(
         return exits.OK
     try:
         check_installed()
+        if http is None and (no_token or allow_hosts):
+            message = f"{'--no-token' if no_token else '--allow-host'} has a meaning only with --http"
+            raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
         options = _options(call, config, allow_commands)
         if http is None:
-            if no_token or allow_hosts:
-                message = f"{'--no-token' if no_token else '--allow-host'} has a meaning only with --http"
-                raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
             return _over_stdio(options)
     except SupervisorError as error:
         if http is not None:

@@ -28,6 +28,8 @@ __all__ = ["Output", "Outputs"]
 _SECOND: Final = 1_000_000_000
 _FIRST_LOOK_NS: Final = _SECOND // 2
 _SHORTEST_LOOK_NS: Final = _SECOND // 10
+_QUIET_NS: Final = _SECOND
+"""The kernel is asked to tell about one that has not written for so long; many end before that."""
 _LONGEST_LOOK_NS: Final = 8 * _SECOND
 _TOLD_LOOK_NS: Final = 128 * _SECOND
 """For one that the kernel tells about; some ways to write may come that it does not tell about."""
@@ -128,10 +130,10 @@ class Outputs:
         if grown > 0:  # look again when half of what is left could be used up
             until_full = (output.limit - largest) * (now - output.looked) // (2 * grown)
             output.gap = min(max(until_full, _SHORTEST_LOOK_NS), _SECOND)
-        elif output.gap < _LONGEST_LOOK_NS:
+        elif output.gap >= _QUIET_NS and self._watch(output) and output.size() == largest:
+            output.gap = _TOLD_LOOK_NS  # what was written before the kernel looked would have shown in the size
+        else:
             output.gap = min(2 * output.gap, _LONGEST_LOOK_NS)
-        elif self._watch(output) and output.size() == largest:  # what was written before the kernel looked shows here
-            output.gap = _TOLD_LOOK_NS
         output.seen, output.looked = largest, now
         due = now + output.gap
         if output.gap >= _SECOND:  # on the full second, so that a thousand quiet jobs cost one waking, not each its own

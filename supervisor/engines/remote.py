@@ -61,13 +61,13 @@ def accepted_options(name: str) -> dict[str, str]:
         InvalidArguments: there is no such engine.
     """
     _check_name(name)
-    from supervisor.engines import slurm_cli
+    from supervisor.engines.slurm_options import OPTIONS
 
     ours = {
         "shared_dir": "the path of a directory that this machine and the nodes share",
         "deadline_from": " or ".join(map(repr, _ABOUT_DEADLINE)),
     }
-    return ours | {each: accepts for each, (_, _, accepts) in slurm_cli.OPTIONS.items()}
+    return ours | {each: accepts for each, (_, _, accepts) in OPTIONS.items()}
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

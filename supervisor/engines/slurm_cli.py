@@ -19,11 +19,11 @@ from typing import Any, Final
 import attrs
 
 from supervisor.engines.backend import Rejected, Standing, Submission, Unreachable, Word
+from supervisor.engines.slurm_options import OPTIONS
 from supervisor.errors import InvalidArguments
 
 __all__ = [
     "OLDEST",
-    "OPTIONS",
     "Answer",
     "Command",
     "Partition",
@@ -50,22 +50,6 @@ _PREFIX: Final = "supervisor-"
 _SAFETY_MINUTES: Final = 2  # --time counts whole minutes, and is enforced up to another one late
 _ANSWER_SECONDS: Final = 3.0  # a person waits for it
 _BELIEVED_SECONDS: Final = 1.0
-
-_WORD: Final = re.compile(r"[A-Za-z0-9_.:@+=,/&|*()\[\]-]{1,200}", re.ASCII)
-_MEMORY: Final = re.compile(r"[1-9][0-9]{0,8}[KMGT]?", re.ASCII)
-_GPUS: Final = re.compile(r"([A-Za-z0-9_.-]{1,60}:)?[1-9][0-9]{0,3}", re.ASCII)
-_COUNT: Final = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
-
-OPTIONS: Final = {
-    "partition": ("--partition", _WORD, "the name of a partition, or several with commas"),
-    "account": ("--account", _WORD, "the name of an account"),
-    "qos": ("--qos", _WORD, "the name of a quality of service"),
-    "cpus": ("--cpus-per-task", _COUNT, "a whole number of at least 1"),
-    "memory": ("--mem", _MEMORY, "a number with K, M, G or T, such as 16G; without a letter it is MiB"),
-    "gpus": ("--gpus", _GPUS, "a number, with a type and a colon before it if need be"),
-    "constraint": ("--constraint", _WORD, "features that the node must have, as sbatch --constraint takes them"),
-}
-"""Option of ours: that of ``sbatch``, the form of its values, and that form in words."""
 
 _QUEUED: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 _RUNNING: Final = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED"})
@@ -135,7 +119,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, str]:
             raise InvalidArguments(message)
         _, form, accepts = OPTIONS[name]
         text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if form.fullmatch(text) is None or text.startswith("-"):
+        if re.fullmatch(form, text) is None or text.startswith("-"):
             message = f"{name} is {value!r:.80}; the slurm engine accepts {accepts}"
             raise InvalidArguments(message)
         checked[name] = text

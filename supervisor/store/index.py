@@ -195,13 +195,17 @@ class Index(Connection):
             return []
         keep = set(spared)
         victims: list[str] = []
-        # One question each, so that an index answers in order whatever the number of jobs kept.
-        for clause, value in (("expires_ns <= ?", time.time_ns()), ("fetched = ?", 1), ("fetched = ?", 0)):
+        # One question each, so that an index answers in order whatever the number of jobs kept. The plus keeps
+        # SQLite from the index of the workspace for the first, where it would look at every job to find none expired.
+        for clause, value in (
+            ("+workspace_key = ? AND expires_ns <= ? ORDER BY expires_ns", time.time_ns()),
+            ("workspace_key = ? AND fetched = ? ORDER BY seq", 1),
+            ("workspace_key = ? AND fetched = ? ORDER BY seq", 0),
+        ):
             room = kept - most - len(victims)
             if room > 0:
                 found = self._db.execute(
-                    f"SELECT job_id FROM jobs WHERE workspace_key = ? AND completed_ns IS NOT NULL AND {clause}"  # noqa: S608
-                    " ORDER BY seq LIMIT ?",
+                    f"SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} LIMIT ?",  # noqa: S608
                     (workspace, value, room + len(keep) + len(victims)),
                 ).fetchall()
                 passed = keep.union(victims)

@@ -152,6 +152,25 @@ def test_a_run_is_kept_whole(tmp_path: Path) -> None:
         Run.load_from(tmp_path / "run.json")
 
 
+def test_what_was_taken_otherwise_says_so() -> None:
+    run = a_run()
+    before = pages.tables(run)
+    assert "another run" not in before
+    other = a_run()
+    other.size = "full"
+    other.machine = {**other.machine, "file_system": "tmpfs"}
+    other.figures = [figure for figure in other.figures if figure.case == "lists"]
+    other.failed = {"exits": "it failed"}
+    run.put_in(other)
+    shown = pages.tables(run)
+    words = "Taken in another run: of full size, state root on tmpfs, commit `abc`, load average 0.5."
+    assert shown.count(words) == 1
+    assert words in shown[shown.index("### Asking for many") :]
+    assert len(run.figures) == len(a_run().figures) - 1
+    assert "**exits** failed: `it failed`" in shown
+    assert "### Waiting" not in shown
+
+
 def test_plots_show_what_was_measured_and_are_the_same_again(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     run = a_run()

@@ -32,7 +32,7 @@ def test_every_failpoint_has_its_seam() -> None:
 
 
 def test_a_few_rounds(tmp_path: Path) -> None:
-    play(tmp_path / "chaos", 20)
+    play(tmp_path / "chaos", 10)
 
 
 @pytest.mark.chaos

@@ -64,7 +64,7 @@ def test_of_a_quiet_job_the_kernel_tells(tmp_path: Path, clock: Clock) -> None:
     write(tmp_path, 10)
     gaps = quiet(clock, outputs)
     assert gaps[0] == 0.5
-    assert len(gaps) < 12
+    assert sum(gaps[:-1]) < 5  # seconds; most of a thousand that only sleep cost nothing soon
     assert not is_told(outputs)
     write(tmp_path, 10)
     assert is_told(outputs)

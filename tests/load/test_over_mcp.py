@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("mcp")
 
+from supervisor.cli.app import app
 from supervisor.load.program import allow_pattern
 
 MIX = """
@@ -46,41 +49,35 @@ output_bytes = 1000
 
 @attrs.frozen
 class Bench:
-    """The command, with a mix and directories of its own."""
+    """The command, with a mix and directories of its own; in this process, since another would load the SDK anew."""
 
-    environment: dict[str, str]
     workspace: Path
     mix: Path
 
     def __call__(self, *words: str, status: int = 0, token: str | None = None) -> Any:
-        command = [sys.executable, "-m", "supervisor", "bench", "--json", "--mix", str(self.mix), *words]
-        environment = self.environment if token is None else {**self.environment, "SUPERVISOR_MCP_TOKEN": token}
-        done = subprocess.run(
-            command, capture_output=True, env=environment, cwd=self.workspace, timeout=60, check=False
-        )
-        assert done.returncode == status, (done.stdout, done.stderr)
+        command = ["bench", "--json", "--mix", str(self.mix), *words]
+        done = CliRunner().invoke(app, command, env={"SUPERVISOR_MCP_TOKEN": token})
+        assert done.exit_code == status, (done.stdout, done.stderr)
         return json.loads(done.stdout)
 
     def jobs(self) -> list[Any]:
-        command = [sys.executable, "-m", "supervisor", "list", "--all", "--json"]
-        done = subprocess.run(command, capture_output=True, env=self.environment, timeout=60, check=True)
+        done = CliRunner().invoke(app, ["list", "--all", "--json"])
         found: list[Any] = json.loads(done.stdout)["jobs"]
         return found
 
 
 @pytest.fixture
-def bench(state_dir: Path, tmp_path: Path) -> Bench:
+def bench(state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     del state_dir
     (tmp_path / "mix.toml").write_text(MIX, encoding="utf-8")
     for name in ("scratch", "workspace"):
         (tmp_path / name).mkdir()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "TMPDIR": str(tmp_path / "scratch"),
-        "SUPERVISOR_STOP_GRACE_SECONDS": "0.2",
-    }
-    return Bench(environment, tmp_path / "workspace", tmp_path / "mix.toml")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # it remembers what TMPDIR was
+    monkeypatch.setenv("SUPERVISOR_STOP_GRACE_SECONDS", "0.2")
+    monkeypatch.chdir(tmp_path / "workspace")
+    return Bench(tmp_path / "workspace", tmp_path / "mix.toml")
 
 
 @attrs.frozen
@@ -94,12 +91,11 @@ class Server:
 
 @pytest.fixture
 def server(bench: Bench) -> Iterator[Server]:
+    del bench  # it has set up what the server is to find
     command = [sys.executable, "-m", "supervisor", "mcp", "--json", "--http", "127.0.0.1:0"]
     command += ["--allow-command", allow_pattern()]
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(
-            subprocess.Popen(command, stdout=subprocess.PIPE, cwd=bench.workspace, env=bench.environment)
-        )
+        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
         stack.callback(process.kill)
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
@@ -161,10 +157,8 @@ def test_a_server_over_http(bench: Bench, server: Server) -> None:
 
 def test_a_server_that_dies_costs_calls_and_not_the_report(bench: Bench, server: Server) -> None:
     command = [sys.executable, "-m", "supervisor", "bench", "--json", "--rate", "20", "--for", "3", "--url", server.url]
-    command += ["--token-file", server.token_file, "--duration", "uniform:0.5:1.5"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=bench.environment, cwd=bench.workspace
-    ) as process:
+    command += ["--token-file", server.token_file, "--duration", "60"]  # none of which ends before the server does
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while b"started (" not in (line := process.stderr.readline()):
             assert line
@@ -180,4 +174,4 @@ def test_a_server_that_dies_costs_calls_and_not_the_report(bench: Bench, server:
     unfinished = {job["job_id"] for job in bench.jobs()}
     assert {example["job_id"] for example in shape["examples"]} - {None} <= unfinished
     wait = [sys.executable, "-m", "supervisor", "cancel", "--label", f"bench={shape['run']}"]
-    subprocess.run(wait, env=bench.environment, check=True, capture_output=True, timeout=60)
+    subprocess.run(wait, check=True, capture_output=True, timeout=60)

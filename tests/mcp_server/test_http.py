@@ -147,28 +147,28 @@ def test_the_token_is_made_once_and_nobody_else_reads_it(start: Callable[..., Se
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
+def test_who_is_let_in(start: Callable[..., Server]) -> None:
+    server = start()
+    bearer = f"Bearer {server.token}"
+    for headers, status in (
         ({}, 401),
         ({"Authorization": "Bearer"}, 401),
         ({"Authorization": "Bearer wrong-wrong-wrong-wrong"}, 401),
-        ({"Authorization": "Basic {token}"}, 401),
-        ({"Authorization": "Bearer {token}x"}, 401),
+        ({"Authorization": f"Basic {server.token}"}, 401),
+        ({"Authorization": f"{bearer}x"}, 401),
         ({"Authorization": "Bearer \u00e9"}, 401),
-        ({"Authorization": "Bearer {token}", "Host": "evil.example"}, 421),
-        ({"Authorization": "Bearer {token}", "Host": "127.0.0.1.evil.example"}, 421),
-        ({"Authorization": "Bearer {token}", "Origin": "http://evil.example"}, 403),
-        ({"Authorization": "Bearer {token}", "Origin": "null"}, 403),
-        ({"Authorization": "Bearer {token}"}, 400),  # let in, and told that it has no session
-        ({"Authorization": "bearer {token}", "Host": "localhost", "Origin": "http://localhost:3000"}, 400),
-    ],
-)
-def test_who_is_let_in(start: Callable[..., Server], headers: dict[str, str], status: int) -> None:
-    server = start()
-    given = {name: value.replace("{token}", server.token) for name, value in headers.items()}
-    found, said = server.post(PING, **given)
-    assert found == status, said
+        ({"Authorization": bearer, "Host": "evil.example"}, 421),
+        ({"Authorization": bearer, "Host": "127.0.0.1.evil.example"}, 421),
+        ({"Authorization": bearer, "Origin": "http://evil.example"}, 403),
+        ({"Authorization": bearer, "Origin": "null"}, 403),
+        ({"Authorization": bearer}, 400),  # let in, and told that it has no session
+        (
+            {"Authorization": f"bearer {server.token}", "Host": "localhost", "Origin": "http://localhost:3000"},
+            400,
+        ),
+    ):
+        found, said = server.post(PING, **headers)
+        assert found == status, (headers, said)
 
 
 def test_names_that_were_allowed(start: Callable[..., Server]) -> None:

@@ -230,7 +230,9 @@ def test_a_signal_ends_it_within_a_tenth_of_a_second(start: Callable[..., Host],
         host.process.send_signal(number)
         assert host.ended() == 0
         taken.append(time.monotonic() - begun)
-    assert min(taken) < 0.1, taken
+        if taken[-1] < 0.1:
+            break
+    assert taken[-1] < 0.1, taken
     host = start()
     host.initialize()
     assert {host.call("job_status", job_id=each)["status"] for each in job_ids} == {"running"}

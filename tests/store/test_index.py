@@ -413,6 +413,19 @@ def test_fetched_jobs_go_first_then_the_oldest_and_never_a_live_one(catalog: Cat
     )
 
 
+def test_making_room_looks_at_no_job_to_find_it_unexpired(catalog: Catalog) -> None:
+    rows = [make(catalog, ended=0) for _ in range(3)]
+    statements: list[str] = []
+    catalog.index._db.set_trace_callback(statements.append)
+    catalog.index.write(lambda: catalog.index.evict(rows[0].workspace_key, 1))
+    catalog.index._db.set_trace_callback(None)
+    (asked,) = [each for each in statements if "expires_ns <=" in each]
+    for _ in range(2):
+        (step,) = [row[3] for row in catalog.index._db.execute(f"EXPLAIN QUERY PLAN {asked}")]
+        assert "INDEX jobs_expiry (expires_ns<?)" in step
+        catalog.index._db.execute("ANALYZE")  # nor once SQLite knows how few there are
+
+
 def test_the_cap_counts_what_others_have_added(open_catalog: Callable[..., Catalog]) -> None:
     mine, theirs = open_catalog(), open_catalog()
     rows = [make(mine, ended=0), make(mine, ended=0)]
