@@ -103,7 +103,7 @@ class Entry:
         )
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class Create:
     """A job is to exist. ``begin`` starts its actor once it does.
 
@@ -116,14 +116,14 @@ class Create:
     begin: Callable[[], None]
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class NoteLaunch:
     """The command of a job was spawned, some time ago."""
 
     entry: Entry
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class Settle:
     """The command of a job has ended, and it was decided what that means."""
 
@@ -132,7 +132,7 @@ class Settle:
     reason: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class NoteFetched:
     """Somebody has seen the result of a job: it may go first when room is needed."""
 

@@ -59,7 +59,7 @@ class Leader(Enum):
     GONE = "gone"
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(slots=True, kw_only=True, eq=False)
 class Evidence:
     """Everything that can be read about a job, at one moment.
 
