@@ -11,11 +11,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import attrs
 
-from supervisor import endings, interpret, log
+from supervisor import endings, forgetting, interpret, log
 from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, records, remote, stopping
 from supervisor.engines.second_look import SecondLook
 from supervisor.errors import (
@@ -39,7 +39,6 @@ from supervisor.store.rows import Outcome, error_of, job_of
 
 __all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
 
-_T = TypeVar("_T")
 Observe = Callable[[Row, str], Observation]
 _Look = Callable[[str, Ended], interpret.Outcome]
 
@@ -150,13 +149,13 @@ class Catalog:
         """
         row = self.index.get(job_id) if is_job_id(job_id) else None
         if row is None and is_job_id(job_id):
-            row = self._recover(job_id)
+            row = self.recover(job_id)
         if row is None or (row.expires_ns is not None and row.expires_ns <= time.time_ns()):
             message = f"there is no job {job_id!r:.80}"
             raise JobNotFound(message, details={"job_id": job_id[:80]})
         return row
 
-    def _recover(self, job_id: str) -> Row | None:
+    def recover(self, job_id: str) -> Row | None:
         """Enter a job whose directory is there and whose row is not: the directory is the truth."""
         workspace = self.layout.find(job_id)
         row = None if workspace is None else self.index.read_job(workspace, job_id)
@@ -405,7 +404,7 @@ class Catalog:
         if consume:
             if not self.layout.discard(row.workspace_key, job_id):
                 self._check_kept(row)
-            self._write_after_discarding(lambda: self.index.delete(job_id))
+            forgetting.delete(self, job_id)
         elif not row.fetched:
             with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
                 self.index.write(lambda: self.index.set_fetched(job_id))
@@ -466,16 +465,7 @@ class Catalog:
         row, seen = self.settled(self.row(job_id))
         if not row.finished:
             raise running_error(self.job(row, seen))
-        self.layout.discard(row.workspace_key, job_id)
-        self._write_after_discarding(lambda: self.index.delete(job_id))
-
-    def _write_after_discarding(self, action: Callable[[], _T]) -> _T:
-        """Write to the registry; on a full disk, what the discarded jobs have written makes room for that first."""
-        try:
-            return self.index.write(action)
-        except StateFull:
-            self.layout.free_trash()
-            return self.index.write(action)
+        forgetting.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
         """Return how many jobs are kept in all other workspaces."""
@@ -495,61 +485,15 @@ class Catalog:
         Returns the ids. A live job is never touched, and neither are those in ``spared``.
         """
         key = None if workspace is None else workspace_key(real_workspace(workspace))
-        for row in self.index.unfinished():
-            if key in {None, row.workspace_key}:
-                with contextlib.suppress(JobNotFound):
-                    self.settled(row, drive=False)
-        keep = set(spared)
-        forgotten: list[str] = []
-        while batch := [
-            row for row in self.index.expired(time.time_ns(), 500 + len(keep), key) if row.job_id not in keep
-        ]:
-            self.remove(batch)
-            forgotten += [row.job_id for row in batch]
-        for name in [key] if key is not None else self.layout.workspaces():
-            forgotten += self._write_after_discarding(
-                lambda name=name: self.index.evict(name, self.settings.job_max_count, keep),  # type: ignore[misc]
-            )
-        self._sweep_unannounced(key)
-        while self.empty_trash(200):
-            pass
-        self.layout.sweep_owners()
-        self.index.checkpoint()
-        return forgotten
-
-    def _sweep_unannounced(self, key: str | None) -> None:
-        """Discard job directories of starts that died before anybody was told of a job.
-
-        One that was claimed is a job whose row got lost: it is entered again instead.
-        """
-        for workspace, job_id in self.layout.jobs():
-            if key not in {None, workspace} or self.index.get(job_id) is not None:
-                continue
-            row = self.index.read_job(workspace, job_id)
-            if row is not None and self.layout.owner_lives(row.owner):
-                continue  # it is about to be entered
-            if row is None or records.read_claim(self.layout.job(workspace, job_id)) is None:
-                if self.index.get(job_id) is None:
-                    self.layout.discard(workspace, job_id)
-            else:
-                self._recover(job_id)
+        return forgetting.prune(self, key, spared=spared)
 
     def empty_trash(self, most: int) -> bool:
         """Delete up to ``most`` discarded jobs, and the rows that they have left; ``True`` when more are there."""
-
-        def forget(job_ids: list[str]) -> None:
-            left = [job_id for job_id in job_ids if self.index.get(job_id) is not None]
-            if left:
-                self._write_after_discarding(lambda: self.index.delete(*left))
-
-        return self.layout.empty_trash(most, forget)
+        return forgetting.empty_trash(self, most)
 
     def remove(self, rows: Iterable[Row]) -> None:
         """Forget these finished jobs."""
-        gone = tuple(rows)
-        for row in gone:
-            self.layout.discard(row.workspace_key, row.job_id)
-        self._write_after_discarding(lambda: self.index.delete(*(row.job_id for row in gone)))
+        forgetting.remove(self, rows)
 
     def cancel(self, job_id: str, *, by: str = "command line") -> Job:
         """Stop a job and return it when everything of it is gone; a finished one is unchanged.

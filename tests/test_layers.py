@@ -40,6 +40,7 @@ LAYERS = (
     "progress",
     "listing",
     "endings",
+    "forgetting",
     "catalog",
     "actors",
     "follow",
