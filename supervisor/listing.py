@@ -51,7 +51,7 @@ class Jobs(Protocol):
         ...
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(slots=True, kw_only=True, eq=False)
 class Query:
     """Which jobs are wanted, checked.
 

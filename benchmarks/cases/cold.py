@@ -13,7 +13,7 @@ from statistics import median
 from typing import Final
 
 import supervisor
-from benchmarks.figures import OURS, Figure, Goal, interleaved
+from benchmarks.figures import OURS, Figure, Goal, Together, interleaved
 from benchmarks.peers import Session
 from benchmarks.plan import Plan
 from benchmarks.wire import first_answer
@@ -31,6 +31,15 @@ def _whole(argv: list[str], times: int, environment: Mapping[str, str]) -> Calla
 
     once()  # which compiles what it imports
     return lambda: median(once() for _ in range(times)) * 1e3
+
+
+def _in_turn(ours: Callable[[], float], theirs: Callable[[], float], times: int) -> dict[str, float]:
+    """Return the median of each, process by process in turn: the machine changes its pace between two of them."""
+    taken: dict[str, list[float]] = {OURS: [], _TRIO: []}
+    for _ in range(times):
+        taken[OURS].append(ours())
+        taken[_TRIO].append(theirs())
+    return {name: median(each) for name, each in taken.items()}
 
 
 def cold(plan: Plan) -> Iterator[Figure]:
@@ -54,7 +63,9 @@ def cold(plan: Plan) -> Iterator[Figure]:
         ("supervisor status JOB, a whole process", [*cli, "status", job, *root], [Goal("<=", 1, of=_TRIO)]),
         ("supervisor list, a whole process", [*cli, "list", "--all", *root], []),
     ):
-        values, missing = interleaved(plan.rounds, {OURS: _whole(argv, times, environment), _TRIO: trio_alone})
+        one_of_each = _whole(argv, 1, environment), _whole([sys.executable, "-c", "import trio"], 1, environment)
+        together = Together(partial(_in_turn, *one_of_each, times))
+        values, missing = interleaved(plan.rounds, {name: together.one(name) for name in (OURS, _TRIO)})
         yield Figure(case="cold", name=name, unit="ms", values=values, missing=missing, goals=goals)
 
     with contextlib.ExitStack() as stack:

@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 import trio
@@ -103,8 +103,7 @@ class Entry:
         )
 
 
-@attrs.frozen(slots=True, eq=False)
-class Create:
+class Create(NamedTuple):
     """A job is to exist. ``begin`` starts its actor once it does.
 
     If it cannot, ``entry.started`` is set with ``entry.problem`` saying why, or with
@@ -116,15 +115,13 @@ class Create:
     begin: Callable[[], None]
 
 
-@attrs.frozen(slots=True, eq=False)
-class NoteLaunch:
+class NoteLaunch(NamedTuple):
     """The command of a job was spawned, some time ago."""
 
     entry: Entry
 
 
-@attrs.frozen(slots=True, eq=False)
-class Settle:
+class Settle(NamedTuple):
     """The command of a job has ended, and it was decided what that means."""
 
     entry: Entry
@@ -132,8 +129,7 @@ class Settle:
     reason: str
 
 
-@attrs.frozen(slots=True, eq=False)
-class NoteFetched:
+class NoteFetched(NamedTuple):
     """Somebody has seen the result of a job: it may go first when room is needed."""
 
     job_id: str

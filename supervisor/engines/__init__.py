@@ -54,7 +54,7 @@ class Capabilities:
     shared_directory: bool = False
 
 
-@attrs.frozen(slots=True, kw_only=True)
+@attrs.frozen(slots=True, kw_only=True, eq=False)
 class LaunchRequest:
     """Everything that an engine needs to start a command.
 

@@ -111,7 +111,7 @@ def cancel_queued(directory: str, by: str) -> bool:
     return True
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class Tree:
     """What is to be ended: the processes of one job.
 
