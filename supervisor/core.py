@@ -205,9 +205,10 @@ class Supervisor:
         )
         made: Entry | Job | None = None
         try:
-            made = await self.launcher.begin(spec)
-            job = made if isinstance(made, Job) else await self.launcher.begun(made, spec)
-            with self._registry.keeping(job.job_id):
+            with contextlib.ExitStack() as kept:
+                made = await self.launcher.begin(spec, kept)
+                job = made if isinstance(made, Job) else await self.launcher.begun(made, spec, kept)
+                kept.enter_context(self._registry.keeping(job.job_id))  # it may be one that had its key
                 await self.wait(job.job_id)
                 return await self.result(job.job_id)
         except (trio.Cancelled, KeyboardInterrupt):

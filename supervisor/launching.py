@@ -86,12 +86,16 @@ class Launcher:
 
     # ------------------------------------------------------------ new jobs
 
-    async def begin(self, spec: JobSpec) -> Entry | Job:
-        """Make a job, or find the one that has its key; once there is one it is returned, cancelled or not."""
+    async def begin(self, spec: JobSpec, kept: contextlib.ExitStack | None = None) -> Entry | Job:
+        """Make a job, or find the one that has its key; once there is one it is returned, cancelled or not.
+
+        While ``kept`` is open a job that was made is not forgotten, however many there are: it may have ended,
+        and another be started, before whoever has asked for it gets his turn.
+        """
         self._gate.check_open()
         spec = checked_spec(spec)
         real = await self.workspaces.real(spec.workspace)
-        made = await self._create(spec, real)
+        made = await self._create(spec, real, kept)
         if isinstance(made, Entry):
             patience_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
             try:
@@ -103,7 +107,7 @@ class Launcher:
                     raise
         return made
 
-    async def begun(self, made: Entry, spec: JobSpec) -> Job:
+    async def begun(self, made: Entry, spec: JobSpec, kept: contextlib.ExitStack | None = None) -> Job:
         """Return the job once it runs, or provably never will; it may turn out that its key belongs to another.
 
         Raises:
@@ -115,14 +119,14 @@ class Launcher:
             await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:
                 raise made.problem
-            again = await self.begin(spec)  # somebody was first under the same key
-            return again if isinstance(again, Job) else await self.begun(again, spec)
+            again = await self.begin(spec, kept)  # somebody was first under the same key
+            return again if isinstance(again, Job) else await self.begun(again, spec, kept)
         job = made.job()
         if job.status is State.QUEUED:
             self._gate.check_open()
         return job
 
-    async def _create(self, spec: JobSpec, real: str) -> Entry | Job:
+    async def _create(self, spec: JobSpec, real: str, kept: contextlib.ExitStack | None) -> Entry | Job:
         digest = "" if spec.idempotency_key is None else digest_of(spec, real)
         engine, options = self._engine, None
         if spec.engine is not None and (spec.engine != self._engine.name or engine.capabilities.shared_directory):
@@ -190,6 +194,8 @@ class Launcher:
             self._nursery.start_soon(care_for, entry, engine, self._registry, request, record["deadline_seconds"])
             self._follower.attend(entry)
 
+        if kept is not None:
+            kept.enter_context(self._registry.keeping(row.job_id))
         try:
             await self._registry.send(Create(entry, self._settings.job_max_count, begin))
         except BaseException:  # nobody has heard of it

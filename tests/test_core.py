@@ -428,6 +428,22 @@ async def test_run_returns_the_result(settings: Settings) -> None:
     assert (result.ok, result.value) == (True, [1])
 
 
+async def test_what_run_has_started_is_kept_from_before_its_launch_to_its_result(settings: Settings) -> None:
+    """Its end and the start of another may both be on record before it gets its turn again."""
+    wanted: list[bool] = []
+
+    def script(request: LaunchRequest) -> Script:
+        wanted.append(request.job_id in sup._registry.wanted)
+        return Script(stdout=b"out")
+
+    settings = Settings(state_dir=settings.state_dir, job_max_count=1)
+    async with open_supervisor(settings, engine=FakeEngine(script)) as sup:
+        assert (await sup.run(["tool"])).value == "out"
+        assert not sup._registry.wanted
+        await sup.wait((await sup.start(["tool"])).job_id)  # whose caller has an id, and may come for it or not
+    assert wanted == [True, False]
+
+
 async def test_cancelling_run_stops_its_job(settings: Settings, mock_clock: Clock) -> None:
     engine = FakeEngine(Script(seconds=None, stop_seconds=2))
     async with open_supervisor(settings, engine=engine) as sup:
