@@ -35,7 +35,7 @@ from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import encodable, state_error, workspace_key
-from supervisor.store.rows import Outcome, error_of, job_of
+from supervisor.store.rows import UNFINISHED, Outcome, error_of, job_of
 
 __all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
 
@@ -185,7 +185,7 @@ class Catalog:
         ``drive``: if it should be stopped and nobody else is there to do it, do it here and now;
         that can take as long as its grace. ``look``: what an interpreter is shown, see ``outcome_of``.
         """
-        if row.finished:
+        if row.finished or row.state not in UNFINISHED:  # the latter is for the version that knows that state
             return row, None
         if (ended := self.owed.get(row.job_id)) is not None:
             return ended, None

@@ -37,7 +37,7 @@ from supervisor.metrics import Metrics
 from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.requests import spec_of
 from supervisor.settings import Settings
-from supervisor.states import State
+from supervisor.states import State, state_of
 from supervisor.store.layout import workspace_key
 
 __all__ = ["Supervisor"]
@@ -350,7 +350,7 @@ class Supervisor:
         if not row.finished:
             row, seen = await self._gate.in_thread(lambda catalog: catalog.settled(row, drive=False))
             if not row.finished:
-                if seen is not None and seen.seen.value == "elsewhere":
+                if seen is None or seen.seen.value == "elsewhere":
                     from supervisor.endings import elsewhere_error
 
                     raise elsewhere_error(row)
@@ -399,7 +399,7 @@ class Supervisor:
         self._gate.check_open()
         await trio.lowlevel.checkpoint()
         registry, meter = self._registry, self._registry.meter
-        jobs = {State(name): count for name, count in meter.ended.items()}
+        jobs = {state_of(name, ended=True): count for name, count in meter.ended.items()}
         alive = [entry.row.started_ns is not None for entry in registry.entries.values()]
         return Metrics(
             since=from_ns(self._opened_ns),

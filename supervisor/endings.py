@@ -16,6 +16,7 @@ from supervisor.errors import JobElsewhere, SupervisorError
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import state_error
+from supervisor.store.rows import UNFINISHED
 
 __all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]
 
@@ -154,9 +155,9 @@ class _Cancelling:
         jobs = self._jobs
         try:
             row, seen = jobs.settled(jobs.row(job_id), drive=False)
-            if row.finished or seen is None:
+            if row.finished:
                 return jobs.job(row)
-            if seen.seen is Seen.ELSEWHERE:
+            if seen is None or seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = jobs.directory(row)
             engine = remote.made_elsewhere(row.request)
@@ -197,5 +198,9 @@ class _Cancelling:
 
 def elsewhere_error(row: Row) -> JobElsewhere:
     """Return the error that says that a job cannot be reached from here."""
+    if row.state not in UNFINISHED:
+        message = f"job {row.job_id} is {row.state}, a state that this version of the package does not know"
+        repair = "Repeat the call with the version that started the job, or a newer one."
+        return JobElsewhere(message, repair=repair, details={"job_id": row.job_id})
     message = f"job {row.job_id} was started on another host or in another container"
     return JobElsewhere(message, details={"job_id": row.job_id})

@@ -121,7 +121,7 @@ class StateCorrupt(SupervisorError):
 
 
 class StateBusy(SupervisorError):
-    """Another process has kept the registry locked for longer than we are willing to wait."""
+    """The state root cannot be used just now: a lock that another process holds, no free descriptor, no memory."""
 
     code = "state_busy"
     default_repair = "Try again; if it stays so, find who holds registry.db open (`fuser`, `lsof`)."

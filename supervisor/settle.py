@@ -18,7 +18,7 @@ from supervisor.engines import Ended, records
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import Verdict
 from supervisor.model import ErrorInfo
-from supervisor.states import Event, Reason, State, step
+from supervisor.states import Event, Reason, State, reason_of, step
 from supervisor.store.rows import Outcome, Row, size_of
 
 __all__ = ["how_it_ended", "outcome_of", "read_output"]
@@ -131,7 +131,8 @@ def outcome_of(
     """
     state = State(row.state)
     if ended.stopped is not None:
-        event, reason = _STOPS[ended.stopped]
+        # A newer version stops jobs for more than this one knows; whatever it is, the job did not do its work.
+        event, reason = _STOPS.get(ended.stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(ended.stopped))
         if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no spend to look for
             verdict = Verdict(reason=reason)
         else:
@@ -188,12 +189,13 @@ def _unlaunched(kind: str, seen: interpret.Outcome, ended: Ended) -> Verdict:
 
 def _error(reason: Reason, verdict: Verdict, *, own_words: bool) -> ErrorInfo:
     """Return the error of a job that is not done; a job that was stopped gets our words, not its kind's."""
-    message, repair = _TEXTS[reason]
+    message, repair = _TEXTS.get(reason) or (f"The command was stopped: {reason}.", "Look at its output.")
+    code = _CODES.get(reason, "job_failed")
     details = dict(verdict.details)
     if not own_words:
-        return ErrorInfo(code=_CODES[reason], message=message, repair=repair, details=details)
+        return ErrorInfo(code=code, message=message, repair=repair, details=details)
     return ErrorInfo(
-        code=verdict.code or _CODES[reason],
+        code=verdict.code or code,
         message=verdict.message or message,
         repair=verdict.repair or repair,
         retryable=verdict.retryable,

@@ -16,10 +16,23 @@ leads out of ``queued`` as well.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum, unique
-from typing import Final
+from typing import Final, TypeVar
 
-__all__ = ["REASONS", "TERMINAL", "TRANSITIONS", "Event", "IllegalTransition", "Reason", "State", "step"]
+__all__ = [
+    "REASONS",
+    "TERMINAL",
+    "TRANSITIONS",
+    "Event",
+    "IllegalTransition",
+    "Reason",
+    "State",
+    "is_word",
+    "reason_of",
+    "state_of",
+    "step",
+]
 
 
 @unique
@@ -36,7 +49,7 @@ class State(StrEnum):
     @property
     def terminal(self) -> bool:
         """Whether nothing leads out of this state."""
-        return self in TERMINAL
+        return self in TERMINAL or "ended" in self.__dict__
 
 
 @unique
@@ -67,6 +80,41 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     LOST = "lost"
+
+
+_WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+_Member = TypeVar("_Member", State, Reason)
+
+
+def is_word(held: object) -> bool:
+    """Whether it may be the name of a state or a reason of a version that knows more of them."""
+    return isinstance(held, str) and _WORD.fullmatch(held) is not None
+
+
+def _opaque(kind: type[_Member], text: str) -> _Member:
+    """Return a value of ``kind`` that is none of its members: ``kind(text)`` goes on to refuse it."""
+    made = str.__new__(kind, text)
+    made._name_, made._value_ = text.upper(), text
+    return made
+
+
+def state_of(text: str, *, ended: bool) -> State:
+    """Return the state of this name; of one that a newer version has written, ``ended`` says whether it is terminal."""
+    try:
+        return State(text)
+    except ValueError:
+        state = _opaque(State, text)
+        if ended:
+            state.__dict__["ended"] = True
+        return state
+
+
+def reason_of(text: str) -> Reason:
+    """Return the reason of this name, also of one that a newer version has written."""
+    try:
+        return Reason(text)
+    except ValueError:
+        return _opaque(Reason, text)
 
 
 class IllegalTransition(Exception):

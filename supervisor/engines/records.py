@@ -202,7 +202,8 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
 def read_stop(directory: str) -> dict[str, Any] | None:
     """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
 
-    ``why`` is one of ``REASONS``, ``signalled_boot_ns`` a time or ``None``, ``survivors`` a text.
+    ``why`` is one of ``REASONS``, or the word of a version that knows more of them, ``signalled_boot_ns`` a time
+    or ``None``, ``survivors`` a text.
     """
     record = read(directory, STOP)
     if not record:
@@ -210,7 +211,8 @@ def read_stop(directory: str) -> dict[str, Any] | None:
     why, signalled = record.get("why"), record.get("signalled_boot_ns")
     if not isinstance(why, str) or not (signalled is None or (type(signalled) is int and 0 <= signalled < 2**63)):
         return {}
-    record["why"] = why if why in REASONS else "cancelled"  # of a version that knows more of them
+    named = why in REASONS or (why.isidentifier() and why.isascii() and len(why) <= 40)
+    record["why"] = why if named else "cancelled"
     record["signalled_boot_ns"] = signalled
     record["gone"] = record.get("gone") is True
     survivors = record.get("survivors")

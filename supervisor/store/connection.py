@@ -6,22 +6,29 @@ NORMAL and checkpoints are explicit, so that a commit neither syncs nor waits an
 an event loop; with ``wait_seconds=0`` a lock held by somebody else raises ``StateBusy`` at once.
 
 A damaged registry is set aside under a name that says so and rebuilt; whoever still holds the
-old file open notices by its inode before the next read or write.
+old file open notices by its inode before the next read or write. Damage is what was read whole and
+makes no sense. An error while reading (no descriptor is free, the disk does not answer) is no
+evidence of anything: nothing on disk changes, and the caller may try again.
+
+Where SQLite cannot make the files that it keeps beside the registry, because the disk is full or
+can only be read, the registry is read all the same, see ``Way``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Final, TypeVar
 
 from supervisor import log
-from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
+from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
 from supervisor.forking import forked_error, inherited, never_free, tell_in_child
 from supervisor.store.layout import Layout, state_error
 
@@ -85,13 +92,28 @@ MIGRATIONS: Final = (
 )
 
 _OPENING_SECONDS: Final = 5  # somebody else may be creating it just now
-_DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN", "SQLITE_ERROR", "SQLITE_SCHEMA"})
-# A file that was replaced while it was being opened gives an error of input; ``_heal`` tells damage from that.
-_WORTH_A_LOOK: Final = _DAMAGE | {"SQLITE_IOERR", "SQLITE_READONLY"}
+_DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
+_WORTH_A_CHECK: Final = _DAMAGE | {"SQLITE_ERROR", "SQLITE_SCHEMA"}
+"""What may come of damage. Whether there is any, a check of the whole registry decides."""
+_NO_FILES_BESIDE: Final = frozenset({"SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY"})
+"""What comes of a log or an index of the log that cannot be made, and of much else."""
+_MOST_ATTEMPTS: Final = 4
+_PROBE_BYTES: Final = 1 << 16
+_AGAIN: Final = "Try again; if it stays so, run `supervisor doctor`."
 
 
-def _kind_of(error: sqlite3.Error) -> str:
+class Way(Enum):
+    """How the registry is opened. The later ones are for one action each, since they keep others out or miss them."""
+
+    SHARED = "with a log and an index of the log beside it, as everybody does"
+    ALONE = "with its lock held and the index of the log in memory, which takes no room on the disk"
+    AS_IT_IS = "without a log, where there is none and nobody can make one: only to be read"
+
+
+def _kind_of(error: Exception) -> str:
     """Return the primary result code of an SQLite error by name."""
+    if isinstance(error, MemoryError):
+        return "SQLITE_NOMEM"
     name: str = getattr(error, "sqlite_errorname", "") or ""
     if not name and "decode to UTF-8" in str(error):  # from the sqlite3 module itself, which gives it no code
         return "SQLITE_CORRUPT"
@@ -115,7 +137,8 @@ class Connection(ABC):
 
     What the rows mean is the subclass's: it says how an empty registry is filled (``import_all``) and
     which rows nobody can have written (``check_rows``). ``wait_seconds`` is how long a lock of somebody
-    else is waited for.
+    else is waited for. ``is_newer``: a version that knows more has written it, so that what makes no sense
+    here is no damage.
     """
 
     def __init__(self, layout: Layout, *, wait_seconds: float = 5, any_thread: bool = False) -> None:
@@ -127,6 +150,8 @@ class Connection(ABC):
         self._inode = 0
         self._seen_version = -1
         self._is_tuned = False
+        self._way = Way.SHARED
+        self.is_newer = False
         self.set_aside: str | None = None
         tell_in_child(self)
         self._guarded(self._connect)
@@ -137,8 +162,8 @@ class Connection(ABC):
 
     @staticmethod
     @abstractmethod
-    def check_rows(connection: sqlite3.Connection) -> None:
-        """Raise ``sqlite3.Error`` if there is a row that nobody can have written."""
+    def check_rows(connection: sqlite3.Connection, version: int) -> None:
+        """Raise ``Damaged`` if there is a table or a row that nobody can have made."""
 
     @abstractmethod
     def invalidate(self) -> None:
@@ -167,20 +192,26 @@ class Connection(ABC):
     def _connect(self) -> None:
         self.close()
         path = self.layout.registry
-        found = _content(path)
-        if found is None:
-            with self.layout.locked():
-                if _content(path) is None:
-                    self._set_aside(path)  # a log without its registry would be taken for that of the next
-                self._create(path)
-                self._open(path)
-                self._migrate()
-        else:
-            self._open(path, found)
-            if self._version() < len(MIGRATIONS):
+        try:
+            found = _content(path)
+            if found is None:
                 with self.layout.locked():
+                    if _content(path) is None:
+                        self._set_aside(path)  # a log without its registry would be taken for that of the next
+                    self._create(path)
+                    self._open(path)
                     self._migrate()
-        self._be_patient()
+            else:
+                self._open(path, found)
+                version = self._version()
+                self.is_newer = version > len(MIGRATIONS)
+                if version < len(MIGRATIONS):
+                    with self.layout.locked():
+                        self._migrate()
+            self._be_patient()
+        except BaseException:
+            self.close()  # half open it would be used as it is
+            raise
 
     @staticmethod
     def _create(path: str) -> None:
@@ -198,16 +229,20 @@ class Connection(ABC):
         if not stat.S_ISREG(found.st_mode) or _has_strangers_beside(path):
             message = f"something that is no file stands in the place of {path} or of a file of SQLite beside it"
             raise Damaged(message)  # before SQLite opens it and hangs on a pipe
+        as_it_is = self._way is Way.AS_IT_IS
+        self._inode = found.st_ino
         self._connection = sqlite3.connect(
-            path,
-            timeout=max(self._wait_seconds, _OPENING_SECONDS),
+            f"file:{_quoted(path)}?mode=ro&immutable=1" if as_it_is else path,
+            uri=as_it_is,
+            timeout=self._wait_seconds if self._way is Way.ALONE else max(self._wait_seconds, _OPENING_SECONDS),
             isolation_level=None,
             check_same_thread=not self._any_thread,
             cached_statements=64,
         )
         if found.st_mode & 0o777 != 0o600:
             os.chmod(path, 0o600)
-        self._inode = found.st_ino
+        if self._way is Way.ALONE:
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._seen_version = -1
         self._is_tuned = False
         self.invalidate()
@@ -254,45 +289,81 @@ class Connection(ABC):
         return self._connection
 
     def _guarded(self, action: Callable[[], _T]) -> _T:
-        """Do ``action``; heal a damaged registry and do it again (twice, as others may be healing it too)."""
-        for attempt in (1, 2, 3):
+        """Do ``action``; where the registry is damaged or cannot be opened as usual, deal with that and do it again."""
+        attempt = 0
+        try:
+            while True:
+                attempt += 1
+                try:
+                    return action()
+                except (sqlite3.Error, MemoryError) as error:  # SQLite's own want of memory comes as the latter
+                    if self._connection is not None and self._connection.in_transaction:
+                        with contextlib.suppress(sqlite3.Error):
+                            self._connection.execute("ROLLBACK")
+                    if attempt == _MOST_ATTEMPTS or not self._may_go_better(error):
+                        raise self._translated(error) from error
+                except OSError as error:
+                    raise state_error(error, "cannot use the registry") from error
+        finally:
+            if self._way is not Way.SHARED:
+                self.close()
+                self._way = Way.SHARED
+
+    def _may_go_better(self, error: sqlite3.Error | MemoryError) -> bool:
+        """Do something about an error, if that can be; whether it is worth another attempt."""
+        kind = _kind_of(error)
+        if kind in _WORTH_A_CHECK and self._way is not Way.AS_IT_IS and not isinstance(error, sqlite3.ProgrammingError):
             try:
-                return action()
-            except sqlite3.Error as error:
-                if self._connection is not None and self._connection.in_transaction:
-                    with contextlib.suppress(sqlite3.Error):
-                        self._connection.execute("ROLLBACK")
-                kind = _kind_of(error)
-                if kind in _WORTH_A_LOOK and attempt < 3 and not isinstance(error, sqlite3.ProgrammingError):
-                    try:
-                        self._heal(error)
-                    except sqlite3.Error as another:
-                        if _kind_of(another) not in _WORTH_A_LOOK or attempt == 2:
-                            raise self._translated(another, _kind_of(another)) from error
-                    continue
-                raise self._translated(error, kind) from error
-            except OSError as error:
-                raise state_error(error, "cannot use the registry") from error
-        raise AssertionError  # pragma: no cover  # the loop returns or raises
+                self._heal(error)
+            except (sqlite3.Error, MemoryError) as another:  # whether it is damaged cannot be told now
+                if _kind_of(another) in _NO_FILES_BESIDE and self._is_replaced():
+                    return True
+                raise self._translated(another) from error
+            return True
+        if kind not in _NO_FILES_BESIDE:
+            return False
+        replaced = self._is_replaced()
+        self.close()
+        if replaced:  # while it was being opened
+            return True
+        if self._way is Way.SHARED:
+            self._way = Way.ALONE
+            return True
+        if self._way is Way.ALONE and not _has_log(self.layout.registry) and _takes_no_file(self.layout.root):
+            self._way = Way.AS_IT_IS
+            return True
+        return False
 
-    def _translated(self, error: sqlite3.Error, kind: str) -> SupervisorError:
-        message = f"the registry {self.layout.registry}: {error}"
-        if kind in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
+    def _is_replaced(self) -> bool:
+        try:
+            return os.lstat(self.layout.registry).st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def _translated(self, error: sqlite3.Error | MemoryError) -> SupervisorError:
+        """Return the error of ours that says what could not be done, and whether to try again."""
+        kind, path = _kind_of(error), self.layout.registry
+        message = f"the registry {path}: {str(error) or 'out of memory'}"
+        if kind in {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"}:
             return StateBusy(message)
-        if kind == "SQLITE_FULL" or (kind == "SQLITE_IOERR" and _disk_is_full(self.layout.root)):
+        if kind == "SQLITE_FULL":
             return StateFull(message)
-        if kind in {"SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_CANTOPEN"}:
-            return PermissionDenied(message)
-        return SupervisorError(message)
+        if kind in {"SQLITE_NOMEM", "SQLITE_INTERRUPT"}:
+            return StateBusy(message, repair=_AGAIN)
+        if kind in _NO_FILES_BESIDE | {"SQLITE_PERM", "SQLITE_AUTH", "SQLITE_NOLFS"}:
+            refused = _refusal(self.layout.root)  # SQLite does not tell what the operating system said
+            if refused is not None:
+                return state_error(refused, message)
+            denied = os.path.lexists(path) and not os.access(path, os.R_OK | os.W_OK)
+            return PermissionDenied(message) if denied else StateBusy(message, repair=_AGAIN)
+        return SupervisorError(message, retryable=kind not in _DAMAGE)
 
-    def _heal(self, error: sqlite3.Error) -> None:
-        """Set the damaged registry aside and rebuild it, unless somebody has done so already."""
+    def _heal(self, error: Exception) -> None:
+        """Set the damaged registry aside and rebuild it, unless somebody has done so already, or it is not."""
         with self.layout.locked():
             self.close()
             path = self.layout.registry
             if self._is_damaged(path):
-                if _kind_of(error) == "SQLITE_CANTOPEN" and not os.access(self.layout.root, os.W_OK):
-                    raise self._translated(error, "SQLITE_READONLY") from error
                 self._set_aside(path)
                 self._create(path)
                 self._open(path)
@@ -312,19 +383,32 @@ class Connection(ABC):
                 self.set_aside = aside
 
     def _is_damaged(self, path: str) -> bool:
+        """Whether the registry was read, and makes no sense.
+
+        Raises:
+            sqlite3.Error, OSError: it cannot be read now.
+            StateUnsafe: a newer version has written it, which this one cannot read.
+        """
         if not os.path.lexists(path):
             return False
         if _content(path) is None or _has_strangers_beside(path):
             return True
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as probe:
-                whole = probe.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+                if probe.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                    return True
                 probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                if whole and probe.execute("PRAGMA user_version").fetchone()[0]:
-                    self.check_rows(probe)
-                return not whole
+                version = probe.execute("PRAGMA user_version").fetchone()[0]
+                self.is_newer = version > len(MIGRATIONS)
+                self.check_rows(probe, version)
         except sqlite3.Error as error:
-            return _kind_of(error) in _DAMAGE
+            if _kind_of(error) not in _DAMAGE:
+                raise
+            if not (self.is_newer and isinstance(error, Damaged)):
+                return True
+            message = f"the registry {path} was written by a newer version of this package: {error}"
+            raise StateUnsafe(message, repair="Use the version that has written it, or a newer one.") from error
+        return False
 
     # ------------------------------------------------------------ transactions
 
@@ -427,10 +511,37 @@ def _content(path: str) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) and found.st_size > 0 else None
 
 
-def _disk_is_full(path: str) -> bool:
-    import shutil
-
+def _has_log(path: str) -> bool:
+    """Whether there is a write-ahead log with something in it."""
     try:
-        return shutil.disk_usage(path).free < 1 << 16
-    except OSError:
+        return os.lstat(f"{path}-wal").st_size > 0
+    except FileNotFoundError:
         return False
+
+
+def _refusal(directory: str) -> OSError | None:
+    """Return what the operating system says to a small new file in a directory, ``None`` if it makes it."""
+    path = f"{directory}/.probe.{os.urandom(8).hex()}"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return error
+    try:
+        os.unlink(path)
+        if os.write(descriptor, bytes(_PROBE_BYTES)) < _PROBE_BYTES:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        return error
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _takes_no_file(directory: str) -> bool:
+    """Whether whoever wants to make a file in a directory is refused, and not just this process, just now."""
+    refused = _refusal(directory)
+    return refused is not None and isinstance(state_error(refused, ""), StateFull | PermissionDenied)
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
+from supervisor import log
 from supervisor.engines import Launched, records
-from supervisor.store.connection import Connection, Damaged
+from supervisor.errors import StateCorrupt
+from supervisor.store.connection import MIGRATIONS, Connection, Damaged
 from supervisor.store.layout import Layout
 from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
 
@@ -57,10 +59,17 @@ class Index(Connection):
     # ------------------------------------------------------------ rebuilding
 
     @staticmethod
-    def check_rows(connection: sqlite3.Connection) -> None:
-        """Raise ``sqlite3.Error`` if there is a row that nobody can have written."""
-        for columns in connection.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
-            _row_of(columns)
+    def check_rows(connection: sqlite3.Connection, version: int) -> None:
+        """Raise ``Damaged`` if there is a table or a row that nobody can have made; newer versions may make any row."""
+        tables = {"jobs": set(COLUMNS), **({"labels": {"name", "value", "seq"}} if version > 1 else {})}
+        for table, wanted in tables.items():
+            found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
+            if (found or version) and not wanted <= found:
+                message = f"the table {table} has no {', '.join(sorted(wanted - found))}"
+                raise Damaged(message)
+        if 0 < version <= len(MIGRATIONS):
+            for columns in connection.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
+                _row_of(columns)
 
     def import_all(self) -> None:
         """Enter every job directory into an empty registry, oldest first, each with how it ended."""
@@ -220,7 +229,17 @@ class Index(Connection):
 
     def _select(self, clause: str, values: Sequence[Any] = (), *, source: str = "jobs") -> list[Row]:
         statement = f"SELECT {_ALL} FROM {source} {clause}"  # noqa: S608  # our own names
-        return self.read(lambda: [self._remembered(columns) for columns in self._db.execute(statement, values)])
+        return self.read(lambda: [*filter(None, map(self._understood, self._db.execute(statement, values)))])
+
+    def _understood(self, columns: tuple[Any, ...]) -> Row | None:
+        """Return a row; ``None`` for one that makes no sense here where a newer version has written it."""
+        try:
+            return self._remembered(columns)
+        except Damaged as error:
+            if not self.is_newer:
+                raise
+            log.warning("row_not_understood", job_id=str(columns[1])[:40], error=str(error))
+            return None
 
     def _remembered(self, columns: tuple[Any, ...]) -> Row:
         """Return the row of these columns, which is read and checked only once while they stay so."""
@@ -234,9 +253,20 @@ class Index(Connection):
         return row
 
     def get(self, job_id: str) -> Row | None:
-        """Return the row of a job."""
+        """Return the row of a job.
+
+        Raises:
+            StateCorrupt: a newer version has written it, and it makes no sense here.
+        """
         rows = self._select("WHERE job_id = ?", (job_id,))
+        if not rows and self.is_newer and self._holds(job_id):
+            message = f"job {job_id} was written down by a newer version of this package"
+            raise StateCorrupt(message, repair="Use the version that has written it, or a newer one.")
         return rows[0] if rows else None
+
+    def _holds(self, job_id: str) -> bool:
+        statement = "SELECT 1 FROM jobs WHERE job_id = ?"
+        return self.read(lambda: self._db.execute(statement, (job_id,)).fetchone()) is not None
 
     def with_prefix(self, prefix: str) -> list[str]:
         """Return up to three ids that begin with ``prefix``."""

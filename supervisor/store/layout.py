@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from supervisor.engines import processes, records
-from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
+from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import has_settled, network_of
 
 __all__ = ["TASKS", "Layout", "encodable", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
@@ -36,6 +36,11 @@ _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCI
 _OWNERS: Final = ".owners"
 _TRASH: Final = ".trash"
 TASKS: Final = ".tasks"
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FOR_GOOD: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST}
+)
+"""What a path is, or is not. Anything else may pass: descriptors, memory, a disk that does not answer."""
 _MOST_WORKSPACES: Final = 64
 _MOST_KNOWN_SOUND: Final = 1024
 
@@ -73,12 +78,15 @@ def state_error(error: OSError, what: str) -> SupervisorError:
     """Return the error of ours that says what the operating system refused, and what to do."""
     where = f" ({error.filename})" if error.filename else ""
     message = f"{what}: {error.strerror or error}{where}"
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in _NO_ROOM:
         return StateFull(message)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return PermissionDenied(message)
-    retryable = error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-    return SupervisorError(message, retryable=retryable)
+    if error.errno in _FOR_GOOD:
+        return SupervisorError(message)
+    descriptors = error.errno in {errno.EMFILE, errno.ENFILE}
+    more = "raise the limit of open files (`ulimit -n`)" if descriptors else "run `supervisor doctor`"
+    return StateBusy(message, repair=f"Try again; if it stays so, {more}.")
 
 
 def remove_tree(path: str) -> None:
@@ -100,12 +108,36 @@ def _remove_job(path: str) -> None:
     remove_tree(path)
 
 
-def _if_ours(directory: str) -> os.stat_result | None:
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
+"""What says that something is not there. Any other error says nothing about it, and is raised."""
+
+
+def _look(path: str) -> os.stat_result | None:
+    """Return what a name is, ``None`` where there is none.
+
+    Raises:
+        SupervisorError: that cannot be seen now.
+    """
     try:
-        found = os.lstat(directory)
-    except OSError:
+        return os.lstat(path)
+    except _ABSENT:
         return None
-    return found if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
+    except OSError as error:
+        raise state_error(error, "cannot look into the state root") from error
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except _ABSENT:
+        return []
+    except OSError as error:
+        raise state_error(error, "cannot look into the state root") from error
+
+
+def _if_ours(directory: str) -> os.stat_result | None:
+    found = _look(directory)
+    return found if found and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
 class Layout:
@@ -254,11 +286,8 @@ class Layout:
 
     def _known_sound(self, workspace: str) -> set[str] | None:
         """Return the jobs of a workspace that are known to be sound, to be added to; ``None`` if none can be."""
-        try:
-            found = os.lstat(f"{self.root}/{workspace}")
-        except OSError:
-            return None
-        if not stat.S_ISDIR(found.st_mode):
+        found = _look(f"{self.root}/{workspace}")
+        if found is None or not stat.S_ISDIR(found.st_mode):
             return None
         stamp = found.st_ino, found.st_ctime_ns
         known = self._sound.get(workspace)
@@ -272,10 +301,8 @@ class Layout:
         return fresh
 
     def _is_directory(self, name: str) -> bool:
-        try:
-            return stat.S_ISDIR(os.lstat(f"{self.root}/{name}").st_mode)
-        except OSError:
-            return False
+        found = _look(f"{self.root}/{name}")
+        return found is not None and stat.S_ISDIR(found.st_mode)
 
     def find(self, job_id: str) -> str | None:
         """Return the workspace key under which a job directory stands, if there is one."""
@@ -286,19 +313,12 @@ class Layout:
 
     def workspaces(self) -> list[str]:
         """Return the keys of all workspaces that have or had jobs."""
-        try:
-            return [name for name in os.listdir(self.root) if _WORKSPACE_KEY.fullmatch(name)]
-        except OSError:
-            return []
+        return [name for name in _names(self.root) if _WORKSPACE_KEY.fullmatch(name)]
 
     def jobs(self) -> Iterator[tuple[str, str]]:
         """Yield (workspace key, job id) of every job directory."""
         for workspace in self.workspaces():
-            try:
-                names = os.listdir(f"{self.root}/{workspace}")
-            except OSError:
-                continue
-            for name in names:
+            for name in _names(f"{self.root}/{workspace}"):
                 if is_job_id(name) and self.is_sound(workspace, name):
                     yield workspace, name
 
@@ -394,7 +414,7 @@ class Layout:
             return False
         if not processes.boot_id().startswith(words[2]) or words[3] != processes.pid_namespace():
             return False
-        return os.path.exists(f"{self.root}/{_OWNERS}/{name}") and processes.is_alive(int(words[0]), int(words[1]))
+        return _look(f"{self.root}/{_OWNERS}/{name}") is not None and processes.is_alive(int(words[0]), int(words[1]))
 
     def sweep_owners(self) -> None:
         """Forget supervisors that died without saying so."""

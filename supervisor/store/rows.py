@@ -14,9 +14,9 @@ import attrs
 
 from supervisor.engines import Launched, records
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
-from supervisor.states import Reason, State
+from supervisor.states import Reason, State, is_word, reason_of, state_of
 
-__all__ = ["COLUMNS", "Outcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
+__all__ = ["COLUMNS", "UNFINISHED", "Outcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
 
 COLUMNS: Final = (
     "seq",
@@ -240,7 +240,8 @@ def _check_request(record: Mapping[str, Any]) -> None:
 
 _STATES: Final = frozenset(state.value for state in State)
 _MAYBE_NUMBER: Final = frozenset({int, NoneType})
-_UNFINISHED: Final = frozenset({State.QUEUED.value, State.RUNNING.value})
+UNFINISHED: Final = frozenset({State.QUEUED.value, State.RUNNING.value})
+"""The states of this version in which a job has not ended. A newer version may have others."""
 _REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
@@ -257,7 +258,7 @@ def check_row(row: Row) -> None:
     what = None
     if numbers != {int} or not {*maybe, type(row.deadline_boot_ns)} <= _MAYBE_NUMBER:
         what = "a number"
-    elif not (row.state in _STATES and row.finished == (row.state not in _UNFINISHED)):
+    elif not (is_word(row.state) and (row.state not in _STATES or row.finished == (row.state not in UNFINISHED))):
         what = "state"
     elif not (row.job_id == request["job_id"] and row.kind == request["kind"]):
         what = "job_id"
@@ -275,9 +276,10 @@ def check_row(row: Row) -> None:
 
 
 def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
-    """Return what nobody can have written of an outcome."""
+    """Return what nobody can have written of an outcome. Names that are not known here are a newer version's."""
     reason = ended["reason"]
-    if not (reason in _REASONS and (reason == Reason.EXITED.value) is (state == State.DONE.value)):
+    known = reason in _REASONS and state in _STATES
+    if not is_word(reason) or (known and (reason == Reason.EXITED.value) is not (state == State.DONE.value)):
         return "reason"
     if not {type(ended["exit_code"]), type(ended["signal"]), type(ended["max_rss_bytes"])} <= _MAYBE_NUMBER:
         return "exit_code, signal or max_rss_bytes"
@@ -379,7 +381,7 @@ def _lasting(row: Row) -> dict[str, Any]:
     lasting: dict[str, Any] = {
         "job_id": row.job_id,
         "kind": row.kind,
-        "status": State(row.state),
+        "status": state_of(row.state, ended=row.finished),
         "workspace": request["workspace"],
         "argv": tuple(request["argv"]),
         "labels": request["labels"],
@@ -398,7 +400,7 @@ def _lasting(row: Row) -> dict[str, Any]:
     completed_ns = row.completed_ns or 0
     return {
         **lasting,
-        "reason": Reason(ended["reason"]),
+        "reason": reason_of(ended["reason"]),
         "completed_at": from_ns(completed_ns),
         "elapsed_ms": max(0, (completed_ns - begun_ns) // 1_000_000),
         "expires_at": None if row.expires_ns is None else from_ns(row.expires_ns),
@@ -413,7 +415,10 @@ def _lasting(row: Row) -> dict[str, Any]:
     }
 
 
+_ERROR_FIELDS: Final = tuple(field.name for field in attrs.fields(ErrorInfo))
+
+
 def error_of(row: Row) -> ErrorInfo | None:
     """Return the error that a finished row reports, ``None`` for a job that is done."""
     held = None if row.ended is None else row.ended["error"]
-    return None if held is None else ErrorInfo(**held)
+    return None if held is None else ErrorInfo(**{name: held[name] for name in _ERROR_FIELDS if name in held})

@@ -746,7 +746,7 @@ def test_many_threads_that_open_a_new_root_at_once_find_it_ready(open_catalog: C
 @pytest.mark.parametrize(
     "damage",
     [
-        "state = 'runninf'",
+        "state = 'Done!'",
         "state = 'failed'",
         "state = x'ff'",
         "spec = '{'",
@@ -758,7 +758,7 @@ def test_many_threads_that_open_a_new_root_at_once_find_it_ready(open_catalog: C
         "fetched = 0.5",
         "job_id = 'x'",
         "outcome = '[]'",
-        "outcome = replace(outcome, 'exited', 'exitee')",
+        "outcome = replace(outcome, 'exited', 'lost')",
         "outcome = replace(outcome, 'exit_code', 'exit_codf')",
         "completed_ns = NULL",
         "owner = x'ff'",

@@ -118,7 +118,7 @@ def test_what_the_system_refuses_has_a_code(number: int, kind: type[SupervisorEr
     assert told.message == f"cannot do it: {os.strerror(number)} (/some/where)"
 
 
-@pytest.mark.parametrize(("number", "retryable"), [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.EIO, False)])
+@pytest.mark.parametrize(("number", "retryable"), [(errno.EMFILE, True), (errno.EIO, True), (errno.ENOTDIR, False)])
 def test_other_refusals_may_pass(number: int, retryable: bool) -> None:  # noqa: FBT001
     assert state_error(OSError(number, "x"), "y").retryable is retryable
 
