@@ -20,10 +20,11 @@ from supervisor.interpret.claude_cli import (
     Envelope,
     Hints,
     code_of_stderr,
+    names_no_session,
     read_envelope,
     read_hints,
 )
-from supervisor.interpret.failures import FAILURES, Failure, at_rest, retry_after_ms
+from supervisor.interpret.failures import FAILURES, Failure, at_rest, resets_at, retry_after_ms
 from supervisor.interpret.json_lines import Reading
 from supervisor.states import Reason
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["Claude"]
 
 _UNKNOWN_STATUS: Final = "The exit status is not known; the output is complete and says success."
+_LAST_WORDS: Final = "The result message is empty; the answer is the last message of the agent."
+_NO_WORDS: Final = "the result message says success and holds no answer, and no other message does"
+_KEEP_MESSAGES: Final = "`--output-format stream-json --verbose` keeps what was said before the last tool call."
+_MORE_TO_COME: Final = "more was to come after the last result message"
 _NEEDS_JSON: Final = (
     "Start the command with `--output-format json` (or `stream-json --verbose`), and look at the output."
 )
@@ -54,7 +59,7 @@ class Claude:
         if envelope is None:
             return _without_envelope(outcome, reading)
         if envelope.success and (outcome.exit_code == 0 or not outcome.known):
-            return Verdict(reason=Reason.EXITED, detail=_remark(outcome, envelope), cost_usd=envelope.cost_usd)
+            return _well(outcome, envelope)
         if not envelope.understood:
             return _not_understood(outcome, envelope)
         if envelope.success:
@@ -105,6 +110,21 @@ def _answer(outcome: Outcome, detail: Detail | None) -> Value:
     return Value(value=build_answer(envelope.text, structured=structured, facts=facts, bounds=bounds_for(detail)))
 
 
+def _well(outcome: Outcome, envelope: Envelope) -> Verdict:
+    """Nothing speaks against the run; there is an answer, or it is said that there is none."""
+    if envelope.answered and (outcome.known or not envelope.followed):
+        return Verdict(reason=Reason.EXITED, detail=_remark(outcome, envelope), cost_usd=envelope.cost_usd)
+    if outcome.known:
+        failure = FAILURES["empty_answer"]
+        failure = attrs.evolve(failure, repair=f"{failure.repair} {_KEEP_MESSAGES}")
+        return _failed(
+            outcome, Reason.INVALID_OUTPUT, "empty_answer", detail=_NO_WORDS, envelope=envelope, failure=failure
+        )
+    verdict = exit_verdict(outcome)
+    detail = verdict.detail or (_MORE_TO_COME if envelope.followed else _NO_WORDS)
+    return attrs.evolve(verdict, detail=detail, cost_usd=envelope.cost_usd, details=_details(envelope, Hints()))
+
+
 def _remark(outcome: Outcome, envelope: Envelope) -> str | None:
     """Say what the caller of a job that is done should know all the same."""
     from supervisor.interpret.redact import excerpt
@@ -112,6 +132,8 @@ def _remark(outcome: Outcome, envelope: Envelope) -> str | None:
     remarks: list[str] = []
     if not outcome.known:
         remarks.append(_UNKNOWN_STATUS)
+    if envelope.last_words is not None:
+        remarks.append(_LAST_WORDS)
     if envelope.permission_denials:
         tools = excerpt(", ".join(envelope.denied_tools), 100)
         remarks.append(f"{len(envelope.permission_denials)} tool call(s) were not permitted: {tools}.")
@@ -151,13 +173,16 @@ def _failed(
 ) -> Verdict:
     hints = Hints() if hints is None else hints
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
-    wait, moment = (None, None) if not failure.retryable else _when(outcome, envelope, hints, detail)
+    wait, moment = None, None
+    if failure.retryable or code == "billing_error":
+        wait, moment = _when(outcome, envelope, hints, detail)
     details = _details(envelope, hints)
     if moment is not None:
         details["resets_at"] = moment
+        failure = attrs.evolve(failure, retryable=True)
     return Verdict(
         reason=reason,
-        code=None if code == "job_failed" else code,
+        code=None if code == "job_failed" else failure.code or code,
         message=failure.message,
         repair=failure.repair,
         retryable=failure.retryable,
@@ -176,6 +201,8 @@ def _when(
 ) -> tuple[int | None, str | None]:
     """Return the time to wait and the moment that ends it, as far as the output tells."""
     resets = hints.resets_at if hints.resets_at is not None else envelope.resets_at if envelope else None
+    if resets is None and envelope is not None:
+        resets = resets_at(envelope.message or "", outcome.ended_ns)
     if resets is None:
         return retry_after_ms(detail or ""), None
     try:
@@ -198,7 +225,7 @@ def _interrupted(outcome: Outcome, envelope: Envelope | None, stopped: Reason) -
     """The state is settled; what was spent and how to go on is still worth telling."""
     hints = read_hints(outcome.read_stdout()) if envelope is None else Hints()
     detail: str | None = None
-    if envelope is not None and envelope.success:
+    if envelope is not None and envelope.success and envelope.answered and not envelope.followed:
         detail = "A complete answer had already been written; it is in `supervisor logs JOB`."
     cost = None if envelope is None else envelope.cost_usd
     return Verdict(reason=stopped, detail=detail, cost_usd=cost, details=_details(envelope, hints))
@@ -222,6 +249,8 @@ def _without_envelope(outcome: Outcome, reading: Reading) -> Verdict:
         return attrs.evolve(verdict, details=_details(None, hints))
     stderr = clean(outcome.read_stderr()[-16384:].decode(errors="replace"))
     code = code_of_stderr(stderr, outcome.exit_code)
+    if code is None and names_no_session(outcome.read_stdout()[:4096].decode(errors="replace")):
+        code = "session_not_found"
     if code is not None:
         return _failed(outcome, Reason.NONZERO_EXIT, code, detail=verdict.detail, hints=hints)
     signal = EXIT_CODES_OF_SIGNALS.get(outcome.exit_code or 0)
@@ -244,6 +273,8 @@ def _not_understood(outcome: Outcome, envelope: Envelope) -> Verdict:
 
 def _success_but_bad_exit(outcome: Outcome, envelope: Envelope) -> Verdict:
     verdict = exit_verdict(outcome)
+    if not envelope.answered:
+        return attrs.evolve(verdict, cost_usd=envelope.cost_usd, details=_details(envelope, Hints()))
     said = f"The output says success, but {(verdict.message or '').removeprefix('The command ') or 'the exit is bad'}"
     return attrs.evolve(
         verdict,

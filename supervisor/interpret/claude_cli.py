@@ -9,6 +9,12 @@ the program changes, this file changes, and nothing else. The rules that are eas
 * A run that hit a limit of turns or money has ``errors`` in place of ``result``.
 * With ``--verbose`` the ``json`` format is an array of all messages; ``stream-json`` puts the
   same messages on lines. The ``result`` message is the envelope in all three.
+* When agents worked in the background there are several ``result`` messages. ``usage``,
+  ``num_turns`` and ``duration_ms`` are of the part that each of them ends; ``total_cost_usd`` and
+  ``modelUsage`` are sums. Where only the last one was written, ``result_index`` tells.
+* ``result`` is empty when the model said its last words before a tool call. They stand in the
+  last ``assistant`` message of the main line, which only the array and the stream have.
+* A limit is a field only in the array and the stream; else it is wording with a clock time in it.
 
 Classification goes by fields; wording is consulted last, and only where no field tells.
 """
@@ -16,20 +22,19 @@ Classification goes by fields; wording is consulted last, and only where no fiel
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import attrs
 
 from supervisor.interpret.json_lines import (
-    JsonProblem,
     Reading,
     is_list,
     is_object,
-    lines_backwards,
+    messages_backwards,
     number,
-    parse,
-    read_last,
+    read_all,
     text_of,
 )
 
@@ -38,7 +43,9 @@ __all__ = [
     "NAME",
     "Envelope",
     "Hints",
+    "agents_among",
     "code_of_stderr",
+    "names_no_session",
     "read_envelope",
     "read_hints",
 ]
@@ -68,7 +75,7 @@ _CODE_OF_ERROR_TYPE: Final[Mapping[str, str]] = {
     "authentication_failed": "api_key_invalid",
     "oauth_org_not_allowed": "claude_permission_error",
     "permission_error": "claude_permission_error",
-    "billing_error": "api_error",
+    "billing_error": "billing_error",
     "rate_limit_error": "rate_limited",
     "rate_limit": "rate_limited",
     "overloaded_error": "api_overloaded",
@@ -82,9 +89,16 @@ _CODE_OF_ERROR_TYPE: Final[Mapping[str, str]] = {
     "model_not_found": "api_error",
     "request_too_large": "api_error",
 }
+_TOKENS_OF_MODELS: Final[Mapping[str, str]] = {
+    "inputTokens": "input_tokens",
+    "cacheCreationInputTokens": "cache_creation_input_tokens",
+    "cacheReadInputTokens": "cache_read_input_tokens",
+    "outputTokens": "output_tokens",
+}
 _ERROR_TYPES_AT_REST: Final = frozenset({"server_error", "timeout_error"})
 _CODE_OF_STATUS: Final[Mapping[int, str]] = {
     401: "api_key_invalid",
+    402: "billing_error",
     403: "claude_permission_error",
     429: "rate_limited",
     529: "api_overloaded",
@@ -92,12 +106,32 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = {
 _STATUSES_AT_REST: Final = frozenset({408, 409, 425})
 _SERVER_ERROR: Final = 500
 
+# What wording may say more precisely than the fields: a refused login and a refused key share theirs, and so do a
+# request that is wrong and an account without credit.
+_REFINED: Final = frozenset({("api_key_invalid", "claude_auth_required"), ("api_error", "billing_error")})
+
 # Wordings. The first that is found decides; all are looked for in a bounded piece of the text.
+_NO_SESSION: Final = re.compile(
+    r"\b(?:no|invalid|unknown) (?:such )?(?:conversation|session)s?\b"
+    r"|\b(?:conversation|session)\b[^\n]{0,120}\b(?:not found|not exist|no longer)"
+    r"|\b(?:find|resume|load) (?:the |that )?(?:conversation|session)\b"
+    r"|\bvalid session (?:id|title)|\bmatch any session\b",
+    re.IGNORECASE,
+)
 _CODE_OF_MESSAGE: Final = (
     (
         re.compile(r"not logged in|/login\b|oauth token (?:has )?(?:expired|been revoked)", re.IGNORECASE),
         "claude_auth_required",
     ),
+    (
+        re.compile(
+            r"credit balance|out of (?:extra usage|credits?)|insufficient (?:credits?|balance|funds)|payment required"
+            r"|(?:spend(?:ing)?|billing) limit",
+            re.IGNORECASE,
+        ),
+        "billing_error",
+    ),
+    (_NO_SESSION, "session_not_found"),
     (re.compile(r"invalid (?:x-)?api[ -]key|invalid authentication", re.IGNORECASE), "api_key_invalid"),
     (re.compile(r"(?:usage|session|weekly|5-hour|rate|opus) limit|hit your limit", re.IGNORECASE), "rate_limited"),
     (re.compile(r"\boverloaded\b", re.IGNORECASE), "api_overloaded"),
@@ -105,6 +139,7 @@ _CODE_OF_MESSAGE: Final = (
     (re.compile(r"\bapi error\b", re.IGNORECASE), "api_error"),
 )
 _CODE_OF_STDERR: Final = (
+    (_NO_SESSION, "session_not_found"),
     # The option parser: unknown option, refused value, excess argument, missing value.
     (
         re.compile(
@@ -120,22 +155,28 @@ _CODE_OF_STDERR: Final = (
         "cli_contract_changed",
     ),
     (re.compile(r"input must be provided|no prompt", re.IGNORECASE), "invalid_arguments"),
-    (re.compile(r"no conversation found|invalid session id", re.IGNORECASE), "invalid_arguments"),
     (re.compile(r"cannot be used with root|permission denied|EACCES", re.IGNORECASE), "claude_permission_error"),
     (re.compile(r"claude['\"]?: (?:command )?not found|claude['\"]?: no such file", re.IGNORECASE), "claude_not_found"),
     (re.compile(r"not logged in|/login\b", re.IGNORECASE), "claude_auth_required"),
 )
 _RESET_IN_MESSAGE: Final = re.compile(r"limit reached\|(\d{9,11})\b")
 _READ_CHARACTERS: Final = 4096
-_HINT_LINES: Final = 50
-_HINT_BYTES: Final = 65536
+_HINT_MESSAGES: Final = 200
 
 
 @attrs.frozen(slots=True)
 class Envelope:
-    """The ``result`` message, seen through what is known about it; wrong types count as absent."""
+    """The ``result`` message, seen through what is known about it; wrong types count as absent.
+
+    Attributes:
+        data: its fields; of several messages those of the last, with what is counted in parts added up.
+        last_words: what the model said last, where ``result`` itself is empty and stdout has it elsewhere.
+        followed: it is not the last thing on stdout, or says itself that more is to come.
+    """
 
     data: Mapping[str, Any]
+    last_words: str | None = None
+    followed: bool = False
 
     @property
     def understood(self) -> bool:
@@ -151,7 +192,12 @@ class Envelope:
     def text(self) -> str | None:
         """What the model said last."""
         result = self.data.get("result")
-        return result if isinstance(result, str) else None
+        return self.last_words or (result if isinstance(result, str) else None)
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer at all: the program reports success for an empty one, too."""
+        return text_of(self.text) is not None or self.structured_output is not None
 
     @property
     def structured_output(self) -> Any:
@@ -254,10 +300,9 @@ class Envelope:
         spoken = next((code for pattern, code in _CODE_OF_MESSAGE if pattern.search(said)), None)
         if code is None:
             return spoken or "job_failed", at_rest or (spoken == "api_error" and "connect" in said.lower())
-        # A refused login and a refused key share their fields, and want different repairs.
-        if code == "api_key_invalid" and spoken == "claude_auth_required":
+        if spoken is not None and (code, spoken) in _REFINED:
             return spoken, False
-        return code, at_rest
+        return code, at_rest and code != "billing_error"
 
     def _code_of_fields(self, hints: Hints) -> str | None:
         data = self.data
@@ -270,7 +315,8 @@ class Envelope:
             _CODE_OF_TERMINAL_REASON.get(_key(data.get("terminal_reason"))),
             _CODE_OF_ERROR_TYPE.get(_key(hints.error)),
         )
-        return next((code for code in found if code is not None), None)
+        # "api_error" is what fields say that know no more than that it was one.
+        return next((code for code in found if code not in {None, "api_error"}), "api_error" if any(found) else None)
 
     def _at_rest(self, hints: Hints) -> bool:
         status = _status(self.data.get("api_error_status"))
@@ -311,36 +357,101 @@ def _status(value: Any) -> int | None:
 
 
 def read_envelope(stdout: bytes) -> tuple[Envelope | None, Reading]:
-    """Return the last envelope on stdout, if there is one, and how the reading went."""
-    reading = read_last(stdout, lambda document: document.get("type") == _TYPE, mark=b'"result"')
-    return (None if reading.document is None else Envelope(reading.document)), reading
+    """Return the envelope of the run on stdout, if there is one, and how the reading went."""
+    reading = read_all(stdout, _TYPE)
+    if not reading.messages:
+        return None, reading
+    data = _added_up(reading.messages)
+    empty = data.get("subtype") == _SUCCESS and text_of(data.get("result")) is None
+    followed = reading.followed or bool(number(data.get("queued_turn_count"))) or _agents_at_work(stdout)
+    return Envelope(data, _last_words(stdout) if empty else None, followed), reading
+
+
+def _agents_at_work(stdout: bytes) -> bool:
+    for message in messages_backwards(stdout, b'"background_tasks_changed"'):
+        if message.get("subtype") == "background_tasks_changed":
+            return agents_among(message.get("tasks"))
+    return False
+
+
+def agents_among(tasks: Any) -> bool:
+    """Say whether an agent is among background ``tasks``; the model is told of its end, and goes on then."""
+    return is_list(tasks) and any(is_object(task) and task.get("task_type") == "local_agent" for task in tasks)
+
+
+def _added_up(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the last ``result``, with what is counted for each part of the run added up."""
+    last = results[-1]
+    parts = [part for part in results if part.get("session_id") == last.get("session_id")]
+    index = number(last.get("result_index"))
+    if index is not None and index >= len(parts):  # the parts before it were not written: only sums are known
+        return {**last, "usage": _usage_of_models(last.get("modelUsage")), "num_turns": None, "duration_ms": None}
+    if len(parts) == 1:
+        return last
+    counted = {name: _sum([part.get(name) for part in parts]) for name in ("usage", "num_turns", "duration_ms")}
+    denials: dict[str, Any] = {}
+    for part in parts:
+        for denial in Envelope(part).permission_denials:
+            denials[str(denial.get("tool_use_id", len(denials)))] = denial
+    return {**last, **counted, "permission_denials": list(denials.values())}
+
+
+def _sum(values: Sequence[Any], depth: int = 8) -> Any:
+    """Add up numbers, and objects of numbers; of anything else the last value stands."""
+    last = values[-1]
+    if is_object(last) and depth:
+        objects = [value for value in values if is_object(value)]
+        names = dict.fromkeys(name for each in objects for name in each)
+        return {name: _sum([each[name] for each in objects if name in each], depth - 1) for name in names}
+    numbers = [value for value in values if number(value) is not None]
+    return sum(numbers) if number(last) is not None else last
+
+
+def _usage_of_models(usage: Any) -> dict[str, int] | None:
+    """Return the tokens of all models together, under the names that ``usage`` has for them."""
+    models = [entry for entry in usage.values() if is_object(entry)] if is_object(usage) else []
+    if not models:
+        return None
+    return {
+        name: sum(int(number(entry.get(field)) or 0) for entry in models) for field, name in _TOKENS_OF_MODELS.items()
+    }
+
+
+def _last_words(stdout: bytes) -> str | None:
+    """Return the text of the last message of the main line that has some; agents that it asked do not count."""
+    said: list[str] = []
+    message_id: Any = None
+    for event in messages_backwards(stdout, b'"assistant"'):
+        message = event.get("message")
+        if event["type"] != "assistant" or event.get("parent_tool_use_id") is not None or not is_object(message):
+            continue
+        if said and message.get("id") != message_id:
+            break
+        if text_of(event.get("error")) or event.get("is_api_error_message") is True:
+            continue
+        content = message.get("content")
+        blocks = [block for block in content if is_object(block)] if is_list(content) else [{"text": content}]
+        texts = [text for block in blocks if (text := text_of(block.get("text"))) is not None]
+        if texts:
+            message_id = message.get("id")
+            said[:0] = texts
+    return "\n".join(said) or None
 
 
 def read_hints(stdout: bytes) -> Hints:
-    """Look through the last messages of a stream for what classifies its failure.
-
-    Bounded: a few lines, short ones only. For the ``json`` format there is nothing to find.
-    """
+    """Look through the last messages before the envelope for what classifies a failure."""
     error: str | None = None
     resets_at: int | None = None
     session_id: str | None = None
-    for seen, (start, end) in enumerate(lines_backwards(stdout)):
-        if seen >= _HINT_LINES:
-            break
-        if end - start > _HINT_BYTES:
-            continue
-        try:
-            message = parse(stdout[start:end].decode(errors="replace"))
-        except JsonProblem:
-            continue
-        if not is_object(message) or message.get("type") == _TYPE:
+    for message in islice(messages_backwards(stdout), _HINT_MESSAGES):
+        if message["type"] == _TYPE:
             continue
         session_id = session_id or text_of(message.get("session_id"))
-        if error is None and message.get("type") == "assistant":
+        if error is None and message["type"] == "assistant":
             error = text_of(message.get("error"))
         limit = message.get("rate_limit_info")
         if resets_at is None and is_object(limit) and limit.get("status") == "rejected":
-            error = error or "rate_limit"
+            error = error if error in _CODE_OF_ERROR_TYPE else "rate_limit"
             resets = number(limit.get("resetsAt"))
             resets_at = None if resets is None else int(resets)
     return Hints(error=error, resets_at=resets_at, session_id=session_id)
@@ -351,3 +462,8 @@ def code_of_stderr(stderr: str, exit_code: int | None) -> str | None:
     if exit_code == 127:
         return "claude_not_found"
     return next((code for pattern, code in _CODE_OF_STDERR if pattern.search(stderr)), None)
+
+
+def names_no_session(text: str) -> bool:
+    """Say whether ``text`` says that the session to be resumed is not there."""
+    return _NO_SESSION.search(text) is not None

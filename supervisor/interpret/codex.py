@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Codex"]
 
 _UNKNOWN_STATUS: Final = "The exit status is not known; the output is complete and says success."
+_NO_WORDS: Final = "the last turn completed without a message of the agent"
+_MORE_TO_COME: Final = "more was to come after the last completed turn"
 _NEEDS_JSON: Final = "Start the command as `codex exec --json ...`, and look at the output (`supervisor logs JOB`)."
 
 
@@ -37,12 +39,11 @@ class Codex:
         run = _read(outcome)
         stopped = interrupted_reason(outcome)
         if stopped is not None:
-            detail = (
-                "A complete answer had already been written; it is in `supervisor logs JOB`." if run.success else None
-            )
+            complete = run.answered and not run.followed
+            detail = "A complete answer had already been written; it is in `supervisor logs JOB`." if complete else None
             return Verdict(reason=stopped, detail=detail, details=_details(run))
         if run.success and (outcome.exit_code == 0 or not outcome.known):
-            return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
+            return _well(outcome, run)
         if run.error is not None:
             return _reported(outcome, run)
         if outcome.exit_code == 0:
@@ -91,6 +92,17 @@ def _answer(outcome: Outcome, detail: Detail | None) -> Value:
     return Value(value=build_answer(run.text, facts=facts, bounds=bounds_for(detail)))
 
 
+def _well(outcome: Outcome, run: Run) -> Verdict:
+    """Nothing speaks against the run; there is an answer, or it is said that there is none."""
+    if run.answered and (outcome.known or not run.followed):
+        return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
+    if outcome.known:
+        return _failed(Reason.INVALID_OUTPUT, "empty_answer", run, detail=_NO_WORDS)
+    verdict = exit_verdict(outcome)
+    detail = verdict.detail or (_MORE_TO_COME if run.followed else _NO_WORDS)
+    return attrs.evolve(verdict, detail=detail, details=_details(run))
+
+
 def _remark(outcome: Outcome, run: Run) -> str | None:
     remarks: list[str] = []
     if not outcome.known:
@@ -118,7 +130,7 @@ def _failed(reason: Reason, code: str, run: Run, *, detail: str | None, failure:
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
     return Verdict(
         reason=reason,
-        code=None if code == "job_failed" else code,
+        code=None if code == "job_failed" else failure.code or code,
         message=failure.message,
         repair=failure.repair,
         retryable=failure.retryable,
@@ -168,6 +180,11 @@ def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
 
     stderr = without_noise(outcome.read_stderr())
     verdict = exit_verdict(attrs.evolve(outcome, read_stderr=lambda: stderr))
+    if run.answered:
+        said = f"The output has a complete answer, but t{(verdict.message or 'The exit is bad.')[1:]}"
+        repair = "The answer is in `supervisor logs JOB`; find out what made the command fail after it."
+        detail = verdict.detail or said
+        return attrs.evolve(verdict, message=said, repair=repair, detail=detail, details=_details(run))
     if verdict.reason is not Reason.NONZERO_EXIT:
         return attrs.evolve(verdict, details=_details(run))
     code = code_of_stderr(clean(stderr[-16384:].decode(errors="replace")), outcome.exit_code)

@@ -8,6 +8,7 @@ get wrong:
 * An ``error`` *line* may be a retry that came right ("Reconnecting..."). Only ``turn.failed``,
   or an ``error`` line after which no turn completes, is the failure.
 * The message of an error can itself be a JSON document with the API's error in it.
+* Two events may stand on one line, without a newline between them.
 * stderr has remarks on every run, which say nothing about a failure.
 """
 
@@ -19,7 +20,15 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.json_lines import MAX_DOCUMENT_BYTES, JsonProblem, is_object, number, parse, text_of
+from supervisor.interpret.json_lines import (
+    MAX_DOCUMENT_BYTES,
+    JsonProblem,
+    is_object,
+    messages_in,
+    number,
+    parse,
+    text_of,
+)
 
 __all__ = ["EXIT_CODES_OF_SIGNALS", "NAME", "ApiError", "Run", "code_of_stderr", "read_run", "without_noise"]
 
@@ -34,7 +43,8 @@ _CODE_OF_ERROR_TYPE: Final[Mapping[str, str]] = {
     "permission_error": "api_error",
     "rate_limit_error": "rate_limited",
     "rate_limit_exceeded": "rate_limited",
-    "insufficient_quota": "rate_limited",
+    "insufficient_quota": "billing_error",
+    "billing_hard_limit_reached": "billing_error",
     "usage_limit_reached": "rate_limited",
     "overloaded_error": "api_overloaded",
     "server_is_overloaded": "api_overloaded",
@@ -44,13 +54,42 @@ _CODE_OF_ERROR_TYPE: Final[Mapping[str, str]] = {
     "context_length_exceeded": "api_error",
 }
 _ERROR_TYPES_AT_REST: Final = frozenset({"server_error"})
-_CODE_OF_STATUS: Final[Mapping[int, str]] = {401: "api_key_invalid", 429: "rate_limited", 529: "api_overloaded"}
+_CODE_OF_STATUS: Final[Mapping[int, str]] = {
+    401: "api_key_invalid",
+    402: "billing_error",
+    429: "rate_limited",
+    529: "api_overloaded",
+}
 _SERVER_ERROR: Final = 500
 
+# What wording may say more precisely than the fields.
+_REFINED: Final = frozenset(
+    {
+        ("api_key_invalid", "codex_auth_required"),
+        ("rate_limited", "billing_error"),
+        ("api_error", "billing_error"),
+    }
+)
 _STATUS_IN_MESSAGE: Final = re.compile(r"\bstatus:? (\d{3})\b")
 _CODE_OF_MESSAGE: Final = (
-    (re.compile(r"not logged in|codex login|sign in again|log ?in to", re.IGNORECASE), "codex_auth_required", False),
-    (re.compile(r"(?:usage|rate) limit|quota exceeded|too many requests", re.IGNORECASE), "rate_limited", True),
+    (
+        re.compile(
+            r"not logged in|codex login|sign in again|log ?in to|missing bearer|didn't provide an api key",
+            re.IGNORECASE,
+        ),
+        "codex_auth_required",
+        False,
+    ),
+    (
+        re.compile(
+            r"quota exceeded|exceeded your current quota|billing (?:details|hard limit)|out of credits?"
+            r"|insufficient (?:credits?|balance|funds|quota)|payment required",
+            re.IGNORECASE,
+        ),
+        "billing_error",
+        False,
+    ),
+    (re.compile(r"(?:usage|rate) limit|too many requests", re.IGNORECASE), "rate_limited", True),
     (re.compile(r"high demand|overloaded|at capacity", re.IGNORECASE), "api_overloaded", True),
     (re.compile(r"incorrect api key|invalid api key|401 unauthorized", re.IGNORECASE), "api_key_invalid", False),
     (re.compile(r"stream disconnected|connection|timed? ?out|error sending request", re.IGNORECASE), "api_error", True),
@@ -64,7 +103,11 @@ _CODE_OF_STDERR: Final = (
     ),
     (re.compile(r"^error: the following required arguments", re.MULTILINE), "invalid_arguments"),
     (re.compile(r"not inside a trusted directory|no prompt provided", re.IGNORECASE), "invalid_arguments"),
-    (re.compile(r"not logged in|codex login", re.IGNORECASE), "codex_auth_required"),
+    (re.compile(r"not logged in|codex login|missing bearer", re.IGNORECASE), "codex_auth_required"),
+    (
+        re.compile(r"\bno (?:saved |such )?(?:session|rollout|thread)\b[^\n]{0,80}\bfound", re.IGNORECASE),
+        "session_not_found",
+    ),
     (re.compile(r"codex['\"]?: (?:command )?not found|codex['\"]?: no such file", re.IGNORECASE), "codex_not_found"),
 )
 _NOISE: Final = re.compile(
@@ -94,9 +137,11 @@ class ApiError:
         """Return the code of the failure, and whether it lies with the other side and may pass."""
         said = self.text[:_READ_CHARACTERS]
         spoken = next(((code, rest) for pattern, code, rest in _CODE_OF_MESSAGE if pattern.search(said)), None)
-        code = _CODE_OF_STATUS.get(self.status or 0) or _CODE_OF_ERROR_TYPE.get(self.type or "")
+        by_type = _CODE_OF_ERROR_TYPE.get(self.type or "")
+        # A quota that is used up comes with the status of a rate limit, and waiting does not help.
+        code = by_type if by_type == "billing_error" else _CODE_OF_STATUS.get(self.status or 0) or by_type
         at_rest = (self.status or 0) >= _SERVER_ERROR or self.type in _ERROR_TYPES_AT_REST
-        if code == "api_key_invalid" and spoken is not None and spoken[0] == "codex_auth_required":
+        if spoken is not None and (code, spoken[0]) in _REFINED:
             return spoken
         if code is not None:
             return code, at_rest
@@ -115,6 +160,7 @@ class Run:
         thread_id: the session, to be resumed.
         turns: how many turns completed.
         open: a turn has begun and has neither completed nor failed.
+        followed: the end of the last turn is not the last thing on stdout.
         text: the last message of the agent.
         usage: tokens of all turns together.
         error: what failed, or ``None`` when the last turn completed.
@@ -128,6 +174,7 @@ class Run:
     thread_id: str | None = None
     turns: int = 0
     open: bool = False
+    followed: bool = False
     text: str | None = None
     usage: dict[str, int] | None = None
     error: ApiError | None = None
@@ -139,6 +186,11 @@ class Run:
     def success(self) -> bool:
         """Whether the output says that the run came to its end: a completed turn, and nothing after it."""
         return self.turns > 0 and self.error is None and not self.open
+
+    @property
+    def answered(self) -> bool:
+        """Whether it also has a message of the agent."""
+        return self.success and text_of(self.text) is not None
 
 
 def read_run(stdout: bytes) -> Run:
@@ -153,30 +205,38 @@ def read_run(stdout: bytes) -> Run:
         line = stdout[start:end].strip()
         start = end + 1
         if line:
-            reader.take(line)
+            reader.take(line.decode(errors="replace"))
     return reader.run()
 
 
 class _Reader:
     def __init__(self) -> None:
-        self._known: dict[str, Any] = {"lines": 0, "stray": 0, "turns": 0, "open": False, "remarks": [], "declined": []}
+        self._known: dict[str, Any] = {
+            "lines": 0,
+            "stray": 0,
+            "turns": 0,
+            "open": False,
+            "followed": False,
+            "remarks": [],
+            "declined": [],
+        }
         self._usage: dict[str, int] = {}
 
     def run(self) -> Run:
         return Run(**self._known, usage=self._usage or None)
 
-    def take(self, line: bytes) -> None:
+    def take(self, line: str) -> None:
+        events, rest = messages_in(line)
+        for event in events:
+            self._event(event["type"], event)
+        if not events or "{" in rest:  # not a word of it, or a torn event behind another one
+            self._known["stray"] += 1
+            self._known["followed"] = self._known["followed"] or "{" in rest
+
+    def _event(self, kind: str, event: dict[str, Any]) -> None:
         known = self._known
-        try:
-            event = parse(line.decode(errors="replace"))
-        except JsonProblem:
-            known["stray"] += 1
-            return
-        kind = event.get("type") if is_object(event) else None
-        if not isinstance(kind, str):
-            known["stray"] += 1
-            return
         known["lines"] += 1
+        known["followed"] = kind != "turn.completed"
         if kind == "thread.started":
             known["thread_id"] = text_of(event.get("thread_id"))
         elif kind == "turn.started":
@@ -198,7 +258,7 @@ class _Reader:
         known = self._known
         kind = item.get("type")
         if kind == "agent_message":
-            known["text"] = item["text"] if isinstance(item.get("text"), str) else known.get("text")
+            known["text"] = text_of(item.get("text")) or known.get("text")
         elif kind == "error" and (remark := text_of(item.get("message"))) and len(known["remarks"]) < _KEPT:
             known["remarks"].append(remark)
         elif (

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 import attrs
 
-__all__ = ["FAILURES", "Failure", "at_rest", "retry_after_ms"]
+__all__ = ["FAILURES", "Failure", "at_rest", "resets_at", "retry_after_ms"]
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -24,11 +25,13 @@ class Failure:
         message: what happened; ``{cli}`` stands for the name of the program.
         repair: what to do about it.
         retryable: whether the same request under a new key may succeed later.
+        code: the code of the contract, where it is not the name of the failure.
     """
 
     message: str
     repair: str
     retryable: bool = False
+    code: str | None = None
 
     def for_cli(self, cli: str) -> Failure:
         """Return the failure with the program's name filled in."""
@@ -70,6 +73,13 @@ FAILURES: Final[Mapping[str, Failure]] = {
         repair="Wait until the limit resets, then start the same request under a new idempotency key.",
         retryable=True,
     ),
+    "billing_error": Failure(
+        message="The account that {cli} used is out of credit, or of the extra usage that it allows itself.",
+        repair=(
+            "Add credit or raise the limit in the billing settings of the account, or use another account or key; "
+            "then start the same request under a new idempotency key. The request itself is in order."
+        ),
+    ),
     "api_error": Failure(
         message="The API answered with an error.",
         repair="Read the detail: the request itself has to change before it can succeed.",
@@ -90,9 +100,22 @@ FAILURES: Final[Mapping[str, Failure]] = {
         message="{cli} was started without something it needs.",
         repair="Read the detail, and complete the command.",
     ),
+    "session_not_found": Failure(
+        message="The session that {cli} was to go on with is not there.",
+        repair=(
+            "Resume in the directory and as the user that the session belongs to, or start a new session. "
+            "A run that never reached its model leaves none."
+        ),
+        code="invalid_arguments",
+    ),
     "job_failed": Failure(
         message="{cli} reported that it failed.",
         repair="Read the detail and the log (`supervisor logs JOB --stderr`).",
+    ),
+    "empty_answer": Failure(
+        message="{cli} reports success, and its answer is empty.",
+        repair="Resume the session in the details and ask for the answer.",
+        code="invalid_output",
     ),
     "invalid_output": Failure(
         message="{cli} ended without an answer that can be read.",
@@ -112,6 +135,12 @@ _PART: Final = r"\d{1,9}(?:\.\d{1,3})?\s?(?:ms|milliseconds?|s|secs?|seconds?|m|
 _WAIT: Final = re.compile(
     rf"\b(?:again|retry|retrying|wait|retry-after:?)\s(?:in\s|after\s)?((?:{_PART}[\s,]{{0,2}}){{1,4}})", re.IGNORECASE
 )
+_CLOCK: Final = re.compile(
+    r"\bresets?\s(?:at\s|on\s)?(?:(?P<month>[a-z]{3})[a-z]{0,6}\s(?P<day>\d{1,2}),?\s(?:at\s)?)?"
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s?(?P<half>[ap]m)\s?\((?P<zone>[a-z0-9_+-]{1,30}(?:/[a-z0-9_+-]{1,30}){0,2})\)",
+    re.IGNORECASE,
+)
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ONE_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s?(ms|mi|[smhd])", re.IGNORECASE)
 _READ_CHARACTERS: Final = 4096
 
@@ -132,3 +161,29 @@ def retry_after_ms(text: str) -> int | None:
         # "mi" is the beginning of both "minutes" and "milliseconds".
         total += float(number) * (1 if name == "mi" and "milli" in match[1].lower() else _UNITS_MS[name])
     return round(total)
+
+
+def resets_at(text: str, after_ns: int) -> int | None:
+    """Return the moment that ``text`` names by a clock ("resets 8pm (Europe/Berlin)"), in seconds since the epoch.
+
+    It is the first one after ``after_ns``, in nanoseconds since the epoch. ``None`` where the text names
+    none, or no time zone, or one that is not known here: whose clock is meant is not guessed.
+    """
+    match = _CLOCK.search(text[:_READ_CHARACTERS])
+    if match is None or not after_ns:
+        return None
+    from zoneinfo import ZoneInfo
+
+    try:
+        now = datetime.fromtimestamp(after_ns // 1_000_000_000, ZoneInfo(match["zone"]))
+        hour = int(match["hour"]) % 12 + 12 * (match["half"].lower() == "pm")
+        moment = now.replace(hour=hour, minute=int(match["minute"] or 0), second=0)
+        if match["month"]:
+            moment = moment.replace(month=_MONTHS.index(match["month"].lower()) + 1, day=int(match["day"]))
+            if moment < now - timedelta(days=1):
+                moment = moment.replace(year=moment.year + 1)
+        elif moment <= now:
+            moment += timedelta(days=1)  # of the calendar: the same clock time in the same zone
+    except (LookupError, ValueError, OverflowError, OSError):  # no such zone, no such day
+        return None
+    return int(moment.timestamp())

@@ -1,13 +1,16 @@
-"""Reading the one JSON document that matters out of the stdout of a program.
+"""Reading the JSON messages that matter out of the stdout of a program.
 
-It may stand alone, on the last of many lines, in an array, or not at all; the bytes may be
-torn, hostile or huge. Whatever they are, the answer is a ``Reading``, never an exception.
+A message is a JSON object whose ``type`` is a string. It may stand alone, on one of many lines, in
+an array, next to another one on the same line, between escape sequences or other text, or not at
+all; the bytes may be torn, hostile or huge. Whatever they are, no function here raises, ``parse``
+aside, and each takes time linear in the bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeGuard
 
 import attrs
@@ -18,16 +21,25 @@ __all__ = [
     "Reading",
     "is_list",
     "is_object",
-    "lines_backwards",
+    "messages_backwards",
+    "messages_in",
     "number",
+    "objects_in",
     "parse",
-    "read_last",
+    "read_all",
     "text_of",
 ]
 
 MAX_DOCUMENT_BYTES: Final = 256 * 1024 * 1024
 """A document larger than this is not parsed: it would take several times as much memory of the host."""
 
+_OPENING: Final = re.compile(r"\{\s{0,64}[\"}]")
+_BEGUN: Final = re.compile(rb"\{\s{0,64}(?:\"|\Z)")  # a message, or the beginning of one
+_BUDGET: Final = 3  # times the length of the text; an honest text costs once
+_ATTEMPTS: Final = 1000  # objects that do not parse
+_WINDOW: Final = 4096
+_GROWTH: Final = 16
+_EDGE: Final = 32  # an error this close to the end of a window may be the cut's, not the text's
 _MAX_DIGITS: Final = 400  # more than a double can hold; far more would take Python quadratic time
 
 Document = dict[str, Any]
@@ -42,17 +54,15 @@ class Reading:
     """What was found.
 
     Attributes:
-        document: the document, or ``None``.
+        messages: the messages of the type that was looked for, the oldest first.
+        followed: something else was written behind the last of them: another message, or the beginning of one.
         problem: why there is none, in a few words.
-        stray: how many lines were looked at and skipped because they did not parse.
-        is_json: stdout does hold JSON, even if not the document that was looked for.
         empty: there is nothing on stdout but white space.
     """
 
-    document: Document | None = None
+    messages: tuple[Document, ...] = ()
+    followed: bool = False
     problem: str | None = None
-    stray: int = 0
-    is_json: bool = False
     empty: bool = False
 
 
@@ -98,69 +108,127 @@ def _decode(data: bytes, start: int, end: int) -> str:
         return str(view, "utf-8", "replace")
 
 
-def lines_backwards(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the lines of ``data`` that are not blank, the last one first."""
+def _lines_backwards(data: bytes, mark: bytes) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the lines of ``data`` that hold ``mark``, the last one first."""
     end = len(data)
-    while end > 0:
-        newline = data.rfind(b"\n", 0, end)
-        start = newline + 1
-        if end - start > 256 or data[start:end].strip():
-            yield start, end
-        end = newline
-        if newline < 0:
-            return
+    while (at := data.rfind(mark, 0, end)) >= 0:
+        newline = data.find(b"\n", at, end)
+        start = data.rfind(b"\n", 0, at) + 1
+        yield start, end if newline < 0 else newline
+        end = max(0, start - 1)
 
 
-def read_last(stdout: bytes, matches: Callable[[Document], bool], *, mark: bytes) -> Reading:
-    """Return the last JSON object of ``stdout`` for which ``matches`` holds.
+def objects_in(text: str) -> Iterator[tuple[Document, int]]:
+    """Yield each outermost JSON object in ``text`` with the position of its end, whatever stands around it.
 
-    Looked for on lines of their own (JSON lines, or one line alone) from the end, then in
-    the whole as one value, an object or an array of them. ``mark`` is a byte string that
-    such a line holds for certain; lines without it are not parsed.
+    Every attempt to read an object is charged with the characters that it may have looked at, and the
+    search ends when the account is empty, which honest text never sees.
     """
+    account = _BUDGET * len(text)
+    attempts = _ATTEMPTS
+    opening = _OPENING.search(text)
+    while opening and account > 0 and attempts > 0:
+        start = opening.start()
+        value, looked_at = _decode_at(text, start)
+        account -= looked_at
+        if value is None:
+            attempts -= 1
+            end = start + 1
+        else:
+            end = start + looked_at
+            yield value, end
+        opening = _OPENING.search(text, end)
+
+
+def _decode_at(text: str, start: int) -> tuple[Document | None, int]:
+    """Read the object that opens at ``start``; return it, or ``None``, and how far that looked.
+
+    The decoder works on a window that grows while the object reaches beyond it: to raise an
+    error it counts the lines before the error, so it must never see the text before ``start``.
+    """
+    size = _WINDOW
+    while True:
+        window = text[start : start + size]
+        whole = start + size >= len(text)
+        try:
+            value, end = _PATIENT.raw_decode(window)
+        except json.JSONDecodeError as error:
+            torn = error.msg.startswith("Unterminated string") or error.pos >= len(window) - _EDGE
+            if whole or not torn:
+                return None, len(window) if torn else error.pos + 1
+        except (ValueError, RecursionError, MemoryError):
+            return None, len(window)
+        else:
+            return value, end
+        size *= _GROWTH
+
+
+def messages_in(text: str) -> tuple[list[Document], str]:
+    """Return the messages in ``text``, in order, and what stands behind the last one.
+
+    ``text`` is one line or all of stdout: one message, an array of them, or any number of them with other
+    text around. The rest is empty where ``text`` is JSON as a whole.
+    """
+    try:
+        value = parse(text.lstrip("\ufeff"))
+    except JsonProblem:
+        found = list(objects_in(text))
+        return _messages(value for value, _ in found), text[found[-1][1] :] if found else text
+    return _messages(value if is_list(value) else [value]), ""
+
+
+def _messages(values: Iterable[Any]) -> list[Document]:
+    return [value for value in values if is_object(value) and isinstance(value.get("type"), str)]
+
+
+def messages_backwards(stdout: bytes, mark: bytes = b'"type"') -> Iterator[Document]:
+    """Yield the messages on stdout, the last one first; ``mark`` is what those that matter hold for certain.
+
+    Other messages may come as well. Messages over several lines are found where no line holds a whole one.
+    """
+    whole = True
+    for start, end in _lines_backwards(stdout, mark):
+        for message in reversed(messages_in(_decode(stdout, start, end))[0]):
+            whole = False
+            yield message
+    if whole and mark in stdout:
+        yield from reversed(messages_in(_decode(stdout, 0, len(stdout)))[0])
+
+
+def read_all(stdout: bytes, kind: str) -> Reading:
+    """Return the messages of type ``kind`` on stdout, and whether the last of them is the last thing there."""
     if len(stdout) > MAX_DOCUMENT_BYTES:
         return Reading(problem=f"stdout is {len(stdout)} bytes, more than is read ({MAX_DOCUMENT_BYTES})")
-    stray = 0
-    problem: str | None = None
-    is_json = False
-    lines = 0
-    for start, end in lines_backwards(stdout):
-        lines += 1
-        if stdout.find(mark, start, end) < 0:
-            continue
-        try:
-            value = parse(_decode(stdout, start, end).lstrip("\ufeff"))
-        except JsonProblem as error:
-            stray += 1
-            problem = problem or str(error)
-            continue
-        is_json = True
-        found = _pick(value, matches)
-        if found is not None:
-            return Reading(document=found, stray=stray, is_json=True)
-    if not lines:
+    if not stdout.strip():
         return Reading(problem="stdout is empty", empty=True)
-    # Indented, or an array over several lines; one line alone has been tried already, unless it lacks the mark.
-    if lines > 1 or not (stray or is_json):
-        try:
-            value = parse(_decode(stdout, 0, len(stdout)).lstrip("\ufeff"))
-        except JsonProblem as error:
-            problem = problem or str(error)
-        else:
-            is_json = True
-            found = _pick(value, matches)
-            if found is not None:
-                return Reading(document=found, is_json=True)
-    why = "it holds JSON, but not the document that was expected" if is_json else f"it is not JSON ({problem})"
-    return Reading(problem=f"stdout has no result: {why}", stray=stray, is_json=is_json)
+    found: list[Document] = []
+    followed = False
+    for start, end in _lines_backwards(stdout, f'"{kind}"'.encode()):
+        messages, rest = messages_in(_decode(stdout, start, end))
+        wanted = [message for message in messages if message["type"] == kind]
+        if wanted and not found:
+            followed = messages[-1] is not wanted[-1] or _begun(rest) or bool(_BEGUN.search(stdout, end))
+        found += reversed(wanted)
+    if found:
+        return Reading(messages=tuple(reversed(found)), followed=followed)
+    # Indented, or an array over several lines.
+    messages, rest = messages_in(_decode(stdout, 0, len(stdout)))
+    wanted = [message for message in messages if message["type"] == kind]
+    if wanted:
+        return Reading(messages=tuple(wanted), followed=messages[-1] is not wanted[-1] or _begun(rest))
+    return Reading(problem=f"stdout has no result: {_why_not(stdout)}")
 
 
-def _pick(value: Any, matches: Callable[[Document], bool]) -> Document | None:
-    candidates = value if is_list(value) else [value]
-    for candidate in reversed(candidates):
-        if is_object(candidate) and matches(candidate):
-            return candidate
-    return None
+def _begun(rest: str) -> bool:
+    return _BEGUN.search(rest.encode(errors="replace")) is not None
+
+
+def _why_not(stdout: bytes) -> str:
+    try:
+        parse(_decode(stdout, 0, len(stdout)).lstrip("\ufeff"))
+    except JsonProblem as error:
+        return f"it is not JSON ({error})"
+    return "it holds JSON, but not the message that was expected"
 
 
 def is_object(value: Any) -> TypeGuard[Document]:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.json_lines import JsonProblem, is_list, is_object, number, parse, text_of
+from supervisor.interpret.claude_cli import agents_among
+from supervisor.interpret.json_lines import is_list, is_object, messages_in, number, text_of
 from supervisor.interpret.redact import excerpt
 
 __all__ = ["MAX_LINE_BYTES", "ClaudeProgress", "CodexProgress", "Progress"]
@@ -106,22 +107,14 @@ class _Lines(ABC):
     def _end_of_line(self) -> None:
         too_long, self._discarding = self._discarding, False
         line, self._buffer = self._buffer.strip(), bytearray()
-        if too_long or (line and not line.startswith(b"{")):  # an event is an object: no need to parse
+        if too_long:
             self._skipped += 1
         elif line:
-            self._line(line)
-
-    def _line(self, line: bytearray) -> None:
-        try:
-            event = parse(line.decode(errors="replace"))
-        except JsonProblem:
-            self._skipped += 1
-            return
-        kind = event.get("type") if is_object(event) else None
-        if isinstance(kind, str):
-            self._event(kind, event)
-        else:
-            self._skipped += 1
+            # An event is an object: without a brace there is no need to parse.
+            events = messages_in(line.decode(errors="replace"))[0] if b"{" in line else []
+            self._skipped += not events
+            for event in events:
+                self._event(event["type"], event)
 
     def _set(self, **changes: Any) -> None:
         self._progress = attrs.evolve(self._progress, **changes)
@@ -175,6 +168,8 @@ class ClaudeProgress(_Lines):
         self._tools = _Tools()
         self._usage: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._settled = (0, 0)
+        self._reported = (0, 0, 0)
+        self._more = False
 
     def _event(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "system":
@@ -196,6 +191,8 @@ class ClaudeProgress(_Lines):
         subtype = event.get("subtype")
         if subtype == "init" and (model := text_of(event.get("model"))):
             self._set(model=excerpt(model, _NAME_CHARACTERS), finished=False)
+        elif subtype == "background_tasks_changed":
+            self._more = agents_among(event.get("tasks"))
         elif subtype == "api_retry":
             status = number(event.get("error_status"))
             why = f" after status {int(status)}" if status else ""
@@ -211,25 +208,47 @@ class ClaudeProgress(_Lines):
             if block.get("type") == "tool_use" and isinstance(call := block.get("id"), str):
                 self._tools.start(call, text_of(block.get("name")) or "?")
         tokens_in, tokens_out = (sum(column) for column in zip(self._settled, *self._usage.values(), strict=True))
-        self._set(turn=turn, tool=self._tools.current, input_tokens=tokens_in, output_tokens=tokens_out, note=None)
+        self._reach(turn, tokens_in, tokens_out, tool=self._tools.current, note=None, finished=False)
+
+    def _reach(self, turn: int, tokens_in: int, tokens_out: int, **changes: Any) -> None:
+        """Set what is counted, which never goes back, whoever counted it."""
+        now = self._progress
+        self._set(
+            turn=max(now.turn, turn),
+            input_tokens=max(now.input_tokens, tokens_in),
+            output_tokens=max(now.output_tokens, tokens_out),
+            **changes,
+        )
 
     def _count_usage(self, name: str, usage: Any) -> None:
-        self._usage[name] = _tokens(usage)
+        before, now = self._usage.get(name, (0, 0)), _tokens(usage)
+        self._usage[name] = max(before[0], now[0]), max(before[1], now[1])
         if len(self._usage) > _REMEMBERED:
             _, (tokens_in, tokens_out) = self._usage.popitem(last=False)
             self._settled = self._settled[0] + tokens_in, self._settled[1] + tokens_out
 
     def _result(self, event: dict[str, Any]) -> None:
+        """Take the end of a part of the run: turns and usage are of that part, the cost and `modelUsage` are sums."""
         self._tools.clear()
-        changes: dict[str, Any] = {"tool": None, "note": None, "finished": True}
-        if (turns := number(event.get("num_turns"))) is not None:
-            changes["turn"] = int(turns)
-        if (cost := number(event.get("total_cost_usd"))) is not None:
-            changes["cost_usd"] = cost
-        tokens_in, tokens_out = _tokens(event.get("usage"))
-        if tokens_in or tokens_out:
-            changes.update(input_tokens=tokens_in, output_tokens=tokens_out)
-        self._set(**changes)
+        done, tokens_in, tokens_out = self._reported
+        part_in, part_out = _tokens(event.get("usage"))
+        self._reported = done + _count(event.get("num_turns")), tokens_in + part_in, tokens_out + part_out
+        turns, tokens_in, tokens_out = self._reported
+        models = event.get("modelUsage")
+        sums = [_tokens_of_model(entry) for entry in models.values()] if is_object(models) else []
+        tokens_in = max(tokens_in, sum(each[0] for each in sums))
+        tokens_out = max(tokens_out, sum(each[1] for each in sums))
+        costs = (self._progress.cost_usd, number(event.get("total_cost_usd")))
+        cost = max((each for each in costs if each is not None), default=None)
+        self._reach(
+            turns,
+            tokens_in,
+            tokens_out,
+            cost_usd=cost,
+            tool=None,
+            note=None,
+            finished=not self._more and not _count(event.get("queued_turn_count")),
+        )
 
 
 def _tokens(usage: Any) -> tuple[int, int]:
@@ -237,6 +256,13 @@ def _tokens(usage: Any) -> tuple[int, int]:
         return 0, 0
     read = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     return sum(_count(usage.get(name)) for name in read), _count(usage.get("output_tokens"))
+
+
+def _tokens_of_model(entry: Any) -> tuple[int, int]:
+    if not is_object(entry):
+        return 0, 0
+    read = ("inputTokens", "cacheCreationInputTokens", "cacheReadInputTokens")
+    return sum(_count(entry.get(name)) for name in read), _count(entry.get("outputTokens"))
 
 
 class CodexProgress(_Lines):

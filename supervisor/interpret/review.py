@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.json_lines import is_list, is_object, number, text_of
+from supervisor.interpret.json_lines import is_list, is_object, number, objects_in, text_of
 
 __all__ = ["SEARCHED_CHARACTERS", "SEVERITIES", "Review", "find_review", "normalise"]
 
@@ -42,16 +42,8 @@ _CONFIDENCE_WORDS: Final = frozenset({"high", "medium", "low"})
 _LISTS: Final = ("questions", "assumptions", "next_steps")
 _MARKS: Final = ('"findings"', '"verdict"', '"summary"')
 _LINES: Final = re.compile(r"\s*[Ll]?(\d{1,9})(?:\s*[-:\u2013]\s*[Ll]?(\d{1,9}))?\s*")
-_OPENING: Final = re.compile(r"\{\s{0,64}[\"}]")
-_BUDGET: Final = 3  # times the length of the text; an honest text costs once
-_ATTEMPTS: Final = 1000  # objects that do not parse
-_WINDOW: Final = 4096
-_GROWTH: Final = 16
-_EDGE: Final = 32  # an error this close to the end of a window may be the cut's, not the text's
 _PERCENT: Final = 100
 _LEAST_SCORE: Final = 3
-
-_decoder = json.JSONDecoder(strict=False)
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -94,52 +86,12 @@ def find_review(text: str) -> Review | None:
     for piece in pieces:
         if "{" not in piece or not any(mark in piece for mark in _MARKS):
             continue
-        for document in _objects(piece):
+        for document, _ in objects_in(piece):
             for candidate in (document, *document.values()):
                 score = _score(candidate)
                 if score >= best_score:
                     best, best_score = candidate, score
     return None if best is None else normalise(best)
-
-
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    account = _BUDGET * len(text)
-    attempts = _ATTEMPTS
-    opening = _OPENING.search(text)
-    while opening and account > 0 and attempts > 0:
-        start = opening.start()
-        value, looked_at = _decode_at(text, start)
-        account -= looked_at
-        if value is None:
-            attempts -= 1
-            end = start + 1
-        else:
-            yield value
-            end = start + looked_at
-        opening = _OPENING.search(text, end)
-
-
-def _decode_at(text: str, start: int) -> tuple[dict[str, Any] | None, int]:
-    """Read the object that opens at ``start``; return it, or ``None``, and how far that looked.
-
-    The decoder works on a window that grows while the object reaches beyond it: to raise an
-    error it counts the lines before the error, so it must never see the text before ``start``.
-    """
-    size = _WINDOW
-    while True:
-        window = text[start : start + size]
-        whole = start + size >= len(text)
-        try:
-            value, end = _decoder.raw_decode(window)
-        except json.JSONDecodeError as error:
-            torn = error.msg.startswith("Unterminated string") or error.pos >= len(window) - _EDGE
-            if whole or not torn:
-                return None, len(window) if torn else error.pos + 1
-        except (ValueError, RecursionError, MemoryError):
-            return None, len(window)
-        else:
-            return value, end
-        size *= _GROWTH
 
 
 def _score(candidate: Any) -> int:

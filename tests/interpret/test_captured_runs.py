@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ TABLE = {
     "claude/text": ("failed", "invalid_output", "invalid_output", False, None),
     "claude/k-hang-term": ("failed", "nonzero_exit", None, True, None),
     "claude/k-hang-kill": ("failed", "killed_by_signal", None, False, None),
+    "claude/background-agents": ("done", "exited", None, False, 0.0032),
+    "claude/empty-result-stream": ("done", "exited", None, False, 0.0024000000000000002),
+    "claude/empty-result": ("failed", "invalid_output", "invalid_output", False, 0.0024000000000000002),
+    "claude/credit-too-low": ("failed", "reported_error", "billing_error", False, 0.0),
+    "claude/out-of-extra-usage": ("failed", "reported_error", "billing_error", False, 0.0),
     "codex/success": ("done", "exited", None, False, None),
     "codex/cmd": ("done", "exited", None, False, None),
     "codex/400": ("failed", "reported_error", "api_error", False, None),
@@ -90,6 +96,12 @@ def test_an_unknown_exit_status_is_overruled_by_a_complete_answer_only(
     if TABLE[name][0] == "done":
         assert verdict.reason is Reason.EXITED
         assert "exit status is not known" in (verdict.detail or "")
+        # Whatever comes after it: then it was not the end.
+        longer = captured(name).read_stdout() + b'{"type": "item.started", "item": {"id": "9"}}\n'
+        followed = captured(name, exit_code=None, signal=None, stdout=longer)
+        verdict = get_interpreter(name.partition("/")[0]).verdict(followed)
+        assert verdict.reason is Reason.LOST
+        assert verdict.cost_usd == TABLE[name][4]
     elif TABLE[name][1] == "reported_error":
         assert (verdict.reason, verdict.code) == TABLE[name][1:3]
     else:
@@ -119,3 +131,69 @@ def test_progress_is_the_same_however_the_bytes_arrive(name: str, size: int, cap
         pieces.feed(stdout[start : start + size])
     assert pieces.snapshot() == at_once.snapshot()
     assert at_once.snapshot()["cost_usd"] == TABLE[name][4]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_counted_never_goes_back(name: str, captured: Callable[..., Outcome]) -> None:
+    reader = read_progress(get_interpreter(name.partition("/")[0]))
+    assert reader is not None
+    seen = []
+    for line in captured(name).read_stdout().splitlines(keepends=True):
+        reader.feed(line)
+        now = reader.snapshot()
+        seen.append((now["turn"], now["input_tokens"], now["output_tokens"], now["cost_usd"] or 0))
+    for column in zip(*seen, strict=True):
+        assert list(column) == sorted(column)
+
+
+NOISE = {
+    "an escape sequence before it": (b"\x1b[?25l", b""),
+    "an escape sequence behind it": (b"", b"\x1b[?25h\x1b[0m"),
+    "a window title": (b"\x1b]0;claude {1}\x07", b""),
+    "text before it": (b"npm notice [1] a new version ", b""),
+    "text behind it": (b"", b" Terminated"),
+    "a carriage return": (b"working...\r", b"\r"),
+    "a log line": (b'{"level": "info", "msg": "up"} ', b""),
+    "a byte order mark": (b"\xef\xbb\xbf", b""),
+    "both sides": (b"[2K> ", b" [exit 0]"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if TABLE[name][4] is not None or name == "codex/cmd"])
+@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("every_line", [False, True])
+def test_text_around_a_message_costs_nothing(
+    name: str,
+    noise: str,
+    every_line: bool,  # noqa: FBT001
+    captured: Callable[..., Outcome],
+) -> None:
+    before, behind = NOISE[noise]
+    lines = captured(name).read_stdout().splitlines()
+    noisy = [
+        before + line + behind if every_line or number == len(lines) - 1 else line for number, line in enumerate(lines)
+    ]
+    interpreter = get_interpreter(name.partition("/")[0])
+    for end in (b"\n", b""):
+        outcome = captured(name, stdout=b"\n".join(noisy) + end)
+        assert interpreter.verdict(outcome) == interpreter.verdict(captured(name))
+        assert interpreter.value(outcome) == interpreter.value(captured(name))
+    clean, reader = read_progress(interpreter), read_progress(interpreter)
+    assert clean is not None
+    assert reader is not None
+    clean.feed(captured(name).read_stdout())
+    reader.feed(b"\n".join(noisy) + b"\n")
+    assert reader.snapshot() == clean.snapshot()
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("claude/")])
+def test_an_array_says_what_the_same_lines_say(name: str, captured: Callable[..., Outcome]) -> None:
+    stdout = captured(name).read_stdout()
+    if not stdout.startswith(b"{"):
+        pytest.skip("no messages")
+    interpreter = get_interpreter("claude")
+    messages = [json.loads(line) for line in stdout.splitlines()]
+    for shape in (json.dumps(messages), json.dumps(messages, indent=2), "\x1b[0m" + json.dumps(messages) + "\x1b[0m"):
+        outcome = captured(name, stdout=shape.encode())
+        assert interpreter.verdict(outcome) == interpreter.verdict(captured(name))
+        assert interpreter.value(outcome) == interpreter.value(captured(name))

@@ -125,6 +125,143 @@ def test_of_two_envelopes_the_last_one_counts(
     assert CLAUDE.value(outcome).value["text"] == "b"
 
 
+# -- an answer that stands elsewhere, or nowhere ------------------------------------------
+
+
+def said(*texts: str, parent: str | None = None, name: str = "m", **rest: Any) -> dict[str, Any]:
+    content = [{"type": "text", "text": text} for text in texts]
+    return {
+        "type": "assistant",
+        "message": {"id": name, "content": content},
+        "parent_tool_use_id": parent,
+        **rest,
+    }
+
+
+TOOL = {"type": "assistant", "message": {"id": "m", "content": [{"type": "tool_use", "id": "t"}]}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([said("first", name="l"), said("the answer"), TOOL], "the answer"),
+        ([said("the answer"), said("of a subagent", parent="t", name="s")], "the answer"),
+        ([said("one"), said("two"), TOOL], "one\ntwo"),
+        ([said("one", "two")], "one\ntwo"),
+        ([said("the answer"), said("Overloaded", name="e", error="server_error")], "the answer"),
+        ([said("the answer"), said(" ", name="e")], "the answer"),
+        ([{"type": "assistant", "message": {"id": "m", "content": "the answer"}}], "the answer"),
+        ([said("of a subagent", parent="t")], None),
+        ([TOOL], None),
+        ([{"type": "assistant", "message": 7}, {"type": "assistant", "message": {"content": [7, {"text": 7}]}}], None),
+    ],
+)
+@pytest.mark.parametrize("empty", ["", "  \n", None])
+def test_an_empty_result_is_no_answer(
+    messages: list[dict[str, Any]],
+    text: str | None,
+    empty: str | None,
+    outcome_of: Callable[..., Outcome],
+    success_envelope: dict[str, Any],
+) -> None:
+    everything = [*messages, {**success_envelope, "result": empty}]
+    for stdout in (b"".join(map(line, everything)), line(everything), json.dumps(everything, indent=1).encode()):
+        outcome = outcome_of(stdout)
+        verdict = check(outcome)
+        assert verdict.cost_usd == success_envelope["total_cost_usd"]
+        if text is None:
+            assert (verdict.reason, verdict.code) == ("invalid_output", "invalid_output")
+            assert "empty" in (verdict.message or "")
+            assert verdict.details["session_id"]
+            assert check(outcome_of(stdout, exit_code=None)).reason is Reason.LOST
+        else:
+            assert verdict.reason is Reason.EXITED
+            assert "last message" in (verdict.detail or "")
+            assert CLAUDE.value(outcome).value["text"] == text
+
+
+def test_structured_output_is_an_answer(outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]) -> None:
+    outcome = outcome_of(line({**success_envelope, "result": "", "structured_output": {"x": 1}}))
+    assert check(outcome).reason is Reason.EXITED
+
+
+# -- several results ----------------------------------------------------------------------
+
+
+def test_parts_of_a_run_are_added_up(captured: Callable[..., Outcome]) -> None:
+    answer = CLAUDE.value(captured("claude/background-agents")).value
+    assert answer["text"] == "FINAL REPORT: three defects were found."
+    assert (answer["num_turns"], answer["duration_ms"], answer["cost_usd"]) == (3, 181, 0.0032)
+    assert (answer["usage"]["input_tokens"], answer["usage"]["output_tokens"]) == (300, 60)
+    assert answer["usage"]["server_tool_use"]["web_search_requests"] == 0
+    assert answer["model_usage"]["claude-opus-5-5"]["inputTokens"] == 400
+
+
+def test_where_only_the_last_part_is_there_the_sums_count(captured: Callable[..., Outcome]) -> None:
+    last = captured("claude/background-agents").read_stdout().splitlines()[-1]
+    outcome = captured("claude/background-agents", stdout=last)
+    answer = CLAUDE.value(outcome).value
+    assert check(outcome).cost_usd == 0.0032
+    assert answer["usage"] == {
+        "input_tokens": 400,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": 80,
+    }
+    assert (answer["num_turns"], answer["duration_ms"]) == (None, None)  # those of the last part are not the run's
+
+
+def test_denials_of_all_parts_are_kept_once(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    one, two = {"tool_name": "Bash", "tool_use_id": "1"}, {"tool_name": "Write", "tool_use_id": "2"}
+    parts = [{**success_envelope, "permission_denials": denials} for denials in ([one], [one, two], [])]
+    answer = CLAUDE.value(outcome_of(b"".join(map(line, parts)))).value
+    assert answer["permission_denials"] == [one, two]
+
+
+def test_results_of_another_session_are_not_added(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    other = {**success_envelope, "session_id": "another"}
+    answer = CLAUDE.value(outcome_of(line(other) + line(success_envelope))).value
+    assert answer["num_turns"] == success_envelope["num_turns"]
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        line({"type": "assistant", "message": {}}),
+        line({"type": "system", "subtype": "task_updated"}),
+        b'{"type":"assis',
+        b"noise\n{",
+        b'{"type":"user"}',
+    ],
+)
+def test_a_result_that_is_followed_is_no_end_where_the_exit_is_unknown(
+    behind: bytes, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    for stdout in (line(success_envelope) + behind, line(success_envelope).rstrip() + behind):
+        verdict = check(outcome_of(stdout, exit_code=None))
+        assert verdict.reason is Reason.LOST
+        assert verdict.cost_usd == success_envelope["total_cost_usd"]
+        assert check(outcome_of(stdout)).reason is Reason.EXITED
+    for noise in (b"bye\n", b"\x1b[0m", b"} ]\n"):
+        assert check(outcome_of(line(success_envelope) + noise, exit_code=None)).reason is Reason.EXITED
+
+
+def test_a_result_that_says_that_more_is_to_come_is_no_end_where_the_exit_is_unknown(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    queued = {**success_envelope, "queued_turn_count": 1}
+    assert check(outcome_of(line(queued), exit_code=None)).reason is Reason.LOST
+    for kind, reason in (("local_agent", "lost"), ("local_bash", "exited")):
+        tasks = {"type": "system", "subtype": "background_tasks_changed", "tasks": [{"task_type": kind}]}
+        assert check(outcome_of(line(tasks) + line(success_envelope), exit_code=None)).reason == reason
+    none = {"type": "system", "subtype": "background_tasks_changed", "tasks": []}
+    assert check(outcome_of(line(none) + line(success_envelope), exit_code=None)).reason == "exited"
+
+
 # -- bad input ----------------------------------------------------------------------------
 
 BAD: dict[str, bytes] = {
@@ -280,7 +417,7 @@ def test_any_bytes_are_classified(
     check(outcome_of(stdout, stderr, **end))
 
 
-@given(prompt=st.text(st.sampled_from('{}[]`"\\:, \n#abjson'), max_size=200))
+@given(prompt=st.text(st.sampled_from('{}[]`"\\:, \n#abjson'), max_size=200).filter(str.strip))
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_braces_and_fences_in_the_text_lose_nothing(
     prompt: str, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
@@ -311,6 +448,19 @@ def test_braces_and_fences_in_the_text_lose_nothing(
         ({"result": "Claude AI usage limit reached|1762952400"}, "rate_limited", True),
         ({"result": "the model said rate limit", "api_error_status": 400}, "api_error", False),
         ({"subtype": "error_during_execution", "result": None, "errors": []}, None, False),
+        ({"api_error_status": 400, "api_error_type": "billing_error"}, "billing_error", False),
+        ({"api_error_status": 402}, "billing_error", False),
+        (
+            {"api_error_status": 400, "api_error_type": "invalid_request_error", "result": "Credit balance is too low"},
+            "billing_error",
+            False,
+        ),
+        ({"api_error_status": 400, "result": "You're out of extra usage \u00b7 resets 9am"}, "billing_error", False),
+        (
+            {"subtype": "error_during_execution", "result": None, "errors": ["No conversation found: 1"]},
+            "invalid_arguments",
+            False,
+        ),
     ],
 )
 def test_the_fields_of_an_error_decide_before_its_wording(
@@ -338,6 +488,75 @@ def test_a_rejected_limit_in_the_stream_says_when_to_come_back(
     again = CLAUDE.verdict(outcome_of(stdout, exit_code=1))
     assert again.retry_after_ms is None
     assert again.details["resets_at"] == "2027-01-15T08:01:00Z"
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_limit_says_the_same_in_an_array(
+    as_array: bool,  # noqa: FBT001
+    outcome_of: Callable[..., Outcome],
+    success_envelope: dict[str, Any],
+) -> None:
+    limit = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1_800_000_060}}
+    messages = [limit, {**success_envelope, "is_error": True, "result": "?"}]
+    stdout = line(messages) if as_array else b"".join(map(line, messages))
+    verdict = check(outcome_of(stdout, exit_code=1, ended_ns=1_800_000_000 * 10**9))
+    assert (verdict.code, verdict.retryable, verdict.retry_after_ms) == ("rate_limited", True, 60_000)
+
+
+@pytest.mark.parametrize(
+    ("said", "resets_at"),
+    [
+        ("You've hit your session limit \u00b7 resets 8pm (America/New_York)", "2026-11-29T01:00:00Z"),
+        ("You've hit your limit \u00b7 resets 4:30am (UTC)", "2026-11-28T04:30:00Z"),
+        ("You've hit your limit \u00b7 resets 3am (UTC)", "2026-11-29T03:00:00Z"),
+        ("You've hit your limit \u00b7 resets 12am (Europe/Berlin)", "2026-11-28T23:00:00Z"),
+        ("You've hit your weekly limit \u00b7 resets Dec 1, 9am (Europe/Berlin)", "2026-12-01T08:00:00Z"),
+        ("You've hit your weekly limit \u00b7 resets Jan 2 at 9am (UTC)", "2027-01-02T09:00:00Z"),
+        ("You've hit your limit \u00b7 resets 9am", None),  # whose clock, is not said
+        ("You've hit your limit \u00b7 resets 9am (Mars/Olympus)", None),
+        ("You've hit your limit \u00b7 resets Feb 31, 9am (UTC)", None),
+        ("You've hit your limit \u00b7 resets 77pm (../../etc/passwd)", None),
+    ],
+)
+def test_a_reset_by_the_clock_is_a_moment_where_the_zone_is_named(
+    said: str, resets_at: str | None, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    ended_ns = 1_795_838_400 * 10**9  # 2026-11-28T04:00:00Z
+    stdout = line({**success_envelope, "is_error": True, "api_error_status": 429, "result": said})
+    verdict = check(outcome_of(stdout, exit_code=1, ended_ns=ended_ns))
+    assert (verdict.code, verdict.retryable) == ("rate_limited", True)
+    assert verdict.details.get("resets_at") == resets_at
+    assert (verdict.retry_after_ms is None) == (resets_at is None)
+    if resets_at is not None:  # out of extra usage: it passes by itself, then
+        stdout = line(
+            {**success_envelope, "is_error": True, "api_error_status": 400, "result": f"out of extra usage; {said}"}
+        )
+        verdict = check(outcome_of(stdout, exit_code=1, ended_ns=ended_ns))
+        assert (verdict.code, verdict.retryable) == ("billing_error", True)
+        assert verdict.details["resets_at"] == resets_at
+        assert "has to change" not in (verdict.repair or "")
+
+
+def test_a_session_that_is_gone_has_one_code(
+    outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    words = [
+        "No conversation found with session ID: 1",
+        "Session 0b3c not found",
+        "Provided value does not match any session title",
+        "Failed to resume session 0b3c",
+    ]
+    for said in words:
+        error = {**success_envelope, "is_error": True, "subtype": "error_during_execution", "errors": [said]}
+        verdicts = [
+            check(outcome_of(b"", said.encode(), exit_code=1)),
+            check(outcome_of(said.encode(), b"", exit_code=1)),
+            check(outcome_of(line(error), exit_code=1)),
+            check(outcome_of(line({**error, "result": said, "errors": None}), exit_code=1)),
+        ]
+        assert {(verdict.code, verdict.repair) for verdict in verdicts} == {
+            ("invalid_arguments", FAILURES["session_not_found"].repair)
+        }, said
 
 
 def test_the_error_field_of_the_last_message_classifies(

@@ -67,6 +67,14 @@ def test_a_declined_command_is_a_denial(outcome_of: Callable[..., Outcome]) -> N
         ("Not logged in, run codex login", "codex_auth_required", False),
         ("stream disconnected before completion", "api_error", True),
         ('{"error": {"type": "server_error", "message": "x"}, "status": 500}', "api_error", True),
+        (
+            "unexpected status 401 Unauthorized: Missing bearer or basic authentication in header, url: https://x",
+            "codex_auth_required",
+            False,
+        ),
+        ("You exceeded your current quota, please check your plan and billing details.", "billing_error", False),
+        ('{"error": {"type": "insufficient_quota", "message": "x"}, "status": 429}', "billing_error", False),
+        ('{"error": {"code": "insufficient_quota", "message": "x"}}', "billing_error", False),
         ("{broken", None, False),
         (None, None, False),
         (7, None, False),
@@ -102,6 +110,69 @@ def test_remarks_on_stderr_are_no_detail(outcome_of: Callable[..., Outcome]) -> 
     verdict = check(outcome_of(b"", stderr, exit_code=1))
     assert verdict.code == "invalid_arguments"
     assert verdict.detail == "Not inside a trusted directory and no flag was given."
+
+
+THOUGHT = {"type": "item.completed", "item": {"id": "0", "type": "reasoning", "text": "hm"}}
+
+
+@pytest.mark.parametrize(
+    "stdout",
+    [
+        lines(*BEGIN, SAID).rstrip() + lines(END),
+        lines(*BEGIN, THOUGHT).rstrip() + lines(SAID, END),
+        b" ".join(lines(each).rstrip() for each in (*BEGIN, SAID, END)),
+        lines(*BEGIN) + b'{"type":"item.comp' + lines(SAID, END),
+    ],
+)
+def test_events_that_are_glued_together_are_read(stdout: bytes, outcome_of: Callable[..., Outcome]) -> None:
+    outcome = outcome_of(stdout)
+    assert check(outcome).reason is Reason.EXITED
+    assert CODEX.value(outcome).value["text"] == "done"
+    reader = CODEX.progress()
+    reader.feed(stdout + b"\n")
+    assert (reader.progress.output_tokens, reader.progress.finished) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "item", [None, THOUGHT, {"type": "item.completed", "item": {"type": "agent_message", "text": " "}}]
+)
+def test_a_turn_without_a_message_is_no_answer(item: Any, outcome_of: Callable[..., Outcome]) -> None:
+    stdout = lines(*BEGIN, *([] if item is None else [item]), END)
+    verdict = check(outcome_of(stdout))
+    assert (verdict.reason, verdict.code) == ("invalid_output", "invalid_output")
+    assert "empty" in (verdict.message or "")
+    assert verdict.details["session_id"] == "t"
+    assert check(outcome_of(stdout, exit_code=None)).reason is Reason.LOST
+    # A message before it is the last one.
+    outcome = outcome_of(lines(*BEGIN, SAID, *([] if item is None else [item]), END))
+    assert check(outcome).reason is Reason.EXITED
+    assert CODEX.value(outcome).value["text"] == "done"
+
+
+@pytest.mark.parametrize("end", [{"exit_code": 1}, {"exit_code": None, "signal": 9}])
+def test_a_complete_turn_with_a_bad_exit_says_that_an_answer_is_there(
+    end: dict[str, Any], outcome_of: Callable[..., Outcome]
+) -> None:
+    verdict = check(outcome_of(lines(*BEGIN, SAID, END), b"boom\n", **end))
+    assert verdict.reason == ("killed_by_signal" if "signal" in end else "nonzero_exit")
+    assert "complete answer" in (verdict.message or "")
+    assert "The answer is in" in (verdict.repair or "")
+    assert verdict.detail == "boom"
+
+
+@pytest.mark.parametrize("behind", [lines({"type": "item.started", "item": {}}), b'{"type":"tur', lines(BEGIN[1])])
+def test_a_turn_that_is_followed_is_no_end_where_the_exit_is_unknown(
+    behind: bytes, outcome_of: Callable[..., Outcome]
+) -> None:
+    complete = lines(*BEGIN, SAID, END)
+    assert check(outcome_of(complete + behind, exit_code=None)).reason is Reason.LOST
+    assert check(outcome_of(complete + b"bye\n", exit_code=None)).reason is Reason.EXITED
+
+
+def test_a_session_that_is_gone(outcome_of: Callable[..., Outcome]) -> None:
+    verdict = check(outcome_of(b"", b"Error: no rollout found for thread id 0b3c\n", exit_code=1))
+    assert verdict.code == "invalid_arguments"
+    assert "session" in (verdict.message or "")
 
 
 def test_a_program_that_is_not_there_is_named(outcome_of: Callable[..., Outcome]) -> None:
