@@ -76,6 +76,7 @@ class Catalog:
         observe: how an unfinished job is looked at; by default by the evidence of a local job.
         wait_seconds: how long a lock on the registry is waited for.
         any_thread: whether it is used from more than one thread, one at a time.
+        create: whether a state root is made if there is none; else it is one without jobs.
 
     ``owed`` are ended jobs whose rows could not be written, on a full disk, by whoever saw them end.
 
@@ -90,10 +91,11 @@ class Catalog:
         observe: Observe | None = None,
         wait_seconds: float = 5,
         any_thread: bool = False,
+        create: bool = True,
     ) -> None:
-        """Open the state root; create it if there is none."""
+        """Open the state root."""
         self.settings = settings
-        self.layout = Layout(settings.state_dir)
+        self.layout = Layout(settings.state_dir, create=create)
         self._observe = observe or self.look
         self.owed: Mapping[str, Row] = {}
         self.desks = remote.Desks()

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
 __all__ = ["file_system_of", "has_settled", "may_hang", "network_of", "on_network"]
 
-NETWORK: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "9p", "fuse.sshfs"})
-"""File systems whose locks and renames another host takes part in."""
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+def _types(*names: str) -> frozenset[str]:
+    return frozenset(" ".join(names).split())
+
+
+_SHARED_DISKS: Final = _types("acfs cvfs gfs2 gpfs ocfs2")
+"""File systems of several hosts that may lie on a block device."""
+
+NETWORK: Final = _SHARED_DISKS | _types(
+    "nfs nfs4 cifs smb3 smbfs smb ncpfs davfs afs openafs coda ceph lustre lustre_lite beegfs fhgfs",
+    "beegfs_nodev glusterfs orangefs pvfs2 panfs wekafs quobyte dvs moosefs juicefs",
+    # The files of a guest's host. 9p has no shared memory that SQLite could rely on.
+    "9p vboxsf vmhgfs prl_fs grpcfuse fakeowner",
+    "fuse.sshfs fuse.s3fs fuse.glusterfs fuse.ceph fuse.ceph-fuse fuse.juicefs fuse.mfs fuse.moosefs fuse.rclone",
+    "fuse.gcsfuse fuse.davfs fuse.curlftpfs fuse.smbnetfs",
+)
+"""File systems whose locks and renames another host takes part in; of those of FUSE only the best known."""
+
+_LOCAL: Final = _types(
+    "ext2 ext3 ext4 xfs btrfs zfs bcachefs f2fs jfs reiserfs nilfs2 ufs hfs hfsplus apfs ntfs ntfs3 vfat exfat",
+    "ubifs jffs2 erofs squashfs tmpfs ramfs rootfs devtmpfs overlay overlayfs aufs unionfs shiftfs ecryptfs",
+    "lxfs wslfs",  # the disk of Linux itself under WSL 1
+    # Its files are the host's, but its locks and memory the guest's, whose processes alone share a root there.
+    "virtiofs",
+    # Most of what FUSE serves comes from afar. These show files of this machine.
+    "fuseblk fuse.fuse-overlayfs fuse.gocryptfs fuse.encfs fuse.cryfs fuse.securefs fuse.mergerfs fuse.bindfs",
+    "fuse.unionfs fuse.unionfs-fuse fuse.fuse2fs fuse.fuse-ext2",
+)
+"""File systems that can hold a state root, beside those that lie on a block device of one host."""
 
 
 _SETTLED_NS: Final = 100_000_000
@@ -45,17 +77,26 @@ def _table() -> str:
 
 
 def network_of(path: str, device: int) -> str:
-    """Return the type of the network file system that holds a real path on ``device``; empty where none is known to."""
-    if os.major(device):  # a disk: they have none
+    """Return the type of the file system that holds a real path on ``device`` unless it is known to be local.
+
+    Empty for one that is, and where there is no table of mounts to tell from.
+    """
+    if os.major(device) and _SHARED_DISKS.isdisjoint(_registered()):  # a disk, and none that hosts share
         return ""
+    kind = file_system_of(path)
+    if not kind or kind in _LOCAL:
+        return ""
+    return kind if kind in NETWORK or _registered().get(kind) is not True else ""
+
+
+@cache
+def _registered() -> Mapping[str, bool]:
+    """Return the types that the kernel knows, each with whether it lies on block devices."""
     try:
-        table = _table()
+        with open("/proc/filesystems", encoding="ascii", errors="replace") as file:
+            return {line.split()[-1]: not line.startswith("nodev") for line in file if line.split()}
     except OSError:
-        return ""
-    if not any(f" - {kind} " in table for kind in NETWORK):
-        return ""
-    kind = _kind_in(table, path)
-    return kind if kind in NETWORK else ""
+        return {}
 
 
 def file_system_of(path: str) -> str:
@@ -71,7 +112,7 @@ def _kind_in(table: str, path: str) -> str:
     try:
         for line in table.splitlines():
             left, _, right = line.partition(" - ")
-            point = left.split(" ")[4].replace("\\040", " ")
+            point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
             inside = path == point or path.startswith(point.rstrip("/") + "/")
             if inside and len(point) >= len(best):
                 best, kind = point, right.split(" ")[0]

@@ -27,6 +27,7 @@ LAYERS = (
     "settings",
     "log",
     "mounts",
+    "trust",
     "forking",
     "interpret",
     "engines.processes",

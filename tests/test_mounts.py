@@ -65,6 +65,68 @@ def test_the_network_file_system_that_holds_a_path(table: Any) -> None:
     assert mounts.network_of("/mnt/far/away", os.makedev(254, 0)) == ""
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "orangefs", "ocfs2", "gfs2"),
+        *(
+            "panfs",
+            "wekafs",
+            "afs",
+            "9p",
+            "vboxsf",
+            "fuse",
+            "fuse.sshfs",
+            "fuse.s3fs",
+            "fuse.glusterfs",
+            "fuse.juicefs",
+        ),
+        *("fuse.mfs", "fuse.rclone", "fuse.not-known", "not-known"),
+    ],
+)
+def test_what_is_not_known_to_be_local_is_not_taken_for_it(table: Any, kind: str) -> None:
+    table(f"/mnt/far rw - {kind}")
+    assert mounts.network_of("/mnt/far/away", NO_DISK) == kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            "ext4",
+            "xfs",
+            "btrfs",
+            "zfs",
+            "bcachefs",
+            "f2fs",
+            "tmpfs",
+            "ramfs",
+            "overlay",
+            "aufs",
+            "virtiofs",
+            "fuseblk",
+        ),
+        *("ecryptfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs"),
+    ],
+)
+def test_what_is_local(table: Any, kind: str) -> None:
+    table(f"/mnt/near rw - {kind}")
+    assert mounts.network_of("/mnt/near/by", NO_DISK) == ""
+
+
+def test_a_block_device_of_one_host_is_local_whatever_is_on_it(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = os.makedev(254, 0)
+    table("/mnt/new rw - newfs", "/mnt/shared rw - ocfs2")
+    monkeypatch.setattr(mounts, "_registered", lambda: {"newfs": True, "ocfs2": True, "tmpfs": False})
+    assert [mounts.network_of(path, disk) for path in ("/mnt/new/x", "/mnt/shared/x")] == ["", "ocfs2"]
+    assert mounts.network_of("/mnt/new/x", NO_DISK) == ""
+
+
+def test_points_of_mounts_may_have_any_name(table: Any) -> None:
+    table("/mnt/a\\011b\\134c rw - nfs")
+    assert mounts.file_system_of("/mnt/a\tb\\c/d") == "nfs"
+
+
 def test_the_table_is_that_of_the_kernel() -> None:
     if not Path("/proc/self/mountinfo").exists():
         pytest.skip("there is none here")

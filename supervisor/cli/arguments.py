@@ -42,7 +42,7 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
         from supervisor.catalog import Catalog
         from supervisor.cli.text import ago, command_line
 
-        with Catalog(settings, wait_seconds=0.2) as catalog:
+        with Catalog(settings, wait_seconds=0.2, create=False) as catalog:
             jobs = catalog.list(limit=1000).jobs
     except Exception:  # noqa: BLE001  # a shell in the middle of a line is no place for errors
         return []

@@ -122,7 +122,12 @@ def _state_root(settings: Settings) -> Iterator[Check]:
     free = shutil.disk_usage(above).free
     facts |= {"free_bytes": free}
     if above != root:
-        if os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK):
+        from supervisor.store.layout import unsafe_place
+
+        unsafe = unsafe_place(os.fspath(settings.state_dir))
+        if unsafe is not None:
+            yield Check("state root", Verdict.PROBLEM, unsafe.message, unsafe.repair, facts)
+        elif os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK):
             yield Check("state root", Verdict.FINE, f"{root} (will be made by the first job)", facts=facts)
         else:
             repair = "Choose another directory with SUPERVISOR_STATE_DIR."
@@ -131,7 +136,7 @@ def _state_root(settings: Settings) -> Iterator[Check]:
         from supervisor.store import Layout
 
         try:
-            Layout(settings.state_dir)
+            Layout(settings.state_dir, create=False)
         except SupervisorError as error:
             yield Check("state root", Verdict.PROBLEM, error.message, error.repair, facts)
         else:
@@ -157,7 +162,7 @@ def _registry(settings: Settings) -> Iterator[Check]:
     from supervisor.catalog import Catalog
 
     try:
-        with Catalog(settings) as catalog:
+        with Catalog(settings, create=False) as catalog:
             kept = catalog.index.count()
             unsettled = catalog.index.unfinished()
             aside = catalog.index.set_aside

@@ -85,10 +85,10 @@ class Invocation:
         self.as_json = as_json
 
     def catalog(self) -> Catalog:
-        """Open the state root."""
+        """Open the state root for asking; nothing is made where there is none."""
         from supervisor.catalog import Catalog
 
-        return Catalog(self.settings)
+        return Catalog(self.settings, create=False)
 
     def answer(self, shape: Callable[[], Mapping[str, Any]], *lines: str) -> None:
         """Write the answer: what ``shape`` returns with ``--json``, else ``lines``, in colour where that is welcome."""

@@ -23,6 +23,7 @@ from supervisor.interpret import BUILT_IN, get_interpreter, kinds
 from supervisor.mcp_server import templates
 from supervisor.mcp_server.arguments import TYPES, Parameter
 from supervisor.mcp_server.toml_lines import complaint
+from supervisor.trust import exposure_of
 
 __all__ = ["COMMON", "RESERVED", "Kind", "load", "parse"]
 
@@ -116,7 +117,7 @@ def load(path: Path, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
     try:
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            _check_trust(real, os.fstat(descriptor))
+            _check_trust(real, os.fspath(path), os.fstat(descriptor))
             data = file.read()
     except OSError as error:
         message = f"the kinds file {path} cannot be read: {error.strerror or error}"
@@ -130,7 +131,7 @@ def load(path: Path, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
     return parse(text, str(path), shared_dir=shared_dir)
 
 
-def _check_trust(real: str, found: os.stat_result) -> None:
+def _check_trust(real: str, given: str, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         message = f"the kinds file {real} is not a regular file"
         raise InvalidSettings(message, repair="Correct --config or SUPERVISOR_CONFIG.")
@@ -141,12 +142,9 @@ def _check_trust(real: str, found: os.stat_result) -> None:
     if found.st_mode & 0o022:
         message = f"others may write the kinds file {real} (mode {stat.S_IMODE(found.st_mode):04o})"
         raise InvalidSettings(message, repair=f"If nobody tampered with it: chmod go-w {real}")
-    for above in Path(real).parents:
-        held = os.stat(above)
-        replaceable = held.st_mode & 0o022 and not held.st_mode & stat.S_ISVTX
-        if held.st_uid not in owners or replaceable:
-            message = f"others may replace the kinds file {real}: {above} can be written by them"
-            raise InvalidSettings(message, repair=f"chmod go-w {above}, or keep the file elsewhere.")
+    if (exposure := exposure_of(given)) is not None:
+        message = f"others may replace the kinds file {real}: {exposure.place} {exposure.why}"
+        raise InvalidSettings(message, repair=exposure.repair)
 
 
 def parse(text: str, path: str, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:

@@ -222,7 +222,7 @@ def _read_output(settings: Settings, job_id: str, stream: str, offset: int | Non
     from supervisor.catalog import Catalog
     from supervisor.engines import records
 
-    with Catalog(settings) as catalog:
+    with Catalog(settings, create=False) as catalog:
         directory = catalog.directory(catalog.row(job_id))
     name = records.STDERR if stream == "stderr" else records.STDOUT
     try:

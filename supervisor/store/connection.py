@@ -91,6 +91,7 @@ MIGRATIONS: Final = (
     """,
 )
 
+_NOWHERE: Final = 0
 _OPENING_SECONDS: Final = 5  # somebody else may be creating it just now
 _DAMAGE: Final = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 _WORTH_A_CHECK: Final = _DAMAGE | {"SQLITE_ERROR", "SQLITE_SCHEMA"}
@@ -194,7 +195,9 @@ class Connection(ABC):
         path = self.layout.registry
         try:
             found = _content(path)
-            if found is None:
+            if found is None and not self.layout.create and not any(self.layout.jobs()):
+                self._open_nothing()
+            elif found is None:
                 with self.layout.locked():
                     if _content(path) is None:
                         self._set_aside(path)  # a log without its registry would be taken for that of the next
@@ -245,6 +248,13 @@ class Connection(ABC):
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._seen_version = -1
         self._is_tuned = False
+        self.invalidate()
+
+    def _open_nothing(self) -> None:
+        """Open a registry without jobs that is nowhere on disk: reading makes nothing."""
+        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=not self._any_thread)
+        self._inode = _NOWHERE
+        self._migrate()
         self.invalidate()
 
     def _be_patient(self) -> None:
@@ -431,7 +441,7 @@ class Connection(ABC):
         try:
             moved = os.stat(self.layout.registry).st_ino != self._inode
         except FileNotFoundError:
-            moved = True
+            moved = self._inode != _NOWHERE
         if moved:
             self._connect()
 

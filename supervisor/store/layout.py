@@ -27,9 +27,20 @@ from typing import Final
 
 from supervisor.engines import processes, records
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
-from supervisor.mounts import has_settled, network_of
+from supervisor.mounts import NETWORK, has_settled, network_of
+from supervisor.trust import exposure_of
 
-__all__ = ["TASKS", "Layout", "encodable", "is_job_id", "new_job_id", "remove_tree", "state_error", "workspace_key"]
+__all__ = [
+    "TASKS",
+    "Layout",
+    "encodable",
+    "is_job_id",
+    "new_job_id",
+    "remove_tree",
+    "state_error",
+    "unsafe_place",
+    "workspace_key",
+]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCII)
@@ -140,39 +151,79 @@ def _if_ours(directory: str) -> os.stat_result | None:
     return found if found and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
+def unsafe_place(root: str) -> StateUnsafe | None:
+    """Return why a state root, made or not, cannot be where this path leads; ``None`` if it can.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    exposure = exposure_of(root)
+    if exposure is not None:
+        message = f"the state root {root} could be replaced: {exposure.place} {exposure.why}"
+        return StateUnsafe(message, repair=exposure.repair, details={"directory": exposure.place})
+    real = os.path.realpath(root)
+    while True:
+        try:
+            device = os.stat(real).st_dev
+            break
+        except FileNotFoundError:  # it will lie where the nearest directory above it does
+            real = os.path.dirname(real)
+    kind = network_of(real, device)
+    if not kind:
+        return None
+    sort = "a network file system" if kind in NETWORK else "a file system that is not known to be local"
+    message = f"the state root {root} is on {sort} ({kind}), whose locks cannot be relied on"
+    return StateUnsafe(message, details={"file_system": kind})
+
+
 class Layout:
     """A state root that was found safe to use.
 
+    Args:
+        root: its absolute path.
+        create: whether it is made if it is missing. Without that nothing is made, and a missing root holds no jobs.
+
     Raises:
-        StateUnsafe: it is somebody else's, open to others, not a directory, or on a network.
+        StateUnsafe: it belongs to another user, other users may use or replace it, it is no directory, or it is on
+            a network.
         PermissionDenied, StateFull: it cannot be created.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Create the root if it is missing, and check it."""
-        self.root = os.path.realpath(root)
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        """Check the root, and create it if that is wanted."""
+        given = os.fspath(root)
+        self.root = os.path.realpath(given)
+        self.create = create
         try:
+            found: os.stat_result | None = None
             try:
                 found = os.stat(self.root)
             except FileNotFoundError:
-                found = self._make_root()
-            self._check(found)
+                if create:
+                    found = self._make_root(given)
+            if found is not None:
+                self._check(given, found)
             for name in (_OWNERS, _TRASH):
-                if not self._is_directory(name):
+                if not self._is_directory(name) and (create or os.path.lexists(f"{self.root}/{name}")):
                     self._make(f"{self.root}/{name}")
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
         self._known_workspaces: set[str] = set()
         self._sound: dict[str, tuple[tuple[int, int], set[str]]] = {}
 
-    def _make_root(self) -> os.stat_result:
-        os.makedirs(os.path.dirname(self.root), exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self.root, 0o700)
-            os.chmod(self.root, 0o700)  # a umask may have taken away what we need ourselves
+    def _make_root(self, given: str) -> os.stat_result:
+        if (unsafe := unsafe_place(given)) is not None:
+            raise unsafe
+        missing = [self.root]
+        while not os.path.lexists(above := os.path.dirname(missing[-1])):
+            missing.append(above)
+        for directory in reversed(missing):  # each private from the beginning, whatever the umask
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+                os.chmod(directory, 0o700)  # a umask may have taken away what we need ourselves
         return os.stat(self.root)
 
-    def _check(self, found: os.stat_result) -> None:
+    def _check(self, given: str, found: os.stat_result) -> None:
         if not stat.S_ISDIR(found.st_mode):
             message = f"the state root {self.root} is not a directory"
             raise StateUnsafe(message)
@@ -182,12 +233,8 @@ class Layout:
         if found.st_mode & 0o077:
             message = f"the state root {self.root} is open to others (mode {stat.S_IMODE(found.st_mode):04o})"
             raise StateUnsafe(message, repair=f"If nobody tampered with it: chmod 700 {self.root}")
-        kind = network_of(self.root, found.st_dev)
-        if kind:
-            message = (
-                f"the state root {self.root} is on a network file system ({kind}), whose locks cannot be relied on"
-            )
-            raise StateUnsafe(message)
+        if (unsafe := unsafe_place(given)) is not None:
+            raise unsafe
 
     @staticmethod
     def _make(path: str) -> None:
@@ -330,12 +377,24 @@ class Layout:
         if not (is_job_id(job_id) and (workspace == TASKS or _WORKSPACE_KEY.fullmatch(workspace))):
             return False  # out of a damaged registry: it leads nobody knows where
         try:
-            os.rename(self.job(workspace, job_id), f"{self.root}/{_TRASH}/{job_id}.{time.time_ns()}")
+            self._discard(self.job(workspace, job_id), job_id)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise state_error(error, "cannot discard the job directory") from error
         return True
+
+    def _discard(self, path: str, job_id: str) -> None:
+        def move() -> None:
+            os.rename(path, f"{self.root}/{_TRASH}/{job_id}.{time.time_ns()}")
+
+        try:
+            move()
+        except FileNotFoundError:
+            if self._is_directory(_TRASH):
+                raise
+            self._make(f"{self.root}/{_TRASH}")
+            move()
 
     def discarded(self) -> list[str]:
         """Return what is in the trash: names that begin with the id of a job and a dot."""

@@ -50,6 +50,62 @@ def test_a_root_is_made_with_what_is_missing_above_it(tmp_path: Path) -> None:
     assert mode(root.root) == 0o700
 
 
+@pytest.mark.usefixtures("_umask")
+def test_what_is_made_above_a_root_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    Layout(tmp_path / "a" / "b" / "state")
+    assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/state")] == [0o700] * 3
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("open_to", [0o777, 0o775, 0o702])
+def test_a_root_below_a_directory_that_others_may_write_is_refused(
+    tmp_path: Path, open_to: int, *, exists: bool
+) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    if exists:
+        Layout(above / "below" / "state")
+    above.chmod(open_to)
+    with pytest.raises(StateUnsafe, match=str(above)) as raised:
+        Layout(above / "below" / "state")
+    assert f"chmod go-w {above}" in raised.value.repair
+    assert (above / "below").exists() is exists
+    above.chmod(open_to | 0o1000)
+    Layout(above / "below" / "state")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_no_root_is_made_in_the_home_of_another_user(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 54321, -1)
+    with pytest.raises(StateUnsafe, match=f"{home} belongs to user 54321") as raised:
+        Layout(home / ".local" / "state")
+    assert "HOME" in raised.value.repair
+    assert list(home.iterdir()) == []
+
+
+def test_a_root_that_is_only_read_is_not_made(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "a" / "state", create=False)
+    assert (root.workspaces(), root.discarded(), root.find(new_job_id())) == ([], [], None)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a" / "state").mkdir(parents=True, mode=0o700)
+    Layout(tmp_path / "a" / "state", create=False)
+    assert list((tmp_path / "a" / "state").iterdir()) == []
+
+
+def test_a_root_without_its_trash_can_still_discard(tmp_path: Path) -> None:
+    made = Layout(tmp_path / "state")
+    job_id = new_job_id()
+    made.make_job(KEY, job_id, b"{}")
+    (tmp_path / "state" / ".trash").rmdir()
+    root = Layout(tmp_path / "state", create=False)
+    assert not root.discard(KEY, new_job_id())
+    assert root.discard(KEY, job_id)
+    assert not root.discard(KEY, job_id)
+    assert [name.partition(".")[0] for name in root.discarded()] == [job_id]
+
+
 def test_a_root_may_be_reached_through_a_link(tmp_path: Path) -> None:
     Layout(tmp_path / "state")
     (tmp_path / "link").symlink_to(tmp_path / "state")
