@@ -104,13 +104,28 @@ def _sweep_unannounced(jobs: Kept, key: str | None) -> None:
     One that was claimed is a job whose row got lost: it is entered again instead.
     """
     for workspace, job_id in jobs.layout.jobs():
-        if key not in {None, workspace} or jobs.index.get(job_id) is not None:
-            continue
-        row = jobs.index.read_job(workspace, job_id)
-        if row is not None and jobs.layout.owner_lives(row.owner):
-            continue  # it is about to be entered
-        if row is None or records.read_claim(jobs.layout.job(workspace, job_id)) is None:
-            if jobs.index.get(job_id) is None:
+        if key in {None, workspace} and jobs.index.get(job_id) is None:
+            if records.read_claim(jobs.layout.job(workspace, job_id)) is not None:
+                if jobs.index.get(job_id) is None:  # it may have been entered and launched since
+                    jobs.recover(job_id)
+            elif _is_abandoned(jobs, workspace, job_id):
                 jobs.layout.discard(workspace, job_id)
-        else:
-            jobs.recover(job_id)
+
+
+def _is_abandoned(jobs: Kept, workspace: str, job_id: str) -> bool:
+    """Whether nobody lives any more who may be making a job in an unclaimed directory.
+
+    Whoever makes one has announced itself before, and writes ``job.json``, which bears its name, a moment later.
+    As long as that cannot be read, everybody who is announced may be at it. Only what was so before the last of
+    them was seen to be gone, and still is, stays so.
+    """
+    directory = jobs.layout.job(workspace, job_id)
+    row = jobs.index.read_job(workspace, job_id)
+    if row is None and (records.read(directory, records.JOB, newer=True) or {}).get("v", 0) > records.VERSION:
+        return False  # of a newer version, which alone knows what it means
+    if jobs.layout.any_owner_may_live() if row is None else jobs.layout.owner_may_live(row.owner):
+        return False
+    again = jobs.index.read_job(workspace, job_id)
+    if (again is None) is not (row is None):
+        return False
+    return records.read_claim(directory) is None and jobs.index.get(job_id) is None

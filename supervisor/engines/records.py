@@ -164,8 +164,11 @@ def append(directory: str, name: str, record: dict[str, object]) -> None:
     _write_whole(f"{directory}/{name}", flags, b"\n" + encode(record))
 
 
-def read(directory: str, name: str) -> dict[str, Any] | None:
-    """Return a record; ``None`` when there is none (yet), ``{}`` when what is there is no record."""
+def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | None:
+    """Return a record; ``None`` when there is none (yet), ``{}`` when what is there is no record.
+
+    ``newer``: one whose shape is of a newer version, which this one does not know, is returned as well.
+    """
     from json import loads
 
     try:
@@ -196,7 +199,8 @@ def read(directory: str, name: str) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         return {}
     held: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]  # JSON
-    return held if held.get("v") == VERSION else {}
+    version = held.get("v")
+    return held if version == VERSION or (newer and type(version) is int and version > VERSION) else {}
 
 
 def read_stop(directory: str) -> dict[str, Any] | None:

@@ -475,13 +475,24 @@ class Layout:
             return False
         return _look(f"{self.root}/{_OWNERS}/{name}") is not None and processes.is_alive(int(words[0]), int(words[1]))
 
+    def owner_may_live(self, name: str) -> bool:
+        """Whether the supervisor of that name lives, or announced itself where this process cannot see it."""
+        if not _is_in_another_container(name):
+            return self.owner_lives(name)
+        return _look(f"{self.root}/{_OWNERS}/{name}") is not None
+
+    def any_owner_may_live(self) -> bool:
+        """Whether any supervisor may be open on the state root, which may be about to make a job."""
+        return any(self.owner_may_live(name) for name in _names(f"{self.root}/{_OWNERS}"))
+
     def sweep_owners(self) -> None:
         """Forget supervisors that died without saying so."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SupervisorError):
             for name in os.listdir(f"{self.root}/{_OWNERS}"):
-                words = name.split(".")
-                elsewhere = len(words) == 5 and words[2] == processes.boot_id()[:12]
-                if elsewhere and words[3] != processes.pid_namespace():
-                    continue
-                if not self.owner_lives(name):
+                if not self.owner_may_live(name):
                     self.unregister_owner(name)
+
+
+def _is_in_another_container(owner: str) -> bool:
+    words = owner.split(".")
+    return len(words) == 5 and words[2] == processes.boot_id()[:12] and words[3] != processes.pid_namespace()
