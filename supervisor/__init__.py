@@ -19,7 +19,7 @@ The way of a job through the files, top down; each imports only from rows below 
     store/              directories, rows, the SQLite registry
     engines/            how a command is run: keeper, evidence, stopping, watching; batch engines, Slurm
     interpret/          what an output means, by kind
-    log  mounts  trust  forking  settings  model  metrics  states  errors
+    log  mounts  trust  forking  signals  settings  model  metrics  states  paths  errors
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from supervisor.errors import (
 )
 from supervisor.listing import nobody, page_of, query_of
 from supervisor.model import Exit, Job, JobPage, Result
+from supervisor.paths import absolute, expanded
 from supervisor.progress import is_silent, read_so_far
 from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
@@ -50,12 +51,16 @@ _DAMAGED: Final = "its job directory is missing or damaged"
 
 
 def real_workspace(path: str | os.PathLike[str]) -> str:
-    """Return the real path of a workspace, whether or not it exists."""
+    """Return the real path of a workspace, whether or not it exists.
+
+    Raises:
+        InvalidArguments: it cannot be a path, or is relative to a current directory that was deleted.
+    """
     text = os.fspath(path)
     if not text or "\0" in text or not encodable(text):
         message = f"workspace is {text!r}; it must be the path of a directory"
         raise InvalidArguments(message)
-    return os.path.realpath(os.path.expanduser(text))
+    return os.path.realpath(absolute(expanded(text), "workspace"))
 
 
 def check_detail(detail: str | None) -> interpret.Detail | None:

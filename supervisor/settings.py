@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.errors import InvalidSettings
+from supervisor.errors import InvalidArguments, InvalidSettings
+from supervisor.paths import absolute, expanded
 
 __all__ = ["LOG_LEVELS", "Settings", "parse_seconds"]
 
@@ -55,7 +56,10 @@ def _count(held: object) -> int:
 def _state_dir(held: object) -> Path:
     if not isinstance(held, str | Path) or not str(held) or "\0" in str(held):
         raise ValueError
-    return Path(held).expanduser().absolute()
+    path = expanded(str(held))
+    if path.startswith("~"):  # an unknown user's
+        raise ValueError
+    return Path(absolute(path, "the path"))
 
 
 def _optional_path(held: object) -> Path | None:
@@ -79,6 +83,11 @@ def _setting(variable: str, default: object, parse: Callable[[Any], Any], accept
     def convert(held: object) -> object:
         try:
             return parse(held)
+        except InvalidArguments as error:  # a path that means nothing here
+            what = f"{variable} is not set, and its default" if held == default else f"the value for {variable}"
+            message = f"{what} cannot be used: {error.message}"
+            repair = f"Set {variable} to an absolute path."
+            raise InvalidSettings(message, repair=repair, details={"variable": variable, "value": str(held)}) from error
         except (ValueError, OverflowError, RuntimeError):
             message = f"{variable} is {held!r}; it accepts {accepts}"
             raise InvalidSettings(message, details={"variable": variable, "value": str(held)}) from None

@@ -9,6 +9,7 @@ import trio
 
 from supervisor.catalog import real_workspace
 from supervisor.mounts import may_hang, on_network
+from supervisor.paths import absolute
 
 __all__ = ["Workspaces"]
 
@@ -26,11 +27,9 @@ class Workspaces:
         """Return the real path of a workspace, whether or not it exists.
 
         Raises:
-            InvalidArguments: it cannot be a path.
+            InvalidArguments: it cannot be a path, or is relative to a current directory that was deleted.
         """
-        given = path if os.path.isabs(path) else os.getcwd()
-        if path not in {given, "."}:  # most work right where they are
-            given = os.path.join(given, path)
+        given = absolute(path, "workspace")
         known = self._known.get(given)
         if known is not None:
             # Only paths on local file systems are remembered: this cannot wait for a network.

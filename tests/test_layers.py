@@ -21,6 +21,7 @@ from supervisor.engines.batch_files import KEEPER_FILES
 LAYERS = (
     "_version",
     "errors",
+    "paths",
     "states",
     "metrics",
     "model",
@@ -29,6 +30,7 @@ LAYERS = (
     "mounts",
     "trust",
     "forking",
+    "signals",
     "interpret",
     "engines.processes",
     "engines.records",

@@ -3,6 +3,8 @@
 ==============  =============================================================================
 ``app``         the group of commands, loaded one by one as they are asked for; usage errors
 ``front``       what every command has: ``--json``, ``--state-dir``, errors, exit status, logging
+``inherited``   what comes from the caller: closed descriptors, the environment
+``streams``     writing to stdout and stderr, which may fail
 ``exits``       the exit statuses, and which of several is the worst
 ``arguments``   arguments and options that several commands share
 ``text``        durations, sizes, command lines and colours, for people
@@ -35,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _run(arguments)
+    from supervisor.cli.inherited import restore_environment, take_descriptors
+
+    take_descriptors()  # before anything of ours can be given the number of a standard stream
+    restore_environment()
     # A short command mostly loads modules, of which nothing is rubbish: looking for it, meanwhile and once more when
     # the interpreter ends, would be a sixth of its time.
     gc.set_threshold(_OBJECTS, 10, 10)

@@ -11,8 +11,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from supervisor._version import __version__
-from supervisor.cli import exits
-from supervisor.cli.front import drop_output, report
+from supervisor.cli import exits, streams
+from supervisor.cli.front import report, report_unexpected
 from supervisor.cli.text import clean
 from supervisor.errors import InvalidArguments
 
@@ -88,7 +88,7 @@ class _App(click.Group):
     ) -> NoReturn:
         """Run a command and exit with its status."""
         del prog_name, complete_var, standalone_mode
-        words = list(sys.argv[1:] if args is None else args)
+        words = list(sys.argv[1:] if args is None else args) or ["--help"]
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a locale that knows few letters is no reason to fail
@@ -100,9 +100,15 @@ class _App(click.Group):
             status = _report_usage(error, words)
         except (click.Abort, KeyboardInterrupt):
             status = exits.CANCELLED
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except SystemExit:  # outside standalone mode click does that for one reason: EPIPE
             status = exits.PIPE
-            drop_output()
+        except BrokenPipeError:  # the reader of our output has seen enough
+            status = exits.PIPE
+            streams.drop(sys.stdout)
+        except OSError as error:  # in what click itself writes, as the help, or in an import
+            status = report_unexpected(error, as_json=False)
+            streams.drop(sys.stdout)
+        streams.finish()
         sys.exit(status if isinstance(status, int) else exits.OK)
 
 
@@ -112,7 +118,9 @@ def _report_usage(error: click.ClickException, words: Sequence[str]) -> int:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "supervisor"
         return report(InvalidArguments(error.format_message(), repair=f"See `{where} --help`."), as_json=True)
     # It may name a word of the command line, and older releases of click pass that to a terminal as it is.
-    click.UsageError(clean(error.format_message()), getattr(error, "ctx", None)).show()
+    shown = io.StringIO()
+    click.UsageError(clean(error.format_message()), getattr(error, "ctx", None)).show(shown)
+    streams.say(shown.getvalue().rstrip("\n"))
     return exits.USAGE
 
 

@@ -22,6 +22,7 @@ from supervisor.load.bench import Bench
 from supervisor.load.driver import Driver
 from supervisor.load.mix import Mix
 from supervisor.settings import Settings
+from supervisor.signals import heard
 
 __all__ = ["Plan", "run_bench"]
 
@@ -96,10 +97,9 @@ def run_bench(plan: Plan, *, quiet: bool) -> dict[str, Any] | None:
 async def _main(plan: Plan, quiet: bool) -> dict[str, Any] | None:  # noqa: FBT001  # trio.run's arguments
     bench = Bench(plan.mix, plan.open_driver, keep=plan.keep, patience_seconds=plan.patience_seconds)
     view = None if quiet else Screen(bench) if Screen.possible() else Lines(bench)
-    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     shape: dict[str, Any] | None = None
     failure: Exception | None = None
-    with trio.open_signal_receiver(*heard) as signals:
+    with heard(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_listen, signals, bench, not plan.let_end, view, nursery.cancel_scope)
             if view is not None:

@@ -7,7 +7,6 @@ reported by ``app``, because they may come before there is any command.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
@@ -21,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 import click
 
 from supervisor import log
-from supervisor.cli import exits
+from supervisor.cli import exits, inherited, streams
 from supervisor.cli.text import clean, one_line
 from supervisor.errors import InternalError, InvalidSettings, SupervisorError
 from supervisor.model import Job, error_to_json
@@ -30,7 +29,7 @@ from supervisor.settings import Settings
 if TYPE_CHECKING:
     from supervisor.catalog import Catalog
 
-__all__ = ["Invocation", "command", "drop_output", "in_colour", "report", "write_document"]
+__all__ = ["Invocation", "command", "in_colour", "report", "report_unexpected", "write_document"]
 
 _P = ParamSpec("_P")
 
@@ -47,28 +46,25 @@ def write_document(shape: Mapping[str, Any]) -> None:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 10_000))  # the value of a job may nest as deeply as the parser allowed
     try:
-        click.echo(json.dumps(shape, indent=indent, separators=separators))
+        with streams.writing():
+            click.echo(json.dumps(shape, indent=indent, separators=separators))
     finally:
         sys.setrecursionlimit(limit)
 
 
 def report(error: SupervisorError, *, as_json: bool, job: Job | None = None) -> int:
-    """Report an error where it was asked for, and return its exit status."""
+    """Report an error where it was asked for, else on stderr, and return its exit status."""
+    as_json = as_json and inherited.is_writable(1) and not isinstance(error, streams.StdoutFailed)
     if as_json:
-        write_document(error_to_json(error, job))
-    else:
-        click.echo(f"supervisor: {clean(error.message)}", err=True)
+        try:
+            write_document(error_to_json(error, job))
+        except (BrokenPipeError, streams.StdoutFailed):
+            as_json = False
+    if not as_json:
+        streams.say(f"supervisor: {clean(error.message)}")
         if error.repair:
-            click.echo(f"  {clean(error.repair)}", err=True)
+            streams.say(f"  {clean(error.repair)}")
     return exits.of_error(error)
-
-
-def drop_output() -> None:
-    """Keep the interpreter from complaining, on its way out, about output that nobody reads."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
 
 
 class Invocation:
@@ -100,12 +96,13 @@ class Invocation:
     def tell(self, *lines: str) -> None:
         """Write lines to stdout, in colour where that is welcome."""
         for line in lines:
-            click.echo(line, color=in_colour(sys.stdout))
+            with streams.writing():
+                click.echo(line, color=in_colour(sys.stdout))
 
     def note(self, text: str) -> None:
         """Tell people something that is not the answer; with ``--json`` there is nobody to tell."""
         if not self.as_json:
-            click.echo(one_line(text), err=True)
+            streams.say(one_line(text))
 
     def fail(self, error: SupervisorError, job: Job | None = None) -> int:
         """Report an error and return its exit status."""
@@ -158,18 +155,14 @@ def _settings(state_dir: str | None) -> Settings:
     return Settings(state_dir=Path(state_dir))
 
 
-def _report_unexpected(error: Exception, *, as_json: bool) -> int:
+def report_unexpected(error: Exception, *, as_json: bool) -> int:
     """Report an error that is not one of ours, and return its exit status."""
     log.debug("unexpected_error", exc_info=error)
     ours = InternalError(
         f"{type(error).__name__}: {error}",
         repair="Run `supervisor doctor`; SUPERVISOR_LOG=debug shows where it happened.",
     )
-    try:
-        return report(ours, as_json=as_json)
-    except OSError:  # stdout itself, on a full disk for instance
-        drop_output()
-        return report(ours, as_json=False)
+    return report(ours, as_json=as_json)
 
 
 def command(
@@ -187,13 +180,12 @@ def command(
                 status = function(Invocation(settings, as_json=as_json), *args, **options)
             except SupervisorError as error:
                 status = report(error, as_json=as_json)
-            except BrokenPipeError:  # whoever read our output has seen enough; click would call that a failure
-                drop_output()
+            except BrokenPipeError:  # the reader of our output has seen enough; click would call that a failure
                 status = exits.PIPE
             except (click.ClickException, click.exceptions.Exit):
                 raise
             except Exception as error:  # noqa: BLE001  # the last resort of a program
-                status = _report_unexpected(error, as_json=as_json)
+                status = report_unexpected(error, as_json=as_json)
             click.get_current_context().exit(status)
 
         made = click.command(name, cls=click.Command, **attributes)(invoke)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.cli import exits
+from supervisor.cli import exits, inherited, streams
 from supervisor.cli.front import Invocation, command
 from supervisor.cli.request import make_spec, request_options
+from supervisor.errors import InvalidArguments
 from supervisor.model import Job, JobSpec, Result, to_json
 from supervisor.states import Reason
 
@@ -40,12 +41,23 @@ def start(call: Invocation, /, **options: Any) -> int:
 
     The exit status is 0 once the command runs, 126 or 127 when it could not be launched (there is
     a job even so, which says why). Its deadline is kept whether or not anybody asks for it.
+
+    With a stdout that is closed, or not open for writing, nothing is started. If the id cannot be written
+    once the job is there, it is said on stderr, and the exit status is 125, or 141 if the reader has gone.
     """
+    if not inherited.is_writable(1):
+        message = "stdout cannot be written, so the id of the job could not be told: nothing was started"
+        raise InvalidArguments(message, repair="Redirect stdout to a file, a pipe or /dev/null.")
     job, failed = _start(call, make_spec(**options))
+    status = exits.OK
+    try:
+        call.answer(lambda: to_json(job if failed is None else failed), job.job_id)
+    except (BrokenPipeError, streams.StdoutFailed) as error:
+        broken = isinstance(error, BrokenPipeError)
+        status = exits.PIPE if broken else exits.BROKEN
+        streams.say(f"supervisor: {'the reader of stdout has gone' if broken else error}; the job is {job.job_id}")
     if failed is None or failed.error is None:
-        call.answer(lambda: to_json(job), job.job_id)
-        return exits.OK
-    call.answer(lambda: to_json(failed), job.job_id)
+        return status
     call.note(f"supervisor: {failed.error.message}")
     call.note(f"  {failed.error.repair}")
     return launch_status(failed)

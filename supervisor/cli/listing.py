@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from supervisor.cli import exits, text
+from supervisor.catalog import real_workspace
+from supervisor.cli import exits, streams, text
 from supervisor.cli.arguments import label_option, workspace_option
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.model import Job, to_json
@@ -57,7 +58,7 @@ def list_jobs(
             call.note(f"There are more: --limit, or --cursor {page.next_cursor}.")
     else:
         such = "No such jobs" if state or labels or cursor else "No jobs"
-        place = "" if where is None else f" in {os.path.realpath(os.path.expanduser(where))}"
+        place = "" if where is None else f" in {real_workspace(where)}"
         more = f"; {text.plural(elsewhere, 'job')} in other workspaces (--all)" if elsewhere else ""
         call.note(f"{such}{place}{more}.")
     return exits.OK
@@ -72,7 +73,8 @@ def _draw(jobs: Sequence[Job], *, with_workspace: bool) -> None:
         [heads, *(_cells(job, with_workspace=with_workspace) for job in jobs)],
         right=frozenset({3, 4}),
     )
-    click.echo("\n".join(lines))
+    with streams.writing():
+        click.echo("\n".join(lines))
 
 
 def _cells(job: Job, *, with_workspace: bool) -> list[str]:
@@ -116,4 +118,5 @@ def _table(jobs: Sequence[Job], *, with_workspace: bool) -> None:
         cells[0] = Text(job.job_id[:length], style="bold")
         cells[1] = Text(text.outcome(job), style=text.COLOURS[job.status])
         table.add_row(*cells)
-    Console(highlight=False).print(table)
+    with streams.writing():
+        Console(highlight=False).print(table)

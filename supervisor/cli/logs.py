@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from supervisor.catalog import Catalog
-from supervisor.cli import exits
+from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.engines import records, stopping
@@ -42,8 +42,9 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
         if not call.as_json:
             sys.stdout.flush()
             for chunk in chunks:
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+                with streams.writing():
+                    sys.stdout.buffer.write(chunk)
+                    sys.stdout.buffer.flush()
             return exits.OK
         data = b"".join(chunks)
     shape: dict[str, object] = {"ok": True, "job_id": job_id, "stream": "stderr" if of_stderr else "stdout"}

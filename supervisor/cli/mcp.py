@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from supervisor.cli import exits
+from supervisor.cli import exits, inherited, streams
 from supervisor.cli.front import Invocation, command, report
 from supervisor.errors import InvalidArguments, InvalidSettings, SupervisorError
 
@@ -65,6 +65,7 @@ def mcp(
             raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
         options = _options(call, config, allow_commands)
         if http is None:
+            _check_streams()
             return _over_stdio(options)
     except SupervisorError as error:
         if http is not None:
@@ -106,11 +107,18 @@ def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str
     return Options(settings=settings, kinds=found, allow_commands=allow_commands)
 
 
+def _check_streams() -> None:
+    for number, name in enumerate(("stdin", "stdout")):
+        if inherited.is_closed(number):
+            message = f"{name} is closed, and the host is served over stdin and stdout"
+            raise InvalidArguments(message, repair="Have the host open both, or serve with --http.")
+
+
 def _over_stdio(options: Options) -> int:
     from supervisor.mcp_server.serving import serve_stdio
 
     _run(partial(serve_stdio, options))
-    sys.stderr.flush()
+    streams.finish()
     os._exit(exits.OK)  # a host gives half a second: there is nothing left that taking a process apart could save
 
 
@@ -137,7 +145,7 @@ def _over_http(call: Invocation, options: Options, http: str, *, no_token: bool,
 
 
 def _run(serve: Callable[[], Awaitable[None]]) -> None:
-    """Serve; an error of ours that comes out alone in its groups is raised as itself."""
+    """Serve; an error of ours, or of stdout, that comes out alone in its groups is raised as itself."""
     import trio
 
     try:
@@ -149,6 +157,6 @@ def _run(serve: Callable[[], Awaitable[None]]) -> None:
             if len(held) != 1:
                 break
             error = held[0]
-        if isinstance(error, SupervisorError):
+        if isinstance(error, SupervisorError | BrokenPipeError):
             raise error from error.__cause__
         raise

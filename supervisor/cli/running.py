@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from supervisor.cli import exits, text
+from supervisor.cli import exits, streams, text
 from supervisor.cli.front import Invocation, write_document
 from supervisor.cli.launching import launch_status
 from supervisor.errors import SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
+from supervisor.signals import heard
 from supervisor.states import Reason, State
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def run_to_end(call: Invocation, spec: JobSpec) -> int:
 async def _main(call: Invocation, spec: JobSpec) -> int:
     from supervisor.opening import open_supervisor
 
-    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    with trio.open_signal_receiver(*heard) as signals:
+    with heard(*_SIGNALS) as signals:
         async with open_supervisor(call.settings) as sup:
             return await _Run(call, sup).go(spec, signals)
 
@@ -71,14 +71,14 @@ class _Run:
     async def go(self, spec: JobSpec, signals: AsyncIterator[int]) -> int:
         """Run the job and return our exit status."""
         status: int | None = None
-        failure: SupervisorError | None = None
+        failure: SupervisorError | BrokenPipeError | None = None
         with self._all:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, signals)
                 nursery.start_soon(self._cancel)
                 try:
                     status = await self._to_end(spec)
-                except SupervisorError as error:  # kept, so that it comes out bare and not in a group
+                except (SupervisorError, BrokenPipeError) as error:  # kept, so that it comes out bare, not in a group
                     failure = error
                 nursery.cancel_scope.cancel()
         self._screen.erase()
@@ -94,9 +94,9 @@ class _Run:
                 if self._screen.on_terminal:
                     nursery.start_soon(self._tick, job)
                     nursery.start_soon(self._heed, job.job_id)
-                async with trio.open_nursery() as streams:
-                    streams.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
-                    streams.start_soon(self._stream, job.job_id, "stderr", _STDERR)
+                async with trio.open_nursery() as both:
+                    both.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
+                    both.start_soon(self._stream, job.job_id, "stderr", _STDERR)
                 nursery.cancel_scope.cancel()
         job = await self._sup.wait(job.job_id)
         if job.status is State.DONE and not self._call.as_json:
@@ -104,7 +104,11 @@ class _Run:
         result = await self._sup.result(job.job_id)
         self._screen.erase()
         if self._call.as_json:
-            write_document(to_json(result))
+            try:
+                write_document(to_json(result))
+            except (BrokenPipeError, streams.StdoutFailed):
+                streams.say(f"supervisor: the result of job {job.job_id} was not written; it is kept")
+                raise
         else:
             self._comment(job, result.error)
         return exits.of_command(job, launch_status=launch_status(result))

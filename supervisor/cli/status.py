@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import click
 
-from supervisor.cli import exits, text
+from supervisor.cli import exits, streams, text
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.errors import JobRunning
@@ -128,8 +128,9 @@ def show_result(call: Invocation, found: Result) -> None:
         call.note(f"  {found.error.repair}")
     elif found.kind == "raw" and isinstance(found.value, str):
         data = base64.b64decode(found.value) if found.encoding == "base64" else found.value.encode()
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with streams.writing():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
     else:
-        click.echo(json.dumps(found.value, indent=2))
+        call.tell(json.dumps(found.value, indent=2))

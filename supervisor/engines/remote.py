@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.engines import Observation, records
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
+from supervisor.paths import absolute, expanded
 
 if TYPE_CHECKING:
     from supervisor.engines.backend import Desk
@@ -92,7 +93,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if begin not in _ABOUT_DEADLINE:
         message = f"deadline_from is {begin!r:.80}; it must be 'start' or 'submission'"
         raise InvalidArguments(message)
-    path = os.path.realpath(os.path.expanduser(shared))
+    path = os.path.realpath(absolute(expanded(shared), "shared_dir"))
     return {"shared_dir": path, "deadline_from": begin, "own": slurm_cli.check_options(own)}
 
 

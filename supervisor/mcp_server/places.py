@@ -31,6 +31,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from supervisor import log
 from supervisor.catalog import real_workspace
 from supervisor.errors import InvalidArguments
+from supervisor.paths import expanded
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -54,7 +55,13 @@ class Places:
 
     def __init__(self, *, trust_roots: bool) -> None:
         """``trust_roots``: whether the roots of a client widen what is allowed."""
-        self._own = os.path.realpath(".")
+        self._nowhere: InvalidArguments | None = None
+        try:
+            self._own: str | None = real_workspace(os.curdir)
+        except InvalidArguments as error:  # raised by the calls that need it; others do not
+            repair = "Start the server again in a directory that exists, or name `workspaces` in the kinds file."
+            message = f"the server has no directory of its own: {error.message}"
+            self._own, self._nowhere = None, InvalidArguments(message, repair=repair, details=error.details)
         self._trust_roots = trust_roots
 
     async def choose(
@@ -69,7 +76,8 @@ class Places:
         Raises:
             InvalidArguments: it would be none of the allowed directories.
         """
-        within = [self._own] if allowed is None else list(allowed)
+        own = [] if self._own is None else [self._own]
+        within = own if allowed is None else list(allowed)
         if given is not None:
             wanted = await trio.to_thread.run_sync(real_workspace, self._absolute(given), abandon_on_cancel=True)
             if _inside(wanted, within):
@@ -80,6 +88,8 @@ class Places:
                     return roots
                 within += roots
             if not _inside(wanted, within):
+                if not within and self._nowhere is not None:
+                    raise self._nowhere
                 raise _refused(given, within)
             return Place(wanted)
         roots = await _roots_of(ctx, params)
@@ -95,15 +105,20 @@ class Places:
             others = f"workspace was not given: of the host's roots the first was taken, {fitting[0]}"
             return Place(fitting[0], (others,) if len(fitting) > 1 else ())
         own = self._own
-        if _inside(own, within):
+        if own is not None and _inside(own, within):
             return Place(own, (f"workspace was not given: the server's own directory was taken, {own}",))
         if allowed is not None and len(allowed) == 1:
             return Place(allowed[0], (f"workspace was not given: the only one allowed was taken, {allowed[0]}",))
+        if self._nowhere is not None:
+            raise self._nowhere
         message = "workspace is not given, and the server's own directory is not allowed here"
         raise InvalidArguments(message, repair=f"Give as workspace a directory in: {', '.join(within)}.")
 
     def _absolute(self, given: str) -> str:
-        return os.path.join(self._own, os.path.expanduser(given))
+        path = expanded(given)
+        if not os.path.isabs(path) and self._nowhere is not None:
+            raise self._nowhere
+        return os.path.join(self._own or "/", path)
 
 
 def _inside(path: str, directories: Sequence[str]) -> bool:

@@ -22,6 +22,7 @@ from supervisor.mcp_server.starting import Starter, kind_tool, start_tool
 from supervisor.mcp_server.tasks import Tasks
 from supervisor.mcp_server.tools import job_tools
 from supervisor.settings import Settings
+from supervisor.signals import heard
 
 if TYPE_CHECKING:
     from supervisor.mcp_server.http import Address
@@ -109,7 +110,7 @@ async def serve_http(
 async def _until_signalled(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with heard(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for _ in signals:
             scope.cancel()

@@ -1,0 +1,72 @@
+"""What this process inherits from its caller: standard descriptors that may be closed, and the environment."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import sys
+from typing import Final
+
+__all__ = ["is_closed", "is_writable", "restore_environment", "take_descriptors"]
+
+_STREAMS: Final = ("stdin", "stdout", "stderr")
+_COERCED: Final = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
+"""What Python sets LC_CTYPE to in a C locale (PEP 538)."""
+
+_closed: Final[set[int]] = set()
+
+
+def take_descriptors() -> None:
+    """Open ``/dev/null`` on each standard descriptor that the caller has closed.
+
+    Otherwise the next file or socket of ours is given its number, and a message for stderr, or the output of a
+    child, is written into that.
+    """
+    for number, name in enumerate(_STREAMS):
+        try:
+            os.fstat(number)
+            continue
+        except OSError:
+            _closed.add(number)
+        try:
+            opened = os.open(os.devnull, os.O_RDWR)
+        except OSError:  # a root without devices; what is written there fails, and is handled as any other failure
+            opened = os.open("/", os.O_RDONLY)
+        os.dup2(opened, number)
+        if opened == number:
+            os.set_inheritable(number, True)
+        else:
+            os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(number, "w" if number else "r", closefd=False)))
+
+
+def is_closed(number: int) -> bool:
+    """Whether the caller has closed this standard descriptor."""
+    return number in _closed
+
+
+def is_writable(number: int) -> bool:
+    """Whether this standard descriptor is open for writing."""
+    return number not in _closed and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+
+def restore_environment() -> None:
+    """Undo what Python has set in the environment of this process, so that jobs get that of the caller.
+
+    In a C locale Python sets LC_CTYPE before it runs the first line. ``/proc/self/environ`` still has what the
+    caller had; where there is none, LC_CTYPE stays as it is.
+    """
+    if os.environ.get("LC_CTYPE") not in _COERCED:
+        return
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return
+    before = next((entry for entry in entries if entry.startswith(b"LC_CTYPE=")), None)
+    if before is None:
+        del os.environ["LC_CTYPE"]
+    else:
+        os.environb[b"LC_CTYPE"] = before.removeprefix(b"LC_CTYPE=")
