@@ -4,7 +4,8 @@
 
 What the agent gets on stdin: what to do, in which shape to answer, and the diff - of the working
 tree, of what is staged, or of a branch since it left its base - without secrets and no larger than
-was asked for; what had to be left out is named. Then this process executes the agent, so that the
+was asked for; what had to be left out is named. Nothing that the repository's configuration names is run: git never
+reads it (``git_view``). Then this process executes the agent, so that the
 job is the agent itself, with its output, its exit status and its signals.
 
 Exits with 2 for arguments that do not fit, 3 when there is nothing to review, 4 when git fails,
@@ -27,6 +28,7 @@ from typing import Final, NoReturn
 import attrs
 
 from supervisor.interpret.redact import redact
+from supervisor.mcp_server.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
 
 __all__ = ["collect", "compose", "main"]
 
@@ -34,9 +36,7 @@ SCOPES: Final = ("working", "staged", "branch")
 _MOST_READ: Final = 32 << 20
 _MOST_UNTRACKED: Final = 200
 _WORTH_SHOWING: Final = 500
-# Nothing that a repository's configuration names is run: no pager, no external diff, no hooks, no monitor.
-_GIT: Final = ("git", "--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-_DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+_DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", IGNORE_SUBMODULES)
 _SECRET_FILES: Final = (
     ".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*", "id_ed25519*",
     "id_ecdsa*", ".netrc", ".npmrc", ".pypirc", ".pgpass", ".htpasswd", "credentials", "credentials.json", "*.tfstate",
@@ -91,11 +91,15 @@ class Change:
     hidden: tuple[str, ...] = ()
 
 
-def _git(*arguments: str, statuses: Sequence[int] = (0,)) -> bytes:
+def _git(view: View, *arguments: str, statuses: Sequence[int] = (0,)) -> bytes:
     try:
         with tempfile.TemporaryFile() as errors:
             with subprocess.Popen(
-                [*_GIT, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+                ["git", "--no-pager", *arguments],  # noqa: S607  # the git that PATH has
+                env=dict(view.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
             ) as process:
                 assert process.stdout is not None  # noqa: S101  # it is a pipe
                 data = process.stdout.read(_MOST_READ)
@@ -109,39 +113,47 @@ def _git(*arguments: str, statuses: Sequence[int] = (0,)) -> bytes:
         raise _Stop(message, 4) from None
     if not cut and process.returncode not in statuses:
         message = f"git {arguments[0]} failed: {told or process.returncode}"
+        if view.partial:
+            message += (
+                " (this is a partial clone, and nothing is fetched for a review: fetch or check out what it needs)"
+            )
         raise _Stop(message, 4)
     return data
 
 
-def _base(given: str | None) -> str:
+def _base(view: View, given: str | None) -> str:
     """Return the commit that a branch is compared with."""
     for name in [given] if given else ["origin/HEAD", "origin/main", "origin/master", "main", "master"]:
-        found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", statuses=(0, 1, 128))
+        found = _git(
+            view, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", statuses=(0, 1, 128)
+        )
         if found.strip():
             return found.strip().decode()
     message = f"there is no commit {given!r} here" if given else "there is no main or master here; name the base"
     raise _Stop(message, 2)
 
 
-def _sections(scope: str, base: str | None) -> tuple[str, list[tuple[str, bytes]]]:
+def _sections(view: View, scope: str, base: str | None) -> tuple[str, list[tuple[str, bytes]]]:
     """Return in words what is looked at, and the diff of each file with its path."""
-    _git("rev-parse", "--show-toplevel")  # whose complaint is short, where this is no repository
-    has_commits = bool(_git("rev-parse", "--verify", "--quiet", "HEAD", statuses=(0, 1, 128)).strip())
-    head = ["HEAD"] if has_commits else [_git("hash-object", "-t", "tree", "/dev/null").strip().decode()]
+    has_commits = bool(_git(view, "rev-parse", "--verify", "--quiet", "HEAD", statuses=(0, 1, 128)).strip())
+    head = ["HEAD"] if has_commits else [_git(view, "hash-object", "-t", "tree", "/dev/null").strip().decode()]
     match scope:
         case "staged":
-            return "what is staged", _split(_git(*_DIFF, "--cached", *head, "--"))
+            return "what is staged", _split(_git(view, *_DIFF, "--cached", *head, "--"))
         case "branch":
-            commit = _base(base)
+            commit = _base(view, base)
             return f"all that the branch has added since {base or commit[:12]}", _split(
-                _git(*_DIFF, f"{commit}...HEAD", "--")
+                _git(view, *_DIFF, f"{commit}...HEAD", "--")
             )
         case _:
-            changed = _split(_git(*_DIFF, *head, "--"))
-            listed = _git("ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+            changed = _split(_git(view, *_DIFF, *head, "--"))
+            listed = _git(view, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
             for name in filter(None, listed[:_MOST_UNTRACKED]):
                 path = os.fsdecode(name)
-                made = _git(*_DIFF, "--no-index", "--", "/dev/null", path, statuses=(0, 1))
+                if path.endswith("/"):  # a repository of its own
+                    changed.append((path, b""))
+                    continue
+                made = _git(view, *_DIFF, "--no-index", "--", "/dev/null", path, statuses=(0, 1))
                 changed += [(path, each) for _, each in _split(made)]
             return "the working tree, with what is staged and what is new", changed
 
@@ -179,7 +191,11 @@ def collect(scope: str, base: str | None, most_bytes: int) -> Change:
     Raises:
         _Stop: there is none, or git cannot tell.
     """
-    what, sections = _sections(scope, base)
+    try:
+        with open_view() as view:
+            what, sections = _sections(view, scope, base)
+    except NoRepository as error:
+        raise _Stop(str(error), 4) from None
     if not sections:
         message = f"there is nothing to review in {what}"
         raise _Stop(message, 3)
@@ -188,6 +204,9 @@ def collect(scope: str, base: str | None, most_bytes: int) -> Change:
     hidden: list[str] = []
     room = most_bytes
     for path, section in sections:
+        if not section:
+            left_out.append(f"{_on_one_line(path)} (a repository of its own)")
+            continue
         if _holds_secrets(path):
             hidden.append(_on_one_line(path))
             continue

@@ -36,10 +36,10 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "-q", "-m", message)
 
-    def review(self, *options: str, agent: tuple[str, ...] = ("cat",), status: int = 0) -> str:
+    def review(self, *options: str, agent: tuple[str, ...] = ("cat",), status: int = 0, up: int = 0) -> str:
         command = [sys.executable, "-P", "-m", "supervisor.mcp_server.review", *options, "--", *agent]
         # The directory for temporary files may itself stand in a checkout.
-        ceiling = {"GIT_CEILING_DIRECTORIES": str(self.path.parent)}
+        ceiling = {"GIT_CEILING_DIRECTORIES": str(self.path.parents[up])}
         environment = {**os.environ, **ceiling, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(
             command, cwd=self.path, env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -182,15 +182,233 @@ def test_a_repository_without_commits_binary_files_and_odd_names(tmp_path: Path)
     assert "Binary files" in told
 
 
-def test_nothing_of_the_workspace_is_imported_or_run(repository: Repository) -> None:
-    """A workspace may hold anything, a module called like one of ours and a diff program included."""
+def test_nothing_of_the_workspace_is_imported(repository: Repository) -> None:
+    """A workspace may hold anything, a module called like one of ours included."""
     ran = repository.path.parent / "ran"
     for name in ("json.py", "supervisor/__init__.py", "argparse.py"):
         repository.write(name, f"open({str(ran)!r}, 'w')\n")
-    repository.write("evil", f"#!/bin/sh\ntouch {ran}\n")
-    (repository.path / "evil").chmod(0o755)
-    repository.write(".gitattributes", "*.py diff=evil filter=evil\n")
-    for key in ("diff.external", "diff.evil.textconv", "diff.evil.command", "core.fsmonitor", "core.pager"):
-        repository.git("config", key, str(repository.path / "evil"))
     repository.review()
     assert not ran.exists()
+
+
+class Armed:
+    """A program that notes who called it, and a configuration that names it wherever it can."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.ran = repository.path.parent / "ran"
+        self.program = repository.path.parent / "evil"
+        self.program.write_text(f'#!/bin/sh\necho "$0 $*" >> {self.ran}\ncat\n')
+        self.program.chmod(0o755)
+        self.repository = repository
+
+    def keys(self) -> list[str]:
+        drivers = [f"filter.evil.{part}" for part in ("clean", "smudge", "process")]
+        drivers += [f"diff.evil.{part}" for part in ("command", "textconv")] + ["merge.evil.driver"]
+        return [
+            *drivers,
+            "diff.external",
+            "core.fsmonitor",
+            "core.pager",
+            "pager.diff",
+            "core.editor",
+            "core.sshCommand",
+            "core.gitProxy",
+            "core.askPass",
+            "credential.helper",
+            "gpg.program",
+            "gpg.ssh.program",
+            "sequence.editor",
+            "interactive.diffFilter",
+            "remote.origin.uploadpack",
+            "remote.origin.vcs",
+            "uploadpack.packObjectsHook",
+            "core.alternateRefsCommand",
+            "diff.tool",
+            "fsmonitor.hook",
+            "trace2.eventTarget",
+        ]
+
+    def arm(self, config: Path, hooks: Path) -> None:
+        lines = []
+        for key in self.keys():
+            section, _, name = key.rpartition(".")
+            head, _, rest = section.partition(".")
+            lines += [f'[{head} "{rest}"]' if rest else f"[{head}]", f"\t{name} = {self.program}"]
+        lines += ["[alias]", *(f"\t{name} = !{self.program}" for name in ("diff", "ls-files", "rev-parse", "config"))]
+        lines += ['[filter "evil"]', "\trequired = true", "[log]", "\tshowSignature = true"]
+        lines += ["[diff]", "\tsubmodule = diff", "[status]", "\tsubmoduleSummary = true"]
+        lines += ["[core]", f"\thooksPath = {hooks}", f"\tattributesFile = {hooks}/attributes"]
+        lines += ["[core]", "\tuntrackedCache = true", "[submodule]", "\trecurse = true"]
+        with config.open("a") as file:
+            file.write("\n".join([*lines, ""]))
+        hooks.mkdir(exist_ok=True)
+        (hooks / "attributes").write_text("* filter=evil diff=evil\n")
+        for name in ("post-index-change", "pre-commit", "post-checkout", "fsmonitor-watchman", "reference-transaction"):
+            (hooks / name).unlink(missing_ok=True)
+            (hooks / name).symlink_to(self.program)
+
+    def assert_safe(self) -> None:
+        assert not self.ran.exists(), self.ran.read_text()
+
+
+ATTRIBUTES = "* filter=evil diff=evil merge=evil ident\n"
+
+
+@pytest.mark.parametrize("where", ["config", "included", "conditional", "worktree", "environment", "global"])
+@pytest.mark.parametrize("scope", ["working", "staged", "branch"])
+def test_nothing_that_the_configuration_names_is_run(
+    repository: Repository, scope: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.git("checkout", "-q", "-b", "topic")
+    repository.write("sub/inner.py", "in_the_branch = 1\n")
+    repository.commit("topic")
+    repository.write("kept.py", "one = 'staged'\n")
+    repository.git("add", "kept.py")
+    repository.write("kept.py", "one = 'unstaged'\n")
+    repository.write(".gitattributes", ATTRIBUTES)
+    repository.write("new.py", "untracked = 1\n")
+    (repository.path / "sub/inner.py").touch()  # looks changed, so that git has to read it
+    os.utime(repository.path / "sub/inner.py", (1, 1))
+    armed = Armed(repository)
+    directory = repository.path / ".git"
+    hooks = directory / "hooks"
+    match where:
+        case "config":
+            armed.arm(directory / "config", hooks)
+        case "included" | "conditional":
+            section = "include" if where == "included" else f'includeIf "gitdir:{repository.path}/"'
+            with (directory / "config").open("a") as file:
+                file.write(f"[{section}]\n\tpath = ../also\n")
+            armed.arm(repository.path / "also", hooks)
+        case "worktree":
+            with (directory / "config").open("a") as file:
+                file.write("[extensions]\n\tworktreeConfig = true\n")
+            armed.arm(directory / "config.worktree", hooks)
+        case "global":  # the user's own, which the attributes of a repository choose from
+            home = repository.path.parent / "home"
+            home.mkdir()
+            armed.arm(home / ".gitconfig", hooks)
+            monkeypatch.setenv("HOME", str(home))
+        case _:
+            for name in ("GIT_EXTERNAL_DIFF", "GIT_PAGER", "GIT_SSH_COMMAND", "GIT_ASKPASS", "GIT_PROXY_COMMAND"):
+                monkeypatch.setenv(name, str(armed.program))
+            monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+            monkeypatch.setenv("GIT_CONFIG_KEY_0", "filter.evil.clean")
+            monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(armed.program))
+    told = repository.review(f"--scope={scope}")
+    armed.assert_safe()
+    assert {"working": "'unstaged'", "staged": "'staged'", "branch": "in_the_branch"}[scope] in told
+    assert ("untracked = 1" in told) == (scope == "working")
+
+
+def test_a_partial_clone_fetches_nothing(repository: Repository, tmp_path: Path) -> None:
+    repository.write("kept.py", "one = 'second'\n")
+    repository.commit("second")
+    repository.git("config", "uploadpack.allowFilter", "true")
+    clone = tmp_path / "clone"
+    source = f"file://{repository.path}"
+    command = ["git", "clone", "-q", "--filter=blob:none", source, str(clone)]
+    subprocess.run(command, check=True, capture_output=True)
+    partial = Repository.__new__(Repository)
+    partial.path = clone
+    armed = Armed(partial)
+    armed.arm(clone / ".git/config", clone / ".git/hooks")
+    partial.write("kept.py", "one = 'third'\n")
+    assert "'third'" in partial.review()  # what is checked out is there
+    (clone / ".git/HEAD").write_text(
+        subprocess.run(["git", "rev-parse", "HEAD~1"], cwd=clone, check=True, capture_output=True, text=True).stdout
+    )
+    assert "partial clone" in partial.review("--scope=staged", status=4)  # the first version is not
+    armed.assert_safe()
+
+
+def test_submodules_and_repositories_within_are_not_entered(repository: Repository, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    Repository(other)
+    repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "module")
+    repository.commit("module")
+    nested = repository.path / "nested"
+    nested.mkdir()
+    inner = Repository(nested)
+    bare = repository.path / "bare"
+    subprocess.run(["git", "init", "-q", "--bare", str(bare)], check=True)
+    armed = Armed(repository)
+    for config in (repository.path / ".git/modules/module/config", nested / ".git/config", bare / "config"):
+        armed.arm(config, config.parent / "hooks")
+    (repository.path / ".gitmodules").write_text(
+        (repository.path / ".gitmodules").read_text() + f"\tupdate = !{armed.program}\n"
+    )
+    for place in (repository.path / "module", nested):
+        (place / ".gitattributes").write_text(ATTRIBUTES)
+        (place / "kept.py").write_text("one = 'dirty'\n")
+    told = repository.review()
+    assert "nested/ (a repository of its own)" in told
+    assert "'dirty'" not in told
+    below = Repository.__new__(Repository)
+    below.path = bare
+    below.review(up=1)  # the repository around it is looked at, not the bare one
+    armed.assert_safe()
+    # A submodule and a linked working tree can be looked at by themselves.
+    module = Repository.__new__(Repository)
+    module.path = repository.path / "module"
+    assert "'dirty'" in module.review()
+    inner.write("kept.py", "one = 'nested'\n")
+    assert "'nested'" in inner.review()
+    armed.assert_safe()
+
+
+def test_a_linked_working_tree(repository: Repository, tmp_path: Path) -> None:
+    repository.git("worktree", "add", "-q", str(tmp_path / "linked"), "-b", "topic")
+    linked = Repository.__new__(Repository)
+    linked.path = tmp_path / "linked"
+    linked.write("kept.py", "one = 'linked'\n")
+    assert "'linked'" in linked.review()
+    linked.commit("linked")
+    assert "'linked'" in linked.review("--scope=branch")
+    assert "'linked'" in linked.review("--scope=branch", "--base=HEAD~1")
+
+
+def test_nothing_of_the_repository_is_written(repository: Repository) -> None:
+    (repository.path / "kept.py").touch()
+    repository.write("kept.py", "one = 2\n")
+    directory = repository.path / ".git"
+
+    def state() -> dict[str, tuple[int, int]]:
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in directory.rglob("*")}
+
+    before = state()
+    repository.review()
+    assert state() == before
+
+
+def test_files_are_seen_as_the_repository_has_them(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = repository.path.parent / "home"
+    (home / ".config/git").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (home / ".config/git/ignore").write_text("ignored-by-me\n")
+    repository.git("config", "core.fileMode", "false")
+    repository.git("config", "core.autocrlf", "input")
+    (repository.path / "kept.py").chmod(0o755)
+    repository.write("kept.py", "one = 1\r\n")
+    repository.write("ignored-by-me", "x\n")
+    repository.review(status=3)
+    (home / ".config/git/ignore").unlink()
+    (home / ".gitconfig").write_text("[core]\n\texcludesFile = ~/mine\n")
+    (home / "mine").write_text("ignored-by-me\n")
+    repository.review(status=3)
+    (home / "mine").write_text("")
+    assert "ignored-by-me" in repository.review()
+
+
+@pytest.mark.parametrize("name", ["HEAD", "config", "index", ".git"])
+def test_a_pipe_in_the_place_of_a_file_of_git_hangs_nothing(repository: Repository, name: str) -> None:
+    repository.write("kept.py", "one = 2\n")
+    if name == ".git":
+        (repository.path / ".git").rename(repository.path / "elsewhere")
+        os.mkfifo(repository.path / ".git")
+    else:
+        (repository.path / ".git" / name).unlink()
+        os.mkfifo(repository.path / ".git" / name)
+    repository.review(status={"HEAD": 4, ".git": 4}.get(name, 0))

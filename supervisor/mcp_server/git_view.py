@@ -1,0 +1,198 @@
+"""A git repository without its configuration: nothing that the repository names can be run, because git never reads it.
+
+What git runs on behalf of a repository - filters, external diffs, text conversions, monitors, hooks, pagers, the
+programs of a remote from which a partial clone fetches - is named by its configuration. A list of all such keys to
+turn off would be out of date with the next version of git. So git is given a directory of our own: its configuration
+has a few values that are copied after they were compared with what they may be; objects and references are those of
+the repository, by links; the index is a copy, so that nothing is written. The configuration of the user and of the
+machine is left out as well, since the attributes of a repository choose among the filters that it has.
+
+Submodules are repositories with a configuration of their own. git runs itself in them to see whether they are dirty,
+so callers have to tell it to ignore that (``IGNORE_SUBMODULES``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+__all__ = ["IGNORE_SUBMODULES", "NoRepository", "View", "open_view"]
+
+IGNORE_SUBMODULES: Final = "--ignore-submodules=dirty"
+
+_SMALL: Final = 1 << 20
+_LINKED: Final = ("objects", "refs", "packed-refs", "logs", "shallow", "info", "reftable")
+_BOOLEAN: Final = re.compile(r"true|false|yes|no|on|off|0|1", re.IGNORECASE)
+# What has to be as the repository has it for git to see its files as they are.
+_COPIED: Final[Mapping[str, re.Pattern[str]]] = {
+    "core.filemode": _BOOLEAN,
+    "core.ignorecase": _BOOLEAN,
+    "core.symlinks": _BOOLEAN,
+    "core.precomposeunicode": _BOOLEAN,
+    "core.autocrlf": re.compile(rf"{_BOOLEAN.pattern}|input", re.IGNORECASE),
+    "core.eol": re.compile(r"lf|crlf|native"),
+    "extensions.objectformat": re.compile(r"sha1|sha256"),
+    "extensions.refstorage": re.compile(r"files|reftable"),
+}
+
+
+class NoRepository(Exception):
+    """There is no repository, or it cannot be read; the message says which."""
+
+
+@attrs.frozen
+class View:
+    """A repository, ready to be looked at.
+
+    Attributes:
+        environment: for git; it names the directories and keeps everything else out.
+        partial: whether objects may be missing, because it is a partial clone; they are not fetched.
+    """
+
+    environment: Mapping[str, str]
+    partial: bool
+
+
+@contextlib.contextmanager
+def open_view() -> Generator[View]:
+    """Make the view of the repository that the current directory is in; it goes away with the block.
+
+    Raises:
+        NoRepository: there is none, or it cannot be read.
+    """
+    top, own = _find(Path.cwd())
+    common = _below(own, own / "commondir") or own
+    with tempfile.TemporaryDirectory(prefix="supervisor-review-") as made:
+        view = Path(made)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        excludes = _users_excludes(environment)
+        environment |= {
+            "GIT_DIR": made,
+            "GIT_WORK_TREE": str(top),
+            "HOME": made,
+            "XDG_CONFIG_HOME": made,
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_NO_LAZY_FETCH": "1",
+            "GIT_ALLOW_PROTOCOL": "",
+            "LC_ALL": "C",
+        }
+        try:
+            head = _read(own / "HEAD")
+            if head is None:
+                message = f"not a git repository: {own}"
+                raise NoRepository(message)
+            (view / "HEAD").write_bytes(head)
+            for name in _LINKED:
+                if (common / name).exists():
+                    (view / name).symlink_to(common / name)
+            if _is_file(own / "index"):
+                shutil.copyfile(own / "index", view / "index")
+            for shared in own.glob("sharedindex.*"):
+                (view / shared.name).symlink_to(shared)
+            values = _copied(common / "config", environment)
+            (view / "config").write_text(_configuration(values, excludes), encoding="utf-8")
+        except OSError as error:
+            message = f"the git repository cannot be read: {error.strerror} ({error.filename})"
+            raise NoRepository(message) from None
+        yield View(environment, any((common / "objects" / "pack").glob("*.promisor")))
+
+
+def _find(start: Path) -> tuple[Path, Path]:
+    """Return the top of the working tree around ``start``, and its own git directory.
+
+    A repository without a working tree is none to look at, so that one that lies about as a directory is passed over.
+    """
+    ceilings = {Path(each) for each in os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep) if each}
+    for top in (start, *start.parents):
+        if top != start and top in ceilings:
+            break
+        entry = top / ".git"
+        if os.path.lexists(entry / "HEAD"):
+            return top, entry
+        if (elsewhere := _below(top, entry, prefix=b"gitdir: ")) is not None:
+            return top, elsewhere
+    message = "not a git repository (or any of the parent directories)"
+    raise NoRepository(message)
+
+
+def _below(base: Path, file: Path, prefix: bytes = b"") -> Path | None:
+    """Return the directory that ``file`` names, relative to ``base``; ``None`` where it names none."""
+    content = _read(file)
+    if content is None or not content.startswith(prefix):
+        return None
+    return base / os.fsdecode(content.removeprefix(prefix).rstrip(b"\r\n"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what stands in a small file; ``None`` for anything else, a pipe above all."""
+    if not _is_file(path):
+        return None
+    with path.open("rb") as file:
+        return file.read(_SMALL)
+
+
+def _git_config(environment: Mapping[str, str], *words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "config", *words],  # noqa: S607  # the git that PATH has
+            env=dict(environment),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+    except FileNotFoundError:
+        message = "git is not installed, or not in PATH"
+        raise NoRepository(message) from None
+    return os.fsdecode(done.stdout) if done.returncode == 0 else ""
+
+
+def _users_excludes(environment: Mapping[str, str]) -> str:
+    """Return the file in which the user, not the repository, says which files are of no interest."""
+    named = _git_config(environment, "--global", "--type=path", "--get", "core.excludesFile").strip("\n")
+    home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", "/"), ".config")
+    return named or os.path.join(home, "git/ignore")
+
+
+def _copied(config: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    if not _is_file(config):
+        return {}
+    found: dict[str, str] = {}
+    for entry in _git_config(environment, "--file", str(config), "--no-includes", "--null", "--list").split("\0"):
+        name, _, value = entry.partition("\n")
+        pattern = _COPIED.get(name)
+        if pattern is not None and pattern.fullmatch(value or "true"):
+            found[name] = value or "true"
+    return found
+
+
+def _configuration(values: Mapping[str, str], excludes: str) -> str:
+    quoted = excludes.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    lines = ["[core]", "repositoryformatversion = 1", "bare = false", f'excludesFile = "{quoted}"']
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        lines += [f"[{section}]", f"{key} = {value}"]
+    return "\n".join([*lines, ""])
