@@ -101,7 +101,8 @@ def open_view() -> Generator[View]:
                 if (common / name).exists():
                     (view / name).symlink_to(common / name)
             if _is_file(own / "index"):
-                shutil.copyfile(own / "index", view / "index")
+                # With its time: what was changed in the same moment, git finds by comparing times with this one.
+                shutil.copy2(own / "index", view / "index")
             for shared in own.glob("sharedindex.*"):
                 (view / shared.name).symlink_to(shared)
             values = _copied(common / "config", environment)

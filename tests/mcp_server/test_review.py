@@ -369,6 +369,17 @@ def test_a_linked_working_tree(repository: Repository, tmp_path: Path) -> None:
     assert "'linked'" in linked.review("--scope=branch", "--base=HEAD~1")
 
 
+def test_a_change_of_the_same_moment_and_size_is_seen(repository: Repository) -> None:
+    repository.write("kept.py", "one = 2\n")
+    moment = (repository.path / ".git/index").stat().st_mtime_ns
+    os.utime(repository.path / "kept.py", ns=(moment, moment))
+    repository.git("add", "kept.py")
+    repository.write("kept.py", "one = 3\n")
+    for path in (repository.path / "kept.py", repository.path / ".git/index"):
+        os.utime(path, ns=(moment, moment))
+    assert "one = 3" in repository.review()
+
+
 def test_nothing_of_the_repository_is_written(repository: Repository) -> None:
     (repository.path / "kept.py").touch()
     repository.write("kept.py", "one = 2\n")
