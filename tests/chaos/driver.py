@@ -1,10 +1,13 @@
-"""The driver of chaos: ``python driver.py --rounds 300 [--seed S] [--only ROUND] [--point NAME]``.
+"""The driver of chaos: ``python driver.py --rounds 300 [--scarce] [--seed S] [--only ROUND] [--point NAME]``.
 
 Each round has a state root of its own, on which several programs start, ask for, cancel, consume and
 prune jobs while somebody kills them, their keepers, or the jobs, at random moments and at failpoints
 (``points.py``). Then two fresh processes tell what is on record, and ``oracle.py`` compares that with what
 the commands themselves left behind. What a round does follows from the seed alone; what comes of
 it also depends on the machine's mood, which is the purpose.
+
+With ``--scarce`` descriptors, memory and disk also run out, at random moments and for a while, in supervisors,
+clients and keepers (``scarcity.py``). The same oracle judges.
 
 It is a subreaper, so that the orphans of killed keepers come to it, whether it reaps them at once or late.
 """
@@ -37,6 +40,7 @@ sys.path[:0] = [str(Path(__file__).parent), PACKAGE]  # installed or not, the pa
 import commands  # noqa: E402  # found by the path above
 import points  # noqa: E402  # found by the path above
 import programs  # noqa: E402  # found by the path above
+import scarcity  # noqa: E402  # found by the path above
 from oracle import Broken, Facts, read_lines  # noqa: E402  # found by the path above
 
 _TICK_SECONDS = 0.004
@@ -64,13 +68,15 @@ class Program:
 class Round:
     """One round, from an empty state root to the verdict."""
 
-    def __init__(self, seed: int, number: int, directory: Path, point: str | None) -> None:
+    def __init__(self, seed: int, number: int, directory: Path, point: str | None, *, scarce: bool = False) -> None:
         self.rng = random.Random(f"{seed}.{number}")
         self.directory = directory
         self.root = directory / "state"
         self.marks = directory / "marks"
         self.marks.mkdir(parents=True)
         self.root.mkdir(mode=0o700)
+        self.scarce = scarce
+        self.disk = scarcity.SmallDisk(self.root) if scarce and self.rng.random() < 0.4 else None
         os.environ.update(
             CHAOS_MARKS=str(self.marks),
             CHAOS_ROOT=str(self.root),
@@ -103,7 +109,7 @@ class Round:
         self.armed_share = rng.choice((0.5, 1.0))
         shared: list[commands.Command] = []
         for number in range(hosts):
-            made = [commands.make(rng) for _ in range(rng.randint(2, 4))]
+            made = [self.make() for _ in range(rng.randint(2, 4))]
             shared += [command for command in made if command.key is not None]
             if number and shared and rng.random() < 0.5:
                 made.append(rng.choice(shared))
@@ -118,7 +124,7 @@ class Round:
             ]
             self.host_at(rng.choice((0.0, rng.uniform(0, 0.1))), f"host{number}", tasks)
         for number in range(rng.randint(1, 3)):
-            command = rng.choice(shared) if shared and rng.random() < 0.4 else commands.make(rng)
+            command = rng.choice(shared) if shared and rng.random() < 0.4 else self.make()
             self.client_at(rng.uniform(0, 0.3), f"start{number}", command)
         theme = (self.point or "").partition(".")[0]
         whats = ("cancel", "cancel", "status", "result", "consume", "prune", "wait", "list")
@@ -135,12 +141,21 @@ class Round:
         for _ in range(rng.choice((0, 1, 1, 2, 3) if self.point else (1, 2, 3))):
             victim = rng.choice(("supervisor", "supervisor", "client", "keeper", "keeper", "both", "pause", "job"))
             self.at(rng.uniform(0.02, 0.6), lambda victim=victim: self.strike(victim))
+        for _ in range(rng.randint(3, 6) if self.scarce else 0):
+            self.at(rng.uniform(0.02, 0.6), self.squeeze)
         if rng.random() < (1.0 if self.point in points.HEALING else 0.08):
             how = rng.choice(("zero", "truncate", "garbage", "gone", "header"))
             self.at(rng.uniform(0.1, 0.3), lambda: self.damage(how))
         if rng.random() < 0.4:
             self.host_at(rng.uniform(0.25, 0.5), "successor", [], adopts=True)
         self.until = rng.uniform(0.55, 0.8)
+
+    def make(self) -> commands.Command:
+        """Return a command; on a small disk one that writes nothing, as its own output would be cut short there."""
+        while True:
+            command = commands.make(self.rng)
+            if self.disk is None or not command.output:
+                return command
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         self.due.append((when, len(self.due), action))
@@ -319,6 +334,32 @@ class Round:
                 self.kills["job"] += 1
                 self.tell(f"shot the leader of {token}")
 
+    def squeeze(self) -> None:
+        """Take descriptors, memory or disk away for a while."""
+        what = self.rng.choice(("descriptors", "descriptors", "memory", "disk" if self.disk else "descriptors"))
+        seconds = self.rng.choice((0.02, 0.1, 0.3, 0.6))
+        if what == "disk" and self.disk:
+            give_back = self.disk.fill(inodes=self.rng.random() < 0.3)
+            who = "the state root"
+        else:
+            keepers = sorted(points.keepers(str(self.root)))
+            pids = [*(program.pid for program in self.programs if program.alive), *keepers]
+            if not pids:
+                return
+            pid = self.rng.choice(pids)
+            who = f"{'keeper' if pid in keepers else 'program'} {pid}"
+            if what == "memory":
+                self.facts.starved.add(pid)
+            give_back = scarcity.squeeze(what, pid, spare=self.rng.choice((0, 0, 1, 3)))
+        self.kills[f"{what} out"] += 1
+        self.tell(f"no more {what} in {who} for {seconds} s")
+
+        def ease() -> None:
+            give_back()
+            self.tell(f"{what} back in {who}")
+
+        self.at(time.monotonic() - self.begin + seconds, ease)
+
     @staticmethod
     def resume(pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -376,7 +417,10 @@ class Round:
         if program.then is not None:
             program.then(program)
         if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) == 70:
-            text = (self.directory / f"{program.name}.err").read_text()[-1500:]
+            text = (self.directory / f"{program.name}.err").read_text()[-6000:]
+            if program.pid in self.facts.starved and "MemoryError" in text:
+                self.tell(f"{program.name} ended for want of memory")
+                return
             message = f"{program.name} crashed:\n{text}"
             raise Broken(message)
 
@@ -506,6 +550,8 @@ class Round:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        if self.disk:
+            self.disk.unmount()
         return left
 
 
@@ -514,9 +560,16 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def play(seed: int, number: int, directory: Path, point: str | None) -> tuple[Round, str | None]:
+def play(
+    seed: int,
+    number: int,
+    directory: Path,
+    point: str | None,
+    *,
+    scarce: bool,
+) -> tuple[Round, str | None]:
     """Play one round; returns it with what broke."""
-    played = Round(seed, number, directory, point)
+    played = Round(seed, number, directory, point, scarce=scarce)
     broken: str | None = None
     try:
         played.run()
@@ -536,6 +589,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", type=int, default=None, help="play this round of the seed only")
     parser.add_argument("--point", default=None, help="this failpoint in every round")
+    parser.add_argument("--scarce", action="store_true", help="descriptors, memory and disk run out as well")
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--package", help="where the package is; beside the tests if left out")
     parser.add_argument("--go-on", action="store_true", help="count broken rounds instead of ending at the first")
@@ -552,7 +606,7 @@ def main() -> int:
     numbers = range(given.rounds) if given.only is None else [given.only]
     for number in numbers:
         directory = base / f"{number}-{time.time_ns()}"
-        played, broken = play(seed, number, directory, given.point)
+        played, broken = play(seed, number, directory, given.point, scarce=given.scarce)
         kills += played.kills
         outcomes += played.facts.outcomes
         jobs += len(played.facts.commands)

@@ -42,6 +42,7 @@ class Facts:
     begun: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     lives: dict[str, float] = field(default_factory=dict)
+    starved: set[int] = field(default_factory=set)
     paused: float = 0.0
     held: dict[int, float] = field(default_factory=dict)
     forgetting: set[str] = field(default_factory=set)
