@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 GRACE_SECONDS = 0.15
 
-_BEGIN = 'm="$CHAOS_MARKS/$CHAOS_TOKEN"; printf "begin %s %s\\n" "$$" "$SUPERVISOR_JOB_ID" >>"$m"; '
+# A job has the limits of its caller, which may be those of a scarce moment; the shell itself needs ten descriptors.
+_LIMITS = "ulimit -S -n 256; ulimit -S -v unlimited; "
+_BEGIN = _LIMITS + 'm="$CHAOS_MARKS/$CHAOS_TOKEN"; printf "begin %s %s\\n" "$$" "$SUPERVISOR_JOB_ID" >>"$m"; '
 _DEAF = "trap '' TERM; "
 _REST = "while :; do sleep 0.3; done"
 # Away from the session, away from the parent, deaf; and with the leader, all at once.

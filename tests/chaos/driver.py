@@ -46,6 +46,8 @@ from oracle import Broken, Facts, read_lines  # noqa: E402  # found by the path 
 _TICK_SECONDS = 0.004
 _PATIENCE_SECONDS = 15.0
 _PR_SET_CHILD_SUBREAPER = 36
+# How Python says that it got no memory, in its own code or for a thread's stack; its host may end of that.
+_NO_MEMORY = ("MemoryError", "can't start new thread", "error return without exception set")
 THEMES = frozenset({"forget", "trash", "stop", "exit", "adopt", "rule"})
 
 
@@ -343,7 +345,8 @@ class Round:
             who = "the state root"
         else:
             keepers = sorted(points.keepers(str(self.root)))
-            pids = [*(program.pid for program in self.programs if program.alive), *keepers]
+            logs = {program.pid: self.directory / f"{program.name}.log" for program in self.programs if program.alive}
+            pids = [*(pid for pid, log in logs.items() if log.exists()), *keepers]  # those that are under way
             if not pids:
                 return
             pid = self.rng.choice(pids)
@@ -418,7 +421,7 @@ class Round:
             program.then(program)
         if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) == 70:
             text = (self.directory / f"{program.name}.err").read_text()[-6000:]
-            if program.pid in self.facts.starved and "MemoryError" in text:
+            if program.pid in self.facts.starved and any(each in text for each in _NO_MEMORY):
                 self.tell(f"{program.name} ended for want of memory")
                 return
             message = f"{program.name} crashed:\n{text}"

@@ -156,12 +156,17 @@ class Plan:
         self.keeper = keeper
         self.steps: list[dict[str, Any]] = json.loads(os.environ.get("CHAOS_PLAN", "[]"))
         self.counts: dict[str, int] = {}
+        # Opened before anything can run out.
+        self.hits = (
+            os.open(os.environ["CHAOS_HITS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if self.steps else -1
+        )
 
     def hit(self, point: str) -> None:
         self.counts[point] = self.counts.get(point, 0) + 1
         for step in self.steps:
             if step["point"] == point and step["nth"] == self.counts[point]:
-                self.act(step)
+                with contextlib.suppress(OSError):  # no descriptor to look for a victim with: the moment passes
+                    self.act(step)
 
     def act(self, step: dict[str, Any]) -> None:
         own, do = os.getpid(), step["do"]
@@ -174,9 +179,7 @@ class Plan:
         if do in {"self", "both"}:
             victims.append(("keeper" if self.keeper else "supervisor", own))
         line = json.dumps({"point": step["point"], "pid": own, "do": do, "victims": victims}) + "\n"
-        descriptor = os.open(os.environ["CHAOS_HITS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(descriptor, line.encode())
-        os.close(descriptor)
+        os.write(self.hits, line.encode())
         for _, pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
