@@ -167,7 +167,10 @@ def host(
             nursery.cancel_scope.cancel()
 
     def body(log: Log) -> int:
-        trio.run(main, log)
+        try:
+            trio.run(main, log)
+        except supervisor.SupervisorError as error:  # bare, so it could not be opened: of its tasks it would be a group
+            log.note("unopened", code=error.code, message=error.message)
         return 0
 
     return body
