@@ -17,7 +17,7 @@ _DISK = "size=4m,nr_inodes=2000,mode=0700"
 
 
 def squeeze(what: str, pid: int, *, spare: int) -> Callable[[], None]:
-    """Leave a process ``spare`` more descriptors, or as many times 256 KiB of memory; one that is gone is passed over."""
+    """Leave a process ``spare`` descriptors, or so many times 256 KiB; pass over one that is gone."""
     number = resource.RLIMIT_NOFILE if what == "descriptors" else resource.RLIMIT_AS
     try:
         if what == "descriptors":
