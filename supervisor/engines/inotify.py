@@ -9,9 +9,11 @@ import ctypes
 import os
 import struct
 import sys
-from collections.abc import Callable
-from functools import cache
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing costs the keeper 5 ms
+    from collections.abc import Callable
+    from typing import Final
 
 __all__ = ["CHANGED", "MODIFIED", "OVERFLOWN", "Inotify"]
 
@@ -37,8 +39,16 @@ OVERFLOWN: Final = -1
 _HEAD: Final = struct.Struct("iIII")
 
 
-@cache
+_found: list[tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None] = []
+
+
 def _calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None:
+    if not _found:
+        _found.append(_look_for_calls())
+    return _found[0]
+
+
+def _look_for_calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None:
     if not sys.platform.startswith("linux"):
         return None
     try:

@@ -15,12 +15,11 @@ import sys
 def main() -> None:
     """Leave the session and the process tree of whoever started us, then keep jobs."""
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-    if sys.argv[1] == "--job":  # an engine started us, and watches what belongs to us: we stay where we are
-        import _signal  # type: ignore[import-not-found]  # part of every Python, and of no stubs
+    import _signal  # type: ignore[import-not-found]  # part of every Python, and of no stubs
 
-        # The same without its enumerations, which take a fifth of the time that we need to start: one keeper
-        # serves thousands of local jobs, but here there is one for each.
-        sys.modules.setdefault("signal", _signal)
+    # The same without its enumerations, which would take a third of the time that we need to start.
+    sys.modules.setdefault("signal", _signal)
+    if sys.argv[1] == "--job":  # an engine started us, and watches what belongs to us: we stay where we are
         from keeper_job import keep_one  # type: ignore[import-not-found]  # as below
 
         os._exit(keep_one(sys.argv[2]))  # taking the interpreter down in good order would take longer than the job may
@@ -31,6 +30,7 @@ def main() -> None:
     from keeper_loop import Keeper  # type: ignore[import-not-found]  # found beside this file, outside the package
 
     Keeper(sys.argv[1]).run()
+    os._exit(0)  # whatever still hangs on a file system has been given up
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import keeper_loop, processes, records
+    from supervisor.engines import keeper_launch, keeper_loop, processes, records
 else:  # run by keeper.py, outside the package
+    import keeper_launch
     import keeper_loop
     import processes
     import records
@@ -193,7 +194,7 @@ class JobKeeper(keeper_loop.Keeper):
                 time.sleep(0.5)
         os.unlink(path)
         given = {name: value for name, value in os.environb.items() if name.startswith(_FROM_ENGINE)}
-        self.environments[_ONLY_TOKEN] = {**orders.environment, **given}
+        self._handle(("env", _ONLY_TOKEN, {**orders.environment, **given}))
         return orders
 
     def _open(self, orders: Orders) -> list[int]:
@@ -217,17 +218,11 @@ class JobKeeper(keeper_loop.Keeper):
 
     # ------------------------------------------------------------ what comes in
 
-    def _signalled(self) -> None:
-        try:
-            numbers = os.read(self.wake, 65536)
-        except BlockingIOError:
-            return
+    def _hear(self) -> set[int]:
+        numbers = super()._hear()
         if signal.SIGTERM in numbers:  # first: the engine has sent it to the command as well, which may be dead by now
             self._stop_by_engine()
-        if signal.SIGUSR1 in numbers:
-            self._look_for_stops()
-        if signal.SIGCHLD in numbers:
-            self._reap()
+        return numbers
 
     def _stop_by_engine(self) -> None:
         for slot in list(self.slots.values()):
@@ -239,8 +234,8 @@ class JobKeeper(keeper_loop.Keeper):
                         self.directory, records.STOP, {**request, "signalled_boot_ns": now, "gone": False}
                     ):
                         records.mark_stop(self.directory, signalled=now)
-                except OSError:
-                    self._log()
+                except OSError as error:
+                    self.journal.failure(error)
                 self._begin_stop(slot, "cancelled", "the engine")
 
     # ------------------------------------------------------------ the pulse
@@ -259,17 +254,19 @@ class JobKeeper(keeper_loop.Keeper):
         self.beat_ns = processes.boottime_ns() + BEAT_NS
         path = f"{self.directory}/{HEARTBEAT}"
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            os.utime(path)
+            try:
+                os.utime(path, follow_symlinks=False)
+            except FileNotFoundError:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         except OSError:
             pass  # a full disk, a server that is away: the next beat may be felt
 
-    def _told_with_the_end(self, slot: keeper_loop.Slot) -> dict[str, object]:
+    def _told_with_the_end(self, slot: keeper_launch.Slot) -> dict[str, object]:
         """Say why it was stopped: what a further line of ``stop.json`` says may be seen later than this new file."""
         stopped = slot.stop is not None and slot.stop.signalled_ns is not None
         return {"stopped": slot.why} if stopped else {}
 
-    def _settled(self, slot: keeper_loop.Slot, survivors: list[int]) -> None:
+    def _settled(self, slot: keeper_launch.Slot, survivors: list[int]) -> None:
         super()._settled(slot, survivors)
         assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
         code, number = slot.exit[:2]

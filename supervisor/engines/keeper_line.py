@@ -24,6 +24,7 @@ To the supervisor::
 from __future__ import annotations
 
 import _socket
+import errno
 import marshal
 import os
 
@@ -35,6 +36,8 @@ __all__ = ["PROTOCOL", "Line"]
 
 PROTOCOL: Final = 1
 _MOST_DESCRIPTORS: Final = 250
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO})
+"""Errors that say nothing about the other end."""
 
 
 class Line:
@@ -51,6 +54,8 @@ class Line:
         self.unsent = b""
         self._outbox: list[tuple[object, ...]] = []
         self._inbox = bytearray()
+        self._buffer = bytearray(1 << 18)  # made now: what was read must have a place
+        self._read = 0  # bytes of it that are not in the inbox yet
         self._passed: list[int] = []
         self._some_lost = False
 
@@ -70,23 +75,34 @@ class Line:
         if self.unsent:
             try:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
-            except BlockingIOError:
+            except (BlockingIOError, InterruptedError):
                 pass
-            except OSError:
+            except OSError as error:
+                if error.errno in _SHORTAGES:
+                    raise
                 self.close()
 
     def receive(self) -> list[tuple[Any, ...]] | None:
-        """Return the messages that came whole, ``None`` when there is nothing to read."""
+        """Return the messages that came whole, ``None`` when there is nothing to read.
+
+        Raises:
+            OSError: the machine runs short just now; the line is as it was.
+        """
         connection = self.socket
         if connection is None:
             return None
+        self._take_in()
         space = _socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
+        flags = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
         try:
-            data, ancillary, flags, _ = connection.recvmsg(1 << 18, space, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
-        except BlockingIOError:
-            return None
-        except OSError:
-            data, ancillary, flags = b"", [], 0
+            self._read, ancillary, flags, _ = connection.recvmsg_into([self._buffer], space, flags)
+        except (BlockingIOError, InterruptedError):
+            return self._whole() or None
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise
+            ancillary, flags = [], 0
+        ended = not self._read
         for level, kind, payload in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 whole = len(payload) - len(payload) % 4
@@ -95,16 +111,37 @@ class Line:
             for descriptor in self._passed:
                 os.set_inheritable(descriptor, False)
         self._some_lost = bool(flags & _socket.MSG_CTRUNC)
-        if not data:
+        if ended:
             self.close()
             return None
-        self._inbox += data
+        self._take_in()
+        return self._whole()
+
+    def _take_in(self) -> None:
+        if self._read:
+            self._inbox += memoryview(self._buffer)[: self._read]
+            self._read = 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is a frame that could not be read when it came, for want of memory."""
+        return self._read > 0 or self._has_frame
+
+    @property
+    def _has_frame(self) -> bool:
+        return len(self._inbox) >= 4 and len(self._inbox) >= 4 + int.from_bytes(self._inbox[:4], "little")
+
+    def _whole(self) -> list[tuple[Any, ...]]:
+        """Return the messages of the frames that came whole."""
         messages: list[tuple[Any, ...]] = []
-        while len(self._inbox) >= 4:
+        while self._has_frame:
             end = 4 + int.from_bytes(self._inbox[:4], "little")
-            if len(self._inbox) < end:
-                break
-            messages += marshal.loads(bytes(self._inbox[4:end]))  # noqa: S302  # from our own supervisor only
+            try:
+                messages += marshal.loads(bytes(self._inbox[4:end]))  # noqa: S302  # from our own supervisor only
+            except MemoryError:
+                if messages:
+                    break
+                raise
             del self._inbox[:end]
         return messages
 

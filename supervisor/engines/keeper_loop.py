@@ -1,15 +1,16 @@
-"""What the keeper does: launch, record, watch, stop, reap; one loop, one thread.
+"""What the keeper does: launch, record, watch, stop, reap; one loop.
 
 Standard library only; see ``keeper.py`` for how it is started and ``keeper_line`` for what is said on the
 line to its supervisor. When the supervisor is gone its jobs go on, and so does everything here, the deadlines
 now without the delay that leaves them to the supervisor first.
+
+The loop itself is in ``keeper_turns``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import sys
 import time
@@ -17,11 +18,22 @@ from heapq import heapify, heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import keeper_line, keeper_output, keeper_spawn, processes, records, trees
+    from supervisor.engines import (
+        keeper_launch,
+        keeper_output,
+        keeper_owed,
+        keeper_spawn,
+        keeper_turns,
+        processes,
+        records,
+        trees,
+    )
 else:  # run by keeper.py, outside the package
-    import keeper_line
+    import keeper_launch
     import keeper_output
+    import keeper_owed
     import keeper_spawn
+    import keeper_turns
     import processes
     import records
     import trees
@@ -31,140 +43,49 @@ if TYPE_CHECKING:
 __all__ = ["BACKSTOP_NS", "Keeper"]
 
 BACKSTOP_NS: Final = 2_000_000_000
-_LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
-# Few launches at once are answered one by one, so that the supervisor has something to do meanwhile; of many, each
-# answer of its own would only wake it once more.
-_ANSWER_AFTER: Final = 4
+_LOOK_AT_LAUNCH_NS: Final = 50_000_000  # one that is to end, and has not come back
 
 
-class Slot:
-    """A job that was launched here and is not settled yet."""
-
-    __slots__ = (
-        "deadline",
-        "directory",
-        "exit",
-        "grace",
-        "pid",
-        "request",
-        "start",
-        "stop",
-        "token",
-        "why",
-    )
-
-    def __init__(self, token: int, directory: str, grace: float) -> None:
-        self.token = token
-        self.directory = directory
-        self.grace = grace
-        self.pid = 0
-        self.start = 0
-        self.deadline: int | None = None
-        self.stop: trees.Stop | None = None
-        self.request: dict[str, object] = {}  # what stop.json says, or will when there is room for it
-        self.why: str | None = None  # why it was stopped, once the first signal went out
-        self.exit: tuple[Any, ...] | None = None
-
-
-class Keeper:
+class Keeper(keeper_turns.Turns):
     """Keeps the jobs of one supervisor."""
 
     def __init__(self, root: str) -> None:
         """Take over standard input as the socket, and prepare to spawn."""
-        self.root = root
-        self.line = keeper_line.Line(os.dup(0))
-        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for standard in (0, 1, 2):
-            os.dup2(self.null, standard)
-        self.umask = os.umask(0o077)  # theirs is for the jobs; ours keeps every record private
-        self.pid, self.start = processes.own_identity()
+        super().__init__(root)
         self.claim = records.keeper_claim(self.pid, self.start, processes.boot_id(), processes.pid_namespace())
         self.claimed: str | None = None
         self.identity: dict[str, object] = {"boot": processes.boot_id(), "ns": processes.pid_namespace()}
-        self.environments: dict[int, dict[bytes, bytes]] = {}
-        self.slots: dict[int, Slot] = {}
-        self.by_pid: dict[int, Slot] = {}
+        self.ticks = keeper_launch.Ticks()
+        self.environments: dict[int, tuple[dict[bytes, bytes], list[bytes]]] = {}
+        self.launching: dict[int, keeper_launch.Launch] = {}
+        self.early: dict[int, keeper_launch.End] = {}  # children that ended before they were known
+        self.slots: dict[int, keeper_launch.Slot] = {}
+        self.by_pid: dict[int, keeper_launch.Slot] = {}
         self.killer = trees.TreeKiller(self.by_pid)
-        self.stopping: dict[trees.Stop, Slot] = {}
+        self.stopping: dict[trees.Stop, keeper_launch.Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = keeper_output.Outputs()
-        self.unwritten: list[tuple[str, str, dict[str, object]]] = []
-        self.ticks_agree = True
-        self.ticks_checked = False
-        self.wake = self._watch_signals()
-        self.poll = select.poll()
 
-    @staticmethod
-    def _watch_signals() -> int:
-        for number in signal.valid_signals():
-            try:
-                if signal.getsignal(number) is signal.SIG_IGN and number not in keeper_spawn.RESET:
-                    signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                continue
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGUSR1):
-            signal.signal(number, _heard)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        return reading
+    # ------------------------------------------------------------ in its turns
 
-    # ------------------------------------------------------------ the loop
+    def _has_jobs(self) -> bool:
+        return bool(self.slots or self.launching)
 
-    def run(self) -> None:
-        """Keep jobs until the supervisor is gone and the last job is settled."""
-        poll = self.poll
-        poll.register(self.wake, select.POLLIN)
-        assert self.line.socket is not None  # noqa: S101  # it is closed in this loop only
-        connection = self.line.socket.fileno()
-        poll.register(connection, select.POLLIN)
-        hears = False
-        self.line.say("hello", keeper_line.PROTOCOL, self.pid, self.start)
-        while self.line.socket is not None or self.slots or self.unwritten:
-            try:
-                self.line.send()
-                if self.line.socket is None:
-                    if connection >= 0:
-                        poll.unregister(connection)
-                        connection = -1
-                        continue
-                else:
-                    poll.modify(connection, select.POLLIN | (select.POLLOUT if self.line.unsent else 0))
-                if self.outputs.descriptor >= 0 and not hears:
-                    hears = True
-                    poll.register(self.outputs.descriptor, select.POLLIN)
-                ready = poll.poll(self._timeout_ms())
-                if any(descriptor == self.wake for descriptor, _ in ready):
-                    self._signalled()
-                if any(descriptor == connection for descriptor, _ in ready):
-                    self._receive()
-                if any(descriptor == self.outputs.descriptor for descriptor, _ in ready):
-                    self.outputs.heard()
-                self._on_time()
-            except Exception:  # noqa: BLE001  # whatever it was, the jobs still need their keeper
-                self._log()
-                time.sleep(0.05)  # and if it comes again and again, not the whole processor
+    def _watched(self) -> int:
+        return self.outputs.descriptor
 
-    def _timeout_ms(self) -> int:
+    def _told(self) -> None:
+        self.outputs.heard()
+
+    def _due_ns(self) -> list[int]:
         due = [when for when in (self.killer.next_ns, self.outputs.next_ns) if when is not None]
         if self.deadlines:
             due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.line.socket is not None else 0))
-        wait = _LOOK_AGAIN_MS if not self.unwritten else 1000
-        if due:
-            wait = min(wait, max(0, -(-(min(due) - processes.boottime_ns()) // 1_000_000)))
-        return wait
-
-    def _signalled(self) -> None:
-        try:
-            numbers = os.read(self.wake, 65536)
-        except BlockingIOError:
-            return
-        if signal.SIGCHLD in numbers:
-            self._reap()
-        if signal.SIGUSR1 in numbers:
-            self._look_for_stops()
+        for launch in self.launching.values():
+            until = processes.boottime_ns() + _LOOK_AT_LAUNCH_NS if launch.stop is not None else launch.overdue_ns()
+            if until is not None:
+                due.append(until)
+        return due
 
     def _on_time(self) -> None:
         now = processes.boottime_ns()
@@ -172,90 +93,56 @@ class Keeper:
         while self.deadlines and self.deadlines[0][0] + late <= now:
             slot = self.slots.get(heappop(self.deadlines)[1])
             if slot is not None and slot.exit is None:
-                self._begin_stop(slot, "deadline", "keeper")
+                self._attempt(self._begin_stop, slot, "deadline", "keeper")
+        if self.launching:
+            self._on_time_for_launches(now)
         for token in self.outputs.look():
             slot = self.slots.get(token)
             if slot is not None and slot.exit is None:
-                self._begin_stop(slot, "output_limit", "keeper")
+                self._attempt(self._begin_stop, slot, "output_limit", "keeper")
         due = self.killer.next_ns
         if due is not None and due <= now:
+            self._tick()
+
+    def _tick(self) -> None:
+        scarce = self.reserve.open()
+        try:
             for stop in self.killer.tick(self._attend):
-                self._stopped(stop)
-        if self.unwritten:
-            waiting, self.unwritten = self.unwritten, []
-            for directory, name, record in waiting:
-                self._record(directory, name, record)
+                self._attempt(self._stopped, stop)
+        except (OSError, MemoryError):  # no look can be had: what needs none is not to wait for it
+            for stop in self.killer.stops:
+                self._attempt(self._stop_blindly, stop)
+            raise
+        finally:
+            if scarce:
+                self.reserve.refill()
 
-    def _attend(self) -> None:
-        """See to what has come in the middle of something long: stops to begin, children to reap."""
-        ready = self.poll.poll(0)
-        if any(descriptor == self.wake for descriptor, _ in ready):
-            self._signalled()
-        if any(descriptor != self.wake and events & ~select.POLLOUT for descriptor, events in ready):
-            self._receive()
-        self.line.send()
-
-    def _record(self, directory: str, name: str, record: dict[str, object]) -> None:
-        """Write a record; if the disk is full, again every second until it can be written."""
-        try:
-            records.replace(directory, name, record)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # somebody has deleted the job: nobody will ask
-        except OSError:
-            self.unwritten.append((directory, name, record))
-
-    def _begin_record(self, directory: str, record: dict[str, object]) -> None:
-        try:
-            records.begin(directory, record)
-        except OSError:  # whatever stood in the way, writing it aside is what can be repeated
-            self._record(directory, records.PROCESS, record)
-
-    def _end_record(self, directory: str, record: dict[str, object]) -> None:
-        try:
-            records.end(directory, record)
-        except OSError:
-            self._record(directory, records.EXIT, record)
-
-    def _log(self) -> None:
-        import traceback
-
-        try:
-            with open(f"{self.root}/keeper.log", "a", encoding="utf-8") as file:
-                stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                file.write(f"{stamp} keeper {self.pid}\n{traceback.format_exc()}\n")
-        except OSError:
-            pass
-
-    # ------------------------------------------------------------ the supervisor's end
-
-    def _receive(self) -> None:
-        # Descriptors keep the frames that they come with apart, so there may be one launch in each.
-        for _ in range(_ANSWER_AFTER):
-            messages = self.line.receive()
-            if messages is None:
-                return
-            answer_after = max(1, min(len(messages) // 2, _ANSWER_AFTER))
-            for number, message in enumerate(messages, 1):
-                self._handle(message)
-                if number % answer_after == 0:
-                    self._signalled()
-                    self.line.send()
-            self.line.forget_lost()
+    def _stop_blindly(self, stop: trees.Stop) -> None:
+        """Signal the group of a leader that was not reaped yet, so that its number is its own."""
+        if not stop.is_child or processes.has_child_ended(stop.pid):
+            return
+        now = processes.boottime_ns()
+        if stop.signalled_ns is None:
+            stop.signalled_ns = now
+            stop.on_signal(now)
+        if now >= stop.signalled_ns + stop.grace_ns:
+            os.killpg(stop.pid, signal.SIGKILL)
+        elif (stop.pid, stop.start) not in stop.termed:
+            stop.termed.add((stop.pid, stop.start))
+            os.killpg(stop.pid, signal.SIGTERM)
 
     def _handle(self, message: tuple[Any, ...]) -> None:
         what, token, *rest = message
         if what == "launch":
-            try:
-                self._launch(token, *rest)
-            except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
-                self._log()
-                self.line.say("failed", token, 125, f"the keeper failed: {error!r}", False)
+            self._launch(token, *rest)
         elif what == "stop":
             slot = self.slots.get(token)
             if slot is not None and slot.exit is None:
-                self._begin_stop(slot, *rest)
+                self._attempt(self._begin_stop, slot, *rest)
+            elif token in self.launching:
+                self._attempt(self._stop_launch, self.launching[token], *rest)
         elif what == "env":
-            self.environments[token] = rest[0]
+            self.environments[token] = rest[0], [name + b"=" + value for name, value in rest[0].items()]
         elif what == "drop_env":
             self.environments.pop(token, None)
 
@@ -274,45 +161,98 @@ class Keeper:
         descriptors: int,
     ) -> None:
         passed = self.line.take(descriptors)
-        opened: list[int] = []
+        launch = keeper_launch.Launch(token, directory, argv, deadline, grace, limit, passed)
         try:
             if not self._take_claim(directory):
+                launch.close()
                 self.line.say("failed", token, 125, "it was claimed by somebody else", True)
                 return
             self.claimed = directory
             if len(passed) < descriptors:
                 raise keeper_spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
-            environment = {**self.environments[env_token], **changes}
-            slot = Slot(token, directory, grace)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            try:
-                opened += [os.open(f"{directory}/{name}", flags, 0o600) for name in (records.STDOUT, records.STDERR)]
-            except OSError as error:
-                raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
-            standard = (passed[1] if descriptors > 1 else self.null, *opened)
-            before_wall, before = time.time_ns(), processes.boottime_ns()
-            slot.pid = self._spawn(passed[0], argv, environment, standard)
-            after = processes.boottime_ns()
-            slot.start = self._start_of(slot.pid, before, after)
+            if not self.relay.may_block:
+                raise keeper_spawn.LaunchError(125, "too many launches wait for file systems that do not answer")
+            self._prepare(launch, env_token, changes, descriptors)
         except keeper_spawn.LaunchError as error:
-            self._record(
-                directory,
-                records.EXIT,
-                {"launch_error": error.message, "launch_status": error.status, "ended_ns": time.time_ns()},
-            )
+            launch.error = error
+        except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
+            self.journal.failure(error)
+            reason = error.strerror if isinstance(error, OSError) else repr(error)
+            launch.error = keeper_spawn.LaunchError(125, f"the keeper cannot launch it: {reason}")
+        self.launching[token] = launch
+        if launch.error is None:
+            self.relay.guard(self._spawn, launch)
+        else:
+            launch.close()
+        self._attempt(self._launched, launch)
+
+    def _prepare(
+        self,
+        launch: keeper_launch.Launch,
+        env_token: int,
+        changes: dict[bytes, bytes],
+        descriptors: int,
+    ) -> None:
+        environment, entries = self.environments[env_token]
+        launch.environment = {**environment, **changes}
+        if len(launch.environment) == len(environment) + len(changes):
+            launch.entries = [*entries, *(name + b"=" + value for name, value in changes.items())]
+        else:
+            launch.entries = [name + b"=" + value for name, value in launch.environment.items()]
+        launch.workspace = launch.held[0]
+        stdin = launch.held[1] if descriptors > 1 else self.null
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        outputs: list[int] = []
+        try:
+            for name in (records.STDOUT, records.STDERR):
+                outputs.append(os.open(f"{launch.directory}/{name}", flags, 0o600))
+                launch.held.append(outputs[-1])
+                if self.umask_is_odd:
+                    os.fchmod(outputs[-1], 0o600)
+        except OSError as error:
+            raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
+        launch.standard = (stdin, *outputs)
+
+    def _take_claim(self, directory: str) -> bool:
+        return records.take_claim(directory, self.claim, self.claimed)
+
+    def _spawn(self, launch: keeper_launch.Launch) -> int:
+        """Spawn it, in whichever thread runs the loop now; may block, and raises nothing."""
+        launch.spawn(self.limits)
+        return launch.pid
+
+    def _launched(self, launch: keeper_launch.Launch) -> None:
+        """Take a launch into our care, or say why there is none. Everything here may be done again."""
+        token, directory = launch.token, launch.directory
+        if launch.given_up:
+            return  # that was told when it was given up
+        if launch.error is not None:
+            error = launch.error
+            record: dict[str, object] = {
+                "launch_error": error.message,
+                "launch_status": error.status,
+                "ended_ns": time.time_ns(),
+            }
+            self.owed.write(directory, records.EXIT, record)
             self.line.say("failed", token, error.status, error.message, False)
+            self.launching.pop(token, None)
             return
-        finally:
-            for descriptor in (*passed, *opened):
-                os.close(descriptor)
-        self.slots[token] = self.by_pid[slot.pid] = slot
-        if deadline is not None:
-            slot.deadline = before + int(deadline * 1e9)
+        if launch.start is None:
+            if launch.pid in self.early:  # it is gone, so that nobody can be taken for it
+                launch.start = launch.before // processes.TICK_NS
+            else:
+                launch.start = self.ticks.start_of(launch.pid, launch.before, launch.after)
+        slot = launch.slot
+        if slot is None:
+            slot = launch.slot = keeper_launch.Slot(token, directory, launch.grace)
+            slot.pid, slot.start, slot.deadline = launch.pid, launch.start, launch.overdue_ns()
+            self.slots[token] = self.by_pid[slot.pid] = slot
+        if slot.deadline is not None:
             heappush(self.deadlines, (slot.deadline, token))
             if len(self.deadlines) > 2 * len(self.slots) + 1000:  # most are of jobs that ended long before
                 self.deadlines = [entry for entry in self.deadlines if entry[1] in self.slots]
                 heapify(self.deadlines)
-        self.outputs.add(token, directory, limit, before)
+        self.outputs.add(token, directory, launch.limit, launch.before)
         self._begin_record(
             directory,
             {
@@ -321,61 +261,71 @@ class Keeper:
                 **self.identity,
                 "keeper_pid": self.pid,
                 "keeper_start": self.start,
-                "started_ns": before_wall,
-                "started_boot_ns": before,
-                "spawned_boot_ns": after,
+                "started_ns": launch.before_wall,
+                "started_boot_ns": launch.before,
+                "spawned_boot_ns": launch.after,
                 "deadline_boot_ns": slot.deadline,
-                "ticks": self.ticks_agree,
+                "ticks": self.ticks.agree,
             },
         )
-        self.line.say("launched", token, slot.pid, slot.start, before_wall, before, slot.deadline)
+        self.line.say("launched", token, slot.pid, slot.start, launch.before_wall, launch.before, slot.deadline)
+        self.launching.pop(token, None)
+        if launch.stop is not None:
+            self._attempt(self._begin_stop, slot, *launch.stop, True)
+        end = self.early.pop(slot.pid, None)
+        if end is not None:
+            self.by_pid.pop(slot.pid, None)
+            slot.end = end
+            self._attempt(self._ended, slot)
+        if not self.launching:
+            self.early.clear()
 
-    def _take_claim(self, directory: str) -> bool:
-        return records.take_claim(directory, self.claim, self.claimed)
+    def _on_time_for_launches(self, now: int) -> None:
+        """See to launches that hang: their deadlines run, and they can be stopped."""
+        for launch in list(self.launching.values()):
+            until = launch.overdue_ns()
+            if launch.stop is not None:
+                self._attempt(self._kill_launch, launch)
+            elif until is not None and until <= now:
+                self._attempt(self._stop_launch, launch, "deadline", "keeper")
 
-    def _spawn(
-        self,
-        workspace: int,
-        argv: list[bytes],
-        environment: dict[bytes, bytes],
-        standard: tuple[int, ...],
-    ) -> int:
-        try:
-            os.fchdir(workspace)
-        except OSError as error:
-            raise keeper_spawn.LaunchError(125, f"cannot enter the workspace: {error.strerror}") from None
-        try:
-            executable = keeper_spawn.find_executable(argv[0], environment)
-            os.umask(self.umask)
-            try:
-                return keeper_spawn.spawn(executable, argv, environment, standard)
-            except OSError as error:
-                raise keeper_spawn.why_not(error, executable) from None
-        finally:
-            os.umask(0o077)
-            os.chdir("/")  # a workspace must not be held by us
+    def _stop_launch(self, launch: keeper_launch.Launch, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Give up a launch that hangs; if its process is there already, end that before it has run."""
+        if launch.token not in self.launching or launch.stop is not None:
+            return
+        now, directory = processes.boottime_ns(), launch.directory
+        request: dict[str, object] = {"why": why, "requested_ns": time.time_ns(), "by": by}
+        given_up = launch.give_up()
+        request |= {"signalled_boot_ns": now, "gone": given_up}
+        if asked or not records.create(directory, records.STOP, request):
+            records.mark_stop(directory, signalled=now, gone=given_up)
+        if not given_up:
+            launch.stop = why, by
+            return
+        record: dict[str, object] = {
+            "launch_error": keeper_launch.CANCELLED,
+            "launch_status": 125,
+            "ended_ns": time.time_ns(),
+        }
+        self.owed.write(directory, records.EXIT, record)
+        self.line.say("failed", launch.token, 125, keeper_launch.CANCELLED, True)
+        self.launching.pop(launch.token, None)
 
-    def _start_of(self, pid: int, before: int, after: int) -> int:
-        """Return the start tick of a child, read from ``/proc`` only where the clock leaves a doubt."""
-        start = processes.start_from_boottime(before, after) if self.ticks_agree else None
-        if start is None or not self.ticks_checked:
-            found = processes.read_process(pid)  # not reaped, so it is there
-            read = found.start if found is not None else 0
-            if start is not None:
-                self.ticks_checked = True
-                self.ticks_agree = start == read  # a sandbox may count ticks in another way
-            return read
-        return start
+    def _kill_launch(self, launch: keeper_launch.Launch) -> None:
+        launch.kill({*self.by_pid, *self.early})
 
     # ------------------------------------------------------------ watching and stopping
 
     def _look_for_stops(self) -> None:
-        for slot in list(self.slots.values()):
-            if slot.exit is None and slot.stop is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
-                self._begin_stop(slot, "cancelled", "another process", asked=True)
+        for token, slot in list(self.slots.items()):
+            if slot.exit is None and slot.stop is None and _is_there(f"{slot.directory}/{records.STOP}"):
+                self._attempt(self._begin_stop, self.slots[token], "cancelled", "another process", True)
+        for launch in list(self.launching.values()):
+            if launch.stop is None and _is_there(f"{launch.directory}/{records.STOP}"):
+                self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
 
-    def _begin_stop(self, slot: Slot, why: str, by: str, *, asked: bool = False) -> None:
-        """Begin to end a tree; ``asked``: somebody has put the request on disk already."""
+    def _begin_stop(self, slot: keeper_launch.Slot, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Begin to end a tree; ``asked``: somebody has put the request on disk already. May be done again."""
         if slot.stop is not None or slot.why is not None:
             return
         directory = slot.directory
@@ -388,19 +338,17 @@ class Keeper:
             "signalled_boot_ns": processes.boottime_ns() if at_once else None,
             "gone": False,
         }
-        there: dict[str, object] = (records.read_stop(directory) or {}) if asked else {}
+        there: dict[str, object] = (self._read_stop(directory) or {}) if asked else {}
         if not there:
             try:
-                first = records.create(directory, records.STOP, request)
+                first = self.reserve.use(records.create, directory, records.STOP, request)
             except OSError:  # a full disk must not keep a job alive: it may be what fills it
                 first = True
-                self.unwritten.append((directory, records.STOP, request))
-            there = request if first else (records.read_stop(directory) or {})
+                self.owed.owe(directory, records.STOP, request)
+            there = request if first else (self._read_stop(directory) or {})
         if not there:  # it makes no sense, so nobody has asked yet
-            self._record(directory, records.STOP, request)
+            self.owed.write(directory, records.STOP, request)
             there = request
-        slot.why = str(there["why"])
-        slot.request = there
 
         def on_signal(signalled: int) -> None:
             try:
@@ -411,11 +359,7 @@ class Keeper:
             there["signalled_boot_ns"] = signalled
 
         at_once = at_once and there.get("signalled_boot_ns") in {None, request["signalled_boot_ns"]}
-        if at_once and there is not request:
-            on_signal(processes.boottime_ns())
-
-        self.outputs.drop(slot.token)
-        slot.stop = trees.Stop(
+        stop = trees.Stop(
             directory.rpartition("/")[2],
             slot.pid,
             slot.start,
@@ -424,41 +368,70 @@ class Keeper:
             signalled_ns=there.get("signalled_boot_ns"),  # type: ignore[arg-type]  # a number or None, as we write it
             is_child=True,
         )
-        self.stopping[slot.stop] = slot
-        if at_once and not self.killer.signal_leader(slot.stop):
-            slot.stop.signalled_ns = there["signalled_boot_ns"] = None  # it has ended by itself after all
-            there.pop("v", None)
-            self._record(directory, records.STOP, there)
-        self.killer.add(slot.stop)
+        slot.why, slot.request, slot.stop = str(there["why"]), there, stop
+        self.stopping[stop] = slot
+        self.outputs.drop(slot.token)
+        try:
+            if at_once and there is not request:
+                on_signal(processes.boottime_ns())
+                stop.signalled_ns = there["signalled_boot_ns"]  # type: ignore[assignment]  # a number by now
+            if at_once:
+                self._signal_at_once(stop, slot)
+        finally:
+            self.killer.add(stop)
 
-    def _owe_stop(self, slot: Slot) -> None:
+    def _signal_at_once(self, stop: trees.Stop, slot: keeper_launch.Slot) -> None:
+        try:
+            if self.killer.signal_leader(stop):
+                return
+        except OSError:  # the look that follows sees to it
+            return
+        stop.signalled_ns = slot.request["signalled_boot_ns"] = None  # it has ended by itself after all
+        slot.request.pop("v", None)
+        self.owed.write(slot.directory, records.STOP, slot.request)
+
+    def _read_stop(self, directory: str) -> dict[str, Any] | None:
+        """Return the request on disk; nothing where there is no job directory (any more).
+
+        Raises:
+            OSError: it cannot be read now.
+        """
+        try:
+            held: dict[str, Any] | None = self.reserve.use(records.read_stop, directory)
+        except OSError as error:
+            if not keeper_owed.leads_nowhere(directory, error):
+                raise
+            return None
+        return held
+
+    def _owe_stop(self, slot: keeper_launch.Slot) -> None:
         """Write ``stop.json`` as soon as there is room for it, in the version of that moment."""
         slot.request.pop("v", None)
-        if not any(record is slot.request for _, _, record in self.unwritten):
-            self.unwritten.append((slot.directory, records.STOP, slot.request))
+        self.owed.owe(slot.directory, records.STOP, slot.request)
 
     def _stopped(self, stop: trees.Stop) -> None:
-        slot = self.stopping.pop(stop)
-        slot.stop = None
+        """Note that nothing is left of a tree, or who is. May be done again."""
+        slot = self.stopping.get(stop)
+        if slot is None:
+            return
         if stop.natural:
             slot.why = None
-        else:
+        elif slot.request:
+            left = " ".join(map(str, stop.survivors))
             try:
-                left = " ".join(map(str, stop.survivors))
                 records.mark_stop(slot.directory, gone=True, survivors=left, known=slot.request)
             except OSError:
-                pass
-            else:
-                slot.request = {}
-            if slot.request:
-                slot.request |= {"gone": True, "survivors": " ".join(map(str, stop.survivors))}
+                slot.request |= {"gone": True, "survivors": left}
                 if slot.request.get("signalled_boot_ns") is None:
                     slot.request["signalled_boot_ns"] = stop.signalled_ns
                 self._owe_stop(slot)
+            slot.request = {}
+        del self.stopping[stop]
+        slot.stop = None
         if slot.exit is not None:
-            self._settled(slot, stop.survivors)
+            self._attempt(self._settled, slot, stop.survivors)
         else:
-            self._reap()
+            self.to_reap = True
 
     def _reap(self) -> None:
         while True:
@@ -468,36 +441,44 @@ class Keeper:
                 return
             if pid == 0:
                 return
+            cpu = usage.ru_utime + usage.ru_stime
+            end = status, cpu, usage.ru_maxrss, time.time_ns(), processes.boottime_ns()
             slot = self.by_pid.pop(pid, None)
-            if slot is not None:
-                self._ended(slot, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+            if slot is None:
+                self.early[pid] = end  # its launch has not come back yet
+            else:
+                slot.end = end
+                self._attempt(self._ended, slot)
 
-    def _ended(self, slot: Slot, status: int, cpu: float, rss: int) -> None:
+    def _ended(self, slot: keeper_launch.Slot) -> None:
+        """Record an end, and settle the job unless its tree is still to be ended. May be done again."""
+        assert slot.end is not None  # noqa: S101  # only jobs that were reaped come here
+        status, cpu, rss, wall, boot = slot.end
         code = os.waitstatus_to_exitcode(status)
-        wall, boot = time.time_ns(), processes.boottime_ns()
         exit_code, by_signal = (code, None) if code >= 0 else (None, -code)
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
         cpu = round(cpu, 6)
-        slot.exit = (exit_code, by_signal, wall, boot, cpu, rss_bytes)
         self.outputs.drop(slot.token)
-        self._end_record(
-            slot.directory,
-            {
-                "pid": slot.pid,
-                "start": slot.start,
-                "boot": self.identity["boot"],
-                "exit_code": exit_code,
-                "signal": by_signal,
-                "ended_ns": wall,
-                "ended_boot_ns": boot,
-                "cpu_seconds": cpu,
-                "max_rss_bytes": rss_bytes,
-                "by": "keeper",
-                **self._told_with_the_end(slot),
-            },
-        )
-        if slot.stop is None and slot.why is None and os.access(f"{slot.directory}/{records.STOP}", os.F_OK):
-            there = records.read_stop(slot.directory) or {}
+        if slot.exit is None:
+            self._end_record(
+                slot.directory,
+                {
+                    "pid": slot.pid,
+                    "start": slot.start,
+                    "boot": self.identity["boot"],
+                    "exit_code": exit_code,
+                    "signal": by_signal,
+                    "ended_ns": wall,
+                    "ended_boot_ns": boot,
+                    "cpu_seconds": cpu,
+                    "max_rss_bytes": rss_bytes,
+                    "by": "keeper",
+                    **self._told_with_the_end(slot),
+                },
+            )
+            slot.exit = (exit_code, by_signal, wall, boot, cpu, rss_bytes)
+        if slot.stop is None and slot.why is None and _is_there(f"{slot.directory}/{records.STOP}"):
+            there = self._read_stop(slot.directory) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
                 self._begin_stop(slot, "cancelled", "another process")  # finish what somebody began
             elif there.get("signalled_boot_ns") is not None:
@@ -508,16 +489,28 @@ class Keeper:
         else:
             self._settled(slot, [])
 
-    def _told_with_the_end(self, slot: Slot) -> dict[str, object]:
+    def _told_with_the_end(self, slot: keeper_launch.Slot) -> dict[str, object]:
         """Return what the record of an end says besides."""
         del slot
         return {}
 
-    def _settled(self, slot: Slot, survivors: list[int]) -> None:
-        del self.slots[slot.token]
+    def _settled(self, slot: keeper_launch.Slot, survivors: list[int]) -> None:
         assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
-        self.line.say("exit", slot.token, *slot.exit, slot.why, survivors)
+        if self.slots.get(slot.token) is slot:
+            self.line.say("exit", slot.token, *slot.exit, slot.why, survivors)
+            del self.slots[slot.token]
 
 
-def _heard(_number: int, _frame: object) -> None:
-    """Do nothing: the descriptor that the signal made readable says it all."""
+def _is_there(path: str) -> bool:
+    """Whether there is a file of this name that can be read by anybody.
+
+    Raises:
+        OSError: that cannot be told now.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if keeper_owed.is_shortage(error):
+            raise
+        return False
+    return True

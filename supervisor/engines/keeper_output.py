@@ -14,14 +14,17 @@ from heapq import heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import processes, records
+    from supervisor.engines import inotify, processes, records
 else:  # run by keeper.py, outside the package
     import processes
     import records
+
+    try:
+        import inotify
+    except ImportError:  # a Python without ctypes: then it is looked at as before
+        inotify = None  # type: ignore[assignment]
 if TYPE_CHECKING:
     from typing import Final
-
-    from supervisor.engines.inotify import Inotify
 
 __all__ = ["Output", "Outputs"]
 
@@ -70,7 +73,7 @@ class Outputs:
         """Watch nothing yet."""
         self._outputs: dict[int, Output] = {}
         self._looks: list[tuple[int, int]] = []
-        self._notify: Inotify | None = None
+        self._notify: inotify.Inotify | None = None
         self._watched: dict[int, Output] = {}
         self._may_be_told = True
 
@@ -166,12 +169,8 @@ class Outputs:
 _WRITTEN: Final = 0x2  # IN_MODIFY
 
 
-def _open_inotify() -> Inotify | None:
+def _open_inotify() -> inotify.Inotify | None:
     try:
-        if __package__:
-            from supervisor.engines.inotify import Inotify
-        else:
-            from inotify import Inotify  # type: ignore[import-not-found,no-redef]  # as above
-        return Inotify.open()
-    except Exception:  # noqa: BLE001  # a Python without ctypes, for one: then it is looked at as before
+        return inotify.Inotify.open()
+    except AttributeError:  # there is no such module here
         return None

@@ -1,6 +1,10 @@
 """How the keeper starts a command: which file that is, with what, and why it could not be started.
 
 Standard library only, no import from the package: the keeper runs this file.
+
+``os.posix_spawn`` holds the interpreter's lock until the program is loaded, and so stops every thread when a
+file system does not answer. The same call through ``ctypes`` does not hold it, and can enter the workspace in the
+child alone.
 """
 
 from __future__ import annotations
@@ -8,12 +12,20 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    import ctypes
+    from typing import Any, Final
+else:
+    try:
+        import ctypes
+    except ImportError:  # a Python that was built without libffi
+        ctypes = None
 
-__all__ = ["RESET", "LaunchError", "find_executable", "spawn", "why_not"]
+__all__ = ["CAN_SHARE", "RESET", "LaunchError", "find_executable", "spawn", "why_not"]
 
 # Python ignores these two, and an ignored signal stays ignored across exec.
 RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
@@ -28,8 +40,10 @@ class LaunchError(Exception):
         self.message = message
 
 
-def find_executable(name: bytes, environment: dict[bytes, bytes]) -> bytes:
+def find_executable(name: bytes, environment: dict[bytes, bytes], workspace: int) -> bytes:
     """Return the file that ``name`` means, by the job's own PATH and from its own directory.
+
+    May wait for a file system that does not answer.
 
     Raises:
         LaunchError: 127 when there is none, 126 when there is one that cannot be executed.
@@ -39,28 +53,81 @@ def find_executable(name: bytes, environment: dict[bytes, bytes]) -> bytes:
     else:
         path = environment.get(b"PATH", os.fsencode(os.defpath))
         candidates = [(directory or b".") + b"/" + name for directory in path.split(b":")]
-    refused: bytes | None = None
+    refused: tuple[bytes, str] | None = None
     for candidate in candidates:
-        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
-            return candidate
-        if refused is None and os.path.lexists(candidate) and os.path.exists(candidate):
-            refused = candidate
+        if os.access(candidate, os.X_OK, dir_fd=workspace):
+            if not _is_directory(candidate, workspace):
+                return candidate
+            refused = refused or (candidate, "is a directory")
+        elif refused is None:
+            try:
+                mode = os.stat(candidate, dir_fd=workspace).st_mode
+            except (OSError, ValueError):
+                continue
+            refused = candidate, "is a directory" if stat.S_ISDIR(mode) else "is not executable"
     shown = os.fsdecode(name)
     if refused is not None:
-        why = "is a directory" if os.path.isdir(refused) else "is not executable"
-        raise LaunchError(126, f"{os.fsdecode(refused)} {why}")
+        raise LaunchError(126, f"{os.fsdecode(refused[0])} {refused[1]}")
     if b"/" in name:
         raise LaunchError(127, f"{shown}: no such file")
     raise LaunchError(127, f"{shown}: command not found in its PATH")
 
 
+def _is_directory(path: bytes, workspace: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=workspace).st_mode)
+    except OSError:
+        return False
+
+
 def spawn(
     executable: bytes,
     argv: list[bytes],
-    environment: dict[bytes, bytes],
+    environment: list[bytes],
+    workspace: int,
     standard: tuple[int, ...],
 ) -> int:
-    """Start a process in a session of its own and return its pid; ``standard`` becomes its first descriptors."""
+    """Start a process in a session of its own and in ``workspace``, and return its pid.
+
+    Returns when the program is loaded, which may wait for a file system that does not answer. ``environment``
+    is of entries ``NAME=VALUE``; ``standard`` becomes the first descriptors.
+    """
+    if _library is not None:
+        return _spawn(executable, argv, environment, workspace, standard)
+    os.fchdir(workspace)
+    try:
+        return _spawn_by_os(executable, argv, environment, standard)
+    finally:
+        os.chdir("/")  # a workspace must not be held by us
+
+
+def _spawn(
+    executable: bytes,
+    argv: list[bytes],
+    environment: list[bytes],
+    workspace: int,
+    standard: tuple[int, ...],
+) -> int:
+    library: Any = _library
+    words = (ctypes.c_char_p * (len(argv) + 1))(*argv)
+    entries = (ctypes.c_char_p * (len(environment) + 1))(*environment)
+    pid = ctypes.c_int()
+    actions = ctypes.create_string_buffer(_ROOM)
+    failed: int = library.posix_spawn_file_actions_init(actions)
+    if not failed:
+        failed += library.posix_spawn_file_actions_addfchdir_np(actions, workspace)
+        for number, descriptor in enumerate(standard):
+            failed = failed or library.posix_spawn_file_actions_adddup2(actions, descriptor, number)
+        failed = failed or library.posix_spawn(ctypes.byref(pid), executable, actions, _attributes, words, entries)
+        library.posix_spawn_file_actions_destroy(actions)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return pid.value
+
+
+def _spawn_by_os(executable: bytes, argv: list[bytes], entries: list[bytes], standard: tuple[int, ...]) -> int:
+    # An entry without a name (`=C:=...`) cannot be given to these calls, and means nothing to any program here.
+    environment = dict(entry.split(b"=", 1) for entry in entries if not entry.startswith(b"="))
     actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)]
     try:
         return os.posix_spawn(
@@ -88,13 +155,57 @@ def spawn(
         return process.pid
 
 
-def why_not(error: OSError, executable: bytes) -> LaunchError:
-    """Say what it means that ``spawn`` has failed."""
+# The structures of glibc and musl are smaller; what they hold is nobody's business.
+_ROOM: Final = 512
+_SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80  # spawn.h of both
+
+
+def _prepare() -> tuple[Any, Any]:
+    """Return the C library and the attributes that every command is started with; ``None`` where there are none."""
+    if not sys.platform.startswith("linux"):
+        return None, None
+    try:
+        library = ctypes.CDLL(None)
+        calls = [library.posix_spawn_file_actions_addfchdir_np, library.posix_spawn, library.posix_spawnattr_setflags]
+        calls += [library.posix_spawn_file_actions_adddup2, library.posix_spawn_file_actions_destroy]
+        calls += [library.posix_spawn_file_actions_init]
+    except (OSError, AttributeError):  # glibc before 2.29; no such module
+        return None, None
+    del calls  # looked up, and kept by the library
+    attributes, signals = ctypes.create_string_buffer(2 * _ROOM), ctypes.create_string_buffer(_ROOM)
+    library.posix_spawnattr_init(attributes)
+    library.sigemptyset(signals)
+    library.posix_spawnattr_setsigmask(attributes, signals)
+    for number in RESET:
+        library.sigaddset(signals, int(number))
+    library.posix_spawnattr_setsigdefault(attributes, signals)
+    library.posix_spawnattr_setflags(attributes, ctypes.c_short(_SETSIGDEF | _SETSIGMASK | _SETSID))
+    return library, attributes
+
+
+_library, _attributes = _prepare()
+CAN_SHARE: Final = _library is not None
+"""Whether other threads go on while one waits in ``spawn``."""
+
+
+def _may_enter(workspace: int) -> bool:
+    try:
+        return os.access(b".", os.X_OK, dir_fd=workspace)
+    except OSError:
+        return False
+
+
+def why_not(error: OSError, executable: bytes, workspace: int) -> LaunchError:
+    """Say what it means that ``spawn`` has failed. May wait as ``find_executable`` may."""
     shown = os.fsdecode(executable)
+    if error.errno in {errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN} and not _may_enter(workspace):
+        return LaunchError(125, f"cannot enter the workspace: {error.strerror}")
     if error.errno == errno.ENOENT:
-        if os.path.exists(executable):
-            return LaunchError(126, f"{shown}: the interpreter that its first line names does not exist")
-        return LaunchError(127, f"{shown}: no such file")
+        try:
+            os.stat(executable, dir_fd=workspace)
+        except OSError:
+            return LaunchError(127, f"{shown}: no such file")
+        return LaunchError(126, f"{shown}: the interpreter that its first line names does not exist")
     if error.errno == errno.ENOEXEC:
         return LaunchError(126, f"{shown}: neither a program nor a script with a #! line")
     if error.errno in {errno.EACCES, errno.EPERM, errno.E2BIG, errno.ETXTBSY, errno.ELOOP, errno.ENAMETOOLONG}:

@@ -1,6 +1,6 @@
 """The records that say what became of a job's process, and how they are written.
 
-Standard library only, no import from the package: the keeper runs this file too.
+Standard library only: the keeper runs this file too.
 
 Every record is one flat JSON object on one line; ``"v"`` is the version of the shape, and a reader
 ignores members that it does not know. Most are written under a temporary name and renamed or linked
@@ -18,6 +18,10 @@ from _thread import get_ident
 from errno import ENOSPC
 
 TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from supervisor.engines.plain_json import loads, quote
+else:  # run by keeper.py, outside the package
+    from plain_json import loads, quote
 if TYPE_CHECKING:
     from typing import Any, Final
 
@@ -72,7 +76,9 @@ def _encode_value(value: object) -> str:
         return repr(value)
     if isinstance(value, str) and ((value.isascii() and value.isalnum()) or _PLAIN.issuperset(map(ord, value))):
         return f'"{value}"'
-    from json import dumps  # 10 ms of imports, for the rare text that needs escaping
+    if isinstance(value, str):
+        return quote(value)
+    from json import dumps  # for nothing that the keeper writes
 
     return dumps(value)
 
@@ -169,8 +175,6 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
 
     ``newer``: one whose shape is of a newer version, which this one does not know, is returned as well.
     """
-    from json import loads
-
     try:
         descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,0 +1,83 @@
+"""The resource limits of the keeper, and those that its jobs get: what the caller has set is meant for the jobs.
+
+Standard library only, no import from the package: the keeper runs this file.
+"""
+
+from __future__ import annotations
+
+import resource  # loaded at start: `os.wait4` needs it too
+from errno import ENOMEM
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+__all__ = ["Limits"]
+
+_NAMES: Final = ("CPU", "FSIZE", "DATA", "AS")
+"""What would end a keeper, or keep it from writing, after its jobs have used up nothing of it themselves."""
+
+
+class Limits:
+    """Raises what limits this process, as far as it may, and gives its children what the caller has set."""
+
+    def __init__(self) -> None:
+        """Raise the limits."""
+        self._own: list[tuple[int, tuple[int, int]]] = []
+        self._callers: list[tuple[int, tuple[int, int]]] = []
+        self.left: list[str] = []
+        """The limits that stay, for people: nobody but root may raise a hard limit."""
+        for name in _NAMES:
+            number: int | None = getattr(resource, f"RLIMIT_{name}", None)
+            if number is None:
+                continue
+            soft, hard = resource.getrlimit(number)
+            if soft == hard == resource.RLIM_INFINITY:
+                continue
+            raised = _raise(number, hard)
+            if raised[0] != resource.RLIM_INFINITY:
+                self.left.append(f"RLIMIT_{name} {raised[0]}")
+            if raised != (soft, hard):
+                self._own.append((number, raised))
+                self._callers.append((number, (soft, hard)))
+
+    def spawn(self, spawn: Callable[..., int], *args: object) -> int:
+        """Have a child made that has the limits of the caller, and return its pid."""
+        if not self._callers:
+            return spawn(*args)
+        for (number, limit), (_, own) in zip(self._callers, self._own, strict=True):
+            # Ours may be below what we have used already: passing the soft one is a signal that is caught.
+            resource.setrlimit(number, (limit[0], own[1]))
+        try:
+            pid = spawn(*args)
+        except (OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno != ENOMEM:
+                raise
+            self._raise_again()  # we alone are larger than the caller allows
+            pid = spawn(*args)
+        finally:
+            self._raise_again()
+        for number, limit in self._callers:
+            try:
+                resource.prlimit(pid, number, limit)
+            except (OSError, ValueError, AttributeError):  # it has ended; not Linux
+                break
+        return pid
+
+    def _raise_again(self) -> None:
+        for number, limit in self._own:
+            try:
+                resource.setrlimit(number, limit)
+            except (OSError, ValueError):
+                continue
+
+
+def _raise(number: int, hard: int) -> tuple[int, int]:
+    for limit in ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (hard, hard)):
+        try:
+            resource.setrlimit(number, limit)
+        except (OSError, ValueError):
+            continue
+        break
+    return resource.getrlimit(number)

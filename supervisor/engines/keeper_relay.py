@@ -1,0 +1,134 @@
+"""Which thread of the keeper runs its loop, so that a step that blocks stops nothing but itself.
+
+Standard library only, no import from the package: the keeper runs this file.
+
+A step that may block (a look at ``PATH``, an exec) is done by the thread that runs the loop, since handing each
+launch to another thread would cost more than the launch does. A step that has not come back after ``PATIENCE``
+keeps its thread; a standby thread runs the loop from there on. What comes back later finds that it was
+relieved, leaves its result to the loop, and stands by itself.
+
+The standby thread sleeps until a timer expires, which is set at most once in ``PATIENCE`` and only while there are
+such steps: a keeper without launches is never woken by it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+__all__ = ["MOST_BLOCKED", "PATIENCE", "Relay", "Relieved"]
+
+PATIENCE: Final = 0.05
+MOST_BLOCKED: Final = 64
+_STACK_BYTES: Final = 512 << 10
+
+
+class Relieved(BaseException):
+    """Another thread runs the loop by now: this one is to leave it, from wherever it is."""
+
+
+class Relay:
+    """Threads that run one loop in turn.
+
+    Args:
+        loop: what they run; when it returns the process ends.
+        came_back: called with the arguments of a step that has come back after its thread was relieved.
+    """
+
+    def __init__(self, loop: Callable[[], None], came_back: Callable[..., None]) -> None:
+        """Have no standby yet."""
+        self._loop = loop
+        self._came_back = came_back
+        self._lock = _thread.allocate_lock()
+        self._runner = _thread.get_ident()
+        self._since = 0.0
+        self._timed = self._runs = False
+        self._standing = 0
+        self.blocked = 0
+
+    def recruit(self) -> None:
+        """See to it that a thread stands by, if that can be had."""
+        if self._standing or self.blocked >= MOST_BLOCKED or not self._runs:
+            return
+        if not hasattr(signal, "sigwait") or not hasattr(signal, "setitimer"):
+            return
+        # For all threads: only the one that waits for it hears of the timer.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        try:
+            _thread.stack_size(_STACK_BYTES)
+            _thread.start_new_thread(self._stand_by, ())
+        except (RuntimeError, MemoryError, ValueError):  # no more processes or memory: as without threads
+            return
+        self._standing += 1
+
+    @property
+    def may_block(self) -> bool:
+        """Whether the loop goes on if a step blocks now; also where there are no threads, as long as nothing blocks."""
+        if not self._standing:
+            self.recruit()
+        return self._standing > 0 or not self.blocked
+
+    def run(self) -> None:
+        """Run the loop, and stand by when relieved; does not return before the process may end."""
+        self._runs = True
+        self.recruit()
+        try:
+            self._loop()
+        except Relieved:
+            self._stand_by()
+
+    def guard(self, step: Callable[..., object], *args: object) -> None:
+        """Do a step that may block, which raises nothing.
+
+        Raises:
+            Relieved: it has taken so long that another thread runs the loop.
+        """
+        me = _thread.get_ident()
+        self._since = time.monotonic()
+        if not self._timed and self._standing:
+            self._timed = True
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        try:
+            step(*args)
+        finally:
+            with self._lock:
+                relieved = self._runner != me
+                if relieved:
+                    self.blocked -= 1
+                    self._standing += 1
+                else:
+                    self._since = 0.0
+        if relieved:
+            self._came_back(*args)
+            raise Relieved
+
+    def _stand_by(self) -> None:
+        while True:
+            signal.sigwait([signal.SIGALRM])
+            self._timed = False  # before the look: a step that begins now sets the timer, or is seen
+            with self._lock:
+                since = self._since
+                if not since:
+                    continue
+                left = since + PATIENCE - time.monotonic()
+                if left > 0:
+                    self._timed = True
+                    signal.setitimer(signal.ITIMER_REAL, left)
+                    continue
+                self._since = 0.0
+                self._runner = _thread.get_ident()
+                self._standing -= 1
+                self.blocked += 1
+            try:
+                self.recruit()
+                self._loop()
+            except Relieved:
+                continue
+            os._exit(0)  # whatever still blocks has been given up

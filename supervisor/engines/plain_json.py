@@ -1,0 +1,76 @@
+"""Reading and quoting JSON with the interpreter's own scanner, without the modules that ``json`` imports.
+
+Standard library only, no import from the package: the keeper runs this file. There ``json`` would cost half of its
+start, and an import in the middle of its life may find no Python any more.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["JSONDecodeError", "loads", "quote"]
+
+quote: Callable[[str], str]
+
+
+class JSONDecodeError(ValueError):
+    """What the scanner raises, in the place of the one that it would import to do so."""
+
+
+class _Rules:
+    """What the scanner asks for."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+    memo: dict[str, str] = {}  # noqa: RUF012  # as json.decoder.JSONDecoder has it
+
+
+_read: Callable[[str], Any]
+
+try:
+    import _json
+except ImportError:  # not CPython
+    import json
+
+    quote = json.dumps
+    _read = json.loads
+else:
+    quote = _json.encode_basestring_ascii
+    _scanner: Any = _json.make_scanner
+    _scan: Callable[[str, int], tuple[Any, int]] = _scanner(_Rules)
+    if "json.decoder" not in sys.modules and not __package__:
+        # In the keeper the scanner finds this module where it would look for the error that it raises.
+        sys.modules["json.decoder"] = sys.modules[__name__]
+
+    def _read_by_scanner(text: str) -> Any:
+        begin = len(text) - len(text.lstrip(" \t\r\n"))
+        try:
+            value, end = _scan(text, begin)
+        except StopIteration:
+            message = "no JSON"
+            raise ValueError(message) from None
+        if text[end:].strip(" \t\r\n"):
+            message = "more than one JSON value"
+            raise ValueError(message)
+        return value
+
+    _read = _read_by_scanner
+
+
+def loads(text: str | bytes) -> Any:
+    """Return the value that a text, or bytes in UTF-8, holds.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return _read(text if isinstance(text, str) else str(text, "utf-8"))
