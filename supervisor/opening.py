@@ -142,6 +142,7 @@ async def _sheltered(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
     A ``run`` in that block is cancelled by it too, and needs everybody here to stop its job. Whoever
     leaves the block cancels the nursery itself.
     """
+    await trio.lowlevel.checkpoint_if_cancelled()  # behind the shield it would be out of reach, and never handed over
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)

@@ -96,6 +96,14 @@ async def test_a_job_from_its_start_to_its_end(sup: Supervisor, endless: FakeEng
     assert (await sup.result(job.job_id)).value == "out"
 
 
+async def test_a_cancellation_while_it_opens_is_not_lost(settings: Settings) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with open_supervisor(settings, engine=FakeEngine()):
+            raise AssertionError
+    assert scope.cancelled_caught
+
+
 async def test_a_spec_says_the_same_as_arguments(sup: Supervisor, tmp_path: Path) -> None:
     spec = JobSpec(argv=("tool",), workspace=str(tmp_path), kind="json", labels={"a": "b"}, deadline_seconds=7)
     job = await sup.start(spec)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -16,6 +16,9 @@ __all__ = ["TYPES", "Parameter", "checked", "schema_of"]
 TYPES: Final = ("string", "integer", "number", "boolean")
 _LABELS: Final = "labels"
 _WORDS: Final = "words"
+_MOST: Final = sys.float_info.max
+_MOST_WHOLE: Final = 1 << 63
+_HALF: Final = re.compile("[\ud800-\udfff]+")
 _NAMES: Final = {
     "string": "a string",
     "integer": "a whole number",
@@ -88,15 +91,16 @@ class Parameter:
         given: Any = value  # pattern matching would make of it a list of who knows what
         match self.type, value:
             case "string", str():
-                self._check_text(value)
+                given = _whole(value)
+                self._check_text(given)
             case (("integer" | "number"), int() | float()) if not isinstance(value, bool):
                 given = self._checked_number(given)
             case "boolean", bool():
                 pass
             case "labels", dict() if _all_text(given):
-                pass
+                given = {_whole(name): _whole(text) for name, text in given.items()}
             case "words", list() if value and _all_text(given):
-                pass
+                given = [_whole(word) for word in given]
             case _:
                 raise self._refused(given, _NAMES[self.type])
         if self.enum and given not in self.enum:
@@ -114,12 +118,14 @@ class Parameter:
             raise self._refused(text, f"what matches {self.pattern}")
 
     def _checked_number(self, number: float) -> float:
+        if not -_MOST <= number <= _MOST:  # not a number neither
+            raise self._refused(number, "a finite number")
         if self.type == "integer":
             if number != number // 1:
                 raise self._refused(number, _NAMES[self.type])
+            if not -_MOST_WHOLE <= number < _MOST_WHOLE:
+                raise self._refused(number, "a whole number of at most 64 bits")
             number = int(number)
-        if not math.isfinite(number):
-            raise self._refused(number, "a finite number")
         if self.minimum is not None and number < self.minimum:
             raise self._refused(number, f"a number of at least {self.minimum:g}")
         if self.maximum is not None and number > self.maximum:
@@ -127,11 +133,19 @@ class Parameter:
         return number
 
     def _refused(self, value: object, accepts: str) -> InvalidArguments:
-        shown = repr(value)
+        try:
+            shown = repr(value[:80] if isinstance(value, str) else value)
+        except (ValueError, RecursionError):  # an integer of thousands of digits; what nests too deeply
+            shown = "a value that is too long to be shown"
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
         message = f"{self.name} is {shown}; it accepts {accepts}"
         return InvalidArguments(message, details={"argument": self.name})
+
+
+def _whole(text: str) -> str:
+    """Return a text that can be written as UTF-8: U+FFFD where JSON held half a surrogate pair."""
+    return _HALF.sub(lambda found: found[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace"), text)
 
 
 def _all_text(held: Any) -> bool:

@@ -17,7 +17,7 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import BUILT_IN
-from supervisor.mcp_server.answers import MOST_CHARACTERS, job_answer, result_answer
+from supervisor.mcp_server.answers import job_answer, result_answer
 from supervisor.mcp_server.arguments import Parameter
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.environment import environment_of
@@ -113,7 +113,7 @@ class Starter:
         never_ran = job.reason is Reason.LAUNCH_FAILED
         if never_ran or (wait and job.status.terminal):
             result = await supervisor.result(job.job_id)
-            return result_answer(result, most_characters=MOST_CHARACTERS, warnings=place.warnings)
+            return result_answer(result, warnings=place.warnings)
         return job_answer(job, warnings=place.warnings)
 
 

@@ -13,11 +13,11 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from mcp_types import Tool as ToolDescription
 
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
-from supervisor.mcp_server.answers import MOST_CHARACTERS, answer, job_answer, result_answer
+from supervisor.mcp_server.answers import MOST_CHARACTERS, answer, job_answer, list_answer, result_answer
 from supervisor.mcp_server.arguments import Parameter, schema_of
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see, principal_of
-from supervisor.model import Job, to_json
+from supervisor.model import Job
 from supervisor.settings import Settings
 from supervisor.states import State
 
@@ -111,7 +111,7 @@ class JobTools:
         """Answer with a job as it is now."""
         del params
         _, job = await self.seen(ctx, values["job_id"])
-        return job_answer(job)
+        return job_answer(job, whole=True)
 
     async def result(
         self, ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
@@ -128,7 +128,8 @@ class JobTools:
         """Answer with what a finished job gave, and forget the job."""
         del params
         supervisor, _ = await self.seen(ctx, values["job_id"])
-        return result_answer(await supervisor.result(values["job_id"], consume=True, detail=values["detail"]))
+        result = await supervisor.result(values["job_id"], consume=True, detail=values["detail"])
+        return result_answer(result, most_characters=None)
 
     async def cancel(
         self, ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
@@ -186,7 +187,7 @@ class JobTools:
             limit=int(values["limit"]),
             cursor=values["cursor"],
         )
-        return answer(to_json(page))
+        return list_answer(page)
 
     async def logs(
         self, ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
@@ -300,7 +301,7 @@ def job_tools(backend: Backend, settings: Settings) -> tuple[Tool, ...]:
                     default=MOST_CHARACTERS,
                     minimum=1,
                     maximum=1 << 26,
-                    description="A longer text is cut.",
+                    description="A longer value is cut.",
                 ),
             ),
             output=_RESULT_SHAPE,
