@@ -248,9 +248,9 @@ class Catalog:
     def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
         """Deal with an unfinished job whose directory is not there or not to be trusted."""
         now = self.index.get(row.job_id)
-        if now is not None and now.finished and not self._in_trash(row.job_id):
+        if now is not None and now.finished and not self.is_in_trash(row.job_id):
             return now, None
-        if now is None or self._in_trash(row.job_id):
+        if now is None or self.is_in_trash(row.job_id):
             self._delete_row(row)
             message = f"there is no job {row.job_id!r}"
             raise JobNotFound(message, details={"job_id": row.job_id})
@@ -261,7 +261,8 @@ class Catalog:
         seen = Observation(seen=Seen.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
         return self._entered(row, self.directory(row), seen), seen
 
-    def _in_trash(self, job_id: str) -> bool:
+    def is_in_trash(self, job_id: str) -> bool:
+        """Whether a job was forgotten, and is not deleted yet."""
         try:
             return any(name.startswith(job_id) for name in os.listdir(f"{self.layout.root}/.trash"))
         except OSError:
@@ -269,7 +270,7 @@ class Catalog:
 
     def _check_kept(self, row: Row) -> None:
         """Raise ``JobNotFound`` if a job has been consumed or forgotten while it was looked at."""
-        if self._in_trash(row.job_id) or self.index.get(row.job_id) is None:
+        if self.is_in_trash(row.job_id) or self.index.get(row.job_id) is None:
             self._delete_row(row)
             message = f"job {row.job_id} has just been consumed or forgotten by somebody else"
             raise JobNotFound(message, details={"job_id": row.job_id})
@@ -313,7 +314,7 @@ class Catalog:
         if row.finished:
             if self.layout.is_sound(row.workspace_key, job_id):
                 return job_of(row, self.directory(row))
-            if self._in_trash(job_id):
+            if self.is_in_trash(job_id):
                 self._delete_row(row)  # whoever was forgetting it was interrupted
                 return self.job(self.row(job_id))
         return self.job(*self.settled(row), read=_MOST_TO_READ if progress else 0)

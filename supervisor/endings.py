@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
 from supervisor.engines import Observation, Seen, evidence, records, remote, stopping
-from supervisor.errors import JobElsewhere, SupervisorError
+from supervisor.errors import JobElsewhere, StateFull, SupervisorError
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import state_error
@@ -165,6 +165,8 @@ class _Cancelling:
                 self._cancel_elsewhere(engine, row, directory)
             elif jobs.layout.is_sound(row.workspace_key, job_id):
                 cancel = self._under_way.get(job_id)
+                if cancel is not None and cancel.is_over:
+                    return StateFull(f"job {job_id} was ended, and there is no room on the disk to write that down")
                 if cancel is None:
                     cancel = self._under_way[job_id] = stopping.Cancel(directory, self._by, self._nudges.owe)
                 tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)

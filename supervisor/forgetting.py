@@ -58,10 +58,13 @@ def prune(jobs: Kept, key: str | None, *, spared: Iterable[str]) -> Sequence[str
             lambda name=name: jobs.index.evict(name, jobs.settings.job_max_count, keep),  # type: ignore[misc]
         )
     _sweep_unannounced(jobs, key)
-    while empty_trash(jobs, _TRASH_AT_ONCE):
-        pass
+    with contextlib.suppress(StateFull):  # what could not be written is left for the next
+        while empty_trash(jobs, _TRASH_AT_ONCE):
+            pass
+        jobs.index.checkpoint()
     jobs.layout.sweep_owners()
-    jobs.index.checkpoint()
+    with contextlib.suppress(OSError):
+        records.make_spares(jobs.layout.root)
     return forgotten
 
 
@@ -74,7 +77,12 @@ def remove(jobs: Kept, rows: Iterable[Row]) -> None:
 
 
 def delete(jobs: Kept, *job_ids: str) -> None:
-    """Delete the rows of jobs whose directories are in the trash."""
+    """Delete the rows of jobs whose directories are in the trash; if there is no room for that, whoever empties it."""
+    with contextlib.suppress(StateFull):
+        _delete(jobs, job_ids)
+
+
+def _delete(jobs: Kept, job_ids: Iterable[str]) -> None:
     _write(jobs, lambda: jobs.index.delete(*job_ids))
 
 
@@ -84,7 +92,7 @@ def empty_trash(jobs: Kept, most: int) -> bool:
     def forget(job_ids: list[str]) -> None:
         left = [job_id for job_id in job_ids if jobs.index.get(job_id) is not None]
         if left:
-            delete(jobs, *left)
+            _delete(jobs, left)
 
     return jobs.layout.empty_trash(most, forget)
 

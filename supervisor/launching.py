@@ -259,10 +259,9 @@ class Launcher:
         launched = [row for row in rows if row.started_ns is not None]  # nobody owns what nobody will launch
         if not launched:
             return
-        if self._owner is None:
-            self._owner = self._catalog.layout.register_owner()
-        owner, index = self._owner, self._catalog.index
+        index = self._catalog.index
         with contextlib.suppress(Exception):
+            owner = self._owner = self._owner or self._catalog.layout.register_owner()
             index.write(lambda: [index.set_owner(row.job_id, owner, row.owner) for row in launched])
 
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback

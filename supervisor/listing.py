@@ -50,6 +50,10 @@ class Jobs(Protocol):
         """Return the job that a row describes."""
         ...
 
+    def is_in_trash(self, job_id: str) -> bool:
+        """Whether a job was forgotten, and is not deleted yet."""
+        ...
+
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
 class Query:
@@ -129,8 +133,12 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody)
             with contextlib.suppress(JobNotFound):
                 jobs.settled(row, drive=False)
 
+    is_sound = jobs.layout.soundness()
+
     def shown(row: Row) -> Job | None:
         try:
+            if row.finished:
+                return _finished(jobs, row, is_sound)
             return jobs.job(*jobs.settled(row, drive=False), read=_MOST_TO_READ)
         except JobNotFound:
             return None
@@ -154,12 +162,19 @@ def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None])
             if job is None:
                 raise _NotAtAGlance
             return job
-        return job_of(row, "") if is_sound(row.workspace_key, row.job_id) else jobs.job(row)
+        return _finished(jobs, row, is_sound)
 
     try:
         return _page(jobs, query, own, shown)
     except _NotAtAGlance:
         return None
+
+
+def _finished(jobs: Jobs, row: Row, is_sound: Callable[[str, str], bool]) -> Job | None:
+    """Return an ended job; ``None`` for one that is forgotten, and had no room on the disk to have its row deleted."""
+    if is_sound(row.workspace_key, row.job_id):
+        return job_of(row, "")
+    return None if jobs.is_in_trash(row.job_id) else jobs.job(row)
 
 
 class _NotAtAGlance(Exception):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from _thread import get_ident
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
@@ -30,9 +30,11 @@ __all__ = [
     "EXIT",
     "JOB",
     "NOBODY",
+    "NO_ROOM",
     "PROCESS",
     "REASONS",
     "SHARED",
+    "SPARES",
     "STDERR",
     "STDOUT",
     "STOP",
@@ -42,6 +44,7 @@ __all__ = [
     "create",
     "end",
     "is_gone",
+    "make_spares",
     "mark_stop",
     "read",
     "read_stop",
@@ -58,6 +61,13 @@ EXIT: Final = "exit.json"
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
+
+SPARES: Final = ".spare"
+"""In the state root: files that are there so that a full disk can be told what is needed to make room again."""
+_MOST_SPARES: Final = 16
+_SPARE_BYTES: Final = 4096
+
+NO_ROOM: Final = frozenset({ENOSPC, EDQUOT})
 
 NOBODY: Final = "nobody"
 REASONS: Final = frozenset({"cancelled", "deadline", "output_limit"})
@@ -95,18 +105,63 @@ def encode(record: dict[str, object]) -> bytes:
 def _write_aside(directory: str, name: str, data: bytes) -> str:
     aside = f"{directory}/.{name}.{os.getpid()}.{get_ident()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(aside, flags, 0o600)
     try:
-        os.fchmod(descriptor, 0o600)  # whatever the umask of whoever writes
-        written = os.write(descriptor, data)
-        while written < len(data):
-            written += os.write(descriptor, data[written:])
-    except OSError:
-        os.close(descriptor)
-        os.unlink(aside)
-        raise
-    os.close(descriptor)
+        descriptor = os.open(aside, flags, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)  # whatever the umask of whoever writes
+            _write_all(descriptor, data)
+        except OSError:
+            os.unlink(aside)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_ROOM or not _write_in_spare(directory, aside, data):
+            raise
     return aside
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def make_spares(root: str) -> None:
+    """Make the files of a state root that take a record when the disk has no room for it, as far as that goes."""
+    directory = f"{root}/{SPARES}"
+    try:
+        left = len(os.listdir(directory))
+    except FileNotFoundError:
+        os.mkdir(directory, 0o700)
+        os.chmod(directory, 0o700)
+        left = 0
+    for _ in range(left, _MOST_SPARES):
+        os.rename(_write_aside(root, "spare", bytes(_SPARE_BYTES)), f"{directory}/{os.urandom(8).hex()}")
+
+
+def _write_in_spare(directory: str, aside: str, data: bytes) -> bool:
+    """Write ``data`` where there is room already: into the inode and the block of a file that was made for this."""
+    spares = f"{os.path.dirname(os.path.dirname(directory))}/{SPARES}"
+    try:
+        names = os.listdir(spares) if len(data) <= _SPARE_BYTES else []
+    except OSError:
+        return False
+    for name in names:
+        try:
+            os.rename(f"{spares}/{name}", aside)  # of several who want it, one gets it
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            _write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+        except OSError:
+            os.unlink(aside)
+        else:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def replace(directory: str, name: str, record: dict[str, object]) -> None:
@@ -151,12 +206,20 @@ def _write_whole(path: str, flags: int, data: bytes) -> None:
 def create(directory: str, name: str, record: dict[str, object]) -> bool:
     """Write a record unless there is one already; ``False`` when somebody else was first."""
     aside = _write_aside(directory, name, encode(record))
+    path = f"{directory}/{name}"
     try:
-        os.link(aside, f"{directory}/{name}", follow_symlinks=False)
+        os.link(aside, path, follow_symlinks=False)
     except FileExistsError:
         return False
+    except OSError as error:
+        # A further name may need room as well, which a new one for the same file does not.
+        if error.errno not in NO_ROOM or os.path.lexists(path):
+            raise
+        os.rename(aside, path)
+        return True
     finally:
-        os.unlink(aside)
+        if os.path.lexists(aside):
+            os.unlink(aside)
     return True
 
 

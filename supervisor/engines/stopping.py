@@ -164,7 +164,10 @@ def note_gone(tree: Tree, stop: trees.Stop) -> None:
     """Note that a tree is gone, so that its job can be settled."""
     if not stop.natural and tree.sound:
         with contextlib.suppress(OSError):
-            records.mark_stop(tree.directory, gone=True, survivors=" ".join(map(str, stop.survivors)))
+            signalled = stop.signalled_ns  # there was no room for that, maybe
+            records.mark_stop(
+                tree.directory, signalled=signalled, gone=True, survivors=" ".join(map(str, stop.survivors))
+            )
 
 
 def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
@@ -209,7 +212,8 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
 class Cancel:
     """A stop of one job by somebody who is not its supervisor, step by step.
 
-    ``until`` is how long, on the monotonic clock, the job's keeper is trusted to begin.
+    ``until`` is how long, on the monotonic clock, the job's keeper is trusted to begin. ``unrecorded``: there was no
+    room on the disk for the request.
     """
 
     def __init__(self, directory: str, by: str, nudge: Callable[[tuple[int, int] | None], bool] | None = None) -> None:
@@ -220,6 +224,7 @@ class Cancel:
         self._begun = self._handed_out = False
         self._silent_since: float | None = None
         self.until: float | None = None
+        self.unrecorded = False
 
     def step(self, why: str = "cancelled", *, now: bool = False) -> Tree | None:
         """Do what can be done, and return the tree if it is to be ended from here.
@@ -238,9 +243,9 @@ class Cancel:
             process = recorded.process(directory)
             if process is None and cancel_queued(directory, self._by):
                 return None  # whoever looks next sees the exit record
-            request_stop(directory, why, self._by)
+            request = self._request(why)
             self.until = time.monotonic() + BACKSTOP_SECONDS
-            now = now or not self._nudge(evidence.recorded_keeper(directory))
+            now = now or not request or not self._nudge(evidence.recorded_keeper(directory))
         if not now:
             if time.monotonic() < self.until:
                 return None
@@ -257,7 +262,26 @@ class Cancel:
             return None
         self._handed_out = True
         self.until = time.monotonic() + BACKSTOP_SECONDS
-        return Tree(directory, process, request_stop(directory, why, self._by))
+        return Tree(directory, process, self._request(why))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its tree was ended from here, and nobody has been able to write that down."""
+        process = recorded.process(self.directory) if self.unrecorded and self._handed_out else None
+        return process is not None and process != {} and not processes.is_alive(process["pid"], process["start"])
+
+    def _request(self, why: str) -> dict[str, Any]:
+        """Put the request on disk; empty where there is no room for it, which must not keep a job alive.
+
+        It may be the job that fills the disk. Then its keeper finds nothing, and its tree is ended from here.
+        """
+        try:
+            return request_stop(self.directory, why, self._by)
+        except OSError as error:
+            if error.errno not in records.NO_ROOM:
+                raise
+            self.unrecorded = True
+            return {}
 
     def _wait_for_keeper(self) -> None:
         """Go on waiting for a keeper that alone can tell the command from a stranger, or still has to spawn it.

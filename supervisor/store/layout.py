@@ -7,6 +7,7 @@
       lock                        flock: creating, migrating and rebuilding the registry
       .owners/<supervisor>        one empty file for each open supervisor
       .trash/<job id>.<time>      what is being deleted
+      .spare/                     files that take the records which a full disk has no room for
       .tasks/<task id>/           an MCP task that is no job, see ``mcp_server.tasks.records``
       <slug>-<digest>/<job id>/   a job; digest = first 12 hex of sha256(real path of its workspace)
 """
@@ -459,6 +460,8 @@ class Layout:
             os.close(descriptor)
         except OSError as error:
             raise state_error(error, "cannot register the supervisor") from error
+        with contextlib.suppress(OSError):
+            records.make_spares(self.root)
         return name
 
     def unregister_owner(self, name: str) -> None:
