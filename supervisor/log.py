@@ -9,6 +9,7 @@ level and with its facts. Names and facts are read by programs: add to them, ren
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from functools import cache
@@ -95,19 +96,27 @@ def _bound() -> Any:
     )
 
 
+def _emit(level: int, event: str, facts: dict[str, Any]) -> None:
+    """Log one event; never raise: what is worth a line in scarcity must not fail for the line's sake."""
+    if not _standard.isEnabledFor(level):
+        return
+    try:
+        getattr(_bound(), logging.getLevelName(level).lower())(event, **facts)
+    except (OSError, ImportError, MemoryError):  # structlog cannot be imported just now: no free descriptor, say
+        with contextlib.suppress(OSError, ImportError, MemoryError):
+            _standard.log(level, event, exc_info=facts.pop("exc_info", None), extra=facts)
+
+
 def debug(event: str, **facts: Any) -> None:
     """Log what only a maintainer wants to know."""
-    if _standard.isEnabledFor(logging.DEBUG):
-        _bound().debug(event, **facts)
+    _emit(logging.DEBUG, event, facts)
 
 
 def info(event: str, **facts: Any) -> None:
     """Log a step in the life of a job."""
-    if _standard.isEnabledFor(logging.INFO):
-        _bound().info(event, **facts)
+    _emit(logging.INFO, event, facts)
 
 
 def warning(event: str, **facts: Any) -> None:
     """Log what should not have happened, and was dealt with."""
-    if _standard.isEnabledFor(logging.WARNING):
-        _bound().warning(event, **facts)
+    _emit(logging.WARNING, event, facts)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +59,19 @@ def test_nothing_is_logged_past_the_vocabulary() -> None:
 
 def test_events_of_a_job_bear_its_id() -> None:
     assert all("job_id" in kind.facts for name, kind in log.EVENTS.items() if name.startswith(("job_", "submission_")))
+
+
+def test_an_event_is_logged_while_structlog_cannot_be_imported(
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_descriptor() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(log, "_bound", no_descriptor)
+    log.warning("janitor_failed", code="state_busy", error="x")
+    (record,) = caplog.records
+    assert (record.message, record.levelname, vars(record)["code"]) == ("janitor_failed", "WARNING", "state_busy")
 
 
 async def test_the_life_of_a_job_in_events(state_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
