@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -143,6 +143,7 @@ class Launcher:
                 return existing
         if self._owner is None:
             self._owner = self._catalog.layout.register_owner()
+        changes = await self._changes(spec, real)
         deadline = self._settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
         record: dict[str, Any] = {
             "v": 1,
@@ -181,6 +182,7 @@ class Launcher:
             argv=tuple(map(os.fsencode, spec.argv)),
             workspace=real,
             env=None if spec.env is None else {os.fsencode(name): os.fsencode(spec.env[name]) for name in spec.env},
+            changes=changes,
             stdin=spec.stdin,
             deadline_seconds=record["deadline_seconds"],
             grace_seconds=self._settings.stop_grace_seconds,
@@ -202,6 +204,21 @@ class Launcher:
             remove_tree(directory)
             raise
         return entry
+
+    async def _changes(self, spec: JobSpec, real: str) -> Mapping[bytes, bytes]:
+        """Return what differs from the environment that a job inherits: PWD, unless that names its workspace.
+
+        A PWD that a caller has set for the job is left alone.
+        """
+        inherited = os.environ.get("PWD")
+        if inherited is None or inherited in {real, spec.workspace}:
+            return {}
+        if spec.env is not None and spec.env.get("PWD") != inherited:
+            return {}
+        by_a_link = spec.workspace == os.curdir and os.path.isabs(inherited)
+        if by_a_link and await self.workspaces.real(inherited) == real:
+            return {}
+        return {b"PWD": os.fsencode(real)}
 
     def _engine_named(self, name: str) -> Engine:
         """Return an engine for many machines, serving it from now on."""

@@ -64,7 +64,7 @@ class JobSpec:
         deadline_seconds: wall-clock seconds it may run; ``None`` takes the default of the
             settings, ``math.inf`` means no deadline.
         stdin: bytes it reads before end of file; ``None`` is ``/dev/null``.
-        env: its whole environment; ``None`` passes the caller's own.
+        env: its whole environment; ``None`` passes the caller's own. An inherited PWD is made to name the workspace.
         labels: free names and values to find it by.
         idempotency_key: a second start under the same key and workspace returns the first job.
         engine: what runs it: ``"slurm"``, or ``None`` for the engine that the supervisor was opened with.
@@ -95,6 +95,7 @@ class Exit:
         max_rss_bytes: the largest resident set of any of them.
         launch_error: why the command was never started, or ``None`` when it was.
         launch_status: what a shell would exit with then: 127, 126 or 125.
+        launch_final: that it will not be started later either, whatever ``launch_status``: there is no workspace.
         never_launched: it provably never ran because everything of ours died before the launch.
     """
 
@@ -105,6 +106,7 @@ class Exit:
     max_rss_bytes: int | None = None
     launch_error: str | None = None
     launch_status: int | None = None
+    launch_final: bool = False
     never_launched: bool = False
 
     @property

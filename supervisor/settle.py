@@ -175,7 +175,7 @@ def _unlaunched(kind: str, seen: interpret.Outcome, ended: Ended) -> Verdict:
         reason=Reason.LAUNCH_FAILED,
         message=f"The command could not be started: {ended.exit.launch_error}.",
         repair=repair,
-        retryable=ended.exit.launch_status == 125,  # a limit or a crash, not the command
+        retryable=ended.exit.launch_status == 125 and not ended.exit.launch_final,  # a limit or a crash
         detail=ended.exit.launch_error,
         details=details,
     )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import pwd
 import re
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,28 @@ def test_anything_else_is_a_value_error(held: object) -> None:
     except ValueError:
         return
     assert seconds >= 0
+
+
+@pytest.mark.parametrize("home", [None, ""])
+def test_without_a_home_the_message_names_what_to_set(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    def no_entry(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("SUPERVISOR_STATE_DIR", raising=False)
+    monkeypatch.delenv("HOME")
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    with pytest.raises(InvalidSettings, match=r"^SUPERVISOR_STATE_DIR is not set, and .*: HOME is not set") as caught:
+        Settings()
+    assert caught.value.repair == "Set SUPERVISOR_STATE_DIR to an absolute path."
+    with pytest.raises(InvalidSettings, match=r"the value for SUPERVISOR_CONFIG .*: HOME is not set"):
+        Settings(state_dir=Path("/somewhere"), config=Path("~/kinds.toml"))
+
+
+def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert Settings(state_dir=Path("~/jobs")).state_dir == Path(home) / "jobs"
+    monkeypatch.setenv("HOME", "/")
+    assert Settings(state_dir=Path("~/jobs")).state_dir == Path("/jobs")

@@ -81,7 +81,7 @@ def label_option(help_: str) -> Callable[[_F], _F]:
 
 def workspace_option(help_: str) -> Callable[[_F], _F]:
     """Return what adds ``--workspace DIR``."""
-    return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False), help=help_)
+    return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False, readable=False), help=help_)
 
 
 def finite(seconds: float | None) -> float | None:

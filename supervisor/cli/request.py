@@ -95,7 +95,7 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--shared-dir",
                 metavar="DIR",
-                type=click.Path(file_okay=False),
+                type=click.Path(file_okay=False, readable=False),
                 help="Keep its files here, where the machines of the cluster see them. Default: SUPERVISOR_SHARED_DIR.",
             ),
             click.option(

@@ -63,7 +63,8 @@ class LaunchRequest:
         directory: the job directory; stdout and stderr go into it.
         argv: the command, as bytes for the operating system.
         workspace: the real path it runs in.
-        env: its whole environment; ``None`` is that of this process.
+        env: its environment; ``None`` is that of this process.
+        changes: variables that it gets beside those, or with another value.
         stdin: what it reads before end of file; ``None`` is ``/dev/null``.
         deadline_seconds: ``None`` when it has none.
         grace_seconds: between asking it to end and ending it.
@@ -76,6 +77,7 @@ class LaunchRequest:
     argv: tuple[bytes, ...]
     workspace: str
     env: Mapping[bytes, bytes] | None = attrs.field(default=None, repr=False)
+    changes: Mapping[bytes, bytes] = attrs.field(factory=dict[bytes, bytes], repr=False)
     stdin: bytes | None = attrs.field(default=None, repr=False)
     deadline_seconds: float | None = None
     grace_seconds: float = 5

@@ -59,7 +59,7 @@ class Submitter:
             job_id=request.job_id,
             argv=list(request.argv),
             workspace=os.fsencode(request.workspace),
-            environment=dict(os.environb if request.env is None else request.env),
+            environment={**(os.environb if request.env is None else request.env), **request.changes},
             deadline=request.deadline_seconds,
             grace=request.grace_seconds,
             limit=request.output_limit,

@@ -25,10 +25,11 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import keeper_launch, keeper_loop, processes, records
+    from supervisor.engines import keeper_launch, keeper_loop, keeper_spawn, processes, records
 else:  # run by keeper.py, outside the package
     import keeper_launch
     import keeper_loop
+    import keeper_spawn
     import processes
     import records
 if TYPE_CHECKING:
@@ -152,6 +153,11 @@ class JobKeeper(keeper_loop.Keeper):
                 return UNKNOWN_STATUS
             given = self._open(orders)
             self.line.give(given)
+        except keeper_spawn.LaunchError as error:
+            record = error.record()
+            record |= {"launch_error": f"on {os.uname().nodename}: {error.message}", "ended_ns": time.time_ns()}
+            records.create(self.directory, records.EXIT, record)
+            return UNKNOWN_STATUS
         except (OSError, KeyError, ValueError) as error:
             why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{ORDERS}: {error!r}"
             self._record_refusal(f"on {os.uname().nodename}: {why}")
@@ -198,7 +204,12 @@ class JobKeeper(keeper_loop.Keeper):
         return orders
 
     def _open(self, orders: Orders) -> list[int]:
-        workspace = os.open(orders.workspace, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            workspace = os.open(orders.workspace, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            final = error.errno in keeper_spawn.NO_WORKSPACE
+            message = f"{os.fsdecode(orders.workspace)}: {error.strerror}"
+            raise keeper_spawn.LaunchError(UNKNOWN_STATUS, message, final=final) from None
         path = f"{self.directory}/{STDIN}"
         try:
             stdin = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

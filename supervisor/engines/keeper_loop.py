@@ -228,11 +228,7 @@ class Keeper(keeper_turns.Turns):
             return  # that was told when it was given up
         if launch.error is not None:
             error = launch.error
-            record: dict[str, object] = {
-                "launch_error": error.message,
-                "launch_status": error.status,
-                "ended_ns": time.time_ns(),
-            }
+            record: dict[str, object] = {**error.record(), "ended_ns": time.time_ns()}
             self.owed.write(directory, records.EXIT, record)
             self.line.say("failed", token, error.status, error.message, False)
             self.launching.pop(token, None)

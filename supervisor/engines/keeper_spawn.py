@@ -25,19 +25,31 @@ else:
     except ImportError:  # a Python that was built without libffi
         ctypes = None
 
-__all__ = ["CAN_SHARE", "RESET", "LaunchError", "find_executable", "spawn", "why_not"]
+__all__ = ["CAN_SHARE", "NO_WORKSPACE", "RESET", "LaunchError", "find_executable", "spawn", "why_not"]
 
 # Python ignores these two, and an ignored signal stays ignored across exec.
 RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
 
 
-class LaunchError(Exception):
-    """A command could not be started: ``status`` is what a shell would exit with."""
+NO_WORKSPACE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""What the system says of a directory that cannot be entered, now or later; other errors may pass."""
 
-    def __init__(self, status: int, message: str) -> None:
+
+class LaunchError(Exception):
+    """A command could not be started: ``status`` is what a shell would exit with; ``final``: nor can it later."""
+
+    def __init__(self, status: int, message: str, *, final: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.final = final
+
+    def record(self) -> dict[str, object]:
+        """Return what the exit record says of it, but for the time."""
+        record: dict[str, object] = {"launch_error": self.message, "launch_status": self.status}
+        return {**record, "launch_final": True} if self.final else record
 
 
 def find_executable(name: bytes, environment: dict[bytes, bytes], workspace: int) -> bytes:
@@ -199,7 +211,8 @@ def why_not(error: OSError, executable: bytes, workspace: int) -> LaunchError:
     """Say what it means that ``spawn`` has failed. May wait as ``find_executable`` may."""
     shown = os.fsdecode(executable)
     if error.errno in {errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN} and not _may_enter(workspace):
-        return LaunchError(125, f"cannot enter the workspace: {error.strerror}")
+        final = error.errno in NO_WORKSPACE
+        return LaunchError(125, f"cannot enter the workspace: {error.strerror}", final=final)
     if error.errno == errno.ENOENT:
         try:
             os.stat(executable, dir_fd=workspace)

@@ -27,6 +27,7 @@ from supervisor.engines import (
     LaunchRequest,
     Observation,
     evidence,
+    keeper_spawn,
     processes,
     recorded,
     records,
@@ -210,7 +211,7 @@ class LocalEngine:
         handle = LocalRunning(self, request.directory, next(self._tokens))
         self._handles[handle.token] = handle
         mark = {processes.MARK: request.job_id.encode("ascii")}
-        changes = mark if request.env is None else {**request.env, **mark}
+        changes = {**(request.env or {}), **request.changes, **mark}
         token = self._environment_for(link) if request.env is None else _NO_ENVIRONMENT
         link.send(
             (
@@ -248,6 +249,8 @@ class LocalEngine:
                 ended_ns = time.time_ns()
                 status = failure.exit_status
                 record: dict[str, object] = {"launch_error": failure.message, "launch_status": status}
+                if isinstance(error, OSError) and error.errno in keeper_spawn.NO_WORKSPACE:
+                    record["launch_final"] = True
                 records.create(directory, records.EXIT, {**record, "ended_ns": ended_ns})
         return failure
 

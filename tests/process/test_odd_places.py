@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,3 +235,183 @@ def test_a_server_whose_signals_are_ignored_ends_with_its_host(world: Any) -> No
         assert all(mask & 1 << number - 1 for number in EVERY)
         process.stdin.close()
         assert process.wait(SHORT) == 0
+
+
+# ------------------------------------------------------------ the environment
+
+
+def environment_of_a_job(world: Any, given: dict[bytes, bytes], *words: str, **options: Any) -> dict[bytes, bytes]:
+    """Return the environment of a job of `run`, started with exactly ``given`` and what the test itself needs."""
+    needed = {name: world.environment[name] for name in ("PATH", "PYTHONPATH", "SUPERVISOR_STATE_DIR")}
+    own = {os.fsencode(name): os.fsencode(value) for name, value in needed.items()} | given
+    reading = "import sys; sys.stdout.buffer.write(open('/proc/self/environ', 'rb').read())"
+    argv = [sys.executable, "-m", "supervisor", "run", *words, "--", sys.executable, "-c", reading]
+    # env(1) can set what Python's own interface refuses: an entry without a name.
+    entries = [name + b"=" + value for name, value in own.items()]
+    done = subprocess.run(
+        ["env", "-i", *entries, *argv],
+        check=False,
+        timeout=SHORT,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = dict(entry.split(b"=", 1) for entry in done.stdout.split(b"\0")[:-1])
+    assert len(found.pop(b"SUPERVISOR_JOB_ID")) == 32
+    found.pop(b"", None)  # passed on where the system call allows it
+    expected = {name: value for name, value in own.items() if name}
+    return {name: value for name, value in found.items() if expected.get(name) != value} | {
+        name: b"(missing)" for name in expected if name not in found
+    }
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {b"LC_ALL": b"C"},
+        {b"LANG": b"C"},
+        {b"LC_CTYPE": b"C"},
+        {b"LC_CTYPE": b"POSIX", b"LANG": b"C"},
+        {b"LC_CTYPE": b"C.UTF-8"},
+        {b"LC_CTYPE": b""},
+        {b"PYTHONCOERCECLOCALE": b"0"},
+        {b"PYTHONUTF8": b"1"},
+        {b"": b"x"},
+        {b"": b""},
+        {b"": b"x=y", b"LANG": b"C"},
+        {b"BYTES": b"\xff\xfe", b"\xff": b"1", b"LINES": b"a\nb", b"EMPTY": b"", b"a b": b" ", b"E": b"=a="},
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["--env", "PATH"]])
+def test_a_job_gets_the_environment_of_the_caller(world: Any, given: dict[bytes, bytes], words: list[str]) -> None:
+    assert environment_of_a_job(world, given, *words) == {}
+
+
+def test_pwd_names_the_workspace_if_there_is_one(world: Any) -> None:
+    here = os.fsencode(world.directory)
+    by_a_link = world.directory.with_name("link")
+    by_a_link.symlink_to(world.directory)
+    other = world.directory / "other"
+    other.mkdir()
+    link = os.fsencode(by_a_link)
+    job = environment_of_a_job
+    assert job(world, {}) == {}
+    assert job(world, {b"PWD": here}) == {}
+    assert job(world, {b"PWD": link}) == {}  # it leads here as well, and is the name that the user knows
+    assert job(world, {b"PWD": link}, "--workspace", str(by_a_link)) == {}
+    assert job(world, {b"PWD": b"/usr"}) == {b"PWD": here}
+    assert job(world, {b"PWD": b""}) == {b"PWD": here}
+    assert job(world, {b"PWD": b"elsewhere"}) == {b"PWD": here}
+    assert job(world, {b"PWD": here}, "--workspace", "other") == {b"PWD": os.fsencode(other)}
+    assert job(world, {b"PWD": here}, "--workspace", "/usr", "--env", "A=b") == {b"PWD": b"/usr", b"A": b"b"}
+    assert job(world, {b"PWD": here}, "--workspace", "/usr", "--env", "PWD=/of my own") == {b"PWD": b"/of my own"}
+
+
+PRINTING = """
+import asyncio, os, sys, trio, supervisor
+
+def asked(**more):
+    return dict(argv=["env"], workspace="/usr", **more)
+
+async def in_trio(**options):
+    async with supervisor.open_supervisor() as sup:
+        return await sup.run(**options)
+
+async def in_asyncio(**options):
+    async with supervisor.open_supervisor_asyncio() as sup:
+        return await sup.run(**options)
+
+def in_threads(**options):
+    with supervisor.BlockingSupervisor() as sup:
+        return sup.run(**options)
+
+def pwd(result):
+    return [line for line in result.value.splitlines() if line.startswith("PWD=")]
+
+env = dict(os.environ)
+assert "" in env
+for options in (asked(), asked(env=env)):
+    assert pwd(trio.run(lambda: in_trio(**options))) == ["PWD=/usr"]
+    assert pwd(asyncio.run(in_asyncio(**options))) == ["PWD=/usr"]
+    assert pwd(in_threads(**options)) == ["PWD=/usr"]
+own = asked(env={"PATH": env["PATH"], "PWD": "/my/own"})
+assert pwd(in_threads(**own)) == ["PWD=/my/own"]
+assert env["PWD"] == os.environ["PWD"]
+assert os.environ["LC_CTYPE"] == "C.UTF-8"
+"""
+
+
+def test_the_library_sets_pwd_and_nothing_in_its_host(world: Any) -> None:
+    """What Python has set in the environment of a host is the host's own."""
+    entries = [f"{name}={world.environment[name]}" for name in ("PATH", "PYTHONPATH", "SUPERVISOR_STATE_DIR")]
+    argv = ["env", "-i", "=x", f"PWD={world.directory}", *entries, sys.executable, "-c", PRINTING]
+    done = subprocess.run(argv, check=False, timeout=SHORT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------ directories
+
+
+def without_privileges(*argv: str) -> list[str]:
+    """Return a command line under which root is subject to the modes of files, as others are."""
+    if os.geteuid() != 0:
+        return list(argv)
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv takes away what lets root ignore modes")
+    dropped = "-dac_override,-dac_read_search"
+    return ["setpriv", "--bounding-set", dropped, "--inh-caps", dropped, *argv]
+
+
+def foreign(path: Path, mode: int) -> Path:
+    """Make a directory that only its mode for others lets us into."""
+    path.mkdir()
+    if os.geteuid() == 0:
+        os.chown(path, 4242, 4242)
+    else:
+        mode = mode & 0o007 << 6 | mode
+    path.chmod(mode)
+    return path
+
+
+def run_job(world: Any, workspace: str | None, cwd: Path) -> tuple[int, Any]:
+    words = [] if workspace is None else ["--workspace", workspace]
+    argv = [sys.executable, "-m", "supervisor", "run", "--json", *words, "--", "/bin/sh", "-c", "pwd -P"]
+    done = subprocess.run(
+        without_privileges(*argv), check=False, timeout=SHORT, capture_output=True, cwd=cwd, env=world.environment
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_directory_that_can_only_be_searched_is_a_workspace(world: Any) -> None:
+    path = foreign(world.directory / "search-only", 0o711 if os.geteuid() == 0 else 0o111)
+    try:
+        for status, shape in (run_job(world, str(path), world.directory), run_job(world, None, path)):
+            assert (status, shape.get("value")) == (0, f"{path}\n"), shape
+        argv = [sys.executable, "-m", "supervisor", "list", "--json", "--workspace", str(path)]
+        done = subprocess.run(without_privileges(*argv), check=False, capture_output=True, env=world.environment)
+        assert len(json.loads(done.stdout)["jobs"]) == 2
+    finally:
+        path.chmod(0o755)
+
+
+@pytest.mark.parametrize("below", ["missing", "file/below", "closed", "closed/below", "loop", "n" * 300])
+def test_a_workspace_that_cannot_be_entered_will_not_be_later(world: Any, below: str) -> None:
+    (world.directory / "file").write_text("")
+    (world.directory / "loop").symlink_to("loop")
+    closed = foreign(world.directory / "closed", 0o700 if os.geteuid() == 0 else 0o000)
+    try:
+        status, shape = run_job(world, str(world.directory / below), world.directory)
+    finally:
+        closed.chmod(0o755)
+    assert status == 125
+    assert shape["error"]["code"] == "launch_failed"
+    assert shape["error"]["retryable"] is False
+    again = subprocess.run(
+        [sys.executable, "-m", "supervisor", "result", "--json", shape["job"]["job_id"]],
+        check=False,
+        capture_output=True,
+        env=world.environment,
+    )
+    assert json.loads(again.stdout)["error"] == shape["error"]
