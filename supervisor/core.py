@@ -20,6 +20,7 @@ import trio
 
 from supervisor import log
 from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscription
+from supervisor.actors.stops import see_it_stop
 from supervisor.catalog import Catalog, check_detail, running_error
 from supervisor.engines import Engine, remote
 from supervisor.engines.second_look import Unended
@@ -27,6 +28,8 @@ from supervisor.errors import (
     InvalidArguments,
     JobElsewhere,
     JobNotFound,
+    JobRunning,
+    PermissionDenied,
     StateBusy,
 )
 from supervisor.follow import Chunks
@@ -216,7 +219,7 @@ class Supervisor:
                 with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
                     if isinstance(made, Entry):
                         await made.started.wait()
-                    with contextlib.suppress(JobNotFound, JobElsewhere):
+                    with contextlib.suppress(JobNotFound, JobElsewhere, JobRunning, PermissionDenied):
                         await self.cancel(made.row.job_id if isinstance(made, Entry) else made.job_id)
             raise
 
@@ -428,12 +431,16 @@ class Supervisor:
         Raises:
             JobNotFound: none of this id is kept.
             JobElsewhere: it runs on another host or in another pid namespace.
+            PermissionDenied: after the grace what is left of it belongs to another user; the job goes on.
+            JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
+                goes on by itself.
         """
         entry = await self._care(job_id)
         if not isinstance(entry, Entry):
             return entry
+        again = entry.stop_why is not None
         entry.stop("cancelled", "supervisor")
-        await entry.finished.wait()
+        await see_it_stop(entry, again=again)
         if entry.problem is not None:
             raise entry.problem
         job = entry.job()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
 from supervisor.engines import Observation, Seen, evidence, records, remote, stopping
+from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import JobElsewhere, StateFull, SupervisorError
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
@@ -155,8 +156,9 @@ class _Cancelling:
         jobs = self._jobs
         try:
             row, seen = jobs.settled(jobs.row(job_id), drive=False)
+            cancel = self._under_way.get(job_id)
             if row.finished:
-                return jobs.job(row)
+                return (None if cancel is None else survivors_error(job_id, cancel.directory)) or jobs.job(row)
             if seen is None or seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = jobs.directory(row)
@@ -164,9 +166,10 @@ class _Cancelling:
             if engine is not None:
                 self._cancel_elsewhere(engine, row, directory)
             elif jobs.layout.is_sound(row.workspace_key, job_id):
-                cancel = self._under_way.get(job_id)
                 if cancel is not None and cancel.is_over:
                     return StateFull(f"job {job_id} was ended, and there is no room on the disk to write that down")
+                if cancel is not None and (problem := obstacle(job_id, directory, overdue=cancel.overdue)) is not None:
+                    return problem
                 if cancel is None:
                     cancel = self._under_way[job_id] = stopping.Cancel(directory, self._by, self._nudges.owe)
                 tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)

@@ -87,7 +87,7 @@ def _judge(directory: str, found: os.stat_result) -> Exposure | None:
 
 
 def _of_another(place: str, owner: int) -> Exposure:
-    return Exposure(place, f"belongs to user {user_name(owner)}, who could replace it", owner)
+    return Exposure(place, f"belongs to user {owner} ({user_name(owner)}), who could replace it", owner)
 
 
 def _is_trusted(owner: int) -> bool:
@@ -111,10 +111,10 @@ def _is_outside(owner: int) -> bool:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's number, with the name if it has one."""
+    """Return a user's name, or the number where it has none."""
     import pwd
 
     try:
-        return f"{uid} ({pwd.getpwuid(uid).pw_name})"
+        return pwd.getpwuid(uid).pw_name
     except (KeyError, OSError):
         return str(uid)

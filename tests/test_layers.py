@@ -35,6 +35,7 @@ LAYERS = (
     "engines.plain_json",
     "engines.processes",
     "engines.records",
+    "engines.kin",
     "engines.trees",
     "engines.__init__",  # the protocols; run whenever something of the package is imported, so below the store
     "store",
@@ -82,6 +83,7 @@ STDLIB_ONLY = {
     "engines.keeper_relay",
     "engines.keeper_spawn",
     "engines.keeper_turns",
+    "engines.kin",
     "engines.plain_json",
     "engines.processes",
     "engines.records",

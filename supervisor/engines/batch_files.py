@@ -24,6 +24,7 @@ KEEPER_FILES: Final = (
     "keeper_relay.py",
     "keeper_spawn.py",
     "keeper_turns.py",
+    "kin.py",
     "plain_json.py",
     "processes.py",
     "records.py",

@@ -216,6 +216,8 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
     if seen.leader is Leader.ALIVE:
         deadline = seen.process.get("deadline_boot_ns")
         overdue = deadline is not None and deadline <= seen.now_boot_ns
+        if stop.get("refused"):  # until it is asked for anew
+            return Finding.WAIT_RUNNING
         return Finding.STOP if overdue or seen.over_limit or seen.stop else Finding.WAIT_RUNNING
     if unfinished_stop:
         return Finding.STOP

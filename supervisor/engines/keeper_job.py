@@ -127,6 +127,8 @@ class Orders:
 class JobKeeper(keeper_loop.Keeper):
     """Keeps one job to its end."""
 
+    registers = False  # its claim says who it is
+
     def __init__(self, directory: str) -> None:
         """Prepare as any keeper does, with a supervisor's end of the line that leads nowhere."""
         ours, theirs = _socket.socketpair()
@@ -274,7 +276,7 @@ class JobKeeper(keeper_loop.Keeper):
 
     def _told_with_the_end(self, slot: keeper_launch.Slot) -> dict[str, object]:
         """Say why it was stopped: what a further line of ``stop.json`` says may be seen later than this new file."""
-        stopped = slot.stop is not None and slot.stop.signalled_ns is not None
+        stopped = slot.stop is not None and slot.stop.signalled_ns is not None and slot.stop.reached
         return {"stopped": slot.why} if stopped else {}
 
     def _settled(self, slot: keeper_launch.Slot, survivors: list[int]) -> None:

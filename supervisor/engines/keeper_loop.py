@@ -24,6 +24,7 @@ if TYPE_CHECKING or __package__:
         keeper_owed,
         keeper_spawn,
         keeper_turns,
+        kin,
         processes,
         records,
         trees,
@@ -34,6 +35,7 @@ else:  # run by keeper.py, outside the package
     import keeper_owed
     import keeper_spawn
     import keeper_turns
+    import kin
     import processes
     import records
     import trees
@@ -49,10 +51,13 @@ _LOOK_AT_LAUNCH_NS: Final = 50_000_000  # one that is to end, and has not come b
 class Keeper(keeper_turns.Turns):
     """Keeps the jobs of one supervisor."""
 
+    registers = True
+
     def __init__(self, root: str) -> None:
         """Take over standard input as the socket, and prepare to spawn."""
         super().__init__(root)
         self.claim = records.keeper_claim(self.pid, self.start, processes.boot_id(), processes.pid_namespace())
+        self.gives_tags = kin.drop_tag()
         self.claimed: str | None = None
         self.identity: dict[str, object] = {"boot": processes.boot_id(), "ns": processes.pid_namespace()}
         self.ticks = keeper_launch.Ticks()
@@ -65,6 +70,14 @@ class Keeper(keeper_turns.Turns):
         self.stopping: dict[trees.Stop, keeper_launch.Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = keeper_output.Outputs()
+
+    def run(self) -> None:
+        """Keep jobs until the supervisor is gone and the last job is settled, registered as a keeper meanwhile."""
+        if self.registers:
+            kin.register(self.root, self.pid, self.claim)
+        super().run()
+        if self.registers:
+            kin.leave(self.root, self.pid)
 
     # ------------------------------------------------------------ in its turns
 
@@ -219,6 +232,8 @@ class Keeper(keeper_turns.Turns):
     def _spawn(self, launch: keeper_launch.Launch) -> int:
         """Spawn it, in whichever thread runs the loop now; may block, and raises nothing."""
         launch.spawn(self.limits)
+        if launch.pid and self.gives_tags:
+            kin.put_tag(launch.pid, launch.directory.rpartition("/")[2])
         return launch.pid
 
     def _launched(self, launch: keeper_launch.Launch) -> None:
@@ -342,6 +357,8 @@ class Keeper(keeper_turns.Turns):
                 first = True
                 self.owed.owe(directory, records.STOP, request)
             there = request if first else (self._read_stop(directory) or {})
+        if there.get("refused"):
+            return  # until it is asked for anew
         if not there:  # it makes no sense, so nobody has asked yet
             self.owed.write(directory, records.STOP, request)
             there = request
@@ -410,8 +427,10 @@ class Keeper(keeper_turns.Turns):
         slot = self.stopping.get(stop)
         if slot is None:
             return
-        if stop.natural:
+        if stop.natural or stop.refused:
             slot.why = None
+            if stop.signalled_ns is not None and slot.request:
+                self._take_back(slot, stop)
         elif slot.request:
             left = " ".join(map(str, stop.survivors))
             try:
@@ -425,9 +444,19 @@ class Keeper(keeper_turns.Turns):
         del self.stopping[stop]
         slot.stop = None
         if slot.exit is not None:
-            self._attempt(self._settled, slot, stop.survivors)
+            self._attempt(self._settled, slot, stop.survivors if slot.why is not None else [])
         else:
             self.to_reap = True
+
+    def _take_back(self, slot: keeper_launch.Slot, stop: trees.Stop) -> None:
+        """Note that no signal has reached the command of a job."""
+        refused = " ".join(map(str, stop.survivors)) if stop.refused else ""
+        try:
+            records.take_back_stop(slot.directory, refused, slot.request)
+        except OSError:
+            slot.request |= {"signalled_boot_ns": None, **({"refused": refused} if refused else {})}
+            self._owe_stop(slot)
+        slot.request = {}
 
     def _reap(self) -> None:
         while True:

@@ -526,7 +526,11 @@ class LocalEngine:
             with trio.move_on_after(patience):
                 await handle.finished.wait()
                 return
+        if stopping.refusal_of(handle.directory):
+            return
         await self._trees.stop(handle.directory, why, by)
+        if stopping.refusal_of(handle.directory):
+            return
         if self._handles.pop(handle.token, None) is not None:
             self._watch(handle)  # its keeper may never say how it ended
 
@@ -542,6 +546,8 @@ class LocalEngine:
                     return
                 await trio.sleep(_LOOK_BLINDLY_SECONDS)
                 continue
+            if cancel.refused:
+                return
             if cancel.until is None:
                 return  # it will not be launched, and whoever watches sees the exit record
             if tree is not None:

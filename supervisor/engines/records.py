@@ -49,6 +49,7 @@ __all__ = [
     "read",
     "read_stop",
     "replace",
+    "take_back_stop",
     "take_claim",
 ]
 
@@ -274,7 +275,7 @@ def read_stop(directory: str) -> dict[str, Any] | None:
     """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
 
     ``why`` is one of ``REASONS``, or the word of a version that knows more of them, ``signalled_boot_ns`` a time
-    or ``None``, ``survivors`` a text.
+    or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``).
     """
     record = read(directory, STOP)
     if not record:
@@ -288,6 +289,8 @@ def read_stop(directory: str) -> dict[str, Any] | None:
     record["gone"] = record.get("gone") is True
     survivors = record.get("survivors")
     record["survivors"] = survivors if isinstance(survivors, str) else ""
+    if not isinstance(record.get("refused", ""), str):
+        del record["refused"]
     return record
 
 
@@ -350,10 +353,7 @@ def mark_stop(
     ``known`` is what stands there, if that was read or written already.
     """
     there = known or read_stop(directory)
-    record: dict[str, object] = dict(there) if there else {"why": "cancelled"}
-    record.pop("v", None)
-    if not record.get("survivors"):
-        record.pop("survivors", None)
+    record = _bare(there)
     if signalled is not None and record.get("signalled_boot_ns") is None:
         record["signalled_boot_ns"] = signalled
     if gone:
@@ -364,3 +364,23 @@ def mark_stop(
         append(directory, STOP, record)
     else:
         replace(directory, STOP, record)
+
+
+def take_back_stop(directory: str, refused: str = "", known: dict[str, object] | None = None) -> None:
+    """Note in ``stop.json`` that no signal has reached the command: its end, when it comes, is its own.
+
+    ``refused`` are the pids of those that are not ours to signal, with spaces between them, where that is why; the
+    stop stays asked for.
+    """
+    record = {**_bare(known or read_stop(directory)), "signalled_boot_ns": None}
+    if refused:
+        record["refused"] = refused
+    append(directory, STOP, record)
+
+
+def _bare(there: dict[str, Any] | None) -> dict[str, object]:
+    """Return a request to stop as it is written, without what an earlier attempt has come to."""
+    record: dict[str, object] = dict(there) if there else {"why": "cancelled"}
+    for name in ("v", "refused", *(["survivors"] if not record.get("survivors") else [])):
+        record.pop(name, None)
+    return record

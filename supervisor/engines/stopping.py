@@ -25,16 +25,19 @@ from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
 __all__ = [
     "BACKSTOP_SECONDS",
     "NOTED_SOON_SECONDS",
+    "STUCK_SECONDS",
     "Cancel",
     "Change",
     "Nudges",
     "Tree",
+    "ask_again",
     "cancel_queued",
     "is_noted",
     "is_signalled",
     "make_stop",
     "note_gone",
     "nudge_keeper",
+    "refusal_of",
     "request_stop",
     "seconds_of_grace",
     "stop_trees",
@@ -45,6 +48,8 @@ _LONGEST_GRACE_SECONDS: Final = 2.0**40
 _SILENCE_SECONDS: Final = 6.0
 BACKSTOP_SECONDS: Final = 2.0
 NOTED_SOON_SECONDS: Final = 1.0
+STUCK_SECONDS: Final = 3.0
+_OVERDUE_SECONDS: Final = 10.0
 
 
 def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
@@ -66,7 +71,27 @@ def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
     if not there:
         records.replace(directory, records.STOP, request)
         return request
+    if there.get("refused"):  # it is tried once more
+        records.take_back_stop(directory, known=there)
+        del there["refused"]
     return there
+
+
+def ask_again(directory: str, by: str) -> None:
+    """Have a stop that was refused tried once more, by the job's keeper or by whoever watches it without one.
+
+    Raises:
+        OSError: it cannot be written down.
+    """
+    if refusal_of(directory):
+        request_stop(directory, "cancelled", by)
+        nudge_keeper(evidence.recorded_keeper(directory))
+
+
+def refusal_of(directory: str) -> list[int]:
+    """Return the pids of the processes of a job that were not ours to stop when that was tried last."""
+    stop = records.read_stop(directory)
+    return [int(word) for word in stop.get("refused", "").split() if recorded.is_number(word)] if stop else []
 
 
 def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
@@ -161,13 +186,16 @@ def _is_time(held: object) -> bool:
 
 
 def note_gone(tree: Tree, stop: trees.Stop) -> None:
-    """Note that a tree is gone, so that its job can be settled."""
-    if not stop.natural and tree.sound:
-        with contextlib.suppress(OSError):
+    """Note what a stop has come to: that the tree is gone, so that its job can be settled, or that it was refused."""
+    if not tree.sound:
+        return
+    survivors = " ".join(map(str, stop.survivors))
+    with contextlib.suppress(OSError):
+        if not stop.natural and not stop.refused:
             signalled = stop.signalled_ns  # there was no room for that, maybe
-            records.mark_stop(
-                tree.directory, signalled=signalled, gone=True, survivors=" ".join(map(str, stop.survivors))
-            )
+            records.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors)
+        elif stop.signalled_ns is not None:
+            records.take_back_stop(tree.directory, survivors if stop.refused else "")
 
 
 def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
@@ -191,14 +219,22 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
 
 
 def stop_trees(jobs: Iterable[Tree]) -> None:
-    """End these trees from here, all side by side."""
+    """End these trees from here, all side by side.
+
+    What lives on for ``STUCK_SECONDS`` after SIGKILL is left: it is frozen, or hangs in the kernel, and ends by that
+    signal when it goes on.
+    """
     killer = trees.TreeKiller()
     under_way: dict[trees.Stop, Tree] = {}
+    patience = 0.0
     for tree in jobs:
         stop = make_stop(tree)
         under_way[stop] = tree
+        since = processes.boottime_ns() if stop.signalled_ns is None else stop.signalled_ns
+        patience = max(patience, (since + stop.grace_ns - processes.boottime_ns()) / 1e9)
         killer.add(stop)
-    while (due := killer.next_ns) is not None:
+    give_up = time.monotonic() + patience + STUCK_SECONDS
+    while (due := killer.next_ns) is not None and time.monotonic() < give_up:
         # The trees are not our children: nothing tells us of their end but looking again.
         time.sleep(max(0, due - processes.boottime_ns()) / 1e9)
         for stop in killer.tick():
@@ -213,7 +249,7 @@ class Cancel:
     """A stop of one job by somebody who is not its supervisor, step by step.
 
     ``until`` is how long, on the monotonic clock, the job's keeper is trusted to begin. ``unrecorded``: there was no
-    room on the disk for the request.
+    room on the disk for the request. ``refused``: what is left of the job is not ours to stop, see ``refusal_of``.
     """
 
     def __init__(self, directory: str, by: str, nudge: Callable[[tuple[int, int] | None], bool] | None = None) -> None:
@@ -221,7 +257,8 @@ class Cancel:
         self.directory = directory
         self._by = by
         self._nudge = nudge or nudge_keeper
-        self._begun = self._handed_out = False
+        self._begun = self._handed_out = self.refused = False
+        self._overdue = 0.0
         self._silent_since: float | None = None
         self.until: float | None = None
         self.unrecorded = False
@@ -237,6 +274,9 @@ class Cancel:
             OSError: the request cannot be written; nothing was signalled.
         """
         directory = self.directory
+        self.refused = self.until is not None and bool(refusal_of(directory))
+        if self.refused:
+            return None
         if self._handed_out and self.until is not None and time.monotonic() < self.until:
             return None  # whatever keeps it from ending, it is not to be tried without a pause
         if self.until is None:
@@ -245,6 +285,7 @@ class Cancel:
                 return None  # whoever looks next sees the exit record
             request = self._request(why)
             self.until = time.monotonic() + BACKSTOP_SECONDS
+            self._overdue = time.monotonic() + seconds_of_grace(directory) + _OVERDUE_SECONDS
             now = now or not request or not self._nudge(evidence.recorded_keeper(directory))
         if not now:
             if time.monotonic() < self.until:
@@ -282,6 +323,11 @@ class Cancel:
                 raise
             self.unrecorded = True
             return {}
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it should have come to an end: SIGKILL was sent from here, or there was time enough for it."""
+        return self._handed_out or 0 < self._overdue < time.monotonic()
 
     def _wait_for_keeper(self) -> None:
         """Go on waiting for a keeper that alone can tell the command from a stranger, or still has to spawn it.

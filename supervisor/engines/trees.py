@@ -3,8 +3,9 @@
 Standard library only, no import from the package: the keeper runs this file too, in an
 interpreter started with ``-I -S``.
 
-A member of a tree is known by the leader's session and group, by descent, or by the mark in its
-environment. Signals go out only after the identity of each process was read again.
+A member of a tree is known by the leader's session and group, by descent, by the mark in its environment, by the
+tag in its limits (see ``kin``), or by having been seen in it once. Signals go out only after the identity of each
+process was read again.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import processes
+    from supervisor.engines import kin, processes
 else:  # run by keeper.py, outside the package
+    import kin
     import processes
 if TYPE_CHECKING:  # typing costs the keeper 5 ms
     from collections.abc import Callable, Collection, Container, Iterable
     from typing import Final
 
-__all__ = ["ProcessTable", "Stop", "TreeKiller"]
+__all__ = ["ProcessTable", "Stop", "TreeKiller", "members_of"]
 
 _KERNEL_THREAD: Final = 0x0020_0000  # PF_KTHREAD, include/linux/sched.h
 _STOPPED: Final = frozenset("Tt")
@@ -41,6 +43,7 @@ class ProcessTable:
     def __init__(self) -> None:
         """Remember nothing yet."""
         self._marks: dict[tuple[int, int], bytes] = {}
+        self._tags: dict[tuple[int, int], int] = {}
         self._keepers: dict[tuple[int, int], bool] = {}
 
     def look(
@@ -65,7 +68,7 @@ class ProcessTable:
                 found = processes.read_process(pid)
                 if found is not None and not found.dead and not found.flags & _KERNEL_THREAD:
                     table[pid] = found
-        for remembered in (self._marks, self._keepers):
+        for remembered in (self._marks, self._tags, self._keepers):
             for key in [key for key in remembered if key[0] not in table or table[key[0]].start != key[1]]:
                 del remembered[key]
         return table
@@ -95,6 +98,27 @@ class ProcessTable:
                 found[pid] = mark
         return found
 
+    def tags(
+        self,
+        table: dict[int, processes.Process],
+        marks: dict[int, bytes],
+        of_stops: Container[bytes],
+        pause: Callable[[], object] = _go_on,
+    ) -> dict[int, int]:
+        """Return the tag of each process of ``table`` that has one and does not carry a mark in ``of_stops``."""
+        found: dict[int, int] = {}
+        for number, (pid, process) in enumerate(table.items() if processes.HAVE_PROC else ()):
+            if not number % _PORTION:
+                pause()
+            if marks.get(pid) not in of_stops:
+                key = (pid, process.start)
+                tag = self._tags.get(key)
+                if tag is None:
+                    tag = self._tags[key] = _tag_of(pid)
+                if tag:
+                    found[pid] = tag
+        return found
+
     @staticmethod
     def _marks_by_ps(table: dict[int, processes.Process]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
@@ -110,7 +134,9 @@ class ProcessTable:
         key = (process.pid, process.start)
         known = self._keepers.get(key)
         if known is None:
-            known = self._keepers[key] = _looks_like_keeper(process.pid)
+            known = _is_keeper(process.pid, process.start)
+            if known or process.start < processes.boottime_ns() // processes.TICK_NS - _YOUNG_TICKS:
+                self._keepers[key] = known
         return known
 
 
@@ -126,12 +152,19 @@ def _mark_of(pid: int) -> bytes:
     return environment[begin : environment.find(b"\0", begin) if b"\0" in environment[begin:] else None]
 
 
-def _looks_like_keeper(pid: int) -> bool:
+def _tag_of(pid: int) -> int:
+    try:
+        return kin.tag_in(processes.slurp(f"/proc/{pid}/limits"))
+    except OSError:
+        return 0
+
+
+def _is_keeper(pid: int, start: int) -> bool:
     try:
         words = processes.slurp(f"/proc/{pid}/cmdline").split(b"\0") if processes.HAVE_PROC else _command_words(pid)
+        return kin.is_registered(words, pid, start)
     except OSError:
         return False
-    return words[1:3] == [b"-I", b"-S"] and len(words) > 3 and words[3].endswith(b"/engines/keeper.py")
 
 
 def _command_words(pid: int) -> list[bytes]:
@@ -145,9 +178,12 @@ class Stop:
     """One tree that is being ended.
 
     ``on_signal`` is called once, right before the first signal, with the boot-clock time: what
-    it records is on disk before anything is signalled. ``natural`` says that the leader had
-    ended by itself before that, so nothing was signalled and nothing will be. ``is_child`` says
-    that the leader is a child of this process and was not reaped yet, so that its pid is its own.
+    it records is on disk before anything is signalled. ``is_child`` says that the leader is a
+    child of this process and was not reaped yet, so that its pid is its own.
+
+    Once it is complete: ``natural`` says that no signal has reached any process of the tree and the leader has ended
+    all the same; ``refused``, that the leader lives and is not ours to signal, and neither is what else is left;
+    ``survivors`` are those that are left because they are not ours to signal.
     """
 
     __slots__ = (
@@ -162,10 +198,14 @@ class Stop:
         "next_ns",
         "on_signal",
         "pid",
+        "reached",
+        "refused",
+        "seen",
         "session_seen",
         "signalled_ns",
         "start",
         "survivors",
+        "tag",
         "termed",
     )
 
@@ -183,6 +223,7 @@ class Stop:
     ) -> None:
         """Describe the tree; ``signalled_ns`` continues a stop that somebody else has begun."""
         self.mark = mark.encode("ascii")
+        self.tag = kin.tag_of_job(mark)
         self.pid = pid
         self.start = start
         self.born = start
@@ -191,7 +232,9 @@ class Stop:
         self.on_signal = on_signal
         self.signalled_ns = signalled_ns
         self.is_child = is_child
-        self.natural = False
+        self.natural = self.refused = False
+        self.reached = signalled_ns is not None  # whoever has begun it may have reached it
+        self.seen: set[tuple[int, int]] = set()
         self.termed: set[tuple[int, int]] = set()
         self.denied: set[int] = set()
         self.session_seen: set[tuple[int, int]] = set()
@@ -207,6 +250,9 @@ class Stop:
 
 _FIRST_DELAY_NS: Final = 2_000_000
 _LONGEST_DELAY_NS: Final = 200_000_000
+_STUCK_NS: Final = 5_000_000_000
+"""What lives so long after SIGKILL is frozen or hangs in the kernel: no need to look for its end that often."""
+_STUCK_DELAY_NS: Final = 2_000_000_000
 
 
 class TreeKiller:
@@ -252,6 +298,7 @@ class TreeKiller:
         leader = processes.read_process(stop.pid)
         if leader is None or leader.start != stop.start or leader.dead:
             return False
+        stop.reached = False
         self._terminate(stop, [leader])
         stop.next_ns = processes.boottime_ns() + _FIRST_DELAY_NS
         return True
@@ -274,7 +321,8 @@ class TreeKiller:
         due = [stop for stop in self.stops if stop.next_ns <= begun]
         table = self._table.look(interrupt, {*self._children}.difference(stop.pid for stop in due))
         marks = self._table.marks(table, interrupt)
-        view = _View(table, marks, self._table.is_keeper)
+        tags = self._table.tags(table, marks, {stop.mark for stop in due}, interrupt)
+        view = _View(table, marks, tags, self._table.is_keeper)
         now = processes.boottime_ns()
         self._not_before = now + (now - begun - paused)
         finished: list[Stop] = []
@@ -298,6 +346,7 @@ class TreeKiller:
             stop.on_signal(stop.signalled_ns)
         members = view.members(stop)
         if not members:
+            stop.natural = not stop.reached
             return True
         now = processes.boottime_ns()
         kill_ns = stop.signalled_ns + stop.grace_ns
@@ -306,10 +355,13 @@ class TreeKiller:
         else:
             _kill(stop, members)
             if stop.denied.issuperset(process.pid for process in members):
-                stop.survivors = sorted(stop.denied)
+                stop.survivors = sorted(process.pid for process in members)
+                stop.refused = any((process.pid, process.start) == (stop.pid, stop.start) for process in members)
+                stop.natural = not stop.refused and not stop.reached
                 return True
         now = processes.boottime_ns()
-        stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), _LONGEST_DELAY_NS)
+        longest = _LONGEST_DELAY_NS if now < kill_ns + _STUCK_NS else _STUCK_DELAY_NS
+        stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), longest)
         stop.next_ns = now + stop.delay_ns
         if now < kill_ns < stop.next_ns:
             stop.next_ns, stop.delay_ns = kill_ns, 0
@@ -325,10 +377,13 @@ class TreeKiller:
             try:
                 if stop.is_child and process.pid == stop.pid:
                     os.kill(process.pid, signal.SIGTERM)
+                    stop.reached = True
                     if process.state in _STOPPED:
                         os.kill(process.pid, signal.SIGCONT)
-                elif processes.send_signal(*key, signal.SIGTERM) and process.state in _STOPPED:
-                    processes.send_signal(*key, signal.SIGCONT)
+                elif processes.send_signal(*key, signal.SIGTERM):
+                    stop.reached = True
+                    if process.state in _STOPPED:
+                        processes.send_signal(*key, signal.SIGCONT)
             except PermissionError:
                 stop.denied.add(process.pid)
 
@@ -345,13 +400,22 @@ def _kill(stop: Stop, members: Iterable[processes.Process]) -> None:
                 # The whole group in one go: a tree that forks faster than we look cannot outrun it.
                 groups.add(process.group)
                 os.killpg(process.group, signal.SIGKILL)
-            else:
-                processes.send_signal(process.pid, process.start, signal.SIGKILL)
+                stop.reached = True
+            elif processes.send_signal(process.pid, process.start, signal.SIGKILL):
+                stop.reached = True
             stop.denied.discard(process.pid)
         except ProcessLookupError:
             pass
         except PermissionError:
             stop.denied.add(process.pid)
+
+
+def members_of(stop: Stop) -> list[processes.Process]:
+    """Return every live process of a tree, from a look of its own."""
+    looks = ProcessTable()
+    table = looks.look()
+    marks = looks.marks(table)
+    return _View(table, marks, looks.tags(table, marks, {stop.mark}), looks.is_keeper).members(stop)
 
 
 class _View:
@@ -361,12 +425,14 @@ class _View:
         self,
         table: dict[int, processes.Process],
         marks: dict[int, bytes],
+        tags: dict[int, int],
         is_keeper: Callable[[processes.Process], bool],
     ) -> None:
         self.table = table
-        self.marks = marks
+        self.tags = tags
         self.is_keeper = is_keeper
         self.by_mark: dict[bytes, list[processes.Process]] = {}
+        self.by_tag: dict[int, list[processes.Process]] = {}
         self.by_session: dict[int, list[processes.Process]] = {}
         self.by_group: dict[int, list[processes.Process]] = {}
         self.children: dict[int, list[processes.Process]] = {}
@@ -377,6 +443,9 @@ class _View:
             mark = marks.get(pid)
             if mark is not None:
                 self.by_mark.setdefault(mark, []).append(process)
+            tag = tags.get(pid)
+            if tag is not None:
+                self.by_tag.setdefault(tag, []).append(process)
 
     def members(self, stop: Stop) -> list[processes.Process]:
         """Return every live process of the tree of ``stop`` that may be signalled."""
@@ -388,8 +457,9 @@ class _View:
             ways.append(leader)
         ways += self._session(stop, leads=leads)
         ways += self.by_mark.get(stop.mark, ())
-        # Our own SIGTERM may have taken the parent by which one of them was known.
-        for pid, start in stop.termed:
+        ways += self.by_tag.get(stop.tag, ())
+        # Whatever one of them was known by may be gone: its parent by our own SIGTERM, its session by its own doing.
+        for pid, start in stop.seen:
             process = self.table.get(pid)
             if process is not None and process.start == start:
                 ways.append(process)
@@ -399,11 +469,15 @@ class _View:
             if process.pid in found or process.start < stop.born or process.pid == own or self.is_keeper(process):
                 continue
             found[process.pid] = process
-            # A child that carries another job's mark belongs to that job, wherever it hangs.
-            ways += [
-                child for child in self.children.get(process.pid, ()) if self.marks.get(child.pid) in {None, stop.mark}
-            ]
+            # A child that carries another job's tag belongs to that job, wherever it hangs. A mark says nothing of
+            # that: any process can change its own.
+            ways += [child for child in self.children.get(process.pid, ()) if self._may_be(stop, child)]
+        stop.seen.update((process.pid, process.start) for process in found.values())
         return list(found.values())
+
+    def _may_be(self, stop: Stop, process: processes.Process) -> bool:
+        tag = self.tags.get(process.pid)
+        return tag is None or tag == stop.tag
 
     # Born in the same tick as the end counts as before: no pid is given out twice within 10 ms.
     def _session(self, stop: Stop, *, leads: bool) -> list[processes.Process]:

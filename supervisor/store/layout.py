@@ -6,6 +6,7 @@
       registry.db                 see ``index``
       lock                        flock: creating, migrating and rebuilding the registry
       .owners/<supervisor>        one empty file for each open supervisor
+      .keepers/<pid>              one link for each keeper, see ``engines.kin``
       .trash/<job id>.<time>      what is being deleted
       .spare/                     files that take the records which a full disk has no room for
       .tasks/<task id>/           an MCP task that is no job, see ``mcp_server.tasks.records``

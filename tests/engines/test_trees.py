@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from supervisor.engines import processes, trees
+from supervisor.engines import kin, processes, trees
 
 linux = pytest.mark.skipif(not processes.HAVE_PROC, reason="reads /proc")
 
@@ -78,18 +78,44 @@ def test_leaders_of_other_trees_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
         other.kill()
 
 
-@linux
+def test_a_process_is_in_a_tree_once_it_was_seen_there() -> None:
+    leader, child = processes.Process(10, "S", 1, 10, 10, 100), processes.Process(11, "S", 10, 11, 11, 101)
+    stranger = processes.Process(12, "S", 1, 12, 12, 102)
+    stop = trees.Stop("a" * 32, 10, 100, 5, lambda _: None)
+
+    def members(*table: processes.Process) -> set[int]:
+        view = trees._View({each.pid: each for each in table}, {}, {}, lambda _: False)
+        return {each.pid for each in view.members(stop)}
+
+    assert members(leader, child, stranger) == {10, 11}
+    alone = processes.Process(11, "S", 1, 11, 11, 101)  # its parent is gone, and it has a session of its own
+    assert members(alone, stranger) == {11}
+    assert members(processes.Process(11, "S", 1, 11, 11, 999), stranger) == set()  # another one of that number
+
+
 @pytest.mark.parametrize(
-    ("words", "is_one"),
+    ("mark", "tag", "is_member"),
     [
-        (["-I", "-S", "/x/engines/keeper.py", "/root"], True),
-        (["-S", "-I", "/x/engines/keeper.py", "/root"], False),
-        (["-I", "-S", "/x/engines/keeper.pyc"], False),
-        (["-c", "", "-I", "-S", "/x/engines/keeper.py"], False),
+        (None, None, True),
+        (b"b" * 32, None, True),  # every process can change its own
+        (b"b" * 32, "a" * 32, True),
+        (None, "b" * 32, False),
+        (b"a" * 32, "a" * 32, True),
     ],
 )
-def test_keepers_are_known_by_their_command(words: list[str], is_one: bool) -> None:  # noqa: FBT001
-    reads = {"/proc/4/cmdline": b"\0".join([b"python", *(word.encode() for word in words), b""])}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(processes, "slurp", reads.__getitem__)
-        assert trees._looks_like_keeper(4) is is_one
+def test_whose_child_it_is_the_tag_tells_and_not_the_mark(
+    mark: bytes | None, tag: str | None, *, is_member: bool
+) -> None:
+    leader, child = processes.Process(10, "S", 1, 10, 10, 100), processes.Process(11, "S", 10, 11, 11, 101)
+    marks = {} if mark is None else {11: mark}
+    tags = {} if tag is None else {11: kin.tag_of_job(tag)}
+    view = trees._View({10: leader, 11: child}, marks, tags, lambda _: False)
+    stop = trees.Stop("a" * 32, 10, 100, 5, lambda _: None)
+    assert ({each.pid for each in view.members(stop)} == {10, 11}) is is_member
+
+
+def test_an_orphan_is_known_by_its_tag() -> None:
+    orphan = processes.Process(11, "S", 1, 11, 11, 101)
+    view = trees._View({11: orphan}, {11: b"x"}, {11: kin.tag_of_job("a" * 32)}, lambda _: False)
+    assert view.members(trees.Stop("a" * 32, 10, 100, 5, lambda _: None)) == [orphan]
+    assert view.members(trees.Stop("b" * 32, 10, 100, 5, lambda _: None)) == []

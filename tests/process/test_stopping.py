@@ -33,6 +33,12 @@ WAYS = {
     "cleared environment, double fork in the session": "fork bare deaf",
     "cleared environment, setsid, a descendant": "session bare deaf",
     "stopped": "stopped",
+    "another mark, setsid, a descendant": "forge session deaf",
+    "another mark, daemon": "forge session fork deaf",
+    "cleared environment, daemon": "bare session fork deaf",
+    "overwritten environment, daemon": "overwrite session fork deaf",
+    "command line of a keeper, daemon": "keeper session fork deaf",
+    "command line of a keeper, a descendant": "keeper session deaf",
 }
 
 

@@ -22,6 +22,29 @@ def rest() -> None:
         signal.pause()
 
 
+def become(program: str, words: list[str], environment: dict[str, str]) -> None:
+    argv = [sys.executable, "-I", "-S", program, sys.argv[1], "--", *words]
+    os.execve(sys.executable, argv, environment)
+
+
+def keeper() -> str:
+    """Return this program under a name by which keepers go."""
+    directory = f"{sys.argv[1]}.{os.getpid()}/engines"
+    os.makedirs(directory)
+    os.symlink(__file__, f"{directory}/keeper.py")
+    return f"{directory}/keeper.py"
+
+
+def overwrite_environment() -> None:
+    """Write over what the environment was at the start, as setproctitle does."""
+    import ctypes
+
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    begin, end = int(fields[47]), int(fields[48])
+    ctypes.memset(begin, ord("x"), end - begin - 1)
+
+
 def go(words: list[str]) -> None:
     """Be in a new process, and go the way of ``words``."""
     for number, word in enumerate(words):
@@ -37,8 +60,13 @@ def go(words: list[str]) -> None:
         elif word == "parent" and os.fork():
             rest()
         elif word == "bare":
-            argv = [sys.executable, "-S", __file__, sys.argv[1], "--", *words[number + 1 :]]
-            os.execve(sys.executable, argv, {})
+            become(__file__, words[number + 1 :], {})
+        elif word == "forge":
+            become(__file__, words[number + 1 :], {**os.environ, "SUPERVISOR_JOB_ID": "0" * 32})
+        elif word == "keeper":
+            become(keeper(), words[number + 1 :], {**os.environ, "SUPERVISOR_JOB_ID": "0" * 32})
+        elif word == "overwrite":
+            overwrite_environment()
         elif word == "stopped":
             report()
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,0 +1,98 @@
+"""Why a job that was asked to stop has not ended, or not all of it, in the words of an error.
+
+A stop waits for two things that may take for ever: processes that are not ours to signal, and processes that a
+signal does not reach before they go on (frozen, or waiting in the kernel). Whoever asked is not to wait that long.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from supervisor.engines import evidence, processes, recorded, records, stopping, trees
+from supervisor.errors import JobRunning, PermissionDenied, SupervisorError
+from supervisor.trust import user_name
+
+__all__ = ["obstacle", "survivors_error"]
+
+# Of the two versions of control groups only a frozen one of the first keeps its processes from SIGKILL.
+_FREEZER: Final = "/sys/fs/cgroup/freezer"
+_STATES: Final = {"D": "waits in the kernel (state D)", "T": "is stopped", "t": "is traced"}
+
+
+def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError | None:
+    """Return what keeps a job from ending that was asked to stop, ``None`` where that cannot be told (yet).
+
+    ``overdue``: SIGKILL was sent, or should have been, and there was time enough for it to take effect.
+
+    Raises:
+        OSError: it cannot be looked at now.
+    """
+    refused = stopping.refusal_of(directory)
+    if refused:
+        return _refused(job_id, refused, "cannot be stopped", "The job goes on, and the stop stays requested.")
+    if not overdue:
+        return None
+    process = recorded.process(directory)
+    if process:
+        left = trees.members_of(stopping.make_stop(stopping.Tree(directory, process)))
+        stuck = [{"pid": each.pid, "state": _state_of(each)} for each in left]
+        what = "process"
+    else:
+        keeper = evidence.recorded_keeper(directory)
+        stuck = []
+        if keeper is not None and processes.is_held(*keeper):
+            found = processes.read_process(keeper[0])
+            stuck = [] if found is None else [{"pid": found.pid, "state": _state_of(found)}]
+        what = "its keeper, process"
+    if not stuck:
+        return None
+    words = ", ".join(f"{what} {each['pid']} {each['state']}" for each in stuck[:5])
+    message = f"job {job_id} was asked to stop and has not ended: {words}"
+    repair = "The stop goes on by itself when they do: thaw them (cgroup freezer, SIGCONT), or mend what they wait for."
+    details: dict[str, Any] = {"job_id": job_id, "pid": stuck[0]["pid"], "processes": stuck}
+    return JobRunning(message, repair=repair, retry_after_ms=1000, details=details)
+
+
+def survivors_error(job_id: str, directory: str) -> SupervisorError | None:
+    """Return the error of a job that was stopped, and of which processes are left that are not ours to signal."""
+    stop = records.read_stop(directory)
+    pids = [] if not stop or stop["signalled_boot_ns"] is None else recorded.stop_facts(stop)[1]
+    if not pids:
+        return None
+    return _refused(job_id, list(pids), "has ended, and a part of it cannot be stopped", "The job itself has ended.")
+
+
+def _refused(job_id: str, pids: list[int], what: str, then: str) -> PermissionDenied:
+    held: list[dict[str, Any]] = []
+    for pid in pids:
+        uid = _owner_of(pid)
+        held.append({"pid": pid, "uid": uid, "user": None if uid is None else user_name(uid)})
+    words = ", ".join(f"process {each['pid']} belongs to user {each['user'] or 'unknown'}" for each in held[:5])
+    return PermissionDenied(
+        f"job {job_id} {what}: {words}, and is not ours to signal",
+        repair=f"Stop it as that user or as root: `sudo kill {' '.join(map(str, pids[:5]))}`. {then}",
+        details={"job_id": job_id, **held[0], "processes": held},
+    )
+
+
+def _owner_of(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+def _state_of(process: processes.Process) -> str:
+    if _is_frozen(process.pid):
+        return "is frozen"
+    return _STATES.get(process.state, f"lives on (state {process.state})")
+
+
+def _is_frozen(pid: int) -> bool:
+    try:
+        groups = processes.slurp(f"/proc/{pid}/cgroup").decode("utf-8", "replace").splitlines()
+        group = next((line.partition(":freezer:")[2] for line in groups if ":freezer:" in line), "")
+        return bool(group) and processes.slurp(f"{_FREEZER}{group}/freezer.state").strip() != b"THAWED"
+    except OSError:
+        return False
