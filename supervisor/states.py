@@ -49,7 +49,7 @@ class State(StrEnum):
     @property
     def terminal(self) -> bool:
         """Whether nothing leads out of this state."""
-        return self in TERMINAL or "ended" in self.__dict__
+        return self in TERMINAL or "ended" in vars(self)
 
 
 @unique
@@ -105,7 +105,7 @@ def state_of(text: str, *, ended: bool) -> State:
     except ValueError:
         state = _opaque(State, text)
         if ended:
-            state.__dict__["ended"] = True
+            vars(state)["ended"] = True
         return state
 
 
