@@ -15,6 +15,7 @@ The way of a job through the files, top down; each imports only from rows below 
     endings  listing    cancelling and waiting for many jobs at once; pages of jobs
     progress            how far a running job is, by what it has written so far
     settle              from how a command ended to what its job is
+    outputs             reading what a job has written
     tracing             a span for each job, where OpenTelemetry is installed
     store/              directories, rows, the SQLite registry
     engines/            how a command is run: keeper, evidence, stopping, watching; batch engines, Slurm
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         JobNotFound,
         JobRunning,
         LaunchFailed,
+        OutputLost,
         PermissionDenied,
         StateBusy,
         StateCorrupt,
@@ -74,6 +76,7 @@ __all__ = [
     "JobSpec",
     "LaunchFailed",
     "Metrics",
+    "OutputLost",
     "PermissionDenied",
     "Reason",
     "Result",

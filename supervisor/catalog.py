@@ -16,12 +16,13 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor import endings, forgetting, interpret, log
-from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, records, remote, stopping
+from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, remote, stopping
 from supervisor.engines.second_look import SecondLook
 from supervisor.errors import (
     InvalidArguments,
     JobNotFound,
     JobRunning,
+    OutputLost,
     PermissionDenied,
     StateBusy,
     StateCorrupt,
@@ -41,7 +42,7 @@ from supervisor.store.rows import UNFINISHED, Outcome, error_of, job_of
 __all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
 
 Observe = Callable[[Row, str], Observation]
-_Look = Callable[[str, Ended], interpret.Outcome]
+_Look = Callable[[Row, str, Ended], interpret.Outcome]
 
 _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
@@ -390,13 +391,14 @@ class Catalog:
             InvalidArguments: ``detail`` is something else.
             JobNotFound: there is no such job, or somebody else has just consumed it.
             JobRunning: it has not ended.
+            OutputLost: it is done, and there are fewer bytes of its output than its record says.
             StateCorrupt: it is done, and its output cannot be read.
         """
         level = check_detail(detail)
         shown: list[interpret.Outcome] = []
 
-        def look(directory: str, ended: Ended) -> interpret.Outcome:
-            shown.append(how_it_ended(directory, ended))
+        def look(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
+            shown.append(how_it_ended(row, directory, ended))
             return shown[-1]
 
         row, seen = self.settled(self.row(job_id), look=look)
@@ -446,16 +448,15 @@ class Catalog:
         error = error_of(row)
         if error is not None:
             return Result(job_id=row.job_id, kind=row.kind, error=error, job=job)
-        if not os.path.exists(f"{directory}/{records.STDOUT}") or not self.layout.is_sound(
-            row.workspace_key,
-            row.job_id,
-        ):
+        if not self.layout.is_sound(row.workspace_key, row.job_id):
             message = f"the output of job {row.job_id} is not there any more"
             raise StateCorrupt(message, details={"job_id": row.job_id})
         interpreter = interpret.get_interpreter(row.kind)
-        outcome = shown[-1] if shown else how_it_ended(directory, _ended_of(job))
+        outcome = shown[-1] if shown else how_it_ended(row, directory, _ended_of(job))
         try:
             value = interpret.render(interpreter, outcome, detail)
+        except OutputLost:
+            raise
         except Exception as failure:
             message = f"the output of job {row.job_id} cannot be read as {row.kind} any more: {failure}"
             raise StateCorrupt(message, details={"job_id": row.job_id}) from failure
@@ -539,7 +540,14 @@ class Catalog:
 
 
 def _ended_of(job: Job) -> Ended:
-    return Ended(exit=Exit(exit_code=job.exit_code, signal=job.signal))
+    return Ended(
+        exit=Exit(
+            exit_code=job.exit_code,
+            signal=job.signal,
+            stdout_bytes=job.stdout_bytes,
+            stderr_bytes=job.stderr_bytes,
+        )
+    )
 
 
 def running_error(job: Job) -> JobRunning:

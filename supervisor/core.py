@@ -41,6 +41,7 @@ from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.requests import spec_of
 from supervisor.settings import Settings
 from supervisor.states import State, state_of
+from supervisor.store import Row
 from supervisor.store.layout import workspace_key
 
 __all__ = ["Supervisor"]
@@ -375,7 +376,8 @@ class Supervisor:
             InvalidArguments: ``detail`` is something else.
             JobRunning: it has not ended.
             JobNotFound: none of this id is kept.
-            StateCorrupt: its output is gone or damaged.
+            OutputLost: there are fewer bytes of its output than its record says.
+            StateCorrupt: its output is damaged.
         """
         self._gate.check_open()
         await trio.lowlevel.checkpoint()
@@ -496,23 +498,32 @@ class Supervisor:
         """Read what a job writes, from the beginning, as it is written.
 
         Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
-        and everything was read.
+        and everything was read. If the command truncates its output, what was not read by then is lost, and the
+        iterator goes on from the beginning of what was written since; its ``restarts`` counts that.
 
         Raises:
             JobNotFound: none of this id is kept.
             InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
+            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
         """
         if stream not in {"stdout", "stderr"}:
             message = f"stream is {stream!r}; it must be stdout or stderr"
             raise InvalidArguments(message)
         entry = await self._care(job_id)
+        row: Row | None = None
         if isinstance(entry, Entry):
             directory, finished = entry.directory, entry.finished
         else:
             row = await self._gate.ask(lambda catalog: catalog.row(job_id))
             directory, finished = self._catalog.directory(row), trio.Event()
             finished.set()
-        chunks = Chunks(directory, stream, finished)
+
+        def end() -> int | None:
+            found = entry.row if isinstance(entry, Entry) else row
+            ended = None if found is None else found.ended
+            return None if ended is None else int(ended[f"{stream}_bytes"])
+
+        chunks = Chunks(directory, stream, finished, end)
         # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
         await self._nursery.start(_serve, chunks)
         try:

@@ -120,6 +120,21 @@ class StateCorrupt(SupervisorError):
     default_repair = "Forget the job with `supervisor rm JOB`; its files are left in the trash until then."
 
 
+class OutputLost(StateCorrupt):
+    """There are fewer bytes of a job's output than its record says, after a loss of power for one."""
+
+    code = "output_lost"
+    default_repair = "Start the job again; what is left of its output is not what the command wrote."
+
+    @classmethod
+    def of(cls, directory: str, stream: str, recorded: int, found: int) -> OutputLost:
+        """Return the error of the job in ``directory``."""
+        job_id = directory.rpartition("/")[2]
+        message = f"the record of job {job_id} says {recorded} bytes of {stream}, and {found} are there"
+        details = {"job_id": job_id, "stream": stream, "recorded_bytes": recorded, "found_bytes": found}
+        return cls(message, details=details)
+
+
 class StateBusy(SupervisorError):
     """The state root cannot be used just now: a lock that another process holds, no free descriptor, no memory."""
 

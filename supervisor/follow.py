@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from supervisor.engines import records
 from supervisor.engines.inotify import MODIFIED
+from supervisor.engines.looking import LONGEST_DELAY_SECONDS, NotKnown
 from supervisor.engines.notify import Notifier
+from supervisor.outputs import Output
 
 __all__ = ["Chunks"]
 
-_CHUNK: Final = 65536
 _LOOK_BLINDLY_SECONDS: Final = 0.1
 
 
 class Chunks:
     """An async iterator of the bytes of a stream, to its end. Made by ``Supervisor.follow``."""
 
-    def __init__(self, directory: str, stream: str, finished: trio.Event) -> None:
-        """Follow a stream of the job in ``directory`` until ``finished`` is set and all is read."""
+    def __init__(self, directory: str, stream: str, finished: trio.Event, end: Callable[[], int | None]) -> None:
+        """Follow a stream of the job in ``directory`` until ``finished`` is set and all is read.
+
+        ``end`` tells then how many bytes belong to the job.
+        """
         self._directory = directory
-        self._name = records.STDOUT if stream == "stdout" else records.STDERR
         self._finished = finished
+        self._end = end
+        self._output = Output(directory, stream)
         self._changed = trio.Event()
-        self._descriptor: int | None = None
         self._told = False
         self._serving = trio.CancelScope()
         self._failure: Exception | None = None
@@ -58,9 +61,12 @@ class Chunks:
     def close(self) -> None:
         """Close the file and stop listening."""
         self._serving.cancel()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._output.close()
+
+    @property
+    def restarts(self) -> int:
+        """How often the output was found truncated, so that reading started over."""
+        return self._output.restarts
 
     def __aiter__(self) -> Chunks:
         """Return itself."""
@@ -75,19 +81,17 @@ class Chunks:
             # In this order: what was written before the end was noticed is read after it.
             finished = self._finished.is_set()
             self._changed = trio.Event()
-            data = self._read()
-            if data:
-                return data
             if finished:
-                raise StopAsyncIteration
-            with trio.move_on_after(float("inf") if self._told else _LOOK_BLINDLY_SECONDS):
-                await self._changed.wait()
-
-    def _read(self) -> bytes:
-        if self._descriptor is None:
+                self._output.end = self._end()
+            patience = float("inf") if self._told else _LOOK_BLINDLY_SECONDS
             try:
-                path = f"{self._directory}/{self._name}"
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except OSError:
-                return b""
-        return os.read(self._descriptor, _CHUNK)
+                data = self._output.read()
+            except NotKnown:
+                patience = LONGEST_DELAY_SECONDS
+            else:
+                if data:
+                    return data
+                if finished:
+                    raise StopAsyncIteration
+            with trio.move_on_after(patience):
+                await self._changed.wait()

@@ -187,6 +187,7 @@ class Launcher:
             deadline_seconds=record["deadline_seconds"],
             grace_seconds=self._settings.stop_grace_seconds,
             output_limit=self._settings.job_max_output_bytes,
+            stop_leftovers=self._settings.job_leftovers == "stop",
             options={} if options is None else options["own"],
         )
 

@@ -97,6 +97,10 @@ class Exit:
         launch_status: what a shell would exit with then: 127, 126 or 125.
         launch_final: that it will not be started later either, whatever ``launch_status``: there is no workspace.
         never_launched: it provably never ran because everything of ours died before the launch.
+        stdout_bytes: how much it had written then; ``None`` where the record of its end does not say.
+        stderr_bytes: the same.
+        may_grow: whether a process that it left behind may write on.
+        truncated: whether the command was seen to truncate its own output.
     """
 
     exit_code: int | None = None
@@ -108,6 +112,10 @@ class Exit:
     launch_status: int | None = None
     launch_final: bool = False
     never_launched: bool = False
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
+    may_grow: bool = False
+    truncated: bool = False
 
     @property
     def known(self) -> bool:
@@ -160,6 +168,7 @@ class Job:
         result_available: whether ``result`` has something to return.
         cost_usd: what the output says was spent, or ``None``.
         detail: for a failed job a short redacted reason, else ``None``.
+        warnings: what is unusual about its output, a sentence each.
         stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``).
         progress: what the output of a running job says about how far it is, for kinds that report it.
             Of an agent: ``turn``, ``tool``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``note``,
@@ -171,8 +180,8 @@ class Job:
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
-        stdout_bytes: the size of ``result.json`` now.
-        stderr_bytes: the size of ``stderr.log`` now.
+        stdout_bytes: how much it has written to stdout; of an ended job, until its end.
+        stderr_bytes: the same of stderr.
         cpu_seconds: user and system time, where known.
         max_rss_bytes: the largest resident set, where known.
         fingerprint: the name and version of this shape.
@@ -197,6 +206,7 @@ class Job:
     result_available: bool = False
     cost_usd: float | None = None
     detail: str | None = None
+    warnings: tuple[str, ...] = ()
     stop_requested: str | None = None
     progress: Mapping[str, Any] | None = None
     engine: str = "local"

@@ -7,19 +7,14 @@ is a lower bound.
 
 from __future__ import annotations
 
-import os
-import stat
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from supervisor import log
-from supervisor.engines import records
 from supervisor.interpret import ProgressReader, Reports, get_interpreter
+from supervisor.outputs import CHUNK_BYTES, Output
 
-__all__ = ["CHUNK_BYTES", "Output", "is_silent", "read_so_far", "reader_of", "snapshot_of"]
-
-CHUNK_BYTES: Final = 65536
-
+__all__ = ["is_silent", "read_so_far", "reader_of", "snapshot_of"]
 
 _silent: set[str] = set()
 
@@ -53,65 +48,15 @@ def snapshot_of(reader: ProgressReader, *, partial: bool) -> dict[str, Any]:
     return {**reader.snapshot(), "partial": partial}
 
 
-class Output:
-    """The stdout of a job, read from where the last reading ended. It may not be there yet."""
-
-    def __init__(self, directory: str) -> None:
-        """Open nothing yet."""
-        self._path = f"{directory}/{records.STDOUT}"
-        self._descriptor: int | None = None
-        self._done = 0
-
-    def _open(self) -> int | None:
-        if self._descriptor is None:
-            try:
-                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except OSError:
-                return None
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.close(descriptor)
-                return None
-            self._descriptor = descriptor
-        return self._descriptor
-
-    @property
-    def left(self) -> int:
-        """How many bytes there are that were not read."""
-        descriptor = self._open()
-        return 0 if descriptor is None else max(0, os.fstat(descriptor).st_size - self._done)
-
-    def skip(self, count: int) -> None:
-        """Leave out the next bytes."""
-        self._done += count
-
-    def go_back(self, count: int) -> None:
-        """Have the last bytes read again."""
-        self._done -= count
-
-    def read(self) -> bytes:
-        """Return the next bytes, at most ``CHUNK_BYTES``; nothing at the end."""
-        descriptor = self._open()
-        data = b"" if descriptor is None else os.pread(descriptor, CHUNK_BYTES, self._done)
-        self._done += len(data)
-        return data
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 def read_so_far(directory: str, kind: str, most: int) -> dict[str, Any] | None:
     """Return how far the job in ``directory`` is, by the last ``most`` bytes that it wrote at most."""
     reader = reader_of(kind)
     if reader is None:
         return None
-    output = Output(directory)
+    output = Output(directory, "stdout")
     try:
-        left = output.left
-        before = max(0, left - most)
-        output.skip(before)
+        before = max(0, output.size() - most)
+        output.seek(before)
         torn = before > 0
         for _ in range(-(-most // CHUNK_BYTES)):
             chunk = output.read()

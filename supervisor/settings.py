@@ -66,6 +66,13 @@ def _optional_path(held: object) -> Path | None:
     return None if held is None or held == "" else _state_dir(held)
 
 
+def _leftovers(held: object) -> str:
+    word = str(held).strip().lower()
+    if word not in {"leave", "stop"}:
+        raise ValueError
+    return word
+
+
 def _log_level(held: object) -> str:
     level = str(held).strip().lower()
     if level not in LOG_LEVELS:
@@ -108,6 +115,9 @@ class Settings:
         job_max_output_bytes: stdout or stderr past this stops the job; looked at every 0.1 s
             (when it fills quickly) to 8 s (when it was quiet), so it overshoots by what is written meanwhile
             (``SUPERVISOR_JOB_MAX_OUTPUT_BYTES``, 67108864).
+        job_leftovers: what becomes of processes that a command leaves behind when it has ended
+            (``SUPERVISOR_JOB_LEFTOVERS``): ``leave`` lets them go on, as long as what they write to the job's output
+            stays below its limit; ``stop`` ends them as a cancel would. Default ``leave``.
         stop_grace_seconds: between SIGTERM and SIGKILL (``SUPERVISOR_STOP_GRACE_SECONDS``, 5).
         config: path of the kinds file (``SUPERVISOR_CONFIG``).
         shared_dir: where the directories of jobs stand that run on other machines: a directory that those
@@ -138,6 +148,7 @@ class Settings:
         _count,
         "a whole number of bytes of at least 0",
     )
+    job_leftovers: str = _setting("SUPERVISOR_JOB_LEFTOVERS", "leave", _leftovers, "leave or stop")
     stop_grace_seconds: float = _setting(
         "SUPERVISOR_STOP_GRACE_SECONDS",
         5,

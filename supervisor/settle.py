@@ -6,24 +6,23 @@ does not matter who settles a job first.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
 
 from supervisor import interpret
-from supervisor.engines import Ended, records
-from supervisor.errors import InvalidArguments
+from supervisor.engines import Ended, recorded
+from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
 from supervisor.model import ErrorInfo
+from supervisor.outputs import STREAMS, read_output
 from supervisor.states import Event, Reason, State, reason_of, step
 from supervisor.store.rows import Outcome, Row, size_of
 
-__all__ = ["how_it_ended", "outcome_of", "read_output"]
+__all__ = ["how_it_ended", "outcome_of"]
 
-_STDERR_TAIL: Final = 65536
+_TAIL: Final = 65536
 
 _STOPS: Final = {
     "cancelled": (Event.STOPPED_BY_CANCEL, Reason.CANCELLED),
@@ -56,7 +55,7 @@ _TEXTS: Final = {
     ),
     Reason.LAUNCH_FAILED: ("The command could not be started.", "Correct the command or the workspace, start again."),
     Reason.OUTPUT_LIMIT: (
-        "The command wrote more than its output limit and was stopped.",
+        "The command wrote more than its output limit.",
         "Make it write less, or raise SUPERVISOR_JOB_MAX_OUTPUT_BYTES.",
     ),
     Reason.CANCELLED: ("The job was cancelled.", "Start it again under a new key if it is still wanted."),
@@ -68,38 +67,30 @@ _TEXTS: Final = {
 }
 
 
-def read_output(directory: str, name: str, *, last: int | None = None) -> bytes:
-    """Return what a job wrote to a stream, or its last bytes; nothing when there is no such file."""
-    try:
-        descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            return b""
-        if last is not None and found.st_size > last:
-            os.lseek(descriptor, -last, os.SEEK_END)
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)
+def how_it_ended(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
+    """Return what an interpreter is given about a job: no more of its output than was there at its end, or may be."""
+    exit_, limit = ended.exit, _limit_of(row)
 
+    def read(stream: str, size: int | None, last: int | None = None) -> bytes:
+        if size is None:
+            size = size_of(directory, STREAMS[stream])
+        return read_output(directory, stream, size=size if limit is None else min(size, limit), last=last)
 
-def how_it_ended(directory: str, ended: Ended) -> interpret.Outcome:
-    """Return what an interpreter is given about a job."""
     return interpret.Outcome(
-        exit_code=ended.exit.exit_code,
-        signal=ended.exit.signal,
-        read_stdout=lambda: read_output(directory, records.STDOUT),
-        read_stderr=lambda: read_output(directory, records.STDERR, last=_STDERR_TAIL),
+        exit_code=exit_.exit_code,
+        signal=exit_.signal,
+        read_stdout=lambda: read("stdout", exit_.stdout_bytes),
+        read_stderr=lambda: read("stderr", exit_.stderr_bytes, _TAIL),
+        read_stdout_tail=lambda: read("stdout", exit_.stdout_bytes, _TAIL),
         interrupted=ended.stopped,
-        ended_ns=ended.exit.ended_ns,
-        launch_error=ended.exit.launch_error,
-        launch_status=ended.exit.launch_status,
+        ended_ns=exit_.ended_ns,
+        launch_error=exit_.launch_error,
+        launch_status=exit_.launch_status,
     )
+
+
+def _limit_of(row: Row) -> int | None:
+    return recorded.integer(row.request, "output_limit")
 
 
 def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
@@ -107,6 +98,8 @@ def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
         return interpret.get_interpreter(kind).verdict(seen)
     except InvalidArguments:
         raise
+    except OutputLost as error:
+        return Verdict(reason=Reason.LOST, code=error.code, message=error.message, repair=error.repair)
     except Exception as error:  # noqa: BLE001  # a kind of somebody else must not cost us the job
         return Verdict(
             reason=Reason.INVALID_OUTPUT,
@@ -119,7 +112,7 @@ def outcome_of(
     row: Row,
     directory: str,
     ended: Ended,
-    look: Callable[[str, Ended], interpret.Outcome] = how_it_ended,
+    look: Callable[[Row, str, Ended], interpret.Outcome] = how_it_ended,
 ) -> Outcome:
     """Decide the terminal state of a job whose command has ended.
 
@@ -130,20 +123,28 @@ def outcome_of(
         InvalidArguments: its kind is not installed here, so it is not for this process to decide.
     """
     state = State(row.state)
-    if ended.stopped is not None:
+    stdout_bytes, stderr_bytes = (
+        size_of(directory, STREAMS[stream]) if size is None else size
+        for stream, size in (("stdout", ended.exit.stdout_bytes), ("stderr", ended.exit.stderr_bytes))
+    )
+    limit = _limit_of(row)
+    stopped = ended.stopped
+    if stopped is None and limit is not None and max(stdout_bytes, stderr_bytes) > limit:
+        stopped = "output_limit"  # it had ended before anybody saw that
+    if stopped is not None:
         # A newer version stops jobs for more than this one knows; whatever it is, the job did not do its work.
-        event, reason = _STOPS.get(ended.stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(ended.stopped))
+        event, reason = _STOPS.get(stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(stopped))
         if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no spend to look for
             verdict = Verdict(reason=reason)
         else:
-            verdict = _judge(row.kind, look(directory, ended))
+            verdict = _judge(row.kind, look(row, directory, ended))
     elif ended.exit.launch_error is not None:
         event, reason = Event.LAUNCH_FAILED, Reason.LAUNCH_FAILED
-        verdict = _unlaunched(row.kind, look(directory, ended), ended)
+        verdict = _unlaunched(row.kind, look(row, directory, ended), ended)
         if state is not State.QUEUED:  # its launch was recorded by somebody who was wrong
             event, reason = Event.LOST, Reason.LOST
     else:
-        verdict = _judge(row.kind, look(directory, ended))
+        verdict = _judge(row.kind, look(row, directory, ended))
         reason = verdict.reason
         event = {Reason.EXITED: Event.SUCCEEDED, Reason.LOST: Event.LOST}.get(reason, Event.FAILED)
     detail = verdict.detail
@@ -158,9 +159,9 @@ def outcome_of(
         exit=ended.exit,
         detail=detail,
         cost_usd=verdict.cost_usd,
-        error=None if reason is Reason.EXITED else _error(reason, verdict, own_words=ended.stopped is None),
-        stdout_bytes=size_of(directory, records.STDOUT),
-        stderr_bytes=size_of(directory, records.STDERR),
+        error=None if reason is Reason.EXITED else _error(reason, verdict, own_words=stopped is None),
+        stdout_bytes=stdout_bytes,
+        stderr_bytes=stderr_bytes,
     )
 
 

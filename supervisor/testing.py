@@ -53,7 +53,9 @@ from supervisor.engines import (
     Observation,
     Seen,
     evidence,
+    measures,
     processes,
+    recorded,
     records,
 )
 from supervisor.errors import LaunchFailed
@@ -235,13 +237,17 @@ class FakeCommand:
         return self._started_ns + int((when - self._started_at) * 1e9)
 
     def _end(self) -> None:
-        exit_ = Exit(exit_code=self._exit_code, signal=self._signal, ended_ns=self._wall_ns(self._ends_at))
+        sizes = measures.sizes(self.request.directory)
+        exit_ = recorded.exit_of(
+            {"exit_code": self._exit_code, "signal": self._signal, "ended_ns": self._wall_ns(self._ends_at), **sizes}
+        )
         record: dict[str, object] = {
             "exit_code": exit_.exit_code,
             "signal": exit_.signal,
             "ended_ns": exit_.ended_ns,
             "ended_boot_ns": processes.boottime_ns(),
             "by": "fake engine",
+            **sizes,
         }
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # its job was deleted: nobody will ask
             if self.stop_reason is not None:

@@ -53,7 +53,7 @@ RUNNING_JSON = json.loads("""
  "created_at": "2026-03-01T08:00:00.123Z", "started_at": "2026-03-01T08:00:00.128Z", "completed_at": null,
  "elapsed_ms": 1234, "deadline_seconds": 1800, "deadline_at": "2026-03-01T08:30:00.123Z",
  "ttl_seconds": 86400, "expires_at": null, "poll_after_ms": 1000,
- "result_available": false, "cost_usd": null, "detail": null, "stop_requested": null, "progress": null,
+ "result_available": false, "cost_usd": null, "detail": null, "warnings": [], "stop_requested": null, "progress": null,
  "engine": "local", "queue_reason": null,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
  "cpu_seconds": null, "max_rss_bytes": null, "fingerprint": "trio-supervisor/1"}

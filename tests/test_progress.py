@@ -10,7 +10,7 @@ import pytest
 
 from supervisor import progress
 from supervisor.interpret import BUILT_IN
-from supervisor.progress import CHUNK_BYTES, Output, read_so_far, reader_of
+from supervisor.progress import CHUNK_BYTES, read_so_far, reader_of
 
 
 def turns(first: int, count: int, filling: str = "") -> bytes:
@@ -79,20 +79,3 @@ def test_a_reader_that_fails_costs_the_progress_and_nothing_else(stdout: Path, m
     monkeypatch.setattr(progress, "reader_of", lambda _: Broken())
     stdout.write_bytes(b"x")
     assert read_so_far(str(stdout.parent), "mine", CHUNK_BYTES) is None
-
-
-def test_output_is_read_on_where_it_was_left(stdout: Path) -> None:
-    output = Output(str(stdout.parent))
-    try:
-        assert (output.left, output.read()) == (0, b"")
-        stdout.write_bytes(b"one")
-        assert (output.left, output.read(), output.left) == (3, b"one", 0)
-        with stdout.open("ab") as file:
-            file.write(b"two")
-        assert (output.left, output.read(), output.read()) == (3, b"two", b"")
-        output.go_back(2)
-        assert (output.left, output.read()) == (2, b"wo")
-        stdout.write_bytes(b"")  # truncated by the command: there is nothing new
-        assert (output.left, output.read()) == (0, b"")
-    finally:
-        output.close()

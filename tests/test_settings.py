@@ -66,6 +66,9 @@ CASES = [
         "a whole number of bytes of at least 0",
         ("64M", "-1", 1e6, None),
     ),
+    Case(
+        "job_leftovers", "SUPERVISOR_JOB_LEFTOVERS", "leave", "STOP", "stop", "stop", "leave or stop", ("kill", None, 1)
+    ),
     Case("stop_grace_seconds", "SUPERVISOR_STOP_GRACE_SECONDS", 5, "0.25", 0.25, 0, SECONDS, ("x", "-1", "none", None)),
     Case(
         "config",

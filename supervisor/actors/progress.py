@@ -20,7 +20,8 @@ from supervisor.actors.registry import Entry
 from supervisor.engines.inotify import MODIFIED
 from supervisor.engines.notify import Notifier
 from supervisor.interpret import ProgressReader
-from supervisor.progress import Output, reader_of, snapshot_of
+from supervisor.outputs import Output
+from supervisor.progress import reader_of, snapshot_of
 
 __all__ = ["Follower"]
 
@@ -65,7 +66,7 @@ class Follower:
             nursery.cancel_scope.cancel()
 
     async def _follow(self, entry: Entry, reader: ProgressReader) -> None:
-        output = Output(entry.directory)
+        output = Output(entry.directory, "stdout")
         next_look = trio.current_time()
         try:
             while True:
@@ -85,7 +86,7 @@ class Follower:
         """Wait until there is something to read, or may be."""
         grown = trio.Event()
         with self._notifier.watching(directory, MODIFIED, grown.set) as told:
-            if output.left:
+            if output.left():
                 await trio.lowlevel.checkpoint()
                 return
             with trio.move_on_after(float("inf") if told else _LOOK_BLINDLY_SECONDS):
@@ -101,7 +102,7 @@ async def _read(output: Output, reader: ProgressReader) -> bool:
         begun = time.perf_counter()
         for start in range(0, len(chunk), _SLICE_BYTES):
             if used > _MOST_CPU_SECONDS:
-                output.go_back(len(chunk) - start)
+                output.seek(output.offset - (len(chunk) - start))
                 break
             changed |= reader.feed(chunk[start : start + _SLICE_BYTES])
             taken = time.perf_counter() - begun

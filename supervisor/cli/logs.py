@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import os
-import stat
+import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Final
 
 import click
 
@@ -15,13 +13,12 @@ from supervisor.catalog import Catalog
 from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
-from supervisor.engines import records, stopping
+from supervisor.engines import stopping
 from supervisor.engines.inotify import MODIFIED
 from supervisor.errors import JobNotFound
+from supervisor.outputs import Output
 
 __all__ = ["logs"]
-
-_CHUNK: Final = 1 << 16
 
 
 @command("logs", short_help="Print what a job wrote, so far or as it writes it.")
@@ -33,12 +30,15 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
 
     With --json the text stands in "value"; if it is not UTF-8, as base64, and "encoding" says so.
     """
-    stream = records.STDERR if of_stderr else records.STDOUT
+    stream = "stderr" if of_stderr else "stdout"
     with call.catalog() as catalog:
         job_id = catalog.resolve_prefix(job)
         row = catalog.row(job_id)
         path = catalog.directory(row)
-        chunks = _follow(catalog, job_id, path, stream) if follow else _read(_Output(path, stream))
+        if follow:
+            chunks = _follow(catalog, job_id, path, stream)
+        else:
+            chunks = _read(Output(path, stream, end=_end_of(catalog, job_id, stream)[1]))
         if not call.as_json:
             sys.stdout.flush()
             for chunk in chunks:
@@ -47,7 +47,7 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
                     sys.stdout.buffer.flush()
             return exits.OK
         data = b"".join(chunks)
-    shape: dict[str, object] = {"ok": True, "job_id": job_id, "stream": "stderr" if of_stderr else "stdout"}
+    shape: dict[str, object] = {"ok": True, "job_id": job_id, "stream": stream}
     try:
         shape["value"] = data.decode()
     except UnicodeDecodeError:
@@ -56,59 +56,34 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
     return exits.OK
 
 
-class _Output:
-    """A stream of a job as a file that may not be there yet. Symbolic links are not followed."""
-
-    def __init__(self, directory: str, name: str) -> None:
-        self._path = f"{directory}/{name}"
-        self._descriptor: int | None = None
-
-    def read(self) -> bytes:
-        """Return some of what was not read before; nothing when there is nothing now."""
-        if self._descriptor is None:
-            try:
-                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except (FileNotFoundError, NotADirectoryError):
-                return b""
-            self._descriptor = descriptor
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
-        return os.read(self._descriptor, _CHUNK)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _read(output: _Output) -> Iterator[bytes]:
-    try:
+def _read(output: Output) -> Iterator[bytes]:
+    with contextlib.closing(output):
         while chunk := output.read():
             yield chunk
-    finally:
-        output.close()
 
 
 def _follow(catalog: Catalog, job_id: str, directory: str, stream: str) -> Iterator[bytes]:
     """Yield what is there, then what comes, until the job has ended and all of it was read."""
-    output = _Output(directory, stream)
-    try:
-        with stopping.Change([directory], MODIFIED) as change:
-            while True:
-                # Asked before the rest is read: what is read after its end is all there is.
-                ended = _has_ended(catalog, job_id)
-                while chunk := output.read():
-                    yield chunk
-                if ended:
-                    return
-                change.wait(None)
-    finally:
-        output.close()
+    output = Output(directory, stream)
+    restarts = 0
+    with contextlib.closing(output), stopping.Change([directory], MODIFIED) as change:
+        while True:
+            # Asked before the rest is read: what belongs to it is there by then.
+            ended, output.end = _end_of(catalog, job_id, stream)
+            while chunk := output.read():
+                if output.restarts > restarts:
+                    restarts = output.restarts
+                    click.echo(f"supervisor: the job has truncated its {stream}; from the beginning again", err=True)
+                yield chunk
+            if ended:
+                return
+            change.wait(None)
 
 
-def _has_ended(catalog: Catalog, job_id: str) -> bool:
+def _end_of(catalog: Catalog, job_id: str, stream: str) -> tuple[bool, int | None]:
+    """Return whether a job has ended, and how many bytes of a stream belong to it then."""
     try:
-        return catalog.status(job_id, progress=False).status.terminal
+        job = catalog.status(job_id, progress=False)
     except JobNotFound:  # it ended, and somebody has forgotten it meanwhile
-        return True
+        return True, None
+    return job.status.terminal, getattr(job, f"{stream}_bytes") if job.status.terminal else None

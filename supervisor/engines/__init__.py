@@ -69,6 +69,7 @@ class LaunchRequest:
         deadline_seconds: ``None`` when it has none.
         grace_seconds: between asking it to end and ending it.
         output_limit: bytes of stdout or of stderr past which it is stopped.
+        stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
         options: what only this engine understands; it has checked them.
     """
 
@@ -82,6 +83,7 @@ class LaunchRequest:
     deadline_seconds: float | None = None
     grace_seconds: float = 5
     output_limit: int = 67108864
+    stop_leftovers: bool = False
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 

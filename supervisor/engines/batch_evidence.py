@@ -251,7 +251,7 @@ def _observation(finding: Finding, seen: Facts) -> Observation:
         stopped, survivors = stop_facts(seen.stop)
         remark = seen.exit.get("remark")
         ended = Ended(
-            exit=exit_of(seen.exit),
+            exit=exit_of(seen.exit, seen.stop),
             stopped=stopped,
             survivors=survivors,
             remark=remark if isinstance(remark, str) else None,

@@ -25,6 +25,8 @@ KEEPER_FILES: Final = (
     "keeper_spawn.py",
     "keeper_turns.py",
     "kin.py",
+    "looking.py",
+    "measures.py",
     "plain_json.py",
     "processes.py",
     "records.py",

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Observation, Seen, processes, recorded, records, trees
+from supervisor.engines import Ended, Observation, Seen, measures, processes, recorded, records, trees
 
 __all__ = [
     "NEVER_LAUNCHED",
@@ -326,6 +326,8 @@ def note_exit(
         "cpu_seconds": None,
         "max_rss_bytes": None,
         "by": by,
+        **measures.sizes(directory),
+        "may_grow": True,  # no keeper looks
     }
     if remark is not None:
         record["remark"] = remark
@@ -452,7 +454,7 @@ def _ended(
     return Observation(
         seen=Seen.ENDED,
         launched=recorded.launched_of(process),
-        ended=Ended(exit=recorded.exit_of(end), stopped=stopped, survivors=survivors),
+        ended=Ended(exit=recorded.exit_of(end, stop), stopped=stopped, survivors=survivors),
         stop_requested=stop.get("why") if stop else None,
         damage=damage,
     )

@@ -173,6 +173,7 @@ class JobKeeper(keeper_loop.Keeper):
             deadline,
             orders.grace,
             orders.limit,
+            False,  # the engine ends what is left with the job
             len(given),
         )
         self.environments.clear()
@@ -278,6 +279,11 @@ class JobKeeper(keeper_loop.Keeper):
         """Say why it was stopped: what a further line of ``stop.json`` says may be seen later than this new file."""
         stopped = slot.stop is not None and slot.stop.signalled_ns is not None and slot.stop.reached
         return {"stopped": slot.why} if stopped else {}
+
+    def _measure(self, slot: keeper_launch.Slot) -> dict[str, object]:
+        found = super()._measure(slot)
+        self.leftovers.clear()  # it must not hold the node because of them
+        return {**found, "may_grow": False}
 
     def _settled(self, slot: keeper_launch.Slot, survivors: list[int]) -> None:
         super()._settled(slot, survivors)

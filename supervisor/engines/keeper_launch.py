@@ -67,15 +67,17 @@ class Slot:
         "end",
         "exit",
         "grace",
+        "output",
         "pid",
         "request",
         "start",
         "stop",
+        "stop_leftovers",
         "token",
         "why",
     )
 
-    def __init__(self, token: int, directory: str, grace: float) -> None:
+    def __init__(self, token: int, directory: str, grace: float, *, stop_leftovers: bool = False) -> None:
         self.token = token
         self.directory = directory
         self.grace = grace
@@ -87,6 +89,8 @@ class Slot:
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.end: End | None = None  # as it was reaped
         self.exit: tuple[Any, ...] | None = None  # as it is told
+        self.output: dict[str, object] = {}  # what it had written when it ended
+        self.stop_leftovers = stop_leftovers
 
 
 class Launch:
@@ -113,6 +117,7 @@ class Launch:
         "standard",
         "start",
         "stop",
+        "stop_leftovers",
         "thread",
         "token",
         "workspace",
@@ -126,6 +131,7 @@ class Launch:
         deadline: float | None,
         grace: float,
         limit: int,
+        stop_leftovers: bool,  # noqa: FBT001  # a member of a message
         held: list[int],
     ) -> None:
         """Take over ``held``, descriptors to close when it was spawned, or was not."""
@@ -135,6 +141,7 @@ class Launch:
         self.deadline = deadline
         self.grace = grace
         self.limit = limit
+        self.stop_leftovers = stop_leftovers
         self.held = held
         self.environment: dict[bytes, bytes] = {}
         self.entries: list[bytes] = []

@@ -9,7 +9,8 @@ From the supervisor::
     ("env", token, {bytes: bytes})               an environment to refer to
     ("drop_env", token)
     ("launch", token, job directory, argv, env token, env changes, deadline seconds or None,
-        grace seconds, output limit, number of descriptors)      workspace[, stdin]
+        grace seconds, output limit, whether to end what it leaves behind,
+        number of descriptors)                   workspace[, stdin]
     ("stop", token, why, by)
 
 To the supervisor::
@@ -18,6 +19,7 @@ To the supervisor::
     ("launched", token, pid, start, started wall ns, started boot ns, deadline boot ns or None)
     ("failed", token, status, message, claimed by somebody else)
     ("exit", token, exit code, signal, ended wall ns, ended boot ns, cpu seconds, max rss,
+        {"stdout_bytes": ..., "stderr_bytes": ..., "may_grow": ..., "truncated": ...},
         why stopped or None, survivors)
 """
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOL", "Line"]
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 _MOST_DESCRIPTORS: Final = 250
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO})
 """Errors that say nothing about the other end."""

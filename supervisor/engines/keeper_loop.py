@@ -25,6 +25,7 @@ if TYPE_CHECKING or __package__:
         keeper_spawn,
         keeper_turns,
         kin,
+        measures,
         processes,
         records,
         trees,
@@ -36,6 +37,7 @@ else:  # run by keeper.py, outside the package
     import keeper_spawn
     import keeper_turns
     import kin
+    import measures
     import processes
     import records
     import trees
@@ -70,6 +72,7 @@ class Keeper(keeper_turns.Turns):
         self.stopping: dict[trees.Stop, keeper_launch.Slot] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = keeper_output.Outputs()
+        self.leftovers: dict[int, keeper_launch.Slot] = {}  # settled, and what was left behind may write on
 
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job is settled, registered as a keeper meanwhile."""
@@ -82,7 +85,7 @@ class Keeper(keeper_turns.Turns):
     # ------------------------------------------------------------ in its turns
 
     def _has_jobs(self) -> bool:
-        return bool(self.slots or self.launching)
+        return bool(self.slots or self.launching or self.leftovers)
 
     def _watched(self) -> int:
         return self.outputs.descriptor
@@ -113,6 +116,10 @@ class Keeper(keeper_turns.Turns):
             slot = self.slots.get(token)
             if slot is not None and slot.exit is None:
                 self._attempt(self._begin_stop, slot, "output_limit", "keeper")
+            elif token in self.leftovers:
+                self._end_leftovers(self.leftovers[token])
+        for token in self.outputs.quitted():
+            self.leftovers.pop(token, None)
         due = self.killer.next_ns
         if due is not None and due <= now:
             self._tick()
@@ -171,10 +178,11 @@ class Keeper(keeper_turns.Turns):
         deadline: float | None,
         grace: float,
         limit: int,
+        stop_leftovers: bool,  # noqa: FBT001  # a member of a message
         descriptors: int,
     ) -> None:
         passed = self.line.take(descriptors)
-        launch = keeper_launch.Launch(token, directory, argv, deadline, grace, limit, passed)
+        launch = keeper_launch.Launch(token, directory, argv, deadline, grace, limit, stop_leftovers, passed)
         try:
             if not self._take_claim(directory):
                 launch.close()
@@ -255,7 +263,9 @@ class Keeper(keeper_turns.Turns):
                 launch.start = self.ticks.start_of(launch.pid, launch.before, launch.after)
         slot = launch.slot
         if slot is None:
-            slot = launch.slot = keeper_launch.Slot(token, directory, launch.grace)
+            slot = launch.slot = keeper_launch.Slot(
+                token, directory, launch.grace, stop_leftovers=launch.stop_leftovers
+            )
             slot.pid, slot.start, slot.deadline = launch.pid, launch.start, launch.overdue_ns()
             self.slots[token] = self.by_pid[slot.pid] = slot
         if slot.deadline is not None:
@@ -384,6 +394,7 @@ class Keeper(keeper_turns.Turns):
         slot.why, slot.request, slot.stop = str(there["why"]), there, stop
         self.stopping[stop] = slot
         self.outputs.drop(slot.token)
+        self.leftovers.pop(slot.token, None)
         try:
             if at_once and there is not request:
                 on_signal(processes.boottime_ns())
@@ -427,16 +438,22 @@ class Keeper(keeper_turns.Turns):
         slot = self.stopping.get(stop)
         if slot is None:
             return
+        if slot.stop is not stop:  # of what was left behind
+            del self.stopping[stop]
+            self.leftovers.pop(slot.token, None)
+            return
         if stop.natural or stop.refused:
             slot.why = None
             if stop.signalled_ns is not None and slot.request:
                 self._take_back(slot, stop)
         elif slot.request:
             left = " ".join(map(str, stop.survivors))
+            sizes = measures.sizes(slot.directory)  # what all of its processes wrote
+            slot.output |= sizes
             try:
-                records.mark_stop(slot.directory, gone=True, survivors=left, known=slot.request)
+                records.mark_stop(slot.directory, gone=True, survivors=left, known=slot.request, sizes=sizes)
             except OSError:
-                slot.request |= {"gone": True, "survivors": left}
+                slot.request |= {**sizes, "gone": True, "survivors": left}
                 if slot.request.get("signalled_boot_ns") is None:
                     slot.request["signalled_boot_ns"] = stop.signalled_ns
                 self._owe_stop(slot)
@@ -483,7 +500,8 @@ class Keeper(keeper_turns.Turns):
         exit_code, by_signal = (code, None) if code >= 0 else (None, -code)
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
         cpu = round(cpu, 6)
-        self.outputs.drop(slot.token)
+        if not slot.output:
+            slot.output = self._measure(slot)
         if slot.exit is None:
             self._end_record(
                 slot.directory,
@@ -498,6 +516,7 @@ class Keeper(keeper_turns.Turns):
                     "cpu_seconds": cpu,
                     "max_rss_bytes": rss_bytes,
                     "by": "keeper",
+                    **slot.output,
                     **self._told_with_the_end(slot),
                 },
             )
@@ -522,8 +541,34 @@ class Keeper(keeper_turns.Turns):
     def _settled(self, slot: keeper_launch.Slot, survivors: list[int]) -> None:
         assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
         if self.slots.get(slot.token) is slot:
-            self.line.say("exit", slot.token, *slot.exit, slot.why, survivors)
+            self.line.say("exit", slot.token, *slot.exit, slot.output, slot.why, survivors)
             del self.slots[slot.token]
+
+    # ------------------------------------------------------------ what was left behind
+
+    def _measure(self, slot: keeper_launch.Slot) -> dict[str, object]:
+        """Return what a job has written that has just ended; keep an eye on it if something may write on."""
+        stopped = slot.stop is not None or slot.why is not None  # then nothing is left behind
+        found, may_grow = self.outputs.end(slot.token, slot.directory, slot.pid, watch=not stopped)
+        if slot.stop_leftovers and not stopped:
+            self._end_leftovers(slot)
+        elif may_grow and not stopped:
+            self.leftovers[slot.token] = slot
+        return found
+
+    def _end_leftovers(self, slot: keeper_launch.Slot) -> None:
+        """End what a command has left behind, as a cancel would; its job has ended, and that changes nothing there."""
+        assert slot.end is not None  # noqa: S101  # that is what leaves something behind
+        self.outputs.drop(slot.token)
+        self.leftovers[slot.token] = slot
+        mark, now, ended = slot.directory.rpartition("/")[2], processes.boottime_ns(), slot.end[4]
+        stop = trees.Stop(mark, slot.pid, slot.start, slot.grace, _say_nothing, signalled_ns=now, ended_ns=ended)
+        self.stopping[stop] = slot
+        self.killer.add(stop)
+
+
+def _say_nothing(_signalled_ns: int) -> None:
+    """Note nowhere that something is signalled."""
 
 
 def _is_there(path: str) -> bool:

@@ -14,8 +14,9 @@ from heapq import heappop, heappush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import inotify, processes, records
+    from supervisor.engines import inotify, measures, processes, records
 else:  # run by keeper.py, outside the package
+    import measures
     import processes
     import records
 
@@ -42,7 +43,19 @@ _MANY: Final = 64
 class Output:
     """What a job has written so far."""
 
-    __slots__ = ("directory", "due", "gap", "limit", "looked", "seen", "token", "watch")
+    __slots__ = (
+        "changes",
+        "directory",
+        "due",
+        "gap",
+        "group",
+        "limit",
+        "looked",
+        "seen",
+        "token",
+        "truncated",
+        "watch",
+    )
 
     def __init__(self, token: int, directory: str, limit: int, now: int) -> None:
         """Nothing yet; ``limit`` is how many bytes of stdout or of stderr are too many."""
@@ -54,16 +67,39 @@ class Output:
         self.gap = _FIRST_LOOK_NS
         self.due = 0
         self.watch: int | None = None
+        self.group: int | None = None
+        """The process group of a leader that has ended: only what it left behind may write on."""
+        self.changes: list[tuple[int, int] | None] = [None, None]
+        self.truncated = False
 
     def size(self) -> int:
         """Return the size of the larger of its streams."""
-        largest = 0
+        changes: list[tuple[int, int] | None] = []
         for name in (records.STDOUT, records.STDERR):
             try:
-                largest = max(largest, os.stat(f"{self.directory}/{name}").st_size)
+                status = os.stat(f"{self.directory}/{name}")
             except OSError:
+                changes.append(None)
+            else:
+                changes.append((status.st_size, status.st_mtime_ns))
+        self.compare(changes, final=False)
+        return max(each[0] if each is not None else 0 for each in changes)
+
+    def compare(self, changes: list[tuple[int, int] | None], *, final: bool) -> None:
+        """Note whether a stream was truncated since the last look.
+
+        It was if it is shorter now; and if it has changed and is not longer, unless a write is on its way: that sets
+        the time before the size. ``final``: none is.
+        """
+        for number, now in enumerate(changes):
+            before = self.changes[number]
+            if now is None:
                 continue
-        return largest
+            if before is not None and before[0] > 0:
+                rewritten = final and now[0] == before[0] and now[1] != before[1]
+                self.truncated |= now[0] < before[0] or rewritten
+            if before is None or now[0] != before[0]:  # else what may be a truncation stays to be seen at the end
+                self.changes[number] = now
 
 
 class Outputs:
@@ -76,6 +112,7 @@ class Outputs:
         self._notify: inotify.Inotify | None = None
         self._watched: dict[int, Output] = {}
         self._may_be_told = True
+        self._quitted: list[int] = []
 
     @property
     def next_ns(self) -> int | None:
@@ -91,6 +128,31 @@ class Outputs:
         """Watch the output of a job."""
         output = self._outputs[token] = Output(token, directory, limit, now)
         self._look_at(output, now + output.gap)
+
+    def end(self, token: int, directory: str, group: int, *, watch: bool) -> tuple[dict[str, object], bool]:
+        """Return what a job has written whose leader has ended, for its record, and whether something may write on.
+
+        Only then, and if ``watch`` asks for it, is it watched on.
+        """
+        found, changes, writers = measures.sizes_and_writers(directory)
+        may_grow = has_members(group) if writers is None else writers
+        output = self._outputs.get(token)
+        if output is not None:
+            output.compare(changes, final=not may_grow)
+            if output.truncated:
+                found["truncated"] = True
+        if may_grow and watch and output is not None:
+            output.group = group
+        else:
+            self.drop(token)
+        if may_grow:
+            found["may_grow"] = True
+        return found, may_grow
+
+    def quitted(self) -> list[int]:
+        """Return the tokens of ended jobs that nothing writes to any more."""
+        quitted, self._quitted = self._quitted, []
+        return quitted
 
     def drop(self, token: int) -> None:
         """Watch the output of a job no more."""
@@ -129,6 +191,12 @@ class Outputs:
         largest = output.size()
         if largest > output.limit:
             return True
+        if output.group is not None:
+            _, _, writers = measures.sizes_and_writers(output.directory)
+            if not (has_members(output.group) if writers is None else writers):
+                self.drop(output.token)
+                self._quitted.append(output.token)
+                return False
         grown = largest - output.seen
         if grown > 0:  # look again when half of what is left could be used up
             until_full = (output.limit - largest) * (now - output.looked) // (2 * grown)
@@ -164,6 +232,17 @@ class Outputs:
             del self._watched[output.watch]
             output.watch = None
             self._notify.unwatch(output.directory)
+
+
+def has_members(group: int) -> bool:
+    """Whether there is any process in a process group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 _WRITTEN: Final = 0x2  # IN_MODIFY

@@ -224,6 +224,7 @@ class LocalEngine:
                 request.deadline_seconds,
                 request.grace_seconds,
                 request.output_limit,
+                request.stop_leftovers,
                 len(descriptors),
             ),
             tuple(descriptors),
@@ -332,8 +333,15 @@ class LocalEngine:
             handle.answered.set()
         elif what == "exit":
             del self._handles[token]
-            exit_code, number, ended_ns, _boot_ns, cpu, rss, why, survivors = rest
-            exit_ = Exit(exit_code=exit_code, signal=number, ended_ns=ended_ns, cpu_seconds=cpu, max_rss_bytes=rss)
+            exit_code, number, ended_ns, _boot_ns, cpu, rss, output, why, survivors = rest
+            exit_ = Exit(
+                exit_code=exit_code,
+                signal=number,
+                ended_ns=ended_ns,
+                cpu_seconds=cpu,
+                max_rss_bytes=rss,
+                **output,
+            )
             handle.set_ended(Ended(exit=exit_, stopped=why, survivors=tuple(survivors)))
         elif what == "failed":
             del self._handles[token]

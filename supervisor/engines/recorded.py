@@ -127,8 +127,8 @@ def launch(directory: str) -> Launched | None:
     return launched_of(process(directory))
 
 
-def exit_of(record: dict[str, Any]) -> Exit:
-    """Return what a valid exit record says."""
+def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:
+    """Return what a valid exit record says. Of a command that was stopped, what all of its processes wrote counts."""
     if isinstance(record.get("launch_error"), str):
         status = integer(record, "launch_status")
         return Exit(
@@ -144,7 +144,18 @@ def exit_of(record: dict[str, Any]) -> Exit:
         ended_ns=record["ended_ns"],
         cpu_seconds=number(record.get("cpu_seconds"), LONGEST_SECONDS),
         max_rss_bytes=integer(record, "max_rss_bytes"),
+        stdout_bytes=_size(record, stop, "stdout_bytes"),
+        stderr_bytes=_size(record, stop, "stderr_bytes"),
+        may_grow=record.get("may_grow") is True,
+        truncated=record.get("truncated") is True,
     )
+
+
+def _size(record: dict[str, Any], stop: dict[str, Any] | None, name: str) -> int | None:
+    stopped = stop is not None and stop.get("signalled_boot_ns") is not None and stop.get("gone")
+    size = integer(stop, name) if stopped else None
+    size = integer(record, name) if size is None else size
+    return None if size is None or size < 0 else size
 
 
 def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:

@@ -347,16 +347,20 @@ def mark_stop(
     gone: bool = False,
     survivors: str = "",
     known: dict[str, object] | None = None,
+    sizes: dict[str, object] | None = None,
 ) -> None:
     """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left.
 
-    ``known`` is what stands there, if that was read or written already.
+    ``known`` is what stands there, if that was read or written already; ``sizes`` what ``measures.sizes`` says
+    now that nothing is left: those of the first who noted that count.
     """
     there = known or read_stop(directory)
     record = _bare(there)
     if signalled is not None and record.get("signalled_boot_ns") is None:
         record["signalled_boot_ns"] = signalled
     if gone:
+        if sizes is not None and not record.get("gone"):
+            record |= sizes
         record["gone"] = True
     if survivors:
         record["survivors"] = survivors

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from supervisor.engines import evidence, processes, recorded, records, trees
+from supervisor.engines import evidence, measures, processes, recorded, records, trees
 from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
 
 __all__ = [
@@ -193,7 +193,8 @@ def note_gone(tree: Tree, stop: trees.Stop) -> None:
     with contextlib.suppress(OSError):
         if not stop.natural and not stop.refused:
             signalled = stop.signalled_ns  # there was no room for that, maybe
-            records.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors)
+            sizes = measures.sizes(tree.directory)
+            records.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors, sizes=sizes)
         elif stop.signalled_ns is not None:
             records.take_back_stop(tree.directory, survivors if stop.refused else "")
 

@@ -80,6 +80,7 @@ class Outcome:
         signal: the number of the signal that ended it, or ``None``.
         read_stdout: returns all of stdout, as bytes; read it only if you need it.
         read_stderr: returns the last 64 KiB of stderr, as bytes.
+        read_stdout_tail: returns the last 64 KiB of stdout, as bytes.
         interrupted: why it was stopped (``cancelled``, ``deadline``, ``output_limit``) or
             ``None``. The state is already decided then; cost and detail may still be known.
         ended_ns: wall-clock nanoseconds at which the end was observed, or 0 when that is not
@@ -94,6 +95,7 @@ class Outcome:
     signal: int | None = None
     read_stdout: Callable[[], bytes] = _nothing
     read_stderr: Callable[[], bytes] = _nothing
+    read_stdout_tail: Callable[[], bytes] = _nothing
     interrupted: str | None = None
     ended_ns: int = 0
     launch_error: str | None = None
@@ -220,7 +222,7 @@ def interrupted_reason(outcome: Outcome) -> Reason | None:
 
 
 def exit_verdict(outcome: Outcome) -> Verdict:
-    """Judge by the exit status alone, with a redacted tail of stderr as the detail of a failure."""
+    """Judge by the exit status alone, with a redacted tail of stderr, or else of stdout, as the detail of a failure."""
     if outcome.exit_code == 0 and outcome.launch_error is None:
         return Verdict(reason=Reason.EXITED)
     from supervisor.interpret.redact import excerpt, tail  # only failures pay for it
@@ -234,7 +236,9 @@ def exit_verdict(outcome: Outcome) -> Verdict:
         reason, message = Reason.NONZERO_EXIT, f"The command exited with status {outcome.exit_code}."
     else:
         reason, message = Reason.LOST, "The command has ended; how cannot be known any more."
-    return Verdict(reason=reason, message=message, detail=tail(outcome.read_stderr()))
+    return Verdict(
+        reason=reason, message=message, detail=tail(outcome.read_stderr()) or tail(outcome.read_stdout_tail())
+    )
 
 
 BUILT_IN: Final[Mapping[str, str]] = {

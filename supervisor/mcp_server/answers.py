@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
@@ -30,9 +31,20 @@ _REPAIRS: Final = {
     "job_not_found": "Call job_list for the ids of the jobs that are kept; give all 32 digits.",
     "job_running": "Call job_wait with this job_id, then job_result.",
     "state_corrupt": "Start the job again; job_logs shows what is left of its output.",
+    "output_lost": "Start the job again; what is left of its output is not what the command wrote.",
     "state_full": "Call job_consume_result for jobs that are no longer needed, or have the user free some space.",
 }
 """What to do about an error, where the library's own advice names commands of a shell."""
+
+
+_LOGS: Final = re.compile(r"`supervisor logs ([0-9a-f]{32})( --stderr)?`")
+
+
+def _for_tools(repair: str) -> str:
+    """Return advice that names the tool that reads a job's output, in the place of the command that does."""
+    return _LOGS.sub(
+        lambda match: f"call job_logs with job_id {match[1]} and stream {'stderr' if match[2] else 'stdout'}", repair
+    )
 
 
 def dump(shape: Any) -> str:
@@ -65,8 +77,7 @@ def error_answer(error: SupervisorError, job: Job | None = None) -> CallToolResu
     shape = error_to_json(error, job)
     if job is not None:
         shorten(shape["job"], _BRIEF)
-    if error.code in _REPAIRS:
-        shape["error"]["repair"] = _REPAIRS[error.code]
+    shape["error"]["repair"] = _REPAIRS.get(error.code) or _for_tools(error.repair)
     return answer(shape, is_error=True)
 
 
@@ -79,6 +90,8 @@ def result_answer(
     is cut, and the answer says so and how to go on. What stands beside it is short whatever the job was.
     """
     shape = to_json(result)
+    if result.error is not None:
+        shape["error"]["repair"] = _for_tools(result.error.repair)
     shorten(shape["job"], _BRIEF)
     if "value" in shape:
         if _is_agents(shape["value"]):
@@ -220,8 +233,7 @@ def job_answer(job: Job, *, whole: bool = False, warnings: Sequence[str] = ()) -
         shape["next"] = "It runs on by itself. Call job_wait with this job_id, then job_result."
     else:
         shape["next"] = "It has ended. Call job_result with this job_id."
-    if warnings:
-        shape["warnings"] = list(warnings)
+    shape["warnings"] += warnings
     return answer(shape)
 
 

@@ -126,7 +126,7 @@ class Resources:
                 contents=[TextResourceContents(uri=target.uri, text=text, mime_type="application/json")]
             )
         try:
-            piece = await read_output(self._settings, job.job_id, target.stream, offset=None, limit=_MOST_BYTES)
+            piece = await read_output(self._settings, job, target.stream, offset=None, limit=_MOST_BYTES)
         except SupervisorError as error:
             raise _not_there(target.uri, error) from error
         meta = {"offset": piece["offset"], "size": piece["size"]} if piece["offset"] else None

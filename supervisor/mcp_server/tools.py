@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +18,7 @@ from supervisor.mcp_server.arguments import Parameter, schema_of
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see, principal_of
 from supervisor.model import Job
+from supervisor.outputs import Output
 from supervisor.settings import Settings
 from supervisor.states import State
 
@@ -196,9 +197,7 @@ class JobTools:
         del params
         _, job = await self.seen(ctx, values["job_id"])
         offset = None if values["offset"] is None else int(values["offset"])
-        piece = await read_output(
-            self._settings, job.job_id, values["stream"], offset=offset, limit=int(values["max_bytes"])
-        )
+        piece = await read_output(self._settings, job, values["stream"], offset=offset, limit=int(values["max_bytes"]))
         shape: dict[str, Any] = {"ok": True, "job_id": job.job_id, "stream": values["stream"], **piece}
         shape["ended"] = job.status.terminal
         if shape["next_offset"] < shape["size"]:
@@ -208,36 +207,35 @@ class JobTools:
         return answer(shape)
 
 
-async def read_output(
-    settings: Settings, job_id: str, stream: str, *, offset: int | None, limit: int
-) -> dict[str, Any]:
+async def read_output(settings: Settings, job: Job, stream: str, *, offset: int | None, limit: int) -> dict[str, Any]:
     """Return a part of what a job wrote as ``value``, ``offset``, ``next_offset`` and ``size``, all in bytes.
 
     ``offset``: where it begins; ``None`` is where its last ``limit`` bytes do. Text is cut between
-    characters; what is not UTF-8 comes as base64, and ``encoding`` says so.
+    characters; what is not UTF-8 comes as base64, and ``encoding`` says so. Where a running command has
+    truncated its output, so that it is shorter than ``offset``, it begins at 0, and ``restarted`` says so.
+
+    Raises:
+        OutputLost: the job has ended, and there are fewer bytes of the stream than its record says.
     """
-    return await trio.to_thread.run_sync(_read_output, settings, job_id, stream, offset, limit)
+    return await trio.to_thread.run_sync(_read_output, settings, job, stream, offset, limit)
 
 
-def _read_output(settings: Settings, job_id: str, stream: str, offset: int | None, limit: int) -> dict[str, Any]:
+def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, limit: int) -> dict[str, Any]:
     from supervisor.catalog import Catalog
-    from supervisor.engines import records
 
     with Catalog(settings, create=False) as catalog:
-        directory = catalog.directory(catalog.row(job_id))
-    name = records.STDERR if stream == "stderr" else records.STDOUT
-    try:
-        descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return {"value": "", "offset": 0, "next_offset": 0, "size": 0}
-    try:
-        size = os.fstat(descriptor).st_size
-        begin = max(0, size - limit) if offset is None else min(offset, size)
-        data = os.pread(descriptor, limit, begin)
-    finally:
-        os.close(descriptor)
+        directory = catalog.directory(catalog.row(job.job_id))
+    end = getattr(job, f"{stream}_bytes") if job.status.terminal else None
+    with contextlib.closing(Output(directory, stream, end=end)) as output:
+        size = output.size()
+        restarted = offset is not None and offset > size and end is None
+        begin = max(0, size - limit) if offset is None else 0 if restarted else min(offset, size)
+        output.seek(begin)
+        data = output.read(limit)
     text, skipped, taken = _whole_characters(data, from_middle=offset is None and begin > 0)
     shape: dict[str, Any] = {"offset": begin + skipped, "next_offset": begin + taken, "size": size}
+    if restarted:
+        shape["restarted"] = True
     if text is None:
         return {"value": base64.b64encode(data).decode("ascii"), "encoding": "base64", **shape}
     return {"value": text, **shape}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from types import NoneType
@@ -180,6 +181,8 @@ class Outcome:
             "max_rss_bytes": self.exit.max_rss_bytes,
             "launch_status": self.exit.launch_status,
             "never_launched": self.exit.never_launched,
+            "may_grow": self.exit.may_grow,
+            "truncated": self.exit.truncated,
             "detail": self.detail,
             "cost_usd": self.cost_usd,
             "error": None if self.error is None else attrs.asdict(self.error),
@@ -367,10 +370,30 @@ def job_of(
             stdout_bytes=size_of(directory, records.STDOUT),
             stderr_bytes=size_of(directory, records.STDERR),
         )
-    job = Job(**lasting, detail=ended["detail"] or damage)
-    if damage is None:
+    warnings = _warnings(ended, directory) if ended.get("may_grow") or ended.get("truncated") else ()
+    job = Job(**lasting, detail=ended["detail"] or damage, warnings=warnings)
+    if damage is None and not ended.get("may_grow"):
         row.shown = job
     return job
+
+
+def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:
+    """Say what is unusual about the output of an ended job."""
+    warnings = [_TRUNCATED] if ended.get("truncated") else []
+    if ended.get("may_grow"):
+        for stream, name in (("stdout", records.STDOUT), ("stderr", records.STDERR)):
+            more = size_of(directory, name) - ended[f"{stream}_bytes"]
+            if more > 0:
+                warnings.append(
+                    f"{more} bytes were written to {stream} after the command had ended; they do not count."
+                )
+    return tuple(warnings)
+
+
+_TRUNCATED: Final = (
+    "The command has truncated its own output (`> /dev/stderr` and `tee /dev/stdout` do that), or a write to it"
+    " has failed: what was there before is lost."
+)
 
 
 def _lasting(row: Row) -> dict[str, Any]:
@@ -420,5 +443,25 @@ _ERROR_FIELDS: Final = tuple(field.name for field in attrs.fields(ErrorInfo))
 
 def error_of(row: Row) -> ErrorInfo | None:
     """Return the error that a finished row reports, ``None`` for a job that is done."""
-    held = None if row.ended is None else row.ended["error"]
-    return None if held is None else ErrorInfo(**{name: held[name] for name in _ERROR_FIELDS if name in held})
+    ended = row.ended
+    held = None if ended is None else ended["error"]
+    if ended is None or held is None:
+        return None
+    known: dict[str, Any] = {name: held[name] for name in _ERROR_FIELDS if name in held}
+    known["repair"] = _advice(held["repair"], row.job_id, ended)
+    return ErrorInfo(**known)
+
+
+_LOGS: Final = re.compile(r"`supervisor logs JOB( --stderr)?`")
+
+
+def _advice(repair: str, job_id: str, ended: Mapping[str, Any]) -> str:
+    """Return advice that names a stream of the job with the job's id, and the other stream where that one is empty."""
+
+    def command(match: re.Match[str]) -> str:
+        of_stderr = match[1] is not None
+        if not ended["stderr_bytes" if of_stderr else "stdout_bytes"]:
+            of_stderr = ended["stderr_bytes"] > 0
+        return f"`supervisor logs {job_id}{' --stderr' if of_stderr else ''}`"
+
+    return _LOGS.sub(command, repair)

@@ -110,7 +110,7 @@ def output(request: LaunchRequest, name: str = records.STDOUT) -> bytes | None:
 async def printed(directory: str) -> bytes:
     """Wait until the command has printed something."""
     async with trio.open_nursery() as nursery:
-        chunks = Chunks(directory, "stdout", trio.Event())
+        chunks = Chunks(directory, "stdout", trio.Event(), lambda: None)
         await nursery.start(chunks.serve)
         data = await anext(chunks)
         chunks.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from pathlib import Path
 
@@ -148,3 +149,70 @@ def test_one_that_is_dropped_is_forgotten(tmp_path: Path, clock: Clock) -> None:
     write(tmp_path / "8", LIMIT + 1)
     outputs.heard()
     assert clock.look(outputs) == (0.0, [8])
+
+
+# ------------------------------------------------------------ what was left behind, and truncations
+
+
+class Left:
+    """A job whose leader has ended, and something that it left behind with stdout open."""
+
+    def __init__(self, directory: Path, clock: Clock, outputs: keeper_output.Outputs, *, watch: bool = True) -> None:
+        for name in (records.STDOUT, records.STDERR):
+            write(directory, 0, name)
+        outputs.add(7, str(directory), LIMIT, clock.now)
+        self.descriptor = os.open(directory / records.STDOUT, os.O_WRONLY | os.O_APPEND)
+        os.write(self.descriptor, bytes(10))
+        self.found, self.may_grow = outputs.end(7, str(directory), 2**22 + 1, watch=watch)
+
+
+def test_what_was_left_behind_is_watched_until_nothing_can_write(tmp_path: Path, clock: Clock) -> None:
+    outputs = keeper_output.Outputs()
+    left = Left(tmp_path, clock, outputs)
+    try:
+        assert (left.may_grow, left.found) == (True, {"stdout_bytes": 10, "stderr_bytes": 0, "may_grow": True})
+        for _ in range(5):
+            assert clock.look(outputs)[1] == []
+        assert outputs.quitted() == []
+    finally:
+        os.close(left.descriptor)
+    assert clock.look(outputs)[1] == []
+    assert outputs.quitted() == [7]
+    assert outputs.quitted() == []
+    assert outputs.next_ns is None
+
+
+def test_the_limit_holds_for_what_was_left_behind(tmp_path: Path, clock: Clock) -> None:
+    outputs = keeper_output.Outputs()
+    left = Left(tmp_path, clock, outputs)
+    try:
+        os.write(left.descriptor, bytes(LIMIT))
+        assert clock.look(outputs)[1] == [7]
+    finally:
+        os.close(left.descriptor)
+
+
+def test_without_a_writer_nothing_is_watched_on(tmp_path: Path, clock: Clock) -> None:
+    outputs = keeper_output.Outputs()
+    for name in (records.STDOUT, records.STDERR):
+        write(tmp_path, 3, name)
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    found, may_grow = outputs.end(7, str(tmp_path), 2**22 + 1, watch=True)
+    assert (found, may_grow) == ({"stdout_bytes": 3, "stderr_bytes": 3}, False)
+    clock.look(outputs)
+    assert outputs.next_ns is None
+
+
+@pytest.mark.parametrize(("then", "truncated"), [(b"", True), (b"two", True), (b"four", True), (b"onetwo", False)])
+def test_a_truncation_is_noted(tmp_path: Path, clock: Clock, then: bytes, *, truncated: bool) -> None:
+    outputs = keeper_output.Outputs()
+    stream = tmp_path / records.STDERR
+    write(tmp_path, 0)
+    stream.write_bytes(b"four" if then == b"four" else b"one")
+    os.utime(stream, ns=(1, 1))
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    clock.look(outputs)
+    stream.write_bytes(then)
+    os.utime(stream, ns=(2, 2))
+    found, _ = outputs.end(7, str(tmp_path), 2**22 + 1, watch=True)
+    assert found.get("truncated", False) is truncated

@@ -278,7 +278,7 @@ def test_seen_keeper_killed_a_complete_answer_is_done_and_says_so(
 
     monkeypatch.setattr(settle, "read_output", counted)
     result = world.catalog.result(job_id)
-    assert read == ["result.json"]  # once, for the verdict and the value
+    assert read == ["stdout"]  # once, for the verdict and the value
     assert result.error is None
     assert (result.job.status, result.job.reason) == ("done", "exited")
     assert (result.job.exit_code, result.job.signal) == (None, None)
