@@ -74,6 +74,9 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "mcp_no_roots": _info("The host would not tell its roots.", "error"),
     "mcp_tool_failed": _warning("A defect in a tool; its call has failed.", "tool", "error"),
     "mcp_token_refused": _warning("A token file is not used.", "file", "why"),
+    "mcp_tokens_unreadable": _warning("The tokens cannot be read now; callers are told to try again.", "error"),
+    "mcp_connection_not_accepted": _warning("A connection could not be accepted; it is tried again.", "error"),
+    "mcp_connection_failed": _warning("A connection was ended by an error; all others go on.", "error"),
     "mcp_watch_ended": _info("A resource is no longer watched.", "job_id", "error"),
     "mcp_task_end_not_recorded": _warning(
         "The end of a task could not be written down; it is known while this server lives.", "task_id", "error"

@@ -89,8 +89,11 @@ class Backend:
             except SupervisorError as error:
                 log.warning("mcp_state_unusable", error=error.message)
                 self._problem = error
-                self._wanted = trio.Event()
-                self._tell()
+            except Exception as error:  # noqa: BLE001  # jobs outlive a supervisor, and so does who asks about them
+                log.warning("mcp_background_failed", error=repr(error))
+                self._problem = InternalError(f"the supervisor behind this server has broken down: {error!r}")
+            self._wanted = trio.Event()
+            self._tell()
 
     async def _hold_open(self) -> None:
         async with self._open() as supervisor, AsyncExitStack() as stack:

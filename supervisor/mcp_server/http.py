@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -19,13 +18,14 @@ from typing import Any, Final
 import attrs
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve as serve_with_hypercorn  # pyright: ignore[reportUnknownVariableType]
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
 
-from supervisor.errors import InvalidArguments, PermissionDenied
+from supervisor import log
+from supervisor.errors import InvalidArguments, PermissionDenied, SupervisorError
+from supervisor.mcp_server import accepting
 from supervisor.mcp_server.tokens import Tokens
 
 __all__ = ["Address", "parse_address", "serve"]
@@ -99,17 +99,13 @@ async def serve(
     app: Any = application if tokens is None else _Guarded(application, tokens)
     listener = _listener(address)
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
     config.graceful_timeout = _LAST_ANSWERS_SECONDS
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("supervisor.mcp.http")
     bound = Address(address.host, listener.getsockname()[1])
-    descriptor = listener.detach()  # Hypercorn's from now on
-    serve_it = partial(serve_with_hypercorn, app, config, shutdown_trigger=shutdown, mode="asgi")
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_it)
-        os.set_inheritable(descriptor, False)  # no job is to hold the port when the server is gone
+        await nursery.start(partial(accepting.serve, app, config, listener, shutdown=shutdown))
         started(bound)
 
 
@@ -152,7 +148,11 @@ class _Guarded:
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "http":
             given = _bearer(scope)
-            principal = None if given is None else self._tokens.principal(given)
+            try:
+                principal = None if given is None else self._tokens.principal(given)
+            except SupervisorError as error:  # whether it is known cannot be told now
+                await _refuse_for_now(send, error)
+                return
             if given is None or principal is None:
                 await _refuse(send, "a bearer token is needed" if given is None else "this token is not known")
                 return
@@ -170,11 +170,18 @@ def _bearer(scope: _Scope) -> str | None:
 
 
 async def _refuse(send: _Send, why: str) -> None:
-    body = json.dumps({"error": "invalid_token", "error_description": f"{why}; `supervisor mcp` prints where it is"})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"www-authenticate", b'Bearer error="invalid_token"'),
-    ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": body.encode()})
+    shape = {"error": "invalid_token", "error_description": f"{why}; `supervisor mcp` prints where it is"}
+    await _say(send, 401, shape, (b"www-authenticate", b'Bearer error="invalid_token"'))
+
+
+async def _refuse_for_now(send: _Send, error: SupervisorError) -> None:
+    log.warning("mcp_tokens_unreadable", error=error.message)
+    shape = {"error": "temporarily_unavailable", "error_description": "the tokens cannot be read now; try again"}
+    await _say(send, 503, shape, (b"retry-after", b"1"))
+
+
+async def _say(send: _Send, status: int, shape: dict[str, str], *more: tuple[bytes, bytes]) -> None:
+    body = json.dumps(shape).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

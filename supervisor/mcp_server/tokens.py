@@ -2,7 +2,8 @@
 
 They stand in ``mcp-tokens`` under the state root, where nobody else can read. The first start makes
 one, ``default``. A new file is a new principal, a removed or changed one locks out at the next
-request: nothing has to be restarted.
+request: nothing has to be restarted. As long as nothing has changed no descriptor is needed to tell
+that; what cannot be read now is neither a known token nor an unknown one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 
 from supervisor import log
 from supervisor.errors import StateUnsafe
+from supervisor.mounts import has_settled
 from supervisor.store import Layout
 from supervisor.store.layout import state_error
 
@@ -38,10 +40,11 @@ class Tokens:
         """Find them; make the first if there is none."""
         self.directory = Path(Layout(state_dir).root, "mcp-tokens")
         self._known: dict[bytes, str] = {}
+        self._names: list[str] = []
         self._seen: object = None
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
-            if self._look()[1] == []:
+            if not os.listdir(self.directory):
                 self._make(self.directory / _DEFAULT)
         except OSError as error:
             raise state_error(error, "cannot keep the tokens") from error
@@ -62,7 +65,11 @@ class Tokens:
             file.write(f"{secrets.token_urlsafe(32)}\n")
 
     def principal(self, token: str) -> str | None:
-        """Return whose token it is, ``None`` when it is nobody's."""
+        """Return whose token it is, ``None`` when it is nobody's.
+
+        Raises:
+            SupervisorError: that cannot be told now.
+        """
         self._read()
         given = token.encode(errors="replace")
         found = None
@@ -71,26 +78,46 @@ class Tokens:
                 found = name
         return found
 
-    def _look(self) -> tuple[object, list[tuple[str, os.stat_result]]]:
-        with os.scandir(self.directory) as entries:
-            held = sorted((each.name, each.stat(follow_symlinks=False)) for each in entries)
-        return [(name, found.st_ino, found.st_mtime_ns, found.st_mode) for name, found in held], held
+    def _look(self) -> tuple[object, bool]:
+        """Return what would be another with any change to the files that were read, and whether it is sure to be."""
+        found = [os.lstat(self.directory), *(os.lstat(self.directory / name) for name in self._names)]
+        stamps = [(each.st_ino, each.st_ctime_ns, each.st_size, each.st_mode) for each in found]
+        return stamps, all(map(has_settled, found))
 
     def _read(self) -> None:
         """Read the files again if anything about them has changed."""
         try:
-            seen, held = self._look()
-        except OSError:
-            self._known, self._seen = {}, None
+            if self._seen is not None and self._look()[0] == self._seen:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise state_error(error, "cannot look at the tokens") from error
+        self._seen, self._known = None, {}
+        try:
+            self._names = sorted(os.listdir(self.directory))
+            seen, settled = self._look()
+            known = self._tokens()
+        except FileNotFoundError:
             return
-        if seen == self._seen:
-            return
-        self._seen, self._known = seen, {}
-        for name, found in held:
+        except OSError as error:
+            raise state_error(error, "cannot read the tokens") from error
+        self._known = known
+        self._seen = seen if settled else None
+
+    def _tokens(self) -> dict[bytes, str]:
+        """Return the tokens that may be used, and whose they are."""
+        held: dict[bytes, list[str]] = {}
+        for name in self._names:
             try:
-                self._known[self._token(name, found).encode()] = name
-            except (OSError, ValueError, StateUnsafe) as error:
+                held.setdefault(self._token(name, os.lstat(self.directory / name)).encode(), []).append(name)
+            except (ValueError, StateUnsafe) as error:
                 log.warning("mcp_token_refused", file=str(self.directory / name), why=str(error))
+        for names in held.values():
+            for name in names if len(names) > 1 else ():
+                why = f"it holds the same token as {', '.join(each for each in names if each != name)}"
+                log.warning("mcp_token_refused", file=str(self.directory / name), why=why)
+        return {token: names[0] for token, names in held.items() if len(names) == 1}
 
     def _token(self, name: str, found: os.stat_result) -> str:
         path = self.directory / name
