@@ -68,6 +68,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "ruling_not_recorded": _warning("A job was ruled out, which could not be written down.", "job_id", "error"),
     "mcp_not_a_message": _warning("A line from the host was no message; it was passed over.", "error"),
     "mcp_line_too_long": _warning("A line from the host had more than `most` bytes; it was passed over.", "most"),
+    "mcp_directory_exposes": _warning("The server's own directory leads to what no job should read.", "why"),
     "mcp_host_gone": _info("The host has closed its end of the line."),
     "mcp_background_failed": _warning("A defect behind the MCP server; it goes on.", "error"),
     "mcp_state_unusable": _warning("The state root cannot be used; every tool says so.", "error"),

@@ -195,15 +195,15 @@ def _configuration(settings: Settings) -> Iterator[Check]:
     words = ", ".join(f"{name} {value}" for name, value in held.items())
     yield Check("settings", Verdict.NOTE, words + where, facts={key: str(value) for key, value in held.items()})
     if settings.config is not None:
-        import tomllib
+        from supervisor.mcp_server.guarded import load_kinds  # as `mcp` does, so that both accept the same
 
         try:
-            kinds = tomllib.loads(settings.config.read_text(encoding="utf-8")).get("kind", {})
-        except (OSError, ValueError) as error:
-            message = f"{settings.config} cannot be read: {error}"
-            yield Check("kinds file", Verdict.PROBLEM, message, "Correct it, or unset SUPERVISOR_CONFIG.")
+            kinds = load_kinds(settings)
+        except SupervisorError as error:
+            yield Check("kinds file", Verdict.PROBLEM, error.message, error.repair)
         else:
-            yield Check("kinds file", Verdict.FINE, f"{settings.config}: {', '.join(kinds) or 'no kinds'}")
+            words = ", ".join(each.name for each in kinds) or "no kinds"
+            yield Check("kinds file", Verdict.FINE, f"{settings.config}: {words}")
     if "SUPERVISOR_JOB_ID" in os.environ:
         message = (
             f"we are inside job {os.environ['SUPERVISOR_JOB_ID']}: jobs started here are its children in name only"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-import shlex
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from supervisor.cli import exits, inherited, streams
@@ -29,7 +29,8 @@ _HELP = """Serve jobs to an MCP host over stdin and stdout, or with --http to wh
 Without a kinds file there are only tools that look after jobs. Each [kind.NAME] in it adds a tool that
 starts one; --print-examples shows some. Commands of the caller's own choice are started only where
 --allow-command allows them, word by word: 'make test', 'pytest *', 'git log --oneline *'. A last word *
-stands for all that follow.
+stands for all that follow. A * never stands for an option: write out those that a caller may give, with
+a * only after '=', as in 'git log --max-count=* *'.
 
 With --http each request needs a bearer token. The first start makes one and prints the path of its file;
 other files beside it are other principals, who see each other's jobs as little as strangers'.
@@ -56,6 +57,7 @@ def mcp(
     """Serve until the host has gone or a signal comes."""
     if print_examples:
         examples = Path(__file__).parents[1] / "mcp_server" / "examples.toml"
+        _keep_others_out(sys.stdout.fileno())
         call.answer(lambda: {"ok": True, "value": examples.read_text()}, examples.read_text().rstrip("\n"))
         return exits.OK
     try:
@@ -74,6 +76,14 @@ def mcp(
     return _over_http(call, options, http, no_token=no_token, allow_hosts=allow_hosts)
 
 
+def _keep_others_out(descriptor: int) -> None:
+    """Take the right to write a file of ours from others: a kinds file that they may write is refused."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & ~0o022)
+
+
 def check_installed() -> None:
     """Raise ``InvalidSettings`` unless the extra is installed."""
     missing = [each for each in ("mcp", "hypercorn") if importlib.util.find_spec(each) is None]
@@ -83,28 +93,15 @@ def check_installed() -> None:
 
 
 def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str]) -> Options:
-    from supervisor.mcp_server import kinds
+    from supervisor.mcp_server.guarded import load_kinds
+    from supervisor.mcp_server.patterns import check_pattern
 
-    settings = call.settings
-    named = os.environ.get("SUPERVISOR_CONFIG")
-    if config is not None:
-        settings = attrs.evolve(settings, config=config)
-    elif named and not os.path.isabs(os.path.expanduser(named)):
-        message = f"SUPERVISOR_CONFIG is {named!r}; it accepts an absolute path, lest a workspace bring its own"
-        raise InvalidSettings(message)
     for pattern in allow_commands:
-        try:
-            words = shlex.split(pattern)
-        except ValueError as error:
-            message = f"--allow-command is {pattern!r}: {error}"
-            raise InvalidArguments(message) from error
-        if not words:
-            message = "--allow-command is empty; it accepts a command, with * for what may vary"
-            raise InvalidArguments(message)
-    found = () if settings.config is None else kinds.load(settings.config, shared_dir=settings.shared_dir)
+        check_pattern(pattern)
+    found = load_kinds(call.settings, config)
     from supervisor.mcp_server.serving import Options
 
-    return Options(settings=settings, kinds=found, allow_commands=allow_commands)
+    return Options(settings=call.settings, kinds=found, allow_commands=allow_commands)
 
 
 def _check_streams() -> None:

@@ -45,7 +45,7 @@ class Parameter:
         maximum: the greatest number.
         min_length: in characters.
         max_length: in characters.
-        pattern: a regular expression that the whole string must match.
+        pattern: a regular expression that the whole string must match, its classes being those of ASCII.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Parameter:
             raise self._refused(text, f"at least {self.min_length} characters")
         if self.max_length is not None and len(text) > self.max_length:
             raise self._refused(text, f"at most {self.max_length} characters, and this is {len(text)}")
-        if self.pattern is not None and re.fullmatch(self.pattern, text) is None:
+        if self.pattern is not None and re.fullmatch(self.pattern, text, re.ASCII) is None:
             raise self._refused(text, f"what matches {self.pattern}")
 
     def _checked_number(self, number: float) -> float:

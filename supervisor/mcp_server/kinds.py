@@ -7,10 +7,10 @@ have written it. A mistake is reported with its line, its key and what is allowe
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
-from supervisor.mcp_server import templates
+from supervisor.mcp_server import expressions, templates
 from supervisor.mcp_server.arguments import TYPES, Parameter
 from supervisor.mcp_server.toml_lines import complaint
 from supervisor.trust import exposure_of
@@ -107,8 +107,13 @@ class Kind:
         return argv, templates.expand_text(self.stdin, places).encode(errors="replace")
 
 
-def load(path: Path, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
-    """Read a kinds file. ``shared_dir`` is that of kinds that run on a cluster and name none of their own.
+def load(
+    path: Path, *, shared_dir: Path | None = None, exposed: Callable[[str], str | None] | None = None
+) -> tuple[Kind, ...]:
+    """Read a kinds file.
+
+    ``shared_dir`` is that of kinds that run on a cluster and name none of their own. ``exposed`` tells why a
+    directory may not be one of a kind's workspaces.
 
     Raises:
         InvalidSettings: it is not there, not to be trusted, or has a mistake.
@@ -128,7 +133,7 @@ def load(path: Path, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"{path}, line {line}: this is not UTF-8"
         raise InvalidSettings(message, repair="Save the file as UTF-8.") from error
-    return parse(text, str(path), shared_dir=shared_dir)
+    return parse(text, str(path), shared_dir=shared_dir, exposed=exposed)
 
 
 def _check_trust(real: str, given: str, found: os.stat_result) -> None:
@@ -147,8 +152,10 @@ def _check_trust(real: str, given: str, found: os.stat_result) -> None:
         raise InvalidSettings(message, repair=exposure.repair)
 
 
-def parse(text: str, path: str, *, shared_dir: Path | None = None) -> tuple[Kind, ...]:
-    """Read the text of a kinds file; ``path`` is its name in messages, ``shared_dir`` as ``load`` has it.
+def parse(
+    text: str, path: str, *, shared_dir: Path | None = None, exposed: Callable[[str], str | None] | None = None
+) -> tuple[Kind, ...]:
+    """Read the text of a kinds file; ``path`` is its name in messages, the others are as ``load`` has them.
 
     Raises:
         InvalidSettings: it has a mistake.
@@ -158,14 +165,15 @@ def parse(text: str, path: str, *, shared_dir: Path | None = None) -> tuple[Kind
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: this is not TOML: {error}"
         raise InvalidSettings(message, repair="Correct the file.") from error
-    return tuple(_Reader(text, path, shared_dir).read(document))
+    return tuple(_Reader(text, path, shared_dir, exposed or (lambda _: None)).read(document))
 
 
 class _Reader:
     """Reads a parsed document, and knows where everything stands."""
 
-    def __init__(self, text: str, path: str, shared_dir: Path | None) -> None:
+    def __init__(self, text: str, path: str, shared_dir: Path | None, exposed: Callable[[str], str | None]) -> None:
         self._text = text
+        self._exposed = exposed
         self._path = path
         self._shared_dir = shared_dir
 
@@ -266,7 +274,13 @@ class _Reader:
         expanded = [os.path.expanduser(path) for path in paths]
         if not all(map(os.path.isabs, expanded)):
             self._refuse((*where, "workspaces"), f"workspaces is {paths!r}", accepts)
-        return tuple(map(os.path.realpath, expanded))
+        real = tuple(map(os.path.realpath, expanded))
+        for directory in real:
+            if (why := self._exposed(directory)) is not None:
+                self._refuse(
+                    (*where, "workspaces"), f"{why}, which its jobs could read or change", "directories beside it"
+                )
+        return real
 
     # ------------------------------------------------------------ where it runs
 
@@ -341,13 +355,35 @@ class _Reader:
                 "a whole number of at least 0",
                 _DEFAULT_MAX_LENGTH if textual else None,
             ),
-            pattern=self._optional(where, given, "pattern", _expression, "a regular expression", None),
+            pattern=self._expression(where, given),
         )
+        for least, most in (("minimum", "maximum"), ("min_length", "max_length")):
+            low, high = getattr(made, least), getattr(made, most)
+            if low is not None and high is not None and low > high:
+                key = least if least in given else most
+                self._refuse(
+                    (*where, key), f"{least} is {low} and {most} is {high}", f"a {least} of at most the {most}"
+                )
         return self._with_values(where, given, made)
+
+    def _expression(self, where: tuple[str, ...], given: dict[str, Any]) -> str | None:
+        accepts = "a regular expression that Python and ECMA-262 read alike, as hosts are given it in a JSON schema"
+        pattern: str | None = self._optional(where, given, "pattern", str, accepts, None)
+        if pattern is None:
+            return None
+        try:
+            fault = expressions.fault(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            fault = str(error)
+        if fault is not None:
+            self._refuse((*where, "pattern"), f"pattern is {_shown(pattern)}: {fault}", accepts)
+        return pattern
 
     def _with_values(self, where: tuple[str, ...], given: dict[str, Any], made: Parameter) -> Parameter:
         """Check the values that stand in the file as those of a caller will be."""
         plain = attrs.evolve(made, enum=())
+        if any(made.enum.index(each) != number for number, each in enumerate(made.enum)):
+            self._refuse((*where, "enum"), "enum has a value twice", "each value once")
         for value in made.enum:
             self._fits((*where, "enum"), plain, value)
         if "default" not in given:
@@ -428,7 +464,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise ValueError
     return value
 
@@ -440,7 +476,7 @@ def _seconds(value: Any) -> float:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 53:
         raise ValueError
     return value
 
@@ -476,13 +512,3 @@ def _variables(value: Any) -> dict[str, str]:
         if not name or "=" in name or "\0" in name or not isinstance(text, str) or "\0" in text:
             raise ValueError
     return cast("dict[str, str]", held)
-
-
-def _expression(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError from error
-    return value

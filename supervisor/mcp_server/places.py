@@ -4,13 +4,15 @@ It comes from the argument, else from the host's roots, else it is the server's 
 a warning in the answer: hosts start servers in odd places. It has to lie in (or below) one of those
 that the kind allows; a kind that names none allows the server's own directory, and over stdio,
 where the host is the user's own, the host's roots. Whoever comes in over HTTP can claim any
-root, so there roots choose among what is allowed and never add to it.
+root, so there roots choose among what is allowed and never add to it. The root directory and what lies
+in the state root are never allowed, as the server's own directory or as a root; what contains the state
+root, as a home directory does, is not over HTTP, and over stdio it comes with a warning.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +33,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from supervisor import log
 from supervisor.catalog import real_workspace
 from supervisor.errors import InvalidArguments
+from supervisor.mcp_server.guarded import exposed
 from supervisor.paths import expanded
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ __all__ = ["Place", "Places"]
 
 _ROOTS_SECONDS: Final = 5
 _ROOTS: Final = "roots"
+_ELSEWHERE: Final = "Name `workspaces` in the kinds file, or start the server in the directory of a project."
 
 
 @attrs.frozen(slots=True)
@@ -53,8 +57,9 @@ class Place:
 class Places:
     """Chooses directories for jobs."""
 
-    def __init__(self, *, trust_roots: bool) -> None:
-        """``trust_roots``: whether the roots of a client widen what is allowed."""
+    def __init__(self, *, trust_roots: bool, guarded: Mapping[str, str] | None = None) -> None:
+        """``trust_roots``: whether the roots of a client widen what is allowed. ``guarded``: as ``exposed`` has it."""
+        self._guarded = guarded or {}
         self._nowhere: InvalidArguments | None = None
         try:
             self._own: str | None = real_workspace(os.curdir)
@@ -63,6 +68,12 @@ class Places:
             message = f"the server has no directory of its own: {error.message}"
             self._own, self._nowhere = None, InvalidArguments(message, repair=repair, details=error.details)
         self._trust_roots = trust_roots
+        if self._own is not None and (why := exposed(self._own, self._guarded)) is not None:
+            log.warning("mcp_directory_exposes", why=why)
+            if self._is_refused(self._own):
+                message = f"the server's own directory is not allowed: {why}, which a job there could read or change"
+                self._nowhere = InvalidArguments(message, repair=_ELSEWHERE, details={"argument": "workspace"})
+                self._own = None
 
     async def choose(
         self,
@@ -81,32 +92,47 @@ class Places:
         if given is not None:
             wanted = await trio.to_thread.run_sync(real_workspace, self._absolute(given), abandon_on_cancel=True)
             if _inside(wanted, within):
-                return Place(wanted)
+                return self._place(wanted)
             if allowed is None and self._trust_roots:
                 roots = await _roots_of(ctx, params)
                 if isinstance(roots, InputRequiredResult):
                     return roots
-                within += roots
+                within += [root for root in roots if not self._is_refused(root)]
             if not _inside(wanted, within):
                 if not within and self._nowhere is not None:
                     raise self._nowhere
                 raise _refused(given, within)
-            return Place(wanted)
+            return self._place(wanted)
         roots = await _roots_of(ctx, params)
         if isinstance(roots, InputRequiredResult):
             return roots
         if allowed is None and self._trust_roots:
-            within += roots
+            within += [root for root in roots if not self._is_refused(root)]
         return self._default(roots, within, allowed)
+
+    def _is_refused(self, directory: str) -> bool:
+        """Whether a directory that nobody has named in the kinds file is none to run in, or below."""
+        why = exposed(directory, self._guarded)
+        if why is None or directory == "/":  # which would allow every directory there is
+            return directory == "/"
+        return not self._trust_roots or _inside(directory, list(self._guarded))
+
+    def _place(self, workspace: str, *warnings: str) -> Place:
+        why = exposed(workspace, self._guarded)
+        if _inside(workspace, list(self._guarded)):
+            message = f"workspace is {workspace!r:.200}, which is no place for jobs: {why}"
+            raise InvalidArguments(message, repair=_ELSEWHERE, details={"argument": "workspace"})
+        more = () if why is None else (f"{why}: a job that runs there can read and change it",)
+        return Place(workspace, (*warnings, *more))
 
     def _default(self, roots: Sequence[str], within: Sequence[str], allowed: Sequence[str] | None) -> Place:
         fitting = [root for root in roots if _inside(root, within)]
         if fitting:
             others = f"workspace was not given: of the host's roots the first was taken, {fitting[0]}"
-            return Place(fitting[0], (others,) if len(fitting) > 1 else ())
+            return self._place(fitting[0], *([others] if len(roots) > 1 else []))
         own = self._own
         if own is not None and _inside(own, within):
-            return Place(own, (f"workspace was not given: the server's own directory was taken, {own}",))
+            return self._place(own, f"workspace was not given: the server's own directory was taken, {own}")
         if allowed is not None and len(allowed) == 1:
             return Place(allowed[0], (f"workspace was not given: the only one allowed was taken, {allowed[0]}",))
         if self._nowhere is not None:

@@ -13,6 +13,7 @@ from mcp.server.lowlevel import Server
 from supervisor.mcp_server import stdio
 from supervisor.mcp_server.answers import result_answer
 from supervisor.mcp_server.backend import Backend, opening
+from supervisor.mcp_server.guarded import guarded
 from supervisor.mcp_server.kinds import Kind
 from supervisor.mcp_server.places import Places
 from supervisor.mcp_server.principals import principal_of
@@ -49,7 +50,9 @@ class Options:
 def assemble(options: Options, backend: Backend, *, trust_roots: bool) -> Server[Any]:
     """Return the server; ``trust_roots``: whether the client's roots may widen where jobs may run."""
     tasks = Tasks(principal=principal_of, supervisor=backend.supervisor, render=result_answer)
-    starter = Starter(backend, options.settings, Places(trust_roots=trust_roots), tasks.became)
+    starter = Starter(
+        backend, options.settings, Places(trust_roots=trust_roots, guarded=guarded(options.settings)), tasks.became
+    )
     starting = [kind_tool(kind, starter) for kind in options.kinds]
     if options.allow_commands:
         starting.append(start_tool(options.allow_commands, starter))

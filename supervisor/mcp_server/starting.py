@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, ToolAnnotations
@@ -22,6 +21,7 @@ from supervisor.mcp_server.arguments import Parameter
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.environment import environment_of
 from supervisor.mcp_server.kinds import COMMON, Kind
+from supervisor.mcp_server.patterns import allows
 from supervisor.mcp_server.places import Places
 from supervisor.mcp_server.principals import (
     PRINCIPAL_LABEL,
@@ -153,21 +153,6 @@ def kind_tool(kind: Kind, starter: Starter) -> Tool:
     )
 
 
-def allows(pattern: str, command: Sequence[str]) -> bool:
-    """Whether a command is one that ``pattern`` allows.
-
-    Word by word, ``*`` within a word matching within that word; a last word ``*`` matches all that follow.
-
-    Raises:
-        ValueError: the pattern cannot be split into words.
-    """
-    words = shlex.split(pattern)
-    if words[-1:] == ["*"]:
-        words = words[:-1]
-        command = command[: len(words)] if len(words) <= len(command) else command
-    return len(words) == len(command) and all(map(fnmatchcase, command, words))
-
-
 def start_tool(patterns: Sequence[str], starter: Starter) -> Tool:
     """Return the tool that starts any command that one of the patterns allows."""
     shown = ", ".join(patterns)
@@ -178,14 +163,16 @@ def start_tool(patterns: Sequence[str], starter: Starter) -> Tool:
         command: list[str] = values["command"]
         if not any(allows(pattern, command) for pattern in patterns):
             message = f"the command {shlex.join(command)!r:.200} is not one of those allowed here: {shown}"
-            raise InvalidArguments(message, details={"argument": "command", "allowed": list(patterns)})
+            repair = "Give one that is allowed; a * stands for operands, never for an option."
+            raise InvalidArguments(message, repair=repair, details={"argument": "command", "allowed": list(patterns)})
         stdin = values["stdin"]
         kind = Kind(name=START, description="", command=(), interpret=values["interpret"])
         return await starter.start(ctx, params, values, kind, command, None if stdin is None else stdin.encode())
 
     return Tool(
         name=START,
-        description=f"Start a command as a background job; follow it with job_wait and job_result. Allowed: {shown}",
+        description="Start a command as a background job; follow it with job_wait and job_result. Allowed (where"
+        f" * is no option): {shown}",
         parameters=(*_COMMAND, *COMMON),
         output=JOB_SHAPE,
         annotations=_UNKNOWN_EFFECTS,

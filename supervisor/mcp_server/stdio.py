@@ -240,6 +240,7 @@ async def _lines(stdin: trio.abc.ReceiveStream) -> AsyncGenerator[bytes | Iterat
         for end in complete:
             held += end
             if head is not None or len(held) > _LONGEST_LINE:
+                log.warning("mcp_line_too_long", most=_LONGEST_LINE)
                 yield messages.too_long(head or bytes(held[:_ENDS]), bytes(held[-_ENDS:]), _LONGEST_LINE)
             elif held.strip():
                 yield bytes(held)

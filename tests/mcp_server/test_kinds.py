@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from supervisor.engines import remote
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.mcp_server import kinds, templates
 from supervisor.mcp_server.environment import environment_of
+from supervisor.mcp_server.guarded import load_kinds
 from supervisor.mcp_server.toml_lines import line_of
+from supervisor.settings import Settings
 
 
 def parse(text: str) -> tuple[kinds.Kind, ...]:
@@ -251,6 +256,106 @@ class TestTrust:
         file.write_bytes(b"# fine\n\xff\xfe\n")
         with pytest.raises(InvalidSettings, match="line 2: this is not UTF-8"):
             kinds.load(file)
+
+
+# ---------------------------------------------------------------- what is guarded
+
+
+@pytest.mark.parametrize("place", ["/", ".", "state", "state/mcp-tokens", "work/link", "conf"])
+def test_a_workspace_that_exposes_the_tokens_is_refused(
+    state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "link").symlink_to(tmp_path)
+    (tmp_path / "conf").mkdir()
+    file = tmp_path / "conf" / "kinds.toml"
+    monkeypatch.chdir(tmp_path / "work")
+    for allowed, fine in (([tmp_path / "work"], True), ([tmp_path / "work", tmp_path / place], False)):
+        file.write_text(K + f"workspaces = {[str(each) for each in allowed]}")
+        file.chmod(0o600)
+        if fine:
+            assert [each.name for each in load_kinds(Settings(), file)] == ["k"]
+            continue
+        with pytest.raises(InvalidSettings, match=r"line 4.* (contains|lies in) the (state root|kinds file)"):
+            load_kinds(Settings(config=file))
+    assert state_dir.exists()
+
+
+# ---------------------------------------------------------------- schemas
+
+
+SAME = [
+    r"[a-z]+", r"\d{4}-\d\d", r"a|b", r"(?:ab)*?c", r"(a)\1", r"(?=a)a", r"(?!b).", r"(?<=a)b", r"(?<!a)b", r"\bx\b",
+    r"[\w.+-]+@[\w-]+", r"[^/\]]*", r"\u00e9\x41", r"\/\.\{\}", r"a{2,}", r"a{2,5}?", r"^[A-Z]$", r"[\b\-]", "", r"é",
+    r"(?:(?:a+b)|[0-9]{1,3})+",
+]  # fmt: skip
+OTHERWISE = [
+    r"(?P<x>a)", r"(?P<x>a)(?P=x)", r"\Aa", r"a\Z", r"(?i)a", r"(?i:a)", r"(?s-i:a)", r"(?#c)a", r"(a)?(?(1)b|c)",
+    r"a++", r"a*+", r"a?+", r"a{2}+", r"(?>a)", r"[]a]", r"[^]a]", r"a{,3}", r"a{x", "}", "]", r"\a", r"\'", r"\-",
+    r"\U0001F600", r"\N{DASH}", r"\07", r"[\1]", r"[\B]", r"^*", r"(?=a)*", r"\b+", r"{2}", r"\_", r"\é",
+    r"(?a)x", r"[\A]",
+]  # fmt: skip
+NO_PATTERN = [r"(", r"[", r"*", r"(?<=a+)b", r"\8", r"[z-a]", "\\", r"(?<n>a)\k<n>", r"a**"]
+
+
+@pytest.mark.parametrize("pattern", SAME)
+def test_expressions_that_mean_the_same_to_hosts(pattern: str) -> None:
+    (made,) = parse(K + "parameters.p = { pattern = " + json.dumps(pattern) + " }")
+    assert made.parameters[0].schema()["pattern"] == f"^(?:{pattern})$"
+
+
+@pytest.mark.parametrize("pattern", OTHERWISE + NO_PATTERN)
+def test_expressions_that_do_not(pattern: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"line 4, in .*p\]: pattern is .* it accepts a regular"):
+        parse(K + "parameters.p = { pattern = " + json.dumps(pattern) + " }")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no JavaScript here")
+def test_expressions_compile_in_javascript() -> None:
+    program = "for (const p of JSON.parse(process.argv[1])) { new RegExp('^(?:' + p + ')$', 'u'); new RegExp(p) }"
+    subprocess.run(["node", "-e", program, json.dumps(SAME)], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ('type = "integer", minimum = 5, maximum = 4', "minimum is 5 and maximum is 4"),
+        ('type = "number", minimum = 0.5, maximum = -0.5', "minimum is 0.5 and maximum is -0.5"),
+        ("min_length = 5, max_length = 4", "min_length is 5 and max_length is 4"),
+        ("min_length = 200001", "min_length is 200001 and max_length is 200000"),
+        ("max_length = -1", "a whole number of at least 0"),
+        ("min_length = 1.5", "a whole number of at least 0"),
+        (f"max_length = {10**400}", "a whole number of at least 0"),
+        (f'type = "number", minimum = {10**400}', "it accepts a number"),
+        ('type = "number", maximum = nan', "it accepts a number"),
+        ('type = "number", maximum = inf', "it accepts a number"),
+        (f'type = "integer", default = {10**309}', "a finite number"),
+        ('type = "integer", minimum = 1, default = 0', "a number of at least 1"),
+        ('type = "integer", enum = ["a"]', "a whole number"),
+        ('type = "integer", enum = [true]', "a whole number"),
+        ('type = "integer", enum = [1, 1]', "each value once"),
+        ('type = "number", enum = [1, 1.0]', "each value once"),
+        ('enum = ["a", 1]', "a string"),
+        ('enum = ["a", "a"]', "each value once"),
+        ('enum = ["a"], default = "b"', "one of a"),
+        ('enum = ["a"], pattern = "b"', "what matches b"),
+        ('enum = ["abc"], max_length = 2', "at most 2 characters"),
+        ('pattern = "a", default = "b"', "what matches a"),
+        ('type = "boolean", default = 1', "true or false"),
+    ],
+)
+def test_schemas_that_fit_nothing(settings: str, says: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        parse(K + f"parameters.p = {{ {settings} }}")
+    assert says in caught.value.message
+
+
+def test_a_line_end_and_other_digits_do_not_match() -> None:
+    (made,) = parse(K + 'parameters.p = { pattern = "[\\\\d]+$" }')
+    assert made.parameters[0].check("12") == "12"
+    for text in ("12\n", "\u0661"):
+        with pytest.raises(InvalidArguments):
+            made.parameters[0].check(text)
 
 
 # ---------------------------------------------------------------- templates

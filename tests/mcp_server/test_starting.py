@@ -13,7 +13,8 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp_types import CallToolResult, ListRootsResult, Result, Root
 from trio.testing import MockClock
 
-from supervisor.mcp_server.starting import allows
+from supervisor.errors import InvalidArguments
+from supervisor.mcp_server.patterns import allows, check_pattern
 from supervisor.mcp_server.tasks.state import EXTENSION_ID
 from supervisor.testing import Script
 
@@ -174,6 +175,48 @@ async def test_a_kind_says_where_it_may_run(servers: Any, tmp_path: Path) -> Non
             assert str(allowed) in error["details"]["allowed"]
 
 
+@pytest.mark.parametrize(
+    ("where", "trust"),
+    [("/", True), ("state", True), ("below", True), ("/", False), ("above", False), ("state", False)],
+)
+async def test_no_job_runs_where_it_could_read_the_tokens(
+    servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, *, trust: bool
+) -> None:
+    """Whoever allows it: the server's own directory, a root, the caller."""
+    state = tmp_path / "state"
+    (state / "mcp-tokens").mkdir()
+    place = {"/": Path("/"), "above": tmp_path, "state": state, "below": state / "mcp-tokens"}[where]
+    fine = tmp_path / "workspace" / "below"
+    fine.mkdir()
+    monkeypatch.chdir(place)
+    for listed in ([], [place]):
+        async with servers(trust_roots=trust, list_roots_callback=roots(*listed)) as call:
+            for given in ({}, {"workspace": str(place)}, {"workspace": str(fine)}):
+                error = await call.refused("count", upto=1, **given)
+                assert (error["code"], "the state root" in error["message"]) == ("invalid_arguments", True), given
+                assert "`workspaces`" in error["repair"]
+    if trust:
+        async with servers(list_roots_callback=roots(place, fine)) as call:
+            assert (await call("count", upto=1, workspace=str(fine)))["workspace"] == str(fine)
+    assert len(servers.engine.commands) == trust
+
+
+async def test_the_owner_is_warned_of_a_directory_above_the_state_root(
+    servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = tmp_path / "workspace"
+    async with servers(list_roots_callback=roots(tmp_path)) as call:
+        assert "contains the state root" in (await call("count", upto=1))["warnings"][0]
+        assert "warnings" not in await call("count", upto=1, workspace=str(fine))
+    monkeypatch.chdir(tmp_path)
+    async with servers() as call:
+        assert "contains the state root" in (await call("count", upto=1))["warnings"][1]
+        for inside in ("state", "state/mcp-tokens"):
+            (tmp_path / inside).mkdir(exist_ok=True)
+            assert "the state root" in (await call.refused("count", upto=1, workspace=inside))["message"]
+        assert "warnings" not in await call("count", upto=1, workspace=str(fine))
+
+
 # ---------------------------------------------------------------- job_start
 
 
@@ -184,7 +227,7 @@ async def test_a_kind_says_where_it_may_run(servers: Any, tmp_path: Path) -> Non
         ("make test", ["make", "test", "x"], False),
         ("make test", ["make"], False),
         ("make *", ["make"], True),
-        ("make *", ["make", "a", "-b", "c"], True),
+        ("make *", ["make", "a", "b=c"], True),
         ("make *", ["make-evil"], False),
         ("make *", ["/tmp/make", "x"], False),
         ("git log --format=* *", ["git", "log", "--format=%h"], True),
@@ -194,10 +237,42 @@ async def test_a_kind_says_where_it_may_run(servers: Any, tmp_path: Path) -> Non
         ("pytest tests/* -q", ["pytest", "tests/a", "-x", "-q"], False),
         ("'a b' c", ["a b", "c"], True),
         ("*", ["anything", "at", "all"], True),
+        ("*", ["anything", "-x"], False),
+        ("git log --oneline *", ["git", "log", "--oneline", "HEAD~3", "a.py"], True),
+        ("git log --oneline *", ["git", "log", "--oneline", "--output=/tmp/x"], False),
+        ("git log --oneline *", ["git", "log", "--oneline", "HEAD", "--output", "/tmp/x"], False),
+        ("git log --oneline *", ["git", "log", "--oneline", "--", "-o"], False),
+        ("git log --oneline *", ["git", "log", "--oneline", "--"], False),
+        ("git log --oneline *", ["git", "log", "--oneline", "-o"], False),
+        ("git log --oneline -- *", ["git", "log", "--oneline", "--", "a.py"], True),
+        ("sort * a", ["sort", "-ofile", "a"], False),
+        ("sort ?o a", ["sort", "-o", "a"], False),
+        ("sort [!a]o a", ["sort", "-o", "a"], False),
+        ("sort *file* a", ["sort", "-ofile", "a"], False),
+        ("sort *file* a", ["sort", "my file", "a"], True),
+        ("sort -k * a", ["sort", "-k", "2", "a"], True),
+        ("sort -k * a", ["sort", "-k", "-o", "a"], False),
+        ("git log --max-count=* *", ["git", "log", "--max-count=3", "x"], True),
+        ("git log --max-count=* *", ["git", "log", "--max-counted=3", "x"], False),
+        ("* test", ["-c", "test"], False),
     ],
 )
 def test_patterns_of_commands(pattern: str, command: list[str], *, allowed: bool) -> None:
     assert allows(pattern, command) is allowed
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["git log -*", "git log --o*=x", "sort -o?", "sort -[a-z]", "tar -x* f", "'-*'", "a 'b", "", " "],
+)
+def test_patterns_that_would_let_a_caller_choose_an_option(pattern: str) -> None:
+    with pytest.raises(InvalidArguments, match="--allow-command is"):
+        check_pattern(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["make", "make *", "git log --format=* *", "x -[*] *", "x -c '[[]*' *", "*"])
+def test_patterns_that_would_not(pattern: str) -> None:
+    check_pattern(pattern)
 
 
 async def test_commands_that_are_allowed(servers: Any) -> None:

@@ -447,6 +447,45 @@ def test_the_examples_are_printed_and_can_be_served(start: Callable[..., Host], 
     assert result["value"]["verdict"] == "pass"
 
 
+def test_examples_in_a_file_are_nobody_elses_to_write(start: Callable[..., Host], tmp_path: Path) -> None:
+    """With the umask that many systems give their users."""
+    file = tmp_path / "kinds.toml"
+    file.unlink()
+    command = f"umask 002; exec {sys.executable} -m supervisor mcp --print-examples > {file}"
+    subprocess.run(["sh", "-c", command], check=True, timeout=PATIENCE)
+    assert file.stat().st_mode & 0o777 == 0o644
+    host = start()
+    host.initialize()
+    assert "review" in {tool["name"] for tool in host.ask("tools/list")["tools"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "says"),
+    [
+        (KINDS, 0o600, None),
+        (KINDS, 0o664, "others may write the kinds file"),
+        ("[kind.k]\ncomand = 1\n", 0o600, "there is no key 'comand' here"),
+        ('[kind.k]\ndescription = "d"\ncommand = ["x"]\nworkspaces = ["/"]\n', 0o600, "contains the state root"),
+    ],
+)
+def test_doctor_and_the_server_accept_the_same(
+    start: Callable[..., Host], tmp_path: Path, text: str, mode: int, says: str | None
+) -> None:
+    file = tmp_path / "kinds.toml"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(mode)
+    host = start(stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, err = host.process.communicate(timeout=PATIENCE)
+    assert (host.process.returncode, (says or "").encode() in err) == (2 if says else 0, True)
+    command = [sys.executable, "-m", "supervisor", "doctor", "--json"]
+    done = subprocess.run(
+        command, env=os.environ | {"SUPERVISOR_CONFIG": str(file)}, capture_output=True, check=False, timeout=60
+    )
+    (check,) = (each for each in json.loads(done.stdout)["checks"] if each["name"] == "kinds file")
+    assert check["verdict"] == ("problem" if says else "fine")
+    assert (says or "tell, hold, noisy") in check["message"]
+
+
 def test_nothing_is_polled_while_nothing_happens(start: Callable[..., Host]) -> None:
     """A server that waits for its host uses no processor time to speak of."""
     host = start()
