@@ -57,10 +57,11 @@ class SupervisorError(Exception):
         """Keep what is given; ``repair`` and ``retryable`` default to the class's own."""
         super().__init__(message)
         self.message = message
-        self.repair = self.default_repair if repair is None else repair
+        self.details: dict[str, Any] = {} if details is None else details
+        job_id = self.details.get("job_id", "JOB")
+        self.repair = self.default_repair.replace(" JOB`", f" {job_id}`") if repair is None else repair
         self.retryable = self.default_retryable if retryable is None else retryable
         self.retry_after_ms = retry_after_ms
-        self.details: dict[str, Any] = {} if details is None else details
 
 
 class JobNotFound(SupervisorError):

@@ -125,7 +125,7 @@ class _Cutter:
         """Return what was cut and how to get it, or ``None`` when everything is there."""
         if not self._cuts:
             return None
-        more = 'Ask for this result again with detail "full"; the output itself is in `supervisor logs JOB`.'
+        more = 'Ask for this result again with detail "full"; the output itself is the stdout of the job.'
         return {"fields": list(self._cuts.values()), "repair": more}
 
     def _note(self, field: str, kept: int, total: int, unit: str) -> None:

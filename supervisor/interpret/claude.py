@@ -226,7 +226,7 @@ def _interrupted(outcome: Outcome, envelope: Envelope | None, stopped: Reason) -
     hints = read_hints(outcome.read_stdout()) if envelope is None else Hints()
     detail: str | None = None
     if envelope is not None and envelope.success and envelope.answered and not envelope.followed:
-        detail = "A complete answer had already been written; it is in `supervisor logs JOB`."
+        detail = "A complete answer had already been written; it is in the stdout of the job."
     cost = None if envelope is None else envelope.cost_usd
     return Verdict(reason=stopped, detail=detail, cost_usd=cost, details=_details(envelope, hints))
 

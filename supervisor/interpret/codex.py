@@ -40,7 +40,7 @@ class Codex:
         stopped = interrupted_reason(outcome)
         if stopped is not None:
             complete = run.answered and not run.followed
-            detail = "A complete answer had already been written; it is in `supervisor logs JOB`." if complete else None
+            detail = "A complete answer had already been written; it is in the stdout of the job." if complete else None
             return Verdict(reason=stopped, detail=detail, details=_details(run))
         if run.success and (outcome.exit_code == 0 or not outcome.known):
             return _well(outcome, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -17,7 +17,7 @@ from supervisor.mcp_server.answers import MOST_CHARACTERS, answer, job_answer, l
 from supervisor.mcp_server.arguments import Parameter, schema_of
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see, principal_of
-from supervisor.model import Job
+from supervisor.model import Job, Result
 from supervisor.outputs import Output
 from supervisor.settings import Settings
 from supervisor.states import State
@@ -35,6 +35,9 @@ Call = Callable[
 ]
 
 _WAIT_SECONDS: Final = 45
+_MOST_CHARACTERS_AT_ALL: Final = 1 << 22
+"""Of a value, whatever is asked for: an answer is made in a few times its length of memory."""
+_MOST_ON_THE_LOOP: Final = 1 << 18
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -121,16 +124,19 @@ class JobTools:
         del params
         supervisor, _ = await self.seen(ctx, values["job_id"])
         result = await supervisor.result(values["job_id"], detail=values["detail"])
-        return result_answer(result, most_characters=int(values["max_characters"]))
+        most = min(int(values["max_characters"]), _MOST_CHARACTERS_AT_ALL)
+        return await _in_thread_if_large(result, most)
 
     async def consume_result(
         self, ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
     ) -> CallToolResult:
-        """Answer with what a finished job gave, and forget the job."""
+        """Answer with what a finished job gave, and forget the job unless that is too much for one answer."""
         del params
-        supervisor, _ = await self.seen(ctx, values["job_id"])
-        result = await supervisor.result(values["job_id"], consume=True, detail=values["detail"])
-        return result_answer(result, most_characters=None)
+        supervisor, job = await self.seen(ctx, values["job_id"])
+        fits = job.stdout_bytes <= _MOST_CHARACTERS_AT_ALL
+        result = await supervisor.result(values["job_id"], consume=fits, detail=values["detail"])
+        warnings = () if fits or not result.ok else ("The job is kept: its output is too long for one answer.",)
+        return await _in_thread_if_large(result, None if fits else _MOST_CHARACTERS_AT_ALL, warnings)
 
     async def cancel(
         self, ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
@@ -254,6 +260,13 @@ def _whole_characters(data: bytes, *, from_middle: bool) -> tuple[str | None, in
             if error.end < len(data) - missing:  # not a character that was cut, but none at all
                 break
     return None, 0, len(data)
+
+
+async def _in_thread_if_large(result: Result, most: int | None, warnings: Sequence[str] = ()) -> CallToolResult:
+    """Return the answer that holds a result. Others are not to wait for that of a large one."""
+    if result.job.stdout_bytes <= _MOST_ON_THE_LOOP:
+        return result_answer(result, most_characters=most, warnings=warnings)
+    return await trio.to_thread.run_sync(lambda: result_answer(result, most_characters=most, warnings=warnings))
 
 
 def job_tools(backend: Backend, settings: Settings) -> tuple[Tool, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from supervisor.testing import Script
 
 ERAS = pytest.mark.parametrize("era", ["legacy", "auto"])  # 2025-11-25 with a handshake, 2026-07-28 without
 UNKNOWN = "0" * 32
+
+
+def rewrite(command: Any, data: bytes) -> None:
+    """Have other bytes stand where a command has written."""
+    Path(command.request.directory, "result.json").write_bytes(data)
 
 
 @ERAS
@@ -301,3 +307,65 @@ async def test_a_tool_that_is_not_there(servers: Any) -> None:
     async with servers() as call:
         with pytest.raises(MCPError, match="there is no tool 'job_start'; there are count"):
             await call.client.call_tool("job_start", {"command": ["true"]})
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_a_failed_job_names_the_tool_that_shows_its_output(servers: Any, stream: str) -> None:
+    servers.script = Script(seconds=None)
+    async with servers() as call:
+        job_id = (await call("count", upto=3))["job_id"]
+        command = servers.engine.command(job_id)
+        command.write("the reason", stream=stream)
+        command.finish(3)
+        await call("job_wait", job_id=job_id)
+        error = await call.refused("job_result", job_id=job_id)
+        assert f"job_logs with job_id {job_id} and stream {stream}" in error["repair"]
+        assert "supervisor" not in error["repair"]
+        assert (await call("job_status", job_id=job_id))["detail"] == "the reason"
+
+
+async def test_an_output_that_is_not_there_any_more_is_no_answer(servers: Any) -> None:
+    servers.script = Script(seconds=None)
+    async with servers() as call:
+        job_id = (await call("count", upto=3))["job_id"]
+        command = servers.engine.command(job_id)
+        command.write("1\n2\n3\n")
+        command.finish()
+        await call("job_wait", job_id=job_id)
+        rewrite(command, b"1\n")
+        for tool in ("job_result", "job_logs", "job_consume_result"):
+            error = await call.refused(tool, job_id=job_id)
+            assert error["code"] == "output_lost"
+            assert error["details"]["found_bytes"] == 2
+        assert (await call("job_status", job_id=job_id))["status"] == "done"
+
+
+async def test_logs_of_a_job_that_has_truncated_its_output_begin_again(servers: Any) -> None:
+    servers.script = Script(seconds=None)
+    async with servers() as call:
+        job_id = (await call("count", upto=3))["job_id"]
+        command = servers.engine.command(job_id)
+        command.write("a long line\n")
+        offset = (await call("job_logs", job_id=job_id))["next_offset"]
+        rewrite(command, b"short\n")
+        piece = await call("job_logs", job_id=job_id, offset=offset)
+        assert (piece["value"], piece["offset"], piece["restarted"]) == ("short\n", 0, True)
+        command.finish()
+
+
+async def test_one_answer_is_never_longer_than_its_bound(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.mcp_server.tools._MOST_CHARACTERS_AT_ALL", 1000)
+    monkeypatch.setattr("supervisor.mcp_server.tools._MOST_ON_THE_LOOP", 100)
+    servers.script = Script(seconds=None)
+    async with servers() as call:
+        job_id = (await call("count", upto=3))["job_id"]
+        command = servers.engine.command(job_id)
+        command.write("x" * 5000)
+        command.finish()
+        await call("job_wait", job_id=job_id)
+        for tool, more in (("job_result", {"max_characters": 1 << 26}), ("job_consume_result", {})):
+            result = await call(tool, job_id=job_id, **more)
+            assert (len(result["value"]), result["truncated"]) == (1000, True)
+            assert "offset 1000" in result["next"]
+        assert "The job is kept" in result["warnings"][0]
+        assert (await call("job_status", job_id=job_id))["status"] == "done"
