@@ -47,6 +47,7 @@ from supervisor.store.layout import workspace_key
 __all__ = ["Supervisor"]
 
 _MOST_AT_A_GLANCE: Final = 100
+_LAUNCHED_SOON_SECONDS: Final = 2.0
 """Jobs on a page that is put together on the event loop: in some milliseconds, none of them known yet."""
 
 
@@ -219,7 +220,8 @@ class Supervisor:
             if made is not None:
                 with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
                     if isinstance(made, Entry):
-                        await made.started.wait()
+                        with trio.move_on_after(_LAUNCHED_SOON_SECONDS):  # a launch that hangs is cancelled as it is
+                            await made.started.wait()
                     with contextlib.suppress(JobNotFound, JobElsewhere, JobRunning, PermissionDenied):
                         await self.cancel(made.row.job_id if isinstance(made, Entry) else made.job_id)
             raise

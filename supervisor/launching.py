@@ -37,6 +37,9 @@ from supervisor.workspaces import Workspaces
 __all__ = ["Launcher"]
 
 _LAUNCH_SHIELD_SECONDS: Final = 5
+_LAUNCH_SECONDS: Final = 10.0
+"""How long a start waits for the launch. It may hang on a file system, or its keeper may have been stopped; the job is
+queued then, and is launched when that passes, unless it is cancelled before."""
 
 
 class Launcher:
@@ -89,6 +92,8 @@ class Launcher:
     async def begin(self, spec: JobSpec, kept: contextlib.ExitStack | None = None) -> Entry | Job:
         """Make a job, or find the one that has its key; once there is one it is returned, cancelled or not.
 
+        A launch that takes longer than ``_LAUNCH_SECONDS`` is not waited for.
+
         While ``kept`` is open a job that was made is not forgotten, however many there are: it may have ended,
         and another be started, before whoever has asked for it gets his turn.
         """
@@ -99,22 +104,25 @@ class Launcher:
         if isinstance(made, Entry):
             patience_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
             try:
-                await made.started.wait()
+                with trio.move_on_after(_LAUNCH_SECONDS):
+                    await made.started.wait()
             except trio.Cancelled:  # delivered again by whatever the caller awaits next, when it knows the id
                 with trio.CancelScope(deadline=patience_ends, shield=True):
                     await made.started.wait()
-                if not made.started.is_set():
+                if not made.started.is_set() and made.row.job_id not in self._registry.entries:
                     raise
         return made
 
     async def begun(self, made: Entry, spec: JobSpec, kept: contextlib.ExitStack | None = None) -> Job:
         """Return the job once it runs, or provably never will; it may turn out that its key belongs to another.
 
+        One whose launch takes long is returned as it is, queued.
+
         Raises:
             SupervisorError: it could not be recorded; there is no such job.
         """
-        if not made.started.is_set():
-            await made.started.wait()
+        if not made.started.is_set() and made.row.job_id not in self._registry.entries:
+            await made.started.wait()  # nobody has heard of it yet
         if made.taken or made.problem is not None:
             await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:

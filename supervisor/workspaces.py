@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from supervisor.catalog import real_workspace
+from supervisor.engines.hanging import HangingCalls
 from supervisor.mounts import may_hang, on_network
 from supervisor.paths import absolute
 
@@ -22,6 +23,7 @@ class Workspaces:
     def __init__(self) -> None:
         """Remember nothing yet."""
         self._known: dict[str, tuple[str, tuple[int, int]]] = {}
+        self._may_hang = HangingCalls()
 
     async def real(self, path: str) -> str:
         """Return the real path of a workspace, whether or not it exists.
@@ -43,7 +45,7 @@ class Workspaces:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     return known[0]
         if may_hang():
-            real_path, identity = await trio.to_thread.run_sync(_look_up, path, abandon_on_cancel=True)
+            real_path, identity = await self._may_hang.run(given, _look_up, path)
         else:  # every path here is local
             await trio.lowlevel.checkpoint()
             real_path, identity = _look_up(path)

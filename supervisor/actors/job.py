@@ -61,10 +61,8 @@ async def _live(
     try:
         if request is None:
             running = await engine.adopt(entry.directory, entry.row.launched(), owner_lives=entry.owner_lives)
-        elif engine.capabilities.queues:
-            running = await _submit(entry, engine, request)
         else:
-            running = await engine.launch(request)
+            running = await _submit(entry, engine, request)
     except LaunchFailed as failure:
         registry.meter.launch_failures += 1
         return _launch_failure(entry, engine, failure)
@@ -108,9 +106,10 @@ async def _live(
 
 
 async def _submit(entry: Entry, engine: Engine, request: LaunchRequest) -> Running:
-    """Launch a job that will wait for its turn. That may take minutes by itself, and a cancel is not to wait for it.
+    """Launch a job, without having a cancel wait for that.
 
-    Whether the engine has accepted it is open then. Who takes care of it stops it in any case.
+    It may take minutes by itself: an engine queues, a file system does not answer. Whether the engine has accepted it
+    is open then. Who takes care of it stops it in any case.
     """
     running: Running | None = None
     with entry.scope:

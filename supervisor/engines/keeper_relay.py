@@ -20,7 +20,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from typing import Final
 
 __all__ = ["MOST_BLOCKED", "PATIENCE", "Relay", "Relieved"]
@@ -40,10 +40,12 @@ class Relay:
     Args:
         loop: what they run; when it returns the process ends.
         came_back: called with the arguments of a step that has come back after its thread was relieved.
+        signals: those that the loop lives on.
     """
 
-    def __init__(self, loop: Callable[[], None], came_back: Callable[..., None]) -> None:
+    def __init__(self, loop: Callable[[], None], came_back: Callable[..., None], signals: Collection[int]) -> None:
         """Have no standby yet."""
+        self._signals = signals
         self._loop = loop
         self._came_back = came_back
         self._lock = _thread.allocate_lock()
@@ -90,14 +92,20 @@ class Relay:
         Raises:
             Relieved: it has taken so long that another thread runs the loop.
         """
+        if not self._standing:
+            step(*args)
+            return
         me = _thread.get_ident()
+        # A signal is given to one thread, which may not come to it while it blocks: it is for the others.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         self._since = time.monotonic()
-        if not self._timed and self._standing:
+        if not self._timed:
             self._timed = True
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         try:
             step(*args)
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
             with self._lock:
                 relieved = self._runner != me
                 if relieved:

@@ -48,6 +48,8 @@ _LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on thro
 # Few launches at once are answered one by one, so that the supervisor has something to do meanwhile; of many, each
 # answer of its own would only wake it once more.
 _ANSWER_AFTER: Final = 4
+# The last says that the caller's limit on processor time has passed for us: it is meant for the jobs.
+_HEARD: Final = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGXCPU)
 _PAUSE_NS: Final = 50_000_000  # before what failed is done again
 _LONGEST_PAUSE_NS: Final = 500_000_000
 _MOST_TRIES: Final = 60  # of a step that fails for another reason than want of something
@@ -82,7 +84,7 @@ class Turns:
         self.poll = select.poll()
         self.polled = {self.wake: select.POLLIN}
         self.poll.register(self.wake, select.POLLIN)
-        self.relay = keeper_relay.Relay(self._loop, self._came_back)
+        self.relay = keeper_relay.Relay(self._loop, self._came_back, _HEARD)
 
     @staticmethod
     def _watch_signals() -> tuple[int, int]:
@@ -96,8 +98,7 @@ class Turns:
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        # The last says that the caller's limit on processor time has passed for us: it is meant for the jobs.
-        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGXCPU):
+        for number in _HEARD:
             signal.signal(number, _heard)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return reading, writing

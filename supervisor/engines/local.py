@@ -33,6 +33,7 @@ from supervisor.engines import (
     records,
     stopping,
 )
+from supervisor.engines.hanging import HangingCalls
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.keeper_link import KeeperLink
 from supervisor.engines.kept import Kept, KeptJobs
@@ -156,6 +157,7 @@ class LocalEngine:
         self._kept = KeptJobs(self._notifier, self._watch_kept_no_more)
         self._trees = Trees()
         self._slow_workspaces: dict[str, bool] = {}
+        self._may_hang = HangingCalls()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do the background work until cancelled; every command goes on then."""
@@ -316,7 +318,7 @@ class LocalEngine:
                 self._slow_workspaces.clear()
         flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         if slow:  # a hung mount must not stall the event loop, nor the keeper
-            return await trio.to_thread.run_sync(os.open, path, flags, abandon_on_cancel=True)
+            return await self._may_hang.run(path, os.open, path, flags)
         return os.open(path, flags)
 
     # ------------------------------------------------------------ what the keeper says
@@ -342,6 +344,7 @@ class LocalEngine:
                 max_rss_bytes=rss,
                 **output,
             )
+            handle.answered.set()
             handle.set_ended(Ended(exit=exit_, stopped=why, survivors=tuple(survivors)))
         elif what == "failed":
             del self._handles[token]

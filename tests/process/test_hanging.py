@@ -1,0 +1,140 @@
+"""A file system that does not answer holds up the job that needs it, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import supervisor
+from supervisor.engines import records
+from tests.process.hung import HungMount
+
+if TYPE_CHECKING:
+    from tests.process.conftest import World
+
+PATIENCE = 30
+
+
+@pytest.fixture(params=["PATH", "program", "link", "interpreter"])
+def hung(request: pytest.FixtureRequest, world: World) -> Iterator[tuple[HungMount, list[str], dict[str, str]]]:
+    """A mount that hangs, and a command that needs it: to be found, to be loaded, behind a link, to be interpreted."""
+    point = world.directory / "mount"
+    path = f"{point}:{os.environ['PATH']}"
+    with HungMount(point, None if request.param == "PATH" else "program") as mount:
+        argv = [f"{point}/program"]
+        if request.param == "PATH":
+            argv = ["some-program"]
+        elif request.param == "link":
+            world.directory.joinpath("link").symlink_to(point / "program")
+            argv = [str(world.directory / "link")]
+        elif request.param == "interpreter":
+            script = world.directory / "script"
+            script.write_text(f"#!{point}/program\n")
+            script.chmod(0o755)
+            argv = [str(script)]
+        yield mount, argv, {"PATH": path}
+
+
+async def test_a_launch_that_hangs_delays_nothing_else(
+    world: World,
+    hung: tuple[HungMount, list[str], dict[str, str]],
+) -> None:
+    mount, argv, env = hung
+    gate = world.fifo()
+    async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
+        ends = await sup.start(["sh", "-c", 'read line < "$1"; exit 3', "sh", str(gate)])
+        late = await sup.start(["sleep", "600"], deadline_seconds=1)
+        for _ in range(3):
+            nursery.start_soon(_start, sup, argv, env)
+        with trio.fail_after(PATIENCE):
+            while len((await sup.list(state="queued")).jobs) < 3:  # noqa: ASYNC110  # of other tasks
+                await trio.sleep(0.01)
+            gate.open()
+            ended = await sup.wait(ends.job_id)
+            assert (await sup.wait(late.job_id)).status == "timeout"
+            assert (await sup.run(["echo", "later"])).value == "later\n"
+        assert ended.exit_code == 3
+        assert len((await sup.list(state="queued")).jobs) == 3
+        mount.__exit__()  # what hangs gets an error, as when a mount is given up
+        with trio.fail_after(PATIENCE):
+            for job in (await sup.list()).jobs:
+                if job.argv == tuple(argv):
+                    assert (await sup.wait(job.job_id)).reason == "launch_failed"
+            assert (await sup.run(["echo", "after"])).value == "after\n"
+        mount.__enter__()
+
+
+async def _start(sup: supervisor.Supervisor, argv: list[str], env: dict[str, str]) -> None:
+    await sup.start(argv, env=env)
+
+
+async def test_a_start_that_hangs_is_told_to_be_queued_and_can_be_cancelled(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("supervisor.launching._LAUNCH_SECONDS", 0.2)
+    point = world.directory / "mount"
+    with HungMount(point):
+        async with supervisor.open_supervisor() as sup:
+            with trio.fail_after(PATIENCE):
+                mine = await sup.start(["nothing"], env={"PATH": str(point)})
+                theirs = await sup.start(["nothing"], env={"PATH": str(point)})
+                late = await sup.start(["nothing"], env={"PATH": str(point)}, deadline_seconds=0.5)
+                assert [job.status for job in (mine, theirs, late)] == ["queued"] * 3
+                assert (await sup.cancel(mine.job_id)).status == "cancelled"
+                other = await trio.to_thread.run_sync(lambda: supervisor_catalog(theirs.job_id))
+                assert other == "cancelled"
+                assert (await sup.wait(theirs.job_id)).status == "cancelled"
+                assert (await sup.wait(late.job_id)).status == "timeout"
+                run = await sup.run(["echo", "x"])
+            assert run.value == "x\n"
+    for job in (mine, theirs, late):
+        assert world.record(job.job_id, records.PROCESS) is None
+
+
+def supervisor_catalog(job_id: str) -> str:
+    from supervisor.catalog import Catalog
+
+    with Catalog(supervisor.Settings()) as catalog:
+        return catalog.cancel(job_id).status
+
+
+async def test_run_that_is_cancelled_while_it_is_launched_leaves_nothing_behind(world: World) -> None:
+    point = world.directory / "mount"
+    with HungMount(point):
+        async with supervisor.open_supervisor() as sup:
+            with trio.move_on_after(0.5):
+                await sup.run(["nothing"], env={"PATH": str(point)})
+            (job,) = (await sup.list()).jobs
+            assert job.status == "cancelled"
+
+
+async def test_hung_workspaces_hold_up_no_other(world: World) -> None:
+    point = world.directory / "mount"
+    with HungMount(point), contextlib.suppress(OSError):
+        async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
+            for _ in range(60):  # more than there are threads
+                nursery.start_soon(sup.start, ["true"], point)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(PATIENCE):
+                assert (await sup.run(["echo", "x"])).value == "x\n"
+            nursery.cancel_scope.cancel()
+
+
+def test_the_mount_hangs(tmp_path: Path) -> None:
+    """What the others stand on: a look at what is in it does not return until it is given up."""
+    point = tmp_path / "mount"
+    with HungMount(point):
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(OSError):
+                os.stat(point / "x")
+            os._exit(0)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    assert os.waitpid(child, 0) == (child, 0)
