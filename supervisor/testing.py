@@ -57,6 +57,7 @@ from supervisor.engines import (
     processes,
     recorded,
     records,
+    stopping,
 )
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
@@ -306,6 +307,8 @@ class _Stranger:
 
     async def stop(self, why: str, by: str) -> None:
         await trio.lowlevel.checkpoint()
+        if stopping.cancel_queued(self._directory, by):
+            return  # its launch was given up
         message = f"{by} cannot stop what this engine has not launched ({why})"
         raise NotImplementedError(message)
 

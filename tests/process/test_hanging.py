@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 import supervisor
 from supervisor.engines import records
@@ -120,7 +122,7 @@ async def test_hung_workspaces_hold_up_no_other(world: World) -> None:
     with HungMount(point), contextlib.suppress(OSError):
         async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
             for _ in range(60):  # more than there are threads
-                nursery.start_soon(sup.start, ["true"], point)
+                nursery.start_soon(partial(sup.start, ["true"], workspace=point))
             await trio.testing.wait_all_tasks_blocked()
             with trio.fail_after(PATIENCE):
                 assert (await sup.run(["echo", "x"])).value == "x\n"
