@@ -79,6 +79,9 @@ class Keeper(keeper_turns.Turns):
         if self.registers:
             kin.register(self.root, self.pid, self.claim)
         super().run()
+
+    def _loop(self) -> None:
+        super()._loop()
         if self.registers:
             kin.leave(self.root, self.pid)
 

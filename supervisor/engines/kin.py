@@ -83,8 +83,9 @@ def tag_in(limits: bytes) -> int:
 def register(root: str, pid: int, claim: str) -> None:
     """Register this process as a keeper of a state root, as far as that can be done."""
     path = f"{root}/{KEEPERS}/{pid}"
-    try:  # noqa: SIM105
+    try:
         os.mkdir(f"{root}/{KEEPERS}", 0o700)
+        os.chmod(f"{root}/{KEEPERS}", 0o700)  # whatever the umask, which is that of the jobs
     except OSError:
         pass
     leave(root, pid)  # of an earlier process of that number
