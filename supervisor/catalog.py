@@ -48,6 +48,7 @@ _MOST_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
 _MOST_AT_A_GLANCE: Final = 1 << 16
 """Of output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
+_MOST_NAMED: Final = 10
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -355,14 +356,28 @@ class Catalog:
         if len(prefix) < 4:
             message = f"{prefix!r} is too short for a job id: give at least 4 characters of it"
             raise InvalidArguments(message)
-        found = self.index.with_prefix(prefix) if set(prefix) <= set("0123456789abcdef") else []
-        if len(found) > 1:
-            message = f"{prefix!r} begins the ids of several jobs"
-            raise InvalidArguments(message, details={"job_ids": found}, repair="Give more characters of the id.")
-        if not found:
+        rows = self.index.with_prefix(prefix, _MOST_NAMED + 1) if set(prefix) <= set("0123456789abcdef") else []
+        if len(rows) > 1:
+            named = [(row.job_id, self._state_now(row)) for row in rows[:_MOST_NAMED]]
+            more = " and others" if len(rows) > _MOST_NAMED else ""
+            listed = ", ".join(f"{job_id} ({state})" for job_id, state in named)
+            details: dict[str, Any] = {
+                "job_ids": [job_id for job_id, _ in named],
+                "candidates": [{"job_id": job_id, "status": state} for job_id, state in named],
+                "more": bool(more),
+            }
+            message = f"{prefix!r} begins the ids of several jobs: {listed}{more}"
+            raise InvalidArguments(message, details=details, repair="Give more characters of the id.")
+        if not rows:
             message = f"there is no job {prefix!r:.80}"
             raise JobNotFound(message, details={"job_id": prefix[:80]})
-        return found[0]
+        return rows[0].job_id
+
+    def _state_now(self, row: Row) -> str:
+        """Return the state of a job for a list of names, the one on record where it cannot be looked at now."""
+        with contextlib.suppress(SupervisorError):
+            return self.settled(row, drive=False)[0].state
+        return row.state
 
     def list(
         self,

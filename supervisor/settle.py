@@ -42,6 +42,9 @@ _CODES: Final = {
     Reason.LOST: "job_lost",
 }
 
+_SHELL: Final = frozenset(" \t\n;&|<>()$`*?'\"=")
+"""What the name of a program hardly has in it, and a line for a shell has."""
+
 _TEXTS: Final = {
     Reason.NONZERO_EXIT: ("The command failed.", "Look at its output (`supervisor logs JOB --stderr`)."),
     Reason.KILLED_BY_SIGNAL: (
@@ -140,7 +143,7 @@ def outcome_of(
             verdict = _judge(row.kind, look(row, directory, ended))
     elif ended.exit.launch_error is not None:
         event, reason = Event.LAUNCH_FAILED, Reason.LAUNCH_FAILED
-        verdict = _unlaunched(row.kind, look(row, directory, ended), ended)
+        verdict = _unlaunched(row, look(row, directory, ended), ended)
         if state is not State.QUEUED:  # its launch was recorded by somebody who was wrong
             event, reason = Event.LOST, Reason.LOST
     else:
@@ -165,13 +168,15 @@ def outcome_of(
     )
 
 
-def _unlaunched(kind: str, seen: interpret.Outcome, ended: Ended) -> Verdict:
+def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
     """Say what it means that a command was never started; its kind may know better why."""
     details: dict[str, Any] = {"exit_status": ended.exit.launch_status}
     repair = None
     if ended.exit.never_launched:
         details["never_launched"] = True
         repair = "Start it again; the same idempotency key may be used."
+    elif ended.exit.launch_status == 127 and not _SHELL.isdisjoint(row.request["argv"][0]):
+        repair = "No shell reads the command. If it is a line for one, start the three words: sh -c 'LINE'."
     verdict = Verdict(
         reason=Reason.LAUNCH_FAILED,
         message=f"The command could not be started: {ended.exit.launch_error}.",
@@ -180,10 +185,10 @@ def _unlaunched(kind: str, seen: interpret.Outcome, ended: Ended) -> Verdict:
         detail=ended.exit.launch_error,
         details=details,
     )
-    if kind in {"raw", "json"}:
+    if row.kind in {"raw", "json"}:
         return verdict
-    known = _judge(kind, seen)
-    if known.code is None:
+    known = _judge(row.kind, seen)
+    if known.code is None or repair is not None:
         return verdict
     return attrs.evolve(known, detail=known.detail or verdict.detail, details={**details, **known.details})
 

@@ -47,6 +47,8 @@ def completion(call: Invocation, shell: str | None) -> int:
         message = f"this version of click cannot complete for {shell}"
         raise InternalError(message)
     script = found(app, {}, "supervisor", COMPLETE_VARIABLE).source().strip()
+    if shell == "fish":  # what stands behind the first comma is the value and its description, commas included
+        script = script.replace('string split "," ', 'string split --max 1 "," ')
     first, newline, rest = script.partition("\n")
     note = f"# To install: {_INSTALL[shell]}"
     # zsh insists on #compdef in the first line.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import stat
 import sys
+import termios
 from typing import Final
 
-__all__ = ["is_closed", "is_writable", "restore_environment", "take_descriptors"]
+__all__ = ["has_unread_input", "is_closed", "is_writable", "restore_environment", "take_descriptors"]
 
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _COERCED: Final = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
@@ -50,6 +52,19 @@ def is_closed(number: int) -> bool:
 def is_writable(number: int) -> bool:
     """Whether this standard descriptor is open for writing."""
     return number not in _closed and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+
+def has_unread_input() -> bool:
+    """Whether stdin is a file, pipe or socket from which there is something to read now. Reads nothing, never waits."""
+    try:
+        found = os.fstat(0)
+        if stat.S_ISREG(found.st_mode):
+            return os.lseek(0, 0, os.SEEK_CUR) < found.st_size
+        if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode):
+            return int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), sys.byteorder) > 0
+    except OSError:  # write-only, or a socket that listens
+        pass
+    return False
 
 
 def restore_environment() -> None:

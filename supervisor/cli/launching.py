@@ -26,12 +26,19 @@ def run(call: Invocation, /, **options: Any) -> int:
     the supervisor itself, 126 and 127 for a command that is not executable or not found. An output
     that its kind does not accept gives 1 if the command exited with 0.
 
+    The job reads nothing unless --stdin is given. If there is something to read on stdin, a warning says so.
+
     Ctrl-C cancels the job; a second one does not wait for that. When this program is killed or its
     terminal is closed, the job goes on.
     """
     from supervisor.cli.running import run_to_end
 
-    return run_to_end(call, make_spec(**options))
+    spec = make_spec(**options)
+    warned = _warn_of_unread_input(spec)
+    status = run_to_end(call, spec)
+    if not warned:  # what came later than that
+        _warn_of_unread_input(spec)
+    return status
 
 
 @command("start", short_help="Start a command as a job, print the job's id, return at once.", context_settings=_CONTEXT)
@@ -48,7 +55,9 @@ def start(call: Invocation, /, **options: Any) -> int:
     if not inherited.is_writable(1):
         message = "stdout cannot be written, so the id of the job could not be told: nothing was started"
         raise InvalidArguments(message, repair="Redirect stdout to a file, a pipe or /dev/null.")
-    job, failed = _start(call, make_spec(**options))
+    spec = make_spec(**options)
+    job, failed = _start(call, spec)
+    _warn_of_unread_input(spec)
     status = exits.OK
     try:
         call.answer(lambda: to_json(job if failed is None else failed), job.job_id)
@@ -61,6 +70,17 @@ def start(call: Invocation, /, **options: Any) -> int:
     call.note(f"supervisor: {failed.error.message}")
     call.note(f"  {failed.error.repair}")
     return launch_status(failed)
+
+
+def _warn_of_unread_input(spec: JobSpec) -> bool:
+    """Say so if there is input that the job is not given; return whether there is."""
+    if spec.stdin is not None or not inherited.has_unread_input():
+        return False
+    streams.say(
+        "supervisor: there is input on stdin, and the job is not given it; "
+        "--stdin - gives it, --stdin /dev/null says that it is not wanted"
+    )
+    return True
 
 
 def launch_status(failed: Result) -> int:

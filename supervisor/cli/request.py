@@ -49,6 +49,7 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--kind",
                 cls=_KindOption,
+                help="How its output is read.",
                 default="raw",
                 show_default=True,
                 metavar="KIND",

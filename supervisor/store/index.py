@@ -268,10 +268,10 @@ class Index(Connection):
         statement = "SELECT 1 FROM jobs WHERE job_id = ?"
         return self.read(lambda: self._db.execute(statement, (job_id,)).fetchone()) is not None
 
-    def with_prefix(self, prefix: str) -> list[str]:
-        """Return up to three ids that begin with ``prefix``."""
-        rows = self._select("WHERE job_id >= ? AND job_id < ? LIMIT 3", (prefix, prefix + "g"))
-        return [row.job_id for row in rows]
+    def with_prefix(self, prefix: str, most: int) -> list[Row]:
+        """Return up to ``most`` jobs whose ids begin with ``prefix``, by their ids."""
+        where = "WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?"
+        return self._select(where, (prefix, prefix + "g", most))
 
     def with_key(self, workspace: str, key: str) -> Row | None:
         """Return the job that holds an idempotency key."""

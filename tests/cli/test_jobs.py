@@ -324,3 +324,26 @@ def test_the_doctor_finds_what_would_fail(cli: Any, tmp_path: Path, monkeypatch:
     assert "chmod 700" in done.stdout
     names = {check["name"] for check in cli.json("doctor", status=1)["checks"] if check["verdict"] == "problem"}
     assert names == {"kinds file"}
+
+
+def test_an_ambiguous_prefix_names_the_jobs(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"abcd{number:028x}" for number in reversed(range(12))]
+    left = iter(ids)
+    monkeypatch.setattr("supervisor.launching.new_job_id", lambda: next(left))
+    cli.start("sleep", "60")
+    cli("wait", *(cli.start("false") for _ in ids[1:10]))
+    for name in ("status", "result", "wait", "cancel", "rm", "logs"):
+        failure = cli.json(name, "abcd", status=2)
+        error = failure["error"]
+        assert error["code"] == "invalid_arguments"
+        assert error["details"]["job_ids"] == sorted(ids[:10])
+        assert error["details"]["more"] is False
+        states = {each["job_id"]: each["status"] for each in error["details"]["candidates"]}
+        assert states == {ids[0]: "running", **dict.fromkeys(ids[1:10], "failed")}
+        listed = ", ".join(f"{job_id} ({states[job_id]})" for job_id in sorted(states))
+        assert error["message"].endswith(f": {listed}")
+        assert f"{ids[0]} (running)" in cli(name, "abcd").stderr
+    cli("wait", cli.start("true"))
+    error = cli.json("status", "abcd", status=2)["error"]
+    assert (len(error["details"]["job_ids"]), error["details"]["more"]) == (10, True)
+    assert error["message"].endswith(" and others")

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,6 +86,76 @@ def test_stdin_and_environment(cli: Any, tmp_path: Path) -> None:
         env={**os.environ, "GIVEN": "given", "ELSE": "else"},
     )
     assert done.stdout == b"1 # kept|2=2|given|else\n"
+
+
+UNREAD = b"there is input on stdin, and the job is not given it; --stdin - gives it"
+
+
+def given_on_stdin(cli: Any, tmp_path: Path, how: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command line that finds three lines, or nothing, on its stdin."""
+    file = tmp_path / "lines"
+    file.write_bytes(b"1\n2\n3\n" if how != "empty file" else b"")
+    ours, theirs = socket.socketpair()
+    reading, writing = os.pipe()
+    with ours, theirs, open(reading, "rb") as pipe, open(file, "rb") as opened:
+        if how == "socket":
+            ours.send(file.read_bytes())
+            ours.shutdown(socket.SHUT_WR)
+        if how == "pipe":
+            os.write(writing, file.read_bytes())
+        if how == "read file":
+            opened.seek(0, os.SEEK_END)
+        if how in {"closed pipe", "pipe"}:
+            os.close(writing)
+        try:
+            stdin = {"socket": theirs, "silent socket": theirs}.get(how, pipe if "pipe" in how else opened)
+            return cli.run(*words, stdin=stdin)
+        finally:
+            if how not in {"closed pipe", "pipe"}:
+                os.close(writing)
+
+
+@pytest.mark.parametrize("words", [["run"], ["start"], ["run", "--json"], ["start", "--json"]], ids=" ".join)
+@pytest.mark.parametrize("how", ["pipe", "file", "socket"])
+def test_input_that_a_job_is_not_given_is_not_dropped_silently(
+    cli: Any, tmp_path: Path, how: str, words: list[str]
+) -> None:
+    done = given_on_stdin(cli, tmp_path, how, *words, "--", "wc", "-l")
+    assert done.returncode == 0
+    assert done.stderr.count(UNREAD) == 1
+    for given, lines in (("-", 3), ("/dev/null", 0)):
+        done = given_on_stdin(cli, tmp_path, how, "run", "--stdin", given, "--", "wc", "-l")
+        assert (done.stdout.strip(), done.stderr) == (str(lines).encode(), b"")
+
+
+@pytest.mark.parametrize("how", ["open pipe", "closed pipe", "empty file", "read file", "silent socket"])
+def test_without_input_nothing_is_said_and_nothing_waited_for(cli: Any, tmp_path: Path, how: str) -> None:
+    for word in ("run", "start"):
+        done = given_on_stdin(cli, tmp_path, how, word, "--", "true")
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.usefixtures("fifo")
+def test_input_that_comes_late_is_noticed_at_the_end(cli: Any) -> None:
+    with cli.process("run", "--", "sh", "-c", "echo ready; read x < ../fifo", stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.write(b"late")
+        process.stdin.flush()
+        with open("../fifo", "wb") as fifo:
+            fifo.write(b"go\n")
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.count(UNREAD)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "line", ["a && b", "echo $HOME", "echo a|cat", "A=b make", "ls *", "./x; ./y", "my-command -v"]
+)
+@pytest.mark.parametrize("kind", ["raw", "json", "claude", "codex"])
+def test_a_line_for_a_shell_is_told_how_to_get_one(cli: Any, line: str, kind: str) -> None:
+    done = cli("start", "--kind", kind, "--json", line)
+    assert done.exit_code == 127
+    assert "sh -c 'LINE'" in json.loads(done.stdout)["error"]["repair"]
+    assert "sh -c" not in json.loads(cli("start", "--json", "my-command").stdout)["error"]["repair"]
 
 
 def test_a_key_starts_a_job_once(cli: Any) -> None:

@@ -509,7 +509,7 @@ def test_pages_hold_each_job_once_whatever_happens_between_them(catalog: Catalog
     "ask",
     [
         lambda index: index.get("0" * 32),
-        lambda index: index.with_prefix("abcd"),
+        lambda index: index.with_prefix("abcd", 2),
         lambda index: index.with_key("w", "k"),
         lambda index: index.page(workspace="w"),
         lambda index: index.page(workspace="w", before=5),
