@@ -122,7 +122,7 @@ class Supervisor:
             workspace: the directory it runs in; relative to the current one.
             kind: how its output is read.
             deadline_seconds: ``None`` takes the settings' default, ``math.inf`` is none.
-            stdin: bytes it reads before end of file; ``None`` is ``/dev/null``.
+            stdin: bytes it reads before end of file, at most 64 MiB; ``None`` is ``/dev/null``.
             env: its whole environment; ``None`` passes this process's own. Never written to disk.
             labels: names and values to find it by.
             idempotency_key: the same key with the same request in the same workspace returns the

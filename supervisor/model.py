@@ -63,7 +63,7 @@ class JobSpec:
         kind: how its output is read, see ``supervisor.interpret``.
         deadline_seconds: wall-clock seconds it may run; ``None`` takes the default of the
             settings, ``math.inf`` means no deadline.
-        stdin: bytes it reads before end of file; ``None`` is ``/dev/null``.
+        stdin: bytes it reads before end of file, at most 64 MiB; ``None`` is ``/dev/null``.
         env: its whole environment; ``None`` passes the caller's own. An inherited PWD is made to name the workspace.
         labels: free names and values to find it by.
         idempotency_key: a second start under the same key and workspace returns the first job.

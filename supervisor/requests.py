@@ -14,12 +14,29 @@ from supervisor.model import JobSpec
 from supervisor.store.layout import encodable
 from supervisor.store.rows import dump
 
-__all__ = ["checked_spec", "digest_of", "spec_of"]
+__all__ = ["MOST_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
 
 _LONGEST_DEADLINE: Final = 100 * 365 * 86400
 _MOST_LABELS: Final = 64
 _MOST_LABEL_CHARACTERS: Final = 1024
 _MOST_KEY_CHARACTERS: Final = 256
+
+
+MOST_INPUT_BYTES: Final = 64 << 20
+"""Of stdin, which is held in memory until the job has read it: it is never written to disk."""
+
+
+def check_input(name: str, content: bytes) -> bytes:
+    """Return what a job is to be given; ``name`` is the argument that it comes from.
+
+    Raises:
+        InvalidArguments: it is more than ``MOST_INPUT_BYTES``.
+    """
+    if len(content) > MOST_INPUT_BYTES:
+        message = f"{name} has more than {MOST_INPUT_BYTES} bytes, which is the limit"
+        repair = "Have the command read a file by its name: sh -c 'exec COMMAND < FILE'."
+        raise InvalidArguments(message, repair=repair, details={"argument": name, "limit_bytes": MOST_INPUT_BYTES})
+    return content
 
 
 def _check(condition: object, message: str) -> None:
@@ -80,7 +97,9 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     if key is not None:
         fits = _is(key, str) and 0 < len(key) <= _MOST_KEY_CHARACTERS and key.isprintable()
         _check(fits, f"idempotency_key must be 1 to {_MOST_KEY_CHARACTERS} printable characters")
-    _check(spec.stdin is None or _is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
+    if spec.stdin is not None:
+        _check(_is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
+        check_input("stdin", spec.stdin)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     get_interpreter(spec.kind)
     return spec

@@ -731,6 +731,7 @@ async def test_a_job_that_was_never_launched_gives_its_key_back(settings: Settin
         ({"labels": {str(number): "" for number in range(65)}}, "more than 64 labels"),
         ({"env": {"A": 1}}, "env must map"),
         ({"env": {"": "a"}}, "env holds ''"),
+        ({"stdin": bytes((64 << 20) + 1)}, "stdin has more than 67108864 bytes"),
         ({"env": {"A=B": "a"}}, "env holds 'A=B'"),
         ({"env": {"A\0": "a"}}, "env holds"),
         ({"env": {"A": "a\0"}}, "env holds 'A'"),

@@ -4,6 +4,7 @@ import math
 import os
 import pwd
 import re
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from supervisor.cli.front import DEFAULTS
 from supervisor.errors import InvalidSettings
+from supervisor.requests import MOST_INPUT_BYTES
 from supervisor.settings import LOG_LEVELS, Settings, parse_seconds
 
 
@@ -234,3 +237,32 @@ def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings(state_dir=Path("~/jobs")).state_dir == Path(home) / "jobs"
     monkeypatch.setenv("HOME", "/")
     assert Settings(state_dir=Path("~/jobs")).state_dir == Path("/jobs")
+
+
+def test_the_pages_and_the_help_tell_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SUPERVISOR_")]:
+        monkeypatch.delenv(name)
+    settings = Settings()
+    told = {
+        "SUPERVISOR_JOB_MAX_SECONDS": f"{settings.job_max_seconds / 60:g} minutes",
+        "SUPERVISOR_JOB_MAX_OUTPUT_BYTES": f"{settings.job_max_output_bytes / (1 << 20):g} MiB",
+        "SUPERVISOR_STOP_GRACE_SECONDS": f"{settings.stop_grace_seconds:g} seconds",
+        "SUPERVISOR_JOB_TTL": f"{settings.job_ttl / 3600:g} hours",
+        "SUPERVISOR_JOB_MAX_COUNT": f"{settings.job_max_count:,}",
+    }
+    root = Path(__file__).parents[1]
+    page = (root / "docs/command-line.md").read_text(encoding="utf-8")
+    by_variable = {
+        variable: default
+        for row in map(methodcaller("split", "|"), page.splitlines())
+        if len(row) == 5
+        for default in [row[2].strip()]
+        for variable in re.findall(r"SUPERVISOR_\w+", row[3])
+    }
+    assert {name: by_variable[name] for name in told} == told
+    assert by_variable["SUPERVISOR_STATE_DIR"].strip("`") == str(settings.state_dir).replace(str(Path.home()), "~")
+    assert f"stdin at most | {MOST_INPUT_BYTES >> 20} MiB |" in page
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for text in (" ".join(readme.replace("`", "").split()), DEFAULTS):
+        for variable, default in told.items():
+            assert re.search(rf"{re.escape(default)}[^(.]*\([^)]*\b{variable}\)", text), variable

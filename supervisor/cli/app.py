@@ -12,7 +12,7 @@ import click
 
 from supervisor._version import __version__
 from supervisor.cli import exits, streams
-from supervisor.cli.front import report, report_unexpected
+from supervisor.cli.front import DEFAULTS, report, report_unexpected
 from supervisor.cli.text import clean
 from supervisor.errors import InvalidArguments
 
@@ -124,5 +124,10 @@ def _report_usage(error: click.ClickException, words: Sequence[str]) -> int:
     return exits.USAGE
 
 
-app = _App("supervisor", help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+app = _App(
+    "supervisor",
+    help=_HELP,
+    epilog=DEFAULTS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 click.version_option(__version__, prog_name="supervisor", message="%(prog)s %(version)s")(app)

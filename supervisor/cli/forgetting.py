@@ -9,7 +9,7 @@ import click
 
 from supervisor.cli import exits, text
 from supervisor.cli.arguments import jobs_argument, workspace_option
-from supervisor.cli.front import Invocation, command, write_document
+from supervisor.cli.front import DEFAULTS, Invocation, command, write_document
 from supervisor.errors import SupervisorError
 from supervisor.model import error_to_json
 
@@ -45,7 +45,7 @@ def rm(call: Invocation, jobs: Sequence[str]) -> int:
     return exits.worst(map(exits.of_error, errors))
 
 
-@command("prune", short_help="Forget finished jobs that have expired or are too many.")
+@command("prune", short_help="Forget finished jobs that have expired or are too many.", epilog=DEFAULTS)
 @workspace_option("Look at the jobs of this directory, instead of the current one.")
 @click.option("--all", "everywhere", is_flag=True, help="Look at the jobs of all directories.")
 def prune(call: Invocation, *, workspace: str | None, everywhere: bool) -> int:

@@ -29,9 +29,17 @@ from supervisor.settings import Settings
 if TYPE_CHECKING:
     from supervisor.catalog import Catalog
 
-__all__ = ["Invocation", "command", "in_colour", "report", "report_unexpected", "write_document"]
+__all__ = ["DEFAULTS", "Invocation", "command", "in_colour", "report", "report_unexpected", "write_document"]
 
 _P = ParamSpec("_P")
+
+DEFAULTS: Final = (
+    "Unless it is set otherwise, a job is stopped after 30 minutes (--deadline, SUPERVISOR_JOB_MAX_SECONDS) or 64 MiB "
+    "of output (SUPERVISOR_JOB_MAX_OUTPUT_BYTES), with 5 seconds between SIGTERM and SIGKILL "
+    "(SUPERVISOR_STOP_GRACE_SECONDS). A finished job is kept for 24 hours (SUPERVISOR_JOB_TTL), and of each directory "
+    "the last 1,000 (SUPERVISOR_JOB_MAX_COUNT)."
+)
+"""The defaults of ``Settings``, for the help of the commands that they matter to."""
 
 
 def in_colour(stream: IO[Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor.cli import exits, inherited, streams
-from supervisor.cli.front import Invocation, command
+from supervisor.cli.front import DEFAULTS, Invocation, command
 from supervisor.cli.request import make_spec, request_options
 from supervisor.errors import InvalidArguments
 from supervisor.model import Job, JobSpec, Result, to_json
@@ -15,9 +15,10 @@ __all__ = ["launch_status", "run", "start"]
 
 # Everything from the command's name on is the command's own, options included.
 _CONTEXT = {"allow_interspersed_args": False}
+_MORE = {"context_settings": _CONTEXT, "epilog": DEFAULTS}
 
 
-@command("run", short_help="Start a command, stream its output, exit as it exits.", context_settings=_CONTEXT)
+@command("run", short_help="Start a command, stream its output, exit as it exits.", **_MORE)
 @request_options
 def run(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, pass on what it writes, and exit as it exits.
@@ -41,7 +42,7 @@ def run(call: Invocation, /, **options: Any) -> int:
     return status
 
 
-@command("start", short_help="Start a command as a job, print the job's id, return at once.", context_settings=_CONTEXT)
+@command("start", short_help="Start a command as a job, print the job's id, return at once.", **_MORE)
 @request_options
 def start(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, print the id of the job, and return at once.

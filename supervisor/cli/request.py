@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
+from supervisor.cli import inherited
 from supervisor.cli.arguments import label_option, seconds, workspace_option
 from supervisor.cli.text import one_line
 from supervisor.engines.slurm_options import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
 from supervisor.model import JobSpec
+from supervisor.requests import MOST_INPUT_BYTES, check_input
 
 __all__ = ["make_spec", "request_options"]
 
@@ -59,12 +61,12 @@ def request_options(function: _F) -> _F:
                 "--deadline",
                 type=seconds,
                 metavar="SECONDS",
-                help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_SECONDS, or 1800.",
+                help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_SECONDS, or 30 minutes.",
             ),
             click.option(
                 "--stdin",
                 metavar="FILE",
-                help="Give it this file to read ('-' is this command's own stdin). Default: nothing.",
+                help="Give it this file to read ('-' is this command's own stdin), at most 64 MiB. Default: nothing.",
             ),
             click.option(
                 "--env",
@@ -132,6 +134,7 @@ def make_spec(
 
     Raises:
         click.UsageError: a file cannot be read, a variable is not set, or an option is of another engine.
+        InvalidArguments: a file is too large.
     """
     given = {"shared_dir": shared_dir, "deadline_from": deadline_from}
     given |= {name.removeprefix("slurm_"): value for name, value in slurm.items()}
@@ -158,9 +161,12 @@ def make_spec(
 def _read(option: str, path: str) -> bytes:
     try:
         if path == "-":
-            return sys.stdin.buffer.read()
+            if inherited.is_closed(0):
+                message = f"{option} -: stdin is closed"
+                raise click.UsageError(message)
+            return check_input(option, sys.stdin.buffer.read(MOST_INPUT_BYTES + 1))
         with open(os.path.expanduser(path), "rb") as file:
-            return file.read()
+            return check_input(option, file.read(MOST_INPUT_BYTES + 1))
     except OSError as error:
         message = f"{option} {path!r} cannot be read: {error.strerror}"
         raise click.UsageError(message) from error

@@ -10,7 +10,7 @@ import click
 from supervisor.catalog import Catalog
 from supervisor.cli import exits, text
 from supervisor.cli.arguments import finite, jobs_argument, label_option, seconds
-from supervisor.cli.front import Invocation, command, write_document
+from supervisor.cli.front import DEFAULTS, Invocation, command, write_document
 from supervisor.errors import JobRunning, SupervisorError
 from supervisor.model import Job, JobPage, error_to_json, to_json
 from supervisor.states import State
@@ -47,7 +47,7 @@ def wait(call: Invocation, jobs: Sequence[str], *, any_one: bool, timeout: float
     return exits.worst([*map(exits.of_job, counted), *map(exits.of_error, errors)])
 
 
-@command("cancel", short_help="Stop jobs, and everything that they started.")
+@command("cancel", short_help="Stop jobs, and everything that they started.", epilog=DEFAULTS)
 @jobs_argument(required=False)
 @click.option("--all", "everything", is_flag=True, help="Cancel every job that has not ended, of all workspaces.")
 @label_option("Cancel the jobs with this label that have not ended, of all workspaces; repeat it for all of several.")

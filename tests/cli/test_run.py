@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from supervisor.requests import MOST_INPUT_BYTES
 
 
 def only_job(cli: Any) -> Any:
@@ -156,6 +159,37 @@ def test_a_line_for_a_shell_is_told_how_to_get_one(cli: Any, line: str, kind: st
     assert done.exit_code == 127
     assert "sh -c 'LINE'" in json.loads(done.stdout)["error"]["repair"]
     assert "sh -c" not in json.loads(cli("start", "--json", "my-command").stdout)["error"]["repair"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--stdin", "-"], ["--stdin", "/dev/zero"], ["--env-file", "/dev/zero"]], ids=" ".join
+)
+def test_endless_input_is_refused_and_takes_no_more_memory_than_the_limit(cli: Any, words: list[str]) -> None:
+    limit = ["prlimit", f"--as={1 << 30}"] if shutil.which("prlimit") else []
+    with open("/dev/zero", "rb") as zero:
+        argv = [*limit, sys.executable, "-m", "supervisor", "start", "--json", *words, "--", "true"]
+        done = subprocess.run(argv, stdin=zero, capture_output=True, check=False, timeout=60)
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"], error["retryable"]) == (2, "invalid_arguments", False)
+    assert error["message"] == f"{words[0]} has more than 67108864 bytes, which is the limit"
+    assert "FILE" in error["repair"]
+    assert cli.json("list")["jobs"] == []
+
+
+def test_input_of_just_the_limit_is_given(cli: Any, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with open(file, "wb") as opened:
+        opened.truncate(MOST_INPUT_BYTES)
+    done = cli.run("run", "--stdin", str(file), "--", "wc", "-c")
+    assert (done.returncode, done.stdout.strip()) == (0, str(MOST_INPUT_BYTES).encode())
+
+
+def test_a_closed_stdin_has_nothing_to_give(cli: Any) -> None:
+    script = 'exec "$0" -m supervisor start --json --stdin - -- cat <&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["message"] == "--stdin -: stdin is closed"
+    assert cli.json("list")["jobs"] == []
 
 
 def test_a_key_starts_a_job_once(cli: Any) -> None:

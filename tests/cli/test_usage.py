@@ -15,7 +15,7 @@ import click
 import pytest
 
 from supervisor.cli.app import COMMANDS, app
-from supervisor.cli.front import _configure_logging
+from supervisor.cli.front import DEFAULTS, _configure_logging
 
 ARGUMENTS = {
     "run": ["x"],
@@ -48,6 +48,11 @@ def test_the_group_has_help_and_a_version(cli: Any) -> None:
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
     assert cli("--version").stdout.startswith("supervisor ")
     assert (cli().exit_code, cli().stdout, cli().stderr) == (0, done.stdout, "")
+
+
+def test_the_help_tells_the_defaults(cli: Any) -> None:
+    for words in ([], ["run"], ["start"], ["prune"], ["cancel"]):
+        assert DEFAULTS in " ".join(cli(*words, "--help").stdout.split())
 
 
 @pytest.mark.parametrize(
