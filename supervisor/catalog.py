@@ -159,7 +159,7 @@ class Catalog:
         row = self.index.get(job_id) if is_job_id(job_id) else None
         if row is None and is_job_id(job_id):
             row = self.recover(job_id)
-        if row is None or (row.expires_ns is not None and row.expires_ns <= time.time_ns()):
+        if row is None or (row.expires_ns is not None and row.expires_ns <= self.layout.clock.now_ns()):
             message = f"there is no job {job_id!r:.80}"
             raise JobNotFound(message, details={"job_id": job_id[:80]})
         return row
@@ -495,7 +495,7 @@ class Catalog:
         """Return how many jobs are kept in all other workspaces."""
         key = workspace_key(real_workspace(workspace))
         count = self.index.count() - self.index.count(key)
-        over = self.index.expired(time.time_ns(), count) if count else []
+        over = self.index.expired(self.layout.clock.now_ns(), count) if count else []
         return count - sum(row.workspace_key != key for row in over)
 
     def prune(

@@ -7,7 +7,6 @@ and what it has written last. Whoever is interrupted leaves something that the n
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
@@ -47,9 +46,8 @@ def prune(jobs: Kept, key: str | None, *, spared: Iterable[str]) -> Sequence[str
                 jobs.settled(row, drive=False)
     keep = set(spared)
     forgotten: list[str] = []
-    while batch := [
-        row for row in jobs.index.expired(time.time_ns(), _AT_ONCE + len(keep), key) if row.job_id not in keep
-    ]:
+    now_ns = jobs.layout.clock.now_ns()
+    while batch := [row for row in jobs.index.expired(now_ns, _AT_ONCE + len(keep), key) if row.job_id not in keep]:
         remove(jobs, batch)
         forgotten += [row.job_id for row in batch]
     for name in [key] if key is not None else jobs.layout.workspaces():
@@ -63,8 +61,9 @@ def prune(jobs: Kept, key: str | None, *, spared: Iterable[str]) -> Sequence[str
             pass
         jobs.index.checkpoint()
     jobs.layout.sweep_owners()
-    with contextlib.suppress(OSError):
-        records.make_spares(jobs.layout.root)
+    if forgotten or jobs.layout.workspaces():  # where there never was a job, nothing is made
+        with contextlib.suppress(OSError):
+            records.make_spares(jobs.layout.root)
     return forgotten
 
 

@@ -116,10 +116,11 @@ class Janitor:
                 entry.scope.deadline -= slept
 
     async def _expire(self) -> None:
+        self._catalog.layout.clock.mark()
         while True:
             rows = [
                 row
-                for row in self._catalog.index.expired(time.time_ns(), _PORTION)
+                for row in self._catalog.index.expired(self._catalog.layout.clock.now_ns(), _PORTION)
                 if row.job_id not in self._registry.entries
             ]
             if rows:

@@ -77,13 +77,13 @@ class Keeper(keeper_turns.Turns):
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job is settled, registered as a keeper meanwhile."""
         if self.registers:
-            kin.register(self.root, self.pid, self.claim)
+            kin.register(self.root, self.claim)
         super().run()
 
     def _loop(self) -> None:
         super()._loop()
         if self.registers:
-            kin.leave(self.root, self.pid)
+            kin.leave(self.root, self.claim)
 
     # ------------------------------------------------------------ in its turns
 

@@ -10,21 +10,22 @@ administrator has set it. A keeper gives each of its commands a soft limit of mo
 the first 48 bits of the job's id in it, which limits nothing. Where the caller has set that limit, or the system has
 none, there is no tag.
 
-**A keeper registers** in the state root that its command line names: ``.keepers/<pid>`` is a symbolic link with the
-text of its claim, made by itself. What has such a command line and no such link is no keeper.
+**A keeper registers** in the state root that its command line names: ``.keepers`` holds an empty file under the text of
+its claim, which says who it is. What has such a command line and no such file is no keeper.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-from errno import EINVAL, ELOOP, ENAMETOOLONG
+from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
-__all__ = ["KEEPERS", "drop_tag", "is_registered", "leave", "put_tag", "register", "tag_in", "tag_of_job"]
+__all__ = ["KEEPERS", "drop_tag", "is_registered", "leave", "put_tag", "register", "sweep", "tag_in", "tag_of_job"]
 
 KEEPERS: Final = ".keepers"
 
@@ -32,8 +33,7 @@ _LIMIT: Final[int | None] = getattr(resource, "RLIMIT_RTTIME", None)
 _FIRST: Final = 1 << 62
 _DIGITS: Final = 12
 _NAME_IN_PROC: Final = b"Max realtime timeout"
-_NO_LINK: Final = frozenset({EINVAL, ELOOP, ENAMETOOLONG})
-_NOT_THERE: Final = (FileNotFoundError, NotADirectoryError, PermissionError)
+_NOT_THERE: Final = frozenset({ENOENT, ENOTDIR, EACCES, EINVAL, ELOOP, ENAMETOOLONG})
 
 
 # ---------------------------------------------------------------- the tag of a job
@@ -80,47 +80,69 @@ def tag_in(limits: bytes) -> int:
 # ---------------------------------------------------------------- keepers
 
 
-def register(root: str, pid: int, claim: str) -> None:
-    """Register this process as a keeper of a state root, as far as that can be done."""
-    path = f"{root}/{KEEPERS}/{pid}"
+def register(root: str, claim: str) -> None:
+    """Register this process, which holds ``claim`` as a keeper, in a state root, as far as that can be done."""
     try:
         os.mkdir(f"{root}/{KEEPERS}", 0o700)
         os.chmod(f"{root}/{KEEPERS}", 0o700)  # whatever the umask, which is that of the jobs
     except OSError:
         pass
-    leave(root, pid)  # of an earlier process of that number
-    try:  # noqa: SIM105
-        os.symlink(claim, path)
+    try:
+        descriptor = os.open(
+            f"{root}/{KEEPERS}/{claim}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
     except OSError:
         pass
 
 
-def leave(root: str, pid: int) -> None:
+def leave(root: str, claim: str) -> None:
     """Take back a registration."""
     try:  # noqa: SIM105
-        os.unlink(f"{root}/{KEEPERS}/{pid}")
+        os.unlink(f"{root}/{KEEPERS}/{claim}")
     except OSError:
         pass
 
 
-def is_registered(words: list[bytes], pid: int, start: int) -> bool:
-    """Whether a command line names a place at which exactly this process is registered as a keeper.
+def sweep(root: str, boot: str, namespace: str, lives: Callable[[int, int], bool]) -> None:
+    """Take back the registrations of keepers that are gone: of an earlier boot, or of this pid namespace and not alive.
+
+    Raises:
+        OSError: they cannot be looked at now.
+    """
+    for name in os.listdir(f"{root}/{KEEPERS}"):
+        words = name.split(".")
+        is_claim = len(words) == 5 and words[1].isdigit() and words[2].isdigit()
+        may_live = is_claim and words[3] == boot[:12]
+        if may_live and words[4] == namespace:
+            may_live = lives(int(words[1]), int(words[2]))
+        if not may_live:
+            os.unlink(f"{root}/{KEEPERS}/{name}")
+
+
+def is_registered(words: list[bytes], claim: str) -> bool:
+    """Whether a command line names a place at which a process is registered as the keeper that holds ``claim``.
 
     That is a state root, or the directory of a job that a keeper of its own has claimed.
 
     Raises:
         OSError: it cannot be told now.
     """
-    wanted = b"keeper.%d.%d." % (pid, start)
+    wanted = claim.encode("ascii")
     for word in words[1:]:
         if word.startswith(b"/"):
-            for link in (b"%s/%s/%d" % (word, KEEPERS.encode(), pid), word + b"/claim"):
-                try:
-                    if os.readlink(link).startswith(wanted):
-                        return True
-                except _NOT_THERE:
-                    continue
-                except OSError as error:
-                    if error.errno not in _NO_LINK:
-                        raise
+            try:
+                os.lstat(b"%s/%s/%s" % (word, KEEPERS.encode(), wanted))
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
+            else:
+                return True
+            try:
+                if os.readlink(word + b"/claim") == wanted:
+                    return True
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
     return False

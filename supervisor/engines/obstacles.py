@@ -57,8 +57,7 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
 def survivors_error(job_id: str, directory: str) -> SupervisorError | None:
     """Return the error of a job that was stopped, and of which processes are left that are not ours to signal."""
     stop = records.read_stop(directory)
-    pids = [] if not stop or stop["signalled_boot_ns"] is None else recorded.stop_facts(stop)[1]
-    if not pids:
+    if not stop or stop["signalled_boot_ns"] is None or not (pids := recorded.stop_facts(stop)[1]):
         return None
     return _refused(job_id, list(pids), "has ended, and a part of it cannot be stopped", "The job itself has ended.")
 

@@ -15,10 +15,11 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines import kin, processes
+    from supervisor.engines import kin, processes, records
 else:  # run by keeper.py, outside the package
     import kin
     import processes
+    import records
 if TYPE_CHECKING:  # typing costs the keeper 5 ms
     from collections.abc import Callable, Collection, Container, Iterable
     from typing import Final
@@ -110,7 +111,7 @@ class ProcessTable:
         for number, (pid, process) in enumerate(table.items() if processes.HAVE_PROC else ()):
             if not number % _PORTION:
                 pause()
-            if marks.get(pid) not in of_stops:
+            if marks.get(pid, b"") not in of_stops:
                 key = (pid, process.start)
                 tag = self._tags.get(key)
                 if tag is None:
@@ -162,7 +163,8 @@ def _tag_of(pid: int) -> int:
 def _is_keeper(pid: int, start: int) -> bool:
     try:
         words = processes.slurp(f"/proc/{pid}/cmdline").split(b"\0") if processes.HAVE_PROC else _command_words(pid)
-        return kin.is_registered(words, pid, start)
+        claim = records.keeper_claim(pid, start, processes.boot_id(), processes.pid_namespace())
+        return kin.is_registered(words, claim)
     except OSError:
         return False
 

@@ -6,7 +6,6 @@ How it is opened, kept sound and written through is ``connection.py``; here is w
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
@@ -207,7 +206,7 @@ class Index(Connection):
         # One question each, so that an index answers in order whatever the number of jobs kept. The plus keeps
         # SQLite from the index of the workspace for the first, where it would look at every job to find none expired.
         for clause, value in (
-            ("+workspace_key = ? AND expires_ns <= ? ORDER BY expires_ns", time.time_ns()),
+            ("+workspace_key = ? AND expires_ns <= ? ORDER BY expires_ns", self.layout.clock.now_ns()),
             ("workspace_key = ? AND fetched = ? ORDER BY seq", 1),
             ("workspace_key = ? AND fetched = ? ORDER BY seq", 0),
         ):
@@ -302,7 +301,7 @@ class Index(Connection):
             clauses.append("labels.name = ? AND labels.value = ?")
             parameters += map(_as_label, wanted_labels[0])
         clauses.append("(expires_ns IS NULL OR expires_ns > ?)")
-        parameters.append(now_ns or time.time_ns())
+        parameters.append(now_ns or self.layout.clock.now_ns())
         if workspace is not None:
             clauses.append("workspace_key = ?")
             parameters.append(workspace)

@@ -5,8 +5,9 @@
     <state root>/                 0700, ours, local
       registry.db                 see ``index``
       lock                        flock: creating, migrating and rebuilding the registry
+      .clock                      see ``clock``
       .owners/<supervisor>        one empty file for each open supervisor
-      .keepers/<pid>              one link for each keeper, see ``engines.kin``
+      .keepers/<claim>            one empty file for each keeper, see ``engines.kin``
       .trash/<job id>.<time>      what is being deleted
       .spare/                     files that take the records which a full disk has no room for
       .tasks/<task id>/           an MCP task that is no job, see ``mcp_server.tasks.records``
@@ -27,9 +28,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from supervisor.engines import processes, records
+from supervisor.engines import kin, processes, records
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, has_settled, network_of
+from supervisor.store.clock import Clock
 from supervisor.trust import exposure_of
 
 __all__ = [
@@ -208,6 +210,7 @@ class Layout:
             for name in (_OWNERS, _TRASH):
                 if not self._is_directory(name) and (create or os.path.lexists(f"{self.root}/{name}")):
                     self._make(f"{self.root}/{name}")
+            self.clock = Clock(self.root)
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
         self._known_workspaces: set[str] = set()
@@ -452,6 +455,7 @@ class Layout:
 
     def register_owner(self) -> str:
         """Announce a supervisor and return its name, which jobs carry as their ``owner``."""
+        self.clock.mark()
         pid, start = processes.own_identity()
         name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
         try:
@@ -490,7 +494,9 @@ class Layout:
         return any(self.owner_may_live(name) for name in _names(f"{self.root}/{_OWNERS}"))
 
     def sweep_owners(self) -> None:
-        """Forget supervisors that died without saying so."""
+        """Forget supervisors and keepers that died without saying so."""
+        with contextlib.suppress(OSError):
+            kin.sweep(self.root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
         with contextlib.suppress(OSError, SupervisorError):
             for name in os.listdir(f"{self.root}/{_OWNERS}"):
                 if not self.owner_may_live(name):

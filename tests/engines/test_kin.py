@@ -65,26 +65,40 @@ def test_what_is_no_job_has_no_tag() -> None:
     kin.put_tag(2**22 - 1, JOB)  # gone
 
 
+def claim_of(pid: int, start: int = 7, boot: str = "boot", namespace: str = "ns") -> str:
+    return f"keeper.{pid}.{start}.{boot}.{namespace}"
+
+
 def test_a_keeper_is_known_by_its_registration(tmp_path: Path) -> None:
     words = [b"python", b"-I", b"-S", b"/x/engines/keeper.py", os.fsencode(tmp_path), b""]
-    assert not kin.is_registered(words, 41, 7)
-    for _ in range(2):  # the second finds what an earlier process of its number has left
-        kin.register(str(tmp_path), 41, "keeper.41.7.boot.ns")
-        assert kin.is_registered(words, 41, 7)
-    assert not kin.is_registered(words, 41, 8)
-    assert not kin.is_registered(words, 42, 7)
-    assert not kin.is_registered(words[:-2], 41, 7)
-    kin.leave(str(tmp_path), 41)
-    assert not kin.is_registered(words, 41, 7)
+    assert not kin.is_registered(words, claim_of(41))
+    kin.register(str(tmp_path), claim_of(41))
+    kin.register(str(tmp_path), claim_of(41))
+    assert kin.is_registered(words, claim_of(41))
+    assert not kin.is_registered(words, claim_of(41, 8))
+    assert not kin.is_registered(words, claim_of(42))
+    assert not kin.is_registered(words, claim_of(41, boot="other"))
+    assert not kin.is_registered(words[:-2], claim_of(41))
+    kin.leave(str(tmp_path), claim_of(41))
+    kin.leave(str(tmp_path), claim_of(41))
+    assert not kin.is_registered(words, claim_of(41))
 
 
 def test_the_keeper_of_one_job_is_known_by_its_claim(tmp_path: Path) -> None:
-    (tmp_path / "claim").symlink_to("keeper.41.7.boot.ns")
+    (tmp_path / "claim").symlink_to(claim_of(41))
     words = [b"python", b"-I", b"-S", b"/x/keeper.py", b"--job", os.fsencode(tmp_path), b""]
-    assert kin.is_registered(words, 41, 7)
-    assert not kin.is_registered(words, 40, 7)
+    assert kin.is_registered(words, claim_of(41))
+    assert not kin.is_registered(words, claim_of(40))
 
 
 @pytest.mark.parametrize("word", [b"/nowhere", b"/dev/null", b"relative", b"", b"/" + b"x" * 5000])
 def test_a_command_line_that_leads_nowhere(word: bytes) -> None:
-    assert not kin.is_registered([b"python", word], 41, 7)
+    assert not kin.is_registered([b"python", word], claim_of(41))
+
+
+def test_registrations_of_keepers_that_are_gone_are_taken_back(tmp_path: Path) -> None:
+    claims = [claim_of(1), claim_of(2), claim_of(2, boot="older"), claim_of(2, namespace="other"), "rubbish"]
+    for claim in claims:
+        kin.register(str(tmp_path), claim)
+    kin.sweep(str(tmp_path), "boot", "ns", lambda pid, start: (pid, start) == (1, 7))
+    assert sorted(os.listdir(tmp_path / kin.KEEPERS)) == sorted([claims[0], claims[3]])
