@@ -32,6 +32,7 @@ import trio
 from supervisor import log
 from supervisor.errors import InternalError, SupervisorClosed, SupervisorError
 from supervisor.forking import forked_error, tell_in_child
+from supervisor.store.layout import state_error
 
 __all__ = ["Call", "Portal", "Source"]
 
@@ -49,7 +50,7 @@ class Call(Generic[_T]):
     of the event loop, which are half of what a call costs.
     """
 
-    __slots__ = ("_error", "_value", "_wake", "ask", "at_once", "begun", "context", "scope", "settled")
+    __slots__ = ("_error", "_value", "_wake", "ask", "at_once", "begun", "context", "forget", "scope", "settled")
 
     def __init__(self, ask: Callable[[], Awaitable[_T]], at_once: Callable[[], _T | None] | None = None) -> None:
         """Prepare the call; ``Portal.submit`` makes it."""
@@ -62,6 +63,7 @@ class Call(Generic[_T]):
         self._value: Any = None
         self._error: BaseException | None = None
         self._wake: Callable[[], object] | None = None
+        self.forget: Callable[[Call[_T]], object] | None = None
 
     def on_settled(self, wake: Callable[[], object]) -> None:
         """Have ``wake`` called, from whichever thread, when it is settled: at once if it is, and maybe twice."""
@@ -75,6 +77,8 @@ class Call(Generic[_T]):
             return
         self._value, self._error = value, error
         self.settled = True
+        if self.forget is not None:
+            self.forget(self)
         wake = self._wake
         if wake is not None:
             with contextlib.suppress(RuntimeError):  # the event loop of who waited is closed: nobody waits
@@ -142,6 +146,7 @@ class Portal(Generic[_Target]):
         self._stop_wanted = False
         self._opening: Call[None] = Call(nothing)
         self._cut_off: list[Call[Any]] = []
+        self._unsettled: set[Call[Any]] = set()
         self._lock = threading.Lock()
         self._leavers: list[Call[None]] | None = None
         self._forked = False
@@ -165,23 +170,30 @@ class Portal(Generic[_Target]):
                 self._leavers = None
             raise
 
-    def submit(self, call: Call[Any]) -> None:
-        """Make a call, which is settled whatever happens.
+    def submit(self, call: Call[Any], begin: Callable[[Call[Any]], object] | None = None) -> None:
+        """Make a call, which is settled whatever happens; ``begin`` is called with it in the Trio thread.
 
         Raises:
             SupervisorClosed: there is nobody left to take it, or this is a forked child.
             InternalError: the Trio program has broken down.
         """
-        self.soon(self._begin, call)
+        self._unsettled.add(call)
+        call.forget = self._unsettled.discard
+        try:
+            self.soon(begin or self._begin, call)
+        except SupervisorError:
+            self._unsettled.discard(call)
+            raise
 
     def soon(self, action: Callable[..., object], *arguments: Any) -> None:
         """Call a function in the Trio thread; raises as ``submit`` does."""
         self.check_not_forked()
-        if self._token is None:
+        token = self._token
+        if token is None:
             raise self._closed_error()
         try:
-            self._token.run_sync_soon(action, *arguments)
-        except trio.RunFinishedError:
+            token.run_sync_soon(action, *arguments)
+        except (trio.RunFinishedError, OSError):  # the latter: it has broken down, and its wake-up line is closed
             raise self._closed_error() from None
 
     def cancel(self, call: Call[Any]) -> None:
@@ -253,17 +265,25 @@ class Portal(Generic[_Target]):
             trio.run(self._main)
         except BaseException as error:  # noqa: BLE001  # handed on to whoever opens, calls or closes
             self._broken(_bare(error))
+        finally:
+            self._settle_all()
+
+    def _settle_all(self) -> None:
+        """Wake whoever waits: Trio leaves tasks where they stand when it breaks down itself."""
         _running.discard(self)
+        self._token = None  # one that has broken down would take calls that nobody makes
         with self._lock:
             leavers, self._leavers = self._leavers or [], None
         self._opening.settle(error=self._closed_error())
-        for call in self._cut_off:
+        for call in (*self._cut_off, *tuple(self._unsettled)):
             call.settle(error=self._closed_error())
         for ended in leavers:
             ended.settle()
 
     def _broken(self, error: BaseException) -> None:
         if self._target is None:
+            if isinstance(error, OSError):  # no descriptors for Trio's own, for one
+                error = state_error(error, "cannot start the supervisor")
             self._opening.settle(error=error)
         else:
             self._breakdown = error
@@ -345,7 +365,7 @@ class Source(Generic[_T]):
     def fetch(self) -> Call[_T]:
         """Ask for the next item; ``StopAsyncIteration`` is raised after the last."""
         call = Call(self._next)
-        self._portal.soon(self._put, call)
+        self._portal.submit(call, self._put)
         return call
 
     def close(self) -> None:

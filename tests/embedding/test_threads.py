@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +28,7 @@ from supervisor import (
     JobNotFound,
     JobRunning,
     Settings,
+    StateBusy,
     SupervisorClosed,
     open_supervisor,
     open_supervisor_asyncio,
@@ -295,3 +300,84 @@ def test_an_engine_that_cannot_be_served(settings: Settings) -> None:
 
     with pytest.raises(LookupError, match="not today"), BlockingSupervisor(settings, engine=Broken()):
         raise AssertionError
+
+
+# ---------------------------------------------------------------- when Trio itself breaks down
+
+
+BREAKS_DOWN = """
+    import os, sys, threading, time, trio
+    from supervisor import BlockingSupervisor, Settings, SupervisorError
+    from supervisor.testing import FakeEngine, Script
+
+    what, met = sys.argv[1], []
+
+    async def break_down():
+        def abort(_):
+            raise LookupError
+
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def ask(sup, job_id):
+        try:
+            if what == "wait":
+                sup.wait(job_id)
+            elif what == "run":
+                sup.run(["x"])
+            else:
+                with sup.events() as events:
+                    for _ in events:
+                        pass
+        except SupervisorError as error:
+            met.append(error)
+
+    sup = BlockingSupervisor(Settings(), engine=FakeEngine(Script(seconds=None))).__enter__()
+    thread = threading.Thread(target=ask, args=(sup, sup.start(["x"]).job_id), daemon=True)
+    portal = sup._through()
+    thread.start()
+    while not portal._unsettled:
+        time.sleep(0.001)
+    portal.soon(portal._calls.start_soon, break_down)
+    thread.join(30)
+    try:
+        sup.list()
+    except SupervisorError as error:
+        met.append(error)
+    print(thread.is_alive(), *(type(error).__name__ for error in met), len(portal._unsettled), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("what", ["wait", "run", "events"])
+def test_a_call_comes_back_when_trio_itself_breaks_down(what: str) -> None:
+    """Its tasks stay where they stand then; whoever waits for one must not."""
+    argv = [sys.executable, "-c", textwrap.dedent(BREAKS_DOWN), what]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=90)
+    assert done.stdout == "False InternalError InternalError 0\n", done
+
+
+def test_what_was_settled_is_forgotten(settings: Settings, endless: FakeEngine) -> None:
+    with BlockingSupervisor(settings, engine=endless) as sup:
+        portal = sup._through()
+        job = sup.start(["x"])
+        assert sup.status(job.job_id).status == "running"
+        with sup.events(job.job_id), pytest.raises(JobRunning):
+            sup.wait(job.job_id, timeout=0)
+        sup.cancel(job.job_id)
+        until(lambda: not portal._unsettled)
+
+
+def test_no_descriptors_for_the_thread_of_trio(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio, "run", refused)
+        with pytest.raises(StateBusy) as raised, BlockingSupervisor(settings):
+            pass
+    assert raised.value.retryable
+    with BlockingSupervisor(settings) as sup:
+        assert sup.list().jobs == ()
