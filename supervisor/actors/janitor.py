@@ -17,7 +17,7 @@ from supervisor import log
 from supervisor.actors.registry import Entry, Registry
 from supervisor.catalog import Catalog
 from supervisor.engines import processes, remote
-from supervisor.errors import SupervisorError
+from supervisor.errors import InternalError, SupervisorError
 from supervisor.store import Row
 
 __all__ = ["Janitor"]
@@ -76,8 +76,9 @@ class Janitor:
                     self._follow_clock()
                     await self._expire()
                 await self._checkpoint()
-            except SupervisorError as problem:
-                log.warning("janitor_failed", code=problem.code, error=problem.message)
+            except Exception as problem:  # noqa: BLE001  # no descriptor, no thread: it may pass, and jobs need this one
+                code = problem.code if isinstance(problem, SupervisorError) else InternalError.code
+                log.warning("janitor_failed", code=code, error=str(problem) or repr(problem))
                 missed = changed
             await trio.sleep(_TICK_SECONDS)
             changed = self._registry.look_for_changes() or missed

@@ -328,6 +328,8 @@ class Registry:
             return await trio.to_thread.run_sync(commit)
         except SupervisorError as problem:
             return self._refused(batch, problem)
+        except RuntimeError as error:  # no thread can be started now
+            return self._refused(batch, StateBusy(f"cannot commit: {error}", repair="Try again."))
 
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
         single = len(batch) == 1 and not isinstance(batch[0], Create)

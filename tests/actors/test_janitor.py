@@ -14,8 +14,12 @@ import trio
 import trio.testing
 
 from supervisor import Job, JobElsewhere, JobNotFound, Settings, Supervisor, open_supervisor
+from supervisor.actors.janitor import Janitor
+from supervisor.actors.registry import Create, Entry, Registry
 from supervisor.catalog import Catalog
 from supervisor.engines import processes, records
+from supervisor.errors import StateBusy
+from supervisor.store import Index
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import dump, row_of_record
 from supervisor.testing import FakeEngine, Script
@@ -260,3 +264,48 @@ async def test_a_long_log_is_checkpointed(
     assert os.stat(log).st_size > 0
     monkeypatch.setattr(janitor, "_CHECKPOINT_BYTES", 0)
     await until(lambda: os.stat(log).st_size == 0)
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError(), RuntimeError("no new thread")])
+async def test_what_the_janitor_meets_ends_no_supervisor(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    met = trio.Event()
+
+    def refused(*_: object, **__: object) -> None:
+        met.set()
+        raise error
+
+    async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine()) as sup:
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "expired", refused)
+            patch.setattr(Janitor, "_checkpoint", refused)
+            await sup.run(["x"])
+            sup._registry.generation += 1
+            with trio.fail_after(60):
+                await met.wait()
+        assert (await sup.run(["x"])).job.status == "done"
+
+
+async def test_a_commit_that_finds_no_thread_refuses_and_goes_on(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    def busy(*_: object, **__: object) -> None:
+        message = "locked"
+        raise StateBusy(message)
+
+    async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine()) as sup:
+        done = (await sup.run(["x"])).job.job_id
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "_commit", busy)
+            patch.setattr("supervisor.actors.registry.trio.to_thread.run_sync", refused)
+            entry = Entry(attrs.evolve(sup._catalog.row(done), job_id="0" * 32), str(state_dir))
+            await sup._registry.send(Create(entry, 10, lambda: None))
+            with trio.fail_after(30):
+                await entry.started.wait()
+            assert isinstance(entry.problem, StateBusy)
+        assert (await sup.run(["x"])).job.status == "done"
