@@ -116,6 +116,27 @@ async def test_a_job_has_a_place_on_its_cluster(site: Site) -> None:
         assert (await sup.result(job.job_id)).value == "SLURM_JOB_ID=1\n"
 
 
+async def test_pwd_names_the_workspace_on_the_node(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/of/the/submitter")
+    (site.work / "below").mkdir()
+    options = {"engine": "slurm", "engine_options": {"shared_dir": str(site.shared)}}
+    async with opened() as sup:
+        for env in (None, dict(os.environ)):
+            result = await sup.run(["printenv", "PWD"], workspace="below", env=env, **options)
+            assert result.value == f"{site.work / 'below'}\n"
+
+
+async def test_a_workspace_that_is_not_there_on_the_node_will_not_be_later(site: Site) -> None:
+    async with opened() as sup:
+        job = await site.start(sup, "true", workspace="missing")
+        job = await sup.wait(job.job_id)
+        result = await sup.result(job.job_id)
+    assert job.reason is Reason.LAUNCH_FAILED
+    assert result.error is not None
+    assert "missing: No such file or directory" in result.error.message
+    assert not result.error.retryable
+
+
 async def test_the_options_reach_sbatch(site: Site) -> None:
     async with opened() as sup:
         job = await site.start(sup, "true", options={"partition": "gpu", "cpus": 4}, deadline_seconds=60)
