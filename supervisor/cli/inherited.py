@@ -7,7 +7,6 @@ import io
 import os
 import stat
 import sys
-import termios
 from typing import Final
 
 __all__ = ["has_unread_input", "is_closed", "is_writable", "restore_environment", "take_descriptors"]
@@ -61,6 +60,8 @@ def has_unread_input() -> bool:
         if stat.S_ISREG(found.st_mode):
             return os.lseek(0, 0, os.SEEK_CUR) < found.st_size
         if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode):
+            import termios
+
             return int.from_bytes(fcntl.ioctl(0, termios.FIONREAD, bytes(4)), sys.byteorder) > 0
     except OSError:  # write-only, or a socket that listens
         pass
