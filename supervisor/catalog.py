@@ -16,7 +16,8 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor import endings, forgetting, interpret, log
-from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, remote, stopping
+from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, records, remote, stopping
+from supervisor.engines.looking import SCARCE, NotKnown, not_known
 from supervisor.engines.second_look import SecondLook
 from supervisor.errors import (
     InvalidArguments,
@@ -142,12 +143,12 @@ class Catalog:
         directory = self.directory(row)
         try:
             seen = self._observe(row, directory)
-        except OSError:  # cannot be noted now, or is being forgotten: whoever asks for it next will see
+            outcome = None
+            if seen.seen is Seen.ENDED and seen.ended is not None:
+                with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
+                    outcome = outcome_of(row, directory, seen.ended)
+        except (OSError, StateBusy):  # not known now, or being forgotten: whoever asks for it next will see
             return None, None
-        outcome = None
-        if seen.seen is Seen.ENDED and seen.ended is not None:
-            with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
-                outcome = outcome_of(row, directory, seen.ended)
         return seen.launched, outcome
 
     def row(self, job_id: str) -> Row:
@@ -191,6 +192,9 @@ class Catalog:
     ) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence, and return it with what was seen.
 
+        This is where an error while looking becomes an answer: the row as it was last known, and an observation
+        that names the ``problem``. Nothing is settled then, and the next look may know.
+
         ``drive``: if it should be stopped and nobody else is there to do it, do it here and now;
         that can take as long as its grace. ``look``: what an interpreter is shown, see ``outcome_of``.
         """
@@ -198,6 +202,15 @@ class Catalog:
             return row, None
         if (ended := self.owed.get(row.job_id)) is not None:
             return ended, None
+        try:
+            return self._looked_at(row, drive=drive, look=look)
+        except (OSError, StateBusy) as error:
+            log.warning("job_not_looked_at", job_id=row.job_id, error=str(error))
+            seen = Seen.QUEUED if row.started_ns is None else Seen.RUNNING
+            damage = f"it cannot be looked at now: {getattr(error, 'strerror', None) or error}"
+            return row, Observation(seen=seen, launched=row.launched(), damage=damage, problem=error)
+
+    def _looked_at(self, row: Row, *, drive: bool, look: _Look) -> tuple[Row, Observation | None]:
         directory = self.directory(row)
         found = self.layout.look_at(row.workspace_key, row.job_id)
         if found is None:
@@ -209,10 +222,10 @@ class Catalog:
             if seen.to_stop is not None and drive:
                 self._stop_here(directory, seen.to_stop, by="nobody else was there")
                 seen = self._observe(row, directory)
-        except OSError as error:
-            if not self.layout.is_sound(row.workspace_key, row.job_id):
-                return self._without_directory(row)
-            raise state_error(error, "cannot note what became of a job") from error
+        except OSError:
+            if self.layout.is_sound(row.workspace_key, row.job_id):
+                raise
+            return self._without_directory(row)
         return self._entered(row, directory, seen, look), seen
 
     def _kept(self, row: Row, directory: str, found: os.stat_result) -> Observation | None:
@@ -265,10 +278,7 @@ class Catalog:
 
     def is_in_trash(self, job_id: str) -> bool:
         """Whether a job was forgotten, and is not deleted yet."""
-        try:
-            return any(name.startswith(job_id) for name in os.listdir(f"{self.layout.root}/.trash"))
-        except OSError:
-            return False
+        return any(name.startswith(job_id) for name in self.layout.discarded())
 
     def _check_kept(self, row: Row) -> None:
         """Raise ``JobNotFound`` if a job has been consumed or forgotten while it was looked at."""
@@ -334,9 +344,12 @@ class Catalog:
         """
         if row.job_id in self.owed or (progress is None and not is_silent(row.kind)):
             return None
-        found = self.layout.look_at(row.workspace_key, row.job_id)
         directory = self.directory(row)
-        seen = None if found is None else self._kept(row, directory, found)
+        try:
+            found = self.layout.look_at(row.workspace_key, row.job_id)
+            seen = None if found is None else self._kept(row, directory, found)
+        except (NotKnown, StateBusy):
+            return None
         if seen is None:
             return None
         row = self._entered(row, directory, seen)
@@ -472,7 +485,11 @@ class Catalog:
             value = interpret.render(interpreter, outcome, detail)
         except OutputLost:
             raise
+        except (NotKnown, MemoryError) as problem:
+            raise _unreadable(row, problem) from problem
         except Exception as failure:
+            if getattr(failure, "errno", None) in SCARCE:
+                raise _unreadable(row, failure) from failure
             message = f"the output of job {row.job_id} cannot be read as {row.kind} any more: {failure}"
             raise StateCorrupt(message, details={"job_id": row.job_id}) from failure
         return Result(job_id=row.job_id, kind=row.kind, value=value.value, encoding=value.encoding, job=job)
@@ -552,6 +569,10 @@ class Catalog:
             JobNotFound: there is none of one of these ids.
         """
         return endings.wait_for(self, job_ids, any_one=any_one, timeout=timeout)
+
+
+def _unreadable(row: Row, problem: Exception) -> SupervisorError:
+    return state_error(not_known(problem, records.STDOUT), f"cannot read the output of job {row.job_id} now")
 
 
 def _ended_of(job: Job) -> Ended:

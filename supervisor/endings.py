@@ -6,14 +6,14 @@ of them: with a thousand of them that would be a million looks.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
 from supervisor.engines import Observation, Seen, evidence, records, remote, stopping
+from supervisor.engines.looking import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, NotKnown, is_there
 from supervisor.engines.obstacles import obstacle, survivors_error
-from supervisor.errors import JobElsewhere, StateFull, SupervisorError
+from supervisor.errors import JobElsewhere, StateBusy, StateFull, SupervisorError
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import state_error
@@ -23,6 +23,8 @@ __all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]
 
 _LOOK_ELSEWHERE_SECONDS: Final = 1.0
 _KEEPER_FAR_AWAY_SECONDS: Final = 6.0
+_PATIENCE_SECONDS: Final = 10.0
+"""How long a job that is to be cancelled may be out of sight before the caller is to try again."""
 _NEVER: Final = float("inf")
 
 
@@ -71,9 +73,10 @@ def wait_for(jobs: Jobs, job_ids: Iterable[str], *, any_one: bool, timeout: floa
         while True:
             for job_id in look:
                 if job_id not in finished:
-                    job = jobs.status(job_id, progress=False)
-                    if job.status.terminal:
-                        finished[job_id] = job
+                    row, seen = jobs.settled(jobs.row(job_id))
+                    if row.finished:
+                        finished[job_id] = jobs.status(job_id, progress=False)
+                    watch.looked(job_id, known=seen is None or seen.problem is None)
             enough = bool(finished) if any_one else finished.keys() >= set(ids)
             if enough or until <= time.monotonic():
                 return [finished.get(job_id) or jobs.status(job_id) for job_id in ids]
@@ -88,6 +91,7 @@ class _Watch:
         self._ids = {jobs.directory(row): job_id for job_id, row in unfinished.items()}
         # Nothing on this machine may tell of the ends of these, so that looking again is all there is.
         self.elsewhere = {each for each, row in unfinished.items() if remote.made_elsewhere(row.request) is not None}
+        self._unknown: dict[str, float] = {}
         self._change = stopping.Change(self._ids, is_worth_a_look=_may_have_ended)
 
     def __enter__(self) -> Self:
@@ -96,18 +100,31 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._change.__exit__()
 
+    def looked(self, job_id: str, *, known: bool) -> None:
+        """Have a job looked at again before long, and later each time, if nothing could be known of it."""
+        if known:
+            self._unknown.pop(job_id, None)
+        else:
+            delay = 2 * self._unknown.get(job_id, FIRST_DELAY_SECONDS / 2)
+            self._unknown[job_id] = min(delay, LONGEST_DELAY_SECONDS)
+
     def wait(self, until: float) -> Sequence[str]:
         """Wait until something has happened, or until then by the monotonic clock; return what to look at."""
         if self.elsewhere:
             until = min(until, time.monotonic() + _LOOK_ELSEWHERE_SECONDS)
+        if self._unknown:
+            until = min(until, time.monotonic() + min(self._unknown.values()))
         seconds = None if until == _NEVER else max(0.0, until - time.monotonic())
         changed = {self._ids[directory] for directory in self._change.wait(seconds)}
-        return [*changed, *(self.elsewhere - changed)]
+        return [*{*changed, *self.elsewhere, *self._unknown}]
 
 
 def _may_have_ended(directory: str) -> bool:
     """Whether the end of a job is on record, or its directory gone: all else that is written there changes nothing."""
-    return os.access(f"{directory}/{records.EXIT}", os.F_OK) or not os.path.isdir(directory)
+    try:
+        return is_there(f"{directory}/{records.EXIT}") or records.is_gone(directory)
+    except NotKnown:
+        return True
 
 
 class _Cancelling:
@@ -121,6 +138,8 @@ class _Cancelling:
         self._ends: dict[str, Job | SupervisorError] = {}
         self._under_way: dict[str, stopping.Cancel] = {}
         self._backstops: dict[str, float] = {}
+        self._troubles: dict[str, tuple[float, float]] = {}
+        """Since when nothing could be known of a job, and how long it was waited for last."""
         self._nudges = stopping.Nudges()
 
     def run(self) -> dict[str, Job | SupervisorError]:
@@ -133,20 +152,33 @@ class _Cancelling:
                 for job_id in look:
                     if job_id in self._left:
                         self._left[job_id] = _NEVER
-                        end = self._go_on(job_id, trees)
-                        if end is not None:
-                            self._ends[job_id] = end
-                            del self._left[job_id]
+                        self._note(job_id, self._go_on(job_id, trees))
                 self._nudges.send()
                 if not self._left:
                     return self._ends
-                if trees:
-                    stopping.stop_trees(trees.values())
+                if trees and self._stop(trees):
                     look = trees
-                else:
+                elif self._left:
                     changed = watch.wait(min(self._left.values()))
                     now = time.monotonic()
                     look = {*changed, *(job_id for job_id, at in self._left.items() if at <= now)}
+
+    def _note(self, job_id: str, end: Job | SupervisorError | None) -> None:
+        if end is not None:
+            self._ends[job_id] = end
+            del self._left[job_id]
+
+    def _stop(self, trees: dict[str, stopping.Tree]) -> bool:
+        """End trees; ``False`` where they cannot be looked at now."""
+        try:
+            stopping.stop_trees(trees.values())
+        except OSError as error:
+            for job_id in trees:
+                self._note(job_id, self._put_off(job_id, error))
+            return False
+        for job_id in trees:
+            self._troubles.pop(job_id, None)
+        return True
 
     def _go_on(self, job_id: str, trees: dict[str, stopping.Tree]) -> Job | SupervisorError | None:
         """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
@@ -159,6 +191,8 @@ class _Cancelling:
             cancel = self._under_way.get(job_id)
             if row.finished:
                 return (None if cancel is None else survivors_error(job_id, cancel.directory)) or jobs.job(row)
+            if seen is not None and seen.problem is not None:
+                return self._put_off(job_id, seen.problem)
             if seen is None or seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = jobs.directory(row)
@@ -176,6 +210,8 @@ class _Cancelling:
                 if tree is not None:
                     trees[job_id] = tree
                 self._left[job_id] = cancel.until or 0.0  # without a time its end is on record: look at once
+                if tree is None:
+                    self._troubles.pop(job_id, None)
             else:
                 leader = evidence.find_marked_leader(job_id)
                 if leader is not None:
@@ -183,10 +219,23 @@ class _Cancelling:
                     trees[job_id] = stopping.Tree(directory, process, sound=False)
                 else:
                     self._left[job_id] = 0.0
+        except (NotKnown, StateBusy) as error:
+            return self._put_off(job_id, error)
         except SupervisorError as error:
             return error
         except OSError as error:
             return state_error(error, "cannot ask for the stop")
+        return None
+
+    def _put_off(self, job_id: str, error: OSError | SupervisorError) -> SupervisorError | None:
+        """Have a job looked at again of which nothing can be known now; return why, once that has lasted too long."""
+        now = time.monotonic()
+        since, delay = self._troubles.get(job_id, (now, FIRST_DELAY_SECONDS / 2))
+        if now - since > _PATIENCE_SECONDS:
+            return error if isinstance(error, SupervisorError) else state_error(error, "cannot look at the job")
+        delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+        self._troubles[job_id] = since, delay
+        self._left[job_id] = now + delay
         return None
 
     def _cancel_elsewhere(self, engine: str, row: Row, directory: str) -> None:

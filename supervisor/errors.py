@@ -137,7 +137,11 @@ class OutputLost(StateCorrupt):
 
 
 class StateBusy(SupervisorError):
-    """The state root cannot be used just now: a lock that another process holds, no free descriptor, no memory."""
+    """The state root cannot be looked at or written to just now, so nothing is known and nothing was changed.
+
+    Another process has kept the registry locked for too long, or the operating system has refused a look: no
+    descriptor, no memory, no permission.
+    """
 
     code = "state_busy"
     default_repair = "Try again; if it stays so, find who holds registry.db open (`fuser`, `lsof`)."

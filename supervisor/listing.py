@@ -15,7 +15,7 @@ import attrs
 
 from supervisor import log
 from supervisor.engines import Observation
-from supervisor.errors import InvalidArguments, JobNotFound, SupervisorError
+from supervisor.errors import InvalidArguments, JobNotFound, StateBusy, SupervisorError
 from supervisor.model import Job, JobPage
 from supervisor.states import State
 from supervisor.store import Index, Layout, Row
@@ -129,9 +129,10 @@ def nobody(_: str) -> Job | None:
 def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody) -> JobPage:
     """Return a page, newest first; ``own`` may answer for a live job by its id."""
     if query.state is not None and State(query.state).terminal:
-        for row in _orphans(jobs, query.workspace):  # those of them that have ended unseen belong on such a list
-            with contextlib.suppress(JobNotFound):
-                jobs.settled(row, drive=False)
+        with contextlib.suppress(StateBusy):  # what cannot be known now is listed as it was
+            for row in _orphans(jobs, query.workspace):  # those of them that have ended unseen belong on such a list
+                with contextlib.suppress(JobNotFound):
+                    jobs.settled(row, drive=False)
 
     is_sound = jobs.layout.soundness()
 

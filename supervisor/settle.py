@@ -13,6 +13,7 @@ import attrs
 
 from supervisor import interpret
 from supervisor.engines import Ended, recorded
+from supervisor.engines.looking import SCARCE, NotKnown, not_known
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
 from supervisor.model import ErrorInfo
@@ -99,11 +100,15 @@ def _limit_of(row: Row) -> int | None:
 def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
     try:
         return interpret.get_interpreter(kind).verdict(seen)
-    except InvalidArguments:
+    except (InvalidArguments, NotKnown):
         raise
     except OutputLost as error:
         return Verdict(reason=Reason.LOST, code=error.code, message=error.message, repair=error.repair)
-    except Exception as error:  # noqa: BLE001  # a kind of somebody else must not cost us the job
+    except Exception as error:  # a kind of somebody else must not cost us the job
+        # Ours open nothing but their own modules, when they are first needed.
+        ours = kind in interpret.BUILT_IN and isinstance(error, OSError | ImportError)
+        if ours or isinstance(error, MemoryError) or getattr(error, "errno", None) in SCARCE:
+            raise not_known(error, f"the output, as {kind}") from error
         return Verdict(
             reason=Reason.INVALID_OUTPUT,
             message=f"The interpreter of kind {kind!r} failed: {error!r}",
@@ -124,6 +129,7 @@ def outcome_of(
 
     Raises:
         InvalidArguments: its kind is not installed here, so it is not for this process to decide.
+        NotKnown: what it wrote cannot be read now.
     """
     state = State(row.state)
     stdout_bytes, stderr_bytes = (

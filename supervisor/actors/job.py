@@ -16,6 +16,8 @@ import trio
 from supervisor import log
 from supervisor.actors.registry import Entry, Registry, Settle
 from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running, processes, records
+from supervisor.engines.looking import NotKnown
+from supervisor.engines.patience import Patience, until_known
 from supervisor.errors import InvalidArguments, LaunchFailed
 from supervisor.model import ErrorInfo, Exit
 from supervisor.settle import outcome_of
@@ -35,8 +37,16 @@ async def care_for(
     deadline_seconds: float | None,
 ) -> None:
     """See a job through. ``request`` launches it; without one it is adopted as it runs."""
+    patience = Patience(entry.directory)
     try:
-        ended = await _live(entry, engine, registry, request, deadline_seconds)
+        while True:
+            try:
+                ended = await _live(entry, engine, registry, request, deadline_seconds)
+                break
+            except OSError as error:
+                # Whether and how it runs is not known now; the evidence tells, as of a job of anybody else.
+                request = None
+                await trio.sleep(patience.seconds(error))
         outcome = await _decide(entry, ended)
     except trio.Cancelled:
         entry.started.set()  # let go in the middle: nobody is to wait for a launch that nobody will report
@@ -65,7 +75,7 @@ async def _live(
             running = await _submit(entry, engine, request)
     except LaunchFailed as failure:
         registry.meter.launch_failures += 1
-        return _launch_failure(entry, engine, failure)
+        return await _launch_failure(entry, engine, failure)
     entry.running = running
     launched = running.launched
     if launched.pid and entry.row.started_ns is None:
@@ -147,9 +157,9 @@ def _seconds_left_elsewhere(entry: Entry, launched: Launched, deadline_seconds: 
     return deadline_seconds - (time.time_ns() - begun_ns) / 1e9
 
 
-def _launch_failure(entry: Entry, engine: Engine, failure: LaunchFailed) -> Ended:
+async def _launch_failure(entry: Entry, engine: Engine, failure: LaunchFailed) -> Ended:
     """Return what is on record of a launch that failed (or was cancelled), so that everybody tells the same."""
-    seen = engine.observe(entry.directory, owner_lives=True)
+    seen = await until_known(entry.directory, lambda: engine.observe(entry.directory, owner_lives=True), only=NotKnown)
     if seen.ended is not None and seen.ended.exit.launch_error is not None:
         return seen.ended
     exit_ = Exit(
@@ -172,13 +182,16 @@ def _seconds_left(launched: Launched, deadline_seconds: float | None, *, fresh: 
 
 async def _decide(entry: Entry, ended: Ended) -> Outcome | None:
     """Decide what the end means; ``None`` when that is not for this process to say."""
-    large = entry.row.kind != "raw" and size_of(entry.directory, records.STDOUT) > _READ_INLINE
-    try:
-        if large:
-            return await trio.to_thread.run_sync(outcome_of, entry.row, entry.directory, ended)
-        return outcome_of(entry.row, entry.directory, ended)
-    except InvalidArguments:
-        return None
+    patience = Patience(entry.directory)
+    while True:
+        try:
+            if entry.row.kind != "raw" and size_of(entry.directory, records.STDOUT) > _READ_INLINE:
+                return await trio.to_thread.run_sync(outcome_of, entry.row, entry.directory, ended)
+            return outcome_of(entry.row, entry.directory, ended)
+        except InvalidArguments:
+            return None
+        except NotKnown as error:
+            await trio.sleep(patience.seconds(error))
 
 
 async def _give_up(entry: Entry, engine: Engine, error: Exception) -> Outcome:

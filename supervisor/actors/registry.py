@@ -9,7 +9,6 @@ lock, the batch is committed in a thread instead, and the mailbox fills meanwhil
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple
@@ -19,7 +18,8 @@ import trio
 
 from supervisor import log, tracing
 from supervisor.catalog import Catalog
-from supervisor.engines import Running
+from supervisor.engines import Running, records
+from supervisor.engines.looking import NotKnown
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.metrics import Meter
 from supervisor.model import Job, JobEvent
@@ -34,6 +34,13 @@ _MOST_IN_A_BATCH: Final = 256
 _MOST_EVENTS: Final = 256
 _MOST_IN_A_ROW: Final = 16
 _NOTE_AFTER_SECONDS: Final = 0.05
+
+
+def _is_gone(directory: str) -> bool:
+    try:
+        return records.is_gone(directory)
+    except NotKnown:
+        return False
 
 
 def _nobody() -> bool:
@@ -397,7 +404,7 @@ class Registry:
         theirs = None if first else self._read(row.job_id)
         # If somebody else was first, they decided the same from the same evidence.
         entry.row = theirs if theirs is not None and theirs.finished else message.row
-        if not first and theirs is None and not os.path.isdir(entry.directory):
+        if not first and theirs is None and _is_gone(entry.directory):
             text = f"job {row.job_id} has been consumed or forgotten by somebody else"
             entry.problem = JobNotFound(text, details={"job_id": row.job_id})
         self.entries.pop(row.job_id, None)

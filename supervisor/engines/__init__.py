@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from supervisor.errors import SupervisorError
 from supervisor.model import Exit
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class Observation:
         damage: what could not be read, in words.
         unkept: whether it runs without a keeper, so that nobody else watches what it writes.
         queue_reason: why it waits, in the words of its engine.
+        problem: why nothing can be known of it now; then the rest is what was known before.
     """
 
     seen: Seen
@@ -152,6 +154,7 @@ class Observation:
     damage: str | None = None
     unkept: bool = False
     queue_reason: str | None = None
+    problem: OSError | SupervisorError | None = None
 
 
 class Running(Protocol):

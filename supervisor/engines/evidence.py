@@ -5,6 +5,8 @@ same answer. ``examine`` only reads, ``decide`` is pure, ``resolve`` acts on wha
 (rules that a job was never launched, notes an exit that nobody else will note) until there is
 nothing left to do. Nothing here signals a process or waits for one.
 
+What cannot be seen just now is no evidence (see ``looking``): then ``NotKnown`` is raised, and nothing was written.
+
 Strongest first: the exit record; a zombie's status; a pidfd that was opened while it lived;
 the identity of the process. What none of them tells is unknown and stays so.
 """
@@ -20,7 +22,8 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Observation, Seen, measures, processes, recorded, records, trees
+from supervisor.engines import Ended, Observation, Seen, kin, measures, processes, recorded, records, trees
+from supervisor.engines.looking import find, is_there
 
 __all__ = [
     "NEVER_LAUNCHED",
@@ -43,7 +46,12 @@ __all__ = [
 
 
 class Place(Enum):
-    """Where the process was started, seen from here."""
+    """Where the process was started, seen from here.
+
+    Two names of a boot that differ may still be of the same one, seen from two containers. Within one pid
+    namespace the process table tells then: what is proved to live there is ``HERE``, what is not there has
+    ended with an ``EARLIER_BOOT``, or on this one, which comes to the same.
+    """
 
     HERE = "here"
     EARLIER_BOOT = "earlier boot"
@@ -112,9 +120,12 @@ def recorded_keeper(directory: str) -> tuple[int, int] | None:
     if process:
         return process["keeper_pid"], process["keeper_start"]
     holder = recorded.keeper_of_claim(records.read_claim(directory) or "")
-    if holder is None or _place(holder[2], holder[3], None) is not Place.HERE:
+    if holder is None:
         return None
-    return holder[:2]
+    place = _place(holder[2], holder[3], None)
+    if place is None:
+        place = Place.HERE if _is_proved_keeper(*holder) else Place.EARLIER_BOOT
+    return holder[:2] if place is Place.HERE else None
 
 
 class _Born:
@@ -131,40 +142,92 @@ class _Born:
         return self._record
 
 
-def _place(boot: str, namespace: str, born: _Born | None) -> Place:
+def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
+    """Return where something was started; ``None`` where the process table has to tell that."""
     own = processes.boot_id()
-    if own.startswith(boot) and boot:
+    if boot and own.startswith(boot):
         return Place.HERE if namespace == processes.pid_namespace() else Place.ELSEWHERE
     host = None if born is None else born.record.get("host")
-    return Place.EARLIER_BOOT if host is None or host == processes.host_id() else Place.ELSEWHERE
+    if host is not None and host != processes.host_id():
+        return Place.ELSEWHERE
+    if namespace == processes.pid_namespace():
+        return None
+    return Place.EARLIER_BOOT if processes.is_another_boot(boot) else Place.ELSEWHERE
+
+
+def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
+    """Whether this process lives and is a keeper that claims jobs by that boot."""
+    return processes.is_alive(pid, start) and trees.is_keeper(
+        pid, records.keeper_claim(pid, start, boot, namespace)
+    )
+
+
+def _is_proved_leader(directory: str, pid: int) -> bool:
+    """Whether a process carries the mark or the tag of the job of ``directory``."""
+    job_id = os.path.basename(directory)
+    return trees.mark_of(pid) == job_id.encode() or trees.tag_of(pid) == kin.tag_of_job(job_id) != 0
+
+
+def _look_at_leader(process: dict[str, Any]) -> tuple[Leader, int | None]:
+    found = processes.read_process(process["pid"])
+    if found is None or found.start != process["start"]:
+        return Leader.GONE, None
+    if found.dead:
+        return Leader.ZOMBIE, processes.exit_status_of_zombie(process["pid"], process["start"])
+    return Leader.ALIVE, None
+
+
+def _place_by_table(directory: str, process: dict[str, Any], leader: Leader) -> tuple[Place, bool]:
+    """Return where a process was started whose pid namespace is ours and whose boot has another name, and its keeper.
+
+    One that has its pid and its start time may be a stranger, unless it carries the mark, or its keeper is there.
+    """
+    keeper = process["keeper_pid"], process["keeper_start"]
+    if _is_proved_keeper(*keeper, process["boot"], process["ns"]):
+        return Place.HERE, True
+    if leader is Leader.ALIVE and _is_proved_leader(directory, process["pid"]):
+        return Place.HERE, False
+    ended = leader is Leader.GONE and not processes.is_alive(*keeper)
+    return (Place.EARLIER_BOOT if ended or processes.is_another_boot(process["boot"]) else Place.ELSEWHERE), False
+
+
+def _place_of_unlaunched(boot: str, *, may_be_launched: bool) -> Place:
+    """Return the same of one without a process record: what there is of it ``HERE`` is found by its mark."""
+    return Place.EARLIER_BOOT if processes.is_another_boot(boot) and not may_be_launched else Place.HERE
 
 
 def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None) -> Evidence:
-    """Read all there is. ``born`` is ``job.json``, which says where the job was taken on, if that was read already."""
+    """Read all there is. ``born`` is ``job.json``, which says where the job was taken on, if that was read already.
+
+    Raises:
+        NotKnown: some of it cannot be seen now.
+    """
     about = _Born(directory, born)
     claim = records.read_claim(directory)
     process = recorded.valid_process(records.read(directory, records.PROCESS), claim)
     leader, zombie_status = Leader.NONE, None
     place, keeper_lives = Place.HERE, False
     if process:
-        place = _place(process["boot"], process["ns"], about)
-        if place is Place.HERE:
+        told = _place(process["boot"], process["ns"], about)
+        if told in {None, Place.HERE}:
+            # In this order: a keeper that was alive had not failed to see its child's end yet.
             keeper_lives = processes.is_alive(process["keeper_pid"], process["keeper_start"])
-            found = processes.read_process(process["pid"])
-            if found is None or found.start != process["start"]:
-                leader = Leader.GONE
-            elif found.dead:
-                leader = Leader.ZOMBIE
-                zombie_status = processes.exit_status_of_zombie(process["pid"], process["start"])
-            else:
-                leader = Leader.ALIVE
+            leader, zombie_status = _look_at_leader(process)
+        if told is None:
+            told, keeper_lives = _place_by_table(directory, process, leader)
+        place = told
     else:
         holder = recorded.keeper_of_claim(claim) if claim else None
         if holder is not None:
-            place = _place(holder[2], holder[3], about)
-            keeper_lives = place is Place.HERE and processes.is_alive(holder[0], holder[1])
+            told = _place(holder[2], holder[3], about)
+            keeper_lives = told is Place.HERE and processes.is_alive(holder[0], holder[1])
+            if told is None:
+                keeper_lives = _is_proved_keeper(*holder)
+            place = told or _place_of_unlaunched(holder[2], may_be_launched=keeper_lives)
         elif record := about.record:
-            place = _place(str(record.get("boot", "")), str(record.get("ns", "")), about)
+            boot = str(record.get("boot", ""))
+            told = _place(boot, str(record.get("ns", "")), about)
+            place = told or _place_of_unlaunched(boot, may_be_launched=owner_lives)
     # The exit record comes last: whoever was alive above had not failed to write it yet.
     exit_record = recorded.valid_exit(records.read(directory, records.EXIT), process)
     return Evidence(
@@ -187,11 +250,9 @@ def _is_over_limit(directory: str, born: dict[str, Any]) -> bool:
     if limit is None:
         return False
     for name in (records.STDOUT, records.STDERR):
-        try:
-            if os.stat(f"{directory}/{name}").st_size > limit:
-                return True
-        except OSError:
-            continue
+        found = find(f"{directory}/{name}")
+        if found is not None and found.st_size > limit:
+            return True
     return False
 
 
@@ -250,10 +311,16 @@ NEVER_LAUNCHED: Final = "it was never launched: its supervisor ended before it c
 
 
 def find_marked_leader(job_id: str) -> processes.Process | None:
-    """Return the oldest process that carries the mark of ``job_id`` and leads a session."""
+    """Return the oldest process that carries the mark of ``job_id`` and leads a session.
+
+    Raises:
+        NotKnown: not all processes can be looked at now.
+    """
     table = trees.ProcessTable()
     look = table.look()
     marks = table.marks(look)
+    if table.unseen is not None:
+        raise table.unseen
     marked = [look[pid] for pid, mark in marks.items() if mark == job_id.encode("ascii")]
     leaders = [process for process in marked if process.pid == process.session]
     return min(leaders, key=lambda process: process.start, default=None)
@@ -346,6 +413,13 @@ def _damage(seen: Evidence) -> str | None:
     return recorded.damage_of(seen.process, seen.stop, seen.exit)
 
 
+_MOST_ACTS: Final = 8
+"""Of looks that each find something to be noted: one or two, and some more where others do the same meanwhile."""
+_NOTHING_TO_DO: Final = frozenset(
+    {Finding.WAIT_QUEUED, Finding.WAIT_RUNNING, Finding.STOP, Finding.ENDED, Finding.ELSEWHERE}
+)
+
+
 def resolve(
     directory: str,
     *,
@@ -361,18 +435,24 @@ def resolve(
 
     Raises:
         FileNotFoundError: the job directory is gone, so somebody has settled the job and forgotten it.
+        NotKnown: some of the evidence cannot be seen now.
         OSError: what was found out cannot be written down.
     """
     if (usual := resolve_ended(directory) or resolve_kept(directory)) is not None:
         return usual
     damage: str | None = None
     owner_until: float | None = None
+    acted = 0
     while True:
         seen = examine(directory, owner_lives=owner_lives, born=born)
         if seen.claim is None and seen.process is None and records.is_gone(directory):
             raise FileNotFoundError(errno.ENOENT, "the job has been forgotten", directory)
         damage = damage or _damage(seen)
         finding = decide(seen)
+        acted += 1
+        if acted > _MOST_ACTS and finding not in _NOTHING_TO_DO:
+            # What was written does not show. Writing it again and again would not make it true.
+            raise OSError(errno.EIO, f"it stays so that {finding.value}, whatever is noted", directory)
         if finding is Finding.RULE_NEVER_LAUNCHED:
             records.take_claim(directory, records.NOBODY)
         elif finding is Finding.NOTE_NEVER_LAUNCHED:
@@ -396,6 +476,7 @@ def resolve(
                 now = time.monotonic()
                 owner_until = owner_until or now + _OWNER_KNOWS_SECONDS
                 if now < owner_until:
+                    acted -= 1
                     time.sleep(0.01)
                     continue
             note_exit(directory, seen.process, status, by="nobody" if status is None else "pidfd")
@@ -408,8 +489,7 @@ def resolve_ended(directory: str) -> Observation | None:
 
     Whether anybody of it lives makes no difference then.
     """
-    path = f"{directory}/{records.EXIT}"
-    if not os.path.lexists(path):
+    if not is_there(f"{directory}/{records.EXIT}"):
         return None
     process = recorded.process(directory)
     end, stop = recorded.valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
@@ -433,7 +513,7 @@ def resolve_kept(
     # In this order: a keeper that was alive had not failed to write the end down yet.
     if not lives(process["keeper_pid"], process["keeper_start"]):
         return None
-    if os.path.lexists(f"{directory}/{records.EXIT}"):
+    if is_there(f"{directory}/{records.EXIT}"):
         return None
     stop = records.read_stop(directory)
     return Observation(

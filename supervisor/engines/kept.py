@@ -16,6 +16,7 @@ import trio
 
 from supervisor.engines import Launched, processes
 from supervisor.engines.inotify import CHANGED
+from supervisor.engines.looking import NotKnown
 from supervisor.engines.notify import Notifier
 from supervisor.engines.second_look import look_again
 
@@ -113,7 +114,12 @@ class KeptJobs:
                 descriptor = processes.open_pidfd(pid, start)
                 if descriptor is None:
                     return False
-                if not processes.is_alive(pid, start):  # a zombie, which nobody may ever reap
+                try:
+                    alive = processes.is_alive(pid, start)
+                except NotKnown:
+                    os.close(descriptor)
+                    raise
+                if not alive:  # a zombie, which nobody may ever reap
                     os.close(descriptor)
                     return False
                 keeper = self._keepers[pid, start] = _Keeper((pid, start), descriptor)
@@ -121,10 +127,9 @@ class KeptJobs:
             return not keeper.ended
 
         try:
-            found = os.lstat(directory)
-        except OSError:
+            seen = look_again(directory, os.lstat(directory), lives)
+        except OSError:  # whoever it is handed over to looks until it is known
             return None
-        seen = look_again(directory, found, lives)
         if seen is None or seen.launched is None or keeper is None:
             return None
         return keeper, seen.launched

@@ -37,8 +37,10 @@ from supervisor.engines.hanging import HangingCalls
 from supervisor.engines.inotify import CHANGED
 from supervisor.engines.keeper_link import KeeperLink
 from supervisor.engines.kept import Kept, KeptJobs
+from supervisor.engines.looking import NotKnown, identity_of
 from supervisor.engines.notify import Notifier
 from supervisor.engines.own_trees import Trees
+from supervisor.engines.patience import Patience, until_known
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
 from supervisor.mounts import on_network
@@ -144,6 +146,7 @@ class LocalEngine:
     def __init__(self, root: str) -> None:
         """Prepare; the keeper is started with the first launch."""
         self._root = root
+        self._root_identity = identity_of(root)
         self._tokens = count(1)
         self._nursery: trio.Nursery | None = None
         self._link: KeeperLink | None = None
@@ -265,9 +268,9 @@ class LocalEngine:
         final: bool,
     ) -> LocalRunning | None:
         """Find out whether a launch that was never answered took place; ``None`` means it did not."""
-        if records.read_claim(request.directory) is None and not final:
-            return None  # provably not: the next keeper may try, and its claim decides
         try:
+            if records.read_claim(request.directory) is None and not final:
+                return None  # provably not: the next keeper may try, and its claim decides
             seen = await trio.to_thread.run_sync(self.observe_unowned, request.directory)
         except OSError:
             self._watch(handle)  # which looks until it can be known
@@ -416,7 +419,8 @@ class LocalEngine:
         await trio.lowlevel.checkpoint()
         handle = LocalRunning(self, directory, next(self._tokens))
         handle.owner_lives = owner_lives
-        launched = launched or recorded.launch(directory)  # the row may not know of it yet
+        with contextlib.suppress(NotKnown):  # whoever watches will know
+            launched = launched or recorded.launch(directory)  # the row may not know of it yet
         if launched is not None:
             handle.launched = launched
         handle.answered.set()
@@ -437,6 +441,7 @@ class LocalEngine:
     async def _watch_by_identity(self, handle: LocalRunning) -> None:
         watched: set[tuple[int, int]] = set()
         ended: Ended | None = None
+        not_known = Patience(handle.directory)
         with self._notifier.watching(handle.directory, CHANGED, handle.poke) as told:
             async with trio.open_nursery() as pokers:
                 while ended is None:
@@ -444,13 +449,12 @@ class LocalEngine:
                     try:
                         seen = await trio.to_thread.run_sync(self._look, handle)
                     except OSError as error:  # one job's trouble is not that of all others
-                        if records.is_gone(handle.directory):
-                            # Settled and forgotten by somebody else.
+                        if self._is_forgotten(handle.directory):
                             ended = Ended(exit=Exit(ended_ns=time.time_ns()))
                             break
-                        log.warning("job_not_looked_at", job_id=os.path.basename(handle.directory), error=str(error))
-                        await trio.sleep(_LOOK_BLINDLY_SECONDS)  # a full disk, no descriptors left: it may pass
+                        await trio.sleep(not_known.seconds(error))  # a full disk, no descriptors left: it may pass
                         continue
+                    not_known.over()
                     ended = seen.ended
                     if ended is not None:
                         break
@@ -460,12 +464,23 @@ class LocalEngine:
                         await self._trees.stop(handle.directory, seen.to_stop, "nobody else was there")
                         continue
                     patience = _LOOK_AT_OUTPUT_SECONDS if seen.unkept else _LOOK_AGAIN_SECONDS
-                    if self._watch_processes(handle, watched, pokers) or not told:
+                    try:
+                        blind = self._watch_processes(handle, watched, pokers)
+                    except NotKnown:
+                        blind = True
+                    if blind or not told:
                         patience = _LOOK_BLINDLY_SECONDS
                     with trio.move_on_after(patience):
                         await handle.poked.wait()
                 pokers.cancel_scope.cancel()
         handle.set_ended(ended)
+
+    def _is_forgotten(self, directory: str) -> bool:
+        """Whether a job was settled and forgotten by somebody else, and not moved away with the whole state root."""
+        try:
+            return records.is_gone(directory) and identity_of(self._root) == self._root_identity
+        except NotKnown:
+            return False
 
     def _look(self, handle: LocalRunning) -> Observation:
         def reaped_status() -> int | None:
@@ -531,7 +546,7 @@ class LocalEngine:
         with trio.move_on_after(stopping.BACKSTOP_SECONDS):
             await handle.finished.wait()
             return
-        if stopping.is_signalled(handle.directory):
+        if await until_known(handle.directory, lambda: stopping.is_signalled(handle.directory)):
             # It is at it. If it falls silent before the end, that is our business again.
             patience = stopping.seconds_of_grace(handle.directory) + stopping.BACKSTOP_SECONDS
             with trio.move_on_after(patience):
@@ -547,15 +562,18 @@ class LocalEngine:
 
     async def _stop_without_link(self, handle: LocalRunning, why: str, by: str) -> None:
         cancel = stopping.Cancel(handle.directory, by)
+        not_known = Patience(handle.directory)
         while not handle.finished.is_set():
             try:
                 tree = await trio.to_thread.run_sync(cancel.step, why)
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
-                log.warning("job_not_stopped", job_id=os.path.basename(handle.directory), error=str(error))
-                if recorded.process(handle.directory):
-                    await self._trees.stop(handle.directory, why, by)
-                    return
-                await trio.sleep(_LOOK_BLINDLY_SECONDS)
+                patience = not_known.seconds(error)
+                with contextlib.suppress(NotKnown):
+                    if not isinstance(error, NotKnown) and recorded.process(handle.directory):
+                        await self._trees.stop(handle.directory, why, by)
+                        return
+                with trio.move_on_after(patience):
+                    await handle.finished.wait()
                 continue
             if cancel.refused:
                 return

@@ -9,6 +9,8 @@ import trio
 
 from supervisor import log
 from supervisor.engines import evidence, processes, recorded, stopping, trees
+from supervisor.engines.looking import NotKnown
+from supervisor.engines.patience import until_known
 
 __all__ = ["Trees"]
 
@@ -26,20 +28,20 @@ class Trees:
     async def stop(self, directory: str, why: str, by: str) -> None:
         """Put on record that a job is to be stopped, and end its tree; nothing where no process can be found."""
         try:
-            request = stopping.request_stop(directory, why, by)
+            request = await until_known(directory, lambda: stopping.request_stop(directory, why, by), only=NotKnown)
         except OSError as error:  # a full disk must not keep a job alive
             log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
             request = {"why": why}
-        process = recorded.process(directory)
+        process = await until_known(directory, lambda: recorded.process(directory))
         if not process:
-            await trio.to_thread.run_sync(evidence.adopt_marked, directory)
-            process = recorded.process(directory)
+            await until_known(directory, lambda: evidence.adopt_marked(directory), in_thread=True)
+            process = await until_known(directory, lambda: recorded.process(directory))
         if process:
             await self.end(stopping.Tree(directory, process, request))
 
     async def end(self, tree: stopping.Tree) -> None:
         """End one tree, note that it is gone, and return once whoever sees its leader end has noted that too."""
-        stop = stopping.make_stop(tree)
+        stop = await until_known(tree.directory, lambda: stopping.make_stop(tree))
         gone = trio.Event()
         self._waiting[stop] = gone.set
         self._added.append(stop)

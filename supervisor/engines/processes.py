@@ -9,6 +9,8 @@ signal goes out only after that identity was read again, through a pidfd where t
 that the process which was checked is the process which gets it.
 
 Without ``/proc`` (macOS) ``ps`` answers the same questions, more slowly.
+
+What cannot be seen just now is not taken for gone: see ``looking``.
 """
 
 from __future__ import annotations
@@ -17,8 +19,13 @@ import os
 import signal
 import sys
 import time
+from errno import EACCES
 
 TYPE_CHECKING = False
+if TYPE_CHECKING or __package__:
+    from supervisor.engines.looking import ABSENT, NotKnown, not_known
+else:  # run by keeper.py, outside the package
+    from looking import ABSENT, NotKnown, not_known
 if TYPE_CHECKING:  # typing costs the keeper 5 ms
     from collections.abc import Callable
     from typing import Final
@@ -33,6 +40,7 @@ __all__ = [
     "has_child_ended",
     "host_id",
     "is_alive",
+    "is_another_boot",
     "is_held",
     "may_have_children",
     "open_pidfd",
@@ -44,7 +52,19 @@ __all__ = [
 ]
 
 MARK: Final = b"SUPERVISOR_JOB_ID"
-HAVE_PROC: Final = sys.platform.startswith("linux") and os.path.exists("/proc/self/stat")
+
+
+def _have_proc() -> bool:
+    try:
+        os.stat("/proc/self/stat")
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is there, for all that is known
+        pass
+    return sys.platform.startswith("linux")
+
+
+HAVE_PROC: Final = _have_proc()
 
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -84,51 +104,110 @@ def ticks_to_ns(ticks: int) -> int:
 _facts: dict[str, str] = {}
 
 
-def _fact(name: str, read: Callable[[], str]) -> str:
-    if name not in _facts:
-        _facts[name] = read()
-    return _facts[name]
+def _fact(name: str, read: Callable[[], str | None]) -> str:
+    """Return what stays as it is for as long as this process lives; empty, and read again next time, for ``None``."""
+    known = _facts.get(name)
+    if known is None:
+        found = read()
+        if found is None:
+            return ""
+        known = _facts[name] = found
+    return known
 
 
-def _read_text(path: str) -> str:
+def _read_text(path: str) -> str | None:
+    """Return the words of a file, empty without one, ``None`` for one that this process may not read."""
     try:
         return slurp(path).decode("ascii", "replace").strip()  # a text file would have its codec imported: 1 ms
-    except OSError:
+    except FileNotFoundError:
         return ""
+    except PermissionError:
+        return None
+    except OSError as error:
+        raise not_known(error, path) from error
 
 
 def ask(*argv: str) -> str:
+    """Return what a program prints.
+
+    Raises:
+        NotKnown: it cannot be run, or was killed.
+    """
     import subprocess  # only where there is no /proc
 
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise not_known(error, argv[0]) from error
+    if done.returncode < 0:
+        raise not_known(ChildProcessError(), argv[0])
     return done.stdout
 
 
-def boot_id() -> str:
-    """Return what names this boot of this kernel, without dashes."""
+_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
-    def read() -> str:
-        linux = _read_text("/proc/sys/kernel/random/boot_id")
-        return (linux or ask("sysctl", "-n", "kern.bootsessionuuid").strip()).replace("-", "").lower()
+
+def boot_id() -> str:
+    """Return what names this boot of this kernel, without dashes; empty where nothing does.
+
+    A container may be shown a name of its own in the place of the kernel's (systemd-nspawn does that). Such a
+    name is told by its file, which is not on ``/proc``. It begins with ``v``, which is no hexadecimal digit: two
+    of different names may be of the same boot.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+
+    def read() -> str | None:
+        if not HAVE_PROC:
+            return ask("sysctl", "-n", "kern.bootsessionuuid").strip().replace("-", "").lower()
+        text = _read_text(_BOOT_ID)
+        if not text:
+            return text
+        try:
+            view = "" if os.stat(_BOOT_ID).st_dev == os.stat("/proc").st_dev else "v"
+        except OSError as error:
+            raise not_known(error, _BOOT_ID) from error
+        return view + text.replace("-", "").lower()
 
     return _fact("boot", read)
 
 
+def is_another_boot(boot: str) -> bool:
+    """Whether a boot id (or its beginning) is certainly not of this boot: it and ours are the kernel's own names.
+
+    Raises:
+        NotKnown: ours cannot be read now.
+    """
+    own = boot_id()
+    return boot != "" and own != "" and "v" not in {boot[0], own[0]} and not own.startswith(boot)
+
+
 def pid_namespace() -> str:
-    """Return what names the pid namespace of this process; empty where there are none."""
+    """Return what names the pid namespace of this process; empty where there are none.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
 
     def read() -> str:
         try:
             return str(os.stat("/proc/self/ns/pid").st_ino)
-        except OSError:
+        except FileNotFoundError:
             return ""
+        except OSError as error:
+            raise not_known(error, "/proc/self/ns/pid") from error
 
     return _fact("pid_namespace", read)
 
 
 def host_id() -> str:
-    """Return what names this installation: the machine id, else the host's name."""
-    return _fact("host", lambda: _read_text("/etc/machine-id") or os.uname().nodename)
+    """Return what names this installation: the machine id, else the host's name.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    return _fact("host", lambda: _read_text("/etc/machine-id")) or os.uname().nodename
 
 
 def forget_facts() -> None:
@@ -201,17 +280,43 @@ def slurp(path: str) -> bytes:
 
 
 def read_process(pid: int) -> Process | None:
-    """Return the process that has ``pid`` now, a zombie included, or ``None``."""
+    """Return the process that has ``pid`` now, a zombie included, or ``None`` when there is none.
+
+    Raises:
+        NotKnown: it cannot be seen now, or never by this user (``hidepid``).
+    """
     if not HAVE_PROC:
         return look_by_ps(pid).get(pid)
+    path = f"/proc/{pid}/stat"
     try:
-        return _parse_stat(pid, slurp(f"/proc/{pid}/stat"))
-    except (OSError, ValueError, IndexError):
-        return None
+        return _parse_stat(pid, slurp(path))
+    except ABSENT:
+        if not _is_hidden(pid):
+            return None
+        raise NotKnown(EACCES, os.strerror(EACCES), path) from None
+    except (OSError, ValueError, IndexError) as error:
+        raise not_known(error, path) from error
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of a pid that ``/proc`` does not show: with ``hidepid``, one of another user."""
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def is_alive(pid: int, start: int) -> bool:
-    """Whether exactly this process still runs; a zombie does not."""
+    """Whether exactly this process still runs; a zombie does not.
+
+    Raises:
+        NotKnown: it cannot be seen now.
+    """
     found = read_process(pid)
     return found is not None and found.start == start and not found.dead
 
@@ -236,13 +341,21 @@ def has_child_ended(pid: int) -> bool:
 
 
 def is_held(pid: int, start: int) -> bool:
-    """Whether this process lives and cannot do anything just now: it was stopped, or waits for a disk."""
+    """Whether this process lives and cannot do anything just now: it was stopped, or waits for a disk.
+
+    Raises:
+        NotKnown: it cannot be seen now.
+    """
     found = read_process(pid)
     return found is not None and found.start == start and found.state in _HELD
 
 
 def own_identity() -> tuple[int, int]:
-    """Return (pid, start time) of this process."""
+    """Return (pid, start time) of this process; the time is 0 where nothing tells it.
+
+    Raises:
+        NotKnown: it cannot be seen now.
+    """
     pid = os.getpid()
     found = read_process(pid)
     return pid, found.start if found is not None else 0
@@ -253,14 +366,19 @@ def exit_status_of_zombie(pid: int, start: int) -> int | None:
 
     The kernel shows 0 in that field to those who may not see it (proc(5)), so it counts only
     for a process of our own user.
+
+    Raises:
+        NotKnown: it cannot be seen now.
     """
     found = read_process(pid)
     if found is None or found.start != start or not found.dead or found.exit_status is None:
         return None
     try:
         owner = os.stat(f"/proc/{pid}").st_uid
-    except OSError:
+    except ABSENT:
         return None
+    except OSError as error:
+        raise not_known(error, f"/proc/{pid}") from error
     return found.exit_status if os.geteuid() in {0, owner} else None
 
 
@@ -285,14 +403,17 @@ def look_by_ps(*pids: int) -> dict[int, Process]:
 
 
 def open_pidfd(pid: int, start: int) -> int | None:
-    """Return a pidfd of exactly this process, or ``None`` (it is gone, or there are no pidfds here)."""
+    """Return a pidfd of exactly this process, or ``None``: it is gone, or no pidfd of it can be had (now)."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
         return None
-    found = read_process(pid)
+    try:
+        found = read_process(pid)
+    except NotKnown:
+        found = None
     if found is None or found.start != start:
         os.close(descriptor)
         return None
@@ -325,6 +446,7 @@ def send_signal(pid: int, start: int, number: int) -> bool:
     """Send a signal to exactly this process. ``False`` when it is gone already.
 
     Raises:
+        NotKnown: whether it is the one cannot be seen now; nothing was signalled.
         PermissionError: it lives, and is not ours to signal.
     """
     descriptor: int | None = None

@@ -1,6 +1,7 @@
 """The records that say what became of a job's process, and how they are written.
 
-Standard library only: the keeper runs this file too.
+Standard library only: the keeper runs this file too. A record that cannot be read just now is neither missing
+nor damaged: see ``looking``.
 
 Every record is one flat JSON object on one line; ``"v"`` is the version of the shape, and a reader
 ignores members that it does not know. Most are written under a temporary name and renamed or linked
@@ -14,13 +15,16 @@ the first line counts, of every other record the last whole one.
 from __future__ import annotations
 
 import os
+import stat
 from _thread import get_ident
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EINVAL, EISDIR, ELOOP, ENOSPC, ENXIO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
+    from supervisor.engines.looking import ABSENT, find, not_known
     from supervisor.engines.plain_json import loads, quote
 else:  # run by keeper.py, outside the package
+    from looking import ABSENT, find, not_known
     from plain_json import loads, quote
 if TYPE_CHECKING:
     from typing import Any, Final
@@ -234,36 +238,44 @@ def append(directory: str, name: str, record: dict[str, object]) -> None:
     _write_whole(f"{directory}/{name}", flags, b"\n" + encode(record))
 
 
+_LONGEST: Final = 1 << 20
+_LONGEST_JOB: Final = 1 << 26  # it has the whole command in it
+
+
 def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | None:
     """Return a record; ``None`` when there is none (yet), ``{}`` when what is there is no record.
 
     ``newer``: one whose shape is of a newer version, which this one does not know, is returned as well.
+
+    Raises:
+        NotKnown: it cannot be read now.
     """
+    path = f"{directory}/{name}"
     try:
-        descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
+        content = _slurp(path, _LONGEST_JOB if name == JOB else _LONGEST)
+    except ABSENT:
         return None
-    except OSError:
+    except (OSError, MemoryError) as error:
+        raise not_known(error, path) from error
+    if content is None:
         return {}
+    if name == PROCESS:
+        if not content:
+            return None  # its keeper is about to write it, or was killed before it could
+        content = content.partition(b"\n")[0]
+    from json import loads  # 10 ms, which a keeper need not pay for what is not there
+
+    whole, _, _ = content.rpartition(b"\n")
     record: Any
     try:
-        parts: list[bytes] = []
-        while data := os.read(descriptor, 1 << 20):
-            parts.append(data)
-        content = b"".join(parts)
-        if name == PROCESS:
-            if not content:
-                return None  # its keeper is about to write it, or was killed before it could
-            content = content.partition(b"\n")[0]
-        whole, _, _ = content.rpartition(b"\n")
         try:  # there may be several versions, of which the last whole one counts
             record = loads(str(whole.rstrip(b"\n").rpartition(b"\n")[2] or content, "utf-8"))
         except ValueError:
             record = loads(content)  # spread over several lines by somebody's editor
-    except (OSError, ValueError, RecursionError, StopIteration):
+    except (ValueError, RecursionError, StopIteration):
         return {}
-    finally:
-        os.close(descriptor)
+    except MemoryError as error:
+        raise not_known(error, path) from error
     if not isinstance(record, dict):
         return {}
     held: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]  # JSON
@@ -271,11 +283,36 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
     return held if version == VERSION or (newer and type(version) is int and version > VERSION) else {}
 
 
+def _slurp(path: str, longest: int) -> bytes | None:
+    """Return all of a file, ``None`` for one that is longer than a record can be, or no file at all."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            parts: list[bytes] = []
+            left = longest + 1
+            while left and (data := os.read(descriptor, min(left, 1 << 20))):
+                parts.append(data)
+                left -= len(data)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in {ELOOP, ENXIO, EISDIR}:
+            raise
+        found = find(path)  # a link, a socket, a directory, if that is what is there
+        if found is None or stat.S_ISREG(found.st_mode):
+            raise
+        return None
+    return b"".join(parts) if left else None
+
+
 def read_stop(directory: str) -> dict[str, Any] | None:
     """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
 
     ``why`` is one of ``REASONS``, or the word of a version that knows more of them, ``signalled_boot_ns`` a time
     or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``).
+
+    Raises:
+        NotKnown: it cannot be read now.
     """
     record = read(directory, STOP)
     if not record:
@@ -295,8 +332,13 @@ def read_stop(directory: str) -> dict[str, Any] | None:
 
 
 def is_gone(directory: str) -> bool:
-    """Whether a job directory is not there (any more): only finished jobs are ever forgotten."""
-    return not os.path.isdir(directory)
+    """Whether a job directory is not there (any more): only finished jobs are ever forgotten.
+
+    Raises:
+        NotKnown: that cannot be seen now.
+    """
+    found = find(directory)
+    return found is None or not stat.S_ISDIR(found.st_mode)
 
 
 def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
@@ -326,13 +368,21 @@ def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
 
 
 def read_claim(directory: str) -> str | None:
-    """Return who holds the claim, ``""`` when it cannot be told, ``None`` when nobody does."""
+    """Return who holds the claim, ``""`` when what is there names nobody, ``None`` when nobody does.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    path = f"{directory}/{CLAIM}"
     try:
-        return os.readlink(f"{directory}/{CLAIM}")
-    except FileNotFoundError:
+        return os.readlink(path)
+    except ABSENT:
         return None
-    except OSError:
-        return ""
+    except OSError as error:
+        found = find(path) if error.errno == EINVAL else None
+        if found is not None and not stat.S_ISLNK(found.st_mode):
+            return ""
+        raise not_known(error, path) from error
 
 
 def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from supervisor.engines import Observation, evidence, processes, records
+from supervisor.engines.looking import is_there
 from supervisor.mounts import has_settled
 
 __all__ = ["SecondLook", "Unended", "look_again"]
@@ -30,6 +31,9 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
     """Return what ``evidence.resolve_kept`` would, without reading again what cannot have changed.
 
     ``found`` is the job directory as it was a moment ago: since the call that has asked this.
+
+    Raises:
+        NotKnown: it cannot be looked at now.
     """
     stamp = found.st_ino, found.st_ctime_ns
     known = _known.get(directory)
@@ -104,7 +108,7 @@ class Unended:
             if known == (found.st_ino, found.st_ctime_ns):
                 return True
             settled = has_settled(found)  # as above
-            if os.path.lexists(f"{directory}/{records.EXIT}"):
+            if is_there(f"{directory}/{records.EXIT}"):
                 return False
             os.lstat(directory)  # in the trash by now, the record would not have been found either
         except OSError:

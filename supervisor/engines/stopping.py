@@ -21,6 +21,7 @@ import attrs
 
 from supervisor.engines import evidence, measures, processes, recorded, records, trees
 from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
+from supervisor.engines.looking import NotKnown
 
 __all__ = [
     "BACKSTOP_SECONDS",
@@ -46,6 +47,7 @@ __all__ = [
 _USUAL_GRACE_SECONDS: Final = 5.0
 _LONGEST_GRACE_SECONDS: Final = 2.0**40
 _SILENCE_SECONDS: Final = 6.0
+_BLIND_SECONDS: Final = 5.0
 BACKSTOP_SECONDS: Final = 2.0
 NOTED_SOON_SECONDS: Final = 1.0
 STUCK_SECONDS: Final = 3.0
@@ -95,9 +97,14 @@ def refusal_of(directory: str) -> list[int]:
 
 
 def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
-    """Make a keeper, given as (pid, start time), look for stop requests; ``False`` when it is gone."""
+    """Make a keeper, given as (pid, start time), look for stop requests; ``False`` when it is gone.
+
+    One that cannot be seen now is not gone: whoever trusts it in vain takes over before long.
+    """
     try:
         return keeper is not None and processes.send_signal(*keeper, signal.SIGUSR1)
+    except NotKnown:
+        return True
     except PermissionError:
         return False
 
@@ -114,7 +121,10 @@ class Nudges:
         if keeper is None:
             return False
         if keeper not in self._owed:
-            self._owed[keeper] = processes.is_alive(*keeper)
+            try:
+                self._owed[keeper] = processes.is_alive(*keeper)
+            except NotKnown:  # as above
+                self._owed[keeper] = True
         return self._owed[keeper]
 
     def send(self) -> None:
@@ -167,8 +177,12 @@ def make_stop(tree: Tree) -> trees.Stop:
 
     def on_signal(signalled_ns: int) -> None:
         if tree.sound:
-            with contextlib.suppress(OSError):  # a full disk must not keep a job alive
+            try:
                 records.mark_stop(directory, signalled=signalled_ns)
+            except NotKnown:
+                raise
+            except OSError:  # a full disk must not keep a job alive
+                pass
 
     return trees.Stop(
         directory.rpartition("/")[2],
@@ -207,15 +221,17 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
     ending: what the zombie tells, or that nobody knows, is noted instead.
     """
     directory, process = tree.directory, tree.process
-    if not tree.sound or recorded.end(directory):
-        return True
-    leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
-    if processes.is_alive(*leader) or not processes.is_alive(*keeper):
-        return True
-    if patience_is_over:
-        status = processes.exit_status_of_zombie(*leader)
-        with contextlib.suppress(OSError):
+    try:
+        if not tree.sound or recorded.end(directory):
+            return True
+        leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
+        if processes.is_alive(*leader) or not processes.is_alive(*keeper):
+            return True
+        if patience_is_over:
+            status = processes.exit_status_of_zombie(*leader)
             evidence.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
+    except OSError:  # not known now, or it cannot be noted: whoever looks next sees to it
+        pass
     return patience_is_over
 
 
@@ -224,6 +240,9 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
 
     What lives on for ``STUCK_SECONDS`` after SIGKILL is left: it is frozen, or hangs in the kernel, and ends by that
     signal when it goes on.
+
+    Raises:
+        OSError: they cannot be looked at, and could not for some time.
     """
     killer = trees.TreeKiller()
     under_way: dict[trees.Stop, Tree] = {}
@@ -234,12 +253,19 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
         since = processes.boottime_ns() if stop.signalled_ns is None else stop.signalled_ns
         patience = max(patience, (since + stop.grace_ns - processes.boottime_ns()) / 1e9)
         killer.add(stop)
+    blind_since: float | None = None
     give_up = time.monotonic() + patience + STUCK_SECONDS
     while (due := killer.next_ns) is not None and time.monotonic() < give_up:
         # The trees are not our children: nothing tells us of their end but looking again.
         time.sleep(max(0, due - processes.boottime_ns()) / 1e9)
         for stop in killer.tick():
             note_gone(under_way[stop], stop)
+        if killer.unseen is None:
+            blind_since = None
+        else:
+            blind_since = blind_since or time.monotonic()
+            if time.monotonic() - blind_since > _BLIND_SECONDS:
+                raise killer.unseen
     give_up = time.monotonic() + NOTED_SOON_SECONDS
     left = list(under_way.values())
     while left := [tree for tree in left if not is_noted(tree, patience_is_over=time.monotonic() > give_up)]:
@@ -386,6 +412,7 @@ class Change:
         self._by_keeper: dict[tuple[int, int], set[str]] = {}
         self._by_watch: dict[int, str] = {}
         self._unseen: set[str] = set(self._all)
+        self._to_try_again = False
         if self._notify is not None:
             for directory in self._all:
                 number = self._notify.watch(directory, mask)
@@ -412,14 +439,18 @@ class Change:
         """
         unkept: set[str] = set()
         for directory in list(self._unseen):
-            process = records.read(directory, records.PROCESS)
-            if not process:
-                continue
-            self._unseen.discard(directory)
-            keeper = process.get("keeper_pid"), process.get("keeper_start")
-            if not self._watch_process(self._by_keeper, keeper, directory):
-                unkept.add(directory)
-                self._watch_process({}, (process.get("pid"), process.get("start")), directory)
+            try:
+                process = records.read(directory, records.PROCESS)
+                if not process:
+                    continue
+                keeper = process.get("keeper_pid"), process.get("keeper_start")
+                if not self._watch_process(self._by_keeper, keeper, directory):
+                    unkept.add(directory)
+                    self._watch_process({}, (process.get("pid"), process.get("start")), directory)
+            except NotKnown:
+                self._to_try_again = True
+            else:
+                self._unseen.discard(directory)
         return unkept
 
     def _watch_process(self, known: dict[tuple[int, int], set[str]], identity: tuple[Any, Any], directory: str) -> bool:
@@ -444,8 +475,9 @@ class Change:
 
         They are given by their directories; all of them where it cannot be told. May return early, for nothing.
         """
+        self._to_try_again = False
         changed = self._watch_processes()
-        longest = self._LOOK_AGAIN if self._blind else self._LONGEST
+        longest = self._LOOK_AGAIN if self._blind or self._to_try_again else self._LONGEST
         limit = longest if seconds is None else max(0.0, min(seconds, longest))
         ready = self._poll.poll(0 if changed else -(-int(limit * 1e6) // 1000))
         for descriptor, _ in ready:

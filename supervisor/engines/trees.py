@@ -6,25 +6,31 @@ interpreter started with ``-I -S``.
 A member of a tree is known by the leader's session and group, by descent, by the mark in its environment, by the
 tag in its limits (see ``kin``), or by having been seen in it once. Signals go out only after the identity of each
 process was read again.
+
+What could not be looked at (see ``looking``) may belong to any tree: those that are found are signalled, and no
+tree is taken for gone before a look has seen all there is.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from errno import EACCES, EPERM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
     from supervisor.engines import kin, processes, records
+    from supervisor.engines.looking import ABSENT, NotKnown, not_known
 else:  # run by keeper.py, outside the package
     import kin
     import processes
     import records
+    from looking import ABSENT, NotKnown, not_known
 if TYPE_CHECKING:  # typing costs the keeper 5 ms
     from collections.abc import Callable, Collection, Container, Iterable
     from typing import Final
 
-__all__ = ["ProcessTable", "Stop", "TreeKiller", "members_of"]
+__all__ = ["ProcessTable", "Stop", "TreeKiller", "is_keeper", "mark_of", "members_of", "tag_of"]
 
 _KERNEL_THREAD: Final = 0x0020_0000  # PF_KTHREAD, include/linux/sched.h
 _STOPPED: Final = frozenset("Tt")
@@ -39,10 +45,15 @@ def _go_on() -> None:
 
 
 class ProcessTable:
-    """Looks at all processes, and remembers between looks what cannot change."""
+    """Looks at all processes, and remembers between looks what cannot change.
+
+    ``unseen`` says why the last look could not see all of them, ``None`` when it has. Processes that another user
+    hides (``hidepid``) are not missed: nobody here could signal them.
+    """
 
     def __init__(self) -> None:
         """Remember nothing yet."""
+        self.unseen: NotKnown | None = None
         self._marks: dict[tuple[int, int], bytes] = {}
         self._tags: dict[tuple[int, int], int] = {}
         self._keepers: dict[tuple[int, int], bool] = {}
@@ -56,22 +67,34 @@ class ProcessTable:
 
         ``without`` are processes that need not be looked at.
         """
-        if not processes.HAVE_PROC:
-            return {pid: found for pid, found in processes.look_by_ps().items() if not found.dead}
+        self.unseen = None
         table: dict[int, processes.Process] = {}
-        for number, name in enumerate(os.listdir("/proc")):
+        try:
+            names = os.listdir("/proc") if processes.HAVE_PROC else []
+            if not processes.HAVE_PROC:
+                table = {pid: found for pid, found in processes.look_by_ps().items() if not found.dead}
+        except OSError as error:
+            self.unseen = not_known(error, "/proc")
+            return table
+        for number, name in enumerate(names):
             if not number % _PORTION:
                 pause()
             if name[0] in "123456789":
                 pid = int(name)
                 if pid in without:
                     continue
-                found = processes.read_process(pid)
+                try:
+                    found = processes.read_process(pid)
+                except NotKnown as error:
+                    if error.errno not in _REFUSED or not _is_of_another_user(pid):
+                        self.unseen = error
+                    continue
                 if found is not None and not found.dead and not found.flags & _KERNEL_THREAD:
                     table[pid] = found
-        for remembered in (self._marks, self._tags, self._keepers):
-            for key in [key for key in remembered if key[0] not in table or table[key[0]].start != key[1]]:
-                del remembered[key]
+        if self.unseen is None:
+            for remembered in (self._marks, self._tags, self._keepers):
+                for key in [key for key in remembered if key[0] not in table or table[key[0]].start != key[1]]:
+                    del remembered[key]
         return table
 
     def marks(
@@ -81,7 +104,11 @@ class ProcessTable:
     ) -> dict[int, bytes]:
         """Return the job id that each process of ``table`` carries in its environment, by pid."""
         if not processes.HAVE_PROC:
-            return self._marks_by_ps(table)
+            try:
+                return self._marks_by_ps(table)
+            except NotKnown as error:
+                self.unseen = error
+                return {}
         young = processes.boottime_ns() // processes.TICK_NS - _YOUNG_TICKS
         found: dict[int, bytes] = {}
         for number, (pid, process) in enumerate(table.items()):
@@ -90,7 +117,13 @@ class ProcessTable:
             key = (pid, process.start)
             mark = self._marks.get(key)
             if mark is None:
-                mark = _mark_of(pid)
+                try:
+                    mark = mark_of(pid)
+                except NotKnown as error:
+                    if error.errno not in _REFUSED or not _may_read_environments():
+                        self.unseen = error
+                        continue
+                    mark = b""  # the kernel keeps it from us, as it does with what holds more rights than we do
                 # Having no mark is final only for a process that can no longer be between fork
                 # and exec; having one is final, even if an exec scrubs the environment later.
                 if mark or process.start < young:
@@ -115,7 +148,12 @@ class ProcessTable:
                 key = (pid, process.start)
                 tag = self._tags.get(key)
                 if tag is None:
-                    tag = self._tags[key] = _tag_of(pid)
+                    try:
+                        tag = self._tags[key] = tag_of(pid)
+                    except NotKnown as error:
+                        if error.errno not in _REFUSED or not _is_of_another_user(pid):
+                            self.unseen = error
+                        continue
                 if tag:
                     found[pid] = tag
         return found
@@ -131,21 +169,61 @@ class ProcessTable:
         return found
 
     def is_keeper(self, process: processes.Process) -> bool:
-        """Whether this is a keeper, which is never part of a job's tree."""
+        """Whether this is a keeper, which is never part of a job's tree; also where that cannot be seen now."""
         key = (process.pid, process.start)
         known = self._keepers.get(key)
         if known is None:
-            known = _is_keeper(process.pid, process.start)
+            try:
+                boot, namespace = processes.boot_id(), processes.pid_namespace()
+                known = is_keeper(process.pid, records.keeper_claim(*key, boot, namespace))
+            except NotKnown as error:
+                self.unseen = error
+                return True
             if known or process.start < processes.boottime_ns() // processes.TICK_NS - _YOUNG_TICKS:
                 self._keepers[key] = known
         return known
 
 
-def _mark_of(pid: int) -> bytes:
+_REFUSED: Final = frozenset({EACCES, EPERM})
+
+
+def _is_of_another_user(pid: int) -> bool:
+    """Whether a process is not ours, or hides itself from us as if it were not."""
     try:
-        environment = b"\0" + processes.slurp(f"/proc/{pid}/environ")
+        return os.stat(f"/proc/{pid}").st_uid != os.geteuid()
+    except ABSENT:
+        return True
+    except OSError as error:
+        return error.errno in _REFUSED
+
+
+def _may_read_environments() -> bool:
+    """Whether the environment of a process can be read at all: our own."""
+    try:
+        processes.slurp("/proc/self/environ")
     except OSError:
+        return False
+    return True
+
+
+def _read(pid: int, name: str) -> bytes:
+    """Return a file of a process, nothing when the process is gone."""
+    path = f"/proc/{pid}/{name}"
+    try:
+        return processes.slurp(path)
+    except ABSENT:
         return b""
+    except OSError as error:
+        raise not_known(error, path) from error
+
+
+def mark_of(pid: int) -> bytes:
+    """Return the job id that a process carries in its environment, empty for none.
+
+    Raises:
+        NotKnown: that cannot be seen now, or not by this user.
+    """
+    environment = b"\0" + _read(pid, "environ")
     found = environment.find(b"\0" + processes.MARK + b"=")
     if found < 0:
         return b""
@@ -153,20 +231,26 @@ def _mark_of(pid: int) -> bytes:
     return environment[begin : environment.find(b"\0", begin) if b"\0" in environment[begin:] else None]
 
 
-def _tag_of(pid: int) -> int:
-    try:
-        return kin.tag_in(processes.slurp(f"/proc/{pid}/limits"))
-    except OSError:
-        return 0
+def tag_of(pid: int) -> int:
+    """Return the tag that a process has in its limits, 0 for none.
+
+    Raises:
+        NotKnown: that cannot be seen now, or not by this user.
+    """
+    return kin.tag_in(_read(pid, "limits"))
 
 
-def _is_keeper(pid: int, start: int) -> bool:
+def is_keeper(pid: int, claim: str) -> bool:
+    """Whether a process is the keeper that makes this claim.
+
+    Raises:
+        NotKnown: that cannot be seen now.
+    """
+    words = _read(pid, "cmdline").split(b"\0") if processes.HAVE_PROC else _command_words(pid)
     try:
-        words = processes.slurp(f"/proc/{pid}/cmdline").split(b"\0") if processes.HAVE_PROC else _command_words(pid)
-        claim = records.keeper_claim(pid, start, processes.boot_id(), processes.pid_namespace())
         return kin.is_registered(words, claim)
-    except OSError:
-        return False
+    except OSError as error:
+        raise not_known(error, f"/proc/{pid}/cmdline") from error
 
 
 def _command_words(pid: int) -> list[bytes]:
@@ -179,9 +263,9 @@ def _command_words(pid: int) -> list[bytes]:
 class Stop:
     """One tree that is being ended.
 
-    ``on_signal`` is called once, right before the first signal, with the boot-clock time: what
-    it records is on disk before anything is signalled. ``is_child`` says that the leader is a
-    child of this process and was not reaped yet, so that its pid is its own.
+    ``on_signal`` is called right before the first signal, with the boot-clock time: what it records is on
+    disk before anything is signalled. It is called once, and again later only if it raises ``NotKnown``.
+    ``is_child`` says that the leader is a child of this process and was not reaped yet, so that its pid is its own.
 
     Once it is complete: ``natural`` says that no signal has reached any process of the tree and the leader has ended
     all the same; ``refused``, that the leader lives and is not ours to signal, and neither is what else is left;
@@ -281,6 +365,11 @@ class TreeKiller:
             return None
         return max(self._not_before, self._soonest)
 
+    @property
+    def unseen(self) -> NotKnown | None:
+        """Why the last look could not see all processes, ``None`` when it has."""
+        return self._table.unseen
+
     def add(self, stop: Stop) -> None:
         """Begin with ``stop`` at the next tick."""
         self._soonest = min(self._soonest, stop.next_ns) if self.stops else stop.next_ns
@@ -297,7 +386,10 @@ class TreeKiller:
         are many processes takes longer than a deadline should overshoot, but one that is known only by
         its parent has to be known before that is gone.
         """
-        leader = processes.read_process(stop.pid)
+        try:
+            leader = processes.read_process(stop.pid)
+        except NotKnown:
+            return True  # the first look will find it
         if leader is None or leader.start != stop.start or leader.dead:
             return False
         stop.reached = False
@@ -331,8 +423,11 @@ class TreeKiller:
         for number, stop in enumerate(due):
             if not number % _PORTION:
                 pause()
-            if self._advance(stop, view):
-                finished.append(stop)
+            try:
+                if self._advance(stop, view):
+                    finished.append(stop)
+            except NotKnown:
+                _put_off(stop)
         if finished:
             over = set(finished)
             self.stops = [stop for stop in self.stops if stop not in over]
@@ -344,10 +439,11 @@ class TreeKiller:
             if not processes.is_alive(stop.pid, stop.start):
                 stop.natural = True
                 return True
-            stop.signalled_ns = processes.boottime_ns()
-            stop.on_signal(stop.signalled_ns)
+            now = processes.boottime_ns()
+            stop.on_signal(now)
+            stop.signalled_ns = now
         members = view.members(stop)
-        if not members:
+        if not members and self._table.unseen is None:
             stop.natural = not stop.reached
             return True
         now = processes.boottime_ns()
@@ -356,15 +452,12 @@ class TreeKiller:
             self._terminate(stop, members)
         else:
             _kill(stop, members)
-            if stop.denied.issuperset(process.pid for process in members):
+            if members and self._table.unseen is None and stop.denied.issuperset(each.pid for each in members):
                 stop.survivors = sorted(process.pid for process in members)
                 stop.refused = any((process.pid, process.start) == (stop.pid, stop.start) for process in members)
                 stop.natural = not stop.refused and not stop.reached
                 return True
-        now = processes.boottime_ns()
-        longest = _LONGEST_DELAY_NS if now < kill_ns + _STUCK_NS else _STUCK_DELAY_NS
-        stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), longest)
-        stop.next_ns = now + stop.delay_ns
+        now = _put_off(stop, _LONGEST_DELAY_NS if now < kill_ns + _STUCK_NS else _STUCK_DELAY_NS)
         if now < kill_ns < stop.next_ns:
             stop.next_ns, stop.delay_ns = kill_ns, 0
         return False
@@ -386,8 +479,18 @@ class TreeKiller:
                     stop.reached = True
                     if process.state in _STOPPED:
                         processes.send_signal(*key, signal.SIGCONT)
+            except NotKnown:
+                stop.termed.discard(key)
             except PermissionError:
                 stop.denied.add(process.pid)
+
+
+def _put_off(stop: Stop, longest: int = _LONGEST_DELAY_NS) -> int:
+    """Have a stop go on a little later than the last time; return the time."""
+    now = processes.boottime_ns()
+    stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), longest)
+    stop.next_ns = now + stop.delay_ns
+    return now
 
 
 def _kill(stop: Stop, members: Iterable[processes.Process]) -> None:
@@ -406,18 +509,25 @@ def _kill(stop: Stop, members: Iterable[processes.Process]) -> None:
             elif processes.send_signal(process.pid, process.start, signal.SIGKILL):
                 stop.reached = True
             stop.denied.discard(process.pid)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, NotKnown):
+            pass  # the next look tells
         except PermissionError:
             stop.denied.add(process.pid)
 
 
 def members_of(stop: Stop) -> list[processes.Process]:
-    """Return every live process of a tree, from a look of its own."""
+    """Return every live process of a tree, from a look of its own.
+
+    Raises:
+        NotKnown: not all processes can be looked at now.
+    """
     looks = ProcessTable()
     table = looks.look()
     marks = looks.marks(table)
-    return _View(table, marks, looks.tags(table, marks, {stop.mark}), looks.is_keeper).members(stop)
+    members = _View(table, marks, looks.tags(table, marks, {stop.mark}), looks.is_keeper).members(stop)
+    if looks.unseen is not None:
+        raise looks.unseen
+    return members
 
 
 class _View:

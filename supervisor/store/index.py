@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from supervisor import log
 from supervisor.engines import Launched, records
+from supervisor.engines.looking import NotKnown
 from supervisor.errors import StateCorrupt
 from supervisor.store.connection import MIGRATIONS, Connection, Damaged
-from supervisor.store.layout import Layout
+from supervisor.store.layout import Layout, state_error
 from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
 
 __all__ = ["Index"]
@@ -92,12 +93,22 @@ class Index(Connection):
                 self.settle(row.with_outcome(outcome))
 
     def _may_have_run(self, row: Row) -> tuple[bool, int]:
-        claim = records.read_claim(self.layout.job(row.workspace_key, row.job_id))
+        try:
+            claim = records.read_claim(self.layout.job(row.workspace_key, row.job_id))
+        except NotKnown as error:
+            raise state_error(error, "cannot read a claim") from error
         return claim not in {None, records.NOBODY}, row.created_ns
 
     def read_job(self, workspace: str, job_id: str) -> Row | None:
-        """Return a fresh row for what ``job.json`` says, ``None`` when it says nothing sensible."""
-        record = records.read(self.layout.job(workspace, job_id), records.JOB)
+        """Return a fresh row for what ``job.json`` says, ``None`` when it says nothing sensible.
+
+        Raises:
+            StateBusy: it cannot be read now.
+        """
+        try:
+            record = records.read(self.layout.job(workspace, job_id), records.JOB)
+        except NotKnown as error:
+            raise state_error(error, "cannot read a record") from error
         if not record or record.get("job_id") != job_id:
             return None
         from supervisor.store.rows import dump

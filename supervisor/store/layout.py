@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from supervisor.engines import kin, processes, records
+from supervisor.engines.looking import NotKnown, find, is_there, not_known
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, has_settled, network_of
 from supervisor.store.clock import Clock
@@ -90,14 +91,18 @@ def workspace_key(real_path: str) -> str:
 
 
 def state_error(error: OSError, what: str) -> SupervisorError:
-    """Return the error of ours that says what the operating system refused, and what to do."""
+    """Return the error of ours that says what the operating system refused, and what to do.
+
+    What could not be seen is not known now, whatever the operating system says of it: that can be tried again.
+    """
     where = f" ({error.filename})" if error.filename else ""
     message = f"{what}: {error.strerror or error}{where}"
-    if error.errno in _NO_ROOM:
+    known = not isinstance(error, NotKnown)
+    if known and error.errno in _NO_ROOM:
         return StateFull(message)
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+    if known and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return PermissionDenied(message)
-    if error.errno in _FOR_GOOD:
+    if known and error.errno in _FOR_GOOD:
         return SupervisorError(message)
     descriptors = error.errno in {errno.EMFILE, errno.ENFILE}
     more = "raise the limit of open files (`ulimit -n`)" if descriptors else "run `supervisor doctor`"
@@ -123,36 +128,31 @@ def _remove_job(path: str) -> None:
     remove_tree(path)
 
 
-_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
-"""What says that something is not there. Any other error says nothing about it, and is raised."""
-
-
 def _look(path: str) -> os.stat_result | None:
     """Return what a name is, ``None`` where there is none.
 
     Raises:
-        SupervisorError: that cannot be seen now.
+        StateBusy: that cannot be seen now.
     """
     try:
-        return os.lstat(path)
-    except _ABSENT:
-        return None
-    except OSError as error:
+        return find(path)
+    except NotKnown as error:
         raise state_error(error, "cannot look into the state root") from error
 
 
 def _names(path: str) -> list[str]:
+    """Return what is in a directory; nothing when it is not there."""
     try:
         return os.listdir(path)
-    except _ABSENT:
+    except FileNotFoundError:
         return []
     except OSError as error:
-        raise state_error(error, "cannot look into the state root") from error
+        raise state_error(not_known(error, path), "cannot look into the state root") from error
 
 
 def _if_ours(directory: str) -> os.stat_result | None:
     found = _look(directory)
-    return found if found and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
+    return found if found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
 def unsafe_place(root: str) -> StateUnsafe | None:
@@ -207,8 +207,9 @@ class Layout:
                     found = self._make_root(given)
             if found is not None:
                 self._check(given, found)
+            self._identity = None if found is None else (found.st_dev, found.st_ino)
             for name in (_OWNERS, _TRASH):
-                if not self._is_directory(name) and (create or os.path.lexists(f"{self.root}/{name}")):
+                if not self._is_directory(name) and (create or is_there(f"{self.root}/{name}")):
                     self._make(f"{self.root}/{name}")
             self.clock = Clock(self.root)
         except OSError as error:
@@ -308,17 +309,43 @@ class Layout:
         _remove_job(self.job(workspace, job_id))
 
     def is_sound(self, workspace: str, job_id: str) -> bool:
-        """Whether the job directory is there, as a directory of ours and not through a symlink."""
+        """Whether the job directory is there, as a directory of ours and not through a symlink.
+
+        Raises:
+            StateBusy: that cannot be seen now.
+        """
         return self.look_at(workspace, job_id) is not None
 
     def look_at(self, workspace: str, job_id: str) -> os.stat_result | None:
-        """Return the job directory as it is now if it is sound, else ``None``."""
-        return _if_ours(self.job(workspace, job_id)) if self._is_directory(workspace) else None
+        """Return the job directory as it is now if it is sound, else ``None``.
+
+        Raises:
+            StateBusy: that cannot be seen now.
+            StateUnsafe: it is not there, and neither is the state root.
+        """
+        found = _if_ours(self.job(workspace, job_id)) if self._is_directory(workspace) else None
+        if found is None:
+            self.check_in_place()
+        return found
+
+    def check_in_place(self) -> None:
+        """Make sure that what is missing is missing from this state root: it may have been moved away as a whole.
+
+        Raises:
+            StateUnsafe: it is not where it was when it was opened.
+        """
+        found = _look(self.root) if self._identity is not None else None
+        if self._identity is not None and (found is None or (found.st_dev, found.st_ino) != self._identity):
+            message = f"the state root {self.root} was moved or replaced while it was open"
+            raise StateUnsafe(message, repair="Open it anew where it is now (SUPERVISOR_STATE_DIR), or move it back.")
 
     def soundness(self) -> Callable[[str, str], bool]:
         """Return what answers as ``is_sound`` does for many jobs at one moment: it looks at each workspace once.
 
         Of a workspace in which no name has come or gone, what was sound still is.
+
+        Raises:
+            StateBusy: as ``is_sound``.
         """
         above: dict[str, set[str] | None] = {}
 
@@ -359,8 +386,9 @@ class Layout:
     def find(self, job_id: str) -> str | None:
         """Return the workspace key under which a job directory stands, if there is one."""
         for workspace in self.workspaces():
-            if self.is_sound(workspace, job_id):
+            if _if_ours(self.job(workspace, job_id)) is not None and self._is_directory(workspace):
                 return workspace
+        self.check_in_place()
         return None
 
     def workspaces(self) -> list[str]:
@@ -370,6 +398,8 @@ class Layout:
     def jobs(self) -> Iterator[tuple[str, str]]:
         """Yield (workspace key, job id) of every job directory."""
         for workspace in self.workspaces():
+            if not self._is_directory(workspace):
+                continue
             for name in _names(f"{self.root}/{workspace}"):
                 if is_job_id(name) and self.is_sound(workspace, name):
                     yield workspace, name
@@ -403,10 +433,7 @@ class Layout:
 
     def discarded(self) -> list[str]:
         """Return what is in the trash: names that begin with the id of a job and a dot."""
-        try:
-            return os.listdir(f"{self.root}/{_TRASH}")
-        except OSError:
-            return []
+        return _names(f"{self.root}/{_TRASH}")
 
     def free_trash(self) -> None:
         """Delete what discarded jobs have written, and nothing else: on a full disk it makes room for all the rest."""
@@ -456,9 +483,9 @@ class Layout:
     def register_owner(self) -> str:
         """Announce a supervisor and return its name, which jobs carry as their ``owner``."""
         self.clock.mark()
-        pid, start = processes.own_identity()
-        name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
         try:
+            pid, start = processes.own_identity()
+            name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(f"{self.root}/{_OWNERS}/{name}", flags, 0o600)
             os.fchmod(descriptor, 0o600)
@@ -475,13 +502,22 @@ class Layout:
             os.unlink(f"{self.root}/{_OWNERS}/{name}")
 
     def owner_lives(self, name: str) -> bool:
-        """Whether the supervisor of that name may still launch what it has taken on."""
+        """Whether the supervisor of that name may still launch what it has taken on.
+
+        Raises:
+            StateBusy: that cannot be seen now.
+        """
         words = name.split(".")
         if len(words) != 5 or not (words[0].isdigit() and words[1].isdigit()):
             return False
-        if not processes.boot_id().startswith(words[2]) or words[3] != processes.pid_namespace():
-            return False
-        return _look(f"{self.root}/{_OWNERS}/{name}") is not None and processes.is_alive(int(words[0]), int(words[1]))
+        try:
+            if words[3] != processes.pid_namespace() or processes.is_another_boot(words[2]):
+                return False
+            if not is_there(f"{self.root}/{_OWNERS}/{name}"):
+                return False
+            return processes.is_alive(int(words[0]), int(words[1]))
+        except NotKnown as error:
+            raise state_error(error, "cannot tell whether a supervisor is still there") from error
 
     def owner_may_live(self, name: str) -> bool:
         """Whether the supervisor of that name lives, or announced itself where this process cannot see it."""
@@ -505,4 +541,7 @@ class Layout:
 
 def _is_in_another_container(owner: str) -> bool:
     words = owner.split(".")
-    return len(words) == 5 and words[2] == processes.boot_id()[:12] and words[3] != processes.pid_namespace()
+    try:
+        return len(words) == 5 and words[3] != processes.pid_namespace() and not processes.is_another_boot(words[2])
+    except NotKnown as error:
+        raise state_error(error, "cannot tell whether a supervisor is still there") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
+import stat
 import time
 from collections.abc import Mapping
 from types import NoneType
@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 
 from supervisor.engines import Launched, records
+from supervisor.engines.looking import NotKnown, find
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
 
@@ -326,10 +327,19 @@ def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours
 
 
 def size_of(directory: str, name: str) -> int:
-    """Return the size of a job's file in bytes; 0 when it is not there."""
+    """Return the size of a job's file in bytes; 0 when there is none.
+
+    Raises:
+        NotKnown: it cannot be seen now.
+    """
+    found = find(f"{directory}/{name}")
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
+
+
+def _size_so_far(directory: str, name: str) -> int:
     try:
-        return os.stat(f"{directory}/{name}").st_size
-    except OSError:
+        return size_of(directory, name)
+    except NotKnown:  # the next look tells; nothing rests on it
         return 0
 
 
@@ -367,8 +377,8 @@ def job_of(
             stop_requested=stop_requested,
             progress=progress,
             queue_reason=queue_reason if row.state == State.QUEUED.value else None,
-            stdout_bytes=size_of(directory, records.STDOUT),
-            stderr_bytes=size_of(directory, records.STDERR),
+            stdout_bytes=_size_so_far(directory, records.STDOUT),
+            stderr_bytes=_size_so_far(directory, records.STDERR),
         )
     warnings = _warnings(ended, directory) if ended.get("may_grow") or ended.get("truncated") else ()
     job = Job(**lasting, detail=ended["detail"] or damage, warnings=warnings)
