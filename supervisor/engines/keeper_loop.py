@@ -132,11 +132,10 @@ class Keeper(keeper_turns.Turns):
         try:
             for stop in self.killer.tick(self._attend):
                 self._attempt(self._stopped, stop)
-        except (OSError, MemoryError):  # no look can be had: what needs none is not to wait for it
-            for stop in self.killer.stops:
-                self._attempt(self._stop_blindly, stop)
-            raise
         finally:
+            if self.killer.unseen is not None:  # not all can be seen: what needs no look is not to wait for one
+                for stop in self.killer.stops:
+                    self._attempt(self._stop_blindly, stop)
             if scarce:
                 self.reserve.refill()
 

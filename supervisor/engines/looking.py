@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "NotKnown",
     "find",
     "identity_of",
+    "is_absent",
     "is_there",
     "not_known",
 ]
@@ -55,6 +57,22 @@ def not_known(error: Exception, path: str) -> NotKnown:
     return NotKnown(number, os.strerror(number), path)
 
 
+def is_absent(error: OSError, path: str) -> bool:
+    """Whether an error that was met at ``path`` says that there is nothing.
+
+    It does as well where what should be a directory is found to be something else.
+    """
+    if isinstance(error, ABSENT):
+        return True
+    while isinstance(error, NotADirectoryError) and len(path) > 1:
+        path = os.path.dirname(path)
+        try:
+            return not stat.S_ISDIR(os.stat(path).st_mode)
+        except OSError as another:
+            error = another
+    return False
+
+
 def find(path: str) -> os.stat_result | None:
     """Return what ``path`` itself is, links not followed; ``None`` when there is nothing.
 
@@ -63,9 +81,9 @@ def find(path: str) -> os.stat_result | None:
     """
     try:
         return os.lstat(path)
-    except ABSENT:
-        return None
     except OSError as error:
+        if is_absent(error, path):
+            return None
         raise not_known(error, path) from error
 
 

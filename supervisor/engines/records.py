@@ -21,10 +21,10 @@ from errno import EDQUOT, EINVAL, EISDIR, ELOOP, ENOSPC, ENXIO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or __package__:
-    from supervisor.engines.looking import ABSENT, find, not_known
+    from supervisor.engines.looking import find, is_absent, not_known
     from supervisor.engines.plain_json import loads, quote
 else:  # run by keeper.py, outside the package
-    from looking import ABSENT, find, not_known
+    from looking import find, is_absent, not_known
     from plain_json import loads, quote
 if TYPE_CHECKING:
     from typing import Any, Final
@@ -253,9 +253,9 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
     path = f"{directory}/{name}"
     try:
         content = _slurp(path, _LONGEST_JOB if name == JOB else _LONGEST)
-    except ABSENT:
-        return None
     except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and is_absent(error, path):
+            return None
         raise not_known(error, path) from error
     if content is None:
         return {}
@@ -263,8 +263,6 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
         if not content:
             return None  # its keeper is about to write it, or was killed before it could
         content = content.partition(b"\n")[0]
-    from json import loads  # 10 ms, which a keeper need not pay for what is not there
-
     whole, _, _ = content.rpartition(b"\n")
     record: Any
     try:
@@ -376,9 +374,9 @@ def read_claim(directory: str) -> str | None:
     path = f"{directory}/{CLAIM}"
     try:
         return os.readlink(path)
-    except ABSENT:
-        return None
     except OSError as error:
+        if is_absent(error, path):
+            return None
         found = find(path) if error.errno == EINVAL else None
         if found is not None and not stat.S_ISLNK(found.st_mode):
             return ""

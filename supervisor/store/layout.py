@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from supervisor.engines import kin, processes, records
-from supervisor.engines.looking import NotKnown, find, is_there, not_known
+from supervisor.engines.looking import NotKnown, find, is_absent, is_there, not_known
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
 from supervisor.mounts import NETWORK, has_settled, network_of
 from supervisor.store.clock import Clock
@@ -144,9 +144,9 @@ def _names(path: str) -> list[str]:
     """Return what is in a directory; nothing when it is not there."""
     try:
         return os.listdir(path)
-    except FileNotFoundError:
-        return []
     except OSError as error:
+        if is_absent(error, path):
+            return []
         raise state_error(not_known(error, path), "cannot look into the state root") from error
 
 

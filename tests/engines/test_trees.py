@@ -26,13 +26,13 @@ def test_the_mark_is_read_from_the_environment() -> None:
         assert process.pid in look
         assert table.marks(look)[process.pid] == mark.encode()
         process.kill()
-    assert trees._mark_of(process.pid) == b""
+    assert trees.mark_of(process.pid) == b""
 
 
 def _marks_in_time(pid: int) -> bytes:
     """Return the mark once the child has come from its fork to its exec, of which nobody is told."""
     give_up = time.monotonic() + 5
-    while not (mark := trees._mark_of(pid)) and time.monotonic() < give_up:
+    while not (mark := trees.mark_of(pid)) and time.monotonic() < give_up:
         select.select([], [], [], 0.001)
     return mark
 
