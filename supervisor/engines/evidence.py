@@ -157,9 +157,7 @@ def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
 
 def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
     """Whether this process lives and is a keeper that claims jobs by that boot."""
-    return processes.is_alive(pid, start) and trees.is_keeper(
-        pid, records.keeper_claim(pid, start, boot, namespace)
-    )
+    return processes.is_alive(pid, start) and trees.is_keeper(pid, records.keeper_claim(pid, start, boot, namespace))
 
 
 def _is_proved_leader(directory: str, pid: int) -> bool:
