@@ -5,117 +5,25 @@ Used for details, errors, log lines and normalised answers; never for the owner'
 that are secrets by construction, credentials in URLs and headers, and values assigned to
 names that say so. Ordinary prose passes unchanged.
 
-Theory of operation. The text can be megabytes long and hostile, so no regular expression
-ever searches it. Candidates are found by ``str.find`` on a few literals, and by looking for
-runs of 16 token characters in a copy that has been folded to two symbols; a pattern is then
-*matched* where a candidate stands. Every pattern either consumes what it looks at, stops at
-the end of a run that no other candidate shares, or has an upper bound, so the whole is linear.
+Time is linear in the length of the text, whatever stands in it: ``secret_tokens`` says how. Each of
+the two kinds of finding, secrets that show by themselves and values of names that say so, has a module.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import attrs
 
+from supervisor.interpret import secret_names, secret_tokens
 from supervisor.interpret.json_lines import is_list, is_object
+from supervisor.interpret.secret_names import MASK
 
 __all__ = ["MASK", "MAX_DEPTH", "clean", "encodable", "excerpt", "redact", "redact_value", "tail"]
 
-MASK: Final = "[redacted]"
 MAX_DEPTH: Final = 64
 """How many levels of a JSON value are kept; what lies deeper is replaced by a note."""
-
-_Span = tuple[int, int]
-
-# -- tokens that are secrets by construction ----------------------------------------------
-
-_RUN: Final = b"a" * 16
-_FOLD: Final = bytes(97 if chr(i).isascii() and (chr(i).isalnum() or chr(i) in "_-") else 32 for i in range(256))
-_TOKEN: Final = re.compile(
-    r"""
-      (?:sk|rk|pk)-(?=[a-z_-]{0,60}[0-9A-Z])[A-Za-z0-9_-]{16,}        # Anthropic, OpenAI and many others
-    | (?:sk|rk|pk|whsec)_(?:live_|test_)?[A-Za-z0-9]{16,}             # Stripe
-    | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_[A-Za-z0-9_]{20,}
-    | gl(?:pat|ptt|rt|dt|soat|cbt)-[A-Za-z0-9_-]{16,}
-    | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{12,}
-    | (?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])
-    | AIza[A-Za-z0-9_-]{30,} | GOCSPX-[A-Za-z0-9_-]{20,}
-    | (?:npm|hf|dop_v1|doo_v1|dor_v1|dckr_pat|dckr_oat|ntn|gsk|lin_api|shpat|shpss|shppa|figd|r8)_[A-Za-z0-9_-]{20,}
-    | (?:pypi|xai|pplx|tvly)-[A-Za-z0-9_-]{20,}
-    | dapi[0-9a-f]{32}
-    | AGE-SECRET-KEY-1[A-Z0-9]{20,}
-    | eyJ[A-Za-z0-9_-]{8,1024}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?  # JSON web token
-    """,
-    re.VERBOSE,
-)
-# A token after a separator in the same run, as in TOKEN_ghp_... The set in front makes the search quick.
-_INSIDE: Final = re.compile(r"[_-](?=sk-|sk_|rk|pk|gh|github|gl|xo|xapp|A|G|npm|hf|do|dckr|eyJ|pypi|xai|wh|gsk)")
-# Tokens whose prefix ends in a dot or a colon: the run of 16 is what comes after it.
-_DOTTED: Final = re.compile(r"(?:ya29|hv[sbr]|SG)\.\Z|(?<![0-9])[0-9]{8,10}:\Z")
-_DOTTED_REST: Final = re.compile(r"[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]+)*")
-
-_KEY_BLOCK: Final = re.compile(
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----[^\x00]*?(?:-----END [A-Z0-9 ]{0,40}-----|(?=\x00)|\Z)",
-)
-
-# -- credentials in URLs and headers ------------------------------------------------------
-
-# A password may hold an @ itself: up to the last one before the path.
-_URL: Final = re.compile(r"""://[^\s/:@"'<>\x00]{0,256}:(?P<secret>[^\s/"'<>\x00]+)@""")
-_BEARER: Final = re.compile(
-    r"bearer\s{1,4}(?P<secret>(?=[A-Za-z._~+/=-]{0,60}[0-9]|\S{20})[A-Za-z0-9._~+/=-]{8,})", re.IGNORECASE
-)
-_QUOTE: Final = r"""\\{0,7}["'`]?"""
-_SEPARATOR: Final = _QUOTE + r"""\]?\s{0,8}(?::=|=>|[:=])\s{0,8}"""
-_AUTHORIZATION: Final = re.compile(
-    r"authorization"
-    + _SEPARATOR
-    + _QUOTE
-    + r"""(?:(?:bearer|basic|token|digest|negotiate|apikey|aws4-hmac-sha256|hmac)\s{1,4}
-      (?P<secret>[^\r\n"'`\\\x00]{4,}) | (?P<bare>(?=[^\s"'`]{0,60}[0-9])[^\s"'`\\\x00]{8,}))""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_COOKIE: Final = re.compile(
-    r"cookie" + _SEPARATOR + _QUOTE + r"(?P<secret>(?=[^\s=;]{1,64}=)[^\r\n\"'`\\\x00]{4,})",
-    re.IGNORECASE,
-)
-
-# -- values assigned to names that say so -------------------------------------------------
-
-_VALUE: Final = r"""
-    (?P<quote>["'`])(?P<quoted>(?:\\.|(?!(?P=quote))[^\\\r\n\x00]){1,4096})(?P=quote)
-  | (?P<escaped>\\{1,7}["'`])(?P<inner>[^\r\n\x00]{1,4096}?)(?P=escaped)
-  | (?P<bare>(?:[^\s"'`,;&<>\\\x00]|[,;&](?!\s|\Z|[\w.-]{1,40}=)|\\(?![nrt"'`])){4,})
-"""
-_ASSIGNED: Final = re.compile(rf"[\w.-]{{0,40}}(?P<separator>{_SEPARATOR})(?:{_VALUE})", re.VERBOSE)
-_FLAGGED: Final = re.compile(rf"[\w-]{{0,40}}(?P<separator>\s{{1,4}})(?!-)(?:{_VALUE})", re.VERBOSE)
-_FLAG: Final = re.compile(r"(?<![\w-])--[\w-]{0,24}\Z")
-_STRONG: Final = ("passw", "passphrase", "passcode", "secret", "pwd")
-_WEAK: Final = ("token", "key", "credential", "signature", "_auth")
-# "key" alone is a word like any other; these make it a secret. "pwd" alone is a directory.
-_KEY_BEFORE: Final = re.compile(
-    r"(?:api|private|access|account|signing|encryption|master|auth|license|service)[_ -]?\Z"
-)
-_PWD_BEFORE: Final = re.compile(r"[a-z0-9][_-]\Z|[;?&]\Z")
-_HARMLESS: Final = re.compile(
-    r"""(?i:str|string|bytes|text|int|integer|number|bool|boolean|none|null|nil|true|false|any|object|required|optional|
-        undefined|unknown|missing|redacted|secretstr)[\])}.:?|]*
-      | \$\{[^}]*\}.* | \$[A-Z_][A-Z0-9_]* | \$\( .* | %\w+%? | \{\{?.*
-      | \*{3,} | \.{3,} | \[redacted\].* | x{4,}
-      | [A-Za-z_][\w.]*[(\[].*
-      | (?:os\.environ|process\.env|env)\b.*
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_COUNT: Final = re.compile(r"[~<>]?[0-9][0-9,._/]*[kKmM%]?[).]*")
-_WORD: Final = re.compile(r"[A-Za-z]{1,19}[.!?):]*|[A-Za-z]{1,19}[-/'][A-Za-z'-]{1,19}[.!?):]*")
-_SECRET_NAME: Final = re.compile(
-    r"passw|passphrase|passcode|secret|credential|(?:^|[_-])pwd|token$|_token|authorization|^cookie$|set-cookie|"
-    r"(?:api|private|access|account|signing|encryption|master|auth|service)[_ -]?key",
-)
 
 # -- control characters -------------------------------------------------------------------
 
@@ -128,12 +36,17 @@ _ESCAPE: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[@-Z\\-_])",
 )
 
+_ESCAPED: Final = re.compile(r"""(?<!\\)\\++(["'nrt/])""")
 _TAIL_CHARACTERS: Final = 400
 
 
 def redact(text: str) -> str:
     """Return ``text`` with secrets replaced by ``[redacted]``, in time linear in its length."""
-    spans = sorted((*_token_spans(text), *_named_spans(text)))
+    spans = _spans(text)
+    if "\\" in text:  # what is quoted within JSON: the same text, as long, without the escapes
+        plain = _ESCAPED.sub(_without_escape, text)
+        spans += _spans(plain) if plain != text else []
+    spans.sort()
     if not spans:
         return text
     pieces: list[str] = []
@@ -146,96 +59,18 @@ def redact(text: str) -> str:
     return "".join(pieces)
 
 
-def _find_all(text: str, literal: str) -> Iterator[int]:
-    at = text.find(literal)
-    while at >= 0:
-        yield at
-        at = text.find(literal, at + len(literal))
-
-
-def _token_spans(text: str) -> Iterator[_Span]:
-    # One byte a character, so that positions agree; anything beyond Latin-1 becomes "?", which ends a run.
-    folded = text.encode("latin-1", "replace").translate(_FOLD)
-    at = folded.find(_RUN)
-    while at >= 0:
-        end = folded.find(b" ", at)
-        end = len(folded) if end < 0 else end
-        at = yield from _spans_of_run(text, at, end)
-        at = folded.find(_RUN, at)
-    if "PRIVATE KEY" in text:
-        done = 0
-        for at in _find_all(text, "-----BEGIN "):
-            if at >= done and (match := _KEY_BLOCK.match(text, at)):
-                yield match.span()
-                done = match.end()
-
-
-def _spans_of_run(text: str, start: int, end: int) -> Generator[_Span, None, int]:
-    """Yield the tokens in one run of token characters, and return where to go on."""
-    dotted = _DOTTED.search(text, max(0, start - 12), start)
-    if dotted and (match := _DOTTED_REST.match(text, start)):
-        yield dotted.start(), match.end()
-        return max(end, match.end())
-    # In text that is itself quoted JSON the letter of an escape (\n) sticks to the token.
-    starts = (start, start + 1) if start and text[start - 1] == "\\" else (start,)
-    for at in starts:
-        if match := _TOKEN.match(text, at):
-            yield match.span()
-            return max(end, match.end())
-    at = start
-    if text.find("_", at, end) < 0 and text.find("-", at, end) < 0:
-        return end
-    while inside := _INSIDE.search(text, at, end):
-        at = inside.end()
-        if match := _TOKEN.match(text, at):
-            yield match.span()
-            at = match.end()
-    return max(end, at)
-
-
-def _named_spans(text: str) -> Iterator[_Span]:
+def _spans(text: str) -> list[secret_tokens.Span]:
     low = text.lower()
     if len(low) != len(text):  # one letter of Unicode (U+0130) grows; positions have to agree
         low = "".join(letter if len(letter) == 1 else "?" for letter in map(str.lower, text))
-    for at in _find_all(text, "://"):
-        if match := _URL.match(text, at):
-            yield match.span("secret")
-    for literal, pattern in (("bearer", _BEARER), ("authorization", _AUTHORIZATION), ("cookie", _COOKIE)):
-        done = 0
-        for at in _find_all(low, literal):
-            if at >= done and (match := pattern.match(text, at)):
-                group = "secret" if match["secret"] is not None else "bare"
-                yield match.span(group)
-                done = match.end()
-    for word in (*_STRONG, *_WEAK):
-        done = 0
-        for at in _find_all(low, word):
-            if at >= done and (span := _assigned_span(text, low, at, word)):
-                yield span
-                done = span[1]
+    return [*secret_tokens.spans(text, low), *secret_names.spans(text, low)]
 
 
-def _assigned_span(text: str, low: str, at: int, word: str) -> _Span | None:
-    """Return where the value is that is assigned to the name with ``word`` in it at ``at``, if one is."""
-    before = {"key": _KEY_BEFORE, "pwd": _PWD_BEFORE}.get(word)
-    if before is not None and not before.search(low, max(0, at - 12), at):
-        return None
-    after = at + len(word)
-    match = _ASSIGNED.match(text, after)
-    if match is None:
-        # `--token VALUE`; a look behind is only worth it where a blank follows the name.
-        match = _FLAGGED.match(text, after)
-        if match is None or text.find("--", max(0, at - 28), at) < 0 or not _FLAG.search(text, max(0, at - 28), at):
-            return None
-    elif (bare := match["bare"]) is not None:
-        if _HARMLESS.fullmatch(bare):
-            return None
-        if word in _WEAK and (_COUNT.fullmatch(bare) or (match["separator"][-1].isspace() and _WORD.fullmatch(bare))):
-            return None  # "tokens: 1,234", "the token: when it expires"
-    for group in ("bare", "quoted", "inner"):
-        if match[group] is not None:
-            return None if MASK in match[group] else match.span(group)
-    return None  # pragma: no cover - one of the three always takes part
+def _without_escape(escape: re.Match[str]) -> str:
+    blanks = " " * (len(escape[0]) - 1)
+    if escape[1] in "nrt":  # behind it something begins, as a line does
+        return blanks + {"n": "\n", "r": "\r", "t": "\t"}[escape[1]]
+    return escape[1] + blanks
 
 
 def redact_value(value: Any, *, depth: int = MAX_DEPTH) -> Any:
@@ -306,7 +141,7 @@ def _take_strings(value: Any, strings: list[str], depth: int) -> Any:
     if is_object(value):
         members: list[tuple[_Slot, Any]] = []
         for key, inner in value.items():
-            named = isinstance(inner, str) and inner and _SECRET_NAME.search(key.lower())
+            named = isinstance(inner, str) and inner and secret_names.names_a_secret(key)
             members.append((_slot(key, strings), MASK if named else _take_strings(inner, strings, depth - 1)))
         return _Object(members)
     if is_list(value):

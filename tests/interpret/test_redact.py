@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.interpret.redact import MASK, clean, excerpt, redact, redact_value, tail
+from tests.interpret.secret_table import HARMLESS
+from tests.interpret.secret_table import SECRETS as SECRET_TABLE
 
 R = "aB3dE6gH9jK2mN5pQ8sT1vW4xY7z"
 SECRETS = [
@@ -147,6 +150,35 @@ PIECES = [
 ]
 
 
+PIECES += [
+    *(
+        "token=a(",
+        "password=a(",
+        "secret=self.",
+        "api_key: x[",
+        "secret: [",
+        'secret=("',
+        "token: '",
+        "token=`",
+        "pass:",
+    ),
+    *("mysql -p", "curl -u a:", "sshpass ", " login -p ", "http -a ", "zip -P", "htpasswd -b a ", "basic YTpi ", "$6$"),
+    *("auth='a','b'", '"auth":"YTpi"', "cookie a=", "secret,", "a,secret\n", "password|", "@tcp(", "a:5432:", "://a@"),
+    *(
+        "hooks.slack.com/services/",
+        "Q~",
+        "<password>",
+        "<password ",
+        "password: |\n ",
+        "key=",
+        "&key=",
+        "sig=",
+        "eyJa.",
+    ),
+    *("ENV token ", "login a password ", "password is ", "password for a: ", "password.py:", "::a[token=", "token::"),
+]
+
+
 @pytest.mark.parametrize("piece", PIECES, ids=repr)
 def test_time_is_linear_in_hostile_input(piece: str) -> None:
     def took(size: int) -> float:
@@ -158,6 +190,48 @@ def test_time_is_linear_in_hostile_input(piece: str) -> None:
 
     small, large = took(1 << 15), took(1 << 19)
     assert large < max(1.0, 64 * small)  # 16 times as much; quadratic would be 256
+
+
+FRAGMENTS = [*PIECES, *(word for text in ("a=b:c(d[e{f", "\"'`\\ ,;|<>\n") for word in text), "x" * 40, "Aa1" * 20]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_time_is_linear_in_any_mixture(fragments: list[str]) -> None:
+    """A unit repeated to 128 KiB: what is quadratic takes minutes, and this is a bound for a busy machine."""
+    unit = "".join(fragments)
+    text = unit * (1 + (1 << 17) // len(unit))
+    begin = time.process_time()
+    redact(text)
+    assert time.process_time() - begin < 10
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_strings_that_are_redacted_together_stay_apart(text: str) -> None:
+    assert redact(text).count("\0") == text.count("\0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "secret"), SECRET_TABLE, ids=[f"{n} {row[0]}" for n, row in enumerate(SECRET_TABLE)]
+)
+def test_a_realistic_secret_is_masked(kind: str, text: str, secret: str) -> None:
+    assert secret in text, kind
+    assert secret not in redact(text)
+    # Inside a JSON document, and next to other text.
+    assert secret not in redact(json.dumps({"text": text}))
+    assert secret not in redact(f"see: {text}") or "\n" in text
+    assert secret not in json.dumps(redact_value({"x": [text]}))
+
+
+def test_harmless_text_passes() -> None:
+    masked = [text for text in HARMLESS if redact(text) != text]
+    assert len(masked) <= len(HARMLESS) // 50, masked  # it is a heuristic
+
+
+def test_the_rates_of_the_table() -> None:
+    missed = [kind for kind, text, secret in SECRET_TABLE if secret in redact(text)]
+    assert (missed, len(SECRET_TABLE) > 200, len(HARMLESS) > 250) == ([], True, True)
 
 
 def test_values_are_redacted_throughout() -> None:
