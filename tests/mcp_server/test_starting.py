@@ -113,7 +113,7 @@ async def test_without_roots_it_is_the_servers_directory_with_a_warning(servers:
         assert job["warnings"] == [
             f"workspace was not given: the server's own directory was taken, {tmp_path / 'workspace'}"
         ]
-        assert "warnings" not in await call("count", upto=2, workspace=".")
+        assert not (await call("count", upto=2, workspace="."))["warnings"]
         waited = await call("count", upto=2, wait_seconds=5)
         assert len(waited["warnings"]) == 1
 
@@ -126,7 +126,7 @@ async def test_roots_come_before_that(servers: Any, tmp_path: Path, era: str) ->
     async with servers(era=era, list_roots_callback=roots(str(project).replace(" ", "%20"))) as call:
         job = await call("count", upto=2)
         assert job["workspace"] == str(project)
-        assert "warnings" not in job
+        assert not job["warnings"]
         below = project / "below"
         below.mkdir()
         assert (await call("count", upto=2, workspace=str(below)))["workspace"] == str(below)
@@ -207,14 +207,14 @@ async def test_the_owner_is_warned_of_a_directory_above_the_state_root(
     fine = tmp_path / "workspace"
     async with servers(list_roots_callback=roots(tmp_path)) as call:
         assert "contains the state root" in (await call("count", upto=1))["warnings"][0]
-        assert "warnings" not in await call("count", upto=1, workspace=str(fine))
+        assert not (await call("count", upto=1, workspace=str(fine)))["warnings"]
     monkeypatch.chdir(tmp_path)
     async with servers() as call:
         assert "contains the state root" in (await call("count", upto=1))["warnings"][1]
         for inside in ("state", "state/mcp-tokens"):
             (tmp_path / inside).mkdir(exist_ok=True)
             assert "the state root" in (await call.refused("count", upto=1, workspace=inside))["message"]
-        assert "warnings" not in await call("count", upto=1, workspace=str(fine))
+        assert not (await call("count", upto=1, workspace=str(fine)))["warnings"]
 
 
 # ---------------------------------------------------------------- job_start
