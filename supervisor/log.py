@@ -74,6 +74,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "mcp_state_unusable": _warning("The state root cannot be used; every tool says so.", "error"),
     "mcp_no_roots": _info("The host would not tell its roots.", "error"),
     "mcp_tool_failed": _warning("A defect in a tool; its call has failed.", "tool", "error"),
+    "mcp_session_ended": _info("A principal had more than `most` sessions: one was ended.", "principal", "most"),
     "mcp_token_refused": _warning("A token file is not used.", "file", "why"),
     "mcp_tokens_unreadable": _warning("The tokens cannot be read now; callers are told to try again.", "error"),
     "mcp_connection_not_accepted": _warning("A connection could not be accepted; it is tried again.", "error"),

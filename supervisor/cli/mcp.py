@@ -32,15 +32,20 @@ starts one; --print-examples shows some. Commands of the caller's own choice are
 stands for all that follow. A * never stands for an option: write out those that a caller may give, with
 a * only after '=', as in 'git log --max-count=* *'.
 
-With --http each request needs a bearer token. The first start makes one and prints the path of its file;
+With --http each request needs a bearer token. The first process that binds a port is given the tokens of
+its clients; a UNIX socket, in a directory that only you may write to, is yours alone.
+The first start makes a token and prints the path of its file;
 other files beside it are other principals, who see each other's jobs as little as strangers'.
 """
+
+
+_HTTP_HELP = "Serve Streamable HTTP at /mcp there, or on a UNIX socket, unix:PATH. Port 0 takes a free one."
 
 
 @command("mcp", short_help="Serve jobs to MCP hosts, over stdio or HTTP.", help=_HELP)
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The kinds file; or SUPERVISOR_CONFIG.")
 @click.option("--allow-command", "allow_commands", multiple=True, metavar="PATTERN", help="Let job_start start these.")
-@click.option("--http", metavar="HOST:PORT", help="Serve Streamable HTTP at /mcp there; port 0 takes a free one.")
+@click.option("--http", metavar="HOST:PORT", help=_HTTP_HELP)
 @click.option("--no-token", is_flag=True, help="Let everybody on this machine in, as you. On loopback only.")
 @click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name clients use for this machine.")
 @click.option("--print-examples", is_flag=True, help="Print a kinds file to begin with, and do nothing else.")
@@ -131,10 +136,12 @@ def _over_http(call: Invocation, options: Options, http: str, *, no_token: bool,
     tokens = None if no_token else Tokens(options.settings.state_dir)
 
     def started(bound: Address) -> None:
-        url = f"http://{bound}/mcp"
+        url = f"http://{bound.host if bound.path else bound}/mcp"
         file = None if tokens is None else str(tokens.default)
         told = f"Bearer token: in {file}" if file else "No token: every user of this machine may start and read jobs."
-        call.answer(lambda: {"ok": True, "url": url, "token_file": file}, f"Serving MCP at {url}", told)
+        where = f" on the UNIX socket {bound.path}" if bound.path else ""
+        shape = {"ok": True, "url": url, "socket": bound.path, "token_file": file}
+        call.answer(lambda: shape, f"Serving MCP at {url}{where}", told)
         sys.stdout.flush()
 
     _run(partial(serve_http, options, address, tokens=tokens, allowed_hosts=allow_hosts, started=started))

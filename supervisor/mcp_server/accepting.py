@@ -2,15 +2,20 @@
 
 Whoever reaches the port may connect before a token is asked for. So connections get at most half of what
 this process may open; registry, records, output and keepers have the rest. When they are used up, the
-oldest connection that has said nothing yet makes room for a new one. Each connection is served by Hypercorn,
-and what goes wrong with one ends that one.
+oldest connection that serves no request makes room for a new one: of the peer that has the most of them.
+A connection serves a request when all of it has been read, and its principal is known. Until then it
+has a few seconds, whatever it says or leaves unsaid. Each connection is served by Hypercorn, and what goes
+wrong with one ends that one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
 import trio
@@ -22,13 +27,17 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
 from supervisor import log
+from supervisor.mcp_server.listening import peer_may
 
-__all__ = ["serve"]
+__all__ = ["Connection", "most_connections", "serve"]
 
 _FEWEST: Final = 8
 _MOST: Final = 4096
 _FIRST_DELAY_SECONDS: Final = 0.05
 _LONGEST_DELAY_SECONDS: Final = 1.0
+_REQUEST_SECONDS: Final = 15.0
+_SEND_SECONDS: Final = 30.0
+_SENT_AT_ONCE: Final = 1 << 16
 
 
 async def serve(
@@ -45,8 +54,8 @@ async def serve(
     lifespan = Lifespan(wrapped, config, state)
     context = WorkerContext(None)
 
-    async def converse(connection: _Connection) -> None:
-        await TCPServer(wrapped, config, context, ConnectionState(state.copy()), connection)  # type: ignore[arg-type]
+    async def converse(connection: Connection) -> None:
+        await TCPServer(wrapped, config, context, ConnectionState({**state, "connection": connection}), connection)  # type: ignore[arg-type]
 
     async with trio.open_nursery() as around:
         await around.start(lifespan.handle_lifespan)
@@ -63,31 +72,71 @@ async def serve(
         around.cancel_scope.cancel()
 
 
-class _Connection:
-    """A stream, as Hypercorn uses it, that knows whether anything has come through it."""
+class Connection:
+    """A stream, as Hypercorn uses it, that knows whether it serves a request, and ends when none comes in time."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
+        """Give the peer as long as a request may take."""
         self._stream = stream
         self.socket = stream.socket
         self.scope = trio.CancelScope()
-        self.is_silent = True
+        self.scope.deadline = trio.current_time() + _REQUEST_SECONDS
+        self.peer = self._peer()
+        self._served = 0
+
+    def _peer(self) -> object:
+        name = self.socket.getpeername() if self.socket.family != socket.AF_UNIX else None
+        return name[0] if isinstance(name, tuple) else name  # pyright: ignore[reportUnknownVariableType]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it serves no request that was read whole."""
+        return not self._served
+
+    @contextlib.contextmanager
+    def request(self) -> Generator[Callable[[], None]]:
+        """Note a request from its first line to its last answer; call what is given when it has been read whole."""
+        whole = False
+
+        def is_whole() -> None:
+            nonlocal whole
+            if not whole:
+                whole = True
+                self._served += 1
+                self.scope.deadline = math.inf
+
+        try:
+            yield is_whole
+        finally:
+            if whole:
+                self._served -= 1
+                if not self._served:
+                    self.scope.deadline = trio.current_time() + _REQUEST_SECONDS
 
     async def receive_some(self, most: int | None = None) -> bytes:
-        data = await self._stream.receive_some(most)
-        self.is_silent = False
-        return bytes(data)
+        """Receive."""
+        return bytes(await self._stream.receive_some(most))
 
     async def send_all(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        """Send; a peer that takes nothing for long is taken to be gone. Hypercorn does not let this be cancelled."""
+        for begin in range(0, len(data), _SENT_AT_ONCE):
+            with trio.move_on_after(_SEND_SECONDS) as patience:
+                await self._stream.send_all(data[begin : begin + _SENT_AT_ONCE])
+            if patience.cancelled_caught:
+                message = "the peer takes nothing"
+                raise trio.BrokenResourceError(message)
 
     async def send_eof(self) -> None:
+        """Send no more."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
+        """Close the stream."""
         await self._stream.aclose()
 
 
-def _most_connections() -> int:
+def most_connections() -> int:
+    """Return how many connections are held at once, by the limit of open files as it is now."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST if soft == resource.RLIM_INFINITY else max(_FEWEST, min(_MOST, soft // 2))
 
@@ -95,10 +144,10 @@ def _most_connections() -> int:
 class _Door:
     """Lets connections in, each of which is served in a nursery."""
 
-    def __init__(self, nursery: trio.Nursery, converse: Callable[[_Connection], Awaitable[None]]) -> None:
+    def __init__(self, nursery: trio.Nursery, converse: Callable[[Connection], Awaitable[None]]) -> None:
         self._nursery = nursery
         self._converse = converse
-        self._held: dict[_Connection, None] = {}
+        self._held: dict[Connection, None] = {}
         self._left = trio.Event()
 
     async def accept(self, listener: socket.socket) -> None:
@@ -112,25 +161,32 @@ class _Door:
                     if not delay:
                         log.warning("mcp_connection_not_accepted", error=str(error))
                     delay = min(_LONGEST_DELAY_SECONDS, delay * 2 or _FIRST_DELAY_SECONDS)
-                    self._end_a_silent_one()
+                    self._end_an_idle_one()
                     await trio.sleep(delay)
                     continue
                 delay = 0.0
-                connection = _Connection(stream)
+                try:
+                    if stream.socket.family == socket.AF_UNIX and not peer_may(stream.socket):  # type: ignore[arg-type]
+                        await trio.aclose_forcefully(stream)
+                        continue
+                    connection = Connection(stream)
+                except OSError:  # gone already
+                    await trio.aclose_forcefully(stream)
+                    continue
                 self._held[connection] = None
                 self._nursery.start_soon(self._serve, connection)
-                while len(self._held) > _most_connections():
+                while len(self._held) > most_connections():
                     self._left = trio.Event()
-                    self._end_a_silent_one(but=connection)
+                    self._end_an_idle_one(but=connection)
                     await self._left.wait()
 
-    def _end_a_silent_one(self, but: _Connection | None = None) -> None:
-        for connection in self._held:
-            if connection.is_silent and connection is not but and not connection.scope.cancel_called:
-                connection.scope.cancel()
-                return
+    def _end_an_idle_one(self, but: Connection | None = None) -> None:
+        idle = [each for each in self._held if each.is_idle and each is not but and not each.scope.cancel_called]
+        if idle:
+            ((peer, _),) = Counter(each.peer for each in idle).most_common(1)
+            next(each for each in idle if each.peer == peer).scope.cancel()
 
-    async def _serve(self, connection: _Connection) -> None:
+    async def _serve(self, connection: Connection) -> None:
         try:
             with connection.scope:
                 await self._converse(connection)

@@ -7,15 +7,11 @@ checked. A client that goes away takes nothing with it but its own request: jobs
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-import attrs
 import trio
 from hypercorn.config import Config
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -24,8 +20,10 @@ from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
 
 from supervisor import log
-from supervisor.errors import InvalidArguments, PermissionDenied, SupervisorError
-from supervisor.mcp_server import accepting
+from supervisor.errors import SupervisorError
+from supervisor.mcp_server import accepting, listening
+from supervisor.mcp_server.limits import SESSION_IDLE_SECONDS, Limited, Timely, say
+from supervisor.mcp_server.listening import Address, parse_address
 from supervisor.mcp_server.tokens import Tokens
 
 __all__ = ["Address", "parse_address", "serve"]
@@ -37,42 +35,6 @@ _App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _MOST_BODY_BYTES: Final = 4 << 20
 _LAST_ANSWERS_SECONDS: Final = 1.0
-
-
-@attrs.frozen(slots=True)
-class Address:
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        """Return it as it stands in a URL."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Return the address that ``HOST:PORT`` names.
-
-    Raises:
-        InvalidArguments: it names none.
-    """
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        message = f"--http is {text!r}; it accepts HOST:PORT, as in 127.0.0.1:8765 (port 0: any that is free)"
-        raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
-    return Address(host, int(port))
 
 
 async def serve(
@@ -94,31 +56,24 @@ async def serve(
     """
     application = server.streamable_http_app(
         max_request_body_size=_MOST_BODY_BYTES,
+        session_idle_timeout=SESSION_IDLE_SECONDS,
         transport_security=_security(address, allowed_hosts),
     )
-    app: Any = application if tokens is None else _Guarded(application, tokens)
-    listener = _listener(address)
+    limited = Limited(application)
+    app = Timely(limited if tokens is None else _Guarded(limited, tokens))
+    listener = listening.listen(address)
     config = Config()
     config.graceful_timeout = _LAST_ANSWERS_SECONDS
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("supervisor.mcp.http")
-    bound = Address(address.host, listener.getsockname()[1])
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(accepting.serve, app, config, listener, shutdown=shutdown))
-        started(bound)
-
-
-def _listener(address: Address) -> socket.socket:
-    """Return a socket that listens, bound here so that what the system says to that is told as it is."""
+    bound = address if address.path else Address(address.host, listener.getsockname()[1])
     try:
-        family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(where[:2], family=family)
-    except OSError as error:
-        message = f"cannot listen on {address}: {error.strerror or error}"
-        raise PermissionDenied(message, repair="Choose another --http HOST:PORT.") from error
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
-    return listener
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(accepting.serve, app, config, listener, shutdown=shutdown))
+            started(bound)
+    finally:
+        listening.let_go(address)
 
 
 def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuritySettings:
@@ -170,18 +125,11 @@ def _bearer(scope: _Scope) -> str | None:
 
 
 async def _refuse(send: _Send, why: str) -> None:
-    shape = {"error": "invalid_token", "error_description": f"{why}; `supervisor mcp` prints where it is"}
-    await _say(send, 401, shape, (b"www-authenticate", b'Bearer error="invalid_token"'))
+    why = f"{why}; `supervisor mcp` prints where it is"
+    await say(send, 401, "invalid_token", why, (b"www-authenticate", b'Bearer error="invalid_token"'))
 
 
 async def _refuse_for_now(send: _Send, error: SupervisorError) -> None:
     log.warning("mcp_tokens_unreadable", error=error.message)
-    shape = {"error": "temporarily_unavailable", "error_description": "the tokens cannot be read now; try again"}
-    await _say(send, 503, shape, (b"retry-after", b"1"))
-
-
-async def _say(send: _Send, status: int, shape: dict[str, str], *more: tuple[bytes, bytes]) -> None:
-    body = json.dumps(shape).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    why = "the tokens cannot be read now; try again"
+    await say(send, 503, "temporarily_unavailable", why, (b"retry-after", b"1"))

@@ -8,6 +8,7 @@ resource that changes all the time is told of twice a second.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -54,6 +55,7 @@ _URI: Final = re.compile(r"job://([0-9a-f]{32})(?:/(stdout|stderr))?")
 _MOST_BYTES: Final = 1 << 22
 _LISTED: Final = 20
 _MOST_WATCHES: Final = 1024
+_MOST_OF_A_PRINCIPAL: Final = 128
 _QUIET_SECONDS: Final = 0.5
 
 
@@ -78,7 +80,7 @@ class Resources:
         self._settings = settings
         self._tools = JobTools(backend, settings)
         self._watches: dict[tuple[int, str], trio.CancelScope] = {}
-        self._count = 0
+        self._held: Counter[str | None] = Counter()  # watches, by who has asked for them
 
     def offer(self, server: Server[Any]) -> None:
         """Have ``server`` serve them."""
@@ -156,8 +158,8 @@ class Resources:
         target, job = await self._seen(ctx, str(params.uri))
         key = (id(_session_of(ctx)), target.uri)
         if key not in self._watches:
-            if len(self._watches) >= _MOST_WATCHES:
-                raise MCPError(INTERNAL_ERROR, "there are too many subscriptions")
+            principal = principal_of(ctx)
+            self._take(principal, 1)
             scope = self._watches[key] = trio.CancelScope()
             session = ctx.session
 
@@ -170,9 +172,17 @@ class Resources:
                         await self._watch(target, job, tell)
                 finally:
                     self._watches.pop(key, None)
+                    self._held[principal] -= 1
 
             self._backend.look_after(watch)
         return EmptyResult()
+
+    def _take(self, principal: str | None, wanted: int) -> None:
+        """Note that so many more are watched for a principal; each has its own bound, so that all find room."""
+        most = _MOST_WATCHES if principal is None else _MOST_OF_A_PRINCIPAL
+        if self._held[principal] + wanted > most or self._held.total() + wanted > _MOST_WATCHES:
+            raise MCPError(INTERNAL_ERROR, f"there are too many subscriptions; at most {most} are held at once")
+        self._held[principal] += wanted
 
     async def _unsubscribe(self, ctx: _Context, params: UnsubscribeRequestParams) -> EmptyResult:
         scope = self._watches.get((id(_session_of(ctx)), str(params.uri)))
@@ -183,9 +193,8 @@ class Resources:
     async def _listen(self, ctx: _Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         wanted = dict.fromkeys(map(str, params.notifications.resource_subscriptions or ()))
         seen = [await self._seen(ctx, uri) for uri in wanted if uri.startswith("job:")]
-        if self._count + len(seen) > _MOST_WATCHES:
-            raise MCPError(INTERNAL_ERROR, "there are too many subscriptions")
-        self._count += len(seen)
+        principal = principal_of(ctx)
+        self._take(principal, len(seen))
         # A bus for each stream, or two that listen to one job would be told of everything twice.
         bus = InMemorySubscriptionBus()
         handler = ListenHandler(bus)
@@ -202,7 +211,7 @@ class Resources:
                 result = await handler(ctx, params)
                 nursery.cancel_scope.cancel()
         finally:
-            self._count -= len(seen)
+            self._held[principal] -= len(seen)
         return result
 
     async def _watch(self, target: _Target, job: Job, tell: Callable[[], Awaitable[None]]) -> None:

@@ -41,6 +41,7 @@ class Tokens:
         self.directory = Path(Layout(state_dir).root, "mcp-tokens")
         self._known: dict[bytes, str] = {}
         self._names: list[str] = []
+        self._shared: list[str] = []
         self._seen: object = None
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
@@ -49,6 +50,9 @@ class Tokens:
         except OSError as error:
             raise state_error(error, "cannot keep the tokens") from error
         self._read()
+        if self._shared:
+            message = f"these principals have the same token: {', '.join(self._shared)}"
+            raise StateUnsafe(message, repair=f"Give each a token of its own, in {self.directory}.")
 
     @property
     def default(self) -> Path:
@@ -113,6 +117,7 @@ class Tokens:
                 held.setdefault(self._token(name, os.lstat(self.directory / name)).encode(), []).append(name)
             except (ValueError, StateUnsafe) as error:
                 log.warning("mcp_token_refused", file=str(self.directory / name), why=str(error))
+        self._shared = [name for names in held.values() if len(names) > 1 for name in names]
         for names in held.values():
             for name in names if len(names) > 1 else ():
                 why = f"it holds the same token as {', '.join(each for each in names if each != name)}"

@@ -1,0 +1,138 @@
+"""What one caller over HTTP may hold, so that there is room for the others.
+
+A request must be whole in time, see ``accepting``. A principal has so many requests under way and so many sessions:
+the session it used least recently is ended for a new one, and its client opens another, as the protocol has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from supervisor import log
+from supervisor.mcp_server.accepting import Connection, most_connections
+
+__all__ = ["SESSION_IDLE_SECONDS", "Limited", "Timely", "say"]
+
+SESSION_IDLE_SECONDS: Final = 900.0
+"""After so long without a request a session is ended."""
+
+_MOST_SESSIONS: Final = 100
+_SESSION: Final = b"mcp-session-id"
+_SOON: Final = (b"retry-after", b"1")
+
+_Message = dict[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Limited:
+    """An application that serves each principal within its limits."""
+
+    def __init__(self, app: _App) -> None:
+        """Stand before ``app``."""
+        self._app = app
+        self._requests: Counter[str | None] = Counter()
+        self._sessions: dict[str | None, OrderedDict[bytes, int]] = {}
+
+    async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
+        """Serve a request whose principal is known."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        principal = None if scope.get("user") is None else scope["user"].username
+        if self._requests[principal] >= max(1, most_connections() // 2):
+            await say(send, 429, "too_many_requests", "too many requests of this principal are under way", _SOON)
+            return
+        # There is no store of events to resume from: a stream begins anew. The SDK would answer with nothing.
+        scope = {**scope, "headers": [each for each in scope["headers"] if each[0] != b"last-event-id"]}
+        self._requests[principal] += 1
+        try:
+            await self._in_its_session(principal, scope, receive, send)
+        finally:
+            self._requests[principal] -= 1
+            if not self._requests[principal]:
+                del self._requests[principal]
+
+    async def _in_its_session(
+        self, principal: str | None, scope: dict[str, Any], receive: _Receive, send: _Send
+    ) -> None:
+        held = self._sessions.setdefault(principal, OrderedDict())
+        session: bytes = next((value for name, value in scope["headers"] if name == _SESSION), b"")
+        status = 0
+
+        async def watch(message: _Message) -> None:
+            nonlocal status, session
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                opened: bytes = next((value for name, value in message["headers"] if name.lower() == _SESSION), b"")
+                if opened and not session and status < 400:
+                    session = opened
+                    held[opened] = 1
+                    await self._make_room(principal, held, scope)
+            await send(message)
+
+        if session in held:
+            held[session] += 1
+            held.move_to_end(session)
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            if session in held:
+                held[session] -= 1
+                if status == 404 or (scope["method"] == "DELETE" and status < 400):
+                    del held[session]
+            if not held:
+                self._sessions.pop(principal, None)
+
+    async def _make_room(self, principal: str | None, held: OrderedDict[bytes, int], scope: dict[str, Any]) -> None:
+        while len(held) > _MOST_SESSIONS:
+            idle = [each for each, requests in held.items() if not requests]
+            oldest = (idle or list(held))[0]
+            del held[oldest]
+            log.info("mcp_session_ended", principal=principal or "", most=_MOST_SESSIONS)
+            headers = [each for each in scope["headers"] if each[0] in {b"host", b"authorization"}]
+            await self._app({**scope, "method": "DELETE", "headers": [*headers, (_SESSION, oldest)]}, _nothing, _drop)
+
+
+async def _nothing() -> _Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _drop(_: _Message) -> None:
+    pass
+
+
+class Timely:
+    """An application whose requests have to be whole in time; ``accepting`` keeps the time."""
+
+    def __init__(self, app: _App) -> None:
+        """Stand before ``app``, which knows who may come in."""
+        self._app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
+        """Serve a request; it is whole, and has all the time it needs, when the application has read the last of it."""
+        connection: Connection | None = scope.get("state", {}).get("connection")
+        if connection is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with connection.request() as whole:
+
+            async def read() -> _Message:
+                message = await receive()
+                if message["type"] == "http.request" and not message.get("more_body", False):
+                    whole()
+                return message
+
+            await self._app(scope, read, send)
+
+
+async def say(send: _Send, status: int, error: str, why: str, *more: tuple[bytes, bytes]) -> None:
+    """Answer a request with an error, as OAuth's bearer tokens have it."""
+    body = json.dumps({"error": error, "error_description": why}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
