@@ -111,7 +111,7 @@ class Settings:
             purpose: some MCP hosts drop it, and server and shell must find the same jobs.
         job_max_seconds: default deadline (``SUPERVISOR_JOB_MAX_SECONDS``, 1800; ``none``).
         job_ttl: seconds a finished job is kept (``SUPERVISOR_JOB_TTL``, 86400).
-        job_max_count: finished jobs kept per workspace (``SUPERVISOR_JOB_MAX_COUNT``, 1000).
+        job_max_count: finished jobs kept per workspace and MCP principal (``SUPERVISOR_JOB_MAX_COUNT``, 1000).
         job_max_output_bytes: stdout or stderr past this stops the job; looked at every 0.1 s
             (when it fills quickly) to 8 s (when it was quiet), so it overshoots by what is written meanwhile
             (``SUPERVISOR_JOB_MAX_OUTPUT_BYTES``, 67108864).

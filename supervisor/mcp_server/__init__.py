@@ -4,6 +4,8 @@ The way of a request, top down; nothing in here decides anything about jobs::
 
     serving             one server from its settings to its end: stdio or HTTP
     stdio   http        the transports; messages: a line of the first
+    limits  accepting   what each caller over HTTP may hold, and taking connections
+    listening           a port or a UNIX socket
     server              the SDK's server, put together
     tasks/              any tool as a durable task
     tools   starting    what a host can call: the job tools, and one tool for each kind

@@ -27,6 +27,10 @@ _UNFINISHED_STATES: Final = ("queued", "running")
 _MOST_REMEMBERED: Final = 1024
 
 
+_PRINCIPAL: Final = b"mcp.principal"  # the label that names who has started a job over HTTP
+_WHOSE: Final = "coalesce((SELECT value FROM labels WHERE labels.seq = jobs.seq AND name = ?), x'')"
+
+
 class Index(Connection):
     """The registry of one state root.
 
@@ -202,7 +206,10 @@ class Index(Connection):
         self._kept.clear()
 
     def evict(self, workspace: str, most: int, spared: Iterable[str] = ()) -> list[str]:
-        """Forget finished jobs of ``workspace`` beyond ``most``: expired, then fetched ones, then the oldest."""
+        """Forget finished jobs of ``workspace`` beyond ``most``: expired, then fetched ones, then the oldest.
+
+        Jobs that principals of an MCP server have started are counted for each of them: none takes another's room.
+        """
         kept = self._kept.get(workspace)
         if kept is None:
             kept = self._db.execute(
@@ -214,25 +221,41 @@ class Index(Connection):
             return []
         keep = set(spared)
         victims: list[str] = []
-        # One question each, so that an index answers in order whatever the number of jobs kept. The plus keeps
-        # SQLite from the index of the workspace for the first, where it would look at every job to find none expired.
-        for clause, value in (
-            ("+workspace_key = ? AND expires_ns <= ? ORDER BY expires_ns", self.layout.clock.now_ns()),
-            ("workspace_key = ? AND fetched = ? ORDER BY seq", 1),
-            ("workspace_key = ? AND fetched = ? ORDER BY seq", 0),
-        ):
-            room = kept - most - len(victims)
-            if room > 0:
-                found = self._db.execute(
-                    f"SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} LIMIT ?",  # noqa: S608
-                    (workspace, value, room + len(keep) + len(victims)),
-                ).fetchall()
-                passed = keep.union(victims)
-                victims += [job_id for (job_id,) in found if job_id not in passed][:room]
+        for principal, held in self._held_by(workspace, kept):
+            victims += self._victims(workspace, principal, held - most, keep)
         for job_id in victims:
             self.layout.discard(workspace, job_id)
             self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
         self._kept[workspace] = kept - len(victims)
+        return victims
+
+    def _held_by(self, workspace: str, kept: int) -> list[tuple[bytes | None, int]]:
+        """Return how many of the finished jobs are each principal's; all of them are nobody's where there is none."""
+        if self._db.execute("SELECT 1 FROM labels WHERE name = ? LIMIT 1", (_PRINCIPAL,)).fetchone() is None:
+            return [(None, kept)]
+        statement = f"""SELECT {_WHOSE}, count(*) FROM jobs
+            WHERE workspace_key = ? AND completed_ns IS NOT NULL GROUP BY 1"""  # noqa: S608  # our own names
+        return [(principal, held) for principal, held in self._db.execute(statement, (_PRINCIPAL, workspace))]
+
+    def _victims(self, workspace: str, principal: bytes | None, room: int, keep: set[str]) -> list[str]:
+        victims: list[str] = []
+        whose, who = ("", ()) if principal is None else (f"AND {_WHOSE} = ?", (_PRINCIPAL, principal))
+        # One question each, so that an index answers in order whatever the number of jobs kept. The plus keeps
+        # SQLite from the index of the workspace for the first, where it would look at every job to find none expired.
+        for clause, order, value in (
+            ("+workspace_key = ? AND expires_ns <= ?", "expires_ns", self.layout.clock.now_ns()),
+            ("workspace_key = ? AND fetched = ?", "seq", 1),
+            ("workspace_key = ? AND fetched = ?", "seq", 0),
+        ):
+            left = room - len(victims)
+            if left > 0:
+                found = self._db.execute(
+                    f"""SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} {whose}
+                        ORDER BY {order} LIMIT ?""",  # noqa: S608  # our own names
+                    (workspace, value, *who, left + len(keep) + len(victims)),
+                ).fetchall()
+                passed = keep.union(victims)
+                victims += [job_id for (job_id,) in found if job_id not in passed][:left]
         return victims
 
     # ------------------------------------------------------------ reading

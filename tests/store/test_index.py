@@ -413,6 +413,24 @@ def test_fetched_jobs_go_first_then_the_oldest_and_never_a_live_one(catalog: Cat
     )
 
 
+def test_no_principal_takes_the_room_of_another(catalog: Catalog) -> None:
+    alices = [make(catalog, ended=0, labels={"mcp.principal": "alice"}) for _ in range(2)]
+    bobs = [make(catalog, ended=0, labels={"mcp.principal": "bob", "x": "y"}) for _ in range(9)]
+    owners = [make(catalog, ended=0) for _ in range(3)]
+    live = make(catalog, labels={"mcp.principal": "bob"})
+    catalog.index.write(lambda: catalog.index.set_fetched(bobs[5].job_id))
+
+    def evict(most: int) -> set[str]:
+        return set(catalog.index.write(lambda: catalog.index.evict(live.workspace_key, most)))
+
+    assert evict(9) == set()
+    assert evict(5) == {bobs[number].job_id for number in (5, 0, 1, 2)}
+    assert evict(2) == {bobs[number].job_id for number in (3, 4, 6)} | {owners[0].job_id}
+    assert evict(2) == set()
+    assert evict(0) == {each.job_id for each in (*alices, *bobs[7:], *owners[1:])}
+    assert ids(catalog.index.page()) == [live.job_id]
+
+
 def test_making_room_looks_at_no_job_to_find_it_unexpired(catalog: Catalog) -> None:
     rows = [make(catalog, ended=0) for _ in range(3)]
     statements: list[str] = []
