@@ -23,6 +23,7 @@ from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscriptio
 from supervisor.actors.stops import see_it_stop
 from supervisor.catalog import Catalog, check_detail, running_error
 from supervisor.engines import Engine, remote
+from supervisor.engines.notify import Notifier
 from supervisor.engines.second_look import Unended
 from supervisor.errors import (
     InvalidArguments,
@@ -81,6 +82,8 @@ class Supervisor:
         self._unended = Unended()
         self.launcher = Launcher(settings, catalog, registry, engine, nursery, services, self._gate, self.status)
         self._opened_ns = time.time_ns()
+        self._notifier = Notifier()
+        services.start_soon(self._notifier.serve)
 
     # ------------------------------------------------------------ starting
 
@@ -527,7 +530,7 @@ class Supervisor:
 
         chunks = Chunks(directory, stream, finished, end)
         # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
-        await self._nursery.start(_serve, chunks)
+        await self._nursery.start(_serve, chunks, self._notifier)
         try:
             yield chunks
         finally:
@@ -549,9 +552,9 @@ class Supervisor:
             self.launcher.close()
 
 
-async def _serve(chunks: Chunks, *, task_status: trio.TaskStatus[None]) -> None:
+async def _serve(chunks: Chunks, notifier: Notifier, *, task_status: trio.TaskStatus[None]) -> None:
     """Serve a reader; a defect in there is the reader's, not everybody's."""
     try:
-        await chunks.serve(task_status=task_status)
+        await chunks.serve(notifier, task_status=task_status)
     except Exception as error:  # noqa: BLE001  # whatever it was, it is raised where the bytes are read
         chunks.fail(error)

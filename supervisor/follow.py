@@ -34,21 +34,14 @@ class Chunks:
         self._serving = trio.CancelScope()
         self._failure: Exception | None = None
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen for writes until cancelled."""
-        notifier = Notifier()
-        with self._serving:
-            await self._listen(notifier, task_status)
-
-    async def _listen(self, notifier: Notifier, task_status: trio.TaskStatus[None]) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(notifier.serve)
-            with notifier.watching(self._directory, MODIFIED, self._poke) as told:
-                self._told = told
-                task_status.started()
-                await self._finished.wait()
-                self._poke()
-                await trio.sleep_forever()
+    async def serve(self, notifier: Notifier, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen for writes until cancelled. The notifier is one for all readers: a user may have few instances."""
+        with self._serving, notifier.watching(self._directory, MODIFIED, self._poke) as told:
+            self._told = told
+            task_status.started()
+            await self._finished.wait()
+            self._poke()
+            await trio.sleep_forever()
 
     def _poke(self) -> None:
         self._changed.set()

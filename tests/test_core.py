@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -31,6 +32,7 @@ from supervisor import (
 )
 from supervisor.actors import registry
 from supervisor.engines import Ended, Launched, LaunchRequest, stopping
+from supervisor.engines.inotify import Inotify
 from supervisor.store import Index
 from supervisor.testing import FakeEngine, Script
 
@@ -811,6 +813,50 @@ async def test_there_are_two_streams_to_follow(sup: Supervisor) -> None:
 
 
 # ---------------------------------------------------------------- following
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+async def test_all_who_follow_share_one_inotify_instance(sup: Supervisor, endless: FakeEngine) -> None:
+    def instances() -> int:
+        links = []
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                links.append(os.readlink(f"/proc/self/fd/{name}"))
+        return links.count("anon_inode:inotify")
+
+    before = instances()
+    jobs = [await sup.start(["x"]) for _ in range(3)]
+    commands = [await endless.next() for _ in jobs]
+    async with contextlib.AsyncExitStack() as stack:
+        readers = [
+            await stack.enter_async_context(sup.follow(job.job_id, stream))
+            for job in jobs
+            for stream in ("stdout", "stderr")
+            for _ in range(5)
+        ]
+        assert instances() - before <= 1
+        for command in commands:
+            command.write(b"hello")
+        for reader in readers[:5] + readers[10:15]:
+            with trio.fail_after(30):
+                assert await anext(reader) == b"hello"
+    assert instances() - before <= 1
+
+
+async def test_who_follows_without_inotify_looks_again(
+    sup: Supervisor, endless: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inotify, "open", lambda: None)
+    job = await sup.start(["x"])
+    command = await endless.next()
+    async with sup.follow(job.job_id) as blind:
+        command.write(b"hello")
+        assert await anext(blind) == b"hello"
+        monkeypatch.undo()
+        async with sup.follow(job.job_id) as told:
+            assert told._told
+            assert not blind._told
+            assert await anext(told) == b"hello"
 
 
 async def test_following_ends_when_the_job_has_ended_and_all_is_read(sup: Supervisor, endless: FakeEngine) -> None:

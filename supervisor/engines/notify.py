@@ -24,8 +24,7 @@ class Notifier:
     async def serve(self) -> None:
         """Pass on what happens, until cancelled."""
         await self._wanted.wait()
-        if self._notify is None:
-            return
+        assert self._notify is not None  # noqa: S101  # that is what was waited for
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._notify.descriptor)
@@ -53,7 +52,8 @@ class Notifier:
         """Do as ``watching`` until what is returned is called; ``None`` where it cannot be had."""
         if self._notify is None and not self._wanted.is_set():
             self._notify = Inotify.open()
-            self._wanted.set()
+            if self._notify is not None:  # otherwise the next may have more luck
+                self._wanted.set()
         number = None if self._notify is None else self._notify.watch(directory, mask)
         if number is None:
             return None
