@@ -18,7 +18,7 @@ import trio
 
 from supervisor import open_supervisor
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
-from supervisor.mcp_server import accepting, http, kinds, limits, listening
+from supervisor.mcp_server import accepting, http, kinds, limits, listening, resources
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.listening import Address, parse_address
 from supervisor.mcp_server.serving import Options, assemble
@@ -212,6 +212,31 @@ async def test_a_session_that_is_not_used_ends(servers: Servers, monkeypatch: py
         session = (await initialize(requests)).headers["mcp-session-id"]
         await trio.sleep(1)  # it is the clock that ends it, and asking would keep it
         assert await ping(requests, session) == 404
+
+
+async def test_subscriptions_are_bounded_for_each_principal(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_MOST_OF_A_PRINCIPAL", 2)
+    servers.script = Script(seconds=3000)
+    async with served(servers) as server, server.requests() as hers, server.requests("bob") as his:
+        for requests in (hers, his):
+            session = {"Mcp-Session-Id": (await initialize(requests)).headers["mcp-session-id"]}
+            noted = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode()
+            await requests.post("/mcp", content=noted, headers=session)
+            call = message("tools/call", name="count", arguments={"upto": 3})
+            job_id = (await requests.post("/mcp", content=call, headers=session)).text.partition('"job_id":"')[2][:32]
+            uris = [f"job://{job_id}{each}" for each in ("", "/stdout", "/stderr")]
+            told = []
+            for method, uri in [
+                *(("subscribe", uri) for uri in uris),
+                ("subscribe", uris[0]),  # as it is already
+                ("unsubscribe", uris[0]),
+                ("subscribe", uris[2]),
+            ]:
+                asked = message(f"resources/{method}", uri=uri)
+                told.append(
+                    "too many subscriptions" in (await requests.post("/mcp", content=asked, headers=session)).text
+                )
+            assert told == [False, False, True, False, False, False]
 
 
 async def test_a_stream_that_is_to_be_resumed_begins_anew(servers: Servers) -> None:
