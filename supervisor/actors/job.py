@@ -18,7 +18,7 @@ from supervisor.actors.registry import Entry, Registry, Settle
 from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running, processes, records
 from supervisor.engines.looking import NotKnown
 from supervisor.engines.patience import Patience, until_known
-from supervisor.errors import InvalidArguments, LaunchFailed
+from supervisor.errors import InvalidArguments, LaunchFailed, SupervisorError
 from supervisor.model import ErrorInfo, Exit
 from supervisor.settle import outcome_of
 from supervisor.states import Reason, State
@@ -43,10 +43,16 @@ async def care_for(
             try:
                 ended = await _live(entry, engine, registry, request, deadline_seconds)
                 break
-            except OSError as error:
+            except Exception as error:
+                if not _may_pass(error):
+                    raise
                 # Whether and how it runs is not known now; the evidence tells, as of a job of anybody else.
                 request = None
+                entry.started.set()
                 await trio.sleep(patience.seconds(error))
+                entry.scope = trio.CancelScope()
+                if entry.stop_why is not None:
+                    entry.scope.cancel()
         outcome = await _decide(entry, ended)
     except trio.Cancelled:
         entry.started.set()  # let go in the middle: nobody is to wait for a launch that nobody will report
@@ -69,7 +75,9 @@ async def _live(
     deadline_seconds: float | None,
 ) -> Ended:
     try:
-        if request is None:
+        if entry.running is not None:  # once more, after something had run out
+            running = entry.running
+        elif request is None:
             running = await engine.adopt(entry.directory, entry.row.launched(), owner_lives=entry.owner_lives)
         else:
             running = await _submit(entry, engine, request)
@@ -190,8 +198,17 @@ async def _decide(entry: Entry, ended: Ended) -> Outcome | None:
             return outcome_of(entry.row, entry.directory, ended)
         except InvalidArguments:
             return None
-        except NotKnown as error:
+        except Exception as error:
+            if not _may_pass(error):
+                raise
             await trio.sleep(patience.seconds(error))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error says that something has run out, and nothing about the job."""
+    if isinstance(error, RuntimeError):
+        return "start new thread" in str(error)
+    return isinstance(error, OSError | MemoryError) or (isinstance(error, SupervisorError) and error.retryable)
 
 
 async def _give_up(entry: Entry, engine: Engine, error: Exception) -> Outcome:

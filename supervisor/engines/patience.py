@@ -24,10 +24,10 @@ class Patience:
         self._job_id = os.path.basename(directory)
         self._delay = 0.0
 
-    def seconds(self, error: OSError) -> float:
+    def seconds(self, error: Exception) -> float:
         """Return how long to wait now, since this has kept the last look from coming to an answer."""
         if not self._delay:
-            log.warning("job_not_looked_at", job_id=self._job_id, error=str(error))
+            log.warning("job_not_looked_at", job_id=self._job_id, error=str(error) or repr(error))
         self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS) if self._delay else FIRST_DELAY_SECONDS
         return self._delay
 
