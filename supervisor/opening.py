@@ -94,7 +94,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         if engine is None:
             from supervisor.engines.local import LocalEngine
 
-            engine = LocalEngine(catalog.layout.root)
+            engine = LocalEngine(catalog.layout.root, settings.python)
         running_on = engine
 
         def look(row: Row, directory: str) -> Any:

@@ -73,6 +73,16 @@ def _leftovers(held: object) -> str:
     return word
 
 
+def _python(held: object) -> Path | None:
+    if isinstance(held, str) and held and "/" not in held:
+        import shutil
+
+        held = shutil.which(held)
+        if held is None:
+            raise ValueError
+    return _optional_path(held)
+
+
 def _log_level(held: object) -> str:
     level = str(held).strip().lower()
     if level not in LOG_LEVELS:
@@ -122,6 +132,8 @@ class Settings:
         config: path of the kinds file (``SUPERVISOR_CONFIG``).
         shared_dir: where the directories of jobs stand that run on other machines: a directory that those
             share with this one (``SUPERVISOR_SHARED_DIR``).
+        python: the Python that runs the keeper, for programs that are run by none (uWSGI, frozen ones); otherwise that
+            of this process, or the one that it was made from (``SUPERVISOR_PYTHON``).
         log: log level of the command line (``SUPERVISOR_LOG``, ``warning``).
 
     Raises:
@@ -157,4 +169,7 @@ class Settings:
     )
     config: Path | None = _setting("SUPERVISOR_CONFIG", None, _optional_path, "the path of a TOML file")
     shared_dir: Path | None = _setting("SUPERVISOR_SHARED_DIR", None, _optional_path, "the path of a directory")
+    python: Path | None = _setting(
+        "SUPERVISOR_PYTHON", None, _python, "a Python interpreter: its path, or its name on PATH"
+    )
     log: str = _setting("SUPERVISOR_LOG", "warning", _log_level, "one of " + ", ".join(LOG_LEVELS))

@@ -73,6 +73,7 @@ def examine(settings: Settings) -> list[Check]:
         "settings": lambda: _configuration(settings),
         "kernel": _kernel,
         "surroundings": surroundings.look,
+        "keeper": lambda: _keeper(settings),
         "limits": _limits,
         "programs": _programs,
         "Slurm": lambda: cluster.look(settings),
@@ -233,6 +234,36 @@ def _kernel() -> Iterator[Check]:
     else:
         watcher.close()
         yield Check("inotify", Verdict.FINE, "changes to jobs of others are noticed at once", facts={"inotify": True})
+
+
+def _keeper(settings: Settings) -> Iterator[Check]:
+    """Name what runs the keeper, and have it say its version."""
+    import subprocess
+
+    from supervisor.engines.interpreter import find_python
+
+    try:
+        python = find_python(settings.python)
+    except SupervisorError as error:
+        yield Check("keeper", Verdict.PROBLEM, error.message, error.repair)
+        return
+    repair = "Name a Python 3.11 or newer by SUPERVISOR_PYTHON."
+    program = "import sys; print(*sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-S", "-c", program], capture_output=True, text=True, check=False, timeout=20, cwd="/"
+        )
+        version = tuple(map(int, done.stdout.split()))
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        yield Check("keeper", Verdict.PROBLEM, f"{python} does not run: {error}", repair, {"python": python})
+        return
+    shown = ".".join(map(str, version))
+    facts = {"python": python, "version": shown}
+    if done.returncode or version < (3, 11):
+        said = f"Python {shown}" if version else done.stderr.strip().rpartition("\n")[2]
+        yield Check("keeper", Verdict.PROBLEM, f"{python} cannot run it: {said}", repair, facts)
+    else:
+        yield Check("keeper", Verdict.FINE, f"run by {python} (Python {shown})", facts=facts)
 
 
 def _pidfd() -> Check:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["KEEPER_FILES", "program_in", "write_private"]
 
@@ -50,8 +50,7 @@ def program_in(shared: str) -> str:
     here = os.path.dirname(os.path.abspath(__file__))
     sources: dict[str, bytes] = {}
     for name in KEEPER_FILES:
-        with open(f"{here}/{name}", "rb") as file:
-            sources[name] = file.read()
+        sources[name] = _source(f"{here}/{name}")
     digest = sha256(b"\0".join(sources.values())).hexdigest()[:12]
     home = f"{shared}/.keeper-{digest}"
     program = f"{home}/engines/keeper.py"
@@ -67,6 +66,16 @@ def program_in(shared: str) -> str:
         except OSError:  # somebody else was first
             shutil.rmtree(aside, ignore_errors=True)
     return program
+
+
+def _source(path: str) -> bytes:
+    """Return a file of this package, which may be in an archive (a zip application)."""
+    loader: Any = __spec__.loader
+    if not os.path.exists(path) and hasattr(loader, "get_data"):
+        content: bytes = loader.get_data(path)
+        return content
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _compile(directory: str) -> None:

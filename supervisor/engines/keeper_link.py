@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import marshal
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import trio
 
-from supervisor.engines import keeper, keeper_line
+from supervisor.engines import keeper_line, processes
+from supervisor.engines.interpreter import find_python, keeper_program
 from supervisor.errors import LaunchFailed
 from supervisor.forking import tell_in_child
 
@@ -24,6 +25,10 @@ _MOST_DESCRIPTORS: Final = 200
 # A Python that needs these to start needs them in the keeper too; everything else stays out of it.
 _KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 _START_SECONDS: Final = 30
+_REPAIR: Final = (
+    "Name a Python 3.11 or newer that can be run here by SUPERVISOR_PYTHON; `supervisor doctor` shows which is used."
+)
+_MEMORY: Final = "MemoryError"
 
 
 class KeeperLink:
@@ -32,10 +37,17 @@ class KeeperLink:
     Args:
         receive: called with every message that comes, in order.
         lost: called once, when the keeper is gone.
+        python: what runs it; without, ``find_python`` says that.
     """
 
-    def __init__(self, receive: Callable[[tuple[Any, ...]], None], lost: Callable[[KeeperLink], None]) -> None:
+    def __init__(
+        self,
+        receive: Callable[[tuple[Any, ...]], None],
+        lost: Callable[[KeeperLink], None],
+        python: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Know whom to tell; ``start`` makes the connection."""
+        self._python = python
         self._receive = receive
         self._lost = lost
         self._socket: socket.socket | None = None
@@ -47,6 +59,8 @@ class KeeperLink:
         self._protocol = 0
         self.alive = False
         self.pid = 0
+        self.said = ""
+        """What a keeper that did not greet has written to its stderr."""
         self.environments: dict[int, dict[bytes, bytes]] = {}
 
     async def start(self, root: str, nursery: trio.Nursery) -> None:
@@ -57,44 +71,57 @@ class KeeperLink:
         Raises:
             LaunchFailed: it cannot be started, or it does not answer.
         """
+        argv = _command(root, self._python)
         ours, theirs = socket.socketpair()
+        hearing, telling = os.pipe()  # not a file: a keeper that hangs may hold it for long
         try:
-            ours.setblocking(False)
-            variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+            os.set_blocking(hearing, False)
             try:
+                ours.setblocking(False)
                 process = await trio.lowlevel.open_process(
-                    [sys.executable, "-I", "-S", keeper.__file__, root],
+                    argv,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=variables,
+                    stderr=telling,
+                    env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
                     cwd="/",
                 )
             except OSError as error:
-                message = f"the keeper could not be started: {error.strerror or error}"
-                raise LaunchFailed(message, retryable=True) from error
-        except BaseException:
-            ours.close()
-            raise
+                message = f"the keeper could not be started: {argv[0]}: {error.strerror or error}"
+                passing = error.errno in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+                repair = None if passing else _REPAIR
+                raise LaunchFailed(message, retryable=passing, repair=repair) from error
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+                os.close(telling)
+            self._socket = ours
+            self.alive = True
+            tell_in_child(self)
+            nursery.start_soon(self._read)
+            nursery.start_soon(self._write)
+            with trio.move_on_after(_START_SECONDS) as patience:
+                await process.wait()  # what we started leaves at once; its child is the keeper
+                await self._greeted.wait()
+            if self._protocol == keeper_line.PROTOCOL:
+                return
+            self.said = _last_line(hearing)
         finally:
-            theirs.close()
-        self._socket = ours
-        self.alive = True
-        tell_in_child(self)
-        nursery.start_soon(self._read)
-        nursery.start_soon(self._write)
-        with trio.move_on_after(_START_SECONDS) as patience:
-            await process.wait()  # what we started leaves at once; its child is the keeper
-            await self._greeted.wait()
-        if not self.alive and not patience.cancelled_caught:
+            os.close(hearing)
+        if not self.alive and not patience.cancelled_caught and not self.said and not process.returncode:
             return  # it was killed on its way up
-        if patience.cancelled_caught or self._protocol != keeper_line.PROTOCOL:
-            self.close()
-            if self._protocol:
-                message = "the keeper is of another version: the package was replaced under a running process"
-                raise LaunchFailed(message, repair="Restart the process that embeds the supervisor.")
-            message = "the keeper did not come up"
-            raise LaunchFailed(message, retryable=True, repair=f"Look into {root}/keeper.log.")
+        self.close()
+        if self._protocol:
+            message = "the keeper is of another version: the package was replaced under a running process"
+            raise LaunchFailed(message, repair="Restart the process that embeds the supervisor.")
+        if patience.cancelled_caught:
+            message = f"the keeper did not come up within {_START_SECONDS} s{self.said and ': '}{self.said}"
+            raise LaunchFailed(message, retryable=True, repair="Try again; see what keeps new processes from starting.")
+        said = self.said or f"it ended with {process.returncode} and said nothing"
+        message = f"the keeper did not come up: {argv[0]}: {said}"
+        raise LaunchFailed(message, repair=_REPAIR, retryable=_MEMORY in said)
 
     def send(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> None:
         """Send at once, or as soon as the keeper takes it; takes the descriptors over."""
@@ -181,3 +208,34 @@ class KeeperLink:
                         else:
                             self._receive(message)
         self.close()
+
+
+def _command(root: str, python: str | os.PathLike[str] | None) -> list[str]:
+    """Return what to run.
+
+    Raises:
+        LaunchFailed: there is no Python, no program, or nothing by which a keeper could tell one process from another.
+    """
+    try:
+        known = bool(processes.boot_id()) and bool(processes.own_identity()[1])
+    except OSError:
+        known = False
+    if not known:
+        message = "processes cannot be identified: /proc/sys/kernel/random/boot_id or /proc/self/stat cannot be read"
+        repair = "Mount /proc whole: a unit has ProcSubset=all for that, and a container no mask on /proc/sys."
+        raise LaunchFailed(message, repair=repair)
+    try:
+        return [find_python(python), "-I", "-S", keeper_program(root), root]
+    except OSError as error:
+        message = f"the keeper's program cannot be put below the state root: {error.strerror or error}"
+        raise LaunchFailed(message) from error
+
+
+def _last_line(descriptor: int) -> str:
+    """Return the last line of what is in a pipe: of a traceback, what was raised."""
+    try:
+        said = os.read(descriptor, 1 << 16)
+    except OSError:
+        return ""
+    lines = said.decode("utf-8", "replace").split("\n")
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")

@@ -138,15 +138,17 @@ class LocalEngine:
 
     Args:
         root: the state root, real path.
+        python: the interpreter that runs the keeper; found by itself without.
     """
 
     name = "local"
     capabilities = Capabilities()
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, python: str | os.PathLike[str] | None = None) -> None:
         """Prepare; the keeper is started with the first launch."""
         self._root = root
         self._root_identity = identity_of(root)
+        self._python = python
         self._tokens = count(1)
         self._nursery: trio.Nursery | None = None
         self._link: KeeperLink | None = None
@@ -292,7 +294,7 @@ class LocalEngine:
             if self._nursery is None:
                 message = "the engine is not being served"
                 raise LaunchFailed(message)
-            link = KeeperLink(self._receive, self._keeper_died)
+            link = KeeperLink(self._receive, self._keeper_died, self._python)
             await link.start(self._root, self._nursery)
             if not link.alive:
                 return link

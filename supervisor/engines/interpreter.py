@@ -1,0 +1,63 @@
+"""Which Python runs the keeper, and where its program stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from supervisor.engines import batch_files, keeper
+from supervisor.errors import LaunchFailed
+
+__all__ = ["find_python", "keeper_program"]
+
+_PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*[a-z]?(-[a-z0-9_.-]+)?(\.exe)?")
+
+
+def find_python(given: str | os.PathLike[str] | None = None) -> str:
+    """Return the interpreter that was given, else that of this process, else the one that it was made from.
+
+    A process may be run by something that is no Python (uWSGI, a frozen program), or not know what runs it.
+
+    Raises:
+        LaunchFailed: there is none.
+    """
+    if given is not None:
+        return os.fspath(given)
+    for candidate in _candidates():
+        if _is_python(candidate):
+            return candidate
+    found = f"sys.executable is {sys.executable!r}, which is no Python" if sys.executable else "sys.executable is empty"
+    message = f"no Python was found to run the keeper: {found}"
+    raise LaunchFailed(message, repair="Name a Python 3.11 or newer by SUPERVISOR_PYTHON.")
+
+
+def _candidates() -> Iterator[str]:
+    frozen = getattr(sys, "frozen", False)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    if not frozen:
+        yield sys.executable or ""
+        base: Any = getattr(sys, "_base_executable", None)
+        yield base or ""
+        yield f"{sys.base_prefix}/bin/{version}"
+        yield f"{sys.base_prefix}/bin/python3"
+    yield shutil.which(version) or ""
+    yield shutil.which("python3") or ""
+
+
+def _is_python(path: str) -> bool:
+    names = {os.path.basename(path), os.path.basename(os.path.realpath(path))}
+    return any(map(_PYTHON.fullmatch, names)) and os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def keeper_program(root: str) -> str:
+    """Return the path of the keeper, which is put below the state root if this package is in an archive.
+
+    Raises:
+        OSError: it cannot be put there.
+    """
+    path = os.path.abspath(keeper.__file__)
+    return path if os.path.isfile(path) else batch_files.program_in(root)
