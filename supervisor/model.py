@@ -95,6 +95,7 @@ class Exit:
         max_rss_bytes: the largest resident set of any of them.
         launch_error: why the command was never started, or ``None`` when it was.
         launch_status: what a shell would exit with then: 127, 126 or 125.
+        launch_repair: what is to be done about that, where it is not the command.
         launch_final: that it will not be started later either, whatever ``launch_status``: there is no workspace.
         never_launched: it provably never ran because everything of ours died before the launch.
         stdout_bytes: how much it had written then; ``None`` where the record of its end does not say.
@@ -110,6 +111,7 @@ class Exit:
     max_rss_bytes: int | None = None
     launch_error: str | None = None
     launch_status: int | None = None
+    launch_repair: str | None = None
     launch_final: bool = False
     never_launched: bool = False
     stdout_bytes: int | None = None

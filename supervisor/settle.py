@@ -177,7 +177,7 @@ def outcome_of(
 def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
     """Say what it means that a command was never started; its kind may know better why."""
     details: dict[str, Any] = {"exit_status": ended.exit.launch_status}
-    repair = None
+    repair = ended.exit.launch_repair
     if ended.exit.never_launched:
         details["never_launched"] = True
         repair = "Start it again; the same idempotency key may be used."

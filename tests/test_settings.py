@@ -94,6 +94,16 @@ CASES = [
         ("a\0b", 7),
     ),
     Case(
+        "python",
+        "SUPERVISOR_PYTHON",
+        None,
+        "/opt/python",
+        Path("/opt/python"),
+        Path("/srv/python"),
+        "a Python interpreter: its path, or its name on PATH",
+        ("a\0b", 7, "no-such-python-anywhere"),
+    ),
+    Case(
         "log",
         "SUPERVISOR_LOG",
         "warning",

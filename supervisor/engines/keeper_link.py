@@ -87,6 +87,7 @@ class KeeperLink:
                     cwd="/",
                 )
             except OSError as error:
+                ours.close()
                 message = f"the keeper could not be started: {argv[0]}: {error.strerror or error}"
                 passing = error.errno in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
                 repair = None if passing else _REPAIR

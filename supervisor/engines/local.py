@@ -213,7 +213,8 @@ class LocalEngine:
             if not final:
                 return None
             message = "the keeper did not come up, or was killed again and again"
-            failure = LaunchFailed(message, retryable=True, repair=f"Look into {self._root}/keeper.log.")
+            repair = f"Try again, and see what kills it; {self._root}/keeper.log tells if it has noted that."
+            failure = LaunchFailed(message, retryable=True, repair=repair)
             raise self._never(request.directory, failure)
         handle = LocalRunning(self, request.directory, next(self._tokens))
         self._handles[handle.token] = handle
@@ -257,7 +258,9 @@ class LocalEngine:
                 ended_ns = time.time_ns()
                 status = failure.exit_status
                 record: dict[str, object] = {"launch_error": failure.message, "launch_status": status}
-                if isinstance(error, OSError) and error.errno in keeper_spawn.NO_WORKSPACE:
+                if isinstance(error, LaunchFailed):
+                    record |= {"launch_repair": error.repair, "launch_final": not error.retryable}
+                elif isinstance(error, OSError) and error.errno in keeper_spawn.NO_WORKSPACE:
                     record["launch_final"] = True
                 records.create(directory, records.EXIT, {**record, "ended_ns": ended_ns})
         return failure

@@ -135,6 +135,7 @@ def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:
             ended_ns=integer(record, "ended_ns") or 0,
             launch_error=record["launch_error"],
             launch_status=125 if status is None else status,
+            launch_repair=repair if isinstance(repair := record.get("launch_repair"), str) else None,
             launch_final=record.get("launch_final") is True,
             never_launched=record.get("never_launched") is True,
         )
