@@ -176,6 +176,9 @@ def outcome_of(
 
 def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
     """Say what it means that a command was never started; its kind may know better why."""
+    from supervisor.interpret.redact import excerpt  # only failures pay for it
+
+    why = excerpt(ended.exit.launch_error or "")  # it names the command, in which a secret may stand
     details: dict[str, Any] = {"exit_status": ended.exit.launch_status}
     repair = ended.exit.launch_repair
     if ended.exit.never_launched:
@@ -185,10 +188,10 @@ def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
         repair = "No shell reads the command. If it is a line for one, start the three words: sh -c 'LINE'."
     verdict = Verdict(
         reason=Reason.LAUNCH_FAILED,
-        message=f"The command could not be started: {ended.exit.launch_error}.",
+        message=f"The command could not be started: {why}.",
         repair=repair,
         retryable=ended.exit.launch_status == 125 and not ended.exit.launch_final,  # a limit or a crash
-        detail=ended.exit.launch_error,
+        detail=why,
         details=details,
     )
     if row.kind in {"raw", "json"}:

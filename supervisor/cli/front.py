@@ -128,30 +128,46 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without secrets and control characters."""
-        from supervisor.interpret.redact import redact
+        from supervisor.interpret.redact import redact, redact_value
 
-        message = redact(record.getMessage())
-        facts = {name: value for name, value in vars(record).items() if name not in self._OWN}
-        trace = self.formatException(record.exc_info) if record.exc_info else None
+        message = redact(clean(record.getMessage()))  # an escape would hide where a secret begins
+        given = {name: value for name, value in vars(record).items() if name not in self._OWN}
+        plain = (int, float, dict, list, type(None))
+        facts = redact_value(
+            {
+                name: value if isinstance(value, plain) else clean(value if isinstance(value, str) else repr(value))
+                for name, value in given.items()
+            }
+        )
+        trace = redact(clean(self.formatException(record.exc_info))) if record.exc_info else None
         if self._as_json:
             when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
             shape = {"timestamp": when, "level": record.levelname.lower(), "logger": record.name, "event": message}
             return json.dumps({**shape, **facts, **({"exception": trace} if trace else {})}, default=repr)
         words = [f"supervisor: {record.levelname.lower()}: {message}", *(f"{k}={v}" for k, v in facts.items())]
         line = one_line(" ".join(words))
-        return line if trace is None else f"{line}\n{clean(trace)}"
+        return line if trace is None else f"{line}\n{trace}"
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Ours: there is one, however often a process calls a command."""
 
 
 def _configure_logging(level: str) -> None:
-    # The library logs through the standard logger and leaves the rest to its host: here, to us.
-    logger = logging.getLogger("supervisor")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
+    # The library logs through the standard logger and leaves the rest to its host: here, to us. What others say in
+    # this process, such as the SDK about a header, and warnings, goes the same way, so that it is cleaned as well.
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Line(as_json=not sys.stderr.isatty()))
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    ours, everybody = logging.getLogger("supervisor"), logging.getLogger()
+    for former in [each for each in everybody.handlers if isinstance(each, _Handler)]:
+        everybody.removeHandler(former)
+    for old in list(ours.handlers):
+        ours.removeHandler(old)
+    ours.addHandler(handler)
+    everybody.addHandler(handler)
+    logging.captureWarnings(capture=True)
+    ours.setLevel(level.upper())
+    ours.propagate = False
 
 
 def _settings(state_dir: str | None) -> Settings:
