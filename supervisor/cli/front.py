@@ -47,6 +47,9 @@ def in_colour(stream: IO[Any]) -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
 
 
+_PIECE: Final = 1 << 20
+
+
 def write_document(shape: Mapping[str, Any]) -> None:
     """Write one JSON document to stdout: in ASCII, so that it says the same in every locale."""
     indent = 2 if sys.stdout.isatty() else None
@@ -55,7 +58,16 @@ def write_document(shape: Mapping[str, Any]) -> None:
     sys.setrecursionlimit(max(limit, 10_000))  # the value of a job may nest as deeply as the parser allowed
     try:
         with streams.writing():
-            click.echo(json.dumps(shape, indent=indent, separators=separators))
+            value = shape.get("value")
+            if indent is None and isinstance(value, str) and len(value) > _PIECE:
+                # A character may take six, so that the whole document would be many times as large as the value.
+                head, gap, tail = json.dumps({**shape, "value": ""}, separators=separators).partition('"value":"')
+                click.echo(head + gap, nl=False)
+                for begin in range(0, len(value), _PIECE):
+                    click.echo(json.dumps(value[begin : begin + _PIECE])[1:-1], nl=False)
+                click.echo(tail)
+            else:
+                click.echo(json.dumps(shape, indent=indent, separators=separators))
     finally:
         sys.setrecursionlimit(limit)
 

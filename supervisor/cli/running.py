@@ -20,7 +20,7 @@ import trio
 from supervisor.cli import exits, streams, text
 from supervisor.cli.front import Invocation, write_document
 from supervisor.cli.launching import launch_status
-from supervisor.errors import SupervisorError
+from supervisor.errors import OutputLost, SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
 from supervisor.signals import heard
 from supervisor.states import Reason, State
@@ -67,6 +67,7 @@ class _Run:
         self._all = trio.CancelScope()
         self._let_go: int | None = None
         self._trouble: str | None = None
+        self._lost: OutputLost | None = None
 
     async def go(self, spec: JobSpec, signals: AsyncIterator[int]) -> int:
         """Run the job and return our exit status."""
@@ -98,6 +99,8 @@ class _Run:
                     both.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
                     both.start_soon(self._stream, job.job_id, "stderr", _STDERR)
                 nursery.cancel_scope.cancel()
+        if self._lost is not None:
+            raise self._lost
         job = await self._sup.wait(job.job_id)
         if job.status is State.DONE and not self._call.as_json:
             return exits.of_command(job)
@@ -126,9 +129,19 @@ class _Run:
     # ------------------------------------------------------------ beside it
 
     async def _stream(self, job_id: str, name: str, descriptor: int) -> None:
+        try:
+            await self._pass_on(job_id, name, descriptor)
+        except OutputLost as error:  # kept, so that it comes out bare and not in a group
+            self._lost = error
+
+    async def _pass_on(self, job_id: str, name: str, descriptor: int) -> None:
         """Pass on what the job writes, unchanged. A thread writes: whoever reads it may be slow."""
+        restarts = 0
         async with self._sup.follow(job_id, stream=name) as chunks:
             async for chunk in chunks:
+                if chunks.restarts > restarts:
+                    restarts = chunks.restarts
+                    self._screen.say(f"the command has truncated its {name}; from the beginning again")
                 with self._screen.output(descriptor, chunk):
                     try:
                         await trio.to_thread.run_sync(_write, descriptor, chunk, abandon_on_cancel=True)

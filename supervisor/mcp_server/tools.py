@@ -35,7 +35,7 @@ Call = Callable[
 ]
 
 _WAIT_SECONDS: Final = 45
-_MOST_CHARACTERS_AT_ALL: Final = 1 << 22
+_MOST_CHARACTERS_AT_ALL: Final = 1 << 20
 """Of a value, whatever is asked for: an answer is made in a few times its length of memory."""
 _MOST_ON_THE_LOOP: Final = 1 << 18
 

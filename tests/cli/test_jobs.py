@@ -347,3 +347,14 @@ def test_an_ambiguous_prefix_names_the_jobs(cli: Any, monkeypatch: pytest.Monkey
     error = cli.json("status", "abcd", status=2)["error"]
     assert (len(error["details"]["job_ids"]), error["details"]["more"]) == (10, True)
     assert error["message"].endswith(" and others")
+
+
+@pytest.mark.parametrize("character", ["a", "\x01", "\N{PILE OF POO}", '"'])
+def test_a_large_value_is_written_in_pieces_that_fit(cli: Any, monkeypatch: pytest.MonkeyPatch, character: str) -> None:
+    monkeypatch.setattr("supervisor.cli.front._PIECE", 10)
+    value = character * 25
+    job_id = cli.start("--label", 'value="value":""', "--", "printf", "%s", value)
+    cli("wait", job_id)
+    assert cli.json("result", job_id)["value"] == value
+    assert cli.json("result", job_id)["job"]["labels"] == {"value": '"value":""'}
+    assert cli.json("logs", job_id)["value"] == value

@@ -140,14 +140,7 @@ def test_the_output_limit_is_looked_at_in_the_end(world: World, kind: str, strea
     code = "import resource, runpy; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); "
     code += "runpy.run_module('supervisor', run_name='__main__')"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code + "runpy.run_module('supervisor', run_name='__main__')",
-            "result",
-            job_id,
-            "--json",
-        ],
+        [sys.executable, "-c", code, "result", job_id, "--json"],
         capture_output=True,
         check=False,
         timeout=PATIENCE,
@@ -283,3 +276,18 @@ def test_advice_names_the_job_and_the_stream_that_has_something(world: World) ->
         assert job.detail is not None
         assert detail is None or job.detail == detail
         assert "ghp_" not in job.detail
+
+
+def test_run_says_that_what_it_passed_on_is_not_all(world: World) -> None:
+    script = "echo one; echo two > /dev/stdout"
+    done = cli(world, "run", "--", "sh", "-c", script)
+    assert done.returncode == 0
+    assert done.stdout in {b"two\n", b"one\ntwo\n"}
+    assert (b"truncated its stdout" in done.stderr) is (done.stdout != b"two\n")
+
+
+def test_a_pipe_in_between_loses_nothing(world: World) -> None:
+    command = "echo 1; echo 2 > /dev/stdout; echo 3 > /dev/stderr; echo 4 | tee /dev/stderr; exit 3"
+    piped = f"{{ {{ {command}; }} 2>&1 >&3 | cat >&2; }} 3>&1 | cat"  # as on the page about output
+    done = cli(world, "run", "--", "bash", "-o", "pipefail", "-c", piped)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"1\n2\n4\n", b"3\n4\n")
