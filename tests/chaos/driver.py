@@ -463,7 +463,9 @@ class Round:
         give_up = time.monotonic() + _PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > give_up:
-                raise Broken(what)
+                alive = [program.name for program in self.programs if program.alive]
+                message = f"{what}; alive: {alive}"
+                raise Broken(message)
             self.pump()
 
     # ------------------------------------------------------------ the whole
@@ -479,10 +481,11 @@ class Round:
                 else:
                     with contextlib.suppress(BrokenPipeError):  # it is just being killed
                         os.write(program.leave, b".")
-        self.pump_until(
-            lambda: not any(program.alive for program in self.programs),
-            f"they hang: {[program.name for program in self.programs if program.alive]}",
-        )
+        self.pump_until(lambda: not any(map(self.must_end, self.programs)), "they hang")
+        for program in self.programs:
+            if program.alive:
+                self.kill("standing still", program.pid)
+        self.pump_until(lambda: not any(program.alive for program in self.programs), "the killed hang")
         self.read_logs()
         self.lazy = False
         for program in self.programs:
@@ -497,6 +500,13 @@ class Round:
             self.facts.killed |= {pid for _, pid in line["victims"]}
         self.inquire()
         self.facts.check()
+
+    def must_end(self, program: Program) -> bool:
+        """Whether a program is to end by itself: a thread that got no memory at its start answers Trio never."""
+        if not program.alive:
+            return False
+        text = (self.directory / f"{program.name}.err").read_text()
+        return program.pid not in self.facts.starved or "in thread started by" not in text
 
     def inquire(self) -> None:
         """Have fresh processes tell what is on record, and see that nothing is left."""

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+_FULL: dict[tuple[str, int], tuple[int, int]] = {}  # the limits of a process before anything was taken from it
 _DISK = "size=4m,nr_inodes=2000,mode=0700"
 
 
@@ -25,14 +26,14 @@ def squeeze(what: str, pid: int, *, spare: int) -> Callable[[], None]:
         else:
             pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[0])
             least = pages * resource.getpagesize() + (spare << 18)
-        soft, hard = resource.prlimit(pid, number)
-        resource.prlimit(pid, number, (least, hard))
+        full = _FULL.setdefault((what, pid), resource.prlimit(pid, number))
+        resource.prlimit(pid, number, (least, full[1]))
     except (OSError, IndexError, ValueError):  # it has ended
         return lambda: None
 
     def give_back() -> None:
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(pid, number, (soft, hard))
+            resource.prlimit(pid, number, full)
 
     return give_back
 
@@ -56,7 +57,7 @@ class SmallDisk:
                 made[-1].touch()
         if not inodes:
             made.append(self._root / f"filler-{os.urandom(8).hex()}")
-            with made[-1].open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), made[-1].open("wb", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
 
