@@ -47,7 +47,7 @@ _TICK_SECONDS = 0.004
 _PATIENCE_SECONDS = 15.0
 _PR_SET_CHILD_SUBREAPER = 36
 # How Python says that it got no memory, in its own code or for a thread's stack; its host may end of that.
-_NO_MEMORY = ("MemoryError", "can't start new thread", "error return without exception set")
+_NO_MEMORY = ("MemoryError", "can't start new thread", "error return without exception set", "failed to map segment")
 THEMES = frozenset({"forget", "trash", "stop", "exit", "adopt", "rule"})
 
 
@@ -351,6 +351,7 @@ class Round:
                 return
             pid = self.rng.choice(pids)
             who = f"{'keeper' if pid in keepers else 'program'} {pid}"
+            self.facts.squeezed.add(pid)
             if what == "memory":
                 self.facts.starved.add(pid)
             give_back = scarcity.squeeze(what, pid, spare=self.rng.choice((0, 0, 1, 3)))

@@ -43,6 +43,7 @@ class Facts:
     ended: dict[str, float] = field(default_factory=dict)
     lives: dict[str, float] = field(default_factory=dict)
     starved: set[int] = field(default_factory=set)
+    squeezed: set[int] = field(default_factory=set)
     paused: float = 0.0
     held: dict[int, float] = field(default_factory=dict)
     forgetting: set[str] = field(default_factory=set)
@@ -113,8 +114,9 @@ class Facts:
                     raise Broken(message)
                 if ack["status"] == "running" and job_id not in begins[token] and job_id in judged:
                     job = judged[job_id]["job"]
-                    # The shell may have been ended before its first line; nothing else explains it.
-                    if job["reason"] in {"exited", "nonzero_exit", "launch_failed"}:
+                    # The shell may have been ended before its first line, or had no descriptor for its libraries, as a
+                    # keeper's child that was taken for the keeper; nothing else explains it.
+                    if job["pid"] not in self.squeezed and job["reason"] in {"exited", "nonzero_exit", "launch_failed"}:
                         message = f"said to run and never ran: {self.commands[token].text}: {job}"
                         raise Broken(message)
             ids = {ack["job_id"] for ack in acks}
@@ -171,7 +173,7 @@ class Facts:
         # A keeper's child that was about to become the command may have been taken for the keeper.
         shot = command.token in self.shot or job["pid"] in self.killed
         wanted = ("signal", 9) if shot else end
-        if found != wanted and not (shot and found == end):
+        if found != wanted and not (shot and found == end) and job["pid"] not in self.squeezed:
             message = f"wrong verdict {found}, true is {wanted}: {what}"
             raise Broken(message)
         fits = {"exited": ("exit", 0), "nonzero_exit": found, "killed_by_signal": found}[reason]
