@@ -482,7 +482,13 @@ class Round:
                 else:
                     with contextlib.suppress(BrokenPipeError):  # it is just being killed
                         os.write(program.leave, b".")
-        self.pump_until(lambda: not any(map(self.must_end, self.programs)), "they hang")
+        try:
+            self.pump_until(lambda: not any(map(self.must_end, self.programs)), "they hang")
+        except Broken:
+            for program in filter(self.must_end, self.programs):
+                os.kill(program.pid, signal.SIGUSR1)
+            time.sleep(0.5)
+            raise
         for program in self.programs:
             if program.alive:
                 self.kill("standing still", program.pid)

@@ -61,6 +61,23 @@ def processes_of(token: str) -> list[int]:
     return found
 
 
+def _tell_tasks(*_: object) -> None:
+    """Write what each task of Trio waits for to stderr: what a program that hangs is asked for."""
+    lines: list[str] = []
+
+    def walk(task: trio.lowlevel.Task, depth: int) -> None:
+        lines.append("  " * depth + task.name)
+        lines.extend(f"{'  ' * depth}  {frame.f_code.co_filename}:{line}" for frame, line in task.iter_await_frames())
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                walk(child, depth + 1)
+
+    root = trio.lowlevel.current_root_task()
+    if root is not None:
+        walk(root, 0)
+    os.write(2, "\n".join(lines).encode() + b"\n")
+
+
 def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[[Log], int], *, newer: bool) -> int:
     """Run ``body`` in a process of its own and return its pid."""
     sys.stdout.flush()
@@ -71,6 +88,7 @@ def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, _tell_tasks)
         output = os.open(directory / f"{name}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         errors = os.open(directory / f"{name}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         null = os.open(os.devnull, os.O_RDONLY)
