@@ -115,17 +115,19 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                     services.start_soon(registry.note_launches)
                     async with trio.open_nursery() as around_actors:
                         actors = await around_actors.start(_sheltered)
-                        supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors, services)
-                        adopt, take_over = supervisor.launcher.adopt, supervisor.launcher.take_over
-                        janitor = Janitor(catalog, registry, foreign_remove(settings), adopt, take_over)
-                        actors.start_soon(janitor.run)
-                        log.info("supervisor_opened", state_dir=str(settings.state_dir))
                         try:
-                            yield supervisor
+                            supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors, services)
+                            adopt, take_over = supervisor.launcher.adopt, supervisor.launcher.take_over
+                            janitor = Janitor(catalog, registry, foreign_remove(settings), adopt, take_over)
+                            actors.start_soon(janitor.run)
+                            log.info("supervisor_opened", state_dir=str(settings.state_dir))
+                            try:
+                                yield supervisor
+                            finally:
+                                supervisor.close()
+                                await supervisor.finish_threads()
                         finally:
-                            supervisor.close()
-                            await supervisor.finish_threads()
-                            actors.cancel_scope.cancel()
+                            actors.cancel_scope.cancel()  # nothing else reaches it behind its shield
                     registry.close()
                 finally:
                     services.cancel_scope.cancel()  # the registry commits what it still holds on its way out

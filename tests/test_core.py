@@ -29,6 +29,7 @@ from supervisor import (
     Supervisor,
     SupervisorClosed,
     open_supervisor,
+    opening,
 )
 from supervisor.actors import registry
 from supervisor.engines import Ended, Launched, LaunchRequest, stopping
@@ -104,6 +105,20 @@ async def test_a_cancellation_while_it_opens_is_not_lost(settings: Settings) -> 
         async with open_supervisor(settings, engine=FakeEngine()):
             raise AssertionError
     assert scope.cancelled_caught
+
+
+async def test_a_supervisor_that_cannot_be_put_together_says_so(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        message = "no descriptor is free"
+        raise StateBusy(message)
+
+    monkeypatch.setattr(opening, "Supervisor", refuse)
+    with trio.fail_after(30), pytest.raises(StateBusy):
+        async with open_supervisor(settings, engine=FakeEngine()):
+            pass
 
 
 async def test_a_spec_says_the_same_as_arguments(sup: Supervisor, tmp_path: Path) -> None:
