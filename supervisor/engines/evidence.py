@@ -83,6 +83,8 @@ class Evidence:
         zombie_status: its wait status if it is a zombie whose status can be seen.
         now_boot_ns: the boot clock.
         over_limit: whether it has written more than it may, and has no keeper to see that.
+        is_newer: whether nobody has launched it, and its ``job.json`` says something that only a newer version
+            knows: that somebody else will, maybe.
     """
 
     place: Place
@@ -96,6 +98,7 @@ class Evidence:
     zombie_status: int | None = None
     now_boot_ns: int = 0
     over_limit: bool = False
+    is_newer: bool = False
 
 
 class Finding(Enum):
@@ -240,6 +243,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         zombie_status=zombie_status,
         now_boot_ns=processes.boottime_ns(),
         over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, about.record),
+        is_newer=claim is None and process is None and not owner_lives and recorded.is_newer_request(directory),
     )
 
 
@@ -287,7 +291,7 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
 
 def _decide_unlaunched(seen: Evidence) -> Finding:
     if seen.claim is None and seen.process is None:
-        return Finding.WAIT_QUEUED if seen.owner_lives else Finding.RULE_NEVER_LAUNCHED
+        return Finding.WAIT_QUEUED if seen.owner_lives or seen.is_newer else Finding.RULE_NEVER_LAUNCHED
     if seen.claim == records.NOBODY:
         return Finding.NOTE_NEVER_LAUNCHED
     if seen.place is Place.EARLIER_BOOT:

@@ -17,6 +17,7 @@ __all__ = [
     "end",
     "exit_of",
     "integer",
+    "is_newer_request",
     "is_number",
     "keeper_of_claim",
     "launch",
@@ -30,6 +31,33 @@ __all__ = [
 
 _PIDS: Final = 2**31
 LONGEST_SECONDS: Final = 2**40
+
+
+_REQUEST: Final = frozenset(
+    {
+        *(
+            "v",
+            "job_id",
+            "kind",
+            "argv",
+            "workspace",
+            "labels",
+            "created_ns",
+            "deadline_seconds",
+            "ttl_seconds",
+            "owner",
+        ),
+        *("grace_seconds", "output_limit", "idempotency_key", "digest", "engine", "host", "boot", "ns", "traceparent"),
+        *("deadline_from", "engine_options", "directory"),
+    }
+)
+"""The members of ``job.json`` that this version knows."""
+
+
+def is_newer_request(directory: str) -> bool:
+    """Whether ``job.json`` says something that this version does not know."""
+    held = records.read(directory, records.JOB, newer=True) or {"v": records.VERSION}
+    return bool(held.get("v") != records.VERSION or not held.keys() <= _REQUEST)
 
 
 def keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:

@@ -14,15 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from supervisor.catalog import Catalog
-from supervisor.engines import records
+from supervisor.engines import recorded, records
 from supervisor.errors import StateCorrupt, StateUnsafe, SupervisorError
 from supervisor.model import to_json
+from supervisor.opening import open_supervisor
 from supervisor.settings import Settings
 from supervisor.store import Layout
 from supervisor.store.connection import MIGRATIONS
+from supervisor.store.layout import new_job_id
+from supervisor.store.rows import dump
+from supervisor.testing import FakeEngine
 from tests.store.test_index import make
 
 PRIMARY = [
@@ -335,3 +340,28 @@ def test_an_error_while_looking_for_an_owner_does_not_bury_it(
         with contextlib.suppress(SupervisorError):
             layout.sweep_owners()
     assert layout.owner_lives(name)
+
+
+@pytest.mark.parametrize("record", [{"v": 1, "wait_for": "another"}, {"v": 2}])
+def test_a_queued_job_that_says_something_new_is_not_settled_from_here(state_dir: Path, record: dict[str, Any]) -> None:
+    with Catalog(Settings(state_dir=state_dir)) as catalog:
+        row = make(catalog, ended=0)
+        queued = attrs.evolve(row, job_id=new_job_id(), state="queued", completed_ns=None, outcome=None, pid=None)
+        queued = attrs.evolve(queued, started_ns=None, expires_ns=None)
+        known = {**row.request, "job_id": queued.job_id}
+        queued.spec = dump({**known, **record})
+        queued._request = None
+        directory = catalog.layout.make_job(queued.workspace_key, queued.job_id, (queued.spec + "\n").encode())
+        assert catalog.index.write(lambda: catalog.index.insert(queued))
+        assert catalog.status(queued.job_id).status == "queued"
+        catalog.prune()
+        assert {job.status for job in catalog.list().jobs} == {"done", "queued"}
+        assert os.listdir(directory) == [records.JOB]
+        Path(directory, records.JOB).write_text(dump(known) + "\n")
+        assert catalog.status(queued.job_id).reason == "launch_failed"
+
+
+async def test_this_version_knows_all_that_it_says_of_a_job(state_dir: Path) -> None:
+    async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine()) as sup:
+        job = (await sup.run(["x"], labels={"a": "b"}, idempotency_key="k", deadline_seconds=5)).job
+        assert not recorded.is_newer_request(sup._catalog.directory(sup._catalog.row(job.job_id)))
