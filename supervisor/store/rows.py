@@ -392,7 +392,7 @@ def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:
     warnings = [_TRUNCATED] if ended.get("truncated") else []
     if ended.get("may_grow"):
         for stream, name in (("stdout", records.STDOUT), ("stderr", records.STDERR)):
-            more = size_of(directory, name) - ended[f"{stream}_bytes"]
+            more = _size_so_far(directory, name) - ended[f"{stream}_bytes"]
             if more > 0:
                 warnings.append(
                     f"{more} bytes were written to {stream} after the command had ended; they do not count."

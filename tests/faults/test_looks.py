@@ -1,0 +1,290 @@
+"""An error while looking is not evidence: each call that looks at a job fails, with each error, once and for good.
+
+Whatever fails, a job is told as it was known or with an error that can be retried, its records stay as they are, and
+as soon as nothing fails any more the truth is told.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import supervisor
+from supervisor.catalog import Catalog
+from supervisor.engines import processes, records, second_look
+from supervisor.errors import JobRunning, SupervisorError
+from supervisor.settings import Settings
+from supervisor.store import Row
+from tests.store.test_index import make
+
+pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs /proc")
+
+Site = tuple[str, str, str]
+
+CALLS = frozenset(
+    {"access", "fstat", "getsid", "kill", "listdir", "lstat", "open", "pidfd_open", "pread", "read", "readlink"}
+    | {"scandir", "stat", "waitid", "exists", "isdir", "isfile", "islink", "lexists"}
+)
+ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EINTR)
+NOT_EVIDENCE = {
+    "actors": "how long the registry's log is",
+    "cli": "asks about the caller's surroundings, and settles nothing",
+    "embedding": "talks to its own thread",
+    "endings": "looks through `looking`",
+    "engines.batch": "of engines for many machines, which have rules of their own about what cannot be reached",
+    "engines.keeper": "a keeper knows how its children end from the kernel; tests/process/test_keeper_needs_nothing.py",
+    "engines.inotify": "tells that something has changed, not what",
+    "engines.local": "opens the workspace for a launch",
+    "engines.kin": "tests/engines/test_kin.py",
+    "engines.measures": "tests/engines/test_keeper_output.py",
+    "engines.slurm": "as engines.batch",
+    "follow": "reads for a person what is written; no verdict rests on it",
+    "forking": "none",
+    "interpret.claude_cli": "which program is installed",
+    "interpret.codex_cli": "which program is installed",
+    "launching": "none",
+    "load": "the load generator",
+    "log": "none",
+    "mcp_server": "tokens, kinds and workspaces; tests/mcp_server",
+    "mounts": "what is mounted; a root that cannot be judged is refused",
+    "settings": "none",
+    "store.clock": "tests/store/test_clock.py",
+    "store.connection": "tests/store/test_registry_errors.py",
+    "store.layout": "through `looking`; tests/store/test_registry_errors.py has the rest",
+    "testing": "for tests",
+    "trust": "who may replace a state root; one that cannot be judged is refused",
+    "workspaces": "where a new job is to run",
+}
+"""Modules (and what is below them) whose looks decide nothing about a job's fate, or are tested elsewhere, and why."""
+SINGLE: dict[Site, str] = {
+    ("engines.looking", "is_absent", "stat"): "only after ENOTDIR; tests/engines/test_records.py",
+    ("engines.obstacles", "_owner_of", "stat"): "names the owner in a message",
+    ("engines.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",
+    ("engines.processes", "has_child_ended", "waitid"): "of the keeper's own children",
+    ("engines.processes", "look_by_ps", "getsid"): "without /proc only",
+    ("engines.processes", "may_have_children", "listdir"): "answers yes when it cannot be told",
+    ("engines.processes", "send_signal", "kill"): "a signal, not a look",
+    ("engines.processes", "send_signal", "pidfd_open"): "without one the identity is read again",
+    ("engines.records", "_write_in_spare", "listdir"): "spare files: without one a new file is made",
+    ("engines.records", "_write_in_spare", "open"): "writes",
+    ("engines.records", "_write_whole", "open"): "writes",
+    ("engines.records", "make_spares", "listdir"): "spare files",
+    ("engines.remote", "check_shared_directory", "stat"): "at the start of a job",
+    ("engines.remote", "make_job_directory", "open"): "writes",
+    ("engines.second_look", "is_unended", "lstat"): "answers that it must be looked at",
+    ("engines.kept", "_keeper_of", "lstat"): "hands over to who looks until it is known; tests/engines/test_kept.py",
+    ("engines.trees", "_terminate", "kill"): "a signal, not a look",
+    ("engines.trees", "_is_of_another_user", "stat"): "only for what was refused",
+}
+
+
+def sites_in_package() -> set[Site]:
+    """Return (module, function, call) of every call in the package that looks at something."""
+    root = Path(supervisor.__file__).parent
+    found: set[Site] = set()
+    for path in root.rglob("*.py"):
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+        def visit(node: ast.AST, function: str, module: str = module) -> None:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                function = node.name
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLS:
+                of = node.func.value
+                if ast.unparse(of) in {"os", "os.path"}:
+                    found.add((module, function, node.func.attr))
+            for child in ast.iter_child_nodes(node):
+                visit(child, function)
+
+        visit(ast.parse(path.read_text(encoding="utf-8")), "")
+    return found
+
+
+def is_elsewhere(site: Site) -> bool:
+    module = site[0]
+    return any(module == part or module.startswith((f"{part}.", f"{part}_")) for part in NOT_EVIDENCE)
+
+
+class Shim:
+    """Stands before ``os``: notes which site of the package calls what, and has one of them fail."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[Site] = Counter()
+        self.fails: Site | None = None
+        self.error = 0
+        self.left = 0
+
+    def arm(self, site: Site, number: int, times: int) -> None:
+        self.fails, self.error, self.left = site, number, times
+
+    def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **named: Any) -> Any:
+            frame = sys._getframe(1)
+            module = str(frame.f_globals.get("__name__", ""))
+            if module.startswith("supervisor."):
+                site = (module.removeprefix("supervisor."), frame.f_code.co_name, name)
+                self.seen[site] += 1
+                if site == self.fails and self.left:
+                    self.left -= 1
+                    raise OSError(self.error, os.strerror(self.error), args[0] if args else None)
+            return call(*args, **named)
+
+        return wrapped
+
+
+@pytest.fixture
+def shim(monkeypatch: pytest.MonkeyPatch) -> Shim:
+    made = Shim()
+    for name in sorted(CALLS):
+        if hasattr(os, name):
+            monkeypatch.setattr(os, name, made.wrap(name, getattr(os, name)))
+    return made
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path / "state")
+    yield made
+    made.close()
+
+
+class World:
+    """Jobs in every state that has to be told by looking."""
+
+    def __init__(self, root: Path) -> None:
+        self.settings = Settings(state_dir=root)
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.keeper = self.spawn("sleep", "600")
+        self.stranger = self.spawn("true")
+        os.waitid(os.P_PID, self.stranger[0], os.WEXITED)
+        self.catalog = Catalog(self.settings)
+
+    def spawn(self, *argv: str, **env: str) -> tuple[int, int]:
+        child = subprocess.Popen(argv, env={**os.environ, **env}, start_new_session=True)
+        self.children.append(child)
+        found = processes.read_process(child.pid)
+        return child.pid, 0 if found is None else found.start
+
+    def close(self) -> None:
+        self.catalog.close()
+        for child in self.children:
+            child.kill()
+            child.wait()
+
+    def job(self, leader: tuple[int, int], keeper: tuple[int, int], **changes: Any) -> Row:
+        row = make(self.catalog)
+        record: dict[str, Any] = {"pid": leader[0], "start": leader[1], "boot": processes.boot_id()}
+        record |= {"ns": processes.pid_namespace(), "keeper_pid": keeper[0], "keeper_start": keeper[1]}
+        record |= {"started_ns": row.created_ns, "started_boot_ns": processes.ticks_to_ns(leader[1])}
+        records.replace(self.catalog.directory(row), records.PROCESS, {**record, **changes})
+        return row
+
+    def kept(self) -> tuple[Row, str, int | None]:
+        return self.job(self.spawn("sleep", "600"), self.keeper), "running", None
+
+    def unkept(self) -> tuple[Row, str, int | None]:
+        return self.job(self.spawn("sleep", "600"), self.stranger), "running", None
+
+    def of_another_name_of_this_boot(self) -> tuple[Row, str, int | None]:
+        row = self.job(self.keeper, self.stranger, boot="v" + "0" * 31)
+        leader = self.spawn("sleep", "600", SUPERVISOR_JOB_ID=row.job_id)
+        record = records.read(self.catalog.directory(row), records.PROCESS) or {}
+        del record["v"]
+        record |= {"pid": leader[0], "start": leader[1], "started_boot_ns": processes.ticks_to_ns(leader[1])}
+        records.replace(self.catalog.directory(row), records.PROCESS, record)
+        return row, "running", None
+
+    def ended_unreaped(self) -> tuple[Row, str, int | None]:
+        leader = self.spawn("sh", "-c", "exit 5")
+        os.waitid(os.P_PID, leader[0], os.WEXITED | os.WNOWAIT)
+        return self.job(leader, self.stranger), "failed", 5
+
+    def ended_on_record(self) -> tuple[Row, str, int | None]:
+        row = self.job(self.stranger, self.keeper)
+        directory = self.catalog.directory(row)
+        Path(directory, records.STDOUT).write_text("out")
+        Path(directory, records.STDERR).write_text("why")
+        end: dict[str, object] = {"pid": self.stranger[0], "start": self.stranger[1], "boot": processes.boot_id()}
+        records.create(directory, records.EXIT, end | {"exit_code": 3, "signal": None, "ended_ns": row.created_ns + 1})
+        return row, "failed", 3
+
+    def without_directory(self) -> tuple[Row, str, int | None]:
+        row = make(self.catalog)
+        self.spawn("sleep", "600", SUPERVISOR_JOB_ID=row.job_id)
+        shutil.rmtree(self.catalog.directory(row))
+        return row, "running", None
+
+
+STATES = ("kept", "unkept", "of_another_name_of_this_boot", "ended_unreaped", "ended_on_record", "without_directory")
+
+
+def ask(world: World, row: Row, arm: Callable[[], None] = lambda: None) -> set[tuple[str, int | None]]:
+    """Ask about a job in every way, in a process that knows nothing; return what was told."""
+    second_look._known.clear()
+    told: set[tuple[str, int | None]] = set()
+    with Catalog(world.settings) as catalog:
+        processes.forget_facts()
+        arm()
+        for question in (
+            lambda: catalog.status(row.job_id),
+            lambda: catalog.list().jobs[0],
+            lambda: catalog.result(row.job_id).job,
+        ):
+            try:
+                job = question()
+                told.add((str(job.status), job.exit_code))
+            except JobRunning:
+                told.add(("running", None))
+            except SupervisorError as error:
+                assert error.retryable, error  # noqa: PT017
+    return told
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_an_error_at_any_look_settles_nothing(world: World, shim: Shim, state: str) -> None:
+    row, status, code = getattr(world, state)()
+    shim.seen.clear()
+    assert ask(world, row) == {(status, code)}
+    sites = {site for site in shim.seen if not is_elsewhere(site) and site not in SINGLE}
+    assert sites
+    cases = 0
+    for site in sorted(sites):
+        for number in ERRORS:
+            for times in (1, 1 << 30):
+                row, status, code = (row, status, code) if status == "running" else getattr(world, state)()
+                end = Path(world.catalog.directory(row), records.EXIT)
+                before = end.read_bytes() if end.exists() else None
+                try:
+                    told = ask(world, row, lambda case=(site, number, times): shim.arm(*case))  # type: ignore[misc]
+                finally:
+                    shim.fails = None
+                case = (site, errno.errorcode[number], times)
+                assert told <= {("running", None), (status, code)}, case
+                if before is not None or status == "running":
+                    assert (end.read_bytes() if end.exists() else None) == before, case
+                assert ask(world, row) == {(status, code)}, case
+                cases += 1
+    assert cases == 2 * len(sites) * len(ERRORS)
+    COVERED.update(sites)
+
+
+COVERED: set[Site] = set()
+
+
+def test_every_call_that_looks_has_a_case() -> None:
+    """A new one is tried above by being on the way of a question, or is listed here with a reason."""
+    if not COVERED:
+        pytest.skip("needs the test above in the same run")
+    there = {site for site in sites_in_package() if not is_elsewhere(site)}
+    uncovered = there - COVERED - SINGLE.keys()
+    assert not uncovered, "\n".join(map(str, sorted(uncovered)))
+    assert SINGLE.keys() <= there, sorted(SINGLE.keys() - there)
