@@ -26,6 +26,7 @@ from supervisor.actors.registry import Registry
 from supervisor.catalog import Catalog
 from supervisor.core import Supervisor
 from supervisor.engines import Engine, remote
+from supervisor.errors import SupervisorError
 from supervisor.settings import Settings
 from supervisor.store import Row
 
@@ -60,8 +61,10 @@ async def open_supervisor(
     """
     settings = Settings() if settings is None else settings
     raised: list[BaseException] = []
+    opened = False
     try:
         async with _opened(settings, engine) as supervisor:
+            opened = True
             try:
                 yield supervisor
             except BaseException as error:
@@ -70,6 +73,9 @@ async def open_supervisor(
     except BaseExceptionGroup as group:
         if raised and _is_only(raised[0], group):
             raise raised[0] from raised[0].__cause__
+        refused = _leaves(group)
+        if not opened and len(refused) == 1 and isinstance(refused[0], SupervisorError):
+            raise refused[0] from refused[0].__cause__
         raise
 
 
