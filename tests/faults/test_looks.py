@@ -43,6 +43,7 @@ NOT_EVIDENCE = {
     "endings": "looks through `looking`",
     "engines.batch": "of engines for many machines, which have rules of their own about what cannot be reached",
     "engines.keeper": "a keeper knows how its children end from the kernel; tests/process/test_keeper_needs_nothing.py",
+    "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "engines.inotify": "tells that something has changed, not what",
     "engines.local": "opens the workspace for a launch",
     "engines.kin": "tests/engines/test_kin.py",
