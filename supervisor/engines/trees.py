@@ -333,6 +333,14 @@ class Stop:
         self.is_child = False
         self.ended = boot_ns // processes.TICK_NS
 
+    @property
+    def ended_untouched(self) -> bool:
+        """Whether the leader, which is gone, was refused to us and to every other process of this user.
+
+        That none of our signals has reached it says less: another process may have stopped it just then.
+        """
+        return not self.reached and self.pid in self.denied
+
 
 _FIRST_DELAY_NS: Final = 2_000_000
 _LONGEST_DELAY_NS: Final = 200_000_000
@@ -444,7 +452,7 @@ class TreeKiller:
             stop.signalled_ns = now
         members = view.members(stop)
         if not members and self._table.unseen is None:
-            stop.natural = not stop.reached
+            stop.natural = stop.ended_untouched
             return True
         now = processes.boottime_ns()
         kill_ns = stop.signalled_ns + stop.grace_ns
@@ -455,7 +463,7 @@ class TreeKiller:
             if members and self._table.unseen is None and stop.denied.issuperset(each.pid for each in members):
                 stop.survivors = sorted(process.pid for process in members)
                 stop.refused = any((process.pid, process.start) == (stop.pid, stop.start) for process in members)
-                stop.natural = not stop.refused and not stop.reached
+                stop.natural = not stop.refused and stop.ended_untouched
                 return True
         now = _put_off(stop, _LONGEST_DELAY_NS if now < kill_ns + _STUCK_NS else _STUCK_DELAY_NS)
         if now < kill_ns < stop.next_ns:
