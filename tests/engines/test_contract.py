@@ -17,6 +17,7 @@ import trio.testing
 
 from supervisor.engines import Engine, LaunchRequest, Running, Seen, processes, records
 from supervisor.engines.local import LocalEngine
+from supervisor.engines.notify import Notifier
 from supervisor.engines.remote import make_engine, make_job_directory
 from supervisor.errors import LaunchFailed
 from supervisor.follow import Chunks
@@ -110,8 +111,10 @@ def output(request: LaunchRequest, name: str = records.STDOUT) -> bytes | None:
 async def printed(directory: str) -> bytes:
     """Wait until the command has printed something."""
     async with trio.open_nursery() as nursery:
+        notifier = Notifier()
+        nursery.start_soon(notifier.serve)
         chunks = Chunks(directory, "stdout", trio.Event(), lambda: None)
-        await nursery.start(chunks.serve)
+        await nursery.start(chunks.serve, notifier)
         data = await anext(chunks)
         chunks.close()
         nursery.cancel_scope.cancel()
