@@ -32,6 +32,7 @@ from supervisor import (
 from supervisor.actors import registry
 from supervisor.catalog import Catalog
 from supervisor.embedding.portal import Portal
+from supervisor.engines.notify import Notifier
 from supervisor.follow import Chunks
 from supervisor.testing import FakeEngine, Script
 
@@ -355,7 +356,7 @@ def test_a_defect_behind_an_iterator_arrives_as_itself(
 ) -> None:
     error = LookupError("in a nursery")
 
-    async def broken(_: Chunks, *, task_status: trio.TaskStatus[None]) -> None:
+    async def broken(_: Chunks, _notifier: Notifier, *, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         raise error
 
