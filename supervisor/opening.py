@@ -29,6 +29,7 @@ from supervisor.engines import Engine, remote
 from supervisor.errors import SupervisorError
 from supervisor.settings import Settings
 from supervisor.store import Row
+from supervisor.store.layout import state_error
 
 __all__ = ["open_supervisor"]
 
@@ -74,8 +75,12 @@ async def open_supervisor(
         if raised and _is_only(raised[0], group):
             raise raised[0] from raised[0].__cause__
         refused = _leaves(group)
-        if not opened and len(refused) == 1 and isinstance(refused[0], SupervisorError):
+        if opened or len(refused) != 1:
+            raise
+        if isinstance(refused[0], SupervisorError):
             raise refused[0] from refused[0].__cause__
+        if isinstance(refused[0], OSError):
+            raise state_error(refused[0], "a supervisor cannot be opened") from refused[0]
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import sqlite3
@@ -107,13 +108,14 @@ async def test_a_cancellation_while_it_opens_is_not_lost(settings: Settings) -> 
     assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("error", [StateBusy("locked"), OSError(errno.EMFILE, os.strerror(errno.EMFILE))])
 async def test_a_supervisor_that_cannot_be_put_together_says_so(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def refuse(*_: Any) -> None:
-        message = "no descriptor is free"
-        raise StateBusy(message)
+        raise error
 
     monkeypatch.setattr(opening, "Supervisor", refuse)
     with trio.fail_after(30), pytest.raises(StateBusy):

@@ -193,6 +193,8 @@ def host(
             trio.run(main, log)
         except supervisor.SupervisorError as error:  # bare, so it could not be opened: of its tasks it would be a group
             log.note("unopened", code=error.code, message=error.message)
+        except OSError as error:  # Trio itself had no descriptor to begin with
+            log.note("unopened", code="", message=str(error))
         return 0
 
     return body

@@ -15,10 +15,10 @@ PACKAGE = Path(supervisor.__file__).parents[1]
 DRIVER = Path(__file__).with_name("driver.py")
 
 
-def play(directory: Path, rounds: int) -> None:
+def play(directory: Path, rounds: int, *options: str) -> None:
     seed = random.SystemRandom().randrange(10**6)
     words = [sys.executable, str(DRIVER), "--rounds", str(rounds), "--seed", str(seed), "--directory", str(directory)]
-    words += ["--package", str(PACKAGE)]
+    words += ["--package", str(PACKAGE), *options]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     sys.stdout.write(done.stdout)
     if done.returncode:
@@ -38,3 +38,12 @@ def test_a_few_rounds(tmp_path: Path) -> None:
 @pytest.mark.chaos
 def test_many_rounds(tmp_path: Path, rounds: int) -> None:
     play(tmp_path / "chaos", rounds)
+
+
+def test_a_few_rounds_in_which_things_run_out(tmp_path: Path) -> None:
+    play(tmp_path / "chaos", 8, "--scarce")
+
+
+@pytest.mark.chaos
+def test_many_rounds_in_which_things_run_out(tmp_path: Path, rounds: int) -> None:
+    play(tmp_path / "chaos", rounds, "--scarce")
