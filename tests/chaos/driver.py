@@ -540,6 +540,9 @@ class Round:
         for path in self.root.glob("*-*/*/claim"):
             holder = os.readlink(path).split(".")
             facts.keepers[path.parent.name] = int(holder[1]) if holder[0] == "keeper" else None
+        for token in facts.shot:  # what such a leader has left behind has its keeper stay: it may write on
+            for pid in programs.processes_of(token):
+                self.kill("left behind", pid)
         self.pump_until(lambda: not list(points.keepers(str(self.root))), "a keeper is left")
         self.pump_until(lambda: len(facts.ended) == len(facts.begun), "a leader is left")
         for token in facts.commands:
