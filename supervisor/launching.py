@@ -295,7 +295,7 @@ class Launcher:
         entry = Entry(row, self._catalog.directory(row))
         entry.adopted = True
         if not owned:
-            entry.owner_lives = partial(self._catalog.layout.owner_lives, row.owner)
+            entry.owner_lives = partial(self._catalog.layout.sees_owner, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
         self._registry.meter.adoptions += 1

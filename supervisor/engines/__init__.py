@@ -228,6 +228,7 @@ class Engine(Protocol):
         """Watch a command that somebody else has launched, or is about to.
 
         ``owner_lives``, which may be called from any thread, tells whether the supervisor that took
-        the job on is still there to launch it; if not, and it has not, nobody will.
+        the job on is still there to launch it; if not, and it has not, nothing will. It raises ``NotKnown`` while that
+        cannot be seen.
         """
         ...

@@ -30,6 +30,7 @@ from supervisor.engines.batch_evidence import SUBMISSION, is_unclaimed, resolve
 from supervisor.engines.batch_now import NOTHING_SAID, REPEAT_WITHIN_SECONDS, read_submission, request_end, resolve_now
 from supervisor.engines.batch_submit import Submitter, rule_out
 from supervisor.engines.inotify import CHANGED
+from supervisor.engines.looking import NotKnown, is_there
 from supervisor.engines.notify import Notifier
 from supervisor.errors import LaunchFailed
 from supervisor.model import Exit
@@ -45,6 +46,14 @@ _MOST_SUBMISSIONS: Final = 4
 _SUBMIT_FOR_SECONDS: Final = 120.0
 _BETWEEN_LOOKS_SECONDS: Final = 0.03
 _DEADLINE_BACKSTOP_SECONDS: Final = 3.0
+
+
+def _is_forgotten(directory: str) -> bool:
+    """Whether a job directory is gone, and the shared directory around it is not."""
+    try:
+        return records.is_gone(directory) and is_there(os.path.dirname(directory))
+    except NotKnown:
+        return False
 
 
 class BatchRunning:
@@ -263,7 +272,12 @@ class BatchEngine:
             await self._heard.wait()
             self._heard = trio.Event()
             handles, self._news = [each for each in self._news if each.ended is None], {}
-            asked = [(each, each.word, each.owner_lives()) for each in handles]
+            asked: list[tuple[BatchRunning, Word, bool]] = []
+            for each in handles:
+                try:
+                    asked.append((each, each.word, each.owner_lives()))
+                except NotKnown as error:  # the engine's next word brings us back to it
+                    log.warning("job_not_looked_at", job_id=each.key, error=str(error))
             for handle, seen in await trio.to_thread.run_sync(self._look_at, asked):
                 self._learn(handle, seen)
             await trio.sleep(
@@ -287,10 +301,8 @@ class BatchEngine:
                 )
             except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
                 log.warning("job_not_looked_at", job_id=handle.key, error=str(error))
-                shared = os.path.dirname(handle.directory)
-                forgotten = not os.path.exists(handle.directory) and os.path.exists(shared)
                 ended = Ended(exit=Exit(ended_ns=time.time_ns()))
-                seen = Observation(seen=Seen.ENDED, ended=ended) if forgotten else None
+                seen = Observation(seen=Seen.ENDED, ended=ended) if _is_forgotten(handle.directory) else None
             found.append((handle, seen))
         return found
 

@@ -501,21 +501,27 @@ class Layout:
         with contextlib.suppress(OSError):
             os.unlink(f"{self.root}/{_OWNERS}/{name}")
 
-    def owner_lives(self, name: str) -> bool:
+    def sees_owner(self, name: str) -> bool:
         """Whether the supervisor of that name may still launch what it has taken on.
 
         Raises:
-            StateBusy: that cannot be seen now.
+            NotKnown: that cannot be seen now.
         """
         words = name.split(".")
         if len(words) != 5 or not (words[0].isdigit() and words[1].isdigit()):
             return False
+        if words[3] != processes.pid_namespace() or processes.is_another_boot(words[2]):
+            return False
+        return is_there(f"{self.root}/{_OWNERS}/{name}") and processes.is_alive(int(words[0]), int(words[1]))
+
+    def owner_lives(self, name: str) -> bool:
+        """Return what ``sees_owner`` does, for callers outside the engines.
+
+        Raises:
+            StateBusy: that cannot be seen now.
+        """
         try:
-            if words[3] != processes.pid_namespace() or processes.is_another_boot(words[2]):
-                return False
-            if not is_there(f"{self.root}/{_OWNERS}/{name}"):
-                return False
-            return processes.is_alive(int(words[0]), int(words[1]))
+            return self.sees_owner(name)
         except NotKnown as error:
             raise state_error(error, "cannot tell whether a supervisor is still there") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -18,6 +19,7 @@ from supervisor.catalog import Catalog
 from supervisor.engines import LaunchRequest, evidence, processes, records
 from supervisor.engines.keeper_link import KeeperLink
 from supervisor.engines.local import LocalEngine, LocalRunning
+from supervisor.engines.looking import NotKnown
 
 
 def _ended_process() -> tuple[int, int]:
@@ -104,6 +106,26 @@ async def test_a_watched_job_that_somebody_forgets_takes_nobody_along(
         other = await engine.adopt(str(here), None)  # the engine goes on with all others
         with trio.fail_after(5):
             assert (await other.wait()).exit.never_launched
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_owner_that_cannot_be_seen_now_is_looked_for_again(state_dir: Path, tmp_path: Path) -> None:
+    engine = LocalEngine(str(state_dir))
+    answers = iter([NotKnown(errno.EMFILE, os.strerror(errno.EMFILE)), False])
+
+    def owner_lives() -> bool:
+        answer = next(answers, False)
+        if isinstance(answer, NotKnown):
+            raise answer
+        return answer
+
+    here = tmp_path / "here"
+    here.mkdir()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.serve)
+        running = await engine.adopt(str(here), None, owner_lives=owner_lives)
+        with trio.fail_after(30):
+            assert (await running.wait()).exit.never_launched
         nursery.cancel_scope.cancel()
 
 
