@@ -153,9 +153,9 @@ def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
     host = None if born is None else born.record.get("host")
     if host is not None and host != processes.host_id():
         return Place.ELSEWHERE
-    if namespace == processes.pid_namespace():
-        return None
-    return Place.EARLIER_BOOT if processes.is_another_boot(boot) else Place.ELSEWHERE
+    if processes.is_another_boot(boot):
+        return Place.EARLIER_BOOT
+    return None if namespace == processes.pid_namespace() else Place.ELSEWHERE
 
 
 def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
@@ -189,12 +189,7 @@ def _place_by_table(directory: str, process: dict[str, Any], leader: Leader) -> 
     if leader is Leader.ALIVE and _is_proved_leader(directory, process["pid"]):
         return Place.HERE, False
     ended = leader is Leader.GONE and not processes.is_alive(*keeper)
-    return (Place.EARLIER_BOOT if ended or processes.is_another_boot(process["boot"]) else Place.ELSEWHERE), False
-
-
-def _place_of_unlaunched(boot: str, *, may_be_launched: bool) -> Place:
-    """Return the same of one without a process record: what there is of it ``HERE`` is found by its mark."""
-    return Place.EARLIER_BOOT if processes.is_another_boot(boot) and not may_be_launched else Place.HERE
+    return (Place.EARLIER_BOOT if ended else Place.ELSEWHERE), False
 
 
 def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None) -> Evidence:
@@ -224,11 +219,9 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
             keeper_lives = told is Place.HERE and processes.is_alive(holder[0], holder[1])
             if told is None:
                 keeper_lives = _is_proved_keeper(*holder)
-            place = told or _place_of_unlaunched(holder[2], may_be_launched=keeper_lives)
+            place = told or Place.HERE  # where it is found by its mark
         elif record := about.record:
-            boot = str(record.get("boot", ""))
-            told = _place(boot, str(record.get("ns", "")), about)
-            place = told or _place_of_unlaunched(boot, may_be_launched=owner_lives)
+            place = _place(str(record.get("boot", "")), str(record.get("ns", "")), about) or Place.HERE
     # The exit record comes last: whoever was alive above had not failed to write it yet.
     exit_record = recorded.valid_exit(records.read(directory, records.EXIT), process)
     return Evidence(

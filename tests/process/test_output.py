@@ -108,9 +108,11 @@ def test_the_output_limit_holds_for_what_is_left_behind(world: World) -> None:
 def test_what_is_left_behind_is_ended_where_the_setting_says_so(world: World) -> None:
     up, gate = world.fifo(), world.fifo()
     behind = f"echo $$ > {up}; exec > /dev/null 2>&1; read go < {gate}"
-    words = ("--", "sh", "-c", f"setsid sh -c '{behind}' & exit 0")
+    done = world.fifo()  # what is left behind is ended at once, so the command waits until it has said its pid
+    words = ("--", "sh", "-c", f"setsid sh -c '{behind}' & read go < {done}")
     job_id = start(world, *words, SUPERVISOR_JOB_LEFTOVERS="stop", SUPERVISOR_STOP_GRACE_SECONDS="0.3")
     left = world.hold(up.number())
+    done.open()
     assert left.ended()
     assert ended(world, job_id).status == "done"
 
