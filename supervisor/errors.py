@@ -19,6 +19,7 @@ __all__ = [
     "JobNotFound",
     "JobRunning",
     "LaunchFailed",
+    "OutputLost",
     "PermissionDenied",
     "StateBusy",
     "StateCorrupt",

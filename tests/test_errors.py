@@ -21,6 +21,7 @@ CODES = {
     "JobNotFound": "job_not_found",
     "JobRunning": "job_running",
     "LaunchFailed": "launch_failed",
+    "OutputLost": "output_lost",
     "PermissionDenied": "permission_denied",
     "StateBusy": "state_busy",
     "StateCorrupt": "state_corrupt",

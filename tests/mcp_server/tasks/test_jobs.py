@@ -171,13 +171,14 @@ def lose_output(state_dir: Path, job_id: str) -> None:
 async def test_output_that_is_gone_is_an_error_result(world: World, engine: FakeEngine, state_dir: Path) -> None:
     async with world.open() as sup, world.peer() as peer:
         made = await peer.call("build", target="all")
+        engine.commands[0].write("built\n")
         engine.commands[0].finish()
         await sup.wait(made["taskId"])
         lose_output(state_dir, made["taskId"])
         got = await peer.get(made["taskId"])
         assert got["status"] == "completed"
         assert got["result"]["isError"] is True
-        assert got["result"]["structuredContent"]["error"]["code"] == "state_corrupt"
+        assert got["result"]["structuredContent"]["error"]["code"] == "output_lost"
 
 
 async def test_a_key_is_each_principals_own(world: World, engine: FakeEngine) -> None:
