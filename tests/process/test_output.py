@@ -94,11 +94,13 @@ def test_run_ends_with_its_command(world: World) -> None:
 
 
 def test_the_output_limit_holds_for_what_is_left_behind(world: World) -> None:
-    up = world.fifo()
-    behind = f"echo $$ > {up}; while :; do echo 0123456789; done"
+    up, gate = world.fifo(), world.fifo()
+    behind = f"echo $$ > {up}; read go < {gate}; while :; do echo 0123456789; done"
     words = ("--", "sh", "-c", f"sh -c '{behind}' & exit 0")
     job_id = start(world, *words, SUPERVISOR_JOB_MAX_OUTPUT_BYTES="10000", SUPERVISOR_STOP_GRACE_SECONDS="0.3")
     left = world.hold(up.number())
+    assert ended(world, job_id).status == "done"  # the limit is checked at the end of the command, too
+    gate.open()
     assert left.ended()
     job = ended(world, job_id)
     assert (job.status, job.reason, job.stop_requested) == ("done", "exited", None)
