@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FINGERPRINT",
+    "MOST_LABELS",
     "ErrorInfo",
     "Exit",
     "Job",
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 FINGERPRINT: Final = "trio-supervisor/1"
+
+MOST_LABELS: Final = 64
+"""How many labels a job may have, and a question about jobs may name."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
-from supervisor.model import JobSpec
+from supervisor.model import MOST_LABELS, JobSpec
 from supervisor.store.layout import encodable
 from supervisor.store.rows import dump
 
-__all__ = ["MOST_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
+__all__ = ["LONGEST_DEADLINE_SECONDS", "MOST_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
 
-_LONGEST_DEADLINE: Final = 100 * 365 * 86400
-_MOST_LABELS: Final = 64
 _MOST_LABEL_CHARACTERS: Final = 1024
 _MOST_KEY_CHARACTERS: Final = 256
 
+LONGEST_DEADLINE_SECONDS: Final = 100 * 365 * 86400
+"""The longest there is, but for none at all."""
 
 MOST_INPUT_BYTES: Final = 64 << 20
 """Of stdin, which is held in memory until the job has read it: it is never written to disk."""
@@ -51,7 +51,7 @@ def _is(held: object, kind: type) -> bool:
 
 def _check_deadline(seconds: float) -> None:
     number = (_is(seconds, int) or _is(seconds, float)) and not _is(seconds, bool)
-    fits = number and (0 <= seconds <= _LONGEST_DEADLINE or seconds == math.inf)
+    fits = number and (0 <= seconds <= LONGEST_DEADLINE_SECONDS or seconds == math.inf)
     _check(fits, f"deadline_seconds is {seconds!r}; it must be a number from 0 to 100 years, or infinity")
 
 
@@ -63,7 +63,7 @@ def _check_labels(labels: Mapping[str, str]) -> None:
     _check(_all_strings(labels), "labels must map strings to strings")
     for name, value in labels.items():
         _check(name and len(name) + len(value) <= _MOST_LABEL_CHARACTERS, f"label {name!r:.80} is empty or too long")
-    _check(len(labels) <= _MOST_LABELS, f"there are more than {_MOST_LABELS} labels")
+    _check(len(labels) <= MOST_LABELS, f"there are more than {MOST_LABELS} labels")
 
 
 def _check_env(env: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from supervisor import Settings, Supervisor, open_supervisor
 from supervisor.catalog import Catalog
+from supervisor.errors import InvalidArguments
 from supervisor.listing import nobody, page_at_a_glance, page_of, query_of
 from supervisor.model import JobPage
 from supervisor.testing import FakeEngine, Script
@@ -96,3 +97,12 @@ def check_without_its_directory(catalog: Catalog, job_id: str) -> None:
     assert "missing" in (damaged.jobs[0].detail or "")
     directory.with_name("aside").rename(directory)
     assert page_at_a_glance(catalog, query, nobody) == before
+
+
+async def test_more_labels_than_a_job_can_have_are_refused(sup: Supervisor, catalog: Catalog) -> None:
+    many = {f"{number}": "x" for number in range(64)}
+    assert (await sup.list(labels=many)).jobs == ()
+    with pytest.raises(InvalidArguments, match="more than 64 labels"):
+        await sup.list(labels={**many, "one": "more"})
+    with pytest.raises(InvalidArguments, match="more than 64 labels"):
+        catalog.list(labels={f"{number}": "x" for number in range(1000)})

@@ -7,6 +7,7 @@ some drop a whole server over one that does not compile. So a kinds file may use
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Final
 
 __all__ = ["fault"]
@@ -24,7 +25,12 @@ def fault(pattern: str) -> str | None:
     Raises:
         re.error: it is none of Python's.
     """
-    re.compile(pattern)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # of what a later Python, and Unicode sets, read otherwise
+        try:
+            re.compile(pattern)
+        except FutureWarning as warning:
+            return f"{warning}; write a bracket or a doubled sign in a class as \\[ or once"
     at = 0
     repeatable = False
     open_groups: list[bool] = []  # of each whether it can be repeated, which an assertion cannot

@@ -7,6 +7,7 @@ have written it. A mistake is reported with its line, its key and what is allowe
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -21,8 +22,9 @@ import attrs
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
 from supervisor.mcp_server import expressions, templates
-from supervisor.mcp_server.arguments import TYPES, Parameter
+from supervisor.mcp_server.arguments import MOST_WHOLE, TYPES, Parameter
 from supervisor.mcp_server.toml_lines import complaint
+from supervisor.requests import LONGEST_DEADLINE_SECONDS
 from supervisor.trust import exposure_of
 
 __all__ = ["COMMON", "RESERVED", "Kind", "load", "parse"]
@@ -165,6 +167,9 @@ def parse(
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: this is not TOML: {error}"
         raise InvalidSettings(message, repair="Correct the file.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; what nests too deeply
+        message = f"{path}: this file cannot be read: {error}"
+        raise InvalidSettings(message, repair="Correct the file.") from error
     return tuple(_Reader(text, path, shared_dir, exposed or (lambda _: None)).read(document))
 
 
@@ -211,7 +216,12 @@ class _Reader:
             stdin=stdin,
             interpret=self._interpreter(where, table),
             deadline_seconds=self._optional(
-                where, table, "deadline_seconds", _seconds, "a number of seconds of more than 0", None
+                where,
+                table,
+                "deadline_seconds",
+                _seconds,
+                "a number of seconds of more than 0 and at most 100 years",
+                None,
             ),
             env_pass=tuple(
                 self._optional(
@@ -329,9 +339,7 @@ class _Reader:
             self._refuse(where, f"{name} is {_shown(table)}", f'a table, as in {name} = {{ type = "string" }}')
         given = cast("dict[str, Any]", table)
         self._keys(where, given, {each.name for each in attrs.fields(Parameter)} - {"name"})
-        type_ = self._optional(where, given, "type", str, "", "string")
-        if type_ not in TYPES:
-            self._refuse((*where, "type"), f"type is {_shown(type_)}", f"one of {', '.join(TYPES)}")
+        type_ = self._optional(where, given, "type", _type, f"one of {', '.join(TYPES)}", "string")
         numeric, textual = type_ in {"integer", "number"}, type_ == "string"
         for key in ("minimum", "maximum"):
             self._only(where, given, key, numeric, f"parameters of type integer or number, and this is a {type_}")
@@ -364,7 +372,18 @@ class _Reader:
                 self._refuse(
                     (*where, key), f"{least} is {low} and {most} is {high}", f"a {least} of at most the {most}"
                 )
+        if type_ == "integer":
+            self._holds_whole(where, given, made)
         return self._with_values(where, given, made)
+
+    def _holds_whole(self, where: tuple[str, ...], given: dict[str, Any], made: Parameter) -> None:
+        low = -MOST_WHOLE if made.minimum is None else max(-MOST_WHOLE, math.ceil(made.minimum))
+        high = MOST_WHOLE - 1 if made.maximum is None else min(MOST_WHOLE - 1, math.floor(made.maximum))
+        if low > high:
+            key = "minimum" if "minimum" in given else "maximum"
+            given_low, given_high = ("any" if each is None else each for each in (made.minimum, made.maximum))
+            what = f"no whole number of 64 bits lies from {given_low} to {given_high}"
+            self._refuse((*where, key), what, "bounds with at least one between them")
 
     def _expression(self, where: tuple[str, ...], given: dict[str, Any]) -> str | None:
         accepts = "a regular expression that Python and ECMA-262 read alike, as hosts are given it in a JSON schema"
@@ -470,9 +489,15 @@ def _number(value: Any) -> float:
 
 
 def _seconds(value: Any) -> float:
-    if _number(value) <= 0:
+    if not 0 < _number(value) <= LONGEST_DEADLINE_SECONDS:
         raise ValueError
     return float(value)
+
+
+def _type(value: Any) -> str:
+    if value not in TYPES:
+        raise ValueError
+    return cast("str", value)
 
 
 def _count(value: Any) -> int:

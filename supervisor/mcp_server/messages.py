@@ -73,7 +73,8 @@ def parse(line: bytes) -> JSONRPCMessage | Iterator[Refusal]:
         held: Any = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         why = "it nests too deeply" if isinstance(error, RecursionError) else f"{error}"[:200]
-        return _refused(_outline(line), PARSE_ERROR, f"This line is not JSON in UTF-8: {why}")
+        why = f"This line is not JSON in UTF-8: {why}"
+        return (each for outline in _outlines(line) for each in _refused(outline, PARSE_ERROR, why))
     if isinstance(held, list):
         return _refused_batch(held)  # pyright: ignore[reportUnknownArgumentType]
     outline = _outline(line)
@@ -132,7 +133,17 @@ def _is_id(value: object) -> bool:
 
 def _outline(data: bytes) -> dict[str, bytes]:
     """Return the members of a message by name, those that could be ids as JSON text and the others as ``null``."""
+    return next(_outlines(data))
+
+
+def _outlines(data: bytes) -> Iterator[dict[str, bytes]]:
+    """Yield the outline of each message that stands in a line, or in a batch that is one, and at least one.
+
+    After the first only those with an id of their own: what is broken is not to be answered twice.
+    """
+    own = 1 + data.lstrip().startswith(b"[")
     depth = 0
+    first = True
     found: dict[str, bytes] = {}
     for token in _TOKEN.finditer(data):
         text = token[0]
@@ -140,10 +151,16 @@ def _outline(data: bytes) -> dict[str, bytes]:
             depth += len(text)
         elif text[0] in b"]}":
             depth -= len(text)
-        elif depth == 1 and (key := _KEY.match(data, token.end())) is not None:
+            if depth < own and found:
+                if first or found.get("id", _NO_ID) != _NO_ID:
+                    yield found
+                    first = False
+                found = {}
+        elif depth == own and (key := _KEY.match(data, token.end())) is not None:
             name = text[1:-1].decode(errors="replace")
             found[name] = key[1] or _NO_ID
-    return found
+    if first or found.get("id", _NO_ID) != _NO_ID:
+        yield found
 
 
 def _fault(held: object) -> str:

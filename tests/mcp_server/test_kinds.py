@@ -106,6 +106,7 @@ BAD = [
     ),
     (K + "deadline_seconds = 0", 4, "a number of seconds of more than 0"),
     (K + 'deadline_seconds = "1h"', 4, "a number of seconds of more than 0"),
+    (K + "deadline_seconds = 1e10", 4, "at most 100 years"),
     (K + 'env_pass = "HOME"', 4, "a list of names of variables"),
     (K + 'env_pass = ["A B"]', 4, "a list of names of variables"),
     (K + "env_set = { A = 5 }", 4, "a table of names and strings"),
@@ -118,6 +119,7 @@ BAD = [
         5,
         "one of string, integer",
     ),
+    (P + 'type = ["string"]', 5, "type is ['string']; it accepts one of string, integer"),
     (
         P + "maximum = 5",
         5,
@@ -293,7 +295,7 @@ OTHERWISE = [
     r"(?P<x>a)", r"(?P<x>a)(?P=x)", r"\Aa", r"a\Z", r"(?i)a", r"(?i:a)", r"(?s-i:a)", r"(?#c)a", r"(a)?(?(1)b|c)",
     r"a++", r"a*+", r"a?+", r"a{2}+", r"(?>a)", r"[]a]", r"[^]a]", r"a{,3}", r"a{x", "}", "]", r"\a", r"\'", r"\-",
     r"\U0001F600", r"\N{DASH}", r"\07", r"[\1]", r"[\B]", r"^*", r"(?=a)*", r"\b+", r"{2}", r"\_", r"\é",
-    r"(?a)x", r"[\A]",
+    r"(?a)x", r"[\A]", r"[[:alpha:]]", r"[[a]", r"[a--b]", r"[a&&b]", r"[a||b]", r"[a~~b]",
 ]  # fmt: skip
 NO_PATTERN = [r"(", r"[", r"*", r"(?<=a+)b", r"\8", r"[z-a]", "\\", r"(?<n>a)\k<n>", r"a**"]
 
@@ -330,6 +332,9 @@ def test_expressions_compile_in_javascript() -> None:
         ('type = "number", maximum = nan', "it accepts a number"),
         ('type = "number", maximum = inf', "it accepts a number"),
         (f'type = "integer", default = {10**309}', "a finite number"),
+        ('type = "integer", minimum = 1.5, maximum = 1.6', "no whole number of 64 bits lies from 1.5 to 1.6"),
+        (f'type = "integer", minimum = {1 << 63}', f"no whole number of 64 bits lies from {1 << 63} to any"),
+        (f'type = "integer", maximum = {-1e30}', "no whole number of 64 bits lies from any to -1e+30"),
         ('type = "integer", minimum = 1, default = 0', "a number of at least 1"),
         ('type = "integer", enum = ["a"]', "a whole number"),
         ('type = "integer", enum = [true]', "a whole number"),
@@ -348,6 +353,12 @@ def test_schemas_that_fit_nothing(settings: str, says: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         parse(K + f"parameters.p = {{ {settings} }}")
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["x = " + "9" * 5000, "x = " + "[" * 5000 + "]" * 5000])
+def test_what_the_parser_of_toml_gives_up_on(text: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"kinds\.toml: this file cannot be read: "):
+        parse(text)
 
 
 def test_a_line_end_and_other_digits_do_not_match() -> None:

@@ -103,6 +103,23 @@ def test_each_request_of_a_batch_is_answered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "ids"),
+    [
+        (b'{"id":1,"method":"m"}{"id":"two","method":"m"}', [1, "two"]),
+        (b'{"id":1,"method":"m","params":{"id":8}} {"method":"n"} {"id":3,"method":"m"', [1, 3]),
+        (b'{"method":"n"}{"id":2,"method":"m"}', [None, 2]),
+        (b'{"id":1,"result":{}}{"id":2,"method":"m"}', [2]),
+        (b'[{"id":1,"method":"m"},', [1]),
+        (b' [{"id":1,"method":"m"},{"id":2,"method":"m","params":[{"id":8}]},{"id":3,', [1, 2, 3]),
+        (b'[{"id":1,"method":"m"}][{"id":2,"method":"m"}]', [1, 2]),
+        (b'[["id"],', [None]),
+    ],
+)
+def test_each_request_of_a_line_that_is_no_json_is_answered(line: bytes, ids: list[object]) -> None:
+    assert refused(messages.parse(line)) == [(each, PARSE_ERROR) for each in ids]
+
+
+@pytest.mark.parametrize(
     ("line", "params"),
     [
         (b'{"jsonrpc":"2.0","id":7,"method":"m","params":{"a":"\\ud800"}}', {"a": "\ud800"}),
