@@ -12,7 +12,7 @@ import click
 
 from supervisor._version import __version__
 from supervisor.cli import exits, streams
-from supervisor.cli.front import DEFAULTS, report, report_unexpected
+from supervisor.cli.front import DEFAULTS, report, report_unexpected, shared_options
 from supervisor.cli.text import clean
 from supervisor.errors import InvalidArguments
 
@@ -128,6 +128,7 @@ app = _App(
     "supervisor",
     help=_HELP,
     epilog=DEFAULTS,
+    params=shared_options(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 click.version_option(__version__, prog_name="supervisor", message="%(prog)s %(version)s")(app)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from supervisor.cli.front import before_command
 from supervisor.settings import Settings, parse_seconds
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     from click.shell_completion import CompletionItem
 
     try:
-        state_dir = ctx.params.get("state_dir")
+        state_dir = ctx.params.get("state_dir") or before_command("state_dir", ctx)
         settings = Settings() if state_dir is None else Settings(state_dir=Path(state_dir))
         if not os.path.isdir(settings.state_dir):
             return []

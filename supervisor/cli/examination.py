@@ -268,7 +268,8 @@ def _keeper(settings: Settings) -> Iterator[Check]:
 
 def _pidfd() -> Check:
     """Let a child end, and see what can still be told about it."""
-    child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
+    silent = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]  # a shell remarks on a deleted directory
+    child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {}, file_actions=silent)
     descriptor: int | None = None
     with contextlib.suppress(OSError):
         descriptor = os.pidfd_open(child)

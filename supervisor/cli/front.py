@@ -29,7 +29,17 @@ from supervisor.settings import Settings
 if TYPE_CHECKING:
     from supervisor.catalog import Catalog
 
-__all__ = ["DEFAULTS", "Invocation", "command", "in_colour", "report", "report_unexpected", "write_document"]
+__all__ = [
+    "DEFAULTS",
+    "Invocation",
+    "before_command",
+    "command",
+    "in_colour",
+    "report",
+    "report_unexpected",
+    "shared_options",
+    "write_document",
+]
 
 _P = ParamSpec("_P")
 
@@ -201,6 +211,28 @@ def report_unexpected(error: Exception, *, as_json: bool) -> int:
     return report(ours, as_json=as_json)
 
 
+def shared_options() -> list[click.Parameter]:
+    """Return the options that stand behind every command, and may stand before it."""
+    return [
+        click.Option(
+            ["--state-dir", "state_dir"],
+            metavar="DIR",
+            help="Where the jobs are kept, instead of SUPERVISOR_STATE_DIR or ~/.local/state/trio-supervisor.",
+        ),
+        click.Option(
+            ["--json", "as_json"],
+            is_flag=True,
+            help="Print one JSON document on stdout and nothing else; errors have the same place and shape.",
+        ),
+    ]
+
+
+def before_command(name: str, ctx: click.Context | None = None) -> Any:
+    """Return what an option of ``shared_options`` was given before the command; ``None`` where there was nothing."""
+    group = (ctx or click.get_current_context()).parent
+    return None if group is None else group.params.get(name)
+
+
 def command(
     name: str,
     **attributes: Any,
@@ -210,8 +242,9 @@ def command(
     def decorate(function: Callable[Concatenate[Invocation, _P], int]) -> click.Command:
         @functools.wraps(function)
         def invoke(*args: Any, as_json: bool, state_dir: str | None, **options: Any) -> None:
+            as_json = as_json or bool(before_command("as_json"))
             try:
-                settings = _settings(state_dir)
+                settings = _settings(before_command("state_dir") if state_dir is None else state_dir)
                 _configure_logging(settings.log)
                 status = function(Invocation(settings, as_json=as_json), *args, **options)
             except SupervisorError as error:
@@ -225,18 +258,7 @@ def command(
             click.get_current_context().exit(status)
 
         made = click.command(name, cls=click.Command, **attributes)(invoke)
-        made.params += [
-            click.Option(
-                ["--state-dir", "state_dir"],
-                metavar="DIR",
-                help="Where the jobs are kept, instead of SUPERVISOR_STATE_DIR or ~/.local/state/trio-supervisor.",
-            ),
-            click.Option(
-                ["--json", "as_json"],
-                is_flag=True,
-                help="Print one JSON document on stdout and nothing else; errors have the same place and shape.",
-            ),
-        ]
+        made.params += shared_options()
         return made
 
     return decorate

@@ -116,6 +116,27 @@ def test_an_unsafe_state_root_is_refused(cli: Any, tmp_path: Path) -> None:
     assert cli("list", "--state-dir", "").exit_code == 2
 
 
+def test_the_options_of_every_command_may_stand_before_it(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = {"ok": True, "jobs": [], "next_cursor": None}
+    job_id = cli.start("--", sys.executable, "-c", "pass")
+    here = os.fspath(cli.state_dir)
+    assert json.loads(cli("--json", "list", "--all").stdout)["jobs"][0]["job_id"] == job_id
+    monkeypatch.delenv("SUPERVISOR_STATE_DIR")
+    elsewhere = os.fspath(tmp_path / "elsewhere")
+    assert json.loads(cli("--state-dir", elsewhere, "--json", "list", "--all").stdout) == empty
+    assert json.loads(cli("--json", "--state-dir", here, "status", job_id).stdout)["job_id"] == job_id
+    assert json.loads(cli("--state-dir", elsewhere, "status", job_id, "--state-dir", here, "--json").stdout)["ok"]
+    assert cli("--state-dir", elsewhere, "status", job_id).exit_code == 3
+    for words, status in (("--json status beef", 3), ("--json", 2), ("--state-dir= list --json", 2)):
+        done = cli(*words.split())
+        assert (done.exit_code, json.loads(done.stdout)["ok"]) == (status, False)
+    line = f"supervisor --state-dir {here} status "
+    complete = {"_SUPERVISOR_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": "4"}
+    assert job_id.encode() in cli.run(env={**os.environ, **complete}).stdout
+
+
 def test_no_such_job_gives_3(cli: Any) -> None:
     for name in ("status", "result", "wait", "cancel", "rm", "logs"):
         assert cli.json(name, "abcdef", status=3)["error"]["code"] == "job_not_found"

@@ -98,6 +98,7 @@ def test_the_command_line_where_the_directory_was_deleted(world: Any, words: lis
     done = where_deleted(world.directory, argv, env=world.environment)
     shape = json.loads(done.stdout)
     assert done.returncode == status, shape
+    assert b"getcwd" not in done.stderr  # as a shell that we start would say
     if status == 2:
         assert shape["error"]["code"] == "invalid_arguments"
         assert shape["error"]["message"].startswith("workspace is ")
