@@ -150,6 +150,13 @@ class Facts:
             if ran:
                 message = f"launch_failed, and it ran: {what}"
                 raise Broken(message)
+            if (
+                "the keeper did not come up" in (job["detail"] or "")
+                and "Error: " in job["detail"]
+                and not self.squeezed
+            ):
+                message = f"a keeper that cannot run disarms the points in it: {what}"
+                raise Broken(message)
             if command.end is not None and command.end[0] == "launch" and "never launched" not in (job["detail"] or ""):
                 return
             return

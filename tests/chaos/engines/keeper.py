@@ -10,8 +10,8 @@ def main() -> None:
         os._exit(0)
     os.chdir("/")
     sys.path += [os.environ["CHAOS_ENGINES"], os.environ["CHAOS_DIRECTORY"]]
+    import points  # isort: skip  # first: it needs the whole json, of which a keeper has only a part
     import keeper_loop
-    import points
 
     points.install(points.KEEPER, points.module_of_keeper, keeper=True)
     keeper_loop.Keeper(sys.argv[1]).run()
