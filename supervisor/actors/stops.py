@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from supervisor.actors.registry import Entry
-from supervisor.engines import recorded, remote, stopping
+from supervisor.engines import remote, stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import SupervisorError
 from supervisor.store.layout import state_error
@@ -47,7 +47,7 @@ async def see_it_stop(entry: Entry, *, again: bool) -> None:
         overdue = since_grace >= _OVERDUE_SECONDS
         try:
             problem = obstacle(job_id, directory, overdue=False)
-            if problem is None and overdue and recorded.process(directory) is not None:
+            if problem is None and overdue:
                 problem = await trio.to_thread.run_sync(partial(obstacle, job_id, directory, overdue=True))
         except OSError:  # not known now
             continue

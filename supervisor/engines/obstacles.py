@@ -39,12 +39,8 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
         stuck = [{"pid": each.pid, "state": _state_of(each)} for each in left]
         what = "process"
     else:
-        keeper = evidence.recorded_keeper(directory)
-        stuck = []
-        if keeper is not None and processes.is_held(*keeper):
-            found = processes.read_process(keeper[0])
-            stuck = [] if found is None else [{"pid": found.pid, "state": _state_of(found)}]
-        what = "its keeper, process"
+        what, found = _launch_of(directory)
+        stuck = [] if found is None else [{"pid": found.pid, "state": _state_of(found)}]
     if not stuck:
         return None
     words = ", ".join(f"{what} {each['pid']} {each['state']}" for each in stuck[:5])
@@ -52,6 +48,33 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
     repair = "The stop goes on by itself when they do: thaw them (cgroup freezer, SIGCONT), or mend what they wait for."
     details: dict[str, Any] = {"job_id": job_id, "pid": stuck[0]["pid"], "processes": stuck}
     return JobRunning(message, repair=repair, retry_after_ms=1000, details=details)
+
+
+def _launch_of(directory: str) -> tuple[str, processes.Process | None]:
+    """Return what the launch of a job waits for: its process, whose program is being loaded, or else its keeper."""
+    keeper = evidence.recorded_keeper(directory)
+    if keeper is None or not processes.is_alive(*keeper):
+        return "", None
+    for child in _children_of(keeper[0]):
+        if _writes_to(child, f"{directory}/{records.STDOUT}") and (found := processes.read_process(child)) is not None:
+            return "its program is being loaded, process", found
+    return "its launch is up to its keeper, process", processes.read_process(keeper[0])
+
+
+def _children_of(pid: int) -> list[int]:
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        held = [processes.slurp(f"/proc/{pid}/task/{thread}/children") for thread in threads]
+    except OSError:  # a message that names the keeper is as true
+        return []
+    return [int(word) for word in b" ".join(held).split()]
+
+
+def _writes_to(pid: int, path: str) -> bool:
+    try:
+        return os.path.samefile(f"/proc/{pid}/fd/1", path)
+    except OSError:
+        return False
 
 
 def survivors_error(job_id: str, directory: str) -> SupervisorError | None:

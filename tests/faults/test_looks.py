@@ -42,7 +42,7 @@ NOT_EVIDENCE = {
     "embedding": "talks to its own thread",
     "endings": "looks through `looking`",
     "engines.batch": "of engines for many machines, which have rules of their own about what cannot be reached",
-    "engines.keeper": "a keeper knows how its children end from the kernel; tests/process/test_keeper_needs_nothing.py",
+    "engines.keeper": "a keeper knows how its children end from the kernel; tests/process/test_keeper_alone.py",
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "engines.inotify": "tells that something has changed, not what",
     "engines.local": "opens the workspace for a launch",
@@ -69,6 +69,7 @@ NOT_EVIDENCE = {
 """Modules (and what is below them) whose looks decide nothing about a job's fate, or are tested elsewhere, and why."""
 SINGLE: dict[Site, str] = {
     ("engines.looking", "is_absent", "stat"): "only after ENOTDIR; tests/engines/test_records.py",
+    ("engines.obstacles", "_children_of", "listdir"): "without it a message names the keeper instead",
     ("engines.obstacles", "_owner_of", "stat"): "names the owner in a message",
     ("engines.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",
     ("engines.processes", "has_child_ended", "waitid"): "of the keeper's own children",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,69 @@ def supervisor_catalog(job_id: str) -> str:
 
     with Catalog(supervisor.Settings()) as catalog:
         return catalog.cancel(job_id).status
+
+
+@pytest.mark.parametrize("way", ["trio", "catalog"])
+async def test_a_cancel_whose_exec_hangs_says_so_and_stays_requested(
+    world: World, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("supervisor.launching._LAUNCH_SECONDS", 0.2)
+    monkeypatch.setattr("supervisor.actors.stops._OVERDUE_SECONDS", 1.0)
+    monkeypatch.setattr("supervisor.engines.stopping._OVERDUE_SECONDS", 1.0)
+    point = world.directory / "mount"
+    with HungMount(point, "program") as mount:
+        async with supervisor.open_supervisor() as sup:
+            job = await sup.start([str(point / "program")])
+            with trio.fail_after(PATIENCE):
+                await trio.to_thread.run_sync(mount.asked.wait)  # it does not come back, whatever signal is sent
+                cancel = sup.cancel if way == "trio" else partial(trio.to_thread.run_sync, supervisor_catalog)
+                with pytest.raises(supervisor.JobRunning, match="its program is being loaded, process") as caught:
+                    await cancel(job.job_id)
+                assert caught.value.retryable
+                assert records.read_stop(str(world.job(job.job_id))) is not None
+                mount.__exit__()
+                assert (await sup.wait(job.job_id)).status == "cancelled"
+            mount.__enter__()
+
+
+@pytest.mark.parametrize("stopped", ["before its claim", "after its claim"])
+async def test_a_keeper_that_is_stopped_in_the_middle_of_a_launch_hangs_no_start(
+    world: World, monkeypatch: pytest.MonkeyPatch, stopped: str
+) -> None:
+    monkeypatch.setattr("supervisor.launching._LAUNCH_SECONDS", 1.0)
+    monkeypatch.setattr("supervisor.actors.stops._OVERDUE_SECONDS", 1.0)
+    ran, claimed = world.directory / "ran", stopped == "after its claim"
+    async with supervisor.open_supervisor() as sup:
+        first = await sup.start(["sleep", "600"])
+        keeper = world.keeper(first.job_id)
+        with trio.fail_after(PATIENCE):
+            if not claimed:
+                os.kill(keeper.pid, signal.SIGSTOP)
+                job = await sup.start(["sh", "-c", f"echo x >> {ran}; exec sleep 600"])
+            else:
+                point = world.directory / "mount"
+                monkeypatch.setattr("supervisor.launching._LAUNCH_SECONDS", 0.2)
+                with HungMount(point):  # so that it is stopped while it looks the program up
+                    job = await sup.start(["sh", "-c", f"echo x >> {ran}; exec sleep 600"], env=behind(point))
+                    os.kill(keeper.pid, signal.SIGSTOP)
+                    with pytest.raises(supervisor.JobRunning, match=f"up to its keeper, process {keeper.pid} "):
+                        await sup.cancel(job.job_id)
+            assert job.status == "queued"
+            assert (await sup.status(job.job_id)).status == "queued"
+            os.kill(keeper.pid, signal.SIGCONT)
+            if not claimed:
+                while not ran.exists():  # noqa: ASYNC110  # of another process
+                    await trio.sleep(0.01)
+            ended = await sup.cancel(job.job_id)
+            assert ended.status == "cancelled"
+            assert (await sup.run(["echo", "after"])).value == "after\n"
+            await sup.cancel(first.job_id)
+    assert not ran.exists() or ran.read_text(encoding="ascii") == "x\n"
+    assert ran.exists() is not claimed
+
+
+def behind(point: Path) -> dict[str, str]:
+    return {"PATH": f"{point}:{os.environ['PATH']}"}
 
 
 async def test_run_that_is_cancelled_while_it_is_launched_leaves_nothing_behind(world: World) -> None:
