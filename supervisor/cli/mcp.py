@@ -46,7 +46,11 @@ _HTTP_HELP = "Serve Streamable HTTP at /mcp there, or on a UNIX socket, unix:PAT
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The kinds file; or SUPERVISOR_CONFIG.")
 @click.option("--allow-command", "allow_commands", multiple=True, metavar="PATTERN", help="Let job_start start these.")
 @click.option("--http", metavar="HOST:PORT", help=_HTTP_HELP)
-@click.option("--no-token", is_flag=True, help="Let everybody on this machine in, as you. On loopback only.")
+@click.option(
+    "--no-token",
+    is_flag=True,
+    help="Let every user of this machine in, as you. On loopback only, or on a UNIX socket, which is yours alone.",
+)
 @click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name clients use for this machine.")
 @click.option("--print-examples", is_flag=True, help="Print a kinds file to begin with, and do nothing else.")
 def mcp(
@@ -138,7 +142,8 @@ def _over_http(call: Invocation, options: Options, http: str, *, no_token: bool,
     def started(bound: Address) -> None:
         url = f"http://{bound.host if bound.path else bound}/mcp"
         file = None if tokens is None else str(tokens.default)
-        told = f"Bearer token: in {file}" if file else "No token: every user of this machine may start and read jobs."
+        who = "only you" if bound.path else "every user of this machine"
+        told = f"Bearer token: in {file}" if file else f"No token: {who} may start and read jobs."
         where = f" on the UNIX socket {bound.path}" if bound.path else ""
         shape = {"ok": True, "url": url, "socket": bound.path, "token_file": file}
         call.answer(lambda: shape, f"Serving MCP at {url}{where}", told)

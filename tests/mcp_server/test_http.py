@@ -177,6 +177,17 @@ def test_names_that_were_allowed(start: Callable[..., Server]) -> None:
     assert server.post(PING, Host="other.example")[0] == 421
 
 
+def test_without_a_token_it_is_said_who_is_let_in(tmp_path: Path, state_dir: Path) -> None:
+    for address, who in (("127.0.0.1:0", "every user of this machine"), (f"unix:{tmp_path}/socket", "only you")):
+        words = ["mcp", "--http", address, "--no-token", "--state-dir", os.fspath(state_dir)]
+        argv = [sys.executable, "-m", "supervisor", *words]
+        with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            told = [process.stdout.readline(), process.stdout.readline()]
+            process.terminate()
+        assert told[1] == f"No token: {who} may start and read jobs.\n".encode()
+
+
 def test_a_body_that_is_too_large(start: Callable[..., Server]) -> None:
     server = start("--no-token")
     host = server.url.removeprefix("http://").removesuffix("/mcp")
