@@ -102,7 +102,7 @@ _WORD: Final = re.compile(r"[A-Za-z]{1,19}[.!?):}\]]*|[A-Za-z]{1,19}[-/'][A-Za-z
 _PLACEHOLDER: Final = re.compile(
     r"""(?:(?i:str|string|bytes|text|int|integer|number|bool|boolean|none|null|nil|true|false|any|object|required|optional|undefined
         |unknown|missing|redacted|secretstr|buffer|bytea|varchar|void|self|this|yes|no|on|off|n/a|await|new|lambda|function|async|bearer
-        |basic|oauth2?|password|jwt|same-origin|include|omit|your[-_ ]\S*|enter[-_ ]\S*
+        |basic|inherit|oauth2?|password|jwt|same-origin|include|omit|your[-_ ]\S*|enter[-_ ]\S*
         |placeholder\S*|todo|tbd|hidden|masked|filtered)
         [\])}.:?|,;!]*)\Z
       | \$\{ | \$[A-Za-z_]\w*\W{0,3}\Z | \$\( | %\w+%?\Z | \{\{? | \*{3,} | \.{3,}
@@ -201,12 +201,10 @@ def _value_of(text: str, low: str, at: int, word: str) -> Span | None:  # shape 
         return None if about or MASK in match[group] or _CODE.match(match[group]) else match.span(group)
     else:
         return None
-    span = _span_of_value(text, start, how, word, text[at:after])
-    if span is None or (about and not _RANDOM.match(text, span[0])):
-        return None
+    # A value is looked at to its end only once it is to be masked: else the next name in it would look again.
     if text.find("::", max(0, at - 200), at) >= 0 and _PYTEST.search(text, max(0, at - 200), at):
         return None
-    return span
+    return _span_of_value(text, start, how, word, text[at:after], about=about)
 
 
 def _is_introduced(text: str, at: int) -> bool:
@@ -218,14 +216,16 @@ def _is_introduced(text: str, at: int) -> bool:
     return _INTRODUCED.search(window) is not None
 
 
-def _span_of_value(text: str, start: int, how: str, word: str, spelled: str) -> Span | None:
+def _span_of_value(text: str, start: int, how: str, word: str, spelled: str, *, about: bool) -> Span | None:
     if quoted := _QUOTED.match(text, start):
         group = "value" if quoted["value"] is not None else "inner"
         value = quoted[group].strip()
         if not value or MASK in value or _is_harmless(value, word, how, spelled, quoted=True):
             return None
         at = text.index(value, quoted.start(group))
-        return at, at + len(value)
+        return None if about and not _RANDOM.match(value) else (at, at + len(value))
+    if about and not _RANDOM.match(text, start):
+        return None
     if word in _STRONG and (listed := _LIST.match(text, start)):
         return None if MASK in listed["value"] else listed.span("value")
     if word in _STRONG | _MEDIUM | {"token", "key"} and (block := _BLOCK.match(text, start)):
@@ -233,11 +233,10 @@ def _span_of_value(text: str, start: int, how: str, word: str, spelled: str) -> 
     begin = _BEGIN.match(text, start)
     if begin is None or MASK in begin[0] or _is_harmless(begin[0], word, how, spelled, quoted=False):
         return None
-    go_on = _GO_ON.match(text, begin.end())
-    end = begin.end() if go_on is None else go_on.end()
-    if end - start < 4 or (text.startswith("<", end) and begin[0].isalpha()):  # a type with parameters
+    if len(begin[0]) < 4 or (text.startswith("<", begin.end()) and begin[0].isalpha()):  # a type with parameters
         return None
-    return start, end
+    go_on = _GO_ON.match(text, begin.end())
+    return start, begin.end() if go_on is None else go_on.end()
 
 
 def _block(text: str, block: re.Match[str]) -> Span:

@@ -121,7 +121,7 @@ _GO_DSN: Final = re.compile(r"""(?:\A|[\s\x00"'`=(/])[\w.-]{1,64}:(?P<secret>[^\
 # -- command lines ------------------------------------------------------------------------
 
 _GAP: Final = r"""[\s"',]{1,6}"""  # between words: of a shell, of a list in JSON or Python
-_WORD: Final = r"""["']?(?P<secret>[^\s"',\x00\[\]]{1,200})"""
+_WORD: Final = r"""["']?(?!\$\{|\$[A-Z_]{1,64}(?!\w))(?P<secret>[^\s"',\x00\[\]]{1,200})"""  # no variable of a shell
 _NO_PORT: Final = r"(?!-|[0-9]{1,5}(?![^\s:/]))"
 _GLUED: Final = r"""(?!\s|,|["'](?:[\s,\]]|\Z))"""
 _COMMANDS: Final = {
@@ -129,8 +129,11 @@ _COMMANDS: Final = {
     "mysql": rf"{_GAP}-p{_GLUED}{_NO_PORT}{_WORD}",
     "mariadb": rf"{_GAP}-p{_GLUED}{_NO_PORT}{_WORD}",
     "mongo": rf"{_GAP}-p[\s\"',]{{0,6}}{_NO_PORT}{_WORD}",
-    "curl": rf"""{_GAP}(?:-[A-Za-z]{{0,6}}[uU][\s"',]{{0,6}}|--(?:proxy-)?user[\s"',=]{{1,6}})["']?"""
-    rf"""[^\s:"',\x00]{{0,100}}:(?!//){_WORD}""",
+    "curl": rf"""{_GAP}(?:(?:-[A-Za-z]{{0,6}}[uU][\s"',]{{0,6}}|--(?:proxy-)?user[\s"',=]{{1,6}})["']?"""
+    rf"""[^\s:"',\x00]{{0,100}}:(?!//)|-[A-Za-z]{{0,6}}b[\s"',]{{0,6}}["']?(?=[^\s=;,:"']{{1,64}}=)){_WORD}""",
+    "jdbc:oracle:": r"[a-z0-9]{1,8}:[\w$#]{1,40}/(?P<secret>[^\s@\"'/\x00]{1,64})@",
+    "convertto-securestring": rf"{_GAP}(?:-[Ss]tring{_GAP})?(?![$-]){_WORD}",
+    "winrm": rf"{_GAP}-p{_GAP}{_WORD}",
     "http ": rf"""(?:-a|--auth)[\s"',=]{{1,6}}["']?[^\s:"',/\x00]{{1,100}}:(?!//){_WORD}""",
     "redis-cli": rf"{_GAP}-a{_GAP}{_WORD}",
     " login": rf"{_GAP}-p[\s\"',=]{{1,6}}{_NO_PORT}{_WORD}",

@@ -17,6 +17,14 @@ JWT = f"ey{'J'}hbGciOiJIUzI1NiJ9.ey{'J'}zdWIiOiIxMjM0In0.{A}"
 GCP = {"type": "service_account", "private_key": PEM, "client_email": "x@y.iam.example.com"}
 
 SECRETS: list[tuple[str, str, str]] = [
+    ("curl cookie", "curl -b 'session=abc123def456' https://x", "abc123def456"),
+    ("oracle", "jdbc:oracle:thin:scott/t1ger99@//h:1521/x", "t1ger99"),
+    ("powershell", "ConvertTo-SecureString 'hunter22' -AsPlainText", "hunter22"),
+    ("winrm", "evil-winrm -i h -u me -p hunter22", "hunter22"),
+    ("openssl", "openssl pkcs12 -export -passout pass:hunter22", "hunter22"),
+    ("otp", "otpauth://totp/x:me?secret=JBSWY3DPEHPK3PXP&issuer=x", "JBSWY3DPEHPK3PXP"),
+    ("go struct", "{User:me Password:hunter22 Port:5}", "hunter22"),
+    ("cifs", "mount -t cifs //h/s /m -o username=me,password=hunter22,uid=1", "hunter22"),
     # -- issued tokens: kind, text, what must not be left of it
     ("anthropic", f"key is sk-ant-{'api03'}-{A}{A}", A),
     ("openai", f"sk-{'proj'}-{A}{A}", A),
@@ -288,6 +296,11 @@ SECRETS: list[tuple[str, str, str]] = [
 ]  # fmt: skip
 
 HARMLESS: list[str] = [
+    "curl -u $USER:$PASS https://x",
+    "curl -b cookies.txt https://x",
+    "secrets: inherit",
+    "evil-winrm -i h -u me -p $PASS",
+    "ConvertTo-SecureString $text -AsPlainText",
     # -- places
     "src/token.py:12:5: error: Name 'x' is not defined",
     "tests/test_password.py:33: AssertionError",

@@ -176,6 +176,7 @@ PIECES += [
         "eyJa.",
     ),
     *("ENV token ", "login a password ", "password is ", "password for a: ", "password.py:", "::a[token=", "token::"),
+    *("::a[token=$2b$", "::a[sessid=x/", "token_type=$2b$", f"secret={'a' * 200}<"),
 ]
 
 
