@@ -424,9 +424,12 @@ def take_back_stop(directory: str, refused: str = "", known: dict[str, object] |
     """Note in ``stop.json`` that no signal has reached the command: its end, when it comes, is its own.
 
     ``refused`` are the pids of those that are not ours to signal, with spaces between them, where that is why; the
-    stop stays asked for.
+    stop stays asked for. Nothing is taken back where another process, which could signal them, has ended the tree.
     """
-    record = {**_bare(known or read_stop(directory)), "signalled_boot_ns": None}
+    there = read_stop(directory) or known
+    if there and there.get("gone"):
+        return
+    record = {**_bare(there), "signalled_boot_ns": None}
     if refused:
         record["refused"] = refused
     append(directory, STOP, record)

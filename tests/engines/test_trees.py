@@ -7,10 +7,12 @@ import select
 import signal
 import subprocess
 import time
+from pathlib import Path
 
+import attrs
 import pytest
 
-from supervisor.engines import kin, processes, trees
+from supervisor.engines import kin, processes, records, stopping, trees
 
 linux = pytest.mark.skipif(not processes.HAVE_PROC, reason="reads /proc")
 
@@ -119,3 +121,65 @@ def test_an_orphan_is_known_by_its_tag() -> None:
     view = trees._View({11: orphan}, {11: b"x"}, {11: kin.tag_of_job("a" * 32)}, lambda _: False)
     assert view.members(trees.Stop("a" * 32, 10, 100, 5, lambda _: None)) == [orphan]
     assert view.members(trees.Stop("b" * 32, 10, 100, 5, lambda _: None)) == []
+
+
+@linux
+@pytest.mark.parametrize("slower_began", ["before", "after"])
+@pytest.mark.parametrize("noted_first", ["faster", "slower"])
+@pytest.mark.parametrize("kind", ["new", "successor"])
+def test_of_two_who_stop_a_tree_the_slower_takes_nothing_back(
+    tmp_path: Path, slower_began: str, noted_first: str, kind: str
+) -> None:
+    """The tree is gone before the slower one, whose first signal is on record, has looked at it."""
+    directory = str(tmp_path / ("a" * 32))
+    os.mkdir(directory)
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as leader:
+        found = processes.read_process(leader.pid)
+        assert found is not None
+        tree = stopping.Tree(directory, {"pid": leader.pid, "start": found.start})
+        stopping.request_stop(directory, "cancelled", "test")
+        fast, slow = trees.TreeKiller(), trees.TreeKiller()
+        faster, slower = stopping.make_stop(tree), stopping.make_stop(tree)
+
+        def ended_by_the_faster(now: int) -> None:
+            if slower_began == "before":
+                records.mark_stop(directory, signalled=now)
+            fast.add(faster)
+            assert fast.tick() == []
+            assert leader.wait(30) == -signal.SIGTERM
+            fast.hurry(faster)
+            assert fast.tick() == [faster]
+            if slower_began == "after":
+                records.mark_stop(directory, signalled=now)
+
+        if kind == "new":
+            slower.on_signal = ended_by_the_faster
+        else:  # it goes on with a stop that is on record
+            ended_by_the_faster(processes.boottime_ns())
+            slower = stopping.make_stop(attrs.evolve(tree, request=records.read_stop(directory) or {}))
+        slow.add(slower)
+        if kind == "new":  # in its first look the leader still lives
+            assert slow.tick() == []
+            slow.hurry(slower)
+        assert slow.tick() == [slower]
+    assert not faster.natural
+    assert not slower.natural
+    both = [faster, slower] if noted_first == "faster" else [slower, faster]
+    for stop in both:
+        stopping.note_gone(tree, stop)
+    noted = records.read_stop(directory)
+    assert noted is not None
+    assert (noted["why"], noted["gone"], noted["signalled_boot_ns"] is not None) == ("cancelled", True, True)
+
+
+@pytest.mark.parametrize("known", ["afresh", "from before"])
+def test_one_who_was_refused_takes_nothing_back_from_one_who_was_not(tmp_path: Path, known: str) -> None:
+    directory = str(tmp_path)
+    stopping.request_stop(directory, "cancelled", "test")
+    records.mark_stop(directory, signalled=1)
+    before = records.read_stop(directory)
+    records.mark_stop(directory, gone=True)
+    records.take_back_stop(directory, "12", before if known == "from before" else None)
+    noted = records.read_stop(directory)
+    assert noted is not None
+    assert (noted["gone"], noted["signalled_boot_ns"], noted.get("refused")) == (True, 1, None)
