@@ -120,7 +120,7 @@ def _well(outcome: Outcome, envelope: Envelope) -> Verdict:
         return _failed(
             outcome, Reason.INVALID_OUTPUT, "empty_answer", detail=_NO_WORDS, envelope=envelope, failure=failure
         )
-    verdict = exit_verdict(outcome)
+    verdict = _by_exit(outcome)
     detail = verdict.detail or (_MORE_TO_COME if envelope.followed else _NO_WORDS)
     return attrs.evolve(verdict, detail=detail, cost_usd=envelope.cost_usd, details=_details(envelope, Hints()))
 
@@ -272,7 +272,7 @@ def _not_understood(outcome: Outcome, envelope: Envelope) -> Verdict:
 
 
 def _success_but_bad_exit(outcome: Outcome, envelope: Envelope) -> Verdict:
-    verdict = exit_verdict(outcome)
+    verdict = _by_exit(outcome)
     if not envelope.answered:
         return attrs.evolve(verdict, cost_usd=envelope.cost_usd, details=_details(envelope, Hints()))
     said = f"The output says success, but {(verdict.message or '').removeprefix('The command ') or 'the exit is bad'}"
@@ -296,6 +296,11 @@ def _reported(outcome: Outcome, envelope: Envelope) -> Verdict:
     detail = excerpt(envelope.message or str(envelope.data.get("subtype")))
     reason = Reason.KILLED_BY_SIGNAL if outcome.signal is not None else Reason.REPORTED_ERROR
     return _failed(outcome, reason, code, detail=detail, envelope=envelope, hints=hints, failure=failure)
+
+
+def _by_exit(outcome: Outcome) -> Verdict:
+    """Judge by the exit status; the messages on stdout are no detail that tells a person more."""
+    return exit_verdict(attrs.evolve(outcome, read_stdout_tail=lambda: b""))
 
 
 def _bad_exit(outcome: Outcome) -> Reason | None:

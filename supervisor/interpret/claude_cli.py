@@ -107,8 +107,14 @@ _STATUSES_AT_REST: Final = frozenset({408, 409, 425})
 _SERVER_ERROR: Final = 500
 
 # What wording may say more precisely than the fields: a refused login and a refused key share theirs, and so do a
-# request that is wrong and an account without credit.
-_REFINED: Final = frozenset({("api_key_invalid", "claude_auth_required"), ("api_error", "billing_error")})
+# request that is wrong, a limit that passes, and an account without credit.
+_REFINED: Final = frozenset(
+    {
+        ("api_key_invalid", "claude_auth_required"),
+        ("api_error", "billing_error"),
+        ("rate_limited", "billing_error"),
+    }
+)
 
 # Wordings. The first that is found decides; all are looked for in a bounded piece of the text.
 _NO_SESSION: Final = re.compile(
@@ -159,6 +165,7 @@ _CODE_OF_STDERR: Final = (
     (re.compile(r"claude['\"]?: (?:command )?not found|claude['\"]?: no such file", re.IGNORECASE), "claude_not_found"),
     (re.compile(r"not logged in|/login\b", re.IGNORECASE), "claude_auth_required"),
 )
+_STATUS_IN_MESSAGE: Final = re.compile(r"\A\s*API Error: ([45]\d\d)\b")
 _RESET_IN_MESSAGE: Final = re.compile(r"limit reached\|(\d{9,11})\b")
 _READ_CHARACTERS: Final = 4096
 _HINT_MESSAGES: Final = 200
@@ -304,9 +311,15 @@ class Envelope:
             return spoken, False
         return code, at_rest and code != "billing_error"
 
+    @property
+    def _api_status(self) -> int | None:
+        """The HTTP status of a failed request; before there was a field for it, the message began with it."""
+        match = _STATUS_IN_MESSAGE.match((self.message or "")[:_READ_CHARACTERS])
+        return _status(self.data.get("api_error_status")) or (int(match[1]) if match else None)
+
     def _code_of_fields(self, hints: Hints) -> str | None:
         data = self.data
-        status = _status(data.get("api_error_status"))
+        status = self._api_status
         found = (
             _CODE_OF_SUBTYPE.get(_key(data.get("subtype"))),
             _CODE_OF_STATUS.get(status or 0),
@@ -319,7 +332,7 @@ class Envelope:
         return next((code for code in found if code not in {None, "api_error"}), "api_error" if any(found) else None)
 
     def _at_rest(self, hints: Hints) -> bool:
-        status = _status(self.data.get("api_error_status"))
+        status = self._api_status
         if status is not None:
             return status >= _SERVER_ERROR or status in _STATUSES_AT_REST
         # Without a status the connection failed before there was an answer.
@@ -431,7 +444,8 @@ def _last_words(stdout: bytes) -> str | None:
             continue
         content = message.get("content")
         blocks = [block for block in content if is_object(block)] if is_list(content) else [{"text": content}]
-        texts = [text for block in blocks if (text := text_of(block.get("text"))) is not None]
+        words = (text_of(block.get("text")) for block in blocks if block.get("type", "text") == "text")
+        texts = [text for text in words if text is not None]
         if texts:
             message_id = message.get("id")
             said[:0] = texts

@@ -98,7 +98,7 @@ def _well(outcome: Outcome, run: Run) -> Verdict:
         return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
     if outcome.known:
         return _failed(Reason.INVALID_OUTPUT, "empty_answer", run, detail=_NO_WORDS)
-    verdict = exit_verdict(outcome)
+    verdict = _by_exit(outcome, run)
     detail = verdict.detail or (_MORE_TO_COME if run.followed else _NO_WORDS)
     return attrs.evolve(verdict, detail=detail, details=_details(run))
 
@@ -179,7 +179,7 @@ def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
     from supervisor.interpret.redact import clean
 
     stderr = without_noise(outcome.read_stderr())
-    verdict = exit_verdict(attrs.evolve(outcome, read_stderr=lambda: stderr))
+    verdict = _by_exit(outcome, run)
     if run.answered:
         said = f"The output has a complete answer, but t{(verdict.message or 'The exit is bad.')[1:]}"
         repair = "The answer is in `supervisor logs JOB`; find out what made the command fail after it."
@@ -195,3 +195,10 @@ def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
         message = f"codex was ended by {signal} from outside (it exited with status {outcome.exit_code})."
         verdict = attrs.evolve(verdict, message=message, retryable=True)
     return attrs.evolve(verdict, details=_details(run))
+
+
+def _by_exit(outcome: Outcome, run: Run) -> Verdict:
+    """Judge by the exit status; a complete turn on stdout says nothing about a failure, nor do standing remarks."""
+    tail = b"" if run.success else outcome.read_stdout_tail()
+    stderr = without_noise(outcome.read_stderr())
+    return exit_verdict(attrs.evolve(outcome, read_stderr=lambda: stderr, read_stdout_tail=lambda: tail))

@@ -70,6 +70,11 @@ _REFINED: Final = frozenset(
         ("api_error", "billing_error"),
     }
 )
+_NO_SESSION: Final = re.compile(
+    r"\bno (?:saved |such )?(?:session|rollout|thread|conversation)\b[^\n]{0,80}\bfound"
+    r"|\b(?:session|rollout|thread|conversation)\b[^\n]{0,80}\bnot found",
+    re.IGNORECASE,
+)
 _STATUS_IN_MESSAGE: Final = re.compile(r"\bstatus:? (\d{3})\b")
 _CODE_OF_MESSAGE: Final = (
     (
@@ -89,6 +94,7 @@ _CODE_OF_MESSAGE: Final = (
         "billing_error",
         False,
     ),
+    (_NO_SESSION, "session_not_found", False),
     (re.compile(r"(?:usage|rate) limit|too many requests", re.IGNORECASE), "rate_limited", True),
     (re.compile(r"high demand|overloaded|at capacity", re.IGNORECASE), "api_overloaded", True),
     (re.compile(r"incorrect api key|invalid api key|401 unauthorized", re.IGNORECASE), "api_key_invalid", False),
@@ -104,10 +110,7 @@ _CODE_OF_STDERR: Final = (
     (re.compile(r"^error: the following required arguments", re.MULTILINE), "invalid_arguments"),
     (re.compile(r"not inside a trusted directory|no prompt provided", re.IGNORECASE), "invalid_arguments"),
     (re.compile(r"not logged in|codex login|missing bearer", re.IGNORECASE), "codex_auth_required"),
-    (
-        re.compile(r"\bno (?:saved |such )?(?:session|rollout|thread)\b[^\n]{0,80}\bfound", re.IGNORECASE),
-        "session_not_found",
-    ),
+    (_NO_SESSION, "session_not_found"),
     (re.compile(r"codex['\"]?: (?:command )?not found|codex['\"]?: no such file", re.IGNORECASE), "codex_not_found"),
 )
 _NOISE: Final = re.compile(

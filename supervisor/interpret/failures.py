@@ -133,11 +133,12 @@ _AT_REST: Final = Failure(
 _UNITS_MS: Final[Mapping[str, int]] = {"ms": 1, "mi": 60_000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PART: Final = r"\d{1,9}(?:\.\d{1,3})?\s?(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)\b"
 _WAIT: Final = re.compile(
-    rf"\b(?:again|retry|retrying|wait|retry-after:?)\s(?:in\s|after\s)?((?:{_PART}[\s,]{{0,2}}){{1,4}})", re.IGNORECASE
+    rf"\b(?:(?:again|retry|retrying|wait|retry-after:?)\s(?:in\s|after\s)?|resets?\sin\s)((?:{_PART}[\s,]{{0,2}}){{1,4}})",
+    re.IGNORECASE,
 )
 _CLOCK: Final = re.compile(
     r"\bresets?\s(?:at\s|on\s)?(?:(?P<month>[a-z]{3})[a-z]{0,6}\s(?P<day>\d{1,2}),?\s(?:at\s)?)?"
-    r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s?(?P<half>[ap]m)\s?\((?P<zone>[a-z0-9_+-]{1,30}(?:/[a-z0-9_+-]{1,30}){0,2})\)",
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s?(?P<half>[ap]m)?\s?\((?P<zone>[a-z0-9_+-]{1,30}(?:/[a-z0-9_+-]{1,30}){0,2})\)",
     re.IGNORECASE,
 )
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -176,7 +177,9 @@ def resets_at(text: str, after_ns: int) -> int | None:
 
     try:
         now = datetime.fromtimestamp(after_ns // 1_000_000_000, ZoneInfo(match["zone"]))
-        hour = int(match["hour"]) % 12 + 12 * (match["half"].lower() == "pm")
+        hour = int(match["hour"])
+        if match["half"]:
+            hour = hour % 12 + 12 * (match["half"].lower() == "pm")
         moment = now.replace(hour=hour, minute=int(match["minute"] or 0), second=0)
         if match["month"]:
             moment = moment.replace(month=_MONTHS.index(match["month"].lower()) + 1, day=int(match["day"]))

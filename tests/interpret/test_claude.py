@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -450,6 +451,16 @@ def test_braces_and_fences_in_the_text_lose_nothing(
         ({"subtype": "error_during_execution", "result": None, "errors": []}, None, False),
         ({"api_error_status": 400, "api_error_type": "billing_error"}, "billing_error", False),
         ({"api_error_status": 402}, "billing_error", False),
+        ({"api_error_status": 429, "result": "You're out of extra usage"}, "billing_error", False),
+        ({"api_error_status": 429, "result": "Your credit balance is too low"}, "billing_error", False),
+        (
+            {"api_error_status": 429, "api_error_type": "rate_limit_error", "result": "Over the spend limit"},
+            "billing_error",
+            False,
+        ),
+        ({"result": 'API Error: 429 {"type":"error"}'}, "rate_limited", True),
+        ({"result": "API Error: 500 Internal server error"}, "api_error", True),
+        ({"result": "API Error: 400 too long"}, "api_error", False),
         (
             {"api_error_status": 400, "api_error_type": "invalid_request_error", "result": "Credit balance is too low"},
             "billing_error",
@@ -512,6 +523,8 @@ def test_a_limit_says_the_same_in_an_array(
         ("You've hit your limit \u00b7 resets 12am (Europe/Berlin)", "2026-11-28T23:00:00Z"),
         ("You've hit your weekly limit \u00b7 resets Dec 1, 9am (Europe/Berlin)", "2026-12-01T08:00:00Z"),
         ("You've hit your weekly limit \u00b7 resets Jan 2 at 9am (UTC)", "2027-01-02T09:00:00Z"),
+        ("You've hit your limit \u00b7 resets 20:00 (UTC)", "2026-11-28T20:00:00Z"),
+        ("You've hit your limit \u00b7 resets at 03:30 (Europe/Berlin)", "2026-11-29T02:30:00Z"),
         ("You've hit your limit \u00b7 resets 9am", None),  # whose clock, is not said
         ("You've hit your limit \u00b7 resets 9am (Mars/Olympus)", None),
         ("You've hit your limit \u00b7 resets Feb 31, 9am (UTC)", None),
@@ -698,3 +711,31 @@ def test_interpreting_10_mb_takes_at_most_twice_a_bare_parse(
         return min(times)
 
     assert best(interpret) <= 2 * best(lambda: json.loads(stdout))
+
+
+@pytest.mark.parametrize(
+    ("said", "milliseconds"),
+    [("in 2 days 17 hours", 65 * 3_600_000), ("in 3h 20m", 12_000_000), ("in 45 minutes", 2_700_000)],
+)
+def test_a_limit_that_resets_in_a_while_says_how_long_to_wait(
+    said: str, milliseconds: int, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    result = f"You've hit your session limit \u00b7 resets {said}"
+    verdict = check(outcome_of(line({**success_envelope, "is_error": True, "result": result}), exit_code=1))
+    assert (verdict.code, verdict.retry_after_ms) == ("rate_limited", milliseconds)
+
+
+def test_thoughts_are_no_answer(outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]) -> None:
+    thought = {"type": "assistant", "message": {"id": "1", "content": [{"type": "thinking", "text": "hm"}]}}
+    stdout = line(thought) + line({**success_envelope, "result": ""})
+    assert check(outcome_of(stdout)).reason is Reason.INVALID_OUTPUT
+
+
+@pytest.mark.parametrize("exit_code", [None, 1])
+def test_messages_are_no_detail_of_a_bad_exit(
+    exit_code: int | None, outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
+) -> None:
+    stdout = line(success_envelope) + b'{"type": "assist'
+    outcome = attrs.evolve(outcome_of(stdout, exit_code=exit_code), read_stdout_tail=lambda: stdout)
+    detail = check(outcome).detail or ""
+    assert detail.startswith("The output says success" if exit_code else "more was to come")

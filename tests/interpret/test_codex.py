@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -208,3 +209,23 @@ def test_any_events_are_classified(
     run: list[dict[str, Any]], exit_code: int | None, noise: bytes, outcome_of: Callable[..., Outcome]
 ) -> None:
     check(outcome_of(lines(*run) + noise, noise, exit_code=exit_code))
+
+
+@pytest.mark.parametrize("said", ["no rollout found for thread id 1", "Session 1 was not found", "thread 1 not found"])
+def test_a_session_that_is_gone_is_named_by_events_too(said: str, outcome_of: Callable[..., Outcome]) -> None:
+    ways = [
+        outcome_of(lines({"type": "turn.started"}, {"type": "turn.failed", "error": {"message": said}}), exit_code=1),
+        outcome_of(lines({"type": "error", "message": said}), exit_code=1),
+        outcome_of(b"", f"Error: {said}".encode(), exit_code=1),
+    ]
+    repair = FAILURES["session_not_found"].repair
+    assert {(verdict.code, verdict.repair) for verdict in map(check, ways)} == {("invalid_arguments", repair)}
+
+
+@pytest.mark.parametrize("exit_code", [None, 1])
+def test_events_are_no_detail_of_a_bad_exit(exit_code: int | None, outcome_of: Callable[..., Outcome]) -> None:
+    message = {"type": "item.completed", "item": {"type": "agent_message", "text": "hi"}}
+    stdout = lines(message, {"type": "turn.completed"}) + b'{"type": "tu'
+    outcome = attrs.evolve(outcome_of(stdout, exit_code=exit_code), read_stdout_tail=lambda: stdout)
+    detail = check(outcome).detail or ""
+    assert detail.startswith("The output has a complete answer" if exit_code else "more was to come")
