@@ -11,7 +11,7 @@ from typing import Any, Final
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
 from supervisor.model import MOST_LABELS, JobSpec
-from supervisor.store.layout import encodable
+from supervisor.store.layout import encodable, state_error
 from supervisor.store.rows import dump
 
 __all__ = ["LONGEST_DEADLINE_SECONDS", "MOST_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
@@ -101,7 +101,10 @@ def checked_spec(spec: JobSpec) -> JobSpec:
         _check(_is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
         check_input("stdin", spec.stdin)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
-    get_interpreter(spec.kind)
+    try:
+        get_interpreter(spec.kind)
+    except OSError as error:  # the module of a kind is loaded when it is first used: no free descriptor, say
+        raise state_error(error, f"the kind {spec.kind!r} cannot be loaded now") from error
     return spec
 
 

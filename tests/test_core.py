@@ -123,6 +123,20 @@ async def test_a_supervisor_that_cannot_be_put_together_says_so(
             pass
 
 
+async def test_a_kind_that_cannot_be_loaded_now_is_worth_another_try(
+    sup: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_descriptor(_: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(requests, "get_interpreter", no_descriptor)
+    with pytest.raises(StateBusy) as raised:
+        await sup.start(["tool"])
+    assert raised.value.retryable
+    assert (await sup.list()).jobs == ()
+
+
 async def test_a_spec_says_the_same_as_arguments(sup: Supervisor, tmp_path: Path) -> None:
     spec = JobSpec(argv=("tool",), workspace=str(tmp_path), kind="json", labels={"a": "b"}, deadline_seconds=7)
     job = await sup.start(spec)

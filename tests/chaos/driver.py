@@ -47,7 +47,13 @@ _TICK_SECONDS = 0.004
 _PATIENCE_SECONDS = 15.0
 _PR_SET_CHILD_SUBREAPER = 36
 # How Python says that it got no memory, in its own code or for a thread's stack; its host may end of that.
-_NO_MEMORY = ("MemoryError", "can't start new thread", "error return without exception set", "failed to map segment")
+_NO_MEMORY = (
+    "MemoryError",
+    "can't start new thread",
+    "error return without exception set",
+    "failed to map segment",
+    "Cannot allocate memory",
+)
 THEMES = frozenset({"forget", "trash", "stop", "exit", "adopt", "rule"})
 
 
@@ -422,7 +428,7 @@ class Round:
             program.then(program)
         if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) == 70:
             text = (self.directory / f"{program.name}.err").read_text()[-6000:]
-            if program.pid in self.facts.starved and any(each in text for each in _NO_MEMORY):
+            if program.pid in self.facts.starved and (not text or any(each in text for each in _NO_MEMORY)):
                 self.tell(f"{program.name} ended for want of memory")
                 return
             message = f"{program.name} crashed:\n{text}"
