@@ -31,6 +31,7 @@ from supervisor import (
     SupervisorClosed,
     open_supervisor,
     opening,
+    requests,
 )
 from supervisor.actors import registry
 from supervisor.engines import Ended, Launched, LaunchRequest, stopping
