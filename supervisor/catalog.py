@@ -147,7 +147,7 @@ class Catalog:
             if seen.seen is Seen.ENDED and seen.ended is not None:
                 with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
                     outcome = outcome_of(row, directory, seen.ended)
-        except (OSError, StateBusy):  # not known now, or being forgotten: whoever asks for it next will see
+        except (OSError, StateBusy):  # not known now, or being forgotten: the next question about it tells
             return None, None
         return seen.launched, outcome
 

@@ -76,7 +76,7 @@ def remove(jobs: Kept, rows: Iterable[Row]) -> None:
 
 
 def delete(jobs: Kept, *job_ids: str) -> None:
-    """Delete the rows of jobs whose directories are in the trash; if there is no room for that, whoever empties it."""
+    """Delete the rows of jobs whose directories are in the trash; without room for that, emptying the trash does it."""
     with contextlib.suppress(StateFull):
         _delete(jobs, job_ids)
 
@@ -120,9 +120,9 @@ def _sweep_unannounced(jobs: Kept, key: str | None) -> None:
 
 
 def _is_abandoned(jobs: Kept, workspace: str, job_id: str) -> bool:
-    """Whether nobody lives any more who may be making a job in an unclaimed directory.
+    """Whether no supervisor lives any more that may be making a job in an unclaimed directory.
 
-    Whoever makes one has announced itself before, and writes ``job.json``, which bears its name, a moment later.
+    A supervisor that makes one has announced itself before, and soon writes ``job.json`` with its name in it.
     As long as that cannot be read, everybody who is announced may be at it. Only what was so before the last of
     them was seen to be gone, and still is, stays so.
     """

@@ -122,7 +122,7 @@ class Launcher:
             SupervisorError: it could not be recorded; there is no such job.
         """
         if not made.started.is_set() and made.row.job_id not in self._registry.entries:
-            await made.started.wait()  # nobody has heard of it yet
+            await made.started.wait()  # its id is not told yet
         if made.taken or made.problem is not None:
             await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:

@@ -104,7 +104,7 @@ def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
         raise
     except OutputLost as error:
         return Verdict(reason=Reason.LOST, code=error.code, message=error.message, repair=error.repair)
-    except Exception as error:  # a kind of somebody else must not cost us the job
+    except Exception as error:  # a kind of another package must not cost us the job
         # Ours open nothing but their own modules, when they are first needed.
         ours = kind in interpret.BUILT_IN and isinstance(error, OSError | ImportError)
         if ours or isinstance(error, MemoryError) or getattr(error, "errno", None) in SCARCE:
@@ -139,7 +139,7 @@ def outcome_of(
     limit = _limit_of(row)
     stopped = ended.stopped
     if stopped is None and limit is not None and max(stdout_bytes, stderr_bytes) > limit:
-        stopped = "output_limit"  # it had ended before anybody saw that
+        stopped = "output_limit"  # it had ended before a look saw that
     if stopped is not None:
         # A newer version stops jobs for more than this one knows; whatever it is, the job did not do its work.
         event, reason = _STOPS.get(stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(stopped))

@@ -46,7 +46,7 @@ async def care_for(
             except Exception as error:
                 if not _may_pass(error):
                     raise
-                # Whether and how it runs is not known now; the evidence tells, as of a job of anybody else.
+                # Whether and how it runs is not known now; the evidence tells, as of a job of another supervisor.
                 request = None
                 entry.started.set()
                 await trio.sleep(patience.seconds(error))

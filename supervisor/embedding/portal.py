@@ -269,9 +269,9 @@ class Portal(Generic[_Target]):
             self._settle_all()
 
     def _settle_all(self) -> None:
-        """Wake whoever waits: Trio leaves tasks where they stand when it breaks down itself."""
+        """Wake all waiters: Trio leaves tasks where they stand when it breaks down itself."""
         _running.discard(self)
-        self._token = None  # one that has broken down would take calls that nobody makes
+        self._token = None  # one that has broken down would take calls and make none
         with self._lock:
             leavers, self._leavers = self._leavers or [], None
         self._opening.settle(error=self._closed_error())

@@ -83,8 +83,8 @@ class Evidence:
         zombie_status: its wait status if it is a zombie whose status can be seen.
         now_boot_ns: the boot clock.
         over_limit: whether it has written more than it may, and has no keeper to see that.
-        is_newer: whether nobody has launched it, and its ``job.json`` says something that only a newer version
-            knows: that somebody else will, maybe.
+        is_newer: whether it was not launched, and its ``job.json`` says something that only a newer version
+            knows, such as that another process will launch it.
     """
 
     place: Place

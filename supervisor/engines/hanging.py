@@ -1,4 +1,4 @@
-"""Calls that may wait for a file system that does not answer, in threads that nobody else needs."""
+"""Calls that may wait for a file system that does not answer, in threads of their own."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Limits:
         self._own: list[tuple[int, tuple[int, int]]] = []
         self._callers: list[tuple[int, tuple[int, int]]] = []
         self.left: list[str] = []
-        """The limits that stay, for people: nobody but root may raise a hard limit."""
+        """The limits that stay, for people: only root may raise a hard limit."""
         for name in _NAMES:
             number: int | None = getattr(resource, f"RLIMIT_{name}", None)
             if number is None:

@@ -259,7 +259,7 @@ class Keeper(keeper_turns.Turns):
             self.launching.pop(token, None)
             return
         if launch.start is None:
-            if launch.pid in self.early:  # it is gone, so that nobody can be taken for it
+            if launch.pid in self.early:  # it is gone, so that no other process can be taken for it
                 launch.start = launch.before // processes.TICK_NS
             else:
                 launch.start = self.ticks.start_of(launch.pid, launch.before, launch.after)
@@ -348,7 +348,7 @@ class Keeper(keeper_turns.Turns):
                 self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
 
     def _begin_stop(self, slot: keeper_launch.Slot, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Begin to end a tree; ``asked``: somebody has put the request on disk already. May be done again."""
+        """Begin to end a tree; ``asked``: the request is on disk already. May be done again."""
         if slot.stop is not None or slot.why is not None:
             return
         directory = slot.directory
@@ -574,7 +574,7 @@ def _say_nothing(_signalled_ns: int) -> None:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file of this name that can be read by anybody.
+    """Whether there is a file of this name that can be read.
 
     Raises:
         OSError: that cannot be told now.

@@ -50,7 +50,7 @@ _NOWHERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 class Owed:
     """Records that could not be written, each tried again after a pause that doubles up to ten seconds.
 
-    A job directory that was deleted, or replaced by something else, is owed nothing: nobody will ask. What cannot be
+    A job directory that was deleted, or replaced by something else, is owed nothing: it is out of reach. What cannot be
     written for a reason that does not pass by itself is given up after some minutes.
 
     Args:

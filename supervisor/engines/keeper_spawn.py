@@ -167,7 +167,7 @@ def _spawn_by_os(executable: bytes, argv: list[bytes], entries: list[bytes], sta
         return process.pid
 
 
-# The structures of glibc and musl are smaller; what they hold is nobody's business.
+# The structures of glibc and musl are smaller.
 _ROOM: Final = 512
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80  # spawn.h of both
 

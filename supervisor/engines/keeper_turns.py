@@ -67,7 +67,7 @@ class Turns:
             os.dup2(self.null, standard)
         self.reserve = keeper_owed.Reserve(self.null)  # first, for its numbers are to be low
         self.line = keeper_line.Line(connection)
-        # The umask of whoever started us is for the jobs. It cannot open to others what we make for its owner alone,
+        # The umask of the process that started us is for the jobs. It cannot open to others what is made for its owner,
         # but it may close it to the owner.
         umask = os.umask(0o077)
         os.umask(umask)

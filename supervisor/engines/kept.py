@@ -119,7 +119,7 @@ class KeptJobs:
                 except NotKnown:
                     os.close(descriptor)
                     raise
-                if not alive:  # a zombie, which nobody may ever reap
+                if not alive:  # a zombie, which may never be reaped
                     os.close(descriptor)
                     return False
                 keeper = self._keepers[pid, start] = _Keeper((pid, start), descriptor)
@@ -128,7 +128,7 @@ class KeptJobs:
 
         try:
             seen = look_again(directory, os.lstat(directory), lives)
-        except OSError:  # whoever it is handed over to looks until it is known
+        except OSError:  # the watcher that takes over looks until it is known
             return None
         if seen is None or seen.launched is None or keeper is None:
             return None

@@ -424,7 +424,7 @@ class LocalEngine:
         await trio.lowlevel.checkpoint()
         handle = LocalRunning(self, directory, next(self._tokens))
         handle.owner_lives = owner_lives
-        with contextlib.suppress(NotKnown):  # whoever watches will know
+        with contextlib.suppress(NotKnown):  # its watcher tells later
             launched = launched or recorded.launch(directory)  # the row may not know of it yet
         if launched is not None:
             handle.launched = launched
@@ -481,7 +481,7 @@ class LocalEngine:
         handle.set_ended(ended)
 
     def _is_forgotten(self, directory: str) -> bool:
-        """Whether a job was settled and forgotten by somebody else, and not moved away with the whole state root."""
+        """Whether a job was settled and forgotten by another process, and not moved away with the whole state root."""
         try:
             return records.is_gone(directory) and identity_of(self._root) == self._root_identity
         except NotKnown:

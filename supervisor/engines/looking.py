@@ -7,7 +7,7 @@ a record that was read whole says what it says. Every other error (no descriptor
 a disk that does not answer) says nothing about what was looked for: it is not known now. So
 
 * what looks returns "not there" for those two alone, and raises ``NotKnown`` for the rest;
-* whoever meets ``NotKnown`` answers with what was known before, or with an error that can be retried,
+* a caller that meets ``NotKnown`` answers with what was known before, or with an error that can be retried,
   changes nothing on disk because of it, and looks again later, less and less often.
 """
 

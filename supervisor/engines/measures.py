@@ -44,7 +44,7 @@ def sizes(directory: str) -> dict[str, object]:
 def sizes_and_writers(directory: str) -> tuple[dict[str, object], list[tuple[int, int] | None], bool | None]:
     """Return what ``sizes`` does, size and time of the last change of each stream, and whether it has a writer.
 
-    The kernel gives a lease for reading only on a file that nobody has open for writing. ``None``: it gives none here.
+    The kernel gives a lease for reading only on a file that no process has open to write. ``None``: it gives none here.
     """
     found: dict[str, object] = {}
     changes: list[tuple[int, int] | None] = []
@@ -69,7 +69,7 @@ def _has_writer(descriptor: int) -> bool | None:
     if fcntl is None or not _CAN_LEASE:  # type: ignore[redundant-expr,unused-ignore]
         return None
     try:
-        # If somebody opens it for writing just then, the kernel sends a signal: one that does nothing by default.
+        # If a process opens it for writing just then, the kernel sends a signal: one that does nothing by default.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # closing gives it back
     except BlockingIOError:

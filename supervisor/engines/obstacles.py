@@ -1,7 +1,7 @@
 """Why a job that was asked to stop has not ended, or not all of it, in the words of an error.
 
 A stop waits for two things that may take for ever: processes that are not ours to signal, and processes that a
-signal does not reach before they go on (frozen, or waiting in the kernel). Whoever asked is not to wait that long.
+signal does not reach before they go on (frozen, or waiting in the kernel). The caller does not wait that long.
 """
 
 from __future__ import annotations

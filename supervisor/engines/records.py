@@ -113,7 +113,7 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
     try:
         descriptor = os.open(aside, flags, 0o600)
         try:
-            os.fchmod(descriptor, 0o600)  # whatever the umask of whoever writes
+            os.fchmod(descriptor, 0o600)  # whatever the umask of the writer
             _write_all(descriptor, data)
         except OSError:
             os.unlink(aside)
@@ -368,7 +368,7 @@ def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
 
 
 def read_claim(directory: str) -> str | None:
-    """Return who holds the claim, ``""`` when what is there names nobody, ``None`` when nobody does.
+    """Return who holds the claim, ``""`` when what is there names no holder, ``None`` when there is none.
 
     Raises:
         NotKnown: it cannot be read now.

@@ -80,7 +80,7 @@ def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
 
 
 def ask_again(directory: str, by: str) -> None:
-    """Have a stop that was refused tried once more, by the job's keeper or by whoever watches it without one.
+    """Have a stop that was refused tried once more, by the job's keeper or by its watcher without one.
 
     Raises:
         OSError: it cannot be written down.
@@ -99,7 +99,7 @@ def refusal_of(directory: str) -> list[int]:
 def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
     """Make a keeper, given as (pid, start time), look for stop requests; ``False`` when it is gone.
 
-    One that cannot be seen now is not gone: whoever trusts it in vain takes over before long.
+    One that cannot be seen now is not gone: a caller that trusts it in vain takes over before long.
     """
     try:
         return keeper is not None and processes.send_signal(*keeper, signal.SIGUSR1)
@@ -230,7 +230,7 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
         if patience_is_over:
             status = processes.exit_status_of_zombie(*leader)
             evidence.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
-    except OSError:  # not known now, or it cannot be noted: whoever looks next sees to it
+    except OSError:  # not known now, or it cannot be noted: the next look does it
         pass
     return patience_is_over
 
@@ -334,7 +334,7 @@ class Cancel:
 
     @property
     def is_over(self) -> bool:
-        """Whether its tree was ended from here, and nobody has been able to write that down."""
+        """Whether its tree was ended from here, and that could not be written down."""
         process = recorded.process(self.directory) if self.unrecorded and self._handed_out else None
         return process is not None and process != {} and not processes.is_alive(process["pid"], process["start"])
 

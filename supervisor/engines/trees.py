@@ -48,7 +48,7 @@ class ProcessTable:
     """Looks at all processes, and remembers between looks what cannot change.
 
     ``unseen`` says why the last look could not see all of them, ``None`` when it has. Processes that another user
-    hides (``hidepid``) are not missed: nobody here could signal them.
+    hides (``hidepid``) are not missed: this process could not signal them.
     """
 
     def __init__(self) -> None:
@@ -319,7 +319,7 @@ class Stop:
         self.signalled_ns = signalled_ns
         self.is_child = is_child
         self.natural = self.refused = False
-        self.reached = signalled_ns is not None  # whoever has begun it may have reached it
+        self.reached = signalled_ns is not None  # the process that has begun it may have reached it
         self.seen: set[tuple[int, int]] = set()
         self.termed: set[tuple[int, int]] = set()
         self.denied: set[int] = set()

@@ -211,7 +211,7 @@ class ClaudeProgress(_Lines):
         self._reach(turn, tokens_in, tokens_out, tool=self._tools.current, note=None, finished=False)
 
     def _reach(self, turn: int, tokens_in: int, tokens_out: int, **changes: Any) -> None:
-        """Set what is counted, which never goes back, whoever counted it."""
+        """Set what is counted, which never goes back, from any counter."""
         now = self._progress
         self._set(
             turn=max(now.turn, turn),

@@ -1,6 +1,6 @@
 """Taking connections, and never so many that nothing is left for the jobs.
 
-Whoever reaches the port may connect before a token is asked for. So connections get at most half of what
+Any user that reaches the port may connect before a token is asked for. So connections get at most half of what
 this process may open; registry, records, output and keepers have the rest. When they are used up, the
 oldest connection that serves no request makes room for a new one: of the peer that has the most of them.
 A connection serves a request when all of it has been read, and its principal is known. Until then it
@@ -48,7 +48,7 @@ async def serve(
     shutdown: Callable[[], Awaitable[None]],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI application to whoever connects to ``listener``, until ``shutdown`` returns."""
+    """Serve an ASGI application to the clients of ``listener``, until ``shutdown`` returns."""
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     state: LifespanState = {}
     lifespan = Lifespan(wrapped, config, state)

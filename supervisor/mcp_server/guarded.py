@@ -2,7 +2,7 @@
 
 The state root holds the tokens, the records by which processes are signalled, and the output of every job; the kinds
 file holds the commands. A job that runs in a directory above them, as an agent does whose tools end at its workspace,
-could read or change them. So such a directory is not allowed, whoever would allow it.
+could read or change them. So such a directory is not allowed, whatever else would allow it.
 """
 
 from __future__ import annotations

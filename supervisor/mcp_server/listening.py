@@ -129,7 +129,7 @@ def _remove_stale(path: str) -> None:
     """Remove the socket of a server that is no more.
 
     Raises:
-        OSError: something else stands there, or somebody listens.
+        OSError: something else stands there, or another process listens.
     """
     try:
         found = os.lstat(path)

@@ -111,7 +111,7 @@ class Places:
         return self._default(roots, within, allowed)
 
     def _is_refused(self, directory: str) -> bool:
-        """Whether a directory that nobody has named in the kinds file is none to run in, or below."""
+        """Whether a directory that the kinds file does not name is none to run in, or below."""
         why = exposed(directory, self._guarded)
         if why is None or directory == "/":  # which would allow every directory there is
             return directory == "/"

@@ -201,7 +201,7 @@ class _Connection:
                 return
 
     async def _send(self, line: bytes) -> bool:
-        """Write a line; whether there was anybody to take it."""
+        """Write a line; whether there was a reader to take it."""
         async with self._writing:
             try:
                 await self._stdout.send_all(line)

@@ -69,7 +69,7 @@ class Tokens:
             file.write(f"{secrets.token_urlsafe(32)}\n")
 
     def principal(self, token: str) -> str | None:
-        """Return whose token it is, ``None`` when it is nobody's.
+        """Return whose token it is, ``None`` when it is no principal's.
 
         Raises:
             SupervisorError: that cannot be told now.

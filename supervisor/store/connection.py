@@ -108,7 +108,7 @@ class Way(Enum):
 
     SHARED = "with a log and an index of the log beside it, as everybody does"
     ALONE = "with its lock held and the index of the log in memory, which takes no room on the disk"
-    AS_IT_IS = "without a log, where there is none and nobody can make one: only to be read"
+    AS_IT_IS = "without a log, where there is none and none can be made: only to be read"
 
 
 def _kind_of(error: Exception) -> str:
@@ -164,7 +164,7 @@ class Connection(ABC):
     @staticmethod
     @abstractmethod
     def check_rows(connection: sqlite3.Connection, version: int) -> None:
-        """Raise ``Damaged`` if there is a table or a row that nobody can have made."""
+        """Raise ``Damaged`` if there is a table or a row that no version makes."""
 
     @abstractmethod
     def invalidate(self) -> None:
@@ -369,7 +369,7 @@ class Connection(ABC):
         return SupervisorError(message, retryable=kind not in _DAMAGE)
 
     def _heal(self, error: Exception) -> None:
-        """Set the damaged registry aside and rebuild it, unless somebody has done so already, or it is not."""
+        """Set the damaged registry aside and rebuild it, unless another process has done so, or it is not damaged."""
         with self.layout.locked():
             self.close()
             path = self.layout.registry
@@ -548,7 +548,7 @@ def _refusal(directory: str) -> OSError | None:
 
 
 def _takes_no_file(directory: str) -> bool:
-    """Whether whoever wants to make a file in a directory is refused, and not just this process, just now."""
+    """Whether any process that wants to make a file in a directory is refused, and not just this one, just now."""
     refused = _refusal(directory)
     return refused is not None and isinstance(state_error(refused, ""), StateFull | PermissionDenied)
 

@@ -64,7 +64,7 @@ class Index(Connection):
 
     @staticmethod
     def check_rows(connection: sqlite3.Connection, version: int) -> None:
-        """Raise ``Damaged`` if there is a table or a row that nobody can have made; newer versions may make any row."""
+        """Raise ``Damaged`` if there is a table or a row that no version makes; newer versions may make any row."""
         tables = {"jobs": set(COLUMNS), **({"labels": {"name", "value", "seq"}} if version > 1 else {})}
         for table, wanted in tables.items():
             found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
@@ -230,7 +230,7 @@ class Index(Connection):
         return victims
 
     def _held_by(self, workspace: str, kept: int) -> list[tuple[bytes | None, int]]:
-        """Return how many of the finished jobs are each principal's; all of them are nobody's where there is none."""
+        """Return how many of the finished jobs each principal has; those of none are counted under ``None``."""
         if self._db.execute("SELECT 1 FROM labels WHERE name = ? LIMIT 1", (_PRINCIPAL,)).fetchone() is None:
             return [(None, kept)]
         statement = f"""SELECT {_WHOSE}, count(*) FROM jobs

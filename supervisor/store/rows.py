@@ -280,7 +280,7 @@ def check_row(row: Row) -> None:
 
 
 def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
-    """Return what nobody can have written of an outcome. Names that are not known here are a newer version's."""
+    """Return what no version can have written of an outcome. Names that are not known here are a newer version's."""
     reason = ended["reason"]
     known = reason in _REASONS and state in _STATES
     if not is_word(reason) or (known and (reason == Reason.EXITED.value) is not (state == State.DONE.value)):
