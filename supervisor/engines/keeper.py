@@ -26,10 +26,10 @@ def main() -> None:
     os.setsid()
     if os.fork():
         os._exit(0)  # our parent waits for this; the child belongs to init from here on
-    os.chdir("/")
+    os.chdir(sys.argv[1])  # where the state root goes when it is renamed, we and all our names in it go as well
     from keeper_loop import Keeper  # type: ignore[import-not-found]  # found beside this file, outside the package
 
-    Keeper(sys.argv[1]).run()
+    Keeper(".").run()
     os._exit(0)  # whatever still hangs on a file system has been given up
 
 

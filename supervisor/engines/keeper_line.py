@@ -13,6 +13,8 @@ From the supervisor::
         number of descriptors)                   workspace[, stdin]
     ("stop", token, why, by)
 
+A job directory is named from the state root, which is the keeper's working directory.
+
 To the supervisor::
 
     ("hello", PROTOCOL, pid, start)
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOL", "Line"]
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 _MOST_DESCRIPTORS: Final = 250
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO})
 """Errors that say nothing about the other end."""

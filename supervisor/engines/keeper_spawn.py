@@ -106,11 +106,15 @@ def spawn(
     """
     if _library is not None:
         return _spawn(executable, argv, environment, workspace, standard)
-    os.fchdir(workspace)
+    here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return _spawn_by_os(executable, argv, environment, standard)
+        os.fchdir(workspace)
+        try:
+            return _spawn_by_os(executable, argv, environment, standard)
+        finally:
+            os.fchdir(here)
     finally:
-        os.chdir("/")  # a workspace must not be held by us
+        os.close(here)
 
 
 def _spawn(

@@ -59,7 +59,7 @@ class Turns:
     """The loop of a keeper, without its jobs."""
 
     def __init__(self, root: str) -> None:
-        """Take over standard input as the socket."""
+        """Take over standard input as the socket; ``root`` is where ``keeper.log`` is written."""
         self.root = root
         connection = os.dup(0)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -225,7 +225,7 @@ class LocalEngine:
             (
                 "launch",
                 handle.token,
-                request.directory,
+                f".{request.directory.removeprefix(self._root)}",  # the keeper's directory is the state root
                 list(request.argv),
                 token,
                 changes,

@@ -247,6 +247,7 @@ def is_keeper(pid: int, claim: str) -> bool:
         NotKnown: that cannot be seen now.
     """
     words = _read(pid, "cmdline").split(b"\0") if processes.HAVE_PROC else _command_words(pid)
+    words.append(b"/proc/%d/cwd" % pid)  # the state root, also after that was renamed
     try:
         return kin.is_registered(words, claim)
     except OSError as error:

@@ -192,6 +192,7 @@ class Connection(ABC):
 
     def _connect(self) -> None:
         self.close()
+        self.layout.check_in_place()  # what lies there now may be another root's
         path = self.layout.registry
         try:
             found = _content(path)

@@ -276,16 +276,19 @@ class Layout:
         except OSError as error:
             with contextlib.suppress(OSError):
                 remove_tree(path)
+            self.check_in_place()
             raise state_error(error, "cannot make the job directory") from error
         return path
 
     def _make_job(self, workspace: str, path: str, record: bytes) -> None:
         if workspace not in self._known_workspaces:
+            self.check_in_place()
             self._make(f"{self.root}/{workspace}")
             self._known_workspaces.add(workspace)
         try:
             os.mkdir(path, 0o700)
         except FileNotFoundError:
+            self.check_in_place()
             self._make(f"{self.root}/{workspace}")
             os.mkdir(path, 0o700)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -471,6 +474,7 @@ class Layout:
         try:
             descriptor = os.open(f"{self.root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
+            self.check_in_place()
             raise state_error(error, "cannot open the lock") from error
         try:
             if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask

@@ -251,7 +251,7 @@ def test_the_keeper_has_neither_the_environment_nor_the_files_of_its_host(
     assert b"SUPERVISOR" not in variables
     files = {os.path.realpath(f"/proc/{keeper.pid}/fd/{name}") for name in os.listdir(f"/proc/{keeper.pid}/fd")}
     assert not {file for file in files if file.startswith(str(world.directory.parent))}
-    assert os.readlink(f"/proc/{keeper.pid}/cwd") == "/"
+    assert os.readlink(f"/proc/{keeper.pid}/cwd") == str(world.root.resolve())
     assert os.getsid(keeper.pid) != os.getsid(host.pid)
 
 

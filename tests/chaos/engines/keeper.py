@@ -8,13 +8,13 @@ def main() -> None:
     os.setsid()
     if os.fork():
         os._exit(0)
-    os.chdir("/")
+    os.chdir(sys.argv[1])
     sys.path += [os.environ["CHAOS_ENGINES"], os.environ["CHAOS_DIRECTORY"]]
     import points  # isort: skip  # first: it needs the whole json, of which a keeper has only a part
     import keeper_loop
 
     points.install(points.KEEPER, points.module_of_keeper, keeper=True)
-    keeper_loop.Keeper(sys.argv[1]).run()
+    keeper_loop.Keeper(".").run()
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ def main() -> None:
     os.setsid()
     if os.fork():
         os._exit(0)
-    os.chdir("/")
+    os.chdir(sys.argv[1])
     sys.path.append(Path(__file__).with_name("real").read_text(encoding="utf-8"))
     import _signal
 
     sys.modules.setdefault("signal", _signal)
     import keeper_loop
 
-    made = keeper_loop.Keeper(sys.argv[1])
+    made = keeper_loop.Keeper(".")
     sys.meta_path[:] = [_Nothing()]
     made.run()
     os._exit(0)
