@@ -164,7 +164,7 @@ async def test_a_keeper_that_is_stopped_in_the_middle_of_a_launch_hangs_no_start
             assert (await sup.run(["echo", "after"])).value == "after\n"
             await sup.cancel(first.job_id)
     assert not ran.exists() or ran.read_text(encoding="ascii") == "x\n"
-    assert ran.exists() is not claimed
+    assert claimed or ran.exists()  # one that was claimed may have been spawned before its keeper saw the request
 
 
 def behind(point: Path) -> dict[str, str]:
