@@ -164,7 +164,12 @@ async def _adopt(sup: supervisor.Supervisor, log: Log, nursery: trio.Nursery) ->
             job = await sup.wait(job_id)
             log.note("seen", job_id=job.job_id, status=job.status, code=job.exit_code, signal=job.signal)
 
-    for job in (await sup.list(limit=1000)).jobs:
+    try:
+        jobs = (await sup.list(limit=1000)).jobs
+    except supervisor.SupervisorError as error:
+        log.note("unlisted", code=error.code, message=error.message)
+        return
+    for job in jobs:
         nursery.start_soon(see, job.job_id)
 
 
