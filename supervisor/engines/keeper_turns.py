@@ -114,8 +114,11 @@ class Turns:
         os.dup2(self.null, 2)  # what was said until here says why there is no greeting
         self.relay.run()
 
+    def _is_needed(self) -> bool:
+        return self.line.socket is not None or self._has_jobs() or bool(self.owed or self.again or self.inbox)
+
     def _loop(self) -> None:
-        while self.line.socket is not None or self._has_jobs() or self.owed or self.again or self.inbox:
+        while self._is_needed():
             try:
                 self._turn()
                 if self.scarce:
@@ -133,6 +136,8 @@ class Turns:
         if self.inbox:  # left by a thread that was relieved in the middle of them
             self._handle_all()
         self.line.send()
+        if not self._is_needed():  # the supervisor is gone, as was found out just now, and so is the last job
+            return
         ready = self._wait()
         if self.wake in ready or self.to_reap or self.to_look:
             self._signalled()
