@@ -196,6 +196,11 @@ class LocalEngine:
                 return handle
         raise AssertionError  # pragma: no cover  # the last attempt returns or raises
 
+    def _name_of(self, directory: str) -> str:
+        """Return the name of a job directory for a keeper, whose working directory is the state root."""
+        below = directory.removeprefix(f"{self._root}/")
+        return directory if below == directory else f"./{below}"
+
     async def _ask_for_launch(self, request: LaunchRequest, *, final: bool) -> LocalRunning | None:
         descriptors: list[int] = []
         try:
@@ -225,7 +230,7 @@ class LocalEngine:
             (
                 "launch",
                 handle.token,
-                f".{request.directory.removeprefix(self._root)}",  # the keeper's directory is the state root
+                self._name_of(request.directory),
                 list(request.argv),
                 token,
                 changes,
