@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from supervisor import BlockingSupervisor, Metrics, Settings, State, open_supervisor, to_json
@@ -68,15 +69,16 @@ async def test_jobs_are_counted_by_state(settings: Settings) -> None:
         await sup.cancel(lasting.job_id)
 
 
-async def test_a_launch_under_way_is_queued(settings: Settings, autojump_clock: MockClock) -> None:
-    del autojump_clock
+async def test_a_launch_under_way_is_queued(settings: Settings, mock_clock: MockClock) -> None:
+    """The clock is moved by hand, since workspaces are looked at in threads, for which no clock waits."""
     engine = FakeEngine(Script(launch_seconds=3, seconds=None))
     async with open_supervisor(settings, engine=engine) as sup, trio.open_nursery() as nursery:
         nursery.start_soon(sup.start, ["tool"])
-        await trio.sleep(1)
-        assert (await sup.metrics()).jobs[State.QUEUED] == 1
-        await trio.sleep(3)
-        assert (await sup.metrics()).jobs[State.RUNNING] == 1
+        while (await sup.metrics()).jobs[State.QUEUED] != 1:
+            await trio.testing.wait_all_tasks_blocked()
+        while (await sup.metrics()).jobs[State.RUNNING] != 1:
+            mock_clock.jump(3)
+            await trio.testing.wait_all_tasks_blocked(0.01)
 
 
 async def test_how_long_stops_take_and_deadlines_overshoot(settings: Settings, mock_clock: MockClock) -> None:
