@@ -40,10 +40,6 @@ def test_many_rounds(tmp_path: Path, rounds: int) -> None:
     play(tmp_path / "chaos", rounds)
 
 
-def test_a_few_rounds_in_which_things_run_out(tmp_path: Path) -> None:
-    play(tmp_path / "chaos", 8, "--scarce")
-
-
 @pytest.mark.chaos
 def test_many_rounds_in_which_things_run_out(tmp_path: Path, rounds: int) -> None:
     play(tmp_path / "chaos", rounds, "--scarce")
