@@ -19,13 +19,17 @@ import neither Trio nor anything else that takes long, so that ``supervisor stat
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["main"]
 
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _OBJECTS: Final = 100_000
 """After how many new objects rubbish is looked for: more than the modules of a command have, few for a server."""
 
@@ -59,4 +63,23 @@ def _run(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno not in _SHORTAGES:
+            raise
+        return _tell_shortage(error, as_json="--json" in arguments)
     return 0
+
+
+def _tell_shortage(error: OSError, *, as_json: bool) -> int:
+    """Say that a module could not be loaded for want of something, without loading another one."""
+    message = f"the command cannot be loaded now: {os.strerror(error.errno or 0)}"
+    repair = "Try again; raise the limit of open files (`ulimit -n`) if it stays so."
+    text = f"Error: {message}\n{repair}\n"
+    if as_json:
+        text = (
+            f'{{"ok": false, "error": {{"code": "state_busy", "message": "{message}", "repair": "{repair}", '
+            '"retryable": true, "retry_after_ms": null, "details": {}}}\n'
+        )
+    with contextlib.suppress(OSError):
+        os.write(1 if as_json else 2, text.encode())
+    return 125

@@ -156,3 +156,21 @@ def test_errors_of_stdout_are_told_by_their_own_name(cli: Any, monkeypatch: pyte
         done = cli("list", "--json")
     assert done.exit_code == 125
     assert "stdout" not in json.loads(done.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize("words", [("status", "0" * 32), ("list", "--json")])
+def test_a_command_that_cannot_be_loaded_now_says_so(tmp_path: Path, words: tuple[str, ...]) -> None:
+    source = (
+        "import resource, sys; from supervisor import cli; import supervisor.cli.inherited\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); sys.exit(cli.main(sys.argv[1:]))"
+    )
+    environment = {**os.environ, "SUPERVISOR_STATE_DIR": str(tmp_path / "state")}
+    argv = [sys.executable, "-c", source, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, timeout=60)
+    assert done.returncode == 125
+    assert "Traceback" not in done.stderr
+    if "--json" in words:
+        error = json.loads(done.stdout)["error"]
+        assert (error["code"], error["retryable"]) == ("state_busy", True)
+    else:
+        assert "Too many open files" in done.stderr
