@@ -1,4 +1,4 @@
-"""What the command line writes to its log is without secrets and control characters, whoever says it."""
+"""What the command line writes to its log is without secrets and control characters, from every source."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_a_closed_descriptor_is_no_reason_to_break(cli: Any, words: list[str], c
         expected = 2
     if words[:1] == ["start"] and ">&-" in closed.replace("2>&-", ""):
         expected = 2
-        assert jobs(cli) == []  # nobody could have been told its id
+        assert jobs(cli) == []  # its id could not have been told
     assert done.returncode == expected, done.stderr
     if closed == "<&-" and words[:1] == ["start"]:
         assert len(jobs(cli)) == 1

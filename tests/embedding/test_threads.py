@@ -353,7 +353,7 @@ BREAKS_DOWN = """
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("what", ["wait", "run", "events"])
 def test_a_call_comes_back_when_trio_itself_breaks_down(what: str) -> None:
-    """Its tasks stay where they stand then; whoever waits for one must not."""
+    """Its tasks stay where they stand then; a caller that waits for one must not."""
     argv = [sys.executable, "-c", textwrap.dedent(BREAKS_DOWN), what]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=90)
     assert done.stdout == "False InternalError InternalError 0\n", done

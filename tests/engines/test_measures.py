@@ -79,7 +79,7 @@ def test_sizes_are_those_of_the_exit(stop: dict[str, Any] | None) -> None:
 def test_of_a_tree_that_was_ended_all_that_it_wrote_counts(tmp_path: Path) -> None:
     directory = str(tmp_path)
     records.replace(directory, records.STOP, {"why": "cancelled", "signalled_boot_ns": 1, "gone": False})
-    for size in (5, 7):  # whoever is first to say that it is gone
+    for size in (5, 7):  # the first that says that it is gone counts
         records.mark_stop(directory, gone=True, sizes={"stdout_bytes": size, "stderr_bytes": size})
     ended = recorded.exit_of({**EXIT, "stdout_bytes": 3, "stderr_bytes": 4}, records.read_stop(directory))
     assert (ended.stdout_bytes, ended.stderr_bytes) == (5, 5)

@@ -140,7 +140,7 @@ async def test_one_that_says_a_little_all_the_time_ends_too(servers: Servers, mo
     async with served(servers) as server, await server.connect() as stream:
         await stream.send_all(b"GET /mcp HTTP/1.1\r\nHost: localhost\r\n")
         with contextlib.suppress(trio.BrokenResourceError):
-            while True:  # until nobody takes it any more
+            while True:  # until it is taken no more
                 await stream.send_all(b"X: y\r\n")
                 await trio.sleep(0.02)
 

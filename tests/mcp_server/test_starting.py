@@ -197,7 +197,7 @@ async def test_a_kind_says_where_it_may_run(servers: Any, tmp_path: Path) -> Non
 async def test_no_job_runs_where_it_could_read_the_tokens(
     servers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, *, trust: bool
 ) -> None:
-    """Whoever allows it: the server's own directory, a root, the caller."""
+    """Whatever allows it: the server's own directory, a root, the caller."""
     state = tmp_path / "state"
     (state / "mcp-tokens").mkdir()
     place = {"/": Path("/"), "above": tmp_path, "state": state, "below": state / "mcp-tokens"}[where]

@@ -1,4 +1,4 @@
-"""The keeper needs nothing once it runs, and leaves when nobody needs it."""
+"""The keeper needs nothing once it runs, and leaves when no job needs it."""
 
 from __future__ import annotations
 

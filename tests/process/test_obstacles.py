@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OTHER = 54321
 AS_OTHER = ["setpriv", "--reuid", str(OTHER), "--regid", str(OTHER), "--clear-groups"]
-# Root may signal anybody, unless it has given up the capability to.
+# Root may signal any process, unless it has given up the capability to.
 WITHOUT_KILL = ["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"]
 BOUND = 40.0
 
