@@ -7,11 +7,12 @@ from pathlib import Path
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
+from supervisor.jobdir import records
 from supervisor.model import Exit
 from supervisor.states import Reason, State
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.system import processes
 
 __all__ = ["fill"]
 

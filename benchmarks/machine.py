@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import supervisor
-from supervisor.mounts import file_system_of
+from supervisor.system.file_systems import file_system_of
 
 __all__ = ["facts", "load"]
 

@@ -16,8 +16,7 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor import endings, forgetting, interpret, log
-from supervisor.engines import Ended, Launched, Observation, Seen, evidence, recorded, records, remote, stopping
-from supervisor.engines.looking import SCARCE, NotKnown, not_known
+from supervisor.engines import Ended, Launched, Observation, Seen, evidence, remote, stopping
 from supervisor.engines.second_look import SecondLook
 from supervisor.errors import (
     InvalidArguments,
@@ -30,15 +29,17 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
+from supervisor.jobdir import records, validation
 from supervisor.listing import nobody, page_of, query_of
 from supervisor.model import Exit, Job, JobPage, Result
-from supervisor.paths import absolute, expanded
 from supervisor.progress import is_silent, read_so_far
 from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import encodable, state_error, workspace_key
 from supervisor.store.rows import UNFINISHED, Outcome, error_of, job_of
+from supervisor.system.observing import SCARCE, NotKnown, not_known
+from supervisor.system.paths import absolute, expanded
 
 __all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
 
@@ -558,7 +559,7 @@ class Catalog:
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
-        process = recorded.process(directory)
+        process = validation.process(directory)
         if process:
             stopping.stop_trees([stopping.Tree(directory, process, stopping.request_stop(directory, why, by))])
 

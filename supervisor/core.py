@@ -23,7 +23,6 @@ from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscriptio
 from supervisor.actors.stops import see_it_stop
 from supervisor.catalog import Catalog, check_detail, running_error
 from supervisor.engines import Engine, remote
-from supervisor.engines.notify import Notifier
 from supervisor.engines.second_look import Unended
 from supervisor.errors import (
     InvalidArguments,
@@ -44,6 +43,7 @@ from supervisor.settings import Settings
 from supervisor.states import State, state_of
 from supervisor.store import Row
 from supervisor.store.layout import workspace_key
+from supervisor.system.notifier import Notifier
 
 __all__ = ["Supervisor"]
 

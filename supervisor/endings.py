@@ -10,14 +10,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from supervisor.engines import Observation, Seen, evidence, records, remote, stopping
-from supervisor.engines.looking import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, NotKnown, is_there
+from supervisor.engines import Observation, Seen, evidence, remote, stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import JobElsewhere, StateBusy, StateFull, SupervisorError
+from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.layout import state_error
 from supervisor.store.rows import UNFINISHED
+from supervisor.system.observing import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, NotKnown, is_there
 
 __all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]
 

@@ -7,10 +7,10 @@ from typing import Final
 
 import trio
 
-from supervisor.engines.inotify import MODIFIED
-from supervisor.engines.looking import LONGEST_DELAY_SECONDS, NotKnown
-from supervisor.engines.notify import Notifier
-from supervisor.outputs import Output
+from supervisor.jobdir.output import Output
+from supervisor.system.inotify import MODIFIED
+from supervisor.system.notifier import Notifier
+from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown
 
 __all__ = ["Chunks"]
 

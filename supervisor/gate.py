@@ -9,7 +9,7 @@ import trio
 
 from supervisor.catalog import Catalog
 from supervisor.errors import StateBusy, SupervisorClosed
-from supervisor.forking import forked_error, tell_in_child
+from supervisor.system.fork_safety import forked_error, tell_in_child
 
 __all__ = ["Gate"]
 

@@ -22,7 +22,7 @@ from supervisor.actors.job import care_for
 from supervisor.actors.progress import Follower
 from supervisor.actors.registry import Create, Entry, Registry
 from supervisor.catalog import Catalog
-from supervisor.engines import Engine, LaunchRequest, processes, remote
+from supervisor.engines import Engine, LaunchRequest, remote
 from supervisor.errors import IdempotencyConflict, JobNotFound
 from supervisor.gate import Gate
 from supervisor.model import Job, JobSpec
@@ -32,6 +32,7 @@ from supervisor.states import State
 from supervisor.store import Row
 from supervisor.store.layout import new_job_id, remove_tree, state_error, workspace_key
 from supervisor.store.rows import dump, row_of_record
+from supervisor.system import processes
 from supervisor.workspaces import Workspaces
 
 __all__ = ["Launcher"]

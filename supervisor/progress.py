@@ -12,7 +12,7 @@ from typing import Any
 
 from supervisor import log
 from supervisor.interpret import ProgressReader, Reports, get_interpreter
-from supervisor.outputs import CHUNK_BYTES, Output
+from supervisor.jobdir.output import CHUNK_BYTES, Output
 
 __all__ = ["is_silent", "read_so_far", "reader_of", "snapshot_of"]
 

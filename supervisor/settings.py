@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
-from supervisor.paths import absolute, expanded
+from supervisor.system.paths import absolute, expanded
 
 __all__ = ["LOG_LEVELS", "Settings", "parse_seconds"]
 

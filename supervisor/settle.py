@@ -12,14 +12,15 @@ from typing import Any, Final
 import attrs
 
 from supervisor import interpret
-from supervisor.engines import Ended, recorded
-from supervisor.engines.looking import SCARCE, NotKnown, not_known
+from supervisor.engines import Ended
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
+from supervisor.jobdir import validation
+from supervisor.jobdir.output import STREAMS, read_output
 from supervisor.model import ErrorInfo
-from supervisor.outputs import STREAMS, read_output
 from supervisor.states import Event, Reason, State, reason_of, step
 from supervisor.store.rows import Outcome, Row, size_of
+from supervisor.system.observing import SCARCE, NotKnown, not_known
 
 __all__ = ["how_it_ended", "outcome_of"]
 
@@ -94,7 +95,7 @@ def how_it_ended(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
 
 
 def _limit_of(row: Row) -> int | None:
-    return recorded.integer(row.request, "output_limit")
+    return validation.integer(row.request, "output_limit")
 
 
 def _judge(kind: str, seen: interpret.Outcome) -> Verdict:

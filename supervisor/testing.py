@@ -45,22 +45,11 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from supervisor.engines import (
-    Capabilities,
-    Ended,
-    Launched,
-    LaunchRequest,
-    Observation,
-    Seen,
-    evidence,
-    measures,
-    processes,
-    recorded,
-    records,
-    stopping,
-)
+from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen, evidence, stopping
 from supervisor.errors import LaunchFailed
+from supervisor.jobdir import measures, records, validation
 from supervisor.model import Exit
+from supervisor.system import processes
 
 __all__ = ["FakeCommand", "FakeEngine", "Script"]
 
@@ -239,7 +228,7 @@ class FakeCommand:
 
     def _end(self) -> None:
         sizes = measures.sizes(self.request.directory)
-        exit_ = recorded.exit_of(
+        exit_ = validation.exit_of(
             {"exit_code": self._exit_code, "signal": self._signal, "ended_ns": self._wall_ns(self._ends_at), **sizes}
         )
         record: dict[str, object] = {

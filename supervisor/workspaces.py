@@ -8,9 +8,9 @@ from typing import Final
 import trio
 
 from supervisor.catalog import real_workspace
-from supervisor.engines.hanging import HangingCalls
-from supervisor.mounts import may_hang, on_network
-from supervisor.paths import absolute
+from supervisor.system.file_systems import may_hang, on_network
+from supervisor.system.hanging_calls import HangingCalls
+from supervisor.system.paths import absolute
 
 __all__ = ["Workspaces"]
 

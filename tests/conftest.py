@@ -161,7 +161,7 @@ def _stray(pid: int, temporary: str) -> Stray | None:
         or any(link.startswith(temporary) for link in links)
     )
     mark = next((each for each in environment if each.startswith(b"SUPERVISOR_JOB_ID=")), None)
-    keeper = b"engines/keeper.py" in command and mark is None
+    keeper = b"keeper/entry.py" in command and mark is None
     if not ours or (mark is None and not keeper):
         return None
     kind = "keeper" if keeper else os.fsdecode(mark or b"")

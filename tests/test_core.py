@@ -35,8 +35,8 @@ from supervisor import (
 )
 from supervisor.actors import registry
 from supervisor.engines import Ended, Launched, LaunchRequest, stopping
-from supervisor.engines.inotify import Inotify
 from supervisor.store import Index
+from supervisor.system.inotify import Inotify
 from supervisor.testing import FakeEngine, Script
 
 Clock = trio.testing.MockClock

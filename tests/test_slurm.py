@@ -19,12 +19,14 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import batch, processes, records
+from supervisor.engines import batch
 from supervisor.engines.backend import Standing
 from supervisor.engines.batch_evidence import SUBMISSION
 from supervisor.errors import InvalidArguments, StateUnsafe
+from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.states import Reason, State
+from supervisor.system import processes
 
 PACKAGE = Path(supervisor.__file__).parents[1]
 PATIENCE = 30

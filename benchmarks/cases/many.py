@@ -18,7 +18,7 @@ from benchmarks.apart import apart
 from benchmarks.figures import OURS, Figure, Goal, number, parted
 from benchmarks.filling import fill
 from benchmarks.plan import Plan, percentile
-from supervisor.engines import records
+from supervisor.jobdir import records
 
 __all__ = ["deadlines", "reopening", "sleeping"]
 

@@ -16,9 +16,10 @@ import trio
 from supervisor import log
 from supervisor.actors.registry import Entry, Registry
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, remote
+from supervisor.engines import remote
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.store import Row
+from supervisor.system import processes
 
 __all__ = ["Janitor"]
 

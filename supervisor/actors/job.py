@@ -15,14 +15,16 @@ import trio
 
 from supervisor import log
 from supervisor.actors.registry import Entry, Registry, Settle
-from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running, processes, records
-from supervisor.engines.looking import NotKnown
-from supervisor.engines.patience import Patience, until_known
+from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running
 from supervisor.errors import InvalidArguments, LaunchFailed, SupervisorError
+from supervisor.jobdir import records
 from supervisor.model import ErrorInfo, Exit
 from supervisor.settle import outcome_of
 from supervisor.states import Reason, State
 from supervisor.store.rows import Outcome, size_of
+from supervisor.system import processes
+from supervisor.system.backoff import Patience, until_known
+from supervisor.system.observing import NotKnown
 
 __all__ = ["care_for"]
 

@@ -17,11 +17,11 @@ import trio
 
 from supervisor import log
 from supervisor.actors.registry import Entry
-from supervisor.engines.inotify import MODIFIED
-from supervisor.engines.notify import Notifier
 from supervisor.interpret import ProgressReader
-from supervisor.outputs import Output
+from supervisor.jobdir.output import Output
 from supervisor.progress import reader_of, snapshot_of
+from supervisor.system.inotify import MODIFIED
+from supervisor.system.notifier import Notifier
 
 __all__ = ["Follower"]
 

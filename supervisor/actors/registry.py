@@ -18,14 +18,15 @@ import trio
 
 from supervisor import log, tracing
 from supervisor.catalog import Catalog
-from supervisor.engines import Running, records
-from supervisor.engines.looking import NotKnown
+from supervisor.engines import Running
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
+from supervisor.jobdir import records
 from supervisor.metrics import Meter
 from supervisor.model import Job, JobEvent
 from supervisor.states import State
 from supervisor.store import Index, Row
 from supervisor.store.rows import job_of
+from supervisor.system.observing import NotKnown
 
 __all__ = ["Create", "Entry", "NoteFetched", "NoteLaunch", "Registry", "Settle", "Subscription"]
 

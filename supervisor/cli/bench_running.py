@@ -22,7 +22,7 @@ from supervisor.load.bench import Bench
 from supervisor.load.driver import Driver
 from supervisor.load.mix import Mix
 from supervisor.settings import Settings
-from supervisor.signals import heard
+from supervisor.system.signals import heard
 
 __all__ = ["Plan", "run_bench"]
 

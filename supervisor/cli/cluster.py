@@ -80,7 +80,7 @@ def _shared(settings: Settings) -> Check:
     from supervisor.cli import text
     from supervisor.cli.examination import Check, Verdict
     from supervisor.engines import remote
-    from supervisor.mounts import file_system_of, on_network
+    from supervisor.system.file_systems import file_system_of, on_network
 
     name = "shared directory"
     if settings.shared_dir is None:

@@ -21,10 +21,10 @@ import attrs
 
 from supervisor._version import __version__
 from supervisor.cli import text
-from supervisor.engines import processes
-from supervisor.engines.inotify import Inotify
 from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.settings import Settings
+from supervisor.system import processes
+from supervisor.system.inotify import Inotify
 
 __all__ = ["Check", "Verdict", "examine"]
 

@@ -14,9 +14,9 @@ from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.engines import stopping
-from supervisor.engines.inotify import MODIFIED
 from supervisor.errors import JobNotFound
-from supervisor.outputs import Output
+from supervisor.jobdir.output import Output
+from supervisor.system.inotify import MODIFIED
 
 __all__ = ["logs"]
 

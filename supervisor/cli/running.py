@@ -22,8 +22,8 @@ from supervisor.cli.front import Invocation, write_document
 from supervisor.cli.launching import launch_status
 from supervisor.errors import OutputLost, SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
-from supervisor.signals import heard
 from supervisor.states import Reason, State
+from supervisor.system.signals import heard
 
 if TYPE_CHECKING:
     from supervisor.core import Supervisor

@@ -31,8 +31,8 @@ import trio
 
 from supervisor import log
 from supervisor.errors import InternalError, SupervisorClosed, SupervisorError
-from supervisor.forking import forked_error, tell_in_child
 from supervisor.store.layout import state_error
+from supervisor.system.fork_safety import forked_error, tell_in_child
 
 __all__ = ["Call", "Portal", "Source"]
 

@@ -24,16 +24,17 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen, records
+from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen
 from supervisor.engines.backend import Backend, Desk, Rejected, Standing, Unreachable, Word
 from supervisor.engines.batch_evidence import SUBMISSION, is_unclaimed, resolve
 from supervisor.engines.batch_now import NOTHING_SAID, REPEAT_WITHIN_SECONDS, read_submission, request_end, resolve_now
 from supervisor.engines.batch_submit import Submitter, rule_out
-from supervisor.engines.inotify import CHANGED
-from supervisor.engines.looking import NotKnown, is_there
-from supervisor.engines.notify import Notifier
 from supervisor.errors import LaunchFailed
+from supervisor.jobdir import records
 from supervisor.model import Exit
+from supervisor.system.inotify import CHANGED
+from supervisor.system.notifier import Notifier
+from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["BatchEngine", "BatchRunning"]
 

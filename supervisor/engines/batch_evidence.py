@@ -24,11 +24,12 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Launched, Observation, Seen, records
+from supervisor.engines import Ended, Launched, Observation, Seen
 from supervisor.engines.backend import Standing, Word
 from supervisor.engines.evidence import NEVER_LAUNCHED, note, note_exit
-from supervisor.engines.keeper_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
-from supervisor.engines.recorded import exit_of, stop_facts, valid_exit, valid_process
+from supervisor.jobdir import records
+from supervisor.jobdir.validation import exit_of, stop_facts, valid_exit, valid_process
+from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
 
 __all__ = ["SUBMISSION", "Facts", "Finding", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
 

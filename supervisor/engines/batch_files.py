@@ -12,26 +12,32 @@ from typing import Any, Final
 __all__ = ["KEEPER_FILES", "program_in", "write_private"]
 
 KEEPER_FILES: Final = (
-    "keeper.py",
-    "inotify.py",
-    "keeper_job.py",
-    "keeper_launch.py",
-    "keeper_limits.py",
-    "keeper_line.py",
-    "keeper_loop.py",
-    "keeper_output.py",
-    "keeper_owed.py",
-    "keeper_relay.py",
-    "keeper_spawn.py",
-    "keeper_turns.py",
-    "kin.py",
-    "looking.py",
-    "measures.py",
-    "plain_json.py",
-    "processes.py",
-    "records.py",
-    "trees.py",
+    "keeper/__init__.py",
+    "keeper/entry.py",
+    "keeper/launches.py",
+    "keeper/loop.py",
+    "keeper/output_limit.py",
+    "keeper/process_tree.py",
+    "keeper/protocol.py",
+    "keeper/relay.py",
+    "keeper/resource_limits.py",
+    "keeper/single_job.py",
+    "keeper/spawn.py",
+    "keeper/turns.py",
+    "keeper/unwritten.py",
+    "jobdir/__init__.py",
+    "jobdir/job_marks.py",
+    "jobdir/measures.py",
+    "jobdir/plain_json.py",
+    "jobdir/records.py",
+    "system/__init__.py",
+    "system/inotify.py",
+    "system/observing.py",
+    "system/processes.py",
 )
+"""The files that the keeper runs, below the package: standard library only."""
+
+_ENTRY: Final = "keeper/entry.py"
 
 
 def write_private(path: str, content: bytes) -> None:
@@ -47,23 +53,21 @@ def program_in(shared: str) -> str:
 
     Nodes need not have this package, and jobs that wait keep the keeper that they were submitted with.
     """
-    here = os.path.dirname(os.path.abspath(__file__))
-    sources: dict[str, bytes] = {}
-    for name in KEEPER_FILES:
-        sources[name] = _source(f"{here}/{name}")
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sources = {name: _source(f"{package}/{name}") for name in KEEPER_FILES}
     digest = sha256(b"\0".join(sources.values())).hexdigest()[:12]
     home = f"{shared}/.keeper-{digest}"
-    program = f"{home}/engines/keeper.py"
+    program = f"{home}/keeper/entry.py"
     if not os.path.exists(program):
         aside = tempfile.mkdtemp(prefix=".keeper-", dir=shared)
-        os.mkdir(f"{aside}/engines", 0o700)
         for name, source in sources.items():
-            with open(f"{aside}/engines/{name}", "wb") as file:
+            os.makedirs(f"{aside}/{os.path.dirname(name)}", mode=0o700, exist_ok=True)
+            with open(f"{aside}/{name}", "wb") as file:
                 file.write(source)
-        _compile(f"{aside}/engines")
+        _compile(aside)
         try:
             os.rename(aside, home)
-        except OSError:  # somebody else was first
+        except OSError:  # another process has put it there
             shutil.rmtree(aside, ignore_errors=True)
     return program
 
@@ -82,7 +86,9 @@ def _compile(directory: str) -> None:
     """Compile the keeper once instead of at every start; a node with another Python does without."""
     import py_compile
 
-    for name in KEEPER_FILES[1:]:
+    for name in KEEPER_FILES:
+        if name == _ENTRY:  # a script is compiled at every start
+            continue
         with contextlib.suppress(OSError, py_compile.PyCompileError):
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
             py_compile.compile(f"{directory}/{name}", invalidation_mode=mode, doraise=True)

@@ -6,9 +6,10 @@ import os
 import time
 from typing import Any, Final
 
-from supervisor.engines import Observation, Seen, records, stopping
+from supervisor.engines import Observation, Seen, stopping
 from supervisor.engines.backend import Desk, Standing, Word
 from supervisor.engines.batch_evidence import SUBMISSION, resolve
+from supervisor.jobdir import records
 
 __all__ = ["NOTHING_SAID", "REPEAT_WITHIN_SECONDS", "read_submission", "request_end", "resolve_now"]
 

@@ -13,11 +13,12 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines import LaunchRequest, records
+from supervisor.engines import LaunchRequest
 from supervisor.engines.backend import Backend, Rejected, Submission, Unreachable
 from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed
 from supervisor.engines.batch_files import program_in, write_private
-from supervisor.engines.keeper_job import ORDERS, STDIN, Orders
+from supervisor.jobdir import records
+from supervisor.keeper.single_job import ORDERS, STDIN, Orders
 
 __all__ = ["Submitter", "rule_out"]
 

@@ -5,7 +5,7 @@ same answer. ``examine`` only reads, ``decide`` is pure, ``resolve`` acts on wha
 (rules that a job was never launched, notes an exit that nobody else will note) until there is
 nothing left to do. Nothing here signals a process or waits for one.
 
-What cannot be seen just now is no evidence (see ``looking``): then ``NotKnown`` is raised, and nothing was written.
+What cannot be seen just now is no evidence (see ``observing``): then ``NotKnown`` is raised, and nothing was written.
 
 Strongest first: the exit record; a zombie's status; a pidfd that was opened while it lived;
 the identity of the process. What none of them tells is unknown and stays so.
@@ -22,8 +22,11 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Observation, Seen, kin, measures, processes, recorded, records, trees
-from supervisor.engines.looking import find, is_there
+from supervisor.engines import Ended, Observation, Seen
+from supervisor.jobdir import job_marks, measures, records, validation
+from supervisor.keeper import process_tree
+from supervisor.system import processes
+from supervisor.system.observing import find, is_there
 
 __all__ = [
     "NEVER_LAUNCHED",
@@ -119,10 +122,10 @@ class Finding(Enum):
 
 def recorded_keeper(directory: str) -> tuple[int, int] | None:
     """Return (pid, start time) of the keeper that launched a job, or has claimed that it would."""
-    process = recorded.process(directory)
+    process = validation.process(directory)
     if process:
         return process["keeper_pid"], process["keeper_start"]
-    holder = recorded.keeper_of_claim(records.read_claim(directory) or "")
+    holder = validation.keeper_of_claim(records.read_claim(directory) or "")
     if holder is None:
         return None
     place = _place(holder[2], holder[3], None)
@@ -160,13 +163,15 @@ def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
 
 def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
     """Whether this process lives and is a keeper that claims jobs by that boot."""
-    return processes.is_alive(pid, start) and trees.is_keeper(pid, records.keeper_claim(pid, start, boot, namespace))
+    return processes.is_alive(pid, start) and process_tree.is_keeper(
+        pid, records.keeper_claim(pid, start, boot, namespace)
+    )
 
 
 def _is_proved_leader(directory: str, pid: int) -> bool:
     """Whether a process carries the mark or the tag of the job of ``directory``."""
     job_id = os.path.basename(directory)
-    return trees.mark_of(pid) == job_id.encode() or trees.tag_of(pid) == kin.tag_of_job(job_id) != 0
+    return process_tree.mark_of(pid) == job_id.encode() or process_tree.tag_of(pid) == job_marks.tag_of_job(job_id) != 0
 
 
 def _look_at_leader(process: dict[str, Any]) -> tuple[Leader, int | None]:
@@ -200,7 +205,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
     """
     about = _Born(directory, born)
     claim = records.read_claim(directory)
-    process = recorded.valid_process(records.read(directory, records.PROCESS), claim)
+    process = validation.valid_process(records.read(directory, records.PROCESS), claim)
     leader, zombie_status = Leader.NONE, None
     place, keeper_lives = Place.HERE, False
     if process:
@@ -213,7 +218,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
             told, keeper_lives = _place_by_table(directory, process, leader)
         place = told
     else:
-        holder = recorded.keeper_of_claim(claim) if claim else None
+        holder = validation.keeper_of_claim(claim) if claim else None
         if holder is not None:
             told = _place(holder[2], holder[3], about)
             keeper_lives = told is Place.HERE and processes.is_alive(holder[0], holder[1])
@@ -223,7 +228,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         elif record := about.record:
             place = _place(str(record.get("boot", "")), str(record.get("ns", "")), about) or Place.HERE
     # The exit record comes last: whoever was alive above had not failed to write it yet.
-    exit_record = recorded.valid_exit(records.read(directory, records.EXIT), process)
+    exit_record = validation.valid_exit(records.read(directory, records.EXIT), process)
     return Evidence(
         place=place,
         owner_lives=owner_lives,
@@ -236,12 +241,12 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         zombie_status=zombie_status,
         now_boot_ns=processes.boottime_ns(),
         over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, about.record),
-        is_newer=claim is None and process is None and not owner_lives and recorded.is_newer_request(directory),
+        is_newer=claim is None and process is None and not owner_lives and validation.is_newer_request(directory),
     )
 
 
 def _is_over_limit(directory: str, born: dict[str, Any]) -> bool:
-    limit = recorded.integer(born, "output_limit")
+    limit = validation.integer(born, "output_limit")
     if limit is None:
         return False
     for name in (records.STDOUT, records.STDERR):
@@ -311,7 +316,7 @@ def find_marked_leader(job_id: str) -> processes.Process | None:
     Raises:
         NotKnown: not all processes can be looked at now.
     """
-    table = trees.ProcessTable()
+    table = process_tree.ProcessTable()
     look = table.look()
     marks = table.marks(look)
     if table.unseen is not None:
@@ -341,9 +346,9 @@ def adopt_marked(directory: str, *, patient: bool = False) -> bool:
         if found is None:
             return False
     started_boot = processes.ticks_to_ns(found.start)
-    holder = recorded.keeper_of_claim(records.read_claim(directory) or "") or (0, 0, "", "")
+    holder = validation.keeper_of_claim(records.read_claim(directory) or "") or (0, 0, "", "")
     job = records.read(directory, records.JOB) or {}
-    deadline = recorded.number(job.get("deadline_seconds"), recorded.LONGEST_SECONDS)
+    deadline = validation.number(job.get("deadline_seconds"), validation.LONGEST_SECONDS)
     # A damaged record is replaced; of several who look at once everybody writes the same.
     records.replace(
         directory,
@@ -399,13 +404,13 @@ def note_exit(
 def note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:
     """Put an end on record unless there is one; one that is torn or lying would be found again and again."""
     if not records.create(directory, records.EXIT, record):
-        there = recorded.valid_exit(records.read(directory, records.EXIT), process)
+        there = validation.valid_exit(records.read(directory, records.EXIT), process)
         if not there:
             records.replace(directory, records.EXIT, record)
 
 
 def _damage(seen: Evidence) -> str | None:
-    return recorded.damage_of(seen.process, seen.stop, seen.exit)
+    return validation.damage_of(seen.process, seen.stop, seen.exit)
 
 
 _MOST_ACTS: Final = 8
@@ -486,11 +491,11 @@ def resolve_ended(directory: str) -> Observation | None:
     """
     if not is_there(f"{directory}/{records.EXIT}"):
         return None
-    process = recorded.process(directory)
-    end, stop = recorded.valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
+    process = validation.process(directory)
+    end, stop = validation.valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
     if not end or (stop and stop["signalled_boot_ns"] is not None and not stop["gone"]):
         return None
-    return _ended(process, stop, end, recorded.damage_of(process, stop))
+    return _ended(process, stop, end, validation.damage_of(process, stop))
 
 
 def resolve_kept(
@@ -502,7 +507,7 @@ def resolve_kept(
     ``None`` for any other. No more is read for it than that takes, and nothing is waited for, so that a look at
     a thousand of them does not take long. ``lives`` says whether a keeper is there.
     """
-    process = recorded.process(directory)
+    process = validation.process(directory)
     if not process or _place(process["boot"], process["ns"], None) is not Place.HERE:
         return None
     # In this order: a keeper that was alive had not failed to write the end down yet.
@@ -513,9 +518,9 @@ def resolve_kept(
     stop = records.read_stop(directory)
     return Observation(
         seen=Seen.RUNNING,
-        launched=recorded.launched_of(process),
+        launched=validation.launched_of(process),
         stop_requested=stop.get("why") if stop else None,
-        damage=recorded.damage_of(stop=stop),
+        damage=validation.damage_of(stop=stop),
     )
 
 
@@ -525,18 +530,18 @@ def _ended(
     end: dict[str, Any],
     damage: str | None,
 ) -> Observation:
-    stopped, survivors = recorded.stop_facts(stop)
+    stopped, survivors = validation.stop_facts(stop)
     return Observation(
         seen=Seen.ENDED,
-        launched=recorded.launched_of(process),
-        ended=Ended(exit=recorded.exit_of(end, stop), stopped=stopped, survivors=survivors),
+        launched=validation.launched_of(process),
+        ended=Ended(exit=validation.exit_of(end, stop), stopped=stopped, survivors=survivors),
         stop_requested=stop.get("why") if stop else None,
         damage=damage,
     )
 
 
 def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observation:
-    launched = recorded.launched_of(seen.process)
+    launched = validation.launched_of(seen.process)
     requested = seen.stop.get("why") if seen.stop else None
     if finding is Finding.ENDED:
         assert seen.exit is not None  # noqa: S101  # that is what the finding means

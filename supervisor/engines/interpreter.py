@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from supervisor.engines import batch_files, keeper
+from supervisor.engines import batch_files
 from supervisor.errors import LaunchFailed
+from supervisor.keeper import entry as keeper_entry
 
 __all__ = ["find_python", "keeper_program"]
 
@@ -59,5 +60,5 @@ def keeper_program(root: str) -> str:
     Raises:
         OSError: it cannot be put there.
     """
-    path = os.path.abspath(keeper.__file__)
+    path = os.path.abspath(keeper_entry.__file__)
     return path if os.path.isfile(path) else batch_files.program_in(root)

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import trio
 
-from supervisor.engines import keeper_line, processes
 from supervisor.engines.interpreter import find_python, keeper_program
 from supervisor.errors import LaunchFailed
-from supervisor.forking import tell_in_child
+from supervisor.keeper import protocol
+from supervisor.system import processes
+from supervisor.system.fork_safety import tell_in_child
 
 __all__ = ["KeeperLink"]
 
@@ -106,7 +107,7 @@ class KeeperLink:
             with trio.move_on_after(_START_SECONDS) as patience:
                 await process.wait()  # what we started leaves at once; its child is the keeper
                 await self._greeted.wait()
-            if self._protocol == keeper_line.PROTOCOL:
+            if self._protocol == protocol.PROTOCOL:
                 return
             self.said = _last_line(hearing)
         finally:

@@ -14,11 +14,12 @@ from typing import Final, Protocol
 
 import trio
 
-from supervisor.engines import Launched, processes
-from supervisor.engines.inotify import CHANGED
-from supervisor.engines.looking import NotKnown
-from supervisor.engines.notify import Notifier
+from supervisor.engines import Launched
 from supervisor.engines.second_look import look_again
+from supervisor.system import processes
+from supervisor.system.inotify import CHANGED
+from supervisor.system.notifier import Notifier
+from supervisor.system.observing import NotKnown
 
 __all__ = ["Kept", "KeptJobs"]
 

@@ -20,30 +20,21 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines import (
-    Capabilities,
-    Ended,
-    Launched,
-    LaunchRequest,
-    Observation,
-    evidence,
-    keeper_spawn,
-    processes,
-    recorded,
-    records,
-    stopping,
-)
-from supervisor.engines.hanging import HangingCalls
-from supervisor.engines.inotify import CHANGED
+from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, evidence, stopping
 from supervisor.engines.keeper_link import KeeperLink
 from supervisor.engines.kept import Kept, KeptJobs
-from supervisor.engines.looking import NotKnown, identity_of
-from supervisor.engines.notify import Notifier
 from supervisor.engines.own_trees import Trees
-from supervisor.engines.patience import Patience, until_known
 from supervisor.errors import LaunchFailed
+from supervisor.jobdir import records, validation
+from supervisor.keeper import spawn
 from supervisor.model import Exit
-from supervisor.mounts import on_network
+from supervisor.system import processes
+from supervisor.system.backoff import Patience, until_known
+from supervisor.system.file_systems import on_network
+from supervisor.system.hanging_calls import HangingCalls
+from supervisor.system.inotify import CHANGED
+from supervisor.system.notifier import Notifier
+from supervisor.system.observing import NotKnown, identity_of
 
 __all__ = ["LocalEngine", "LocalRunning"]
 
@@ -265,7 +256,7 @@ class LocalEngine:
                 record: dict[str, object] = {"launch_error": failure.message, "launch_status": status}
                 if isinstance(error, LaunchFailed):
                     record |= {"launch_repair": error.repair, "launch_final": not error.retryable}
-                elif isinstance(error, OSError) and error.errno in keeper_spawn.NO_WORKSPACE:
+                elif isinstance(error, OSError) and error.errno in spawn.NO_WORKSPACE:
                     record["launch_final"] = True
                 records.create(directory, records.EXIT, {**record, "ended_ns": ended_ns})
         return failure
@@ -430,7 +421,7 @@ class LocalEngine:
         handle = LocalRunning(self, directory, next(self._tokens))
         handle.owner_lives = owner_lives
         with contextlib.suppress(NotKnown):  # its watcher tells later
-            launched = launched or recorded.launch(directory)  # the row may not know of it yet
+            launched = launched or validation.launch(directory)  # the row may not know of it yet
         if launched is not None:
             handle.launched = launched
         handle.answered.set()
@@ -579,7 +570,7 @@ class LocalEngine:
             except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
                 patience = not_known.seconds(error)
                 with contextlib.suppress(NotKnown):
-                    if not isinstance(error, NotKnown) and recorded.process(handle.directory):
+                    if not isinstance(error, NotKnown) and validation.process(handle.directory):
                         await self._trees.stop(handle.directory, why, by)
                         return
                 with trio.move_on_after(patience):

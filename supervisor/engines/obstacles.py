@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from supervisor.engines import evidence, processes, recorded, records, stopping, trees
+from supervisor.engines import evidence, stopping
 from supervisor.errors import JobRunning, PermissionDenied, SupervisorError
-from supervisor.trust import user_name
+from supervisor.jobdir import records, validation
+from supervisor.keeper import process_tree
+from supervisor.system import processes
+from supervisor.system.trust import user_name
 
 __all__ = ["obstacle", "survivors_error"]
 
@@ -33,9 +36,9 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
         return _refused(job_id, refused, "cannot be stopped", "The job goes on, and the stop stays requested.")
     if not overdue:
         return None
-    process = recorded.process(directory)
+    process = validation.process(directory)
     if process:
-        left = trees.members_of(stopping.make_stop(stopping.Tree(directory, process)))
+        left = process_tree.members_of(stopping.make_stop(stopping.Tree(directory, process)))
         stuck = [{"pid": each.pid, "state": _state_of(each)} for each in left]
         what = "process"
     else:
@@ -80,7 +83,7 @@ def _writes_to(pid: int, path: str) -> bool:
 def survivors_error(job_id: str, directory: str) -> SupervisorError | None:
     """Return the error of a job that was stopped, and of which processes are left that are not ours to signal."""
     stop = records.read_stop(directory)
-    if not stop or stop["signalled_boot_ns"] is None or not (pids := recorded.stop_facts(stop)[1]):
+    if not stop or stop["signalled_boot_ns"] is None or not (pids := validation.stop_facts(stop)[1]):
         return None
     return _refused(job_id, list(pids), "has ended, and a part of it cannot be stopped", "The job itself has ended.")
 

@@ -8,9 +8,12 @@ from collections.abc import Callable
 import trio
 
 from supervisor import log
-from supervisor.engines import evidence, processes, recorded, stopping, trees
-from supervisor.engines.looking import NotKnown
-from supervisor.engines.patience import until_known
+from supervisor.engines import evidence, stopping
+from supervisor.jobdir import validation
+from supervisor.keeper import process_tree
+from supervisor.system import processes
+from supervisor.system.backoff import until_known
+from supervisor.system.observing import NotKnown
 
 __all__ = ["Trees"]
 
@@ -20,9 +23,9 @@ class Trees:
 
     def __init__(self) -> None:
         """End nothing until ``serve``."""
-        self._killer = trees.TreeKiller()
-        self._added: list[trees.Stop] = []
-        self._waiting: dict[trees.Stop, Callable[[], None]] = {}
+        self._killer = process_tree.TreeKiller()
+        self._added: list[process_tree.Stop] = []
+        self._waiting: dict[process_tree.Stop, Callable[[], None]] = {}
         self._wake = trio.Event()
 
     async def stop(self, directory: str, why: str, by: str) -> None:
@@ -32,10 +35,10 @@ class Trees:
         except OSError as error:  # a full disk must not keep a job alive
             log.warning("stop_not_recorded", job_id=os.path.basename(directory), error=str(error))
             request = {"why": why}
-        process = await until_known(directory, lambda: recorded.process(directory))
+        process = await until_known(directory, lambda: validation.process(directory))
         if not process:
             await until_known(directory, lambda: evidence.adopt_marked(directory), in_thread=True)
-            process = await until_known(directory, lambda: recorded.process(directory))
+            process = await until_known(directory, lambda: validation.process(directory))
         if process:
             await self.end(stopping.Tree(directory, process, request))
 

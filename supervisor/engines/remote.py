@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.engines import Observation, records
+from supervisor.engines import Observation
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
-from supervisor.paths import absolute, expanded
+from supervisor.jobdir import records
+from supervisor.system.paths import absolute, expanded
 
 if TYPE_CHECKING:
     from supervisor.engines.backend import Desk

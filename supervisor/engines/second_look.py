@@ -14,9 +14,11 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-from supervisor.engines import Observation, evidence, processes, records
-from supervisor.engines.looking import is_there
-from supervisor.mounts import has_settled
+from supervisor.engines import Observation, evidence
+from supervisor.jobdir import records
+from supervisor.system import processes
+from supervisor.system.file_systems import has_settled
+from supervisor.system.observing import is_there
 
 __all__ = ["SecondLook", "Unended", "look_again"]
 

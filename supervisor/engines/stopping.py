@@ -19,9 +19,12 @@ from typing import Any, Final, Self
 
 import attrs
 
-from supervisor.engines import evidence, measures, processes, recorded, records, trees
-from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
-from supervisor.engines.looking import NotKnown
+from supervisor.engines import evidence
+from supervisor.jobdir import measures, records, validation
+from supervisor.keeper import process_tree
+from supervisor.system import processes
+from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
+from supervisor.system.observing import NotKnown
 
 __all__ = [
     "BACKSTOP_SECONDS",
@@ -93,7 +96,7 @@ def ask_again(directory: str, by: str) -> None:
 def refusal_of(directory: str) -> list[int]:
     """Return the pids of the processes of a job that were not ours to stop when that was tried last."""
     stop = records.read_stop(directory)
-    return [int(word) for word in stop.get("refused", "").split() if recorded.is_number(word)] if stop else []
+    return [int(word) for word in stop.get("refused", "").split() if validation.is_number(word)] if stop else []
 
 
 def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
@@ -165,11 +168,11 @@ class Tree:
 
 def seconds_of_grace(directory: str) -> float:
     """Return how long a job is left to end by itself, as it was fixed when the job was started."""
-    grace = recorded.number((records.read(directory, records.JOB) or {}).get("grace_seconds"), _LONGEST_GRACE_SECONDS)
+    grace = validation.number((records.read(directory, records.JOB) or {}).get("grace_seconds"), _LONGEST_GRACE_SECONDS)
     return _USUAL_GRACE_SECONDS if grace is None else grace
 
 
-def make_stop(tree: Tree) -> trees.Stop:
+def make_stop(tree: Tree) -> process_tree.Stop:
     """Return the stop of a tree for a ``TreeKiller`` of this process, which notes its first signal."""
     directory = tree.directory
     ended = (records.read(directory, records.EXIT) or {}).get("ended_boot_ns") if tree.sound else None
@@ -184,7 +187,7 @@ def make_stop(tree: Tree) -> trees.Stop:
             except OSError:  # a full disk must not keep a job alive
                 pass
 
-    return trees.Stop(
+    return process_tree.Stop(
         directory.rpartition("/")[2],
         tree.process["pid"],
         tree.process["start"],
@@ -199,7 +202,7 @@ def _is_time(held: object) -> bool:
     return type(held) is int and 0 <= held <= processes.boottime_ns()
 
 
-def note_gone(tree: Tree, stop: trees.Stop) -> None:
+def note_gone(tree: Tree, stop: process_tree.Stop) -> None:
     """Note what a stop has come to: that the tree is gone, so that its job can be settled, or that it was refused."""
     if not tree.sound:
         return
@@ -222,7 +225,7 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
     """
     directory, process = tree.directory, tree.process
     try:
-        if not tree.sound or recorded.end(directory):
+        if not tree.sound or validation.end(directory):
             return True
         leader, keeper = (process["pid"], process["start"]), (process["keeper_pid"], process["keeper_start"])
         if processes.is_alive(*leader) or not processes.is_alive(*keeper):
@@ -244,8 +247,8 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
     Raises:
         OSError: they cannot be looked at, and could not for some time.
     """
-    killer = trees.TreeKiller()
-    under_way: dict[trees.Stop, Tree] = {}
+    killer = process_tree.TreeKiller()
+    under_way: dict[process_tree.Stop, Tree] = {}
     patience = 0.0
     for tree in jobs:
         stop = make_stop(tree)
@@ -307,7 +310,7 @@ class Cancel:
         if self._handed_out and self.until is not None and time.monotonic() < self.until:
             return None  # whatever keeps it from ending, it is not to be tried without a pause
         if self.until is None:
-            process = recorded.process(directory)
+            process = validation.process(directory)
             if process is None and cancel_queued(directory, self._by):
                 return None  # whoever looks next sees the exit record
             request = self._request(why)
@@ -322,9 +325,9 @@ class Cancel:
                 self._begun = True
                 self.until = time.monotonic() + seconds_of_grace(directory) + BACKSTOP_SECONDS
                 return None
-        process = recorded.process(directory)
+        process = validation.process(directory)
         if not process and evidence.adopt_marked(directory):
-            process = recorded.process(directory)
+            process = validation.process(directory)
         if not process:
             self._wait_for_keeper()
             return None
@@ -335,7 +338,7 @@ class Cancel:
     @property
     def is_over(self) -> bool:
         """Whether its tree was ended from here, and that could not be written down."""
-        process = recorded.process(self.directory) if self.unrecorded and self._handed_out else None
+        process = validation.process(self.directory) if self.unrecorded and self._handed_out else None
         return process is not None and process != {} and not processes.is_alive(process["pid"], process["start"])
 
     def _request(self, why: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from supervisor.mcp_server import expressions, templates
 from supervisor.mcp_server.arguments import MOST_WHOLE, TYPES, Parameter
 from supervisor.mcp_server.toml_lines import complaint
 from supervisor.requests import LONGEST_DEADLINE_SECONDS
-from supervisor.trust import exposure_of
+from supervisor.system.trust import exposure_of
 
 __all__ = ["COMMON", "RESERVED", "Kind", "load", "parse"]
 

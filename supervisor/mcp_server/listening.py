@@ -18,7 +18,7 @@ from typing import Final
 import attrs
 
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
-from supervisor.trust import exposure_of
+from supervisor.system.trust import exposure_of
 
 __all__ = ["Address", "let_go", "listen", "parse_address", "peer_may"]
 

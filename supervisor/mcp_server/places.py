@@ -34,7 +34,7 @@ from supervisor import log
 from supervisor.catalog import real_workspace
 from supervisor.errors import InvalidArguments
 from supervisor.mcp_server.guarded import exposed
-from supervisor.paths import expanded
+from supervisor.system.paths import expanded
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext

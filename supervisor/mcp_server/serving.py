@@ -23,7 +23,7 @@ from supervisor.mcp_server.starting import Starter, kind_tool, start_tool
 from supervisor.mcp_server.tasks import Tasks
 from supervisor.mcp_server.tools import job_tools
 from supervisor.settings import Settings
-from supervisor.signals import heard
+from supervisor.system.signals import heard
 
 if TYPE_CHECKING:
     from supervisor.mcp_server.http import Address

@@ -18,9 +18,9 @@ from typing import Final
 
 from supervisor import log
 from supervisor.errors import StateUnsafe
-from supervisor.mounts import has_settled
 from supervisor.store import Layout
 from supervisor.store.layout import state_error
+from supervisor.system.file_systems import has_settled
 
 __all__ = ["Tokens"]
 

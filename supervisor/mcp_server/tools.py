@@ -13,12 +13,12 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from mcp_types import Tool as ToolDescription
 
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
+from supervisor.jobdir.output import Output
 from supervisor.mcp_server.answers import MOST_CHARACTERS, answer, job_answer, list_answer, result_answer
 from supervisor.mcp_server.arguments import Parameter, schema_of
 from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see, principal_of
 from supervisor.model import Job, Result
-from supervisor.outputs import Output
 from supervisor.settings import Settings
 from supervisor.states import State
 

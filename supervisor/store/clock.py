@@ -17,7 +17,7 @@ import os
 import time
 from typing import Final
 
-from supervisor.engines import processes
+from supervisor.system import processes
 
 __all__ = ["Clock"]
 

@@ -29,8 +29,8 @@ from typing import Final, TypeVar
 
 from supervisor import log
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
-from supervisor.forking import forked_error, inherited, never_free, tell_in_child
 from supervisor.store.layout import Layout, state_error
+from supervisor.system.fork_safety import forked_error, inherited, never_free, tell_in_child
 
 __all__ = ["MIGRATIONS", "Connection", "Damaged"]
 

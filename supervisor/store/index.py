@@ -11,12 +11,13 @@ from operator import attrgetter
 from typing import Any, Final
 
 from supervisor import log
-from supervisor.engines import Launched, records
-from supervisor.engines.looking import NotKnown
+from supervisor.engines import Launched
 from supervisor.errors import StateCorrupt
+from supervisor.jobdir import records
 from supervisor.store.connection import MIGRATIONS, Connection, Damaged
 from supervisor.store.layout import Layout, state_error
 from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
+from supervisor.system.observing import NotKnown
 
 __all__ = ["Index"]
 

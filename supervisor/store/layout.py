@@ -28,12 +28,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from supervisor.engines import kin, processes, records
-from supervisor.engines.looking import NotKnown, find, is_absent, is_there, not_known
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
-from supervisor.mounts import NETWORK, has_settled, network_of
+from supervisor.jobdir import job_marks, records
 from supervisor.store.clock import Clock
-from supervisor.trust import exposure_of
+from supervisor.system import processes
+from supervisor.system.file_systems import NETWORK, has_settled, network_of
+from supervisor.system.observing import NotKnown, find, is_absent, is_there, not_known
+from supervisor.system.trust import exposure_of
 
 __all__ = [
     "TASKS",
@@ -542,7 +543,7 @@ class Layout:
     def sweep_owners(self) -> None:
         """Forget supervisors and keepers that died without saying so."""
         with contextlib.suppress(OSError):
-            kin.sweep(self.root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
+            job_marks.sweep(self.root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
         with contextlib.suppress(OSError, SupervisorError):
             for name in os.listdir(f"{self.root}/{_OWNERS}"):
                 if not self.owner_may_live(name):

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Launched, records
-from supervisor.engines.looking import NotKnown, find
+from supervisor.engines import Launched
+from supervisor.jobdir import records
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
+from supervisor.system.observing import NotKnown, find
 
 __all__ = ["COLUMNS", "UNFINISHED", "Outcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
 

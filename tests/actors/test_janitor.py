@@ -17,11 +17,12 @@ from supervisor import Job, JobElsewhere, JobNotFound, Settings, Supervisor, ope
 from supervisor.actors.janitor import Janitor
 from supervisor.actors.registry import Create, Entry, Registry
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
 from supervisor.errors import StateBusy
+from supervisor.jobdir import records
 from supervisor.store import Index
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import dump, row_of_record
+from supervisor.system import processes
 from supervisor.testing import FakeEngine, Script
 
 Clock = trio.testing.MockClock

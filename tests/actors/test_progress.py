@@ -15,8 +15,8 @@ import trio.testing
 from supervisor import JobEvent, Settings, State, Supervisor, open_supervisor
 from supervisor.actors import progress, registry
 from supervisor.actors.registry import Subscription
-from supervisor.engines.inotify import Inotify
 from supervisor.progress import Output
+from supervisor.system.inotify import Inotify
 from supervisor.testing import FakeCommand, FakeEngine, Script
 
 

@@ -4,7 +4,7 @@ They are put around functions of the package from outside, in the processes of t
 So they cost the package nothing and there is no door in it by which anybody could open one. Every
 point names its seam; a seam that is gone fails ``install``, so a rename cannot disarm a point unseen.
 
-Standard library only: the keeper of these tests (``engines/keeper.py``) loads this file too.
+Standard library only: the keeper of these tests (``keeper/entry.py``) loads this file too.
 
 A plan, in ``CHAOS_PLAN``, is a JSON list of ``{"point", "nth", "do", ...}``; ``do`` is ``self``, ``peer``
 or ``both`` (SIGKILL, to the process that gets there, to the keeper of a supervisor or the supervisor
@@ -84,17 +84,17 @@ SUPERVISOR: dict[str, Seam] = {
     "settle.before": ("before", "store.index:Index", "settle", None),
     "settle.uncommitted": ("after", "store.index:Index", "settle", None),
     "write.committed": ("after", "store.index:Index", "write", None),
-    "rule.claimed": ("after", "engines:records", "take_claim", _by_nobody),
+    "rule.claimed": ("after", "jobdir.records", "take_claim", _by_nobody),
     "exit.noting": ("before", "engines.evidence", "note", None),
     "exit.noted": ("after", "engines.evidence", "note", None),
     "adopt.marked": ("after", "engines.evidence", "adopt_marked", None),
-    "stop.requested": ("after", "engines:stopping", "request_stop", None),
-    "stop.nudged": ("after", "engines:stopping", "nudge_keeper", None),
-    "stop.signalling": ("after", "engines:records", "mark_stop", _signalled),
-    "stop.termed": ("after", "engines.trees:TreeKiller", "_terminate", None),
-    "stop.killed": ("after", "engines:trees", "_kill", None),
-    "stop.unmarked": ("before", "engines:records", "mark_stop", _gone),
-    "stop.gone": ("after", "engines:records", "mark_stop", _gone),
+    "stop.requested": ("after", "engines.stopping", "request_stop", None),
+    "stop.nudged": ("after", "engines.stopping", "nudge_keeper", None),
+    "stop.signalling": ("after", "jobdir.records", "mark_stop", _signalled),
+    "stop.termed": ("after", "keeper.process_tree:TreeKiller", "_terminate", None),
+    "stop.killed": ("after", "keeper.process_tree", "_kill", None),
+    "stop.unmarked": ("before", "jobdir.records", "mark_stop", _gone),
+    "stop.gone": ("after", "jobdir.records", "mark_stop", _gone),
     "forget.trashed": ("after", "store.layout:Layout", "discard", None),
     "forget.uncommitted": ("after", "store.index:Index", "delete", None),
     "trash.emptying": ("before", "store.layout:Layout", "empty_trash", None),
@@ -111,20 +111,20 @@ SUPERVISOR: dict[str, Seam] = {
 }
 
 KEEPER: dict[str, Seam] = {
-    "keeper.hello": ("before", "keeper_loop:Keeper", "run", None),
-    "keeper.launch-received": ("before", "keeper_loop:Keeper", "_launch", None),
-    "keeper.claimed": ("after", "records", "take_claim", _by_keeper),
-    "keeper.spawned": ("after", "keeper_loop:Keeper", "_spawn", None),
-    "keeper.process-recorded": ("after", "records", "begin", None),
-    "keeper.reaped": ("before", "keeper_loop:Keeper", "_ended", None),
-    "keeper.exit-recorded": ("after", "records", "end", None),
-    "keeper.stop-recorded": ("after", "records", "create", _record("stop.json")),
-    "keeper.signalling": ("after", "records", "mark_stop", _signalled),
-    "keeper.termed": ("after", "trees:TreeKiller", "_terminate", None),
-    "keeper.killed": ("after", "trees", "_kill", None),
-    "keeper.unmarked": ("before", "records", "mark_stop", _gone),
-    "keeper.gone": ("after", "records", "mark_stop", _gone),
-    "keeper.telling": ("after", "keeper_loop:Keeper", "_settled", None),
+    "keeper.hello": ("before", "keeper.loop:Keeper", "run", None),
+    "keeper.launch-received": ("before", "keeper.loop:Keeper", "_launch", None),
+    "keeper.claimed": ("after", "jobdir.records", "take_claim", _by_keeper),
+    "keeper.spawned": ("after", "keeper.loop:Keeper", "_spawn", None),
+    "keeper.process-recorded": ("after", "jobdir.records", "begin", None),
+    "keeper.reaped": ("before", "keeper.loop:Keeper", "_ended", None),
+    "keeper.exit-recorded": ("after", "jobdir.records", "end", None),
+    "keeper.stop-recorded": ("after", "jobdir.records", "create", _record("stop.json")),
+    "keeper.signalling": ("after", "jobdir.records", "mark_stop", _signalled),
+    "keeper.termed": ("after", "keeper.process_tree:TreeKiller", "_terminate", None),
+    "keeper.killed": ("after", "keeper.process_tree", "_kill", None),
+    "keeper.unmarked": ("before", "jobdir.records", "mark_stop", _gone),
+    "keeper.gone": ("after", "jobdir.records", "mark_stop", _gone),
+    "keeper.telling": ("after", "keeper.loop:Keeper", "_settled", None),
 }
 
 # Reached only by a registry that has to be made anew; the driver damages it in those rounds.
@@ -143,7 +143,7 @@ def keepers(root: str, parent: int | None = None) -> Iterator[int]:
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
             words = file.read().split(b"\0")
-            if len(words) > 4 and words[3].endswith(b"engines/keeper.py") and os.fsdecode(words[4]) == root:
+            if len(words) > 4 and words[3].endswith(b"keeper/entry.py") and os.fsdecode(words[4]) == root:
                 with open(f"/proc/{name}/environ", "rb") as environment:
                     if wanted is None or wanted in environment.read().split(b"\0"):
                         yield int(name)
@@ -267,11 +267,10 @@ def check() -> None:
     """Raise ``AttributeError`` for a seam that is not there."""
     from importlib import import_module
 
-    for prefix, seams in (("supervisor.", SUPERVISOR), ("supervisor.engines.", KEEPER)):
-        for _, path, name, _ in seams.values():
-            module, _, attribute = path.partition(":")
-            owner = import_module(module if module == "trio" else prefix + module)
-            inspect.getattr_static(getattr(owner, attribute) if attribute else owner, name)
+    for _, path, name, _ in (*SUPERVISOR.values(), *KEEPER.values()):
+        module, _, attribute = path.partition(":")
+        owner = import_module(module if module == "trio" else f"supervisor.{module}")
+        inspect.getattr_static(getattr(owner, attribute) if attribute else owner, name)
 
 
 def module_of_package(name: str) -> Any:
@@ -281,4 +280,4 @@ def module_of_package(name: str) -> Any:
 
 
 def module_of_keeper(name: str) -> Any:
-    return sys.modules[name]
+    return sys.modules[f"supervisor.{name}"]

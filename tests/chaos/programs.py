@@ -24,7 +24,8 @@ from commands import GRACE_SECONDS, Command
 import supervisor
 from supervisor.catalog import Catalog
 from supervisor.cli import main as command_line
-from supervisor.engines import keeper, keeper_link
+from supervisor.engines import keeper_link
+from supervisor.keeper import entry as keeper_entry
 from supervisor.store import connection
 
 HERE = Path(__file__).parent
@@ -99,13 +100,13 @@ def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[
             CHAOS_PLAN=json.dumps(plan),
             CHAOS_HITS=str(directory / "hits"),
             CHAOS_PARENT=str(os.getpid()),
-            CHAOS_ENGINES=str(Path(keeper.__file__).parent),
+            CHAOS_KEEPER=str(Path(keeper_entry.__file__).parent),
             CHAOS_DIRECTORY=str(HERE),
         )
-        names = ("PLAN", "HITS", "PARENT", "ENGINES", "DIRECTORY", "ROOT")
+        names = ("PLAN", "HITS", "PARENT", "KEEPER", "DIRECTORY", "ROOT")
         keeper_link._KEPT_VARIABLES += tuple(f"CHAOS_{each}" for each in names)
         if any(step["point"] in points.KEEPER for step in plan):
-            keeper.__file__ = str(HERE / "engines" / "keeper.py")
+            keeper_entry.__file__ = str(HERE / "keeper" / "entry.py")
         if newer:
             connection.MIGRATIONS += (ADDED,)
         points.install(points.SUPERVISOR, points.module_of_package, keeper=False)

@@ -16,10 +16,12 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import LaunchRequest, evidence, processes, records
+from supervisor.engines import LaunchRequest, evidence
 from supervisor.engines.keeper_link import KeeperLink
 from supervisor.engines.local import LocalEngine, LocalRunning
-from supervisor.engines.looking import NotKnown
+from supervisor.jobdir import records
+from supervisor.system import processes
+from supervisor.system.observing import NotKnown
 
 
 def _ended_process() -> tuple[int, int]:

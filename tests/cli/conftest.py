@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisor.cli.app import app
-from supervisor.engines import records
+from supervisor.jobdir import records
 
 PATIENCE_SECONDS = 30
 

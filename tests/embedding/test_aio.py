@@ -32,8 +32,8 @@ from supervisor import (
 from supervisor.actors import registry
 from supervisor.catalog import Catalog
 from supervisor.embedding.portal import Portal
-from supervisor.engines.notify import Notifier
 from supervisor.follow import Chunks
+from supervisor.system.notifier import Notifier
 from supervisor.testing import FakeEngine, Script
 
 from .conftest import PATIENCE, Run, new_loop, portal_threads

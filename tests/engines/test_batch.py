@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import trio
 
-from supervisor.engines import records
 from supervisor.engines.backend import Standing
 from supervisor.engines.batch import BatchEngine
 from supervisor.engines.batch_evidence import SUBMISSION
 from supervisor.engines.slurm import Slurm
 from supervisor.engines.slurm_cli import SlurmDesk
+from supervisor.jobdir import records
 from supervisor.store.layout import new_job_id
 
 

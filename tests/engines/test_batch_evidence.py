@@ -10,11 +10,12 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.engines import Observation, Seen, records, stopping
+from supervisor.engines import Observation, Seen, stopping
 from supervisor.engines.backend import Standing, Word
 from supervisor.engines.batch_evidence import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
 from supervisor.engines.batch_now import request_end
-from supervisor.engines.keeper_job import HEARTBEAT, ORDERS, STDIN
+from supervisor.jobdir import records
+from supervisor.keeper.single_job import HEARTBEAT, ORDERS, STDIN
 
 PROCESS = {
     "pid": 42,

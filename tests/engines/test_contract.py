@@ -15,14 +15,16 @@ import pytest
 import trio
 import trio.testing
 
-from supervisor.engines import Engine, LaunchRequest, Running, Seen, processes, records
+from supervisor.engines import Engine, LaunchRequest, Running, Seen
 from supervisor.engines.local import LocalEngine
-from supervisor.engines.notify import Notifier
 from supervisor.engines.remote import make_engine, make_job_directory
 from supervisor.errors import LaunchFailed
 from supervisor.follow import Chunks
+from supervisor.jobdir import records
 from supervisor.store import Layout
 from supervisor.store.layout import new_job_id, workspace_key
+from supervisor.system import processes
+from supervisor.system.notifier import Notifier
 from supervisor.testing import FakeEngine, Script
 
 # For real, and as a script. Those that print have their signals set up when they do.

@@ -11,8 +11,10 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.engines import Observation, Seen, evidence, processes, records
+from supervisor.engines import Observation, Seen, evidence
 from supervisor.engines.evidence import Evidence, Finding, Leader, Place, decide
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 NOW = 1000
 KEEPER = "keeper.10.20.0123456789ab.4026531836"

@@ -13,12 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from supervisor.engines import LaunchRequest, evidence, processes, records
-from supervisor.engines.inotify import CHANGED, OVERFLOWN, Inotify
+from supervisor.engines import LaunchRequest, evidence
 from supervisor.engines.local import LocalEngine
-from supervisor.engines.notify import Notifier
+from supervisor.jobdir import records
 from supervisor.store import Layout
 from supervisor.store.layout import new_job_id, workspace_key
+from supervisor.system import processes
+from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
+from supervisor.system.notifier import Notifier
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfds and inotify")
 COUNT = 12

@@ -21,10 +21,12 @@ import pytest
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records, second_look
+from supervisor.engines import second_look
 from supervisor.errors import JobRunning, SupervisorError
+from supervisor.jobdir import records
 from supervisor.settings import Settings
 from supervisor.store import Row
+from supervisor.system import processes
 from tests.store.test_index import make
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs /proc")
@@ -40,53 +42,66 @@ NOT_EVIDENCE = {
     "actors": "how long the registry's log is",
     "cli": "asks about the caller's surroundings, and settles nothing",
     "embedding": "talks to its own thread",
-    "endings": "looks through `looking`",
+    "endings": "looks through `observing`",
     "engines.batch": "of engines for many machines, which have rules of their own about what cannot be reached",
-    "engines.keeper": "a keeper knows how its children end from the kernel; tests/process/test_keeper_alone.py",
+    **dict.fromkeys(
+        (
+            "engines.keeper_link",
+            "keeper.launches",
+            "keeper.loop",
+            "keeper.output_limit",
+            "keeper.protocol",
+            "keeper.single_job",
+            "keeper.spawn",
+            "keeper.turns",
+            "keeper.unwritten",
+        ),
+        "a keeper knows how its children end from the kernel; tests/process/test_keeper_alone.py",
+    ),
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
-    "engines.inotify": "tells that something has changed, not what",
+    "system.inotify": "tells that something has changed, not what",
     "engines.local": "opens the workspace for a launch",
-    "engines.kin": "tests/engines/test_kin.py",
-    "engines.measures": "tests/engines/test_keeper_output.py",
+    "jobdir.job_marks": "tests/jobdir/test_job_marks.py",
+    "jobdir.measures": "tests/keeper/test_output_limit.py",
     "engines.slurm": "as engines.batch",
     "follow": "reads for a person what is written; no verdict rests on it",
-    "forking": "none",
+    "system.fork_safety": "none",
     "interpret.claude_cli": "which program is installed",
     "interpret.codex_cli": "which program is installed",
     "launching": "none",
     "load": "the load generator",
     "log": "none",
     "mcp_server": "tokens, kinds and workspaces; tests/mcp_server",
-    "mounts": "what is mounted; a root that cannot be judged is refused",
+    "system.file_systems": "what is mounted; a root that cannot be judged is refused",
     "settings": "none",
     "store.clock": "tests/store/test_clock.py",
     "store.connection": "tests/store/test_registry_errors.py",
-    "store.layout": "through `looking`; tests/store/test_registry_errors.py has the rest",
+    "store.layout": "through `observing`; tests/store/test_registry_errors.py has the rest",
     "testing": "for tests",
-    "trust": "who may replace a state root; one that cannot be judged is refused",
+    "system.trust": "who may replace a state root; one that cannot be judged is refused",
     "workspaces": "where a new job is to run",
 }
 """Modules (and what is below them) whose looks decide nothing about a job's fate, or are tested elsewhere, and why."""
 SINGLE: dict[Site, str] = {
-    ("engines.looking", "is_absent", "stat"): "only after ENOTDIR; tests/engines/test_records.py",
+    ("system.observing", "is_absent", "stat"): "only after ENOTDIR; tests/jobdir/test_records.py",
     ("engines.obstacles", "_children_of", "listdir"): "without it a message names the keeper instead",
     ("engines.obstacles", "_owner_of", "stat"): "names the owner in a message",
-    ("engines.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",
-    ("engines.processes", "has_child_ended", "waitid"): "of the keeper's own children",
-    ("engines.processes", "look_by_ps", "getsid"): "without /proc only",
-    ("engines.processes", "may_have_children", "listdir"): "answers yes when it cannot be told",
-    ("engines.processes", "send_signal", "kill"): "a signal, not a look",
-    ("engines.processes", "send_signal", "pidfd_open"): "without one the identity is read again",
-    ("engines.records", "_write_in_spare", "listdir"): "spare files: without one a new file is made",
-    ("engines.records", "_write_in_spare", "open"): "writes",
-    ("engines.records", "_write_whole", "open"): "writes",
-    ("engines.records", "make_spares", "listdir"): "spare files",
+    ("system.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",
+    ("system.processes", "has_child_ended", "waitid"): "of the keeper's own children",
+    ("system.processes", "look_by_ps", "getsid"): "without /proc only",
+    ("system.processes", "may_have_children", "listdir"): "answers yes when it cannot be told",
+    ("system.processes", "send_signal", "kill"): "a signal, not a look",
+    ("system.processes", "send_signal", "pidfd_open"): "without one the identity is read again",
+    ("jobdir.records", "_write_in_spare", "listdir"): "spare files: without one a new file is made",
+    ("jobdir.records", "_write_in_spare", "open"): "writes",
+    ("jobdir.records", "_write_whole", "open"): "writes",
+    ("jobdir.records", "make_spares", "listdir"): "spare files",
     ("engines.remote", "check_shared_directory", "stat"): "at the start of a job",
     ("engines.remote", "make_job_directory", "open"): "writes",
     ("engines.second_look", "is_unended", "lstat"): "answers that it must be looked at",
     ("engines.kept", "_keeper_of", "lstat"): "hands over to who looks until it is known; tests/engines/test_kept.py",
-    ("engines.trees", "_terminate", "kill"): "a signal, not a look",
-    ("engines.trees", "_is_of_another_user", "stat"): "only for what was refused",
+    ("keeper.process_tree", "_terminate", "kill"): "a signal, not a look",
+    ("keeper.process_tree", "_is_of_another_user", "stat"): "only for what was refused",
 }
 
 

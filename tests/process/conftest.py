@@ -18,7 +18,8 @@ import pytest
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 HOST = Path(__file__).with_name("host.py")
 PACKAGE = Path(supervisor.__file__).parents[1]  # installed or not, programs use the one that is tested

@@ -22,8 +22,8 @@ import trio
 import supervisor
 from supervisor import settle
 from supervisor.catalog import Catalog
-from supervisor.engines.inotify import MODIFIED
 from supervisor.engines.stopping import Change
+from supervisor.system.inotify import MODIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

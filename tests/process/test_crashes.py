@@ -16,8 +16,10 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import LaunchRequest, processes, records
+from supervisor.engines import LaunchRequest
 from supervisor.engines.local import LocalEngine, LocalRunning
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import Host, Proc, World

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from supervisor.engines import records
+from supervisor.jobdir import records
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import records
+from supervisor.jobdir import records
 
 PROGRAM = [sys.executable, "-m", "supervisor"]
 

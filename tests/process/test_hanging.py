@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 import supervisor
-from supervisor.engines import records
+from supervisor.jobdir import records
 from tests.process.hung import HungMount
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import keeper, processes, records
+from supervisor.jobdir import records
+from supervisor.keeper import entry as keeper_entry
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
@@ -24,11 +26,11 @@ PATIENCE = 30
 async def test_nothing_is_imported_after_the_greeting(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    engines = tmp_path / "alone" / "engines"
-    engines.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("alone") / "engines" / "keeper.py", engines)
-    (engines / "real").write_text(str(Path(keeper.__file__).parent), encoding="utf-8")
-    monkeypatch.setattr(keeper, "__file__", str(engines / "keeper.py"))
+    place = tmp_path / "alone" / "keeper"
+    place.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("alone") / "keeper" / "entry.py", place)
+    (place / "real").write_text(str(Path(keeper_entry.__file__).parent), encoding="utf-8")
+    monkeypatch.setattr(keeper_entry, "__file__", str(place / "entry.py"))
     async with supervisor.open_supervisor() as sup:
         with trio.fail_after(PATIENCE):
             assert (await sup.run(["echo", "x"])).value == "x\n"

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import records
+from supervisor.jobdir import records
 
 if TYPE_CHECKING:
     from tests.process.conftest import World

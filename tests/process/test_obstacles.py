@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import supervisor
-from supervisor.engines import processes, records
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import Host, World

@@ -13,9 +13,10 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
 from supervisor.errors import OutputLost
+from supervisor.jobdir import records
 from supervisor.settings import Settings
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
@@ -254,11 +255,11 @@ def test_an_error_while_the_output_is_read_changes_nothing(world: World, monkeyp
     def fails(*_: Any) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("supervisor.outputs.os.pread", fails)
+    monkeypatch.setattr("supervisor.jobdir.output.os.pread", fails)
     with Catalog(Settings(state_dir=world.root)) as catalog, pytest.raises(Exception) as caught:  # noqa: PT011
         catalog.result(job_id)
     assert "output_lost" not in str(getattr(caught.value, "code", ""))
-    monkeypatch.setattr("supervisor.outputs.os.pread", real)
+    monkeypatch.setattr("supervisor.jobdir.output.os.pread", real)
     assert world.catalog.result(job_id).value == 42
 
 

@@ -15,8 +15,9 @@ import pytest
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
+from supervisor.jobdir import records
 from supervisor.store.layout import Layout, new_job_id
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import World

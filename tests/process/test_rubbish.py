@@ -26,7 +26,8 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import World

@@ -21,7 +21,8 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import processes, records
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
@@ -243,7 +244,7 @@ def test_no_more_processes(tmp_path: Path) -> None:
                 continue
             try:
                 command = open(f"/proc/{name}/cmdline", "rb").read()
-                if b"engines/keeper.py" in command and os.stat(f"/proc/{name}").st_uid == os.geteuid():
+                if b"keeper/entry.py" in command and os.stat(f"/proc/{name}").st_uid == os.geteuid():
                     return int(name)
             except OSError:
                 pass

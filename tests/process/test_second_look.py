@@ -11,10 +11,11 @@ import pytest
 import trio
 
 import supervisor
-from supervisor import mounts
 from supervisor.catalog import Catalog
-from supervisor.engines import Seen, evidence, processes, records, second_look
+from supervisor.engines import Seen, evidence, second_look
 from supervisor.engines.second_look import SecondLook, Unended
+from supervisor.jobdir import records
+from supervisor.system import file_systems, processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import Host, World
@@ -34,7 +35,7 @@ def host(world: World) -> Host:
 
 def pass_a_while(directory: Path) -> None:
     """Let a directory become so old that its next change cannot bear the same time."""
-    while not mounts.has_settled(directory.stat()):
+    while not file_systems.has_settled(directory.stat()):
         time.sleep(0.02)
 
 
@@ -78,7 +79,7 @@ def test_what_it_has_written_is_counted_anew(world: World, host: Host) -> None:
 
 
 def test_a_fresh_directory_is_read_every_time(world: World, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "_SETTLED_NS", 1 << 62)
+    monkeypatch.setattr(file_systems, "_SETTLED_NS", 1 << 62)
     job_id = host.start("sleep", "600")
     for _ in range(3):
         assert world.catalog.status(job_id).status == "running"

@@ -13,7 +13,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import processes, records, stopping
+from supervisor.engines import stopping
+from supervisor.jobdir import records
+from supervisor.system import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

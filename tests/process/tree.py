@@ -29,10 +29,10 @@ def become(program: str, words: list[str], environment: dict[str, str]) -> None:
 
 def keeper() -> str:
     """Return this program under a name by which keepers go."""
-    directory = f"{sys.argv[1]}.{os.getpid()}/engines"
+    directory = f"{sys.argv[1]}.{os.getpid()}/keeper"
     os.makedirs(directory)
-    os.symlink(__file__, f"{directory}/keeper.py")
-    return f"{directory}/keeper.py"
+    os.symlink(__file__, f"{directory}/entry.py")
+    return f"{directory}/entry.py"
 
 
 def overwrite_environment() -> None:

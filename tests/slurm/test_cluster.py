@@ -13,10 +13,10 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import records
 from supervisor.engines.backend import Submission
 from supervisor.engines.batch_files import program_in
 from supervisor.engines.slurm import Slurm
+from supervisor.jobdir import records
 from supervisor.states import Reason, State
 
 pytestmark = pytest.mark.slurm

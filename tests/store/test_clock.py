@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from supervisor.catalog import Catalog
-from supervisor.engines import processes
 from supervisor.settings import Settings
 from supervisor.store.clock import Clock
+from supervisor.system import processes
 
 HOUR = 3600 * 10**9
 BOOT = "b" * 32

@@ -17,8 +17,9 @@ import attrs
 import pytest
 
 from supervisor.catalog import Catalog
-from supervisor.engines import Launched, processes, records
+from supervisor.engines import Launched
 from supervisor.errors import StateBusy
+from supervisor.jobdir import records
 from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
@@ -26,6 +27,7 @@ from supervisor.store import Index, Row, index
 from supervisor.store.connection import MIGRATIONS
 from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.system import processes
 
 WORKSPACE = "/some/repo"
 

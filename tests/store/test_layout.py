@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import mounts
-from supervisor.engines import processes
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.store import Layout, is_job_id
 from supervisor.store.layout import new_job_id, state_error, workspace_key
+from supervisor.system import file_systems, processes
 
 KEY = "repo-0123456789ab"
 
@@ -137,9 +136,9 @@ def test_a_root_that_is_no_directory_is_refused(tmp_path: Path) -> None:
         Layout(tmp_path / "state")
 
 
-@pytest.mark.parametrize("kind", sorted(mounts.NETWORK))
+@pytest.mark.parametrize("kind", sorted(file_systems.NETWORK))
 def test_a_root_on_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(mounts, "_table", lambda: f"22 1 0:1 / / rw - {kind} far rw\n")
+    monkeypatch.setattr(file_systems, "_table", lambda: f"22 1 0:1 / / rw - {kind} far rw\n")
     monkeypatch.setattr(os, "major", lambda _: 0)
     with pytest.raises(StateUnsafe, match=kind):
         Layout(tmp_path / "state")
@@ -430,7 +429,7 @@ def test_what_is_known_to_be_sound_is_so_until_a_name_comes_or_goes(tmp_path: Pa
     above = Path(layout.make_job(key, one, b"{}")).parent
 
     def look() -> list[bool]:
-        while not mounts.has_settled(above.stat()):
+        while not file_systems.has_settled(above.stat()):
             time.sleep(0.02)
         is_sound = layout.soundness()
         return [is_sound(key, job_id) for job_id in (one, other)]
@@ -455,7 +454,7 @@ def test_what_is_known_to_be_sound_is_so_until_a_name_comes_or_goes(tmp_path: Pa
 def test_what_changes_too_fast_for_its_clock_is_looked_at_every_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounts, "_SETTLED_NS", 1 << 62)
+    monkeypatch.setattr(file_systems, "_SETTLED_NS", 1 << 62)
     layout = Layout(tmp_path / "state")
     one, key = new_job_id(), workspace_key("/work")
     layout.make_job(key, one, b"{}")

@@ -18,8 +18,8 @@ import attrs
 import pytest
 
 from supervisor.catalog import Catalog
-from supervisor.engines import recorded, records
 from supervisor.errors import StateCorrupt, StateUnsafe, SupervisorError
+from supervisor.jobdir import records, validation
 from supervisor.model import to_json
 from supervisor.opening import open_supervisor
 from supervisor.settings import Settings
@@ -364,4 +364,4 @@ def test_a_queued_job_that_says_something_new_is_not_settled_from_here(state_dir
 async def test_this_version_knows_all_that_it_says_of_a_job(state_dir: Path) -> None:
     async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine()) as sup:
         job = (await sup.run(["x"], labels={"a": "b"}, idempotency_key="k", deadline_seconds=5)).job
-        assert not recorded.is_newer_request(sup._catalog.directory(sup._catalog.row(job.job_id)))
+        assert not validation.is_newer_request(sup._catalog.directory(sup._catalog.row(job.job_id)))

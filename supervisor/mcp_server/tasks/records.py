@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import records
+from supervisor.jobdir import records
 from supervisor.mcp_server.tasks.state import Status, Task
 from supervisor.store import Layout, is_job_id
 from supervisor.store.layout import TASKS, new_job_id, state_error

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor import Settings
 from supervisor.catalog import Catalog
-from supervisor.engines import records
+from supervisor.jobdir import records
 from tests.mcp_server.tasks.over_http import PATIENCE, Server
 
 GATED = 'echo begun; read line < "$1"; echo "$line"; exit "$2"'

@@ -1,0 +1,161 @@
+"""Reading what a job has written: the one place that opens its streams.
+
+Three rules hold for every reader:
+
+* Of a job that has ended it reads as many bytes as the record of the end says: what a process that was left behind
+  writes afterwards is no part of the job. Fewer bytes than that are an error, ``OutputLost``, and never an answer.
+* It reads no more at once than it is asked for.
+* A command can truncate its own output (``> /dev/stderr``). A reader that finds the file shorter than it has read, or
+  with other bytes where it has just read, starts over and counts that. What was cut off before it was read is gone.
+
+A file of the right size that holds zeros, as some file systems leave it after a loss of power, cannot be told from
+one that the command wrote so.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+from supervisor.errors import OutputLost
+from supervisor.jobdir import records
+from supervisor.system.observing import ABSENT, find, not_known
+
+__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "read_output"]
+
+CHUNK_BYTES: Final = 65536
+STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
+"""The file that holds each stream."""
+
+_REMEMBERED_BYTES: Final = 256
+_MOST_AT_ONCE: Final = 1 << 30
+
+
+class Output:
+    """A stream of a job, read from where the last reading ended. Its file may not be there yet.
+
+    Every method that looks at the file raises ``NotKnown`` where that cannot be done now.
+
+    Attributes:
+        end: how many bytes belong to the job, once that is on record; ``None`` before.
+        offset: how many were read.
+        restarts: how often the file was found truncated, so that reading started over.
+    """
+
+    def __init__(self, directory: str, stream: str, *, end: int | None = None) -> None:
+        """Open nothing yet; ``stream`` is ``"stdout"`` or ``"stderr"``."""
+        self.end = end
+        self.offset = 0
+        self.restarts = 0
+        self._directory = directory
+        self._stream = stream
+        self._path = f"{directory}/{STREAMS[stream]}"
+        self._descriptor: int | None = None
+        self._last = b""
+        self._changed_ns = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def size(self) -> int:
+        """Return how many bytes of it there are to be read, whether or not they were.
+
+        Raises:
+            OutputLost: there are fewer than belong to the job.
+        """
+        found = self._look()
+        size = 0 if found is None else found.st_size
+        if self.end is None:
+            return size
+        if size < self.end:
+            raise OutputLost.of(self._directory, self._stream, self.end, size)
+        return self.end
+
+    def left(self) -> int:
+        """Return how many bytes there are that were not read."""
+        size = self.size()
+        return size if size < self.offset and self.end is None else max(0, size - self.offset)
+
+    def read(self, most: int = CHUNK_BYTES) -> bytes:
+        """Return the next bytes, ``most`` at most; nothing where there are none now.
+
+        Raises:
+            OutputLost: there are fewer than belong to the job.
+        """
+        found = self._look()
+        if found is None or self._descriptor is None:
+            self.size()
+            return b""
+        if found.st_size < self.offset or self._is_rewritten(self._descriptor, found):
+            self.size()
+            self.offset, self._last = 0, b""
+            self.restarts += 1
+        self._changed_ns = found.st_mtime_ns
+        if self.end is not None:
+            most = min(most, self.size() - self.offset)
+        data = self._read_at(self._descriptor, most, self.offset) if most > 0 else b""
+        self.offset += len(data)
+        self._last = (self._last + data)[-_REMEMBERED_BYTES:] if len(data) < _REMEMBERED_BYTES else data[-256:]
+        return data
+
+    def seek(self, offset: int) -> None:
+        """Go on from another byte."""
+        self.offset, self._last = offset, b""
+
+    def _is_rewritten(self, descriptor: int, found: os.stat_result) -> bool:
+        """Whether other bytes stand where those were that were read last. What is appended leaves them alone."""
+        if found.st_mtime_ns == self._changed_ns or not self._last:
+            return False
+        return self._read_at(descriptor, len(self._last), self.offset - len(self._last)) != self._last
+
+    def _look(self) -> os.stat_result | None:
+        """Return what the file is, ``None`` without one; anything but a regular file counts as none."""
+        try:
+            if self._descriptor is None:
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+                self._descriptor = os.open(self._path, flags)
+            found = os.fstat(self._descriptor)
+        except ABSENT:
+            return None
+        except OSError as error:
+            there = find(self._path)
+            if there is None or not stat.S_ISREG(there.st_mode):
+                return None
+            raise not_known(error, self._path) from error
+        return found if stat.S_ISREG(found.st_mode) else None
+
+    def _read_at(self, descriptor: int, count: int, offset: int) -> bytes:
+        try:
+            return os.pread(descriptor, min(count, _MOST_AT_ONCE), offset)
+        except (OSError, MemoryError) as error:
+            raise not_known(error, self._path) from error
+
+
+def read_output(directory: str, stream: str, *, size: int | None = None, last: int | None = None) -> bytes:
+    """Return what a job wrote to a stream, or its ``last`` bytes; nothing when there is no such file.
+
+    ``size``: how many bytes belong to the job; ``None`` takes all that are there.
+
+    Raises:
+        OutputLost: there are fewer.
+        NotKnown: it cannot be read now.
+    """
+    output = Output(directory, stream, end=size)
+    try:
+        output.end = output.size()
+        output.seek(max(0, output.end - last) if last is not None else 0)
+        data = output.read(output.end)
+        if output.offset < output.end:  # more than one call reads, or it shrinks meanwhile
+            parts = [data]
+            while not output.restarts and (more := output.read(output.end)):
+                parts.append(more)
+            data = b"".join(parts)
+        if output.restarts:  # under our hands
+            raise OutputLost.of(directory, stream, output.end, len(data))
+        return data
+    finally:
+        output.close()

@@ -1,0 +1,440 @@
+"""The records that say what became of a job's process, and how they are written.
+
+Standard library only: the keeper runs this file too. A record that cannot be read just now is neither missing
+nor damaged: see ``observing``.
+
+Every record is one flat JSON object on one line; ``"v"`` is the version of the shape, and a reader
+ignores members that it does not know. Most are written under a temporary name and renamed or linked
+into place, so that whoever reads them sees all of it or none. What is written often goes without,
+since making a file can be the dearest part of a job: ``process.json`` is written where it stands,
+by the only one who may; ``stop.json`` is brought up to date by further lines; and the exit is
+a further line of ``process.json``, which then gets the name ``exit.json`` as well. So of ``process.json``
+the first line counts, of every other record the last whole one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from _thread import get_ident
+from errno import EDQUOT, EINVAL, EISDIR, ELOOP, ENOSPC, ENXIO
+
+from supervisor.jobdir.plain_json import loads, quote
+from supervisor.system.observing import find, is_absent, not_known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+__all__ = [
+    "CLAIM",
+    "EXIT",
+    "JOB",
+    "NOBODY",
+    "NO_ROOM",
+    "PROCESS",
+    "REASONS",
+    "SHARED",
+    "SPARES",
+    "STDERR",
+    "STDOUT",
+    "STOP",
+    "VERSION",
+    "append",
+    "begin",
+    "create",
+    "end",
+    "is_gone",
+    "make_spares",
+    "mark_stop",
+    "read",
+    "read_stop",
+    "replace",
+    "take_back_stop",
+    "take_claim",
+]
+
+VERSION: Final = 1
+JOB: Final = "job.json"
+CLAIM: Final = "claim"
+PROCESS: Final = "process.json"
+STOP: Final = "stop.json"
+EXIT: Final = "exit.json"
+STDOUT: Final = "result.json"
+STDERR: Final = "stderr.log"
+SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
+
+SPARES: Final = ".spare"
+"""In the state root: files that are there so that a full disk can be told what is needed to make room again."""
+_MOST_SPARES: Final = 16
+_SPARE_BYTES: Final = 4096
+
+NO_ROOM: Final = frozenset({ENOSPC, EDQUOT})
+
+NOBODY: Final = "nobody"
+REASONS: Final = frozenset({"cancelled", "deadline", "output_limit"})
+
+_PLAIN: Final = frozenset(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;/()'-+=@"))
+
+
+def _encode_value(value: object) -> str:
+    if value is None:
+        return "null"
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str) and ((value.isascii() and value.isalnum()) or _PLAIN.issuperset(map(ord, value))):
+        return f'"{value}"'
+    if isinstance(value, str):
+        return quote(value)
+    from json import dumps  # for nothing that the keeper writes
+
+    return dumps(value)
+
+
+def encode(record: dict[str, object]) -> bytes:
+    """Return a flat record as one line of JSON."""
+    members = [f'"v":{VERSION}']
+    for name, value in record.items():
+        # Most are whole numbers, and two records are written for every job.
+        members.append(f'"{name}":{value}' if type(value) is int else f'"{name}":{_encode_value(value)}')
+    return ("{" + ",".join(members) + "}\n").encode("ascii")
+
+
+def _write_aside(directory: str, name: str, data: bytes) -> str:
+    aside = f"{directory}/.{name}.{os.getpid()}.{get_ident()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(aside, flags, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)  # whatever the umask of the writer
+            _write_all(descriptor, data)
+        except OSError:
+            os.unlink(aside)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_ROOM or not _write_in_spare(directory, aside, data):
+            raise
+    return aside
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def make_spares(root: str) -> None:
+    """Make the files of a state root that take a record when the disk has no room for it, as far as that goes."""
+    directory = f"{root}/{SPARES}"
+    try:
+        left = len(os.listdir(directory))
+    except FileNotFoundError:
+        os.mkdir(directory, 0o700)
+        os.chmod(directory, 0o700)
+        left = 0
+    for _ in range(left, _MOST_SPARES):
+        os.rename(_write_aside(root, "spare", bytes(_SPARE_BYTES)), f"{directory}/{os.urandom(8).hex()}")
+
+
+def _write_in_spare(directory: str, aside: str, data: bytes) -> bool:
+    """Write ``data`` where there is room already: into the inode and the block of a file that was made for this."""
+    spares = f"{os.path.dirname(os.path.dirname(directory))}/{SPARES}"
+    try:
+        names = os.listdir(spares) if len(data) <= _SPARE_BYTES else []
+    except OSError:
+        return False
+    for name in names:
+        try:
+            os.rename(f"{spares}/{name}", aside)  # of several who want it, one gets it
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            _write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+        except OSError:
+            os.unlink(aside)
+        else:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def replace(directory: str, name: str, record: dict[str, object]) -> None:
+    """Write a record, over an older one if there is one."""
+    path, aside = f"{directory}/{name}", _write_aside(directory, name, encode(record))
+    try:
+        os.rename(aside, path)
+    except IsADirectoryError:  # somebody has put one there; it is kept, out of the way
+        os.rename(path, f"{aside}.in-the-way")
+        os.rename(aside, path)
+
+
+def begin(directory: str, record: dict[str, object]) -> None:
+    """Write ``process.json``, which only the holder of the claim does.
+
+    Raises:
+        OSError: it could not be written, at least not all of it; ``replace`` mends that.
+    """
+    path = f"{directory}/{PROCESS}"
+    _write_whole(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, encode(record))
+
+
+def end(directory: str, record: dict[str, object]) -> None:
+    """Write ``exit.json`` for a job whose ``process.json`` this process has begun.
+
+    Raises:
+        OSError: it could not be written, at least not all of it; ``replace`` mends that.
+    """
+    append(directory, PROCESS, record)
+    os.link(f"{directory}/{PROCESS}", f"{directory}/{EXIT}", follow_symlinks=False)
+
+
+def _write_whole(path: str, flags: int, data: bytes) -> None:
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(ENOSPC, os.strerror(ENOSPC), path)
+    finally:
+        os.close(descriptor)
+
+
+def create(directory: str, name: str, record: dict[str, object]) -> bool:
+    """Write a record unless there is one already; ``False`` when somebody else was first."""
+    aside = _write_aside(directory, name, encode(record))
+    path = f"{directory}/{name}"
+    try:
+        os.link(aside, path, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # A further name may need room as well, which a new one for the same file does not.
+        if error.errno not in NO_ROOM or find(path) is not None:
+            raise
+        os.rename(aside, path)
+        return True
+    finally:
+        try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms
+            os.unlink(aside)
+        except FileNotFoundError:
+            pass
+    return True
+
+
+def append(directory: str, name: str, record: dict[str, object]) -> None:
+    """Write a newer version of a record under the one that is there: a hundredth of what a new file costs.
+
+    One call writes the line, and what does not end with its newline does not count, so this is as
+    whole as a renamed file. The first newline ends what a full disk may have left of another.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    _write_whole(f"{directory}/{name}", flags, b"\n" + encode(record))
+
+
+_LONGEST: Final = 1 << 20
+_LONGEST_JOB: Final = 1 << 26  # it has the whole command in it
+
+
+def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | None:
+    """Return a record; ``None`` when there is none (yet), ``{}`` when what is there is no record.
+
+    ``newer``: one whose shape is of a newer version, which this one does not know, is returned as well.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    path = f"{directory}/{name}"
+    try:
+        content = _slurp(path, _LONGEST_JOB if name == JOB else _LONGEST)
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and is_absent(error, path):
+            return None
+        raise not_known(error, path) from error
+    if content is None:
+        return {}
+    if name == PROCESS:
+        if not content:
+            return None  # its keeper is about to write it, or was killed before it could
+        content = content.partition(b"\n")[0]
+    whole, _, _ = content.rpartition(b"\n")
+    record: Any
+    try:
+        try:  # there may be several versions, of which the last whole one counts
+            record = loads(str(whole.rstrip(b"\n").rpartition(b"\n")[2] or content, "utf-8"))
+        except ValueError:
+            record = loads(content)  # spread over several lines by somebody's editor
+    except (ValueError, RecursionError, StopIteration):
+        return {}
+    except MemoryError as error:
+        raise not_known(error, path) from error
+    if not isinstance(record, dict):
+        return {}
+    held: dict[str, Any] = record  # pyright: ignore[reportUnknownVariableType]  # JSON
+    version = held.get("v")
+    return held if version == VERSION or (newer and type(version) is int and version > VERSION) else {}
+
+
+def _slurp(path: str, longest: int) -> bytes | None:
+    """Return all of a file, ``None`` for one that is longer than a record can be, or no file at all."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            parts: list[bytes] = []
+            left = longest + 1
+            while left and (data := os.read(descriptor, min(left, 1 << 20))):
+                parts.append(data)
+                left -= len(data)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in {ELOOP, ENXIO, EISDIR}:
+            raise
+        found = find(path)  # a link, a socket, a directory, if that is what is there
+        if found is None or stat.S_ISREG(found.st_mode):
+            raise
+        return None
+    return b"".join(parts) if left else None
+
+
+def read_stop(directory: str) -> dict[str, Any] | None:
+    """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
+
+    ``why`` is one of ``REASONS``, or the word of a version that knows more of them, ``signalled_boot_ns`` a time
+    or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``).
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    record = read(directory, STOP)
+    if not record:
+        return record
+    why, signalled = record.get("why"), record.get("signalled_boot_ns")
+    if not isinstance(why, str) or not (signalled is None or (type(signalled) is int and 0 <= signalled < 2**63)):
+        return {}
+    named = why in REASONS or (why.isidentifier() and why.isascii() and len(why) <= 40)
+    record["why"] = why if named else "cancelled"
+    record["signalled_boot_ns"] = signalled
+    record["gone"] = record.get("gone") is True
+    survivors = record.get("survivors")
+    record["survivors"] = survivors if isinstance(survivors, str) else ""
+    if not isinstance(record.get("refused", ""), str):
+        del record["refused"]
+    return record
+
+
+def is_gone(directory: str) -> bool:
+    """Whether a job directory is not there (any more): only finished jobs are ever forgotten.
+
+    Raises:
+        NotKnown: that cannot be seen now.
+    """
+    found = find(directory)
+    return found is None or not stat.S_ISDIR(found.st_mode)
+
+
+def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
+    """Claim the right to launch a job, or to rule that nobody will; ``False`` when it is taken.
+
+    ``like`` is the directory of another job that the same holder has claimed: its claim then gets
+    a second name, which needs no new inode, wherever that can be done.
+
+    A symbolic link that leads nowhere, because making one is a single system call that is
+    exclusive *and* carries who made it: there is no moment at which a claim exists and its holder
+    is not known. It is read with ``readlink`` and never followed.
+    """
+    try:
+        if like is not None:
+            try:
+                os.link(f"{like}/{CLAIM}", f"{directory}/{CLAIM}", follow_symlinks=False)
+            except FileExistsError:
+                return False
+            except OSError:  # that job is forgotten, its inode has all the names it can have, links cannot be linked
+                pass
+            else:
+                return True
+        os.symlink(holder, f"{directory}/{CLAIM}")
+    except FileExistsError:
+        return False
+    return True
+
+
+def read_claim(directory: str) -> str | None:
+    """Return who holds the claim, ``""`` when what is there names no holder, ``None`` when there is none.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    path = f"{directory}/{CLAIM}"
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if is_absent(error, path):
+            return None
+        found = find(path) if error.errno == EINVAL else None
+        if found is not None and not stat.S_ISLNK(found.st_mode):
+            return ""
+        raise not_known(error, path) from error
+
+
+def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:
+    """Return the claim of a keeper; short enough to stand in the link's own inode."""
+    return f"keeper.{pid}.{start}.{boot[:12]}.{namespace}"
+
+
+def mark_stop(
+    directory: str,
+    *,
+    signalled: int | None = None,
+    gone: bool = False,
+    survivors: str = "",
+    known: dict[str, object] | None = None,
+    sizes: dict[str, object] | None = None,
+) -> None:
+    """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left.
+
+    ``known`` is what stands there, if that was read or written already; ``sizes`` what ``measures.sizes`` says
+    now that nothing is left: those of the first who noted that count.
+    """
+    there = known or read_stop(directory)
+    record = _bare(there)
+    if signalled is not None and record.get("signalled_boot_ns") is None:
+        record["signalled_boot_ns"] = signalled
+    if gone:
+        if sizes is not None and not record.get("gone"):
+            record |= sizes
+        record["gone"] = True
+    if survivors:
+        record["survivors"] = survivors
+    if there:
+        append(directory, STOP, record)
+    else:
+        replace(directory, STOP, record)
+
+
+def take_back_stop(directory: str, refused: str = "", known: dict[str, object] | None = None) -> None:
+    """Note in ``stop.json`` that no signal has reached the command: its end, when it comes, is its own.
+
+    ``refused`` are the pids of those that are not ours to signal, with spaces between them, where that is why; the
+    stop stays asked for. Nothing is taken back where another process, which could signal them, has ended the tree.
+    """
+    there = read_stop(directory) or known
+    if there and there.get("gone"):
+        return
+    record = {**_bare(there), "signalled_boot_ns": None}
+    if refused:
+        record["refused"] = refused
+    append(directory, STOP, record)
+
+
+def _bare(there: dict[str, Any] | None) -> dict[str, object]:
+    """Return a request to stop as it is written, without what an earlier attempt has come to."""
+    record: dict[str, object] = dict(there) if there else {"why": "cancelled"}
+    for name in ("v", "refused", *(["survivors"] if not record.get("survivors") else [])):
+        record.pop(name, None)
+    return record

@@ -1,0 +1,207 @@
+"""What the records of a job say, once they are known to make sense.
+
+Anything may stand in a state root: a record that was torn by a full disk, edited, or copied from another job.
+What no keeper can have written is ``{}`` here, as what cannot be read is, and counts as damage.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from supervisor.engines import Launched
+from supervisor.jobdir import records
+from supervisor.model import Exit
+from supervisor.system import processes
+
+__all__ = [
+    "LONGEST_SECONDS",
+    "damage_of",
+    "end",
+    "exit_of",
+    "integer",
+    "is_newer_request",
+    "is_number",
+    "keeper_of_claim",
+    "launch",
+    "launched_of",
+    "number",
+    "process",
+    "stop_facts",
+    "valid_exit",
+    "valid_process",
+]
+
+_PIDS: Final = 2**31
+LONGEST_SECONDS: Final = 2**40
+
+
+_REQUEST: Final = frozenset(
+    {
+        *(
+            "v",
+            "job_id",
+            "kind",
+            "argv",
+            "workspace",
+            "labels",
+            "created_ns",
+            "deadline_seconds",
+            "ttl_seconds",
+            "owner",
+        ),
+        *("grace_seconds", "output_limit", "idempotency_key", "digest", "engine", "host", "boot", "ns", "traceparent"),
+        *("deadline_from", "engine_options", "directory"),
+    }
+)
+"""The members of ``job.json`` that this version knows."""
+
+
+def is_newer_request(directory: str) -> bool:
+    """Whether ``job.json`` says something that this version does not know."""
+    held = records.read(directory, records.JOB, newer=True) or {"v": records.VERSION}
+    return bool(held.get("v") != records.VERSION or not held.keys() <= _REQUEST)
+
+
+def keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:
+    """Return (pid, start time, boot id, pid namespace) of the keeper that holds a claim, if one does."""
+    words = claim.split(".")
+    if len(words) != 5 or words[0] != "keeper" or not all(is_number(word) for word in words[1:3]):
+        return None
+    return int(words[1]), int(words[2]), words[3], words[4]
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a whole number of a sensible length."""
+    return word.isascii() and word.isdigit() and len(word) < 20
+
+
+def integer(record: dict[str, Any] | None, name: str) -> int | None:
+    """Return a whole number of 64 bits that a record holds, if it does."""
+    value: Any = record.get(name) if record else None
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def number(held: Any, most: float) -> float | None:
+    """Return what a record holds if it is a number from 0 to ``most``, else ``None``."""
+    fits = isinstance(held, int | float) and not isinstance(held, bool) and 0 <= held <= most
+    return float(held) if fits else None
+
+
+def valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
+    """Return a process record, ``{}`` for one that no keeper can have written.
+
+    It must agree with itself (the clock was read before and after the spawn) and with the claim, or it
+    may name a stranger.
+    """
+    if not record:
+        return record
+    numbers = ("pid", "start", "keeper_pid", "keeper_start", "started_ns", "started_boot_ns")
+    if any(integer(record, name) is None for name in numbers):
+        return {}
+    if not (1 < record["pid"] < _PIDS and 0 <= record["keeper_pid"] < _PIDS):
+        return {}
+    if record.get("deadline_boot_ns") is not None and integer(record, "deadline_boot_ns") is None:
+        return {}
+    if not isinstance(record.get("boot"), str) or not isinstance(record.get("ns"), str):
+        return {}
+    if record.get("ticks") is not False:
+        between = record["started_boot_ns"], integer(record, "spawned_boot_ns")
+        if not processes.may_have_started(record["start"], *between):
+            return {}
+    holder = keeper_of_claim(claim) if claim else None
+    if holder is not None and holder[:2] != (record["keeper_pid"], record["keeper_start"]):
+        return {}
+    return record
+
+
+def process(directory: str) -> dict[str, Any] | None:
+    """Return the process record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    return valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
+
+
+def end(directory: str) -> dict[str, Any] | None:
+    """Return the exit record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    return valid_exit(records.read(directory, records.EXIT), process(directory))
+
+
+def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an exit record that speaks of ``process``, if there is one; ``{}`` for one that does not."""
+    if not record:
+        return record
+    if isinstance(record.get("launch_error"), str):
+        return {} if process else record
+    if integer(record, "ended_ns") is None:
+        return {}
+    if process and any(record.get(name) != process[name] for name in ("pid", "start", "boot")):
+        return {}  # it speaks of another process
+    for name, most in (("exit_code", 255), ("signal", 128)):
+        value = record.get(name)
+        if value is not None and (type(value) is not int or not 0 <= value <= most):
+            return {}
+    return record if record.get("exit_code") is None or record.get("signal") is None else {}
+
+
+def launched_of(process: dict[str, Any] | None) -> Launched | None:
+    """Return what a valid process record says of the launch."""
+    if not process:
+        return None
+    return Launched(
+        pid=process["pid"],
+        started_ns=process["started_ns"],
+        deadline_boot_ns=process.get("deadline_boot_ns"),
+    )
+
+
+def launch(directory: str) -> Launched | None:
+    """Return the launch that the keeper has put on record, whether or not it still runs."""
+    return launched_of(process(directory))
+
+
+def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:
+    """Return what a valid exit record says. Of a command that was stopped, what all of its processes wrote counts."""
+    if isinstance(record.get("launch_error"), str):
+        status = integer(record, "launch_status")
+        return Exit(
+            ended_ns=integer(record, "ended_ns") or 0,
+            launch_error=record["launch_error"],
+            launch_status=125 if status is None else status,
+            launch_repair=repair if isinstance(repair := record.get("launch_repair"), str) else None,
+            launch_final=record.get("launch_final") is True,
+            never_launched=record.get("never_launched") is True,
+        )
+    return Exit(
+        exit_code=record.get("exit_code"),
+        signal=record.get("signal"),
+        ended_ns=record["ended_ns"],
+        cpu_seconds=number(record.get("cpu_seconds"), LONGEST_SECONDS),
+        max_rss_bytes=integer(record, "max_rss_bytes"),
+        stdout_bytes=_size(record, stop, "stdout_bytes"),
+        stderr_bytes=_size(record, stop, "stderr_bytes"),
+        may_grow=record.get("may_grow") is True,
+        truncated=record.get("truncated") is True,
+    )
+
+
+def _size(record: dict[str, Any], stop: dict[str, Any] | None, name: str) -> int | None:
+    stopped = stop is not None and stop.get("signalled_boot_ns") is not None and stop.get("gone")
+    size = integer(stop, name) if stopped else None
+    size = integer(record, name) if size is None else size
+    return None if size is None or size < 0 else size
+
+
+def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
+    """Return why a command was stopped, if it was, and what of it could not be."""
+    if not stop or stop.get("signalled_boot_ns") is None:
+        return None, ()
+    return stop["why"], tuple(int(word) for word in stop["survivors"].split() if is_number(word))
+
+
+def damage_of(
+    process: dict[str, Any] | None = None,
+    stop: dict[str, Any] | None = None,
+    end: dict[str, Any] | None = None,
+) -> str | None:
+    """Say which of the records cannot be read, ``None`` when all can."""
+    held = ((records.PROCESS, process), (records.STOP, stop), (records.EXIT, end))
+    names = [name for name, record in held if record == {}]
+    return f"{', '.join(names)} cannot be read" if names else None

@@ -1,0 +1,1 @@
+"""The operating system: processes, files, signals. Nothing in this package knows about jobs."""

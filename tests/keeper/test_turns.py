@@ -1,0 +1,41 @@
+"""The turns of a keeper, with a line and jobs of the test's own."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+
+from supervisor.keeper.turns import Turns
+
+
+class Line:
+    """A line to a supervisor that is found to be gone with the next send."""
+
+    def __init__(self) -> None:
+        self.socket: object | None = object()
+
+    def send(self) -> None:
+        self.socket = None
+
+
+class Idle(Turns):
+    """A keeper without jobs, which must not wait any more."""
+
+    def __init__(self) -> None:
+        self.line: Any = Line()
+        self.back, self.inbox, self.owed, self.again = deque(), deque(), (), []  # type: ignore[assignment]
+        self.scarce = False
+
+    def _has_jobs(self) -> bool:
+        return False
+
+    def _wait(self) -> set[int]:
+        pytest.fail("it waits, and nothing is to come")
+
+
+def test_a_keeper_without_jobs_leaves_in_the_turn_in_which_it_finds_its_supervisor_gone() -> None:
+    idle = Idle()
+    idle._loop()
+    assert idle.line.socket is None
