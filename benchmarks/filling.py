@@ -10,8 +10,8 @@ from supervisor.catalog import Catalog
 from supervisor.jobdir import records
 from supervisor.model import Exit
 from supervisor.states import Reason, State
-from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
 __all__ = ["fill"]

@@ -36,8 +36,8 @@ from supervisor.progress import is_silent, read_so_far
 from supervisor.settings import Settings
 from supervisor.settle import how_it_ended, outcome_of
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.layout import encodable, state_error, workspace_key
 from supervisor.store.rows import UNFINISHED, Outcome, error_of, job_of
+from supervisor.store.state_root import encodable, state_error, workspace_key
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 from supervisor.system.paths import absolute, expanded
 

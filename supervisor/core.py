@@ -42,7 +42,7 @@ from supervisor.requests import spec_of
 from supervisor.settings import Settings
 from supervisor.states import State, state_of
 from supervisor.store import Row
-from supervisor.store.layout import workspace_key
+from supervisor.store.state_root import workspace_key
 from supervisor.system.notifier import Notifier
 
 __all__ = ["Supervisor"]

@@ -30,8 +30,8 @@ from supervisor.requests import checked_spec, digest_of
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
-from supervisor.store.layout import new_job_id, remove_tree, state_error, workspace_key
 from supervisor.store.rows import dump, row_of_record
+from supervisor.store.state_root import new_job_id, remove_tree, state_error, workspace_key
 from supervisor.system import processes
 from supervisor.workspaces import Workspaces
 

@@ -29,7 +29,7 @@ from supervisor.engines import Engine, remote
 from supervisor.errors import SupervisorError
 from supervisor.settings import Settings
 from supervisor.store import Row
-from supervisor.store.layout import state_error
+from supervisor.store.state_root import state_error
 
 __all__ = ["open_supervisor"]
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
 from supervisor.model import MOST_LABELS, JobSpec
-from supervisor.store.layout import encodable, state_error
 from supervisor.store.rows import dump
+from supervisor.store.state_root import encodable, state_error
 
 __all__ = ["LONGEST_DEADLINE_SECONDS", "MOST_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
 

@@ -177,7 +177,7 @@ def outcome_of(
 
 def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
     """Say what it means that a command was never started; its kind may know better why."""
-    from supervisor.interpret.redact import excerpt  # only failures pay for it
+    from supervisor.text.redact import excerpt  # only failures pay for it
 
     why = excerpt(ended.exit.launch_error or "")  # it names the command, in which a secret may stand
     details: dict[str, Any] = {"exit_status": ended.exit.launch_status}

@@ -12,7 +12,7 @@ from supervisor.actors.registry import Entry
 from supervisor.engines import remote, stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import SupervisorError
-from supervisor.store.layout import state_error
+from supervisor.store.state_root import state_error
 
 __all__ = ["see_it_stop"]
 

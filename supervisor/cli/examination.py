@@ -123,7 +123,7 @@ def _state_root(settings: Settings) -> Iterator[Check]:
     free = shutil.disk_usage(above).free
     facts |= {"free_bytes": free}
     if above != root:
-        from supervisor.store.layout import unsafe_place
+        from supervisor.store.state_root import unsafe_place
 
         unsafe = unsafe_place(os.fspath(settings.state_dir))
         if unsafe is not None:

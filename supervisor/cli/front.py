@@ -150,7 +150,7 @@ class _Line(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without secrets and control characters."""
-        from supervisor.interpret.redact import redact, redact_value
+        from supervisor.text.redact import redact, redact_value
 
         message = redact(clean(record.getMessage()))  # an escape would hide where a secret begins
         given = {name: value for name, value in vars(record).items() if name not in self._OWN}

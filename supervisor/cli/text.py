@@ -50,7 +50,7 @@ def clean(text: str) -> str:
     """Return ``text`` without anything that a terminal would act upon but tabs and newlines."""
     if text.isprintable():  # then there is nothing of the kind in it, and 20 ms of imports are saved
         return text
-    from supervisor.interpret import redact
+    from supervisor.text import redact
 
     return redact.clean(text)
 

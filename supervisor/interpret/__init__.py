@@ -225,7 +225,7 @@ def exit_verdict(outcome: Outcome) -> Verdict:
     """Judge by the exit status alone, with a redacted tail of stderr, or else of stdout, as the detail of a failure."""
     if outcome.exit_code == 0 and outcome.launch_error is None:
         return Verdict(reason=Reason.EXITED)
-    from supervisor.interpret.redact import excerpt, tail  # only failures pay for it
+    from supervisor.text.redact import excerpt, tail  # only failures pay for it
 
     if outcome.launch_error is not None:
         error = excerpt(outcome.launch_error)

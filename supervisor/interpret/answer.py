@@ -14,9 +14,9 @@ from typing import Any, Final
 import attrs
 
 from supervisor.interpret import Detail
-from supervisor.interpret.json_lines import is_list, is_object
-from supervisor.interpret.redact import redact_value
 from supervisor.interpret.review import Review, find_review, normalise
+from supervisor.text.json_lines import is_list, is_object
+from supervisor.text.redact import redact_value
 
 __all__ = ["DEFAULT", "FULL", "SUMMARY", "Bounds", "bounded", "bounds_for", "build_answer"]
 

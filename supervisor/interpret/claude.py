@@ -25,8 +25,8 @@ from supervisor.interpret.claude_cli import (
     read_hints,
 )
 from supervisor.interpret.failures import FAILURES, Failure, at_rest, resets_at, retry_after_ms
-from supervisor.interpret.json_lines import Reading
 from supervisor.states import Reason
+from supervisor.text.json_lines import Reading
 
 if TYPE_CHECKING:
     from supervisor.interpret.progress import ClaudeProgress
@@ -127,7 +127,7 @@ def _well(outcome: Outcome, envelope: Envelope) -> Verdict:
 
 def _remark(outcome: Outcome, envelope: Envelope) -> str | None:
     """Say what the caller of a job that is done should know all the same."""
-    from supervisor.interpret.redact import excerpt
+    from supervisor.text.redact import excerpt
 
     remarks: list[str] = []
     if not outcome.known:
@@ -143,7 +143,7 @@ def _remark(outcome: Outcome, envelope: Envelope) -> str | None:
 def _details(envelope: Envelope | None, hints: Hints) -> dict[str, Any]:
     """Carry over what the envelope of a failed run knows: money and sessions are not lost with the answer."""
     from supervisor.interpret.answer import bounded
-    from supervisor.interpret.redact import excerpt
+    from supervisor.text.redact import excerpt
 
     if envelope is None:
         return {} if hints.session_id is None else {"session_id": excerpt(hints.session_id, 100)}
@@ -232,7 +232,7 @@ def _interrupted(outcome: Outcome, envelope: Envelope | None, stopped: Reason) -
 
 
 def _without_envelope(outcome: Outcome, reading: Reading) -> Verdict:
-    from supervisor.interpret.redact import clean, excerpt
+    from supervisor.text.redact import clean, excerpt
 
     hints = read_hints(outcome.read_stdout())
     if outcome.exit_code == 0:
@@ -288,7 +288,7 @@ def _success_but_bad_exit(outcome: Outcome, envelope: Envelope) -> Verdict:
 
 def _reported(outcome: Outcome, envelope: Envelope) -> Verdict:
     """The envelope itself says that the run failed, whatever the exit status is."""
-    from supervisor.interpret.redact import excerpt
+    from supervisor.text.redact import excerpt
 
     hints = read_hints(outcome.read_stdout())
     code, passing = envelope.failure(hints)

@@ -28,15 +28,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.json_lines import (
-    Reading,
-    is_list,
-    is_object,
-    messages_backwards,
-    number,
-    read_all,
-    text_of,
-)
+from supervisor.text.json_lines import Reading, is_list, is_object, messages_backwards, number, read_all, text_of
 
 __all__ = [
     "EXIT_CODES_OF_SIGNALS",

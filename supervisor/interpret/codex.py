@@ -149,7 +149,7 @@ def _not_started(outcome: Outcome) -> Verdict:
 
 
 def _reported(outcome: Outcome, run: Run) -> Verdict:
-    from supervisor.interpret.redact import excerpt
+    from supervisor.text.redact import excerpt
 
     if run.error is None:  # pragma: no cover - the caller has looked
         return _bad_exit(outcome, run)
@@ -160,7 +160,7 @@ def _reported(outcome: Outcome, run: Run) -> Verdict:
 
 
 def _without_answer(outcome: Outcome, run: Run) -> Verdict:
-    from supervisor.interpret.redact import excerpt
+    from supervisor.text.redact import excerpt
 
     begin = outcome.read_stdout()[:4096].decode(errors="replace")
     if run.too_large:
@@ -176,7 +176,7 @@ def _without_answer(outcome: Outcome, run: Run) -> Verdict:
 
 
 def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
-    from supervisor.interpret.redact import clean
+    from supervisor.text.redact import clean
 
     stderr = without_noise(outcome.read_stderr())
     verdict = _by_exit(outcome, run)

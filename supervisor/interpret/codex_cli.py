@@ -20,15 +20,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.json_lines import (
-    MAX_DOCUMENT_BYTES,
-    JsonProblem,
-    is_object,
-    messages_in,
-    number,
-    parse,
-    text_of,
-)
+from supervisor.text.json_lines import MAX_DOCUMENT_BYTES, JsonProblem, is_object, messages_in, number, parse, text_of
 
 __all__ = ["EXIT_CODES_OF_SIGNALS", "NAME", "ApiError", "Run", "code_of_stderr", "read_run", "without_noise"]
 

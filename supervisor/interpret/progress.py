@@ -15,8 +15,8 @@ from typing import Any, Final
 import attrs
 
 from supervisor.interpret.claude_cli import agents_among
-from supervisor.interpret.json_lines import is_list, is_object, messages_in, number, text_of
-from supervisor.interpret.redact import excerpt
+from supervisor.text.json_lines import is_list, is_object, messages_in, number, text_of
+from supervisor.text.redact import excerpt
 
 __all__ = ["MAX_LINE_BYTES", "ClaudeProgress", "CodexProgress", "Progress"]
 

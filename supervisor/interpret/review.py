@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.json_lines import is_list, is_object, number, objects_in, text_of
+from supervisor.text.json_lines import is_list, is_object, number, objects_in, text_of
 
 __all__ = ["SEARCHED_CHARACTERS", "SEVERITIES", "Review", "find_review", "normalise"]
 

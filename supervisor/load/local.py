@@ -16,7 +16,7 @@ from supervisor.model import Job, JobSpec
 from supervisor.opening import open_supervisor
 from supervisor.settings import Settings
 from supervisor.states import State
-from supervisor.store.layout import workspace_key
+from supervisor.store.state_root import workspace_key
 
 __all__ = ["LocalDriver", "local_driver"]
 

@@ -361,7 +361,7 @@ class _Reader:
                 self._refuse((*where, key), f"{key} is {value!r:.80}", accepts)
 
     def _refuse(self, where: Sequence[str], what: str, accepts: str) -> NoReturn:
-        from supervisor.mcp_server.toml_lines import complaint
+        from supervisor.text.toml_lines import complaint
 
         message, details = complaint(self._path, self._text, where, what, accepts)
         raise InvalidArguments(message, repair="Correct the file; --print-example shows one.", details=details)

@@ -23,9 +23,9 @@ from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
 from supervisor.mcp_server import expressions, templates
 from supervisor.mcp_server.arguments import MOST_WHOLE, TYPES, Parameter
-from supervisor.mcp_server.toml_lines import complaint
 from supervisor.requests import LONGEST_DEADLINE_SECONDS
 from supervisor.system.trust import exposure_of
+from supervisor.text.toml_lines import complaint
 
 __all__ = ["COMMON", "RESERVED", "Kind", "load", "parse"]
 

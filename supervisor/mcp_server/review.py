@@ -27,8 +27,8 @@ from typing import Final, NoReturn
 
 import attrs
 
-from supervisor.interpret.redact import redact
 from supervisor.mcp_server.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
+from supervisor.text.redact import redact
 
 __all__ = ["collect", "compose", "main"]
 

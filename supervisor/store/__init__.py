@@ -8,7 +8,7 @@ are the truth; the registry can be rebuilt from them at any time.
 from __future__ import annotations
 
 from supervisor.store.index import Index
-from supervisor.store.layout import Layout, is_job_id
 from supervisor.store.rows import Row
+from supervisor.store.state_root import Layout, is_job_id
 
 __all__ = ["Index", "Layout", "Row", "is_job_id"]

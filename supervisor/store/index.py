@@ -14,9 +14,9 @@ from supervisor import log
 from supervisor.engines import Launched
 from supervisor.errors import StateCorrupt
 from supervisor.jobdir import records
-from supervisor.store.connection import MIGRATIONS, Connection, Damaged
-from supervisor.store.layout import Layout, state_error
 from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
+from supervisor.store.sqlite import MIGRATIONS, Connection, Damaged
+from supervisor.store.state_root import Layout, state_error
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Index"]

@@ -20,8 +20,8 @@ from supervisor.catalog import Catalog
 from supervisor.errors import StateBusy
 from supervisor.jobdir import records
 from supervisor.store import Index
-from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import dump, row_of_record
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 from supervisor.testing import FakeEngine, Script
 

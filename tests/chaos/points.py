@@ -72,7 +72,7 @@ def _healing(*_: Any, **__: Any) -> bool:
 
 
 SUPERVISOR: dict[str, Seam] = {
-    "start.directory-made": ("after", "store.layout:Layout", "make_job", None),
+    "start.directory-made": ("after", "store.state_root:Layout", "make_job", None),
     "start.uncommitted": ("before", "actors.registry:Registry", "_commit", _creates),
     "start.committed": ("after", "actors.registry:Registry", "_commit", _creates),
     "launch.keeper-started": ("after", "trio:lowlevel", "open_process", None),
@@ -95,10 +95,10 @@ SUPERVISOR: dict[str, Seam] = {
     "stop.killed": ("after", "keeper.process_tree", "_kill", None),
     "stop.unmarked": ("before", "jobdir.records", "mark_stop", _gone),
     "stop.gone": ("after", "jobdir.records", "mark_stop", _gone),
-    "forget.trashed": ("after", "store.layout:Layout", "discard", None),
+    "forget.trashed": ("after", "store.state_root:Layout", "discard", None),
     "forget.uncommitted": ("after", "store.index:Index", "delete", None),
-    "trash.emptying": ("before", "store.layout:Layout", "empty_trash", None),
-    "trash.emptied": ("after", "store.layout:Layout", "empty_trash", None),
+    "trash.emptying": ("before", "store.state_root:Layout", "empty_trash", None),
+    "trash.emptied": ("after", "store.state_root:Layout", "empty_trash", None),
     "migrate.opened": ("after", "store.index:Index", "_open", None),
     "migrate.migrated": ("after", "store.index:Index", "_migrate", None),
     "migrate.statement": ("during", "store.index:Index", "_migrate", None),  # at each of its statements

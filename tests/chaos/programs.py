@@ -26,7 +26,7 @@ from supervisor.catalog import Catalog
 from supervisor.cli import main as command_line
 from supervisor.engines import keeper_link
 from supervisor.keeper import entry as keeper_entry
-from supervisor.store import connection
+from supervisor.store import sqlite
 
 HERE = Path(__file__).parent
 ADDED = "ALTER TABLE jobs ADD COLUMN chaos TEXT"
@@ -108,7 +108,7 @@ def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[
         if any(step["point"] in points.KEEPER for step in plan):
             keeper_entry.__file__ = str(HERE / "keeper" / "entry.py")
         if newer:
-            connection.MIGRATIONS += (ADDED,)
+            sqlite.MIGRATIONS += (ADDED,)
         points.install(points.SUPERVISOR, points.module_of_package, keeper=False)
         status = body(Log(directory / f"{name}.log"))
     except BaseException:  # noqa: BLE001  # a forked child must never return into the driver

@@ -265,6 +265,6 @@ def test_commands_that_read_import_nothing_heavy(cli: Any, name: str) -> None:
 @pytest.mark.usefixtures("cli")
 def test_a_command_that_runs_well_imports_nothing_that_only_others_need() -> None:
     others = ["cattrs", "importlib.metadata", "mcp", "rich", "structlog", "supervisor.engines.batch"]
-    others += ["supervisor.engines.backend", "supervisor.engines.slurm_cli", "supervisor.interpret.redact"]
+    others += ["supervisor.engines.backend", "supervisor.engines.slurm_cli", "supervisor.text.redact"]
     assert imported_by(["run", "--", "true"], others) == []
     assert imported_by(["run", "--", "true"], ["trio"]) == ["trio"]

@@ -16,7 +16,7 @@ from supervisor.engines.batch_evidence import SUBMISSION
 from supervisor.engines.slurm import Slurm
 from supervisor.engines.slurm_cli import SlurmDesk
 from supervisor.jobdir import records
-from supervisor.store.layout import new_job_id
+from supervisor.store.state_root import new_job_id
 
 
 def a_queue_of(count: int, shared: Path, squeue: Path) -> list[str]:

@@ -22,7 +22,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.follow import Chunks
 from supervisor.jobdir import records
 from supervisor.store import Layout
-from supervisor.store.layout import new_job_id, workspace_key
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 from supervisor.system.notifier import Notifier
 from supervisor.testing import FakeEngine, Script

@@ -17,7 +17,7 @@ from supervisor.engines import LaunchRequest, evidence
 from supervisor.engines.local import LocalEngine
 from supervisor.jobdir import records
 from supervisor.store import Layout
-from supervisor.store.layout import new_job_id, workspace_key
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
 from supervisor.system.notifier import Notifier

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supervisor.interpret import Interpreter, Outcome, Renders, Reports, Value, Verdict, json_lines
+from supervisor.interpret import Interpreter, Outcome, Renders, Reports, Value, Verdict
 from supervisor.interpret.claude import Claude
 from supervisor.interpret.failures import FAILURES
 from supervisor.states import Reason
+from supervisor.text import json_lines
 
 CLAUDE = Claude()
 ENDS: list[dict[str, Any]] = [

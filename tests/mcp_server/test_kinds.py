@@ -19,8 +19,8 @@ from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.mcp_server import kinds, templates
 from supervisor.mcp_server.environment import environment_of
 from supervisor.mcp_server.guarded import load_kinds
-from supervisor.mcp_server.toml_lines import line_of
 from supervisor.settings import Settings
+from supervisor.text.toml_lines import line_of
 
 
 def parse(text: str) -> tuple[kinds.Kind, ...]:

@@ -16,7 +16,7 @@ import pytest
 import supervisor
 from supervisor.catalog import Catalog
 from supervisor.jobdir import records
-from supervisor.store.layout import Layout, new_job_id
+from supervisor.store.state_root import Layout, new_job_id
 from supervisor.system import processes
 
 if TYPE_CHECKING:

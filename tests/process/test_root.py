@@ -17,8 +17,8 @@ import supervisor
 from supervisor.catalog import Catalog
 from supervisor.engines import Observation, evidence
 from supervisor.jobdir import records
-from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import dump, row_of_record
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import trio
 
 import supervisor
 from supervisor.model import Job
-from supervisor.store.layout import is_job_id
+from supervisor.store.state_root import is_job_id
 
 PACKAGE = Path(supervisor.__file__).parents[1]
 PATIENCE = 60.0

@@ -24,9 +24,9 @@ from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
 from supervisor.store import Index, Row, index
-from supervisor.store.connection import MIGRATIONS
-from supervisor.store.layout import new_job_id, workspace_key
 from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.store.sqlite import MIGRATIONS
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
 WORKSPACE = "/some/repo"
@@ -704,7 +704,7 @@ CREATOR = """
     from pathlib import Path
     from supervisor.catalog import Catalog
     from supervisor.settings import Settings
-    from supervisor.store.layout import new_job_id
+    from supervisor.store.state_root import new_job_id
     from supervisor.store.rows import dump, row_of_record
 
     sys.stdin.readline()

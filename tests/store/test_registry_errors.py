@@ -24,9 +24,9 @@ from supervisor.model import to_json
 from supervisor.opening import open_supervisor
 from supervisor.settings import Settings
 from supervisor.store import Layout
-from supervisor.store.connection import MIGRATIONS
-from supervisor.store.layout import new_job_id
 from supervisor.store.rows import dump
+from supervisor.store.sqlite import MIGRATIONS
+from supervisor.store.state_root import new_job_id
 from supervisor.testing import FakeEngine
 from tests.store.test_index import make
 
@@ -129,7 +129,7 @@ def test_no_memory_for_sqlite(state_dir: Path, shim: Shim, times: int) -> None:
 
 SHORT_OF_DESCRIPTORS = """
     import os, resource, sys
-    import supervisor.mounts
+    import supervisor.system.file_systems
     from supervisor.catalog import Catalog
     from supervisor.errors import SupervisorError
     from supervisor.settings import Settings

@@ -23,8 +23,8 @@ import attrs
 from supervisor.jobdir import records
 from supervisor.mcp_server.tasks.state import Status, Task
 from supervisor.store import Layout, is_job_id
-from supervisor.store.layout import TASKS, new_job_id, state_error
 from supervisor.store.rows import dump
+from supervisor.store.state_root import TASKS, new_job_id, state_error
 
 __all__ = ["Made", "TaskRecords"]
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.interpret.redact import MASK, clean, excerpt, redact, redact_value, tail
-from tests.interpret.secret_table import HARMLESS
-from tests.interpret.secret_table import SECRETS as SECRET_TABLE
+from supervisor.text.redact import MASK, clean, excerpt, redact, redact_value, tail
+from tests.text.secret_table import HARMLESS
+from tests.text.secret_table import SECRETS as SECRET_TABLE
 
 R = "aB3dE6gH9jK2mN5pQ8sT1vW4xY7z"
 SECRETS = [

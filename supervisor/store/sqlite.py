@@ -29,7 +29,7 @@ from typing import Final, TypeVar
 
 from supervisor import log
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
-from supervisor.store.layout import Layout, state_error
+from supervisor.store.state_root import Layout, state_error
 from supervisor.system.fork_safety import forked_error, inherited, never_free, tell_in_child
 
 __all__ = ["MIGRATIONS", "Connection", "Damaged"]

@@ -12,7 +12,7 @@ import pytest
 
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.store import Layout, is_job_id
-from supervisor.store.layout import new_job_id, state_error, workspace_key
+from supervisor.store.state_root import new_job_id, state_error, workspace_key
 from supervisor.system import file_systems, processes
 
 KEY = "repo-0123456789ab"

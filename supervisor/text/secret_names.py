@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from supervisor.interpret.secret_tokens import Span, find_all
+from supervisor.text.secret_tokens import Span, find_all
 
 __all__ = ["MASK", "names_a_secret", "spans"]
 
