@@ -16,8 +16,10 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor import endings, forgetting, interpret, log
-from supervisor.engines import Ended, Launched, Observation, Seen, evidence, remote, stopping
-from supervisor.engines.second_look import SecondLook
+from supervisor.engines import registry
+from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.local import reconcile, stopping
+from supervisor.engines.local.liveness_cache import SecondLook
 from supervisor.errors import (
     InvalidArguments,
     JobNotFound,
@@ -30,6 +32,7 @@ from supervisor.errors import (
     SupervisorError,
 )
 from supervisor.jobdir import records, validation
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.listing import nobody, page_of, query_of
 from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.progress import is_silent, read_so_far
@@ -107,7 +110,7 @@ class Catalog:
         self.layout = Layout(settings.state_dir, create=create)
         self._observe = observe or self.look
         self.owed: Mapping[str, Row] = {}
-        self.desks = remote.Desks()
+        self.desks = registry.Desks()
         self._second_look = SecondLook()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
@@ -128,16 +131,16 @@ class Catalog:
 
     def directory(self, row: Row) -> str:
         """Return the job directory of a row, in the state root or in the shared directory that it was given."""
-        if '"directory":' in row.spec and remote.made_elsewhere(row.request) is not None:
+        if '"directory":' in row.spec and registry.made_elsewhere(row.request) is not None:
             return str(row.request["directory"])
         return self.layout.job(row.workspace_key, row.job_id)
 
     def look(self, row: Row, directory: str) -> Observation:
         """Look at the evidence of an unfinished job, local or in the care of an engine for many machines."""
-        engine = remote.made_elsewhere(row.request)
+        engine = registry.made_elsewhere(row.request)
         if engine is not None:
             return self.desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
-        return evidence.resolve(directory, owner_lives=self.layout.owner_lives(row.owner))
+        return reconcile.resolve(directory, owner_lives=self.layout.owner_lives(row.owner))
 
     def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
@@ -231,7 +234,7 @@ class Catalog:
 
     def _kept(self, row: Row, directory: str, found: os.stat_result) -> Observation | None:
         """Return what is seen of a local job that runs in the care of its keeper, ``None`` for any other."""
-        return None if remote.made_elsewhere(row.request) else self._second_look.look(directory, found)
+        return None if registry.made_elsewhere(row.request) else self._second_look.look(directory, found)
 
     def _entered(self, row: Row, directory: str, seen: Observation, look: _Look = how_it_ended) -> Row:
         """Commit what was seen, and return the row as it is now."""
@@ -270,7 +273,7 @@ class Catalog:
             self._delete_row(row)
             message = f"there is no job {row.job_id!r}"
             raise JobNotFound(message, details={"job_id": row.job_id})
-        leader = evidence.find_marked_leader(row.job_id)
+        leader = reconcile.find_marked_leader(row.job_id)
         if leader is not None:
             return row, Observation(seen=Seen.RUNNING, launched=row.launched(), damage=_DAMAGED)
         ended = Ended(exit=Exit(ended_ns=time.time_ns()))
@@ -462,7 +465,7 @@ class Catalog:
         ended = row.ended
         if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MOST_AT_A_GLANCE:
             return None
-        if remote.made_elsewhere(row.request) is not None:  # on a file system that may be slow
+        if registry.made_elsewhere(row.request) is not None:  # on a file system that may be slow
             return None
         try:
             result = self._result_of(row, level, ())

@@ -22,8 +22,9 @@ from supervisor import log
 from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscription
 from supervisor.actors.stops import see_it_stop
 from supervisor.catalog import Catalog, check_detail, running_error
-from supervisor.engines import Engine, remote
-from supervisor.engines.second_look import Unended
+from supervisor.engines import registry as remote
+from supervisor.engines.interface import Engine
+from supervisor.engines.local.liveness_cache import Unended
 from supervisor.errors import (
     InvalidArguments,
     JobElsewhere,

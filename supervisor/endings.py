@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from supervisor.engines import Observation, Seen, evidence, remote, stopping
+from supervisor.engines import registry
+from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import JobElsewhere, StateBusy, StateFull, SupervisorError
 from supervisor.jobdir import records
@@ -34,7 +36,7 @@ class Jobs(Protocol):
 
     layout: Layout
     index: Index
-    desks: remote.Desks
+    desks: registry.Desks
 
     def row(self, job_id: str) -> Row:
         """Return the row of a job that is kept."""
@@ -91,7 +93,7 @@ class _Watch:
         unfinished = {job_id: row for job_id, row in rows.items() if not row.finished}
         self._ids = {jobs.directory(row): job_id for job_id, row in unfinished.items()}
         # Nothing on this machine may tell of the ends of these, so that looking again is all there is.
-        self.elsewhere = {each for each, row in unfinished.items() if remote.made_elsewhere(row.request) is not None}
+        self.elsewhere = {each for each, row in unfinished.items() if registry.made_elsewhere(row.request) is not None}
         self._unknown: dict[str, float] = {}
         self._change = stopping.Change(self._ids, is_worth_a_look=_may_have_ended)
 
@@ -197,7 +199,7 @@ class _Cancelling:
             if seen is None or seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row)
             directory = jobs.directory(row)
-            engine = remote.made_elsewhere(row.request)
+            engine = registry.made_elsewhere(row.request)
             if engine is not None:
                 self._cancel_elsewhere(engine, row, directory)
             elif jobs.layout.is_sound(row.workspace_key, job_id):
@@ -214,7 +216,7 @@ class _Cancelling:
                 if tree is None:
                     self._troubles.pop(job_id, None)
             else:
-                leader = evidence.find_marked_leader(job_id)
+                leader = reconcile.find_marked_leader(job_id)
                 if leader is not None:
                     process = {"pid": leader.pid, "start": leader.start}
                     trees[job_id] = stopping.Tree(directory, process, sound=False)

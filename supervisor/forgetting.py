@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
-from supervisor.engines import Observation
+from supervisor.engines.interface import Observation
 from supervisor.errors import JobNotFound, StateFull
 from supervisor.jobdir import records
 from supervisor.settings import Settings

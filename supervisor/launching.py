@@ -22,7 +22,8 @@ from supervisor.actors.job import care_for
 from supervisor.actors.progress import Follower
 from supervisor.actors.registry import Create, Entry, Registry
 from supervisor.catalog import Catalog
-from supervisor.engines import Engine, LaunchRequest, remote
+from supervisor.engines import registry as remote
+from supervisor.engines.interface import Engine, LaunchRequest
 from supervisor.errors import IdempotencyConflict, JobNotFound
 from supervisor.gate import Gate
 from supervisor.model import Job, JobSpec

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import attrs
 
 from supervisor import log
-from supervisor.engines import Observation
+from supervisor.engines.interface import Observation
 from supervisor.errors import InvalidArguments, JobNotFound, StateBusy, SupervisorError
 from supervisor.model import MOST_LABELS, Job, JobPage
 from supervisor.states import State

@@ -25,7 +25,8 @@ from supervisor.actors.janitor import Janitor
 from supervisor.actors.registry import Registry
 from supervisor.catalog import Catalog
 from supervisor.core import Supervisor
-from supervisor.engines import Engine, remote
+from supervisor.engines import registry as remote
+from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorError
 from supervisor.settings import Settings
 from supervisor.store import Row
@@ -103,7 +104,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
     catalog = Catalog(settings, wait_seconds=0)
     try:
         if engine is None:
-            from supervisor.engines.local import LocalEngine
+            from supervisor.engines.local.engine import LocalEngine
 
             engine = LocalEngine(catalog.layout.root, settings.python)
         running_on = engine

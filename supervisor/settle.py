@@ -12,10 +12,10 @@ from typing import Any, Final
 import attrs
 
 from supervisor import interpret
-from supervisor.engines import Ended
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
 from supervisor.jobdir import validation
+from supervisor.jobdir.facts import Ended
 from supervisor.jobdir.output import STREAMS, read_output
 from supervisor.model import ErrorInfo
 from supervisor.states import Event, Reason, State, reason_of, step

@@ -45,9 +45,11 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen, evidence, stopping
+from supervisor.engines.interface import Capabilities, LaunchRequest, Observation, Seen
+from supervisor.engines.local import reconcile, stopping
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import measures, records, validation
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.model import Exit
 from supervisor.system import processes
 
@@ -430,7 +432,7 @@ class FakeEngine:
         command = self._commands.get(directory)
         if command is None:
             born = records.read(directory, records.JOB) or {}
-            return evidence.resolve(directory, owner_lives=owner_lives, born=born)
+            return reconcile.resolve(directory, owner_lives=owner_lives, born=born)
         return Observation(
             seen=Seen.RUNNING if command.ended is None else Seen.ENDED,
             launched=command.launched(),

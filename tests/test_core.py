@@ -34,7 +34,9 @@ from supervisor import (
     requests,
 )
 from supervisor.actors import registry
-from supervisor.engines import Ended, Launched, LaunchRequest, stopping
+from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.local import stopping
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.store import Index
 from supervisor.system.inotify import Inotify
 from supervisor.testing import FakeEngine, Script

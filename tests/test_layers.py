@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.engines.batch_files import KEEPER_FILES
+from supervisor.engines.staging import KEEPER_FILES
 
 # The rooms from the bottom up: a module imports only from its own room and from rooms above this line in the list,
 # that is, below it in the building. A room is a package or a module under `supervisor`.
@@ -33,7 +33,6 @@ ROOMS = (
     "system",
     "settings",
     "interpret",
-    "engines.__init__",
     "jobdir",
     "keeper",
     "store",

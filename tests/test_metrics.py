@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from supervisor import BlockingSupervisor, Metrics, Settings, State, open_supervisor, to_json
-from supervisor.engines import LaunchRequest
+from supervisor.engines.interface import LaunchRequest
 from supervisor.metrics import Times
 from supervisor.testing import FakeEngine, Script
 

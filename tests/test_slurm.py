@@ -19,9 +19,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import batch
-from supervisor.engines.backend import Standing
-from supervisor.engines.batch_evidence import SUBMISSION
+from supervisor.engines.cluster import engine as batch
+from supervisor.engines.cluster.interface import Standing
+from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.errors import InvalidArguments, StateUnsafe
 from supervisor.jobdir import records
 from supervisor.model import Job

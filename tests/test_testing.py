@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from supervisor import Settings, open_supervisor, testing
-from supervisor.engines import LaunchRequest
+from supervisor.engines.interface import LaunchRequest
 from supervisor.testing import FakeEngine, Script
 
 

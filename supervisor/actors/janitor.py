@@ -16,7 +16,7 @@ import trio
 from supervisor import log
 from supervisor.actors.registry import Entry, Registry
 from supervisor.catalog import Catalog
-from supervisor.engines import remote
+from supervisor.engines import registry as remote
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.store import Row
 from supervisor.system import processes

@@ -15,9 +15,10 @@ import trio
 
 from supervisor import log
 from supervisor.actors.registry import Entry, Registry, Settle
-from supervisor.engines import Ended, Engine, Launched, LaunchRequest, Running
+from supervisor.engines.interface import Engine, LaunchRequest, Running
 from supervisor.errors import InvalidArguments, LaunchFailed, SupervisorError
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.model import ErrorInfo, Exit
 from supervisor.settle import outcome_of
 from supervisor.states import Reason, State

@@ -18,7 +18,7 @@ import trio
 
 from supervisor import log, tracing
 from supervisor.catalog import Catalog
-from supervisor.engines import Running
+from supervisor.engines.interface import Running
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.metrics import Meter

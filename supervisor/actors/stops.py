@@ -9,7 +9,8 @@ from typing import Final
 import trio
 
 from supervisor.actors.registry import Entry
-from supervisor.engines import remote, stopping
+from supervisor.engines import registry
+from supervisor.engines.local import stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import SupervisorError
 from supervisor.store.state_root import state_error
@@ -29,7 +30,7 @@ async def see_it_stop(entry: Entry, *, again: bool) -> None:
         PermissionDenied: what is left of it is not ours to signal.
         JobRunning: it lives on some seconds after the end of its grace, as no signal takes effect on it for now.
     """
-    if entry.finished.is_set() or remote.made_elsewhere(entry.row.request) is not None:
+    if entry.finished.is_set() or registry.made_elsewhere(entry.row.request) is not None:
         await entry.finished.wait()
         return
     job_id, directory, grace = entry.row.job_id, entry.directory, entry.row.request["grace_seconds"]

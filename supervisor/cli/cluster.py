@@ -40,17 +40,17 @@ def look(settings: Settings) -> Iterator[Check]:
 
 def _slurm(facts: dict[str, Any]) -> Check:
     from supervisor.cli.examination import Check, Verdict
-    from supervisor.engines import slurm_cli
-    from supervisor.engines.backend import Rejected, Unreachable
+    from supervisor.engines.cluster.interface import Rejected, Unreachable
+    from supervisor.engines.cluster.slurm import commands
 
-    told = slurm_cli.ask(slurm_cli.version())
+    told = commands.ask(commands.version())
     last = told.stdout.strip().rpartition(" ")[2]
     facts["version"] = version = last if last[:1].isdigit() else None
     facts["reachable"] = False
     leads = "Set SLURM_CONF to the configuration of your cluster, if it is not in the usual place."
     try:
-        slurm_cli.check_version(told)
-        partitions = slurm_cli.read_sinfo(slurm_cli.ask(slurm_cli.sinfo()))
+        commands.check_version(told)
+        partitions = commands.read_sinfo(commands.ask(commands.sinfo()))
     except Rejected as problem:
         repair = leads if version is None else "Ask whoever runs the cluster for a newer one."
         return Check("Slurm", Verdict.WARNING, str(problem), repair, facts)
@@ -79,7 +79,7 @@ def _shared(settings: Settings) -> Check:
     """Look at the directory that jobs on a cluster have in common with this machine."""
     from supervisor.cli import text
     from supervisor.cli.examination import Check, Verdict
-    from supervisor.engines import remote
+    from supervisor.engines import registry
     from supervisor.system.file_systems import file_system_of, on_network
 
     name = "shared directory"
@@ -97,7 +97,7 @@ def _shared(settings: Settings) -> Check:
     words = text.one_line(words) + (f", on {kind}" if kind else "")
     try:
         if above == path:
-            remote.check_shared_directory(path)
+            registry.check_shared_directory(path)
         elif not os.access(above, os.W_OK | os.X_OK):
             return Check(name, Verdict.WARNING, f"{path} cannot be made in {above}", "Choose another one.", facts)
     except SupervisorError as error:

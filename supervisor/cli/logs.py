@@ -13,7 +13,7 @@ from supervisor.catalog import Catalog
 from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
-from supervisor.engines import stopping
+from supervisor.engines.local import stopping
 from supervisor.errors import JobNotFound
 from supervisor.jobdir.output import Output
 from supervisor.system.inotify import MODIFIED

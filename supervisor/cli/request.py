@@ -12,7 +12,7 @@ import click
 from supervisor.cli import inherited
 from supervisor.cli.arguments import label_option, seconds, workspace_option
 from supervisor.cli.text import one_line
-from supervisor.engines.slurm_options import OPTIONS as SLURM_OPTIONS
+from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
 from supervisor.model import JobSpec
 from supervisor.requests import MOST_INPUT_BYTES, check_input

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from supervisor.core import Supervisor
 from supervisor.embedding.portal import Call, Portal, Source, nothing
-from supervisor.engines import Engine
+from supervisor.engines.interface import Engine
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
 from supervisor.opening import open_supervisor

@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 from supervisor.core import Supervisor
 from supervisor.embedding.portal import Call, Portal, Source, nothing
-from supervisor.engines import Engine
+from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorClosed
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from supervisor.engines import batch_files
+from supervisor.engines import staging
 from supervisor.errors import LaunchFailed
 from supervisor.keeper import entry as keeper_entry
 
@@ -61,4 +61,4 @@ def keeper_program(root: str) -> str:
         OSError: it cannot be put there.
     """
     path = os.path.abspath(keeper_entry.__file__)
-    return path if os.path.isfile(path) else batch_files.program_in(root)
+    return path if os.path.isfile(path) else staging.program_in(root)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from supervisor.engines import Launched
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Launched
 from supervisor.model import Exit
 from supervisor.system import processes
 

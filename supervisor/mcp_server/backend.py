@@ -38,7 +38,7 @@ def opening(settings: Settings) -> Open:
 
 
 def _import() -> None:
-    for module in ("supervisor.opening", "supervisor.engines.local"):
+    for module in ("supervisor.opening", "supervisor.engines.local.engine"):
         import_module(module)
 
 

@@ -297,11 +297,11 @@ class _Reader:
     def _engine(self, where: tuple[str, ...], table: dict[str, Any]) -> str | None:
         if "engine" not in table:
             return None
-        from supervisor.engines import remote  # what most files have no use for must not delay a server
+        from supervisor.engines import registry  # what most files have no use for must not delay a server
 
-        accepts = "one of " + ", ".join(("local", *remote.NAMES))
+        accepts = "one of " + ", ".join(("local", *registry.NAMES))
         name = self._required(where, table, "engine", str, accepts)
-        if name not in {"local", *remote.NAMES}:
+        if name not in {"local", *registry.NAMES}:
             self._refuse((*where, "engine"), f"engine is {_shown(name)}", accepts)
         return None if name == "local" else name
 
@@ -312,13 +312,13 @@ class _Reader:
             if given:
                 self._refuse(here, "engine_options has no meaning here", 'it only beside engine = "slurm"')
             return {}
-        from supervisor.engines import remote
+        from supervisor.engines import registry
 
-        accepted = remote.accepted_options(engine)
+        accepted = registry.accepted_options(engine)
         self._keys(here, given, set(accepted))
         for name, value in given.items():
             try:  # one by one, so that it is known which of them does not fit
-                remote.check_options(engine, {"shared_dir": os.sep, name: value})
+                registry.check_options(engine, {"shared_dir": os.sep, name: value})
             except InvalidArguments:
                 self._refuse((*here, name), f"{name} is {_shown(value)}", accepted[name])
         shared = given.get("shared_dir", self._shared_dir)

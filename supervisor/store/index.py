@@ -11,9 +11,9 @@ from operator import attrgetter
 from typing import Any, Final
 
 from supervisor import log
-from supervisor.engines import Launched
 from supervisor.errors import StateCorrupt
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Launched
 from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
 from supervisor.store.sqlite import MIGRATIONS, Connection, Damaged
 from supervisor.store.state_root import Layout, state_error

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Launched
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Launched
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
 from supervisor.system.observing import NotKnown, find

@@ -24,7 +24,7 @@ from commands import GRACE_SECONDS, Command
 import supervisor
 from supervisor.catalog import Catalog
 from supervisor.cli import main as command_line
-from supervisor.engines import keeper_link
+from supervisor.engines.local import keeper_client
 from supervisor.keeper import entry as keeper_entry
 from supervisor.store import sqlite
 
@@ -104,7 +104,7 @@ def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[
             CHAOS_DIRECTORY=str(HERE),
         )
         names = ("PLAN", "HITS", "PARENT", "KEEPER", "DIRECTORY", "ROOT")
-        keeper_link._KEPT_VARIABLES += tuple(f"CHAOS_{each}" for each in names)
+        keeper_client._KEPT_VARIABLES += tuple(f"CHAOS_{each}" for each in names)
         if any(step["point"] in points.KEEPER for step in plan):
             keeper_entry.__file__ = str(HERE / "keeper" / "entry.py")
         if newer:

@@ -16,9 +16,10 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import LaunchRequest, evidence
-from supervisor.engines.keeper_link import KeeperLink
-from supervisor.engines.local import LocalEngine, LocalRunning
+from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.local import reconcile
+from supervisor.engines.local.engine import LocalEngine, LocalRunning
+from supervisor.engines.local.keeper_client import KeeperLink
 from supervisor.jobdir import records
 from supervisor.system import processes
 from supervisor.system.observing import NotKnown
@@ -64,19 +65,19 @@ def test_a_stranger_leaves_the_supervisor_that_may_know_a_moment_to_say_how_a_co
     process = records.read(str(orphan), records.PROCESS)
 
     def owner() -> None:
-        evidence.note_exit(str(orphan), process, 3 << 8, by="pidfd")
+        reconcile.note_exit(str(orphan), process, 3 << 8, by="pidfd")
 
     timer = threading.Timer(0.1, owner)
     timer.start()
-    seen = evidence.resolve(str(orphan), owner_lives=True)
+    seen = reconcile.resolve(str(orphan), owner_lives=True)
     timer.join()
     assert seen.ended is not None
     assert seen.ended.exit.exit_code == 3
 
 
 def test_the_moment_ends(orphan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "_OWNER_KNOWS_SECONDS", 0.05)
-    seen = evidence.resolve(str(orphan), owner_lives=True)
+    monkeypatch.setattr(reconcile, "_OWNER_KNOWS_SECONDS", 0.05)
+    seen = reconcile.resolve(str(orphan), owner_lives=True)
     assert seen.ended is not None
     assert (seen.ended.exit.exit_code, seen.ended.exit.signal) == (None, None)
 
@@ -87,7 +88,7 @@ def test_a_job_that_was_forgotten_is_not_taken_for_one_that_waits_for_its_launch
     owner_lives: bool,  # noqa: FBT001
 ) -> None:
     with pytest.raises(FileNotFoundError):
-        evidence.resolve(str(tmp_path / "gone"), owner_lives=owner_lives)
+        reconcile.resolve(str(tmp_path / "gone"), owner_lives=owner_lives)
 
 
 @pytest.mark.parametrize("owner_lives", [lambda: False, lambda: True])

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from supervisor.engines import slurm_cli
-from supervisor.engines.backend import Unreachable
-from supervisor.engines.slurm_cli import Answer, Partition
+from supervisor.engines.cluster.interface import Unreachable
+from supervisor.engines.cluster.slurm import commands
+from supervisor.engines.cluster.slurm.commands import Answer, Partition
 
 
 def look(cli: Any, name: str = "Slurm") -> dict[str, Any]:
@@ -97,9 +97,9 @@ class TestSharedDirectory:
 
 def test_partitions_are_counted_over_their_lines() -> None:
     text = "main*|up|idle|2\nmain*|up|mixed-|1\nmain*|up|down*|1\nmain*|up|idle~|4\ngpu|drain|drained|2\n"
-    assert slurm_cli.read_sinfo(Answer(0, text)) == [
+    assert commands.read_sinfo(Answer(0, text)) == [
         Partition(name="main", default=True, up=True, nodes=8, usable=7),
         Partition(name="gpu", default=False, up=False, nodes=2, usable=0),
     ]
     with pytest.raises(Unreachable, match="no answer in time"):
-        slurm_cli.read_sinfo(Answer(None))
+        commands.read_sinfo(Answer(None))

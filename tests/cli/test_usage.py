@@ -264,7 +264,11 @@ def test_commands_that_read_import_nothing_heavy(cli: Any, name: str) -> None:
 
 @pytest.mark.usefixtures("cli")
 def test_a_command_that_runs_well_imports_nothing_that_only_others_need() -> None:
-    others = ["cattrs", "importlib.metadata", "mcp", "rich", "structlog", "supervisor.engines.batch"]
-    others += ["supervisor.engines.backend", "supervisor.engines.slurm_cli", "supervisor.text.redact"]
+    others = ["cattrs", "importlib.metadata", "mcp", "rich", "structlog", "supervisor.engines.cluster.engine"]
+    others += [
+        "supervisor.engines.cluster.interface",
+        "supervisor.engines.cluster.slurm.commands",
+        "supervisor.text.redact",
+    ]
     assert imported_by(["run", "--", "true"], others) == []
     assert imported_by(["run", "--", "true"], ["trio"]) == ["trio"]

@@ -15,9 +15,9 @@ import pytest
 import trio
 import trio.testing
 
-from supervisor.engines import Engine, LaunchRequest, Running, Seen
-from supervisor.engines.local import LocalEngine
-from supervisor.engines.remote import make_engine, make_job_directory
+from supervisor.engines.interface import Engine, LaunchRequest, Running, Seen
+from supervisor.engines.local.engine import LocalEngine
+from supervisor.engines.registry import make_engine, make_job_directory
 from supervisor.errors import LaunchFailed
 from supervisor.follow import Chunks
 from supervisor.jobdir import records

@@ -21,7 +21,7 @@ import pytest
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import second_look
+from supervisor.engines.local import liveness_cache
 from supervisor.errors import JobRunning, SupervisorError
 from supervisor.jobdir import records
 from supervisor.settings import Settings
@@ -43,10 +43,10 @@ NOT_EVIDENCE = {
     "cli": "asks about the caller's surroundings, and settles nothing",
     "embedding": "talks to its own thread",
     "endings": "looks through `observing`",
-    "engines.batch": "of engines for many machines, which have rules of their own about what cannot be reached",
+    "engines.cluster": "clusters have rules of their own about nodes that cannot be reached",
     **dict.fromkeys(
         (
-            "engines.keeper_link",
+            "engines.local.keeper_client",
             "keeper.launches",
             "keeper.loop",
             "keeper.output_limit",
@@ -58,12 +58,12 @@ NOT_EVIDENCE = {
         ),
         "a keeper knows how its children end from the kernel; tests/process/test_keeper_alone.py",
     ),
+    "engines.staging": "puts the files of a job and of the keeper in place",
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "system.inotify": "tells that something has changed, not what",
-    "engines.local": "opens the workspace for a launch",
+    "engines.local.engine": "opens the workspace for a launch",
     "jobdir.job_marks": "tests/jobdir/test_job_marks.py",
     "jobdir.measures": "tests/keeper/test_output_limit.py",
-    "engines.slurm": "as engines.batch",
     "follow": "reads for a person what is written; no verdict rests on it",
     "system.fork_safety": "none",
     "interpret.claude_cli": "which program is installed",
@@ -96,10 +96,14 @@ SINGLE: dict[Site, str] = {
     ("jobdir.records", "_write_in_spare", "open"): "writes",
     ("jobdir.records", "_write_whole", "open"): "writes",
     ("jobdir.records", "make_spares", "listdir"): "spare files",
-    ("engines.remote", "check_shared_directory", "stat"): "at the start of a job",
-    ("engines.remote", "make_job_directory", "open"): "writes",
-    ("engines.second_look", "is_unended", "lstat"): "answers that it must be looked at",
-    ("engines.kept", "_keeper_of", "lstat"): "hands over to who looks until it is known; tests/engines/test_kept.py",
+    ("engines.registry", "check_shared_directory", "stat"): "at the start of a job",
+    ("engines.registry", "make_job_directory", "open"): "writes",
+    ("engines.local.liveness_cache", "is_unended", "lstat"): "answers that it must be looked at",
+    (
+        "engines.local.adopted",
+        "_keeper_of",
+        "lstat",
+    ): "hands over to who looks until it is known; tests/engines/local/test_adopted.py",
     ("keeper.process_tree", "_terminate", "kill"): "a signal, not a look",
     ("keeper.process_tree", "_is_of_another_user", "stat"): "only for what was refused",
 }
@@ -246,7 +250,7 @@ STATES = ("kept", "unkept", "of_another_name_of_this_boot", "ended_unreaped", "e
 
 def ask(world: World, row: Row, arm: Callable[[], None] = lambda: None) -> set[tuple[str, int | None]]:
     """Ask about a job in every way, in a process that knows nothing; return what was told."""
-    second_look._known.clear()
+    liveness_cache._known.clear()
     told: set[tuple[str, int | None]] = set()
     with Catalog(world.settings) as catalog:
         processes.forget_facts()

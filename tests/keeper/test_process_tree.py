@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from supervisor.engines import stopping
+from supervisor.engines.local import stopping
 from supervisor.jobdir import job_marks, records
 from supervisor.keeper import process_tree
 from supervisor.system import processes

@@ -22,7 +22,7 @@ import trio
 import supervisor
 from supervisor import settle
 from supervisor.catalog import Catalog
-from supervisor.engines.stopping import Change
+from supervisor.engines.local.stopping import Change
 from supervisor.system.inotify import MODIFIED
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import LaunchRequest
-from supervisor.engines.local import LocalEngine, LocalRunning
+from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.local.engine import LocalEngine, LocalRunning
 from supervisor.jobdir import records
 from supervisor.system import processes
 

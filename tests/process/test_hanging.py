@@ -114,7 +114,7 @@ async def test_a_cancel_whose_exec_hangs_says_so_and_stays_requested(
 ) -> None:
     monkeypatch.setattr("supervisor.launching._LAUNCH_SECONDS", 0.2)
     monkeypatch.setattr("supervisor.actors.stops._OVERDUE_SECONDS", 1.0)
-    monkeypatch.setattr("supervisor.engines.stopping._OVERDUE_SECONDS", 1.0)
+    monkeypatch.setattr("supervisor.engines.local.stopping._OVERDUE_SECONDS", 1.0)
     point = world.directory / "mount"
     with HungMount(point, "program") as mount:
         async with supervisor.open_supervisor() as sup:

@@ -15,7 +15,8 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import Observation, evidence
+from supervisor.engines.interface import Observation
+from supervisor.engines.local import reconcile
 from supervisor.jobdir import records
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -327,13 +328,13 @@ async def test_peer_13_the_callers_directory_drifts_and_its_job_is_found(
 async def test_peer_15_waiting_is_woken_and_does_not_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = world.fifo()
     looks: list[str] = []
-    resolve = evidence.resolve
+    resolve = reconcile.resolve
 
     def counted(directory: str, **more: Any) -> Observation:
         looks.append(directory)
         return resolve(directory, **more)
 
-    monkeypatch.setattr(evidence, "resolve", counted)
+    monkeypatch.setattr(reconcile, "resolve", counted)
     async with supervisor.open_supervisor() as sup:
         job = await sup.start(["sh", "-c", 'read line < "$1"', "sh", str(gate)])
         ends: list[float] = []

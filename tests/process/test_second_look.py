@@ -12,8 +12,9 @@ import trio
 
 import supervisor
 from supervisor.catalog import Catalog
-from supervisor.engines import Seen, evidence, second_look
-from supervisor.engines.second_look import SecondLook, Unended
+from supervisor.engines.interface import Seen
+from supervisor.engines.local import liveness_cache, reconcile
+from supervisor.engines.local.liveness_cache import SecondLook, Unended
 from supervisor.jobdir import records
 from supervisor.system import file_systems, processes
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pid
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_look, "_known", {})
+    monkeypatch.setattr(liveness_cache, "_known", {})
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def remembered(world: World, host: Host) -> str:
     pass_a_while(world.job(job_id))
     for _ in range(2):
         assert world.catalog.status(job_id).status == "running"
-    assert str(world.job(job_id)) in second_look._known
+    assert str(world.job(job_id)) in liveness_cache._known
     return job_id
 
 
@@ -62,7 +63,7 @@ def test_records_are_read_once(world: World, host: Host, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patched:
         for name in ("resolve_kept", "resolve"):
-            patched.setattr(evidence, name, refuse)
+            patched.setattr(reconcile, name, refuse)
         job = world.catalog.status(job_id)
     assert (job.status, job.pid) == ("running", world.leader(job_id).pid)
 
@@ -83,14 +84,14 @@ def test_a_fresh_directory_is_read_every_time(world: World, host: Host, monkeypa
     job_id = host.start("sleep", "600")
     for _ in range(3):
         assert world.catalog.status(job_id).status == "running"
-    assert not second_look._known
+    assert not liveness_cache._known
 
 
 def test_what_settles_while_it_is_read_is_not_remembered(
     world: World, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = world.job(host.start("sleep", "600"))
-    resolve, exists = evidence.resolve_kept, os.path.lexists
+    resolve, exists = reconcile.resolve_kept, os.path.lexists
     unended = Unended()
 
     def slowly(path: str, *rest: Any) -> Any:
@@ -104,13 +105,13 @@ def test_what_settles_while_it_is_read_is_not_remembered(
         return there
 
     with monkeypatch.context() as patched:
-        patched.setattr(evidence, "resolve_kept", slowly)
+        patched.setattr(reconcile, "resolve_kept", slowly)
         (directory / "one").touch()
         assert world.catalog.status(directory.name).status == "running"
         patched.setattr(os.path, "lexists", slow_exists)
         (directory / "two").touch()
         assert unended.is_unended(str(directory))
-    assert not second_look._known
+    assert not liveness_cache._known
     assert not unended._stamps
 
 
@@ -130,7 +131,7 @@ def test_a_keeper_that_was_killed_vouches_for_nobody(world: World, host: Host) -
     world.stop(world.hold(host.pid))  # which would take over
     keeper.kill()
     assert world.catalog.status(job_id).status == "running"  # by its own identity
-    assert not second_look._known
+    assert not liveness_cache._known
     leader.kill()
     assert leader.reaped()
     host.kill()
@@ -183,7 +184,7 @@ def test_a_keeper_is_held_by_one_descriptor_until_the_catalog_is_closed(world: W
             job_id = host.start("sleep", "600")
             pass_a_while(world.job(job_id))
             catalog.list()
-        assert len(second_look._known) == 3
+        assert len(liveness_cache._known) == 3
         assert pidfds() == before + 1
     assert pidfds() == before
 
@@ -204,7 +205,7 @@ def test_a_keeper_that_nobody_has_reaped_does_not_live() -> None:
     found = processes.read_process(pid)
     assert found is not None
     look = SecondLook()
-    held = second_look._Keeper(pid, found.start)
+    held = liveness_cache._Keeper(pid, found.start)
     assert [look._lives(pid, found.start), held.lives(), held.lives()] == [False, False, False]
     held.close()
     os.waitpid(pid, 0)
@@ -212,7 +213,7 @@ def test_a_keeper_that_nobody_has_reaped_does_not_live() -> None:
 
 def test_only_so_many_are_remembered(world: World, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_MOST_JOBS", "_MOST_KEEPERS"):
-        monkeypatch.setattr(second_look, name, 1)
+        monkeypatch.setattr(liveness_cache, name, 1)
     look, unended = SecondLook(), Unended()
     for _ in range(3):
         directory = world.job(host.start("sleep", "600"))
@@ -222,7 +223,7 @@ def test_only_so_many_are_remembered(world: World, host: Host, monkeypatch: pyte
             assert seen is not None
             assert seen.seen is Seen.RUNNING
             assert unended.is_unended(str(directory))
-        assert len(second_look._known) == len(unended._stamps) == 1
+        assert len(liveness_cache._known) == len(unended._stamps) == 1
     own = processes.own_identity()
     assert look._lives(*own)
     assert list(look._keepers) == [own]
@@ -235,7 +236,7 @@ def test_without_pidfds_the_process_table_is_asked(world: World, host: Host, mon
     world.stop(world.hold(host.pid))
     world.keeper(job_id).kill()
     assert world.catalog.status(job_id).status == "running"
-    assert not second_look._known
+    assert not liveness_cache._known
 
 
 # ---------------------------------------------------------------- an own job

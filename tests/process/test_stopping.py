@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines import stopping
+from supervisor.engines.local import stopping
 from supervisor.jobdir import records
 from supervisor.system import processes
 

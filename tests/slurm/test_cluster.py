@@ -13,9 +13,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines.backend import Submission
-from supervisor.engines.batch_files import program_in
-from supervisor.engines.slurm import Slurm
+from supervisor.engines.cluster.interface import Submission
+from supervisor.engines.cluster.slurm.backend import Slurm
+from supervisor.engines.staging import program_in
 from supervisor.jobdir import records
 from supervisor.states import Reason, State
 

@@ -17,9 +17,9 @@ import attrs
 import pytest
 
 from supervisor.catalog import Catalog
-from supervisor.engines import Launched
 from supervisor.errors import StateBusy
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Launched
 from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State

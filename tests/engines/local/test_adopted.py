@@ -13,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 
-from supervisor.engines import LaunchRequest, evidence
-from supervisor.engines.local import LocalEngine
+from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.local import reconcile
+from supervisor.engines.local.engine import LocalEngine
 from supervisor.jobdir import records
 from supervisor.store import Layout
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -119,13 +120,13 @@ async def test_nothing_is_looked_at_while_nothing_happens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks: list[str] = []
-    inner = evidence.resolve_kept
+    inner = reconcile.resolve_kept
 
     def counted(directory: str, *more: Any) -> Any:
         looks.append(directory)
         return inner(directory, *more)
 
-    monkeypatch.setattr(evidence, "resolve_kept", counted)
+    monkeypatch.setattr(reconcile, "resolve_kept", counted)
     async with served(state_dir) as first, served(state_dir) as second:
         requests = [request(state_dir, tmp_path, "sleep", "600") for _ in range(3)]
         for each in requests:

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import trio
 
-from supervisor.engines import Launched
-from supervisor.engines.second_look import look_again
+from supervisor.engines.local.liveness_cache import look_again
+from supervisor.jobdir.facts import Launched
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier

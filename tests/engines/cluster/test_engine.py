@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trio
 
-from supervisor.engines.backend import Standing
-from supervisor.engines.batch import BatchEngine
-from supervisor.engines.batch_evidence import SUBMISSION
-from supervisor.engines.slurm import Slurm
-from supervisor.engines.slurm_cli import SlurmDesk
+from supervisor.engines.cluster.engine import BatchEngine
+from supervisor.engines.cluster.interface import Standing
+from supervisor.engines.cluster.reconcile import SUBMISSION
+from supervisor.engines.cluster.slurm.backend import Slurm
+from supervisor.engines.cluster.slurm.commands import SlurmDesk
 from supervisor.jobdir import records
 from supervisor.store.state_root import new_job_id
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from supervisor.engines import slurm_cli
-from supervisor.engines.backend import Rejected, Standing, Submission, Unreachable, Word
-from supervisor.engines.slurm_cli import Answer
+from supervisor.engines.cluster.interface import Rejected, Standing, Submission, Unreachable, Word
+from supervisor.engines.cluster.slurm import commands
+from supervisor.engines.cluster.slurm.commands import Answer
 from supervisor.errors import InvalidArguments
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -20,7 +20,7 @@ def submission(**rest: Any) -> Submission:
 
 
 def test_a_submission_names_the_job_and_hands_over_nothing_else() -> None:
-    command = slurm_cli.submit(submission())
+    command = commands.submit(submission())
     assert f"--job-name=supervisor-{KEY}" in command.argv
     assert "--no-requeue" in command.argv
     assert not any(word.startswith("--time") for word in command.argv)
@@ -29,7 +29,7 @@ def test_a_submission_names_the_job_and_hands_over_nothing_else() -> None:
 
 @pytest.mark.parametrize(("deadline", "minutes"), [(1, 3), (55, 3), (56, 4), (1800, 33)])
 def test_its_time_limit_is_a_safety_net_above_the_deadline(deadline: float, minutes: int) -> None:
-    command = slurm_cli.submit(submission(deadline_seconds=deadline, grace_seconds=5))
+    command = commands.submit(submission(deadline_seconds=deadline, grace_seconds=5))
     assert f"--time={minutes}" in command.argv
 
 
@@ -43,7 +43,7 @@ def test_options_become_those_of_sbatch() -> None:
         "gpus": "a100:2",
         "constraint": "[rack1|rack2]&ib",
     }
-    command = slurm_cli.submit(submission(options=slurm_cli.check_options(given)))
+    command = commands.submit(submission(options=commands.check_options(given)))
     assert command.argv[-7:] == (
         "--partition=gpu,big",
         "--account=lab",
@@ -75,35 +75,35 @@ def test_options_become_those_of_sbatch() -> None:
 )
 def test_what_does_not_fit_is_named(name: str, value: object) -> None:
     with pytest.raises(InvalidArguments, match=name):
-        slurm_cli.check_options({name: value})
+        commands.check_options({name: value})
 
 
 def test_the_environment_of_its_commands_holds_nothing_of_the_job() -> None:
     given = {"PATH": "/bin", "HOME": "/home/anna", "TOKEN": "x", "SLURM_CONF": "/c", "SLURM_JOB_ID": "7"}
     given |= {"SBATCH_PARTITION": "usual", "SQUEUE_FORMAT": "%i"}
-    kept = slurm_cli.environment(given)
+    kept = commands.environment(given)
     assert set(kept) == {"PATH", "HOME", "SLURM_CONF", "SBATCH_PARTITION"}
 
 
 @pytest.mark.parametrize("text", ["slurm-wlm 22.05.8\n", "slurm 23.11.4\n", "slurm 25.05.0-0rc1\n"])
 def test_a_version_that_will_do(text: str) -> None:
-    slurm_cli.check_version(Answer(0, text))
+    commands.check_version(Answer(0, text))
 
 
 @pytest.mark.parametrize("answer", [Answer(0, "slurm 21.08.8\n"), Answer(0, "hello"), Answer(127)])
 def test_a_version_that_will_not(answer: Answer) -> None:
     with pytest.raises(Rejected):
-        slurm_cli.check_version(answer)
+        commands.check_version(answer)
 
 
 def test_a_version_that_is_not_told_in_time_rules_nothing_out() -> None:
     with pytest.raises(Unreachable, match="no answer in time"):
-        slurm_cli.check_version(Answer(None))
+        commands.check_version(Answer(None))
 
 
 @pytest.mark.parametrize(("text", "number"), [("17\n", "17"), ("17;cluster\n", "17")])
 def test_the_number_of_a_job(text: str, number: str) -> None:
-    assert slurm_cli.read_submit(Answer(0, text)) == number
+    assert commands.read_submit(Answer(0, text)) == number
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_the_number_of_a_job(text: str, number: str) -> None:
 )
 def test_a_controller_that_did_not_answer_has_refused_nothing(complaint: str) -> None:
     with pytest.raises(Unreachable):
-        slurm_cli.read_submit(Answer(1, "", complaint))
+        commands.read_submit(Answer(1, "", complaint))
 
 
 @pytest.mark.parametrize("answer", [Answer(None), Answer(0, ""), Answer(-15)])
 def test_an_answer_that_got_lost_may_have_been_a_yes(answer: Answer) -> None:
     with pytest.raises(Unreachable):
-        slurm_cli.read_submit(answer)
+        commands.read_submit(answer)
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,11 @@ def test_an_answer_that_got_lost_may_have_been_a_yes(answer: Answer) -> None:
 )
 def test_a_refusal_is_passed_on(complaint: str) -> None:
     with pytest.raises(Rejected, match="Batch job submission failed"):
-        slurm_cli.read_submit(Answer(1, "", complaint))
+        commands.read_submit(Answer(1, "", complaint))
 
 
 def queue(*lines: str) -> dict[str, Word]:
-    return slurm_cli.read_squeue(Answer(0, "".join(f"{line}\n" for line in lines)))
+    return commands.read_squeue(Answer(0, "".join(f"{line}\n" for line in lines)))
 
 
 def test_a_queue_is_read_by_name() -> None:
@@ -174,7 +174,7 @@ def test_of_two_submissions_the_one_that_lives_counts() -> None:
 @pytest.mark.parametrize("answer", [Answer(None), Answer(1, "", "slurm_load_jobs error: Unable to contact"), Answer(1)])
 def test_a_queue_that_cannot_be_read_is_not_an_empty_one(answer: Answer) -> None:
     with pytest.raises(Unreachable):
-        slurm_cli.read_squeue(answer)
+        commands.read_squeue(answer)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_a_queue_that_cannot_be_read_is_not_an_empty_one(answer: Answer) -> None
     ],
 )
 def test_the_word_about_an_end(text: str, code: int | None) -> None:
-    word = slurm_cli.read_show(Answer(0, text))
+    word = commands.read_show(Answer(0, text))
     assert word is not None
     assert (word.standing, word.exit_code) == (Standing.ENDED, code)
 
 
 def test_there_may_be_no_word_about_an_end() -> None:
-    assert slurm_cli.read_show(Answer(0, "JobId=5 JobState=RUNNING ExitCode=0:0")) is None
-    assert slurm_cli.read_show(Answer(1, "", "slurm_load_jobs error: Invalid job id specified")) is None
+    assert commands.read_show(Answer(0, "JobId=5 JobState=RUNNING ExitCode=0:0")) is None
+    assert commands.read_show(Answer(1, "", "slurm_load_jobs error: Invalid job id specified")) is None
     with pytest.raises(Unreachable):
-        slurm_cli.read_show(Answer(1, "", "slurm_load_jobs error: Unable to contact slurm controller"))
+        commands.read_show(Answer(1, "", "slurm_load_jobs error: Unable to contact slurm controller"))

@@ -6,9 +6,10 @@ import os
 import time
 from typing import Any, Final
 
-from supervisor.engines import Observation, Seen, stopping
-from supervisor.engines.backend import Desk, Standing, Word
-from supervisor.engines.batch_evidence import SUBMISSION, resolve
+from supervisor.engines.cluster.interface import Desk, Standing, Word
+from supervisor.engines.cluster.reconcile import SUBMISSION, resolve
+from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.local import stopping
 from supervisor.jobdir import records
 
 __all__ = ["NOTHING_SAID", "REPEAT_WITHIN_SECONDS", "read_submission", "request_end", "resolve_now"]

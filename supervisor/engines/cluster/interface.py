@@ -2,7 +2,7 @@
 
 To add one (Kubernetes Jobs, say) write a ``Backend`` for supervisors, a ``Desk`` for programs without an
 event loop, a check of its options, and give the three a name in ``remote.py``. Everything else is here
-already: ``batch.BatchEngine`` turns a backend into an ``Engine``, ``batch_evidence`` decides what a job's
+already: ``batch.BatchEngine`` turns a backend into an ``Engine``, ``reconcile`` decides what a job's
 records and the engine's word mean together, ``single_job`` is what the engine has to run on the node.
 
 What a backend must get right:

@@ -20,12 +20,14 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, evidence, stopping
-from supervisor.engines.keeper_link import KeeperLink
-from supervisor.engines.kept import Kept, KeptJobs
-from supervisor.engines.own_trees import Trees
+from supervisor.engines.interface import Capabilities, LaunchRequest, Observation
+from supervisor.engines.local import reconcile, stopping
+from supervisor.engines.local.adopted import Kept, KeptJobs
+from supervisor.engines.local.keeper_client import KeeperLink
+from supervisor.engines.local.own_trees import Trees
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records, validation
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.keeper import spawn
 from supervisor.model import Exit
 from supervisor.system import processes
@@ -403,7 +405,7 @@ class LocalEngine:
 
     def observe(self, directory: str, *, owner_lives: bool) -> Observation:
         """Look at the evidence."""
-        return evidence.resolve(directory, owner_lives=owner_lives)
+        return reconcile.resolve(directory, owner_lives=owner_lives)
 
     def observe_unowned(self, directory: str) -> Observation:
         """Look at the evidence of a job that nobody else takes care of."""
@@ -487,7 +489,7 @@ class LocalEngine:
         def reaped_status() -> int | None:
             return None if handle.pidfd is None else processes.exit_status_of_pidfd(handle.pidfd)
 
-        return evidence.resolve(
+        return reconcile.resolve(
             handle.directory,
             owner_lives=handle.owner_lives(),
             reaped_status=reaped_status,

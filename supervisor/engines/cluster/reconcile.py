@@ -24,10 +24,11 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Launched, Observation, Seen
-from supervisor.engines.backend import Standing, Word
-from supervisor.engines.evidence import NEVER_LAUNCHED, note, note_exit
+from supervisor.engines.cluster.interface import Standing, Word
+from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.local.reconcile import NEVER_LAUNCHED, note, note_exit
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobdir.validation import exit_of, stop_facts, valid_exit, valid_process
 from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
 

@@ -22,8 +22,9 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines import Ended, Observation, Seen
+from supervisor.engines.interface import Observation, Seen
 from supervisor.jobdir import job_marks, measures, records, validation
+from supervisor.jobdir.facts import Ended
 from supervisor.keeper import process_tree
 from supervisor.system import processes
 from supervisor.system.observing import find, is_there

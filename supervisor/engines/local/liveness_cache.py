@@ -14,7 +14,8 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-from supervisor.engines import Observation, evidence
+from supervisor.engines.interface import Observation
+from supervisor.engines.local import reconcile
 from supervisor.jobdir import records
 from supervisor.system import processes
 from supervisor.system.file_systems import has_settled
@@ -51,7 +52,7 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
         keepers.append((pid, start))
         return lives(pid, start)
 
-    seen = evidence.resolve_kept(directory, asked)
+    seen = reconcile.resolve_kept(directory, asked)
     # A stop is written on in place, which leaves the directory as it was.
     if settled and seen is not None and seen.stop_requested is None and seen.damage is None:
         if len(_known) >= _MOST_JOBS:

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines.backend import Rejected, Standing, Submission, Unreachable, Word
-from supervisor.engines.slurm_options import OPTIONS
+from supervisor.engines.cluster.interface import Rejected, Standing, Submission, Unreachable, Word
+from supervisor.engines.cluster.slurm.options import OPTIONS
 from supervisor.errors import InvalidArguments
 
 __all__ = [

@@ -10,9 +10,9 @@ from typing import Final
 
 import trio
 
-from supervisor.engines import slurm_cli
-from supervisor.engines.backend import Rejected, Submission, Unreachable, Word
-from supervisor.engines.slurm_cli import Answer, Command
+from supervisor.engines.cluster.interface import Rejected, Submission, Unreachable, Word
+from supervisor.engines.cluster.slurm import commands
+from supervisor.engines.cluster.slurm.commands import Answer, Command
 
 __all__ = ["Slurm"]
 
@@ -31,7 +31,7 @@ class Slurm:
 
     def __init__(self) -> None:
         """Ask nothing yet."""
-        self._environment = slurm_cli.environment(os.environ)
+        self._environment = commands.environment(os.environ)
         self._limiter = trio.CapacityLimiter(_MOST_AT_ONCE)
         self._seen: dict[str, tuple[str, Word]] = {}
         self._version_checked = False
@@ -42,23 +42,23 @@ class Slurm:
         if not self._version_checked:
             async with self._checking:
                 if not self._version_checked:
-                    slurm_cli.check_version(await self._run(slurm_cli.version()))
+                    commands.check_version(await self._run(commands.version()))
                     self._version_checked = True
-        return slurm_cli.read_submit(await self._run(slurm_cli.submit(submission)))
+        return commands.read_submit(await self._run(commands.submit(submission)))
 
     async def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
         """Say where these jobs stand: one ``squeue``, however many there are."""
         del keys  # it lists all that are ours
-        answer = await self._run(slurm_cli.squeue())
-        return slurm_cli.read_squeue(answer, self._seen)
+        answer = await self._run(commands.squeue())
+        return commands.read_squeue(answer, self._seen)
 
     async def cancel(self, key: str, *, nudge: bool = False) -> None:
         """Ask for a job to be ended, or its keeper to look."""
-        slurm_cli.read_cancel(await self._run(slurm_cli.cancel(key, nudge=nudge)))
+        commands.read_cancel(await self._run(commands.cancel(key, nudge=nudge)))
 
     async def collect(self, handle: str) -> Word | None:
         """Return Slurm's word about an end."""
-        return slurm_cli.read_show(await self._run(slurm_cli.show(handle)))
+        return commands.read_show(await self._run(commands.show(handle)))
 
     async def recover(self, keys: Collection[str]) -> Mapping[str, str]:
         """Return the numbers of those of these jobs that Slurm knows."""

@@ -11,8 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.engines import Observation, Seen, evidence
-from supervisor.engines.evidence import Evidence, Finding, Leader, Place, decide
+from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.local import reconcile
+from supervisor.engines.local.reconcile import Evidence, Finding, Leader, Place, decide
 from supervisor.jobdir import records
 from supervisor.system import processes
 
@@ -182,7 +183,7 @@ class Directory:
         assert records.take_claim(self.path, records.keeper_claim(keeper.pid, keeper.start, *where))
 
     def resolve(self, *, owner_lives: bool = False, **rest: Any) -> Observation:
-        return evidence.resolve(self.path, owner_lives=owner_lives, **rest)
+        return reconcile.resolve(self.path, owner_lives=owner_lives, **rest)
 
 
 @pytest.fixture
@@ -446,14 +447,14 @@ def test_a_stop_that_was_asked_for_before_any_launch_is_a_cancel(job: Directory,
     seen = job.resolve()
     assert how(seen) == (None, None, "cancelled")
     assert seen.ended is not None
-    assert (seen.ended.exit.launch_error, seen.ended.exit.never_launched) == (evidence.CANCELLED_BEFORE, False)
+    assert (seen.ended.exit.launch_error, seen.ended.exit.never_launched) == (reconcile.CANCELLED_BEFORE, False)
 
 
 def test_a_job_whose_owner_is_gone_was_never_launched(job: Directory) -> None:
     seen = job.resolve()
     assert seen.ended is not None
     exit_ = seen.ended.exit
-    assert (exit_.never_launched, exit_.launch_status, exit_.launch_error) == (True, 125, evidence.NEVER_LAUNCHED)
+    assert (exit_.never_launched, exit_.launch_status, exit_.launch_error) == (True, 125, reconcile.NEVER_LAUNCHED)
     assert records.read_claim(job.path) == records.NOBODY
     assert job.resolve(owner_lives=True) == seen
 

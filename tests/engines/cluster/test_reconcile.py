@@ -10,10 +10,11 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.engines import Observation, Seen, stopping
-from supervisor.engines.backend import Standing, Word
-from supervisor.engines.batch_evidence import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
-from supervisor.engines.batch_now import request_end
+from supervisor.engines.cluster.interface import Standing, Word
+from supervisor.engines.cluster.reconcile import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
+from supervisor.engines.cluster.sync_client import request_end
+from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.local import stopping
 from supervisor.jobdir import records
 from supervisor.keeper.single_job import HEARTBEAT, ORDERS, STDIN
 

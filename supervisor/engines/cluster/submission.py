@@ -13,10 +13,10 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines import LaunchRequest
-from supervisor.engines.backend import Backend, Rejected, Submission, Unreachable
-from supervisor.engines.batch_evidence import SUBMISSION, drop_secrets, is_unclaimed
-from supervisor.engines.batch_files import program_in, write_private
+from supervisor.engines.cluster.interface import Backend, Rejected, Submission, Unreachable
+from supervisor.engines.cluster.reconcile import SUBMISSION, drop_secrets, is_unclaimed
+from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.staging import program_in, write_private
 from supervisor.jobdir import records
 from supervisor.keeper.single_job import ORDERS, STDIN, Orders
 

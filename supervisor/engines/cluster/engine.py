@@ -4,7 +4,7 @@ One task asks the engine about all jobs at once, every second or less often if t
 reads the records of those jobs of which there may be news: the engine says something new, or the kernel
 says that something was written (which it does only where the shared directory is on this machine, so that
 is a quicker way and not the only one). What a record and a word mean together is decided in
-``batch_evidence``.
+``reconcile``.
 
 An engine that cannot be reached changes nothing: jobs go on, requests are repeated until they arrive, and
 what the nodes write is still read. A submission of which the engine knows nothing some time later, and
@@ -24,13 +24,20 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.engines import Capabilities, Ended, Launched, LaunchRequest, Observation, Seen
-from supervisor.engines.backend import Backend, Desk, Rejected, Standing, Unreachable, Word
-from supervisor.engines.batch_evidence import SUBMISSION, is_unclaimed, resolve
-from supervisor.engines.batch_now import NOTHING_SAID, REPEAT_WITHIN_SECONDS, read_submission, request_end, resolve_now
-from supervisor.engines.batch_submit import Submitter, rule_out
+from supervisor.engines.cluster.interface import Backend, Desk, Rejected, Standing, Unreachable, Word
+from supervisor.engines.cluster.reconcile import SUBMISSION, is_unclaimed, resolve
+from supervisor.engines.cluster.submission import Submitter, rule_out
+from supervisor.engines.cluster.sync_client import (
+    NOTHING_SAID,
+    REPEAT_WITHIN_SECONDS,
+    read_submission,
+    request_end,
+    resolve_now,
+)
+from supervisor.engines.interface import Capabilities, LaunchRequest, Observation, Seen
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records
+from supervisor.jobdir.facts import Ended, Launched
 from supervisor.model import Exit
 from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier

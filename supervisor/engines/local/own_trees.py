@@ -8,7 +8,7 @@ from collections.abc import Callable
 import trio
 
 from supervisor import log
-from supervisor.engines import evidence, stopping
+from supervisor.engines.local import reconcile, stopping
 from supervisor.jobdir import validation
 from supervisor.keeper import process_tree
 from supervisor.system import processes
@@ -37,7 +37,7 @@ class Trees:
             request = {"why": why}
         process = await until_known(directory, lambda: validation.process(directory))
         if not process:
-            await until_known(directory, lambda: evidence.adopt_marked(directory), in_thread=True)
+            await until_known(directory, lambda: reconcile.adopt_marked(directory), in_thread=True)
             process = await until_known(directory, lambda: validation.process(directory))
         if process:
             await self.end(stopping.Tree(directory, process, request))

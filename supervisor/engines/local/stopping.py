@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from supervisor.engines import evidence
+from supervisor.engines.local import reconcile
 from supervisor.jobdir import measures, records, validation
 from supervisor.keeper import process_tree
 from supervisor.system import processes
@@ -90,7 +90,7 @@ def ask_again(directory: str, by: str) -> None:
     """
     if refusal_of(directory):
         request_stop(directory, "cancelled", by)
-        nudge_keeper(evidence.recorded_keeper(directory))
+        nudge_keeper(reconcile.recorded_keeper(directory))
 
 
 def refusal_of(directory: str) -> list[int]:
@@ -145,7 +145,7 @@ def cancel_queued(directory: str, by: str) -> bool:
     request_stop(directory, "cancelled", by)  # before the claim: whoever looks in between is to tell the same
     if not records.take_claim(directory, records.NOBODY):
         return False
-    evidence.note_cancelled(directory)
+    reconcile.note_cancelled(directory)
     return True
 
 
@@ -232,7 +232,7 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
             return True
         if patience_is_over:
             status = processes.exit_status_of_zombie(*leader)
-            evidence.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
+            reconcile.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
     except OSError:  # not known now, or it cannot be noted: the next look does it
         pass
     return patience_is_over
@@ -316,7 +316,7 @@ class Cancel:
             request = self._request(why)
             self.until = time.monotonic() + BACKSTOP_SECONDS
             self._overdue = time.monotonic() + seconds_of_grace(directory) + _OVERDUE_SECONDS
-            now = now or not request or not self._nudge(evidence.recorded_keeper(directory))
+            now = now or not request or not self._nudge(reconcile.recorded_keeper(directory))
         if not now:
             if time.monotonic() < self.until:
                 return None
@@ -326,7 +326,7 @@ class Cancel:
                 self.until = time.monotonic() + seconds_of_grace(directory) + BACKSTOP_SECONDS
                 return None
         process = validation.process(directory)
-        if not process and evidence.adopt_marked(directory):
+        if not process and reconcile.adopt_marked(directory):
             process = validation.process(directory)
         if not process:
             self._wait_for_keeper()
@@ -367,14 +367,14 @@ class Cancel:
         """
         now = time.monotonic()
         self.until = now + BACKSTOP_SECONDS
-        keeper = evidence.recorded_keeper(self.directory)
+        keeper = reconcile.recorded_keeper(self.directory)
         if keeper is None or processes.is_held(*keeper):
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = now
             self._nudge(keeper)
         elif now - self._silent_since >= _SILENCE_SECONDS:
-            evidence.note_exit(self.directory, None, None, by="nobody")
+            reconcile.note_exit(self.directory, None, None, by="nobody")
 
 
 def is_signalled(directory: str) -> bool:

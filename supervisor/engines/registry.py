@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.engines import Observation
+from supervisor.engines.interface import Observation
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
 from supervisor.jobdir import records
 from supervisor.system.paths import absolute, expanded
 
 if TYPE_CHECKING:
-    from supervisor.engines.backend import Desk
-    from supervisor.engines.batch import BatchEngine
+    from supervisor.engines.cluster.engine import BatchEngine
+    from supervisor.engines.cluster.interface import Desk
 
 __all__ = [
     "NAMES",
@@ -43,9 +43,9 @@ def make_engine(name: str) -> BatchEngine:
         InvalidArguments: there is none.
     """
     _check_name(name)
-    from supervisor.engines.batch import BatchEngine
-    from supervisor.engines.slurm import Slurm
-    from supervisor.engines.slurm_cli import SlurmDesk
+    from supervisor.engines.cluster.engine import BatchEngine
+    from supervisor.engines.cluster.slurm.backend import Slurm
+    from supervisor.engines.cluster.slurm.commands import SlurmDesk
 
     return BatchEngine(Slurm(), SlurmDesk())
 
@@ -63,7 +63,7 @@ def accepted_options(name: str) -> dict[str, str]:
         InvalidArguments: there is no such engine.
     """
     _check_name(name)
-    from supervisor.engines.slurm_options import OPTIONS
+    from supervisor.engines.cluster.slurm.options import OPTIONS
 
     ours = {
         "shared_dir": "the path of a directory that this machine and the nodes share",
@@ -82,7 +82,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         InvalidArguments: there is no such engine or option, or a value does not fit.
     """
     _check_name(name)
-    from supervisor.engines import slurm_cli
+    from supervisor.engines.cluster.slurm import commands
 
     own = dict(options)
     given = own.pop("shared_dir", None)
@@ -95,7 +95,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         message = f"deadline_from is {begin!r:.80}; it must be 'start' or 'submission'"
         raise InvalidArguments(message)
     path = os.path.realpath(absolute(expanded(shared), "shared_dir"))
-    return {"shared_dir": path, "deadline_from": begin, "own": slurm_cli.check_options(own)}
+    return {"shared_dir": path, "deadline_from": begin, "own": commands.check_options(own)}
 
 
 def check_shared_directory(path: str) -> None:
@@ -126,14 +126,14 @@ class Desks:
     def _desk(self, name: str) -> Desk:
         if name not in self._desks:
             _check_name(name)
-            from supervisor.engines.slurm_cli import SlurmDesk
+            from supervisor.engines.cluster.slurm.commands import SlurmDesk
 
             self._desks[name] = SlurmDesk()
         return self._desks[name]
 
     def observe(self, name: str, directory: str, *, owner_lives: bool) -> Observation:
         """Look at a job: at its records first, and then at what its engine says."""
-        from supervisor.engines.batch_now import resolve_now
+        from supervisor.engines.cluster.sync_client import resolve_now
 
         return resolve_now(directory, self._desk(name), name, owner_lives=owner_lives)
 
@@ -143,7 +143,7 @@ class Desks:
         Raises:
             OSError: it cannot be written down.
         """
-        from supervisor.engines.batch_now import request_end
+        from supervisor.engines.cluster.sync_client import request_end
 
         unrun = request_end(directory, why, by, engine=name)
         self._desk(name).cancel(os.path.basename(directory), nudge=not unrun)

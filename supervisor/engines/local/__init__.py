@@ -1,0 +1,1 @@
+"""Commands on this machine, whose parent is a keeper."""
