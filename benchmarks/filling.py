@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.states import Reason, State
 from supervisor.store.rows import Outcome, dump, row_of_record

@@ -15,7 +15,7 @@ import trio
 import supervisor
 from benchmarks.figures import Figure
 from benchmarks.peers import Peer, Session, brought_up
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 
 __all__ = ["Case", "Plan", "Size", "percentile"]
 

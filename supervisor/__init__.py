@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 from supervisor._version import __version__
 
 if TYPE_CHECKING:
-    from supervisor.core import Supervisor
     from supervisor.embedding.aio import AsyncioSupervisor, open_supervisor_asyncio
     from supervisor.embedding.threads import BlockingSupervisor
     from supervisor.errors import (
@@ -53,7 +52,8 @@ if TYPE_CHECKING:
     )
     from supervisor.metrics import Histogram, Metrics
     from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobPage, JobSpec, Result, to_json
-    from supervisor.opening import open_supervisor
+    from supervisor.runtime.opening import open_supervisor
+    from supervisor.runtime.supervisor import Supervisor
     from supervisor.settings import Settings
     from supervisor.states import Reason, State
 
@@ -97,8 +97,8 @@ __all__ = [
 
 # Each name is imported when it is first used, so that a command which only reads never pays for Trio.
 _HOME = {
-    "Supervisor": "supervisor.core",
-    "open_supervisor": "supervisor.opening",
+    "Supervisor": "supervisor.runtime.supervisor",
+    "open_supervisor": "supervisor.runtime.opening",
     **dict.fromkeys(["AsyncioSupervisor", "open_supervisor_asyncio"], "supervisor.embedding.aio"),
     "BlockingSupervisor": "supervisor.embedding.threads",
     **dict.fromkeys(

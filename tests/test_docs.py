@@ -17,8 +17,8 @@ import pytest
 import supervisor
 from supervisor import interpret, log, testing
 from supervisor.interpret import Outcome, get_interpreter
+from supervisor.jobs.outcome import _CODES
 from supervisor.load import check
-from supervisor.settle import _CODES
 from supervisor.states import TRANSITIONS, Reason
 
 ROOT = Path(__file__).parents[1]

@@ -36,22 +36,9 @@ ROOMS = (
     "jobdir",
     "keeper",
     "store",
-    "tracing",
     "engines",
-    "settle",
-    "progress",
-    "listing",
-    "endings",
-    "forgetting",
-    "catalog",
-    "actors",
-    "follow",
-    "workspaces",
-    "requests",
-    "gate",
-    "launching",
-    "core",
-    "opening",
+    "jobs",
+    "runtime",
     "testing",
     "embedding",
     "mcp_server",
@@ -143,25 +130,25 @@ def _ours(name: str) -> str | None:
 
 def test_imports_are_found_wherever_they_stand() -> None:
     source = """
-        import os.path, supervisor.core
+        import os.path, supervisor.errors
         from supervisor import states, open_supervisor
         from .toy import main
         from ..model import Job
         def late():
             from supervisor.cli import main
             import_module("supervisor.web")
-            importlib.import_module("supervisor.actors")
+            importlib.import_module("supervisor.toys")
     """
     assert [name for _, name in sorted(_imports(textwrap.dedent(source), "supervisor.engines"))] == [
         "os.path",
-        "supervisor.core",
+        "supervisor.errors",
         "supervisor",
         "supervisor.states",
         "supervisor.engines.toy",
         "supervisor.model",
         "supervisor.cli",
         "supervisor.web",
-        "supervisor.actors",
+        "supervisor.toys",
     ]
 
 

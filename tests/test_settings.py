@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from supervisor.cli.front import DEFAULTS
 from supervisor.errors import InvalidSettings
-from supervisor.requests import MOST_INPUT_BYTES
+from supervisor.jobs.validation import MOST_INPUT_BYTES
 from supervisor.settings import LOG_LEVELS, Settings, parse_seconds
 
 

@@ -12,7 +12,7 @@ from benchmarks.figures import OURS, Figure, Goal, interleaved, median_us
 from benchmarks.filling import fill
 from benchmarks.peers.baselines import ORIGINAL, OriginalSession
 from benchmarks.plan import Plan
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 
 __all__ = ["growth"]
 

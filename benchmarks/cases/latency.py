@@ -23,7 +23,7 @@ from benchmarks.filling import fill
 from benchmarks.peers import PATIENCE_SECONDS, Session
 from benchmarks.peers.baselines import BARE
 from benchmarks.plan import Plan
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 
 __all__ = ["exits", "lists", "starts", "statuses"]
 

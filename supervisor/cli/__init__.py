@@ -13,7 +13,7 @@
 
 Every other module is one command, or two that are two sides of the same thing.
 
-Only ``run`` and ``start`` need an event loop. The others act through ``supervisor.catalog`` and
+Only ``run`` and ``start`` need an event loop. The others act through ``supervisor.jobs.catalog`` and
 import neither Trio nor anything else that takes long, so that ``supervisor status`` is quick.
 """
 

@@ -40,8 +40,8 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
         settings = Settings() if state_dir is None else Settings(state_dir=Path(state_dir))
         if not os.path.isdir(settings.state_dir):
             return []
-        from supervisor.catalog import Catalog
         from supervisor.cli.text import ago, command_line
+        from supervisor.jobs.catalog import Catalog
 
         with Catalog(settings, wait_seconds=0.2, create=False) as catalog:
             jobs = catalog.list(limit=1000).jobs

@@ -160,7 +160,7 @@ def _registry(settings: Settings) -> Iterator[Check]:
     if not os.path.exists(f"{os.path.realpath(settings.state_dir)}/registry.db"):
         yield Check("registry", Verdict.NOTE, "there is none yet")
         return
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
 
     try:
         with Catalog(settings, create=False) as catalog:
@@ -318,7 +318,7 @@ def _programs() -> Iterator[Check]:
 def _kinds() -> Check:
     """Load every kind: one that somebody else brings may not be what it should be."""
     from supervisor.interpret import BUILT_IN, get_interpreter, kinds
-    from supervisor.progress import reader_of
+    from supervisor.jobs.progress import reader_of
 
     names = kinds()
     broken: dict[str, str] = {}

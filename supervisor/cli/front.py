@@ -27,7 +27,7 @@ from supervisor.model import Job, error_to_json
 from supervisor.settings import Settings
 
 if TYPE_CHECKING:
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
 
 __all__ = [
     "DEFAULTS",
@@ -112,7 +112,7 @@ class Invocation:
 
     def catalog(self) -> Catalog:
         """Open the state root for asking; nothing is made where there is none."""
-        from supervisor.catalog import Catalog
+        from supervisor.jobs.catalog import Catalog
 
         return Catalog(self.settings, create=False)
 

@@ -94,7 +94,7 @@ def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
     """Start a job; return it, and its result if it was never launched."""
     import trio
 
-    from supervisor.opening import open_supervisor
+    from supervisor.runtime.opening import open_supervisor
 
     async def main() -> tuple[Job, Result | None]:
         async with open_supervisor(call.settings) as sup:

@@ -9,10 +9,10 @@ from typing import Final
 
 import click
 
-from supervisor.catalog import real_workspace
 from supervisor.cli import exits, streams, text
 from supervisor.cli.arguments import label_option, workspace_option
 from supervisor.cli.front import Invocation, command, write_document
+from supervisor.jobs.catalog import real_workspace
 from supervisor.model import Job, to_json
 from supervisor.states import State
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import click
 
-from supervisor.catalog import Catalog
 from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.engines.local import stopping
 from supervisor.errors import JobNotFound
 from supervisor.jobdir.output import Output
+from supervisor.jobs.catalog import Catalog
 from supervisor.system.inotify import MODIFIED
 
 __all__ = ["logs"]

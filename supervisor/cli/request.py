@@ -14,8 +14,8 @@ from supervisor.cli.arguments import label_option, seconds, workspace_option
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
+from supervisor.jobs.validation import MOST_INPUT_BYTES, check_input
 from supervisor.model import JobSpec
-from supervisor.requests import MOST_INPUT_BYTES, check_input
 
 __all__ = ["make_spec", "request_options"]
 

@@ -26,7 +26,7 @@ from supervisor.states import Reason, State
 from supervisor.system.signals import heard
 
 if TYPE_CHECKING:
-    from supervisor.core import Supervisor
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["run_to_end"]
 
@@ -46,7 +46,7 @@ def run_to_end(call: Invocation, spec: JobSpec) -> int:
 
 
 async def _main(call: Invocation, spec: JobSpec) -> int:
-    from supervisor.opening import open_supervisor
+    from supervisor.runtime.opening import open_supervisor
 
     with heard(*_SIGNALS) as signals:
         async with open_supervisor(call.settings) as sup:

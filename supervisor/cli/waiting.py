@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from supervisor.catalog import Catalog
 from supervisor.cli import exits, text
 from supervisor.cli.arguments import finite, jobs_argument, label_option, seconds
 from supervisor.cli.front import DEFAULTS, Invocation, command, write_document
 from supervisor.errors import JobRunning, SupervisorError
+from supervisor.jobs.catalog import Catalog
 from supervisor.model import Job, JobPage, error_to_json, to_json
 from supervisor.states import State
 

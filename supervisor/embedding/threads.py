@@ -9,14 +9,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from functools import partial
 from typing import Any, Generic, Self, TypeVar, overload
 
-from supervisor.core import Supervisor
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorClosed
+from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
-from supervisor.opening import open_supervisor
-from supervisor.requests import spec_of
+from supervisor.runtime.opening import open_supervisor
+from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
 
 __all__ = ["BlockingSupervisor"]

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.core import Supervisor
 from supervisor.errors import InvalidArguments, JobRunning, SupervisorError
 from supervisor.load.driver import RUN_LABEL, Refused, Request
 from supervisor.model import Job, JobSpec
-from supervisor.opening import open_supervisor
+from supervisor.runtime.opening import open_supervisor
+from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store.state_root import workspace_key

@@ -18,7 +18,7 @@ from supervisor.errors import InternalError, SupervisorError
 from supervisor.settings import Settings
 
 if TYPE_CHECKING:
-    from supervisor.core import Supervisor
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["Backend", "opening"]
 
@@ -30,7 +30,7 @@ def opening(settings: Settings) -> Open:
     """Return what opens the supervisor of a state root."""
 
     def open_it() -> AbstractAsyncContextManager[Supervisor]:
-        from supervisor.opening import open_supervisor
+        from supervisor.runtime.opening import open_supervisor
 
         return open_supervisor(settings)
 
@@ -38,7 +38,7 @@ def opening(settings: Settings) -> Open:
 
 
 def _import() -> None:
-    for module in ("supervisor.opening", "supervisor.engines.local.engine"):
+    for module in ("supervisor.runtime.opening", "supervisor.engines.local.engine"):
         import_module(module)
 
 

@@ -21,9 +21,9 @@ import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
+from supervisor.jobs.validation import LONGEST_DEADLINE_SECONDS
 from supervisor.mcp_server import expressions, templates
 from supervisor.mcp_server.arguments import MOST_WHOLE, TYPES, Parameter
-from supervisor.requests import LONGEST_DEADLINE_SECONDS
 from supervisor.system.trust import exposure_of
 from supervisor.text.toml_lines import complaint
 

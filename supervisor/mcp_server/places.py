@@ -31,8 +31,8 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from supervisor import log
-from supervisor.catalog import real_workspace
 from supervisor.errors import InvalidArguments
+from supervisor.jobs.catalog import real_workspace
 from supervisor.mcp_server.guarded import exposed
 from supervisor.system.paths import expanded
 

@@ -25,7 +25,7 @@ from supervisor.states import State
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
-    from supervisor.core import Supervisor
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["JOB_SHAPE", "JobTools", "Tool", "job_tools"]
 
@@ -227,7 +227,7 @@ async def read_output(settings: Settings, job: Job, stream: str, *, offset: int 
 
 
 def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, limit: int) -> dict[str, Any]:
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
 
     with Catalog(settings, create=False) as catalog:
         directory = catalog.directory(catalog.row(job.job_id))

@@ -73,8 +73,8 @@ def _healing(*_: Any, **__: Any) -> bool:
 
 SUPERVISOR: dict[str, Seam] = {
     "start.directory-made": ("after", "store.state_root:Layout", "make_job", None),
-    "start.uncommitted": ("before", "actors.registry:Registry", "_commit", _creates),
-    "start.committed": ("after", "actors.registry:Registry", "_commit", _creates),
+    "start.uncommitted": ("before", "runtime.registry_actor:Registry", "_commit", _creates),
+    "start.committed": ("after", "runtime.registry_actor:Registry", "_commit", _creates),
     "launch.keeper-started": ("after", "trio:lowlevel", "open_process", None),
     "launch.before-send": ("before", "engines.local.keeper_client:KeeperLink", "send", _is_launch),
     "launch.sent": ("after", "engines.local.keeper_client:KeeperLink", "_send_frame", None),

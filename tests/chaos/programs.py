@@ -22,9 +22,9 @@ import trio
 from commands import GRACE_SECONDS, Command
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.cli import main as command_line
 from supervisor.engines.local import keeper_client
+from supervisor.jobs.catalog import Catalog
 from supervisor.keeper import entry as keeper_entry
 from supervisor.store import sqlite
 

@@ -15,12 +15,12 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local import reconcile
 from supervisor.engines.local.engine import LocalEngine, LocalRunning
 from supervisor.engines.local.keeper_client import KeeperLink
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
 from supervisor.system.observing import NotKnown
 

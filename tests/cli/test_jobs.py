@@ -329,7 +329,7 @@ def test_the_doctor_finds_what_would_fail(cli: Any, tmp_path: Path, monkeypatch:
 def test_an_ambiguous_prefix_names_the_jobs(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"abcd{number:028x}" for number in reversed(range(12))]
     left = iter(ids)
-    monkeypatch.setattr("supervisor.launching.new_job_id", lambda: next(left))
+    monkeypatch.setattr("supervisor.runtime.launcher.new_job_id", lambda: next(left))
     cli.start("sleep", "60")
     cli("wait", *(cli.start("false") for _ in ids[1:10]))
     for name in ("status", "result", "wait", "cancel", "rm", "logs"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.requests import MOST_INPUT_BYTES
+from supervisor.jobs.validation import MOST_INPUT_BYTES
 
 
 def only_job(cli: Any) -> Any:

@@ -152,7 +152,7 @@ def test_errors_of_stdout_are_told_by_their_own_name(cli: Any, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("supervisor.catalog.Catalog.list", fail)
+        patch.setattr("supervisor.jobs.catalog.Catalog.list", fail)
         done = cli("list", "--json")
     assert done.exit_code == 125
     assert "stdout" not in json.loads(done.stdout)["error"]["message"]

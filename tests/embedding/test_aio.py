@@ -29,10 +29,10 @@ from supervisor import (
     SupervisorClosed,
     open_supervisor_asyncio,
 )
-from supervisor.actors import registry
-from supervisor.catalog import Catalog
 from supervisor.embedding.portal import Portal
-from supervisor.follow import Chunks
+from supervisor.jobs.catalog import Catalog
+from supervisor.runtime import registry_actor
+from supervisor.runtime.follow import Chunks
 from supervisor.system.notifier import Notifier
 from supervisor.testing import FakeEngine, Script
 
@@ -390,7 +390,7 @@ def test_a_break_down_is_told_to_everybody(
             job = await sup.start(["tool"])
             waiting = asyncio.create_task(sup.wait(job.job_id))
             await until_waited_for(sup, job.job_id)
-            monkeypatch.setattr(registry.Registry, "_announce", broken)
+            monkeypatch.setattr(registry_actor.Registry, "_announce", broken)
             for call in (sup.cancel(job.job_id), waiting):
                 with pytest.raises((SupervisorClosed, InternalError)):  # depending on which of the two was first
                     await call
@@ -457,7 +457,7 @@ def test_a_slow_reader_of_events_is_told_what_it_missed(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "_MOST_EVENTS", 4)
+    monkeypatch.setattr(registry_actor, "_MOST_EVENTS", 4)
 
     async def main() -> None:
         async with open_supervisor_asyncio(settings, engine=FakeEngine()) as sup, sup.events() as events:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import Settings
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 
 from .conftest import PATIENCE
 

@@ -33,8 +33,8 @@ from supervisor import (
     open_supervisor,
     open_supervisor_asyncio,
 )
-from supervisor.actors import registry
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
+from supervisor.runtime import registry_actor
 from supervisor.testing import FakeEngine, Script
 
 from .conftest import PATIENCE, portal_threads
@@ -135,7 +135,7 @@ def test_a_trio_program_beside_both_facades_on_one_root(settings: Settings) -> N
 
 
 def test_events_say_when_they_lagged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_MOST_EVENTS", 4)
+    monkeypatch.setattr(registry_actor, "_MOST_EVENTS", 4)
     with BlockingSupervisor(settings, engine=FakeEngine()) as sup, sup.events() as events:
         for _ in range(10):
             sup.run(["tool"])
@@ -187,7 +187,7 @@ def test_a_break_down(settings: Settings, endless: FakeEngine, monkeypatch: pyte
 
     with pytest.raises(InternalError) as caught, BlockingSupervisor(settings, engine=endless) as sup:  # noqa: PT012
         job = sup.start(["tool"])
-        monkeypatch.setattr(registry.Registry, "_announce", broken)
+        monkeypatch.setattr(registry_actor.Registry, "_announce", broken)
         with pytest.raises((SupervisorClosed, InternalError)):
             sup.cancel(job.job_id)
         for each in portal_threads():

@@ -19,8 +19,8 @@ from supervisor.engines.interface import Engine, LaunchRequest, Running, Seen
 from supervisor.engines.local.engine import LocalEngine
 from supervisor.engines.registry import make_engine, make_job_directory
 from supervisor.errors import LaunchFailed
-from supervisor.follow import Chunks
 from supervisor.jobdir import records
+from supervisor.runtime.follow import Chunks
 from supervisor.store import Layout
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes

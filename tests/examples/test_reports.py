@@ -23,7 +23,7 @@ import pytest
 
 import supervisor
 from supervisor import Settings
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 
 for needed in ("starlette", "uvicorn", "hypercorn", "fastapi"):
     pytest.importorskip(needed)

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.engines.local import liveness_cache
 from supervisor.errors import JobRunning, SupervisorError
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.settings import Settings
 from supervisor.store import Row
 from supervisor.system import processes
@@ -39,10 +39,10 @@ CALLS = frozenset(
 )
 ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EINTR)
 NOT_EVIDENCE = {
-    "actors": "how long the registry's log is",
+    "runtime.janitor": "how long the registry's log is",
     "cli": "asks about the caller's surroundings, and settles nothing",
     "embedding": "talks to its own thread",
-    "endings": "looks through `observing`",
+    "jobs.bulk": "looks through `observing`",
     "engines.cluster": "clusters have rules of their own about nodes that cannot be reached",
     **dict.fromkeys(
         (
@@ -64,11 +64,11 @@ NOT_EVIDENCE = {
     "engines.local.engine": "opens the workspace for a launch",
     "jobdir.job_marks": "tests/jobdir/test_job_marks.py",
     "jobdir.measures": "tests/keeper/test_output_limit.py",
-    "follow": "reads for a person what is written; no verdict rests on it",
+    "runtime.follow": "reads for a person what is written; no verdict rests on it",
     "system.fork_safety": "none",
     "interpret.claude_cli": "which program is installed",
     "interpret.codex_cli": "which program is installed",
-    "launching": "none",
+    "runtime.launcher": "none",
     "load": "the load generator",
     "log": "none",
     "mcp_server": "tokens, kinds and workspaces; tests/mcp_server",
@@ -79,7 +79,7 @@ NOT_EVIDENCE = {
     "store.state_root": "through `observing`; tests/store/test_registry_errors.py has the rest",
     "testing": "for tests",
     "system.trust": "who may replace a state root; one that cannot be judged is refused",
-    "workspaces": "where a new job is to run",
+    "runtime.workspaces": "where a new job is to run",
 }
 """Modules (and what is below them) whose looks decide nothing about a job's fate, or are tested elsewhere, and why."""
 SINGLE: dict[Site, str] = {

@@ -25,7 +25,7 @@ import trio
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 from supervisor.mcp_server.http import Address, parse_address
 from supervisor.mcp_server.tokens import Tokens
 from supervisor.settings import Settings

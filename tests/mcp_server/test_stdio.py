@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 from supervisor.settings import Settings
 
 PATIENCE = 30.0

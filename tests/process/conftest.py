@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
 
 HOST = Path(__file__).with_name("host.py")

@@ -20,9 +20,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor import settle
-from supervisor.catalog import Catalog
 from supervisor.engines.local.stopping import Change
+from supervisor.jobs import outcome as settling
+from supervisor.jobs.catalog import Catalog
 from supervisor.system.inotify import MODIFIED
 
 if TYPE_CHECKING:
@@ -270,13 +270,13 @@ def test_seen_keeper_killed_a_complete_answer_is_done_and_says_so(
 ) -> None:
     job_id = _killed_keeper(world, agent, 5, None)
     read: list[str] = []
-    read_output = settle.read_output
+    read_output = settling.read_output
 
     def counted(directory: str, name: str, **how: Any) -> bytes:
         read.append(name)
         return read_output(directory, name, **how)
 
-    monkeypatch.setattr(settle, "read_output", counted)
+    monkeypatch.setattr(settling, "read_output", counted)
     result = world.catalog.result(job_id)
     assert read == ["stdout"]  # once, for the verdict and the value
     assert result.error is None

@@ -15,10 +15,10 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local.engine import LocalEngine, LocalRunning
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
 
 if TYPE_CHECKING:

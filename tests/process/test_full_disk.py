@@ -15,8 +15,8 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 
 PROGRAM = [sys.executable, "-m", "supervisor"]
 

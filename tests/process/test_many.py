@@ -15,8 +15,8 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.states import Reason, State
 from supervisor.store.rows import Outcome, dump, row_of_record

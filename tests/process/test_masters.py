@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import supervisor
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 
 if TYPE_CHECKING:
     from tests.process.conftest import World

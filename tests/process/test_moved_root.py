@@ -9,8 +9,8 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.errors import StateUnsafe
+from supervisor.jobs.catalog import Catalog
 from supervisor.settings import Settings
 
 SHORT = 60

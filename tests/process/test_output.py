@@ -12,9 +12,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.errors import OutputLost
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.settings import Settings
 from supervisor.system import processes
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.store.state_root import Layout, new_job_id
 from supervisor.system import processes
 
@@ -89,7 +89,7 @@ STARTER = """
 """
 PRUNER = """
     import sys, supervisor
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
 
     print("ready", flush=True)
     sys.stdin.readline()

@@ -14,10 +14,10 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.engines.interface import Observation
 from supervisor.engines.local import reconcile
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes

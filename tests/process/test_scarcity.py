@@ -20,8 +20,8 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
 
 if TYPE_CHECKING:

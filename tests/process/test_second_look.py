@@ -11,11 +11,11 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
 from supervisor.engines.interface import Seen
 from supervisor.engines.local import liveness_cache, reconcile
 from supervisor.engines.local.liveness_cache import SecondLook, Unended
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.system import file_systems, processes
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 from supervisor.settings import Settings
 from supervisor.store.clock import Clock
 from supervisor.system import processes

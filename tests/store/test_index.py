@@ -16,10 +16,10 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.catalog import Catalog
 from supervisor.errors import StateBusy
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
+from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
@@ -702,7 +702,7 @@ def test_writes_of_others_are_noticed(open_catalog: Callable[..., Catalog]) -> N
 CREATOR = """
     import sys
     from pathlib import Path
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
     from supervisor.settings import Settings
     from supervisor.store.state_root import new_job_id
     from supervisor.store.rows import dump, row_of_record

@@ -17,11 +17,11 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.catalog import Catalog
 from supervisor.errors import StateCorrupt, StateUnsafe, SupervisorError
 from supervisor.jobdir import records, validation
+from supervisor.jobs.catalog import Catalog
 from supervisor.model import to_json
-from supervisor.opening import open_supervisor
+from supervisor.runtime.opening import open_supervisor
 from supervisor.settings import Settings
 from supervisor.store import Layout
 from supervisor.store.rows import dump
@@ -130,7 +130,7 @@ def test_no_memory_for_sqlite(state_dir: Path, shim: Shim, times: int) -> None:
 SHORT_OF_DESCRIPTORS = """
     import os, resource, sys
     import supervisor.system.file_systems
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
     from supervisor.errors import SupervisorError
     from supervisor.settings import Settings
     import supervisor.interpret.raw, json, hashlib, shutil

@@ -39,7 +39,7 @@ from supervisor.mcp_server.tasks.state import (
 from supervisor.model import Job, JobSpec, error_to_json
 
 if TYPE_CHECKING:
-    from supervisor.core import Supervisor
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["Principal", "Tasks"]
 

@@ -29,7 +29,7 @@ from supervisor.model import Job
 from supervisor.store import is_job_id
 
 if TYPE_CHECKING:
-    from supervisor.core import Supervisor
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["Runtime"]
 

@@ -12,7 +12,7 @@ from mcp.client.extension import advertise
 from mcp_types import CallToolResult
 
 from supervisor import Settings
-from supervisor.catalog import Catalog
+from supervisor.jobs.catalog import Catalog
 from supervisor.mcp_server.tasks import EXTENSION_ID
 from supervisor.testing import FakeEngine, Script
 from tests.mcp_server.tasks.in_memory import ALL, LEGACY, Refused, World

@@ -12,8 +12,8 @@ import attrs
 import pytest
 
 from supervisor import Settings
-from supervisor.catalog import Catalog
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from tests.mcp_server.tasks.over_http import PATIENCE, Server
 
 GATED = 'echo begun; read line < "$1"; echo "$line"; exit "$2"'

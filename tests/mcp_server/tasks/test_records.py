@@ -120,7 +120,7 @@ def test_what_a_client_sent_goes_through_unharmed(records: TaskRecords) -> None:
 
 def test_the_jobs_of_the_root_are_left_alone(records: TaskRecords, state_dir: Path) -> None:
     from supervisor import Settings
-    from supervisor.catalog import Catalog
+    from supervisor.jobs.catalog import Catalog
 
     made = records.make("tool", None, None)
     with Catalog(Settings(state_dir=state_dir)) as catalog:

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from supervisor import endings, forgetting, interpret, log
+from supervisor import interpret, log
 from supervisor.engines import registry
 from supervisor.engines.interface import Observation, Seen
 from supervisor.engines.local import reconcile, stopping
@@ -33,11 +33,12 @@ from supervisor.errors import (
 )
 from supervisor.jobdir import records, validation
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.listing import nobody, page_of, query_of
+from supervisor.jobs import bulk, retention
+from supervisor.jobs.listing import nobody, page_of, query_of
+from supervisor.jobs.outcome import how_it_ended, outcome_of
+from supervisor.jobs.progress import is_silent, read_so_far
 from supervisor.model import Exit, Job, JobPage, Result
-from supervisor.progress import is_silent, read_so_far
 from supervisor.settings import Settings
-from supervisor.settle import how_it_ended, outcome_of
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.rows import UNFINISHED, Outcome, error_of, job_of
 from supervisor.store.state_root import encodable, state_error, workspace_key
@@ -446,7 +447,7 @@ class Catalog:
         if consume:
             if not self.layout.discard(row.workspace_key, job_id):
                 self._check_kept(row)
-            forgetting.delete(self, job_id)
+            retention.delete(self, job_id)
         elif not row.fetched:
             with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
                 self.index.write(lambda: self.index.set_fetched(job_id))
@@ -510,7 +511,7 @@ class Catalog:
         row, seen = self.settled(self.row(job_id))
         if not row.finished:
             raise running_error(self.job(row, seen))
-        forgetting.remove(self, [row])
+        retention.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
         """Return how many jobs are kept in all other workspaces."""
@@ -530,15 +531,15 @@ class Catalog:
         Returns the ids. A live job is never touched, and neither are those in ``spared``.
         """
         key = None if workspace is None else workspace_key(real_workspace(workspace))
-        return forgetting.prune(self, key, spared=spared)
+        return retention.prune(self, key, spared=spared)
 
     def empty_trash(self, most: int) -> bool:
         """Delete up to ``most`` discarded jobs, and the rows that they have left; ``True`` when more are there."""
-        return forgetting.empty_trash(self, most)
+        return retention.empty_trash(self, most)
 
     def remove(self, rows: Iterable[Row]) -> None:
         """Forget these finished jobs."""
-        forgetting.remove(self, rows)
+        retention.remove(self, rows)
 
     def cancel(self, job_id: str, *, by: str = "command line") -> Job:
         """Stop a job and return it when everything of it is gone; a finished one is unchanged.
@@ -558,7 +559,7 @@ class Catalog:
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
-        return endings.cancel_all(self, job_ids, by=by)
+        return bulk.cancel_all(self, job_ids, by=by)
 
     @staticmethod
     def _stop_here(directory: str, why: str, *, by: str) -> None:
@@ -572,7 +573,7 @@ class Catalog:
         Raises:
             JobNotFound: there is none of one of these ids.
         """
-        return endings.wait_for(self, job_ids, any_one=any_one, timeout=timeout)
+        return bulk.wait_for(self, job_ids, any_one=any_one, timeout=timeout)
 
 
 def _unreadable(row: Row, problem: Exception) -> SupervisorError:

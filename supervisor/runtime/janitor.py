@@ -14,10 +14,10 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.actors.registry import Entry, Registry
-from supervisor.catalog import Catalog
 from supervisor.engines import registry as remote
 from supervisor.errors import InternalError, SupervisorError
+from supervisor.jobs.catalog import Catalog
+from supervisor.runtime.registry_actor import Entry, Registry
 from supervisor.store import Row
 from supervisor.system import processes
 

@@ -16,13 +16,14 @@ from typing import Any, Final, NamedTuple
 import attrs
 import trio
 
-from supervisor import log, tracing
-from supervisor.catalog import Catalog
+from supervisor import log
 from supervisor.engines.interface import Running
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
 from supervisor.metrics import Meter
 from supervisor.model import Job, JobEvent
+from supervisor.runtime import tracing
 from supervisor.states import State
 from supervisor.store import Index, Row
 from supervisor.store.rows import job_of

@@ -16,10 +16,10 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.actors.registry import Entry
 from supervisor.interpret import ProgressReader
 from supervisor.jobdir.output import Output
-from supervisor.progress import reader_of, snapshot_of
+from supervisor.jobs.progress import reader_of, snapshot_of
+from supervisor.runtime.registry_actor import Entry
 from supervisor.system.inotify import MODIFIED
 from supervisor.system.notifier import Notifier
 

@@ -8,11 +8,11 @@ from typing import Final
 
 import trio
 
-from supervisor.actors.registry import Entry
 from supervisor.engines import registry
 from supervisor.engines.local import stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import SupervisorError
+from supervisor.runtime.registry_actor import Entry
 from supervisor.store.state_root import state_error
 
 __all__ = ["see_it_stop"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from supervisor import Settings, Supervisor, open_supervisor
-from supervisor.catalog import Catalog
 from supervisor.errors import InvalidArguments
-from supervisor.listing import nobody, page_at_a_glance, page_of, query_of
+from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.listing import nobody, page_at_a_glance, page_of, query_of
 from supervisor.model import JobPage
 from supervisor.testing import FakeEngine, Script
 

@@ -30,13 +30,12 @@ from supervisor import (
     Supervisor,
     SupervisorClosed,
     open_supervisor,
-    opening,
-    requests,
 )
-from supervisor.actors import registry
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local import stopping
 from supervisor.jobdir.facts import Ended, Launched
+from supervisor.jobs import validation
+from supervisor.runtime import opening, registry_actor
 from supervisor.store import Index
 from supervisor.system.inotify import Inotify
 from supervisor.testing import FakeEngine, Script
@@ -133,7 +132,7 @@ async def test_a_kind_that_cannot_be_loaded_now_is_worth_another_try(
     def no_descriptor(_: str) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(requests, "get_interpreter", no_descriptor)
+    monkeypatch.setattr(validation, "get_interpreter", no_descriptor)
     with pytest.raises(StateBusy) as raised:
         await sup.start(["tool"])
     assert raised.value.retryable
@@ -1196,7 +1195,7 @@ async def test_a_crash_of_the_registry_ends_the_supervisor(
     async def use() -> None:
         async with open_supervisor(settings, engine=endless) as sup:
             job = await sup.start(["tool"])
-            monkeypatch.setattr(registry.Registry, "_apply", crash)
+            monkeypatch.setattr(registry_actor.Registry, "_apply", crash)
             endless.commands[0].finish()
             await sup.wait(job.job_id)
             pytest.fail("settled")
@@ -1250,7 +1249,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     def index(*arguments: Any, **options: Any) -> Index:
         return Index(*arguments, **options | {"wait_seconds": 0.02})
 
-    monkeypatch.setattr(registry, "Index", index)
+    monkeypatch.setattr(registry_actor, "Index", index)
 
 
 @pytest.mark.usefixtures("impatient")

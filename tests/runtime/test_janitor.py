@@ -14,11 +14,11 @@ import trio
 import trio.testing
 
 from supervisor import Job, JobElsewhere, JobNotFound, Settings, Supervisor, open_supervisor
-from supervisor.actors.janitor import Janitor
-from supervisor.actors.registry import Create, Entry, Registry
-from supervisor.catalog import Catalog
 from supervisor.errors import StateBusy
 from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
+from supervisor.runtime.janitor import Janitor
+from supervisor.runtime.registry_actor import Create, Entry, Registry
 from supervisor.store import Index
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -257,7 +257,7 @@ async def test_a_long_log_is_checkpointed(
     autojump_clock: Clock,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from supervisor.actors import janitor
+    from supervisor.runtime import janitor
 
     sup, _ = endless
     await sup.start(["tool"], deadline_seconds=math.inf)
@@ -303,7 +303,7 @@ async def test_a_commit_that_finds_no_thread_refuses_and_goes_on(
         done = (await sup.run(["x"])).job.job_id
         with monkeypatch.context() as patch:
             patch.setattr(Registry, "_commit", busy)
-            patch.setattr("supervisor.actors.registry.trio.to_thread.run_sync", refused)
+            patch.setattr("supervisor.runtime.registry_actor.trio.to_thread.run_sync", refused)
             entry = Entry(attrs.evolve(sup._catalog.row(done), job_id="0" * 32), str(state_dir))
             await sup._registry.send(Create(entry, 10, lambda: None))
             with trio.fail_after(30):

@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 import trio
 
-from supervisor.catalog import Catalog
 from supervisor.errors import StateBusy, SupervisorClosed
+from supervisor.jobs.catalog import Catalog
 from supervisor.system.fork_safety import forked_error, tell_in_child
 
 __all__ = ["Gate"]

@@ -17,24 +17,25 @@ from typing import Any, Final
 
 import trio
 
-from supervisor import log, tracing
-from supervisor.actors.job import care_for
-from supervisor.actors.progress import Follower
-from supervisor.actors.registry import Create, Entry, Registry
-from supervisor.catalog import Catalog
+from supervisor import log
 from supervisor.engines import registry as remote
 from supervisor.engines.interface import Engine, LaunchRequest
 from supervisor.errors import IdempotencyConflict, JobNotFound
-from supervisor.gate import Gate
+from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.validation import checked_spec, digest_of
 from supervisor.model import Job, JobSpec
-from supervisor.requests import checked_spec, digest_of
+from supervisor.runtime import tracing
+from supervisor.runtime.access import Gate
+from supervisor.runtime.job_actor import care_for
+from supervisor.runtime.progress import Follower
+from supervisor.runtime.registry_actor import Create, Entry, Registry
+from supervisor.runtime.workspaces import Workspaces
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, remove_tree, state_error, workspace_key
 from supervisor.system import processes
-from supervisor.workspaces import Workspaces
 
 __all__ = ["Launcher"]
 

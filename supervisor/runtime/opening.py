@@ -20,14 +20,15 @@ from typing import Any
 
 import trio
 
-from supervisor import log, tracing
-from supervisor.actors.janitor import Janitor
-from supervisor.actors.registry import Registry
-from supervisor.catalog import Catalog
-from supervisor.core import Supervisor
+from supervisor import log
 from supervisor.engines import registry as remote
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorError
+from supervisor.jobs.catalog import Catalog
+from supervisor.runtime import tracing
+from supervisor.runtime.janitor import Janitor
+from supervisor.runtime.registry_actor import Registry
+from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
 from supervisor.store import Row
 from supervisor.store.state_root import state_error

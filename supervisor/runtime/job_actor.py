@@ -14,13 +14,13 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.actors.registry import Entry, Registry, Settle
 from supervisor.engines.interface import Engine, LaunchRequest, Running
 from supervisor.errors import InvalidArguments, LaunchFailed, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
+from supervisor.jobs.outcome import outcome_of
 from supervisor.model import ErrorInfo, Exit
-from supervisor.settle import outcome_of
+from supervisor.runtime.registry_actor import Entry, Registry, Settle
 from supervisor.states import Reason, State
 from supervisor.store.rows import Outcome, size_of
 from supervisor.system import processes

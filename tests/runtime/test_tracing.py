@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import trio.testing
 
-from supervisor import Settings, open_supervisor, open_supervisor_asyncio, tracing
+from supervisor import Settings, open_supervisor, open_supervisor_asyncio
+from supervisor.runtime import tracing
 from supervisor.testing import FakeEngine, Script
 
 pytest.importorskip("opentelemetry.sdk")
@@ -158,7 +159,7 @@ def test_it_is_imported_when_a_supervisor_is_opened_and_only_then(state_dir: Pat
             sys.modules["opentelemetry"] = None
         import supervisor
         from supervisor.testing import FakeEngine
-        from supervisor.catalog import Catalog
+        from supervisor.jobs.catalog import Catalog
         seen = ["opentelemetry.trace" in sys.modules]
         with supervisor.BlockingSupervisor(engine=FakeEngine()) as sup:
             seen.append("opentelemetry.trace" in sys.modules)

@@ -19,9 +19,6 @@ from typing import Any, Final, overload
 import trio
 
 from supervisor import log
-from supervisor.actors.registry import Entry, NoteFetched, Registry, Subscription
-from supervisor.actors.stops import see_it_stop
-from supervisor.catalog import Catalog, check_detail, running_error
 from supervisor.engines import registry as remote
 from supervisor.engines.interface import Engine
 from supervisor.engines.local.liveness_cache import Unended
@@ -33,13 +30,16 @@ from supervisor.errors import (
     PermissionDenied,
     StateBusy,
 )
-from supervisor.follow import Chunks
-from supervisor.gate import Gate
-from supervisor.launching import Launcher
-from supervisor.listing import page_at_a_glance, page_of, query_of
+from supervisor.jobs.catalog import Catalog, check_detail, running_error
+from supervisor.jobs.listing import page_at_a_glance, page_of, query_of
+from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
-from supervisor.requests import spec_of
+from supervisor.runtime.access import Gate
+from supervisor.runtime.follow import Chunks
+from supervisor.runtime.launcher import Launcher
+from supervisor.runtime.registry_actor import Entry, NoteFetched, Registry, Subscription
+from supervisor.runtime.stops import see_it_stop
 from supervisor.settings import Settings
 from supervisor.states import State, state_of
 from supervisor.store import Row
@@ -361,7 +361,7 @@ class Supervisor:
             row, seen = await self._gate.in_thread(lambda catalog: catalog.settled(row, drive=False))
             if not row.finished:
                 if seen is None or seen.seen.value == "elsewhere":
-                    from supervisor.endings import elsewhere_error
+                    from supervisor.jobs.bulk import elsewhere_error
 
                     raise elsewhere_error(row)
                 self._gate.check_open()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import progress
 from supervisor.interpret import BUILT_IN
-from supervisor.progress import CHUNK_BYTES, read_so_far, reader_of
+from supervisor.jobs import progress
+from supervisor.jobs.progress import CHUNK_BYTES, read_so_far, reader_of
 
 
 def turns(first: int, count: int, filling: str = "") -> bytes:

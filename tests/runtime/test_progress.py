@@ -13,9 +13,9 @@ import trio
 import trio.testing
 
 from supervisor import JobEvent, Settings, State, Supervisor, open_supervisor
-from supervisor.actors import progress, registry
-from supervisor.actors.registry import Subscription
-from supervisor.progress import Output
+from supervisor.jobs.progress import Output
+from supervisor.runtime import progress, registry_actor
+from supervisor.runtime.registry_actor import Subscription
 from supervisor.system.inotify import Inotify
 from supervisor.testing import FakeCommand, FakeEngine, Script
 
@@ -254,7 +254,7 @@ async def test_of_the_progress_of_a_job_the_latest_is_kept(sup: Supervisor, engi
 async def test_progress_pushes_out_no_change_of_state(
     sup: Supervisor, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_MOST_EVENTS", 4)
+    monkeypatch.setattr(registry_actor, "_MOST_EVENTS", 4)
     progressed, other = await _events(sup, engine, 2)
     changes = [JobEvent(job=progressed.job, previous=previous) for previous in (None, State.QUEUED)]
     subscription = Subscription(None)
@@ -309,7 +309,7 @@ async def test_a_reader_that_is_behind_leaves_others_their_turn(sup: Supervisor,
         await anext(subscription)
     trio.lowlevel.remove_instrument(turns)
     steps = [before - after for before, after in itertools.pairwise([100, *left])]
-    assert set(steps) == {registry._MOST_IN_A_ROW}
+    assert set(steps) == {registry_actor._MOST_IN_A_ROW}
 
 
 async def test_several_may_read_from_one_subscription(sup: Supervisor, engine: FakeEngine) -> None:

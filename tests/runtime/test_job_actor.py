@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from supervisor import Settings, StateBusy, open_supervisor
-from supervisor.actors import job as actor
+from supervisor.runtime import job_actor as actor
 from supervisor.testing import FakeEngine, Script
 
 Clock = trio.testing.MockClock
