@@ -145,5 +145,10 @@ def slurm(session: nox.Session) -> None:
         session.skip(str(reason).strip())
     session.run("pytest", "--slurm", "-m", "slurm", "-s", "tests/slurm", *session.posargs)
     session.run(
-        "pytest", "--slurm", "-k", "slurm", "tests/engines/test_contract.py", "tests/mcp_server/test_slurm_kinds.py"
+        "pytest",
+        "--slurm",
+        "-k",
+        "slurm",
+        "tests/engines/test_contract.py",
+        "tests/mcp_server/config/test_slurm_kinds.py",
     )

@@ -196,7 +196,7 @@ def _configuration(settings: Settings) -> Iterator[Check]:
     words = ", ".join(f"{name} {value}" for name, value in held.items())
     yield Check("settings", Verdict.NOTE, words + where, facts={key: str(value) for key, value in held.items()})
     if settings.config is not None:
-        from supervisor.mcp_server.guarded import load_kinds  # as `mcp` does, so that both accept the same
+        from supervisor.mcp_server.access.guarded import load_kinds  # as `mcp` does, so that both accept the same
 
         try:
             kinds = load_kinds(settings)

@@ -19,8 +19,8 @@ from supervisor.cli.front import Invocation, command, report
 from supervisor.errors import InvalidArguments, InvalidSettings, SupervisorError
 
 if TYPE_CHECKING:
-    from supervisor.mcp_server.http import Address
     from supervisor.mcp_server.serving import Options
+    from supervisor.mcp_server.transports.http import Address
 
 __all__ = ["check_installed", "mcp"]
 
@@ -65,7 +65,7 @@ def mcp(
 ) -> int:
     """Serve until the host has gone or a signal comes."""
     if print_examples:
-        examples = Path(__file__).parents[1] / "mcp_server" / "examples.toml"
+        examples = Path(__file__).parents[1] / "mcp_server" / "config" / "examples.toml"
         _keep_others_out(sys.stdout.fileno())
         call.answer(lambda: {"ok": True, "value": examples.read_text()}, examples.read_text().rstrip("\n"))
         return exits.OK
@@ -102,8 +102,8 @@ def check_installed() -> None:
 
 
 def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str]) -> Options:
-    from supervisor.mcp_server.guarded import load_kinds
-    from supervisor.mcp_server.patterns import check_pattern
+    from supervisor.mcp_server.access.guarded import load_kinds
+    from supervisor.mcp_server.config.patterns import check_pattern
 
     for pattern in allow_commands:
         check_pattern(pattern)
@@ -129,9 +129,9 @@ def _over_stdio(options: Options) -> int:
 
 
 def _over_http(call: Invocation, options: Options, http: str, *, no_token: bool, allow_hosts: Sequence[str]) -> int:
-    from supervisor.mcp_server.http import parse_address
+    from supervisor.mcp_server.access.tokens import Tokens
     from supervisor.mcp_server.serving import serve_http
-    from supervisor.mcp_server.tokens import Tokens
+    from supervisor.mcp_server.transports.http import parse_address
 
     address = parse_address(http)
     if no_token and not address.loopback:

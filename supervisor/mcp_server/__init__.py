@@ -2,21 +2,13 @@
 
 The way of a request, top down; nothing in here decides anything about jobs::
 
-    serving             one server from its settings to its end: stdio or HTTP
-    stdio   http        the transports; messages: a line of the first
-    limits  accepting   what each caller over HTTP may hold, and taking connections
-    listening           a port or a UNIX socket
-    server              the SDK's server, put together
-    tasks/              any tool as a durable task
-    tools   starting    what a host can call: the job tools, and one tool for each kind
-    resources           job://ID, and who is told when it changes
-    patterns            commands that --allow-command allows
-    places              the directory in which a job may run
-    backend             the supervisor, opened after the first answer
-    guarded             where no job may run, and the kinds file read with that in mind
-    kinds   templates   the kinds file, and a command line from its template; expressions: its patterns
-    answers  arguments  shapes out, values in
-    tokens  principals  who is asking
-    environment         what a job gets of the server's environment
-    review              the program that the shipped examples run: a git diff, made fit to be read
+    serving         one server from its settings to its end: stdio or HTTP
+    server          the SDK's server, put together
+    transports/     stdio and HTTP; what each caller over HTTP may hold
+    tasks/          any tool as a durable task
+    tools/          what a host can call and read: job tools, one tool for each kind, job://ID
+    access/         tokens, principals, and the directories that no job of a caller may use
+    config/         what the operator sets: kinds, templates, patterns, places, the environment of jobs
+    backend         the supervisor, opened after the first answer
+    review/         the program that the shipped examples run: a git diff, made fit to be read
 """

@@ -22,9 +22,9 @@ from mcp_types import (
 from supervisor import log
 from supervisor._version import __version__
 from supervisor.errors import InternalError, SupervisorError
-from supervisor.mcp_server.answers import error_answer
-from supervisor.mcp_server.arguments import checked, schema_of
-from supervisor.mcp_server.tools import Tool
+from supervisor.mcp_server.config.arguments import checked, schema_of
+from supervisor.mcp_server.tools.answers import error_answer
+from supervisor.mcp_server.tools.jobs import Tool
 
 __all__ = ["extend", "make_server"]
 

@@ -10,24 +10,24 @@ import attrs
 import trio
 from mcp.server.lowlevel import Server
 
-from supervisor.mcp_server import stdio
-from supervisor.mcp_server.answers import result_answer
+from supervisor.mcp_server.access.guarded import guarded
+from supervisor.mcp_server.access.principals import principal_of
 from supervisor.mcp_server.backend import Backend, opening
-from supervisor.mcp_server.guarded import guarded
-from supervisor.mcp_server.kinds import Kind
-from supervisor.mcp_server.places import Places
-from supervisor.mcp_server.principals import principal_of
-from supervisor.mcp_server.resources import Resources
+from supervisor.mcp_server.config.kinds import Kind
+from supervisor.mcp_server.config.places import Places
 from supervisor.mcp_server.server import extend, make_server
-from supervisor.mcp_server.starting import Starter, kind_tool, start_tool
 from supervisor.mcp_server.tasks import Tasks
-from supervisor.mcp_server.tools import job_tools
+from supervisor.mcp_server.tools.answers import result_answer
+from supervisor.mcp_server.tools.jobs import job_tools
+from supervisor.mcp_server.tools.resources import Resources
+from supervisor.mcp_server.tools.starting import Starter, kind_tool, start_tool
+from supervisor.mcp_server.transports import stdio
 from supervisor.settings import Settings
 from supervisor.system.signals import heard
 
 if TYPE_CHECKING:
-    from supervisor.mcp_server.http import Address
-    from supervisor.mcp_server.tokens import Tokens
+    from supervisor.mcp_server.access.tokens import Tokens
+    from supervisor.mcp_server.transports.http import Address
 
 __all__ = ["Options", "assemble", "serve_http", "serve_stdio"]
 
@@ -87,7 +87,7 @@ async def serve_http(
     started: Callable[[Address], None],
 ) -> None:
     """Serve whoever comes to ``address``, until a signal; ``started`` is told the port that was taken."""
-    from supervisor.mcp_server import http  # Hypercorn, which stdio has no need of
+    from supervisor.mcp_server.transports import http  # Hypercorn, which stdio has no need of
 
     backend = Backend(opening(options.settings))
     # A client of another user could claim any root; without tokens everybody on this machine could.

@@ -101,7 +101,7 @@ def test_processes_are_found_by_the_mark_of_their_job() -> None:
 
 
 def test_the_pattern_allows_the_program_and_nothing_else() -> None:
-    from supervisor.mcp_server.patterns import allows  # needs the extra
+    from supervisor.mcp_server.config.patterns import allows  # needs the extra
 
     pattern = allow_pattern()
     assert allows(pattern, argv("a-1", marks="/x y", seconds=1.5, stubborn=True))

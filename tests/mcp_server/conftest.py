@@ -13,8 +13,8 @@ import trio
 from mcp import Client
 
 from supervisor import Settings, open_supervisor
-from supervisor.mcp_server import kinds
 from supervisor.mcp_server.backend import Backend
+from supervisor.mcp_server.config import kinds
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.testing import FakeEngine, Script
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mcp import Client, StdioServerParameters
 
-from supervisor.mcp_server import kinds
-from supervisor.mcp_server.environment import ALWAYS
+from supervisor.mcp_server.config import kinds
+from supervisor.mcp_server.config.environment import ALWAYS
 
 PAGE = (Path(__file__).parents[2] / "docs/mcp.md").read_text(encoding="utf-8")
 

@@ -16,11 +16,11 @@ import pytest
 import trio
 
 from supervisor.errors import SupervisorError
+from supervisor.mcp_server.access.tokens import Tokens
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.http import _Guarded
-from supervisor.mcp_server.tokens import Tokens
-from tests.mcp_server.test_http import Server, call
-from tests.mcp_server.test_http import start as start  # noqa: PLC0414  # a fixture
+from supervisor.mcp_server.transports.http import _Guarded
+from tests.mcp_server.transports.test_http import Server, call
+from tests.mcp_server.transports.test_http import start as start  # noqa: PLC0414  # a fixture
 
 INITIALIZE = (
     b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18",'

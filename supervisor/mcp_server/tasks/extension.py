@@ -19,7 +19,7 @@ from mcp_types import CallToolRequestParams, CallToolResult, PaginatedRequestPar
 from pydantic import Field
 
 from supervisor.errors import SupervisorError
-from supervisor.mcp_server.principals import PRINCIPAL_LABEL, TOOL_LABEL, scoped_key
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, TOOL_LABEL, scoped_key
 from supervisor.mcp_server.tasks import calls, legacy, refusals
 from supervisor.mcp_server.tasks.apart import run_apart
 from supervisor.mcp_server.tasks.calls import BecameTask, Call

@@ -19,7 +19,7 @@ from mcp.shared.exceptions import MCPError
 
 from supervisor import log
 from supervisor.errors import JobElsewhere, JobNotFound, StateCorrupt, SupervisorError
-from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see
 from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.jobs import Render, ends_with_result, spoilt, task_of

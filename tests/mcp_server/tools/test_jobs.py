@@ -354,8 +354,8 @@ async def test_logs_of_a_job_that_has_truncated_its_output_begin_again(servers: 
 
 
 async def test_one_answer_is_never_longer_than_its_bound(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.mcp_server.tools._MOST_CHARACTERS_AT_ALL", 1000)
-    monkeypatch.setattr("supervisor.mcp_server.tools._MOST_ON_THE_LOOP", 100)
+    monkeypatch.setattr("supervisor.mcp_server.tools.jobs._MOST_CHARACTERS_AT_ALL", 1000)
+    monkeypatch.setattr("supervisor.mcp_server.tools.jobs._MOST_ON_THE_LOOP", 100)
     servers.script = Script(seconds=None)
     async with servers() as call:
         job_id = (await call("count", upto=3))["job_id"]

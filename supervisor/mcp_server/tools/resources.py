@@ -40,10 +40,10 @@ from mcp_types import (
 
 from supervisor import log
 from supervisor.errors import SupervisorError
-from supervisor.mcp_server.answers import dump
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, principal_of
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.principals import PRINCIPAL_LABEL, principal_of
-from supervisor.mcp_server.tools import JobTools, read_output
+from supervisor.mcp_server.tools.answers import dump
+from supervisor.mcp_server.tools.jobs import JobTools, read_output
 from supervisor.model import Job, to_json
 from supervisor.settings import Settings
 

@@ -26,8 +26,8 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from supervisor.jobs.catalog import Catalog
-from supervisor.mcp_server.http import Address, parse_address
-from supervisor.mcp_server.tokens import Tokens
+from supervisor.mcp_server.access.tokens import Tokens
+from supervisor.mcp_server.transports.http import Address, parse_address
 from supervisor.settings import Settings
 
 # The SDK's client leaves the generators of streams that break to the garbage collector.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.errors import InvalidSettings
-from supervisor.mcp_server import kinds
+from supervisor.mcp_server.config import kinds
 from supervisor.settings import Settings
 
 __all__ = ["exposed", "guarded", "load_kinds"]

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from supervisor import log
-from supervisor.mcp_server.accepting import Connection, most_connections
+from supervisor.mcp_server.transports.accepting import Connection, most_connections
 
 __all__ = ["SESSION_IDLE_SECONDS", "Limited", "Timely", "say"]
 

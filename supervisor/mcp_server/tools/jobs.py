@@ -14,10 +14,10 @@ from mcp_types import Tool as ToolDescription
 
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
 from supervisor.jobdir.output import Output
-from supervisor.mcp_server.answers import MOST_CHARACTERS, answer, job_answer, list_answer, result_answer
-from supervisor.mcp_server.arguments import Parameter, schema_of
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see, principal_of
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.principals import PRINCIPAL_LABEL, may_see, principal_of
+from supervisor.mcp_server.config.arguments import Parameter, schema_of
+from supervisor.mcp_server.tools.answers import MOST_CHARACTERS, answer, job_answer, list_answer, result_answer
 from supervisor.model import Job, Result
 from supervisor.settings import Settings
 from supervisor.states import State

@@ -22,8 +22,8 @@ import attrs
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
 from supervisor.jobs.validation import LONGEST_DEADLINE_SECONDS
-from supervisor.mcp_server import expressions, templates
-from supervisor.mcp_server.arguments import MOST_WHOLE, TYPES, Parameter
+from supervisor.mcp_server.config import expressions, templates
+from supervisor.mcp_server.config.arguments import MOST_WHOLE, TYPES, Parameter
 from supervisor.system.trust import exposure_of
 from supervisor.text.toml_lines import complaint
 

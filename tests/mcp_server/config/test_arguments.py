@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mcp import MCPError
 
 from supervisor.errors import InvalidArguments
-from supervisor.mcp_server.arguments import Parameter, checked
+from supervisor.mcp_server.config.arguments import Parameter, checked
 from supervisor.mcp_server.tasks.legacy import requested_ttl
 from supervisor.testing import Script
 

@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 
 import attrs
 
-from supervisor.mcp_server.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
+from supervisor.mcp_server.review.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
 from supervisor.text.redact import redact
 
 __all__ = ["collect", "compose", "main"]

@@ -18,11 +18,13 @@ import trio
 
 from supervisor import open_supervisor
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
-from supervisor.mcp_server import accepting, http, kinds, limits, listening, resources
+from supervisor.mcp_server.access.tokens import Tokens
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.listening import Address, parse_address
+from supervisor.mcp_server.config import kinds
 from supervisor.mcp_server.serving import Options, assemble
-from supervisor.mcp_server.tokens import Tokens
+from supervisor.mcp_server.tools import resources
+from supervisor.mcp_server.transports import accepting, http, limits, listening
+from supervisor.mcp_server.transports.listening import Address, parse_address
 from supervisor.testing import Script
 
 from .conftest import KINDS, Servers

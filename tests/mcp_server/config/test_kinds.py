@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from supervisor.engines import registry
 from supervisor.errors import InvalidArguments, InvalidSettings
-from supervisor.mcp_server import kinds, templates
-from supervisor.mcp_server.environment import environment_of
-from supervisor.mcp_server.guarded import load_kinds
+from supervisor.mcp_server.access.guarded import load_kinds
+from supervisor.mcp_server.config import kinds, templates
+from supervisor.mcp_server.config.environment import environment_of
 from supervisor.settings import Settings
 from supervisor.text.toml_lines import line_of
 

@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, ListRootsResult, Result, Root
 from trio.testing import MockClock
 
 from supervisor.errors import InvalidArguments
-from supervisor.mcp_server.patterns import allows, check_pattern
+from supervisor.mcp_server.config.patterns import allows, check_pattern
 from supervisor.mcp_server.tasks.state import EXTENSION_ID
 from supervisor.testing import Script
 

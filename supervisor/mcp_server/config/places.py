@@ -33,7 +33,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from supervisor import log
 from supervisor.errors import InvalidArguments
 from supervisor.jobs.catalog import real_workspace
-from supervisor.mcp_server.guarded import exposed
+from supervisor.mcp_server.access.guarded import exposed
 from supervisor.system.paths import expanded
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from supervisor import log
-from supervisor.mcp_server import messages
+from supervisor.mcp_server.transports import messages
 
 __all__ = ["diverted", "serve"]
 

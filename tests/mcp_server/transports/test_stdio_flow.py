@@ -16,9 +16,10 @@ from trio.lowlevel import FdStream
 from trio.testing import wait_all_tasks_blocked
 
 from supervisor import open_supervisor
-from supervisor.mcp_server import kinds, stdio
 from supervisor.mcp_server.backend import Backend
+from supervisor.mcp_server.config import kinds
 from supervisor.mcp_server.serving import Options, assemble
+from supervisor.mcp_server.transports import stdio
 from supervisor.testing import Script
 
 from .conftest import KINDS, Servers

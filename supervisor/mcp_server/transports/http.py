@@ -21,10 +21,10 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from supervisor import log
 from supervisor.errors import SupervisorError
-from supervisor.mcp_server import accepting, listening
-from supervisor.mcp_server.limits import SESSION_IDLE_SECONDS, Limited, Timely, say
-from supervisor.mcp_server.listening import Address, parse_address
-from supervisor.mcp_server.tokens import Tokens
+from supervisor.mcp_server.access.tokens import Tokens
+from supervisor.mcp_server.transports import accepting, listening
+from supervisor.mcp_server.transports.limits import SESSION_IDLE_SECONDS, Limited, Timely, say
+from supervisor.mcp_server.transports.listening import Address, parse_address
 
 __all__ = ["Address", "parse_address", "serve"]
 

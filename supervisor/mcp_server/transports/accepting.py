@@ -27,7 +27,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
 
 from supervisor import log
-from supervisor.mcp_server.listening import peer_may
+from supervisor.mcp_server.transports.listening import peer_may
 
 __all__ = ["Connection", "most_connections", "serve"]
 

@@ -16,21 +16,21 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import BUILT_IN
-from supervisor.mcp_server.answers import job_answer, result_answer
-from supervisor.mcp_server.arguments import Parameter
-from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.environment import environment_of
-from supervisor.mcp_server.kinds import COMMON, Kind
-from supervisor.mcp_server.patterns import allows
-from supervisor.mcp_server.places import Places
-from supervisor.mcp_server.principals import (
+from supervisor.mcp_server.access.principals import (
     PRINCIPAL_LABEL,
     RESERVED_PREFIX,
     TOOL_LABEL,
     principal_of,
     scoped_key,
 )
-from supervisor.mcp_server.tools import JOB_SHAPE, JobTools, Tool
+from supervisor.mcp_server.backend import Backend
+from supervisor.mcp_server.config.arguments import Parameter
+from supervisor.mcp_server.config.environment import environment_of
+from supervisor.mcp_server.config.kinds import COMMON, Kind
+from supervisor.mcp_server.config.patterns import allows
+from supervisor.mcp_server.config.places import Places
+from supervisor.mcp_server.tools.answers import job_answer, result_answer
+from supervisor.mcp_server.tools.jobs import JOB_SHAPE, JobTools, Tool
 from supervisor.model import JobSpec
 from supervisor.settings import Settings
 from supervisor.states import Reason

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mcp_types import INVALID_REQUEST, PARSE_ERROR, JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 from mcp_types.jsonrpc import ErrorData
 
-from supervisor.mcp_server import messages
+from supervisor.mcp_server.transports import messages
 
 DEEP = b"[" * 100_000
 

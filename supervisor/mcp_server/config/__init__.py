@@ -1,0 +1,1 @@
+"""What an operator configures: kinds, templates, patterns, places and the environment of jobs."""

@@ -1,0 +1,1 @@
+"""The transports of MCP: JSON lines over stdio, and streamable HTTP."""
