@@ -21,20 +21,24 @@ __all__ = ["COMMANDS", "COMPLETE_VARIABLE", "app"]
 COMPLETE_VARIABLE: Final = "_SUPERVISOR_COMPLETE"
 
 COMMANDS: Final = {
-    "run": ("launching", "run", "Start a command, stream its output, exit as it exits."),
-    "start": ("launching", "start", "Start a command as a job, print the job's id, return at once."),
-    "status": ("status", "status", "Show what is known about a job."),
-    "result": ("status", "result", "Print what a finished job gave."),
-    "list": ("listing", "list_jobs", "List jobs, newest first."),
-    "wait": ("waiting", "wait", "Wait until jobs have ended."),
-    "cancel": ("waiting", "cancel", "Stop jobs, and everything that they started."),
-    "rm": ("forgetting", "rm", "Forget finished jobs now."),
-    "logs": ("logs", "logs", "Print what a job wrote, so far or as it writes it."),
-    "prune": ("forgetting", "prune", "Forget finished jobs that have expired or are too many."),
-    "mcp": ("mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
-    "doctor": ("doctor", "doctor", "Say what is installed, where jobs are kept, and what would fail."),
-    "bench": ("bench", "bench", "Put a load on a state root or an MCP endpoint, and check that nothing is lost."),
-    "completion": ("completion", "completion", "Print the script that completes commands in your shell."),
+    "run": ("commands.run", "run", "Start a command, stream its output, exit as it exits."),
+    "start": ("commands.start", "start", "Start a command as a job, print the job's id, return at once."),
+    "status": ("commands.status", "status", "Show what is known about a job."),
+    "result": ("commands.result", "result", "Print what a finished job gave."),
+    "list": ("commands.list", "list_jobs", "List jobs, newest first."),
+    "wait": ("commands.wait", "wait", "Wait until jobs have ended."),
+    "cancel": ("commands.cancel", "cancel", "Stop jobs, and everything that they started."),
+    "rm": ("commands.rm", "rm", "Forget finished jobs now."),
+    "logs": ("commands.logs", "logs", "Print what a job wrote, so far or as it writes it."),
+    "prune": ("commands.prune", "prune", "Forget finished jobs that have expired or are too many."),
+    "mcp": ("commands.mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
+    "doctor": ("doctor.command", "doctor", "Say what is installed, where jobs are kept, and what would fail."),
+    "bench": (
+        "bench.command",
+        "bench",
+        "Put a load on a state root or an MCP endpoint, and check that nothing is lost.",
+    ),
+    "completion": ("commands.completion", "completion", "Print the script that completes commands in your shell."),
 }
 """Name: module, function in it, what ``supervisor --help`` says (without importing the module)."""
 

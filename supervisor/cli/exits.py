@@ -15,7 +15,7 @@ from supervisor.errors import (
     LaunchFailed,
     SupervisorError,
 )
-from supervisor.model import Job
+from supervisor.model import Job, Result
 from supervisor.states import Reason, State
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "of_command",
     "of_error",
     "of_job",
+    "of_launch",
     "rank",
     "worst",
 ]
@@ -86,6 +87,12 @@ def of_job(job: Job) -> int:
     if not job.status.terminal:
         return STILL_RUNNING
     return OK if job.status is State.DONE else BAD
+
+
+def of_launch(failed: Result) -> int:
+    """Return the exit status of a shell for a command that could not be launched."""
+    status = None if failed.error is None else failed.error.details.get("exit_status")
+    return status if isinstance(status, int) else BROKEN
 
 
 def of_command(job: Job, *, launch_status: int = BROKEN) -> int:

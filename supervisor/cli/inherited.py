@@ -9,7 +9,15 @@ import stat
 import sys
 from typing import Final
 
-__all__ = ["has_unread_input", "is_closed", "is_writable", "restore_environment", "take_descriptors"]
+from supervisor.cli import streams
+
+__all__ = [
+    "is_closed",
+    "is_writable",
+    "restore_environment",
+    "take_descriptors",
+    "warn_of_unread_input",
+]
 
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _COERCED: Final = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
@@ -53,7 +61,7 @@ def is_writable(number: int) -> bool:
     return number not in _closed and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
-def has_unread_input() -> bool:
+def _has_unread_input() -> bool:
     """Whether stdin is a file, pipe or socket from which there is something to read now. Reads nothing, never waits."""
     try:
         found = os.fstat(0)
@@ -66,6 +74,17 @@ def has_unread_input() -> bool:
     except OSError:  # write-only, or a socket that listens
         pass
     return False
+
+
+def warn_of_unread_input(given: bytes | None) -> bool:
+    """Say so if there is input on stdin and the job is ``given`` none; return whether there is."""
+    if given is not None or not _has_unread_input():
+        return False
+    streams.say(
+        "supervisor: there is input on stdin, and the job is not given it; "
+        "--stdin - gives it, --stdin /dev/null says that it is not wanted"
+    )
+    return True
 
 
 def restore_environment() -> None:

@@ -19,7 +19,6 @@ import trio
 
 from supervisor.cli import exits, streams, text
 from supervisor.cli.front import Invocation, write_document
-from supervisor.cli.launching import launch_status
 from supervisor.errors import OutputLost, SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
 from supervisor.states import Reason, State
@@ -114,7 +113,7 @@ class _Run:
                 raise
         else:
             self._comment(job, result.error)
-        return exits.of_command(job, launch_status=launch_status(result))
+        return exits.of_command(job, launch_status=exits.of_launch(result))
 
     def _comment(self, job: Job, error: ErrorInfo | None) -> None:
         """Say what the exit status alone does not."""

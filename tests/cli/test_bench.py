@@ -215,5 +215,5 @@ def test_its_help_needs_nothing_of_the_load() -> None:
     program = "import sys; from supervisor.cli import main; main(['bench', '--help']); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=30)
     loaded = done.stdout.decode().splitlines()[-1]
-    assert "'supervisor.cli.bench'" in loaded
+    assert "'supervisor.cli.bench.command'" in loaded
     assert [name for name in ("'trio'", "'supervisor.load'", "'mcp'") if name in loaded] == []

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from click import unstyle
 
-from supervisor.cli.bench_text import intention, lines
+from supervisor.cli.bench.text import intention, lines
 from supervisor.load import mix
 from supervisor.load.generator import Load
 from supervisor.load.plan import plan

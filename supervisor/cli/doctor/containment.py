@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from supervisor.cli.examination import Check
+    from supervisor.cli.doctor.check import Check
 
 __all__ = ["look"]
 
@@ -49,7 +49,7 @@ def _read(path: str) -> str:
 
 
 def _container() -> Check:
-    from supervisor.cli.examination import Check, Verdict
+    from supervisor.cli.doctor.check import Check, Verdict
 
     first = _read("/proc/1/comm").strip()
     signs = [path for path in ("/.dockerenv", "/run/.containerenv", "/run/systemd/container") if os.path.exists(path)]
@@ -69,7 +69,7 @@ def _container() -> Check:
 
 
 def _cgroup() -> Iterator[Check]:
-    from supervisor.cli.examination import Check, Verdict
+    from supervisor.cli.doctor.check import Check, Verdict
 
     lines = _read("/proc/self/cgroup").splitlines()
     path = next((line.partition("::")[2] for line in lines if line.startswith("0::")), "")
@@ -113,7 +113,7 @@ def _stopping(units: list[str]) -> str | None:
 
 def _own_cgroups(path: str) -> Check:
     """Say whether jobs could have cgroups of their own."""
-    from supervisor.cli.examination import Check, Verdict
+    from supervisor.cli.doctor.check import Check, Verdict
 
     mount = next(
         (line.split(" ")[4] for line in _read("/proc/self/mountinfo").splitlines() if " - cgroup2 " in line),

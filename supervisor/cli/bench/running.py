@@ -15,9 +15,9 @@ import attrs
 import trio
 
 from supervisor.cli import text
-from supervisor.cli.bench_text import intention
-from supervisor.cli.bench_view import Lines, Screen
-from supervisor.cli.mcp import check_installed
+from supervisor.cli.bench.text import intention
+from supervisor.cli.bench.view import Lines, Screen
+from supervisor.cli.commands.mcp import check_installed
 from supervisor.load.bench import Bench
 from supervisor.load.driver import Driver
 from supervisor.load.mix import Mix

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.errors import SupervisorError
 
 if TYPE_CHECKING:
-    from supervisor.cli.examination import Check
+    from supervisor.cli.doctor.check import Check
     from supervisor.settings import Settings
 
 __all__ = ["look"]
@@ -21,7 +21,7 @@ _SHARED_BY_NATURE: Final = frozenset({"lustre", "beegfs", "gpfs", "pvfs2", "oran
 
 def look(settings: Settings) -> Iterator[Check]:
     """Yield what there is to say; where there is no Slurm that is one line, and nothing is run."""
-    from supervisor.cli.examination import Check, Verdict
+    from supervisor.cli.doctor.check import Check, Verdict
 
     found = {name: shutil.which(name) for name in _COMMANDS}
     missing = [name for name, path in found.items() if path is None]
@@ -39,7 +39,7 @@ def look(settings: Settings) -> Iterator[Check]:
 
 
 def _slurm(facts: dict[str, Any]) -> Check:
-    from supervisor.cli.examination import Check, Verdict
+    from supervisor.cli.doctor.check import Check, Verdict
     from supervisor.engines.cluster.interface import Rejected, Unreachable
     from supervisor.engines.cluster.slurm import commands
 
@@ -78,7 +78,7 @@ def _slurm(facts: dict[str, Any]) -> Check:
 def _shared(settings: Settings) -> Check:
     """Look at the directory that jobs on a cluster have in common with this machine."""
     from supervisor.cli import text
-    from supervisor.cli.examination import Check, Verdict
+    from supervisor.cli.doctor.check import Check, Verdict
     from supervisor.engines import registry
     from supervisor.system.file_systems import file_system_of, on_network
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from supervisor.cli import inherited
 from supervisor.cli.arguments import label_option, seconds, workspace_option
+from supervisor.cli.front import DEFAULTS
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
 from supervisor.jobs.validation import MOST_INPUT_BYTES, check_input
 from supervisor.model import JobSpec
 
-__all__ = ["make_spec", "request_options"]
+__all__ = ["COMMAND_LINE", "make_spec", "request_options"]
+
+# From the command's name on, every word is the command's own, options included.
+COMMAND_LINE: Final[dict[str, Any]] = {"context_settings": {"allow_interspersed_args": False}, "epilog": DEFAULTS}
+
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

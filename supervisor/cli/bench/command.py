@@ -190,7 +190,7 @@ def bench(
         message = "--workspace is for --url and --stdio; on this state root the jobs have one of their own."
         raise click.UsageError(message)
     mix = _mix(**described)
-    from supervisor.cli.bench_running import Plan, run_bench
+    from supervisor.cli.bench.running import Plan, run_bench
 
     plan = Plan(
         mix=mix,
@@ -210,7 +210,7 @@ def bench(
     if call.as_json:
         write_document(shape)
     else:
-        from supervisor.cli.bench_text import lines
+        from supervisor.cli.bench.text import lines
 
         call.tell(*lines(shape))
     if shape["gave_up"]:

@@ -1,16 +1,20 @@
 """``doctor``: what is installed, where jobs are kept, and what would fail, as one report.
 
-The checks themselves stand in ``examination``; here they are put together and shown.
+``machine``, ``containment`` and ``cluster`` have the checks, none of which changes anything.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import click
 
 from supervisor._version import __version__
 from supervisor.cli import exits, text
-from supervisor.cli.examination import Check, Verdict, examine
+from supervisor.cli.doctor import cluster, containment, machine
+from supervisor.cli.doctor.check import Check, Verdict
 from supervisor.cli.front import Invocation, command
+from supervisor.settings import Settings
 
 __all__ = ["doctor"]
 
@@ -62,3 +66,26 @@ def _lines(checks: list[Check]) -> list[str]:
         if check.repair:
             lines.append(f"{' ' * (marks + names + 4)}{text.one_line(check.repair)}")
     return lines
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Run all checks; one that fails unexpectedly is reported as a problem."""
+    checks: list[Check] = []
+    looks: dict[str, Callable[[], Iterator[Check]]] = {
+        "versions": machine.check_versions,
+        "state root": lambda: machine.check_state_root(settings),
+        "registry": lambda: machine.check_registry(settings),
+        "settings": lambda: machine.check_configuration(settings),
+        "kernel": machine.check_kernel,
+        "surroundings": containment.look,
+        "keeper": lambda: machine.check_keeper(settings),
+        "limits": machine.check_limits,
+        "programs": machine.check_programs,
+        "Slurm": lambda: cluster.look(settings),
+    }
+    for name, look in looks.items():
+        try:
+            checks += look()
+        except Exception as error:  # noqa: BLE001  # the other checks run all the same
+            checks.append(Check(name, Verdict.PROBLEM, f"{type(error).__name__}: {error}"))
+    return checks

@@ -65,7 +65,7 @@ def mcp(
 ) -> int:
     """Serve until the host has gone or a signal comes."""
     if print_examples:
-        examples = Path(__file__).parents[1] / "mcp_server" / "config" / "examples.toml"
+        examples = Path(__file__).parents[2] / "mcp_server" / "config" / "examples.toml"
         _keep_others_out(sys.stdout.fileno())
         call.answer(lambda: {"ok": True, "value": examples.read_text()}, examples.read_text().rstrip("\n"))
         return exits.OK

@@ -1,7 +1,4 @@
-"""The checks of ``doctor``: each looks at one thing that jobs depend on, and none changes anything.
-
-``surroundings`` looks at what may take supervisor and jobs down together, ``cluster`` at Slurm; the rest is here.
-"""
+"""The checks of this machine: versions, the state root, the settings, the kernel, limits and programs."""
 
 from __future__ import annotations
 
@@ -13,80 +10,35 @@ import shutil
 import sqlite3
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from enum import StrEnum
+from collections.abc import Iterator
 from typing import Any, Final
-
-import attrs
 
 from supervisor._version import __version__
 from supervisor.cli import text
+from supervisor.cli.doctor.check import Check, Verdict
 from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.settings import Settings
 from supervisor.system import processes
 from supervisor.system.inotify import Inotify
 
-__all__ = ["Check", "Verdict", "examine"]
+__all__ = [
+    "check_configuration",
+    "check_keeper",
+    "check_kernel",
+    "check_limits",
+    "check_programs",
+    "check_registry",
+    "check_state_root",
+    "check_versions",
+]
 
 _LITTLE_SPACE: Final = 1 << 30
 _NO_SPACE: Final = 1 << 24
 _FEW_DESCRIPTORS: Final = 256
 
 
-class Verdict(StrEnum):
-    """How a check came out."""
-
-    FINE = "fine"
-    NOTE = "note"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@attrs.frozen(slots=True)
-class Check:
-    """What was found about one thing.
-
-    Attributes:
-        name: of the thing.
-        verdict: whether it is as it should be; a note is neither good nor bad.
-        message: what was found, for people.
-        repair: what to do about it, or ``None``.
-        facts: the same for programs.
-    """
-
-    name: str
-    verdict: Verdict
-    message: str
-    repair: str | None = None
-    facts: dict[str, Any] = attrs.field(factory=dict[str, Any])
-
-
-def examine(settings: Settings) -> list[Check]:
-    """Do all checks. One that fails unexpectedly is reported as a problem of its own."""
-    from supervisor.cli import cluster, surroundings
-
-    checks: list[Check] = []
-    looks: dict[str, Callable[[], Iterator[Check]]] = {
-        "versions": _versions,
-        "state root": lambda: _state_root(settings),
-        "registry": lambda: _registry(settings),
-        "settings": lambda: _configuration(settings),
-        "kernel": _kernel,
-        "surroundings": surroundings.look,
-        "keeper": lambda: _keeper(settings),
-        "limits": _limits,
-        "programs": _programs,
-        "Slurm": lambda: cluster.look(settings),
-    }
-    for name, look in looks.items():
-        try:
-            checks += look()
-        except Exception as error:  # noqa: BLE001  # the other checks are wanted all the more
-            checks.append(Check(name, Verdict.PROBLEM, f"{type(error).__name__}: {error}"))
-    return checks
-
-
-def _versions() -> Iterator[Check]:
+def check_versions() -> Iterator[Check]:
+    """Report the versions of Python, of this package and of what it imports."""
     from importlib.metadata import PackageNotFoundError, version
 
     python = platform.python_version()
@@ -114,7 +66,8 @@ def _versions() -> Iterator[Check]:
 # ------------------------------------------------------------ where jobs are kept
 
 
-def _state_root(settings: Settings) -> Iterator[Check]:
+def check_state_root(settings: Settings) -> Iterator[Check]:
+    """Check that the state root is private, writable, local and has room."""
     root = os.path.realpath(settings.state_dir)
     facts: dict[str, Any] = {"path": root, "exists": os.path.lexists(root)}
     above = root
@@ -156,7 +109,8 @@ def _state_root(settings: Settings) -> Iterator[Check]:
         yield Check("disk", Verdict.FINE, left, facts={"free_bytes": free})
 
 
-def _registry(settings: Settings) -> Iterator[Check]:
+def check_registry(settings: Settings) -> Iterator[Check]:
+    """Check that the index of the state root can be read."""
     if not os.path.exists(f"{os.path.realpath(settings.state_dir)}/registry.db"):
         yield Check("registry", Verdict.NOTE, "there is none yet")
         return
@@ -188,7 +142,8 @@ def _registry(settings: Settings) -> Iterator[Check]:
     yield Check("unsettled jobs", Verdict.FINE, words, facts=facts)
 
 
-def _configuration(settings: Settings) -> Iterator[Check]:
+def check_configuration(settings: Settings) -> Iterator[Check]:
+    """Check that the settings and the kinds file are valid."""
     names = ("job_max_seconds", "job_ttl", "job_max_count", "job_max_output_bytes", "stop_grace_seconds", "log")
     held = {name: getattr(settings, name) for name in names}
     changed = sorted(name for name in os.environ if name.startswith("SUPERVISOR_") and name != "SUPERVISOR_JOB_ID")
@@ -215,7 +170,8 @@ def _configuration(settings: Settings) -> Iterator[Check]:
 # ------------------------------------------------------------ what the system can do
 
 
-def _kernel() -> Iterator[Check]:
+def check_kernel() -> Iterator[Check]:
+    """Check what the kernel offers to identify and to watch processes."""
     _, start = processes.own_identity()
     if start and processes.boot_id():
         facts = {"boot_id": processes.boot_id(), "pid_namespace": processes.pid_namespace()}
@@ -236,7 +192,7 @@ def _kernel() -> Iterator[Check]:
         yield Check("inotify", Verdict.FINE, "changes to jobs of others are noticed at once", facts={"inotify": True})
 
 
-def _keeper(settings: Settings) -> Iterator[Check]:
+def check_keeper(settings: Settings) -> Iterator[Check]:
     """Name what runs the keeper, and have it say its version."""
     import subprocess
 
@@ -285,7 +241,8 @@ def _pidfd() -> Check:
     return Check("pidfd", Verdict.FINE, message, facts={"pidfd": True, "get_info": told})
 
 
-def _limits() -> Iterator[Check]:
+def check_limits() -> Iterator[Check]:
+    """Check the resource limits that a supervisor with many jobs needs."""
     umask = os.umask(0o077)
     os.umask(umask)
     message = f"{umask:04o}, which jobs inherit; what is kept about them is private whatever it is"
@@ -308,7 +265,8 @@ def _limits() -> Iterator[Check]:
     yield Check("limits", Verdict.WARNING if few else Verdict.FINE, message, repair, facts)
 
 
-def _programs() -> Iterator[Check]:
+def check_programs() -> Iterator[Check]:
+    """Report which agent programs are on PATH and which kinds are registered."""
     found = {name: shutil.which(name) for name in ("claude", "codex")}
     words = ", ".join(f"{name} {path or 'not on PATH'}" for name, path in found.items())
     yield Check("agent CLIs", Verdict.NOTE, words, facts=dict(found))

@@ -1,0 +1,1 @@
+"""``bench``: the load, what people see while it runs, and its report."""
