@@ -1,26 +1,27 @@
 """Durable background jobs for async Python: the supervisor is disposable, jobs are not.
 
-The way of a job through the files, top down; each imports only from rows below it::
+The rooms, top down; a module imports only from its own room and from rooms below it::
 
-    cli/                what people type
-    load/               the load generator of `supervisor bench`
-    mcp_server/         what MCP hosts call, with the extra `mcp`
-    embedding/          the same for asyncio and for threads, on a Trio thread behind a portal
-    opening             open_supervisor: puts a supervisor together
-    core                Supervisor: the front door in Trio
-    launching  gate     from a request to a job in our care; open or closed
-    follow  workspaces  reading what a job writes; where it runs
-    actors/             registry (commits, wakes), job (one task each), janitor
-    catalog             everything that needs no event loop: ask, settle, forget, cancel
-    endings  listing    cancelling and waiting for many jobs at once; pages of jobs
-    progress            how far a running job is, by what it has written so far
-    settle              from how a command ended to what its job is
-    outputs             reading what a job has written
-    tracing             a span for each job, where OpenTelemetry is installed
-    store/              directories, rows, the SQLite registry
-    engines/            how a command is run: keeper, evidence, stopping, watching; batch engines, Slurm
-    interpret/          what an output means, by kind
-    log  mounts  trust  forking  signals  settings  model  metrics  states  paths  errors
+    cli          what people type: a file for each command
+    load         the load generator of `supervisor bench`
+    mcp_server   what MCP hosts call, with the extra `mcp`
+    embedding    the supervisor for asyncio and for threads
+    testing      fakes for tests of code that uses the supervisor
+    runtime      a supervisor at work in Trio: the public class, the registry actor, an actor for each job
+    jobs         what can be asked of a state root, or done to its jobs, without an event loop
+    engines      how commands are run: on this machine or on a cluster
+    store        the state root: directories, and the SQLite index over them
+    keeper       the program that outlives the supervisor and is the parent of the jobs
+    jobdir       the job directory: records, output, and the facts that they state
+    interpret    what the output of a command means, by kind
+    settings     the settings and their environment variables
+    system       the operating system: processes, files, signals
+    log          the log events
+    text         secrets taken out, JSON found in text
+    model        the values that the public functions take and return
+    metrics      what a supervisor counts
+    states       the states of a job and the ways between them
+    errors       every exception, each with a code and a repair
 """
 
 from __future__ import annotations

@@ -24,10 +24,6 @@ ROOMS = (
     "states",
     "metrics",
     "model",
-    "text.json_lines",
-    "text.secret_tokens",
-    "text.secret_names",
-    "text.redact",
     "text",
     "log",
     "system",
@@ -199,6 +195,16 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         module: {ours for _, name in _imports_of(module) if (ours := _ours(name)) in MODULES} for module in MODULES
     }
     assert _circles(arrows) == []
+
+
+def test_the_map_of_the_package_is_this_table() -> None:
+    import supervisor
+
+    assert supervisor.__doc__ is not None
+    block = supervisor.__doc__.partition("::\n\n")[2].rstrip()
+    assert [line.split()[0] for line in block.splitlines()] == list(reversed(ROOMS[1:-2]))
+    page = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+    assert textwrap.dedent(block) in page, "docs/design.md has another map than the docstring of supervisor"
 
 
 @in_every_module
