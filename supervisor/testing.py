@@ -257,6 +257,7 @@ class _FakeRunning:
         self._command = command
         self.launched = launched
         self.queue_reason: str | None = None
+        self.stop_seen: str | None = None
 
     async def begun(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -284,6 +285,7 @@ class _Stranger:
         self._owner_lives = owner_lives
         self.launched = Launched(pid=0, started_ns=0) if launched is None else launched
         self.queue_reason: str | None = None
+        self.stop_seen: str | None = None
 
     async def begun(self) -> None:
         await trio.lowlevel.checkpoint()

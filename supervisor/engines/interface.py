@@ -132,6 +132,11 @@ class Running(Protocol):
         """Why it was not spawned yet, in the words of its engine."""
         ...
 
+    @property
+    def stop_seen(self) -> str | None:
+        """Why another process has asked for its stop, if the engine reads that itself."""
+        ...
+
     async def begun(self) -> None:
         """Wait until it was spawned, or has ended without that; cancelling it changes nothing."""
         ...

@@ -81,7 +81,7 @@ async def _live(
         if entry.running is not None:  # once more, after something had run out
             running = entry.running
         elif request is None:
-            running = await engine.adopt(entry.directory, entry.row.launched(), owner_lives=entry.owner_lives)
+            running = await _adopt(entry, engine)
         else:
             running = await _submit(entry, engine, request)
     except LaunchFailed as failure:
@@ -138,7 +138,20 @@ async def _submit(entry: Entry, engine: Engine, request: LaunchRequest) -> Runni
     entry.scope = trio.CancelScope()
     if entry.stop_why is not None:
         entry.scope.cancel()
-    return running or await engine.adopt(entry.directory, None, owner_lives=entry.owner_lives)
+    return running or await _adopt(entry, engine)
+
+
+async def _adopt(entry: Entry, engine: Engine) -> Running:
+    """Watch a job whose launch is not known to have taken place.
+
+    Once a stop is asked for, that stop rules on a job that was not launched. A look that rules first would call the
+    same job a failed launch.
+    """
+
+    def owner_lives() -> bool:
+        return entry.stop_why is not None or entry.owner_lives()
+
+    return await engine.adopt(entry.directory, entry.row.launched(), owner_lives=owner_lives)
 
 
 async def _queue(entry: Entry, running: Running, registry: Registry, deadline_seconds: float | None) -> None:

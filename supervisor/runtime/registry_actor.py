@@ -56,6 +56,7 @@ class Entry:
     launch is decided, ``finished`` when the end is on record. ``adopted``: what memory
     knows of it may be old, until its actor has looked. ``owner_lives`` tells of another supervisor
     that may be about to launch it. ``progress``: what its output says, for kinds that report it.
+    ``stop_seen``: why another process has asked for its stop, as of the last look.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Entry:
         "scope",
         "started",
         "stop_by",
+        "stop_seen",
         "stop_why",
         "taken",
         "waiters",
@@ -88,6 +90,7 @@ class Entry:
         self.finished = trio.Event()
         self.stop_why: str | None = None
         self.stop_by = ""
+        self.stop_seen: str | None = None
         self.problem: SupervisorError | None = None
         self.progress: dict[str, Any] | None = None
         self.taken = False
@@ -102,11 +105,11 @@ class Entry:
 
     def job(self) -> Job:
         """Return the job as it is now."""
-        running = self.running if self.row.state == State.QUEUED.value else None
+        running = self.running
         return job_of(
             self.row,
             self.directory,
-            stop_requested=self.stop_why,
+            stop_requested=self.stop_why or self.stop_seen or (None if running is None else running.stop_seen),
             progress=self.progress,
             queue_reason=None if running is None else running.queue_reason,
         )

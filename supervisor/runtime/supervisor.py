@@ -267,7 +267,7 @@ class Supervisor:
         if entry is None or entry.adopted:
             return None
         # Others settle a job only once its end is on record. Whatever else they write is noticed by the janitor.
-        if remote.made_elsewhere(entry.row.request) or not self._unended.is_unended(entry.directory):
+        if not self._is_unended(entry):
             self._registry.look_for_changes()
         if entry.generation != self._registry.generation:
             try:
@@ -278,6 +278,14 @@ class Supervisor:
             if row is not None and row.finished:
                 return None
         return entry
+
+    def _is_unended(self, entry: Entry) -> bool:
+        """Whether no end of a job of ours is on record, having noted the stop that another process has asked for."""
+        if remote.made_elsewhere(entry.row.request):  # its engine reads what is on record
+            return False
+        unended = self._unended.is_unended(entry.directory)
+        entry.stop_seen = self._unended.stop_requested(entry.directory)
+        return unended
 
     async def list(
         self,
@@ -303,7 +311,10 @@ class Supervisor:
 
         def own(job_id: str) -> Job | None:
             entry = self._registry.entries.get(job_id)
-            return None if entry is None or entry.adopted else entry.job()
+            if entry is None or entry.adopted:
+                return None
+            self._is_unended(entry)
+            return entry.job()
 
         key = None if workspace is None else workspace_key(await self.launcher.workspaces.real(os.fspath(workspace)))
         query = query_of(key, state, labels, limit, cursor)

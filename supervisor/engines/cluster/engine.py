@@ -81,6 +81,7 @@ class BatchRunning:
         "owner_lives",
         "started",
         "stop_asked",
+        "stop_seen",
         "submitted_ns",
         "submitting",
         "unreached_since",
@@ -98,6 +99,7 @@ class BatchRunning:
         self.word = NOTHING_SAID
         self.owner_lives: Callable[[], bool] = lambda: False
         self.stop_asked: str | None = None
+        self.stop_seen: str | None = None
         self.grace = 5.0
         self.attempts = 0
         self.submitted_ns: int | None = None
@@ -317,6 +319,7 @@ class BatchEngine:
     def _learn(self, handle: BatchRunning, seen: Observation | None) -> None:
         if seen is None:
             return
+        handle.stop_seen = seen.stop_requested
         if seen.launched is not None and not handle.started.is_set():
             handle.set_launched(seen.launched)
         if seen.ended is not None:

@@ -91,6 +91,11 @@ class LocalRunning:
         """Nothing waits here."""
         return None
 
+    @property
+    def stop_seen(self) -> str | None:
+        """Return nothing: the job directory is on a local disk, and tells whoever asks."""
+        return None
+
     async def begun(self) -> None:
         """Wait until it was spawned: by the time that there is such an object, it was."""
         await trio.lowlevel.checkpoint()

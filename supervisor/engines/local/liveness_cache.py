@@ -97,11 +97,16 @@ class SecondLook:
 
 
 class Unended:
-    """Says of a job that no end of it is on record, so that nobody can have settled it."""
+    """Says of a job that no end of it is on record, so that no process can have settled it, and what stop is."""
 
     def __init__(self) -> None:
         """Know nothing yet."""
         self._stamps: dict[str, tuple[int, int]] = {}
+        self._stops: dict[str, str] = {}
+
+    def stop_requested(self, directory: str) -> str | None:
+        """Return why the job was asked to stop, as ``is_unended`` has seen it last."""
+        return self._stops.get(directory)
 
     def is_unended(self, directory: str) -> bool:
         """Whether a job directory is there, without an exit record; ``False`` where it may have one."""
@@ -113,12 +118,16 @@ class Unended:
             settled = has_settled(found)  # as above
             if is_there(f"{directory}/{records.EXIT}"):
                 return False
-            os.lstat(directory)  # in the trash by now, the record would not have been found either
+            stop = records.read_stop(directory)
+            os.lstat(directory)  # in the trash by now, the records would not have been found either
         except OSError:
             return False
+        if len(self._stamps) + len(self._stops) >= _MOST_JOBS:
+            self._stamps.clear()
+            self._stops.clear()
+        if stop:
+            self._stops[directory] = stop["why"]
         if settled:
-            if len(self._stamps) >= _MOST_JOBS:
-                self._stamps.clear()
             self._stamps[directory] = found.st_ino, found.st_ctime_ns
         return True
 

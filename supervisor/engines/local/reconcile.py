@@ -457,7 +457,7 @@ def resolve(
         if finding is Finding.RULE_NEVER_LAUNCHED:
             records.take_claim(directory, records.NOBODY)
         elif finding is Finding.NOTE_NEVER_LAUNCHED:
-            if seen.stop:
+            if seen.stop is not None:  # damaged or not, it was asked for
                 note_cancelled(directory)
                 continue
             record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
