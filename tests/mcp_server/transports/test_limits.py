@@ -27,7 +27,7 @@ from supervisor.mcp_server.transports import accepting, http, limits, listening
 from supervisor.mcp_server.transports.listening import Address, parse_address
 from supervisor.testing import Script
 
-from .conftest import KINDS, Servers
+from tests.mcp_server.conftest import KINDS, Servers
 
 PATIENCE = 30.0
 TOKENS = {"alice": "alices-token-0123456789", "bob": "bobs-token-0123456789"}

@@ -22,7 +22,7 @@ from supervisor.mcp_server.serving import Options, assemble
 from supervisor.mcp_server.transports import stdio
 from supervisor.testing import Script
 
-from .conftest import KINDS, Servers
+from tests.mcp_server.conftest import KINDS, Servers
 
 PATIENCE = 30.0
 PING = b'{"jsonrpc":"2.0","id":"ping","method":"ping"}\n'
