@@ -26,7 +26,6 @@ from supervisor.mcp_server.tools import resources
 from supervisor.mcp_server.transports import accepting, http, limits, listening
 from supervisor.mcp_server.transports.listening import Address, parse_address
 from supervisor.testing import Script
-
 from tests.mcp_server.conftest import KINDS, Servers
 
 PATIENCE = 30.0

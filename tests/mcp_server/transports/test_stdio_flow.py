@@ -21,7 +21,6 @@ from supervisor.mcp_server.config import kinds
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.mcp_server.transports import stdio
 from supervisor.testing import Script
-
 from tests.mcp_server.conftest import KINDS, Servers
 
 PATIENCE = 30.0
