@@ -127,7 +127,7 @@ class Supervisor:
             kind: how its output is read.
             deadline_seconds: ``None`` takes the settings' default, ``math.inf`` is none.
             stdin: bytes it reads before end of file, at most 64 MiB; ``None`` is ``/dev/null``.
-            env: its whole environment; ``None`` passes this process's own. Never written to disk.
+            env: its whole environment; ``None`` passes this process's own. On disk only as SECURITY.md says.
             labels: names and values to find it by.
             idempotency_key: the same key with the same request in the same workspace returns the
                 first job, as it is now, and starts nothing.
