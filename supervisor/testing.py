@@ -429,12 +429,12 @@ class FakeEngine:
         message = exit_.launch_error or "it was claimed by somebody else"
         raise LaunchFailed(message, exit_status=exit_.launch_status or 125)
 
-    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
         """Say what is known about an unfinished job; of one that it has not launched, what the evidence tells."""
         command = self._commands.get(directory)
         if command is None:
             born = records.read(directory, records.JOB) or {}
-            return reconcile.resolve(directory, owner_lives=owner_lives, born=born)
+            return reconcile.resolve(directory, owner_lives=owner_lives, born=born, launched=launched)
         return Observation(
             seen=Seen.RUNNING if command.ended is None else Seen.ENDED,
             launched=command.launched(),

@@ -181,8 +181,11 @@ class Engine(Protocol):
         """
         ...
 
-    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
-        """Say what the evidence tells about an unfinished job, now, without waiting."""
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
+        """Say what the evidence tells about an unfinished job, now, without waiting.
+
+        ``launched``: whether the job is known to have been launched, whatever is left in its directory.
+        """
         ...
 
     async def adopt(

@@ -90,15 +90,23 @@ def survivors_error(job_id: str, directory: str) -> SupervisorError | None:
 
 def _refused(job_id: str, pids: list[int], what: str, then: str) -> PermissionDenied:
     held: list[dict[str, Any]] = []
-    for pid in pids:
+    for pid in [each for each in pids if not _has_ended(each)] or pids[:1]:
         uid = _owner_of(pid)
         held.append({"pid": pid, "uid": uid, "user": None if uid is None else user_name(uid)})
+    pids = [each["pid"] for each in held]  # the number of one that has ended may be another process's by now
     words = ", ".join(f"process {each['pid']} belongs to user {each['user'] or 'unknown'}" for each in held[:5])
     return PermissionDenied(
         f"job {job_id} {what}: {words}, and is not ours to signal",
         repair=f"Stop it as that user or as root: `sudo kill {' '.join(map(str, pids[:5]))}`. {then}",
         details={"job_id": job_id, **held[0], "processes": held},
     )
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return processes.read_process(pid) is None
+    except OSError:
+        return False
 
 
 def _owner_of(pid: int) -> int | None:

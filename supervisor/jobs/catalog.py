@@ -141,7 +141,8 @@ class Catalog:
         engine = registry.made_elsewhere(row.request)
         if engine is not None:
             return self.desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
-        return reconcile.resolve(directory, owner_lives=self.layout.owner_lives(row.owner))
+        owner_lives = self.layout.owner_lives(row.owner)
+        return reconcile.resolve(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
 
     def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""

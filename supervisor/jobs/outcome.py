@@ -151,8 +151,9 @@ def outcome_of(
     elif ended.exit.launch_error is not None:
         event, reason = Event.LAUNCH_FAILED, Reason.LAUNCH_FAILED
         verdict = _unlaunched(row, look(row, directory, ended), ended)
-        if state is not State.QUEUED:  # its launch was recorded by somebody who was wrong
+        if state is not State.QUEUED:  # its launch is on record: what says that there was none was not written by us
             event, reason = Event.LOST, Reason.LOST
+            verdict = Verdict(reason=reason, detail=verdict.detail)
     else:
         verdict = _judge(row.kind, look(row, directory, ended))
         reason = verdict.reason

@@ -21,10 +21,12 @@ from mcp_types import (
 
 from supervisor import log
 from supervisor._version import __version__
+from supervisor.engines.looking import NotKnown
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.mcp_server.config.arguments import checked, schema_of
 from supervisor.mcp_server.tools.answers import error_answer
 from supervisor.mcp_server.tools.jobs import Tool
+from supervisor.store.state_root import state_error
 
 __all__ = ["extend", "make_server"]
 
@@ -53,6 +55,8 @@ def make_server(tools: Sequence[Tool]) -> Server[Any]:
             return await tool.call(ctx, params, checked(tool.parameters, params.arguments or {}))
         except SupervisorError as error:
             return error_answer(error)
+        except NotKnown as error:
+            return error_answer(state_error(error, f"{tool.name} cannot look at the job now"))
         except MCPError:
             raise
         except Exception as error:  # noqa: BLE001  # one defect costs one call

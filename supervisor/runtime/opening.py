@@ -113,7 +113,8 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         def look(row: Row, directory: str) -> Any:
             if remote.made_elsewhere(row.request) not in {None, running_on.name}:
                 return catalog.look(row, directory)
-            return running_on.observe(directory, owner_lives=catalog.layout.owner_lives(row.owner))
+            owner_lives = catalog.layout.owner_lives(row.owner)
+            return running_on.observe(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
 
         foreign = Catalog(settings, any_thread=True, observe=look)
         foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows

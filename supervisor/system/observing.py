@@ -60,16 +60,18 @@ def not_known(error: Exception, path: str) -> NotKnown:
 def is_absent(error: OSError, path: str) -> bool:
     """Whether an error that was met at ``path`` says that there is nothing.
 
-    It does as well where what should be a directory is found to be something else.
+    It does as well where what should be a directory is found to be something else, such as a loop of links.
     """
     if isinstance(error, ABSENT):
         return True
-    while isinstance(error, NotADirectoryError) and len(path) > 1:
+    while (isinstance(error, NotADirectoryError) or error.errno == errno.ELOOP) and len(path) > 1:
         path = os.path.dirname(path)
         try:
             return not stat.S_ISDIR(os.stat(path).st_mode)
         except OSError as another:
             error = another
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            return True
     return False
 
 

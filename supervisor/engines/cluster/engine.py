@@ -263,8 +263,9 @@ class BatchEngine:
 
     # ------------------------------------------------------------ observe
 
-    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
         """Look at the records, and ask the engine where they do not tell."""
+        del launched  # the engine knows
         return resolve_now(directory, self._desk, self.name, owner_lives=owner_lives)
 
     def _tell(self, handle: BatchRunning) -> None:

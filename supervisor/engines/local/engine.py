@@ -408,9 +408,9 @@ class LocalEngine:
 
     # ------------------------------------------------------------ watching by identity
 
-    def observe(self, directory: str, *, owner_lives: bool) -> Observation:
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
         """Look at the evidence."""
-        return reconcile.resolve(directory, owner_lives=owner_lives)
+        return reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
 
     def observe_unowned(self, directory: str) -> Observation:
         """Look at the evidence of a job that nobody else takes care of."""
@@ -497,6 +497,7 @@ class LocalEngine:
         return reconcile.resolve(
             handle.directory,
             owner_lives=handle.owner_lives(),
+            launched=handle.launched.pid != 0,
             reaped_status=reaped_status,
         )
 

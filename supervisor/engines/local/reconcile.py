@@ -89,6 +89,7 @@ class Evidence:
         over_limit: whether it has written more than it may, and has no keeper to see that.
         is_newer: whether it was not launched, and its ``job.json`` says something that only a newer version
             knows, such as that another process will launch it.
+        launched: whether it is known from elsewhere that it was launched. Then records that are missing were deleted.
     """
 
     place: Place
@@ -103,6 +104,7 @@ class Evidence:
     now_boot_ns: int = 0
     over_limit: bool = False
     is_newer: bool = False
+    launched: bool = False
 
 
 class Finding(Enum):
@@ -198,8 +200,12 @@ def _place_by_table(directory: str, process: dict[str, Any], leader: Leader) -> 
     return (Place.EARLIER_BOOT if ended else Place.ELSEWHERE), False
 
 
-def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None) -> Evidence:
+def examine(
+    directory: str, *, owner_lives: bool, born: dict[str, Any] | None = None, launched: bool = False
+) -> Evidence:
     """Read all there is. ``born`` is ``job.json``, which says where the job was taken on, if that was read already.
+
+    ``launched``: whether the job is known to have been launched.
 
     Raises:
         NotKnown: some of it cannot be seen now.
@@ -243,6 +249,7 @@ def examine(directory: str, *, owner_lives: bool, born: dict[str, Any] | None = 
         now_boot_ns=processes.boottime_ns(),
         over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, about.record),
         is_newer=claim is None and process is None and not owner_lives and validation.is_newer_request(directory),
+        launched=launched,
     )
 
 
@@ -289,7 +296,7 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
 
 
 def _decide_unlaunched(seen: Evidence) -> Finding:
-    if seen.claim is None and seen.process is None:
+    if seen.claim is None and seen.process is None and not seen.launched:
         return Finding.WAIT_QUEUED if seen.owner_lives or seen.is_newer else Finding.RULE_NEVER_LAUNCHED
     if seen.claim == records.NOBODY:
         return Finding.NOTE_NEVER_LAUNCHED
@@ -426,10 +433,12 @@ def resolve(
     *,
     owner_lives: bool,
     born: dict[str, Any] | None = None,
+    launched: bool = False,
     reaped_status: Callable[[], int | None] = lambda: None,
 ) -> Observation:
     """Come to a finding that needs nothing more to be done here, and return it.
 
+    ``launched``: whether the job is known to have been launched, whatever is left in its directory.
     ``reaped_status`` may know the wait status of a process that is gone (from a pidfd that the
     caller opened while it lived). The supervisor that launched it holds such a pidfd: while that
     one lives it is left a moment to say how the process ended, before nobody knows.
@@ -445,7 +454,7 @@ def resolve(
     owner_until: float | None = None
     acted = 0
     while True:
-        seen = examine(directory, owner_lives=owner_lives, born=born)
+        seen = examine(directory, owner_lives=owner_lives, born=born, launched=launched)
         if seen.claim is None and seen.process is None and records.is_gone(directory):
             raise FileNotFoundError(errno.ENOENT, "the job has been forgotten", directory)
         damage = damage or _damage(seen)

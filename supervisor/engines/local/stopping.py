@@ -24,7 +24,7 @@ from supervisor.jobdir import measures, records, validation
 from supervisor.keeper import process_tree
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
-from supervisor.system.observing import NotKnown
+from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown
 
 __all__ = [
     "BACKSTOP_SECONDS",
@@ -416,6 +416,7 @@ class Change:
         self._by_watch: dict[int, str] = {}
         self._unseen: set[str] = set(self._all)
         self._to_try_again = False
+        self._again = self._LOOK_AGAIN
         if self._notify is not None:
             for directory in self._all:
                 number = self._notify.watch(directory, mask)
@@ -480,7 +481,9 @@ class Change:
         """
         self._to_try_again = False
         changed = self._watch_processes()
-        longest = self._LOOK_AGAIN if self._blind or self._to_try_again else self._LONGEST
+        # What cannot be seen now is looked at less and less often.
+        self._again = min(2 * self._again, LONGEST_DELAY_SECONDS) if self._to_try_again else self._LOOK_AGAIN
+        longest = self._again if self._blind or self._to_try_again else self._LONGEST
         limit = longest if seconds is None else max(0.0, min(seconds, longest))
         ready = self._poll.poll(0 if changed else -(-int(limit * 1e6) // 1000))
         for descriptor, _ in ready:

@@ -12,6 +12,7 @@ import trio
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Tool as ToolDescription
 
+from supervisor.engines.looking import NotKnown
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
 from supervisor.jobdir.output import Output
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see, principal_of
@@ -21,6 +22,7 @@ from supervisor.mcp_server.tools.answers import MOST_CHARACTERS, answer, job_ans
 from supervisor.model import Job, Result
 from supervisor.settings import Settings
 from supervisor.states import State
+from supervisor.store.layout import state_error
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
@@ -222,8 +224,12 @@ async def read_output(settings: Settings, job: Job, stream: str, *, offset: int 
 
     Raises:
         OutputLost: the job has ended, and there are fewer bytes of the stream than its record says.
+        StateBusy: it cannot be read now.
     """
-    return await trio.to_thread.run_sync(_read_output, settings, job, stream, offset, limit)
+    try:
+        return await trio.to_thread.run_sync(_read_output, settings, job, stream, offset, limit)
+    except NotKnown as error:
+        raise state_error(error, f"cannot read the output of job {job.job_id} now") from error
 
 
 def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, limit: int) -> dict[str, Any]:
