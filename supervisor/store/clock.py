@@ -22,6 +22,8 @@ from supervisor.system import processes
 __all__ = ["Clock"]
 
 _NAME: Final = ".clock"
+_MOST_DIGITS: Final = 19
+"""With its sign; a longer number is no time that a column of the registry can be compared with."""
 _JITTER_NS: Final = 1_000_000_000
 """Of the difference between two clocks that are read one after the other, and of one that is being adjusted."""
 
@@ -69,15 +71,15 @@ class Clock:
     def _read(self) -> int | None:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                boot, _, text = os.read(descriptor, 100).decode("ascii", "replace").partition(".")
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link, which is none of ours
+            if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, directory, socket: none of ours
                 return None
             raise
-        try:
-            boot, _, text = os.read(descriptor, 100).decode("ascii", "replace").partition(".")
-        finally:
-            os.close(descriptor)
-        is_mark = text.removeprefix("-").isdigit() and len(text) <= 20 and boot == processes.boot_id()[:12]
+        is_mark = text.removeprefix("-").isdigit() and len(text) <= _MOST_DIGITS and boot == processes.boot_id()[:12]
         return int(text) if is_mark else None

@@ -525,6 +525,7 @@ async def test_run_waits_no_longer_than_the_grace_and_a_little(state_dir: Path, 
 
             class Endless:
                 launched = running.launched
+                stop_seen = queue_reason = None
 
                 async def wait(self) -> Ended:
                     await trio.sleep_forever()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,3 +103,36 @@ def test_nothing_is_forgotten_because_a_clock_was_set(state_dir: Path, monkeypat
     with Catalog(settings) as catalog:
         assert catalog.list().jobs == ()
         assert catalog.prune() == [job_id]
+
+
+@pytest.mark.parametrize("text", ["-9999999999999999999", "-99999999999999999999", "9" * 20, "--5", "1e5", "²"])
+def test_a_number_that_is_no_time_counts_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".clock").write_text(f"{processes.boot_id()[:12]}.{text}", encoding="utf-8")
+    clock = Clock(str(tmp_path))
+    assert abs(clock.now_ns() - time.time_ns()) < HOUR
+    clock.mark()
+    assert abs(Clock(str(tmp_path)).now_ns() - time.time_ns()) < HOUR
+    assert text not in (tmp_path / ".clock").read_text(encoding="utf-8")
+
+
+def test_what_is_no_file_counts_as_none(tmp_path: Path) -> None:
+    path = tmp_path / ".clock"
+    for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path), lambda: bind(path)):
+        make()
+        clock = Clock(str(tmp_path))
+        clock.mark()
+        assert abs(clock.now_ns() - time.time_ns()) < HOUR
+        path.rmdir() if path.is_dir() else path.unlink()
+        assert os.listdir(tmp_path) == []
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))  # its name has to be short
+
+
+def test_a_root_with_a_directory_in_its_place_can_be_used(state_dir: Path) -> None:
+    (state_dir / ".clock").mkdir()
+    with Catalog(Settings(state_dir=state_dir)) as catalog:
+        assert catalog.list().jobs == ()
+        assert catalog.prune() == []

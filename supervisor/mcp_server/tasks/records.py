@@ -94,6 +94,10 @@ class TaskRecords:
         """Say that what this process was running is over."""
         self._layout.unregister_owner(self.owner)
 
+    def now_ns(self) -> int:
+        """Return the time by which tasks expire: that of the state root, which no wall clock set forward makes later."""
+        return self._layout.clock.now_ns()
+
     def make(self, tool: str, principal: str | None, ttl_ms: int | None) -> Made:
         """Make a task. Once this has returned, it is there for everybody and after every crash of ours.
 
@@ -128,7 +132,7 @@ class TaskRecords:
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return None if made.expired(time.time_ns()) else made
+        return None if made.expired(self.now_ns()) else made
 
     def end(self, made: Made, status: Status, **others: Any) -> Task:
         """Write down how a task ended, and return how it did: as somebody else said, if they were first.
@@ -163,7 +167,7 @@ class TaskRecords:
 
     def all(self) -> Iterator[Made]:
         """Yield every task that is kept; forget those whose time is over."""
-        now_ns = time.time_ns()
+        now_ns = self.now_ns()
         try:
             names = os.listdir(f"{self._layout.root}/{TASKS}")
         except OSError:  # there never was one, mostly

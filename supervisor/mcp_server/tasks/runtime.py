@@ -10,7 +10,6 @@ import contextlib
 import heapq
 import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,9 +99,8 @@ class Runtime:
             return task_of(job, spoilt(error, job))
         return task_of(result.job, self._render(result))
 
-    @staticmethod
-    def _check(made: Made, principal: str | None) -> None:
-        if (principal is not None and principal != made.principal) or made.expired(time.time_ns()):
+    def _check(self, made: Made, principal: str | None) -> None:
+        if (principal is not None and principal != made.principal) or made.expired(self._records.now_ns()):
             raise refusals.no_such_task(made.task_id)
 
     async def page(self, principal: str | None, cursor: str | None) -> tuple[list[Task], str | None]:
@@ -294,7 +292,7 @@ class Runtime:
         for made in await trio.to_thread.run_sync(self._sweep):
             self._expect(made)
         while True:
-            left = math.inf if not self._expiries else (self._expiries[0][0] - time.time_ns()) / 1e9
+            left = math.inf if not self._expiries else (self._expiries[0][0] - self._records.now_ns()) / 1e9
             if left > 0:
                 with trio.move_on_after(min(left, _LONGEST_SLEEP_SECONDS)):
                     await self._expiring.wait()
