@@ -95,7 +95,7 @@ class TaskRecords:
         self._layout.unregister_owner(self.owner)
 
     def now_ns(self) -> int:
-        """Return the time by which tasks expire: that of the state root, which no wall clock set forward makes later."""
+        """Return the time by which tasks expire: that of the state root, whatever becomes of the wall clock."""
         return self._layout.clock.now_ns()
 
     def make(self, tool: str, principal: str | None, ttl_ms: int | None) -> Made:
