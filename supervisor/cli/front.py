@@ -22,10 +22,10 @@ import click
 from supervisor import log
 from supervisor.cli import exits, inherited, streams
 from supervisor.cli.text import clean, one_line
-from supervisor.engines.looking import NotKnown
 from supervisor.errors import InternalError, InvalidSettings, SupervisorError
 from supervisor.model import Job, error_to_json
 from supervisor.settings import Settings
+from supervisor.system.observing import NotKnown
 
 if TYPE_CHECKING:
     from supervisor.jobs.catalog import Catalog
@@ -205,7 +205,7 @@ def _settings(state_dir: str | None) -> Settings:
 def report_unexpected(error: Exception, *, as_json: bool) -> int:
     """Report an error that is not one of ours, and return its exit status."""
     if isinstance(error, NotKnown):
-        from supervisor.store.layout import state_error
+        from supervisor.store.state_root import state_error
 
         return report(state_error(error, "cannot look at the job now"), as_json=as_json)
     log.debug("unexpected_error", exc_info=error)

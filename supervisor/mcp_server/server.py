@@ -21,12 +21,12 @@ from mcp_types import (
 
 from supervisor import log
 from supervisor._version import __version__
-from supervisor.engines.looking import NotKnown
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.mcp_server.config.arguments import checked, schema_of
 from supervisor.mcp_server.tools.answers import error_answer
 from supervisor.mcp_server.tools.jobs import Tool
 from supervisor.store.state_root import state_error
+from supervisor.system.observing import NotKnown
 
 __all__ = ["extend", "make_server"]
 

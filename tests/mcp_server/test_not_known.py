@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mcp import MCPError
 
-from supervisor.engines.looking import NotKnown
-from supervisor.outputs import Output
+from supervisor.jobdir.output import Output
+from supervisor.system.observing import NotKnown
 
 if TYPE_CHECKING:
     from tests.mcp_server.conftest import Servers
@@ -36,6 +36,6 @@ async def test_output(servers: Servers, monkeypatch: pytest.MonkeyPatch, method:
 async def test_any_tool(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     async with servers() as caller:
         job_id = (await caller("count", upto=3))["job_id"]
-        monkeypatch.setattr("supervisor.core.Supervisor.status", fails)
+        monkeypatch.setattr("supervisor.runtime.supervisor.Supervisor.status", fails)
         error = await caller.refused("job_status", job_id=job_id)
         assert (error["code"], error["retryable"]) == ("state_busy", True)

@@ -15,8 +15,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.catalog import Catalog
-from supervisor.engines import looking, records
+from supervisor.jobdir import records
+from supervisor.jobs.catalog import Catalog
+from supervisor.system import observing
 
 if TYPE_CHECKING:
     from tests.process.conftest import Proc, World
@@ -137,12 +138,12 @@ def test_what_is_behind_a_loop_of_links_is_not_there(tmp_path: Path) -> None:
     loop, other = tmp_path / "loop", tmp_path / "other"
     loop.symlink_to(other)
     other.symlink_to(loop)
-    assert looking.find(str(loop / "x")) is None
-    assert looking.find(str(loop / "x" / "y")) is None
-    assert looking.find(str(loop)) is not None
+    assert observing.find(str(loop / "x")) is None
+    assert observing.find(str(loop / "x" / "y")) is None
+    assert observing.find(str(loop)) is not None
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
-    assert not looking.is_absent(OSError(errno.ELOOP, "x"), str(link / "loop"))  # it is there itself
+    assert not observing.is_absent(OSError(errno.ELOOP, "x"), str(link / "loop"))  # it is there itself
 
 
 # ---------------------------------------------------------------- what is not known now

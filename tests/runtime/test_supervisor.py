@@ -1156,6 +1156,7 @@ async def test_a_crash_while_a_job_runs_stops_it(settings: Settings, also_stop: 
             class Broken:
                 launched = running.launched
                 waited = False
+                stop_seen = queue_reason = None
 
                 async def wait(self) -> Ended:
                     if not self.waited:

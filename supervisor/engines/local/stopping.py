@@ -496,6 +496,7 @@ class Change:
                 self._poll.unregister(descriptor)
                 ended = self._by_pidfd[descriptor]
                 changed |= ended
-                if any(ended is kept for kept in self._by_keeper.values()):
+                for keeper in [each for each, kept in self._by_keeper.items() if kept is ended]:
+                    del self._by_keeper[keeper]
                     self._unseen |= ended  # their leaders are to be watched from here on
         return self._all if self._blind or (not ready and limit == longest) else changed

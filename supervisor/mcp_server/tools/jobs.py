@@ -12,7 +12,6 @@ import trio
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Tool as ToolDescription
 
-from supervisor.engines.looking import NotKnown
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
 from supervisor.jobdir.output import Output
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see, principal_of
@@ -22,7 +21,8 @@ from supervisor.mcp_server.tools.answers import MOST_CHARACTERS, answer, job_ans
 from supervisor.model import Job, Result
 from supervisor.settings import Settings
 from supervisor.states import State
-from supervisor.store.layout import state_error
+from supervisor.store.state_root import state_error
+from supervisor.system.observing import NotKnown
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext

@@ -48,7 +48,7 @@ def test_what_has_ended_is_kept(state_dir: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_boot_clock_is_believed(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from supervisor.engines import processes
+    from supervisor.system import processes
 
     records = TaskRecords(state_dir)
     made = records.make("tool", None, 60_000)

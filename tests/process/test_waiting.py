@@ -1,0 +1,36 @@
+"""A wait without an event loop goes on to the end of a command whose keeper has died meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor.engines.local import stopping
+
+if TYPE_CHECKING:
+    from tests.process.conftest import World
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_leaders_are_watched_once_their_keeper_has_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Nothing writes into the job directory then, and nobody looks again before long."""
+    monkeypatch.setattr(stopping.Change, "_LONGEST", 600.0)
+    host = world.host()
+    job_ids = [host.start("sleep", "600") for _ in range(count)]
+    leaders, keeper = [world.leader(job_id) for job_id in job_ids], world.keeper(job_ids[0])
+    host.kill()
+    directories = [str(world.job(job_id)) for job_id in job_ids]
+    with stopping.Change(directories) as change:
+        change.wait(0)  # watches the keeper
+        keeper.kill()
+        assert change.wait(60) == set(directories)
+        change.wait(0)
+        for leader, directory in zip(leaders, directories, strict=True):
+            leader.kill()
+            changed = change.wait(10)
+            while changed and directory not in changed:
+                changed = change.wait(10)
+            assert changed, "the end of a leader was missed"
