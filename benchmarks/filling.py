@@ -10,7 +10,7 @@ from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.states import Reason, State
-from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
@@ -60,7 +60,7 @@ def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list
                 row.started_ns = now
                 catalog.index.insert(row)
                 failed = number % 10 == 9
-                outcome = Outcome(
+                outcome = JobOutcome(
                     state=State.FAILED if failed else State.DONE,
                     reason=Reason.NONZERO_EXIT if failed else Reason.EXITED,
                     exit=Exit(exit_code=int(failed), ended_ns=now),
@@ -68,7 +68,7 @@ def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list
                     if failed
                     else None,
                 )
-                catalog.index.settle(row.with_outcome(outcome))
+                catalog.index.finish(row.with_outcome(outcome))
                 ids.append(job_id)
 
         catalog.index.write(enter)

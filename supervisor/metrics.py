@@ -15,7 +15,7 @@ import attrs
 
 from supervisor.states import State
 
-__all__ = ["Histogram", "Meter", "Metrics"]
+__all__ = ["Counters", "Histogram", "Metrics"]
 
 _BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -115,7 +115,7 @@ class Times:
         )
 
 
-class Meter:
+class Counters:
     """The counters of one supervisor. Whoever sees something happen adds to them."""
 
     __slots__ = ("adoptions", "ended", "launch_failures", "launches", "overshoots", "stops")

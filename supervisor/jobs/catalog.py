@@ -35,12 +35,12 @@ from supervisor.jobdir import records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobs import bulk, retention
 from supervisor.jobs.listing import nobody, page_of, query_of
-from supervisor.jobs.outcome import how_it_ended, outcome_of
+from supervisor.jobs.outcome import outcome_of, view_of
 from supervisor.jobs.progress import is_silent, read_so_far
 from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.rows import UNFINISHED, Outcome, error_of, job_of
+from supervisor.store.rows import UNFINISHED, JobOutcome, error_of, job_of
 from supervisor.store.state_root import encodable, state_error, workspace_key
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 from supervisor.system.paths import absolute, expanded
@@ -91,7 +91,7 @@ class Catalog:
         any_thread: whether it is used from more than one thread, one at a time.
         create: whether a state root is made if there is none; else it is one without jobs.
 
-    ``owed`` are ended jobs whose rows could not be written, on a full disk, by whoever saw them end.
+    ``unwritten`` are ended jobs whose rows could not be written, on a full disk, by whoever saw them end.
 
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
@@ -110,7 +110,7 @@ class Catalog:
         self.settings = settings
         self.layout = Layout(settings.state_dir, create=create)
         self._observe = observe or self.look
-        self.owed: Mapping[str, Row] = {}
+        self.unwritten: Mapping[str, Row] = {}
         self.desks = registry.Desks()
         self._second_look = SecondLook()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
@@ -144,7 +144,7 @@ class Catalog:
         owner_lives = self.layout.owner_lives(row.owner)
         return reconcile.resolve(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
 
-    def judge(self, row: Row) -> tuple[Launched | None, Outcome | None]:
+    def judge(self, row: Row) -> tuple[Launched | None, JobOutcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
         directory = self.directory(row)
         try:
@@ -194,7 +194,7 @@ class Catalog:
         row: Row,
         *,
         drive: bool = True,
-        look: _Look = how_it_ended,
+        look: _Look = view_of,
     ) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence, and return it with what was seen.
 
@@ -206,7 +206,7 @@ class Catalog:
         """
         if row.finished or row.state not in UNFINISHED:  # the latter is for the version that knows that state
             return row, None
-        if (ended := self.owed.get(row.job_id)) is not None:
+        if (ended := self.unwritten.get(row.job_id)) is not None:
             return ended, None
         try:
             return self._looked_at(row, drive=drive, look=look)
@@ -218,7 +218,7 @@ class Catalog:
 
     def _looked_at(self, row: Row, *, drive: bool, look: _Look) -> tuple[Row, Observation | None]:
         directory = self.directory(row)
-        found = self.layout.look_at(row.workspace_key, row.job_id)
+        found = self.layout.stat_job(row.workspace_key, row.job_id)
         if found is None:
             return self._without_directory(row)
         if (kept := self._kept(row, directory, found)) is not None:
@@ -238,9 +238,9 @@ class Catalog:
         """Return what is seen of a local job that runs in the care of its keeper, ``None`` for any other."""
         return None if registry.made_elsewhere(row.request) else self._second_look.look(directory, found)
 
-    def _entered(self, row: Row, directory: str, seen: Observation, look: _Look = how_it_ended) -> Row:
+    def _entered(self, row: Row, directory: str, seen: Observation, look: _Look = view_of) -> Row:
         """Commit what was seen, and return the row as it is now."""
-        outcome: Outcome | None = None
+        outcome: JobOutcome | None = None
         if seen.seen is Seen.ENDED and seen.ended is not None:
             with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
                 outcome = outcome_of(row, directory, seen.ended, look)
@@ -256,7 +256,7 @@ class Catalog:
 
         def enter() -> bool:
             if outcome is not None:
-                return self.index.settle(now)  # which enters the launch as well
+                return self.index.finish(now)  # which enters the launch as well
             if launched is not None:
                 self.index.set_launched(row.job_id, launched)
             return False
@@ -348,11 +348,11 @@ class Catalog:
 
         ``None`` where there is more to it than that it runs in the care of its keeper.
         """
-        if row.job_id in self.owed or (progress is None and not is_silent(row.kind)):
+        if row.job_id in self.unwritten or (progress is None and not is_silent(row.kind)):
             return None
         directory = self.directory(row)
         try:
-            found = self.layout.look_at(row.workspace_key, row.job_id)
+            found = self.layout.stat_job(row.workspace_key, row.job_id)
             seen = None if found is None else self._kept(row, directory, found)
         except (NotKnown, StateBusy):
             return None
@@ -432,7 +432,7 @@ class Catalog:
         shown: list[interpret.Outcome] = []
 
         def look(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
-            shown.append(how_it_ended(row, directory, ended))
+            shown.append(view_of(row, directory, ended))
             return shown[-1]
 
         row, seen = self.settled(self.row(job_id), look=look)
@@ -486,7 +486,7 @@ class Catalog:
             message = f"the output of job {row.job_id} is not there any more"
             raise StateCorrupt(message, details={"job_id": row.job_id})
         interpreter = interpret.get_interpreter(row.kind)
-        outcome = shown[-1] if shown else how_it_ended(row, directory, _ended_of(job))
+        outcome = shown[-1] if shown else view_of(row, directory, _ended_of(job))
         try:
             value = interpret.render(interpreter, outcome, detail)
         except OutputLost:

@@ -19,10 +19,10 @@ from supervisor.jobdir.facts import Ended
 from supervisor.jobdir.output import STREAMS, read_output
 from supervisor.model import ErrorInfo
 from supervisor.states import Event, Reason, State, reason_of, step
-from supervisor.store.rows import Outcome, Row, size_of
+from supervisor.store.rows import JobOutcome, Row, size_of
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 
-__all__ = ["how_it_ended", "outcome_of"]
+__all__ = ["outcome_of", "view_of"]
 
 _TAIL: Final = 65536
 
@@ -72,7 +72,7 @@ _TEXTS: Final = {
 }
 
 
-def how_it_ended(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
+def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
     """Return what an interpreter is given about a job: no more of its output than was there at its end, or may be."""
     exit_, limit = ended.exit, _limit_of(row)
 
@@ -121,8 +121,8 @@ def outcome_of(
     row: Row,
     directory: str,
     ended: Ended,
-    look: Callable[[Row, str, Ended], interpret.Outcome] = how_it_ended,
-) -> Outcome:
+    look: Callable[[Row, str, Ended], interpret.Outcome] = view_of,
+) -> JobOutcome:
     """Decide the terminal state of a job whose command has ended.
 
     ``look`` gives the interpreter's view of it; whoever wants the value as well keeps that, so that
@@ -164,7 +164,7 @@ def outcome_of(
     if ended.survivors:
         left = f"processes not ours to stop are left: {' '.join(map(str, ended.survivors))}"
         detail = left if detail is None else f"{left}; {detail}"
-    return Outcome(
+    return JobOutcome(
         state=step(state, event),
         reason=reason,
         exit=ended.exit,

@@ -66,7 +66,7 @@ class Janitor:
         while True:
             missed = False
             try:
-                self._registry.pay()
+                self._registry.flush()
                 if changed:
                     self._foreign = [
                         row for row in self._catalog.index.unfinished() if row.job_id not in self._registry.entries
@@ -82,7 +82,7 @@ class Janitor:
                 log.warning("janitor_failed", code=code, error=str(problem) or repr(problem))
                 missed = changed
             await trio.sleep(_TICK_SECONDS)
-            changed = self._registry.look_for_changes() or missed
+            changed = self._registry.check_for_changes() or missed
 
     async def _care_for_foreign(self) -> None:
         """Adopt what nobody takes care of, and what is overdue although somebody should."""

@@ -20,9 +20,9 @@ from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobs.outcome import outcome_of
 from supervisor.model import ErrorInfo, Exit
-from supervisor.runtime.registry_actor import Entry, Registry, Settle
+from supervisor.runtime.registry_actor import Entry, Finish, Registry
 from supervisor.states import Reason, State
-from supervisor.store.rows import Outcome, size_of
+from supervisor.store.rows import JobOutcome, size_of
 from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
 from supervisor.system.observing import NotKnown
@@ -67,7 +67,7 @@ async def care_for(
         row = entry.row
         if row.started_ns is None and entry.running is not None and entry.running.launched.pid:
             row = row.with_launch(entry.running.launched)
-        await registry.send(Settle(entry, row.with_outcome(outcome), outcome.reason.value))
+        await registry.send(Finish(entry, row.with_outcome(outcome), outcome.reason.value))
 
 
 async def _live(
@@ -85,14 +85,14 @@ async def _live(
         else:
             running = await _submit(entry, engine, request)
     except LaunchFailed as failure:
-        registry.meter.launch_failures += 1
+        registry.counters.launch_failures += 1
         return await _launch_failure(entry, engine, failure)
     entry.running = running
     launched = running.launched
     if launched.pid and entry.row.started_ns is None:
         entry.row = entry.row.with_launch(launched)
         if request is not None:
-            registry.meter.launches.add((launched.started_ns - entry.row.created_ns) / 1e9)
+            registry.counters.launches.add((launched.started_ns - entry.row.created_ns) / 1e9)
             log.info("job_launched", job_id=entry.row.job_id, pid=launched.pid)
         registry.launched(entry)
     else:
@@ -120,9 +120,9 @@ async def _live(
         begun = trio.current_time()
         await running.stop(entry.stop_why, entry.stop_by)
         ended = await running.wait()
-        registry.meter.stops.add(trio.current_time() - begun)
+        registry.counters.stops.add(trio.current_time() - begun)
     if ended.stopped == "deadline":
-        registry.meter.overshoots.add(trio.current_time() - entry.scope.deadline)
+        registry.counters.overshoots.add(trio.current_time() - entry.scope.deadline)
     return ended
 
 
@@ -204,7 +204,7 @@ def _seconds_left(launched: Launched, deadline_seconds: float | None, *, fresh: 
     return deadline_seconds - (time.time_ns() - launched.started_ns) / 1e9
 
 
-async def _decide(entry: Entry, ended: Ended) -> Outcome | None:
+async def _decide(entry: Entry, ended: Ended) -> JobOutcome | None:
     """Decide what the end means; ``None`` when that is not for this process to say."""
     patience = Patience(entry.directory)
     while True:
@@ -227,7 +227,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, OSError | MemoryError) or (isinstance(error, SupervisorError) and error.retryable)
 
 
-async def _give_up(entry: Entry, engine: Engine, error: Exception) -> Outcome:
+async def _give_up(entry: Entry, engine: Engine, error: Exception) -> JobOutcome:
     """Stop what cannot be taken care of, and say why."""
     exit_ = Exit(ended_ns=entry.row.created_ns)
     try:
@@ -238,7 +238,7 @@ async def _give_up(entry: Entry, engine: Engine, error: Exception) -> Outcome:
         exit_ = (await running.wait()).exit
     except Exception as another:  # noqa: BLE001  # as in `care_for`
         log.warning("job_not_stopped", job_id=entry.row.job_id, error=repr(another))
-    return Outcome(
+    return JobOutcome(
         state=State.FAILED,
         reason=Reason.LOST,
         exit=exit_,

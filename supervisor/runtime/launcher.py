@@ -81,7 +81,7 @@ class Launcher:
         self._gate = gate
         self._status = status
         self._shared: set[str] = set()
-        self._follower = Follower(nursery, registry.tell_progress)
+        self._follower = Follower(nursery, registry.publish_progress)
         self._owner: str | None = None
         self.workspaces = Workspaces()
         self._born = {
@@ -126,7 +126,7 @@ class Launcher:
         """
         if not made.started.is_set() and made.row.job_id not in self._registry.entries:
             await made.started.wait()  # its id is not told yet
-        if made.taken or made.problem is not None:
+        if made.key_conflict or made.problem is not None:
             await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:
                 raise made.problem
@@ -209,7 +209,7 @@ class Launcher:
             self._follower.attend(entry)
 
         if kept is not None:
-            kept.enter_context(self._registry.keeping(row.job_id))
+            kept.enter_context(self._registry.protected_job(row.job_id))
         try:
             await self._registry.send(Create(entry, self._settings.job_max_count, begin))
         except BaseException:  # nobody has heard of it
@@ -298,10 +298,10 @@ class Launcher:
         entry = Entry(row, self._catalog.directory(row))
         entry.adopted = True
         if not owned:
-            entry.owner_lives = partial(self._catalog.layout.sees_owner, row.owner)
+            entry.owner_lives = partial(self._catalog.layout.observe_owner, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
-        self._registry.meter.adoptions += 1
+        self._registry.counters.adoptions += 1
         log.info("job_adopted", job_id=row.job_id)
         deadline = row.request["deadline_seconds"]
         self._nursery.start_soon(care_for, entry, self._engine_of(row), self._registry, None, deadline)

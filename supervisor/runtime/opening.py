@@ -119,7 +119,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         foreign = Catalog(settings, any_thread=True, observe=look)
         foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows
         registry = Registry(catalog)
-        catalog.owed = foreign.owed = registry.owed
+        catalog.unwritten = foreign.unwritten = registry.unwritten
         try:
             async with trio.open_nursery() as around_services:
                 services = await around_services.start(_sheltered)
@@ -146,7 +146,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                 finally:
                     services.cancel_scope.cancel()  # the registry commits what it still holds on its way out
         finally:
-            registry.let_go()
+            registry.release_waiters()
             foreign.close()
     finally:
         catalog.close()

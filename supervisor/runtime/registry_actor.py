@@ -21,7 +21,7 @@ from supervisor.engines.interface import Running
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
-from supervisor.metrics import Meter
+from supervisor.metrics import Counters
 from supervisor.model import Job, JobEvent
 from supervisor.runtime import tracing
 from supervisor.states import State
@@ -29,7 +29,7 @@ from supervisor.store import Index, Row
 from supervisor.store.rows import job_of
 from supervisor.system.observing import NotKnown
 
-__all__ = ["Create", "Entry", "NoteFetched", "NoteLaunch", "Registry", "Settle", "Subscription"]
+__all__ = ["Create", "Entry", "Finish", "NoteFetched", "NoteLaunch", "Registry", "Subscription"]
 
 _MAILBOX: Final = 1024
 _MOST_IN_A_BATCH: Final = 256
@@ -64,6 +64,7 @@ class Entry:
         "directory",
         "finished",
         "generation",
+        "key_conflict",
         "owner_lives",
         "problem",
         "progress",
@@ -74,7 +75,6 @@ class Entry:
         "stop_by",
         "stop_seen",
         "stop_why",
-        "taken",
         "waiters",
     )
 
@@ -93,7 +93,7 @@ class Entry:
         self.stop_seen: str | None = None
         self.problem: SupervisorError | None = None
         self.progress: dict[str, Any] | None = None
-        self.taken = False
+        self.key_conflict = False
         self.generation = 0
         self.waiters = 0
 
@@ -119,7 +119,7 @@ class Create(NamedTuple):
     """A job is to exist. ``begin`` starts its actor once it does.
 
     If it cannot, ``entry.started`` is set with ``entry.problem`` saying why, or with
-    ``entry.taken`` because its idempotency key belongs to somebody else's job by now.
+    ``entry.key_conflict`` because its idempotency key belongs to somebody else's job by now.
     """
 
     entry: Entry
@@ -133,7 +133,7 @@ class NoteLaunch(NamedTuple):
     entry: Entry
 
 
-class Settle(NamedTuple):
+class Finish(NamedTuple):
     """The command of a job has ended, and it was decided what that means."""
 
     entry: Entry
@@ -147,7 +147,7 @@ class NoteFetched(NamedTuple):
     job_id: str
 
 
-Message = Create | NoteLaunch | Settle | NoteFetched
+Message = Create | NoteLaunch | Finish | NoteFetched
 
 
 class Subscription:
@@ -232,10 +232,10 @@ class Registry:
         self._patient: Index | None = None
         self.entries: dict[str, Entry] = {}
         self.subscriptions: set[Subscription] = set()
-        self.wanted: Counter[str] = Counter()
+        self.protected: Counter[str] = Counter()
         self.generation = 0
-        self.owed: dict[str, Row] = {}
-        self.meter = Meter()
+        self.unwritten: dict[str, Row] = {}
+        self.counters = Counters()
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
@@ -246,7 +246,7 @@ class Registry:
         return self._send.statistics().current_buffer_used
 
     @property
-    def launches_put_aside(self) -> int:
+    def deferred_launches(self) -> int:
         """How many launches are to be committed when they are due."""
         return len(self._launches)
 
@@ -258,17 +258,17 @@ class Registry:
             await self._send.send(message)
 
     @contextlib.contextmanager
-    def keeping(self, job_id: str) -> Generator[None]:
+    def protected_job(self, job_id: str) -> Generator[None]:
         """Keep a job from being evicted while somebody is about to fetch its result."""
-        self.wanted[job_id] += 1
+        self.protected[job_id] += 1
         try:
             yield
         finally:
-            self.wanted[job_id] -= 1
-            if not self.wanted[job_id]:
-                del self.wanted[job_id]
+            self.protected[job_id] -= 1
+            if not self.protected[job_id]:
+                del self.protected[job_id]
 
-    def look_for_changes(self) -> bool:
+    def check_for_changes(self) -> bool:
         """Notice whether another process has written since the last look."""
         try:
             changed = self._index.changed()
@@ -282,7 +282,7 @@ class Registry:
         """Take no more messages; ``run`` ends when the mailbox is empty."""
         self._send.close()
 
-    def let_go(self) -> None:
+    def release_waiters(self) -> None:
         """Wake whoever still waits for a job: nobody here will see its end."""
         for entry in self.entries.values():
             entry.started.set()
@@ -311,7 +311,7 @@ class Registry:
             batch += [NoteLaunch(entry) for _, entry in self._launches if not entry.row.finished]
             if batch:
                 self._last_commit(batch)
-            self.pay()
+            self.flush()
             if self._patient is not None:
                 self._patient.close()
 
@@ -355,14 +355,14 @@ class Registry:
         if isinstance(message, Create):
             if not index.insert(row):
                 return False
-            index.evict(row.workspace_key, message.cap, self.wanted)
+            index.evict(row.workspace_key, message.cap, self.protected)
             return True
         if isinstance(message, NoteLaunch):
             launched = row.launched()
             if launched is not None:
                 index.set_launched(row.job_id, launched)
             return True
-        return index.settle(message.row)
+        return index.finish(message.row)
 
     def _refused(self, batch: list[Message], problem: SupervisorError) -> list[bool]:
         """Deal with a batch that cannot be written: a new job is refused, all else is true regardless."""
@@ -370,18 +370,18 @@ class Registry:
         for message in batch:
             if isinstance(message, Create):
                 message.entry.problem = problem
-            elif isinstance(message, Settle):
-                self.owed[message.row.job_id] = message.row
+            elif isinstance(message, Finish):
+                self.unwritten[message.row.job_id] = message.row
         return [True for _ in batch]
 
-    def pay(self) -> None:
+    def flush(self) -> None:
         """Commit the ends that could not be written when they came, if that is possible by now."""
-        if self.owed:
-            rows = list(self.owed.values())
+        if self.unwritten:
+            rows = list(self.unwritten.values())
             with contextlib.suppress(SupervisorError):
-                self._index.write(lambda: [self._index.settle(row) for row in rows])
+                self._index.write(lambda: [self._index.finish(row) for row in rows])
                 for row in rows:
-                    del self.owed[row.job_id]
+                    del self.unwritten[row.job_id]
 
     # ------------------------------------------------------------ after the commit
 
@@ -389,20 +389,20 @@ class Registry:
         for message, answer in zip(batch, answers, strict=True):
             if isinstance(message, Create):
                 self._created(message, taken=not answer)
-            elif isinstance(message, Settle):
+            elif isinstance(message, Finish):
                 self._settled(message, first=answer)
 
     def _created(self, message: Create, *, taken: bool) -> None:
         entry = message.entry
         if taken or entry.problem is not None:
-            entry.taken = taken
+            entry.key_conflict = taken
             entry.started.set()
             return
         self.entries[entry.row.job_id] = entry
         self._publish(entry, None)
         message.begin()
 
-    def _settled(self, message: Settle, *, first: bool) -> None:
+    def _settled(self, message: Finish, *, first: bool) -> None:
         entry = message.entry
         row = entry.row
         previous = State(row.state)
@@ -416,7 +416,7 @@ class Registry:
         entry.started.set()
         entry.finished.set()
         self._publish(entry, previous)
-        self.meter.ended[entry.row.state] += 1
+        self.counters.ended[entry.row.state] += 1
         if first:
             tracing.end(entry.row, entry.directory)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
@@ -445,7 +445,7 @@ class Registry:
                         await self.send(NoteLaunch(entry))
                     self._launches.popleft()
 
-    def tell_progress(self, entry: Entry) -> None:
+    def publish_progress(self, entry: Entry) -> None:
         """Publish that the output of a job says something new about its progress."""
         self._publish(entry, State(entry.row.state))
 

@@ -217,7 +217,7 @@ class Supervisor:
             with contextlib.ExitStack() as kept:
                 made = await self.launcher.begin(spec, kept)
                 job = made if isinstance(made, Job) else await self.launcher.begun(made, spec, kept)
-                kept.enter_context(self._registry.keeping(job.job_id))  # it may be one that had its key
+                kept.enter_context(self._registry.protected_job(job.job_id))  # it may be one that had its key
                 await self.wait(job.job_id)
                 return await self.result(job.job_id)
         except (trio.Cancelled, KeyboardInterrupt):
@@ -268,7 +268,7 @@ class Supervisor:
             return None
         # Others settle a job only once its end is on record. Whatever else they write is noticed by the janitor.
         if not self._is_unended(entry):
-            self._registry.look_for_changes()
+            self._registry.check_for_changes()
         if entry.generation != self._registry.generation:
             try:
                 row = self._catalog.index.get(job_id)
@@ -420,20 +420,20 @@ class Supervisor:
         """
         self._gate.check_open()
         await trio.lowlevel.checkpoint()
-        registry, meter = self._registry, self._registry.meter
-        jobs = {state_of(name, ended=True): count for name, count in meter.ended.items()}
+        registry, counters = self._registry, self._registry.counters
+        jobs = {state_of(name, ended=True): count for name, count in counters.ended.items()}
         alive = [entry.row.started_ns is not None for entry in registry.entries.values()]
         return Metrics(
             since=from_ns(self._opened_ns),
             jobs={State.QUEUED: alive.count(False), State.RUNNING: alive.count(True), **jobs},
-            launches=(launches := meter.launches.so_far()).count,
-            launch_failures=meter.launch_failures,
-            adoptions=meter.adoptions,
+            launches=(launches := counters.launches.so_far()).count,
+            launch_failures=counters.launch_failures,
+            adoptions=counters.adoptions,
             launch_seconds=launches,
-            stop_seconds=meter.stops.so_far(),
-            deadline_overshoot_seconds=meter.overshoots.so_far(),
+            stop_seconds=counters.stops.so_far(),
+            deadline_overshoot_seconds=counters.overshoots.so_far(),
             uncommitted=registry.queue_length,
-            unnoted_launches=registry.launches_put_aside,
+            unnoted_launches=registry.deferred_launches,
             waiting_for_disk=self._gate.waiting,
             subscribers=len(registry.subscriptions),
             unread_events=sum(subscription.unread for subscription in registry.subscriptions),
@@ -484,7 +484,7 @@ class Supervisor:
     async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
         """Forget what has expired or is beyond the cap, in one workspace or in all; returns the ids."""
         self._gate.check_open()
-        spared = {*self._registry.entries, *self._registry.wanted}
+        spared = {*self._registry.entries, *self._registry.protected}
         return await self._gate.in_thread(lambda catalog: catalog.prune(workspace, spared=spared))
 
     # ------------------------------------------------------------ following

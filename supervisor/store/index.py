@@ -14,7 +14,7 @@ from supervisor import log
 from supervisor.errors import StateCorrupt
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.store.rows import COLUMNS, Outcome, Row, check_row, row_of_record
+from supervisor.store.rows import COLUMNS, JobOutcome, Row, check_row, row_of_record
 from supervisor.store.sqlite import MIGRATIONS, Connection, Damaged
 from supervisor.store.state_root import Layout, state_error
 from supervisor.system.observing import NotKnown
@@ -42,7 +42,7 @@ class Index(Connection):
     def __init__(
         self,
         layout: Layout,
-        judge: Callable[[Row], tuple[Launched | None, Outcome | None]],
+        judge: Callable[[Row], tuple[Launched | None, JobOutcome | None]],
         *,
         wait_seconds: float = 5,
         any_thread: bool = False,
@@ -95,7 +95,7 @@ class Index(Connection):
                 self.set_launched(row.job_id, launched)
                 row = row.with_launch(launched)  # noqa: PLW2901  # the same job, further on
             if outcome is not None:
-                self.settle(row.with_outcome(outcome))
+                self.finish(row.with_outcome(outcome))
 
     def _may_have_run(self, row: Row) -> tuple[bool, int]:
         try:
@@ -163,7 +163,7 @@ class Index(Connection):
             (launched.started_ns, launched.pid, launched.deadline_boot_ns, job_id),
         )
 
-    def settle(self, row: Row) -> bool:
+    def finish(self, row: Row) -> bool:
         """Write how a job ended; ``False`` when somebody else has, or it is gone. Only the first counts."""
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names

@@ -19,7 +19,7 @@ from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
 from supervisor.system.observing import NotKnown, find
 
-__all__ = ["COLUMNS", "UNFINISHED", "Outcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
+__all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
 
 COLUMNS: Final = (
     "seq",
@@ -131,7 +131,7 @@ class Row:
         row.deadline_boot_ns = launched.deadline_boot_ns
         return row
 
-    def with_outcome(self, outcome: Outcome) -> Row:
+    def with_outcome(self, outcome: JobOutcome) -> Row:
         """Return this row with its job ended; its time to live counts from the end of its command."""
         row = self._copy()
         row.state = outcome.state.value
@@ -150,7 +150,7 @@ class Row:
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class Outcome:
+class JobOutcome:
     """How a job ended, as its row keeps it.
 
     Attributes:

@@ -318,9 +318,9 @@ class Layout:
         Raises:
             StateBusy: that cannot be seen now.
         """
-        return self.look_at(workspace, job_id) is not None
+        return self.stat_job(workspace, job_id) is not None
 
-    def look_at(self, workspace: str, job_id: str) -> os.stat_result | None:
+    def stat_job(self, workspace: str, job_id: str) -> os.stat_result | None:
         """Return the job directory as it is now if it is sound, else ``None``.
 
         Raises:
@@ -506,7 +506,7 @@ class Layout:
         with contextlib.suppress(OSError):
             os.unlink(f"{self.root}/{_OWNERS}/{name}")
 
-    def sees_owner(self, name: str) -> bool:
+    def observe_owner(self, name: str) -> bool:
         """Whether the supervisor of that name may still launch what it has taken on.
 
         Raises:
@@ -520,13 +520,13 @@ class Layout:
         return is_there(f"{self.root}/{_OWNERS}/{name}") and processes.is_alive(int(words[0]), int(words[1]))
 
     def owner_lives(self, name: str) -> bool:
-        """Return what ``sees_owner`` does, for callers outside the engines.
+        """Return what ``observe_owner`` does, for callers outside the engines.
 
         Raises:
             StateBusy: that cannot be seen now.
         """
         try:
-            return self.sees_owner(name)
+            return self.observe_owner(name)
         except NotKnown as error:
             raise state_error(error, "cannot tell whether a supervisor is still there") from error
 

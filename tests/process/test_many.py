@@ -19,7 +19,7 @@ from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.states import Reason, State
-from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
@@ -251,7 +251,9 @@ async def test_reopening_a_root_with_ten_thousand_ended_and_a_thousand_running_j
             row = row_of_record(key, now, dump(now))
             ended = Exit(exit_code=0, ended_ns=time.time_ns())
             index.insert(row)
-            index.settle(row.with_outcome(Outcome(state=State.DONE, reason=Reason.EXITED, exit=ended, stdout_bytes=2)))
+            index.finish(
+                row.with_outcome(JobOutcome(state=State.DONE, reason=Reason.EXITED, exit=ended, stdout_bytes=2))
+            )
 
     index.write(fill)
 

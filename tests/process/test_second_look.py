@@ -271,7 +271,7 @@ async def test_a_supervisor_sees_what_others_did_to_its_job(world: World, monkey
             def refuse() -> Any:
                 raise AssertionError
 
-            patched.setattr(sup._registry, "look_for_changes", refuse)  # the registry is not asked
+            patched.setattr(sup._registry, "check_for_changes", refuse)  # the registry is not asked
             assert (await sup.status(job_id)).status == "running"
 
         def cancel() -> str:

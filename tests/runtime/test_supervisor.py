@@ -476,13 +476,13 @@ async def test_what_run_has_started_is_kept_from_before_its_launch_to_its_result
     wanted: list[bool] = []
 
     def script(request: LaunchRequest) -> Script:
-        wanted.append(request.job_id in sup._registry.wanted)
+        wanted.append(request.job_id in sup._registry.protected)
         return Script(stdout=b"out")
 
     settings = Settings(state_dir=settings.state_dir, job_max_count=1)
     async with open_supervisor(settings, engine=FakeEngine(script)) as sup:
         assert (await sup.run(["tool"])).value == "out"
-        assert not sup._registry.wanted
+        assert not sup._registry.protected
         await sup.wait((await sup.start(["tool"])).job_id)  # whose caller has an id, and may come for it or not
     assert wanted == [True, False]
 

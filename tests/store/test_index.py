@@ -24,7 +24,7 @@ from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
 from supervisor.store import Index, Row, index
-from supervisor.store.rows import Outcome, dump, row_of_record
+from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.sqlite import MIGRATIONS
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
@@ -356,8 +356,8 @@ def test_only_the_first_end_counts(catalog: Catalog) -> None:
     row = make(catalog)
 
     def end(state: State, reason: Reason) -> bool:
-        outcome = Outcome(state=state, reason=reason, exit=Exit(ended_ns=row.created_ns + 5))
-        return catalog.index.write(lambda: catalog.index.settle(row.with_outcome(outcome)))
+        outcome = JobOutcome(state=state, reason=reason, exit=Exit(ended_ns=row.created_ns + 5))
+        return catalog.index.write(lambda: catalog.index.finish(row.with_outcome(outcome)))
 
     assert end(State.CANCELLED, Reason.CANCELLED)
     assert not end(State.DONE, Reason.EXITED)
