@@ -23,8 +23,8 @@ from supervisor.store.rows import job_of
 
 __all__ = ["Jobs", "Query", "check_limit", "nobody", "page_at_a_glance", "page_of", "query_of"]
 
-_MOST_PER_PAGE: Final = 1000
-_MOST_TO_READ: Final = 1 << 16
+_MAX_PER_PAGE: Final = 1000
+_MAX_TO_READ: Final = 1 << 16
 """Of what each running job has written, to say how far it is."""
 
 
@@ -77,8 +77,8 @@ class Query:
 def check_limit(limit: int) -> int:
     """Return ``limit`` if a page may be that long."""
     # A caller whom no type checker watched may give anything.
-    if type(limit) is not int or not 1 <= limit <= _MOST_PER_PAGE:
-        message = f"limit is {limit!r}; it must be a whole number from 1 to {_MOST_PER_PAGE}"
+    if type(limit) is not int or not 1 <= limit <= _MAX_PER_PAGE:
+        message = f"limit is {limit!r}; it must be a whole number from 1 to {_MAX_PER_PAGE}"
         raise InvalidArguments(message)
     return limit
 
@@ -143,7 +143,7 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody)
         try:
             if row.finished:
                 return _finished(jobs, row, is_sound)
-            return jobs.job(*jobs.settled(row, drive=False), read=_MOST_TO_READ)
+            return jobs.job(*jobs.settled(row, drive=False), read=_MAX_TO_READ)
         except JobNotFound:
             return None
         except SupervisorError as problem:  # one that cannot be looked at must not hide all others

@@ -17,7 +17,8 @@ from supervisor import log
 from supervisor.engines import registry as remote
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.jobs.catalog import Catalog
-from supervisor.runtime.registry_actor import Entry, Registry
+from supervisor.runtime.entry import Entry
+from supervisor.runtime.registry_actor import Registry
 from supervisor.store import Row
 from supervisor.system import processes
 

@@ -20,7 +20,8 @@ from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobs.outcome import outcome_of
 from supervisor.model import ErrorInfo, Exit
-from supervisor.runtime.registry_actor import Entry, Finish, Registry
+from supervisor.runtime.entry import Entry
+from supervisor.runtime.registry_actor import Finish, Registry
 from supervisor.states import Reason, State
 from supervisor.store.rows import JobOutcome, size_of
 from supervisor.system import processes

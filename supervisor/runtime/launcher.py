@@ -26,9 +26,10 @@ from supervisor.jobs.validation import checked_spec, digest_of
 from supervisor.model import Job, JobSpec
 from supervisor.runtime import tracing
 from supervisor.runtime.access import Gate
+from supervisor.runtime.entry import Entry
 from supervisor.runtime.job_actor import care_for
 from supervisor.runtime.progress import Follower
-from supervisor.runtime.registry_actor import Create, Entry, Registry
+from supervisor.runtime.registry_actor import Create, Registry
 from supervisor.runtime.workspaces import Workspaces
 from supervisor.settings import Settings
 from supervisor.states import State

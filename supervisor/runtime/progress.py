@@ -19,7 +19,7 @@ from supervisor import log
 from supervisor.interpret import ProgressReader
 from supervisor.jobdir.output import Output
 from supervisor.jobs.progress import reader_of, snapshot_of
-from supervisor.runtime.registry_actor import Entry
+from supervisor.runtime.entry import Entry
 from supervisor.system.inotify import MODIFIED
 from supervisor.system.notifier import Notifier
 
@@ -27,8 +27,8 @@ __all__ = ["Follower"]
 
 _BETWEEN_LOOKS_SECONDS: Final = 0.25
 _LOOK_BLINDLY_SECONDS: Final = 1.0
-_MOST_CHUNKS: Final = 16
-_MOST_CPU_SECONDS: Final = 0.025
+_MAX_CHUNKS: Final = 16
+_MAX_CPU_SECONDS: Final = 0.025
 _SLICE_BYTES: Final = 1024
 _SLICE_SECONDS: Final = 0.002
 
@@ -97,11 +97,11 @@ async def _read(output: Output, reader: ProgressReader) -> bool:
     """Read on as far as one look may; say whether the snapshot has changed."""
     changed = False
     used = 0.0
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         chunk = output.read()
         begun = time.perf_counter()
         for start in range(0, len(chunk), _SLICE_BYTES):
-            if used > _MOST_CPU_SECONDS:
+            if used > _MAX_CPU_SECONDS:
                 output.seek(output.offset - (len(chunk) - start))
                 break
             changed |= reader.feed(chunk[start : start + _SLICE_BYTES])
@@ -112,6 +112,6 @@ async def _read(output: Output, reader: ProgressReader) -> bool:
                 begun = time.perf_counter()
         used += time.perf_counter() - begun
         await trio.lowlevel.checkpoint()
-        if not chunk or used > _MOST_CPU_SECONDS:
+        if not chunk or used > _MAX_CPU_SECONDS:
             break
     return changed

@@ -12,7 +12,7 @@ from supervisor.engines import registry
 from supervisor.engines.local import stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import SupervisorError
-from supervisor.runtime.registry_actor import Entry
+from supervisor.runtime.entry import Entry
 from supervisor.store.state_root import state_error
 
 __all__ = ["see_it_stop"]

@@ -36,9 +36,11 @@ from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
 from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
 from supervisor.runtime.access import Gate
+from supervisor.runtime.entry import Entry
+from supervisor.runtime.events import Subscription
 from supervisor.runtime.follow import Chunks
 from supervisor.runtime.launcher import Launcher
-from supervisor.runtime.registry_actor import Entry, NoteFetched, Registry, Subscription
+from supervisor.runtime.registry_actor import NoteFetched, Registry
 from supervisor.runtime.stops import see_it_stop
 from supervisor.settings import Settings
 from supervisor.states import State, state_of

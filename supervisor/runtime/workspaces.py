@@ -14,7 +14,7 @@ from supervisor.system.paths import absolute
 
 __all__ = ["Workspaces"]
 
-_MOST: Final = 256
+_MAX: Final = 256
 
 
 class Workspaces:
@@ -50,7 +50,7 @@ class Workspaces:
             await trio.lowlevel.checkpoint()
             real_path, identity = _look_up(path)
         if identity is not None:
-            if len(self._known) >= _MOST:
+            if len(self._known) >= _MAX:
                 self._known.clear()
             self._known[given] = (real_path, identity)
         return real_path

@@ -25,7 +25,7 @@ _ALL: Final = ", ".join(COLUMNS)
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 _UNFINISHED: Final = "('queued', 'running')"
 _UNFINISHED_STATES: Final = ("queued", "running")
-_MOST_REMEMBERED: Final = 1024
+_MAX_REMEMBERED: Final = 1024
 
 
 _PRINCIPAL: Final = b"mcp.principal"  # the label that names who has started a job over HTTP
@@ -281,7 +281,7 @@ class Index(Connection):
         if known is not None and known[0] == columns:
             return known[1]
         row = _row_of(columns)
-        if len(self._known) >= _MOST_REMEMBERED:
+        if len(self._known) >= _MAX_REMEMBERED:
             self._known.clear()
         self._known[row.job_id] = columns, row
         return row

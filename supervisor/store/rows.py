@@ -42,7 +42,7 @@ COLUMNS: Final = (
 )
 
 _POLL_AFTER_MS: Final = 1000
-_MOST_RECENT: Final = 256
+_MAX_RECENT: Final = 256
 """Rows of live jobs of which it is remembered what of them lasts: 1 KiB each, too much for every running job."""
 _LAST_NS: Final = 2**63 - 1
 """The last moment that SQLite can hold, in the year 2262."""
@@ -365,7 +365,7 @@ def job_of(
     else:
         lasting = _lasting(row)
         if row.completed_ns is None:
-            if len(_recent) >= _MOST_RECENT:
+            if len(_recent) >= _MAX_RECENT:
                 _recent.clear()
             _recent[row.job_id] = row, lasting
     ended = None if row.completed_ns is None else row.ended

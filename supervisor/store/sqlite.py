@@ -98,7 +98,7 @@ _WORTH_A_CHECK: Final = _DAMAGE | {"SQLITE_ERROR", "SQLITE_SCHEMA"}
 """What may come of damage. Whether there is any, a check of the whole registry decides."""
 _NO_FILES_BESIDE: Final = frozenset({"SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY"})
 """What comes of a log or an index of the log that cannot be made, and of much else."""
-_MOST_ATTEMPTS: Final = 4
+_MAX_ATTEMPTS: Final = 4
 _PROBE_BYTES: Final = 1 << 16
 _AGAIN: Final = "Try again; if it stays so, run `supervisor doctor`."
 
@@ -311,7 +311,7 @@ class Connection(ABC):
                     if self._connection is not None and self._connection.in_transaction:
                         with contextlib.suppress(sqlite3.Error):
                             self._connection.execute("ROLLBACK")
-                    if attempt == _MOST_ATTEMPTS or not self._may_go_better(error):
+                    if attempt == _MAX_ATTEMPTS or not self._may_go_better(error):
                         raise self._translated(error) from error
                 except OSError as error:
                     raise state_error(error, "cannot use the registry") from error

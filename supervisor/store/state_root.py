@@ -58,8 +58,8 @@ _FOR_GOOD: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST}
 )
 """What a path is, or is not. Anything else may pass: descriptors, memory, a disk that does not answer."""
-_MOST_WORKSPACES: Final = 64
-_MOST_KNOWN_SOUND: Final = 1024
+_MAX_WORKSPACES: Final = 64
+_MAX_KNOWN_SOUND: Final = 1024
 
 
 def is_job_id(text: str) -> bool:
@@ -374,11 +374,11 @@ class Layout:
             return None
         stamp = found.st_ino, found.st_ctime_ns
         known = self._sound.get(workspace)
-        if known is not None and known[0] == stamp and len(known[1]) < _MOST_KNOWN_SOUND:
+        if known is not None and known[0] == stamp and len(known[1]) < _MAX_KNOWN_SOUND:
             return known[1]
         fresh: set[str] = set()
         if has_settled(found):
-            if len(self._sound) >= _MOST_WORKSPACES:
+            if len(self._sound) >= _MAX_WORKSPACES:
                 self._sound.clear()
             self._sound[workspace] = stamp, fresh
         return fresh

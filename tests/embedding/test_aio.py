@@ -457,7 +457,7 @@ def test_a_slow_reader_of_events_is_told_what_it_missed(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry_actor, "_MOST_EVENTS", 4)
+    monkeypatch.setattr("supervisor.runtime.events._MAX_EVENTS", 4)
 
     async def main() -> None:
         async with open_supervisor_asyncio(settings, engine=FakeEngine()) as sup, sup.events() as events:

@@ -135,7 +135,7 @@ def test_a_trio_program_beside_both_facades_on_one_root(settings: Settings) -> N
 
 
 def test_events_say_when_they_lagged(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_actor, "_MOST_EVENTS", 4)
+    monkeypatch.setattr("supervisor.runtime.events._MAX_EVENTS", 4)
     with BlockingSupervisor(settings, engine=FakeEngine()) as sup, sup.events() as events:
         for _ in range(10):
             sup.run(["tool"])

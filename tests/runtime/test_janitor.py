@@ -17,8 +17,9 @@ from supervisor import Job, JobElsewhere, JobNotFound, Settings, Supervisor, ope
 from supervisor.errors import StateBusy
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
+from supervisor.runtime.entry import Entry
 from supervisor.runtime.janitor import Janitor
-from supervisor.runtime.registry_actor import Create, Entry, Registry
+from supervisor.runtime.registry_actor import Create, Registry
 from supervisor.store import Index
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key

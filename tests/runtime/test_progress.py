@@ -14,8 +14,8 @@ import trio.testing
 
 from supervisor import JobEvent, Settings, State, Supervisor, open_supervisor
 from supervisor.jobs.progress import Output
-from supervisor.runtime import progress, registry_actor
-from supervisor.runtime.registry_actor import Subscription
+from supervisor.runtime import progress
+from supervisor.runtime.events import _MAX_IN_A_ROW, Subscription
 from supervisor.system.inotify import Inotify
 from supervisor.testing import FakeCommand, FakeEngine, Script
 
@@ -132,7 +132,7 @@ async def test_a_flood_is_read_in_portions_and_delays_nobody(
 ) -> None:
     """By count, not by clock: the others get a turn after each slice, and one look is no longer than it may be."""
     monkeypatch.setattr(progress, "_SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "_MOST_CPU_SECONDS", float("inf"))
+    monkeypatch.setattr(progress, "_MAX_CPU_SECONDS", float("inf"))
     turns_of_others: list[int] = []
 
     async def other() -> None:
@@ -160,7 +160,7 @@ async def test_a_slow_reader_of_progress_is_given_less_at_a_look_and_nothing_twi
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001
 ) -> None:
     monkeypatch.setattr(progress, "_SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "_MOST_CPU_SECONDS", 0.0)  # one slice, then it is over
+    monkeypatch.setattr(progress, "_MAX_CPU_SECONDS", 0.0)  # one slice, then it is over
     command = await start(sup, engine)
     async with sup.events() as events:
         command.write(b"".join(map(turn, range(100))))
@@ -254,7 +254,7 @@ async def test_of_the_progress_of_a_job_the_latest_is_kept(sup: Supervisor, engi
 async def test_progress_pushes_out_no_change_of_state(
     sup: Supervisor, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_actor, "_MOST_EVENTS", 4)
+    monkeypatch.setattr("supervisor.runtime.events._MAX_EVENTS", 4)
     progressed, other = await _events(sup, engine, 2)
     changes = [JobEvent(job=progressed.job, previous=previous) for previous in (None, State.QUEUED)]
     subscription = Subscription(None)
@@ -309,7 +309,7 @@ async def test_a_reader_that_is_behind_leaves_others_their_turn(sup: Supervisor,
         await anext(subscription)
     trio.lowlevel.remove_instrument(turns)
     steps = [before - after for before, after in itertools.pairwise([100, *left])]
-    assert set(steps) == {registry_actor._MOST_IN_A_ROW}
+    assert set(steps) == {_MAX_IN_A_ROW}
 
 
 async def test_several_may_read_from_one_subscription(sup: Supervisor, engine: FakeEngine) -> None:

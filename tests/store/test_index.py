@@ -652,7 +652,7 @@ def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Cal
     assert now is not None
     assert (now.pid, now.started_ns) == (2, 3)
     for _ in range(3):
-        catalog.index._known |= dict.fromkeys(map(str, range(index._MOST_REMEMBERED)), ((), after))
+        catalog.index._known |= dict.fromkeys(map(str, range(index._MAX_REMEMBERED)), ((), after))
         make(catalog, ended=0)
         assert len(catalog.index._known) < 3
 

@@ -1,0 +1,79 @@
+"""What a supervisor keeps in memory of each job that it supervises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from supervisor.engines.interface import Running
+from supervisor.errors import SupervisorError
+from supervisor.model import Job
+from supervisor.store import Row
+from supervisor.store.rows import job_of
+
+__all__ = ["Entry"]
+
+
+def _not_alive() -> bool:
+    return False
+
+
+@attrs.define(slots=True, eq=False, repr=False)
+class Entry:
+    """A job that this supervisor supervises, from its creation or adoption to its end.
+
+    Attributes:
+        row: the job, as far as this process knows.
+        directory: the job directory.
+        running: the launched or adopted command, once there is one.
+        adopted: another process made the job, so ``row`` may be out of date until its actor has observed it.
+        owner_lives: tells whether another supervisor may still launch the job.
+        scope: holds the deadline; a cancel of the job cancels it.
+        started: set when the launch has succeeded or failed.
+        finished: set when the end is committed.
+        stop_why: why this supervisor stops the job.
+        stop_by: who asked for that.
+        stop_seen: why another process has asked for a stop, as of the last observation.
+        problem: why the job could not be recorded, or is no longer kept.
+        key_conflict: the job was not recorded, as another job holds its idempotency key.
+        progress: the last progress snapshot, for kinds that report progress.
+        generation: the generation of the index that ``row`` was compared with last.
+        waiters: how many callers wait for the end.
+    """
+
+    row: Row
+    directory: str
+    running: Running | None = attrs.field(default=None, init=False)
+    adopted: bool = attrs.field(default=False, init=False)
+    owner_lives: Callable[[], bool] = attrs.field(default=_not_alive, init=False)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    started: trio.Event = attrs.field(factory=trio.Event, init=False)
+    finished: trio.Event = attrs.field(factory=trio.Event, init=False)
+    stop_why: str | None = attrs.field(default=None, init=False)
+    stop_by: str = attrs.field(default="", init=False)
+    stop_seen: str | None = attrs.field(default=None, init=False)
+    problem: SupervisorError | None = attrs.field(default=None, init=False)
+    key_conflict: bool = attrs.field(default=False, init=False)
+    progress: dict[str, Any] | None = attrs.field(default=None, init=False)
+    generation: int = attrs.field(default=0, init=False)
+    waiters: int = attrs.field(default=0, init=False)
+
+    def stop(self, why: str, by: str) -> None:
+        """Ask for the job to be stopped; the first reason stays."""
+        if self.stop_why is None:
+            self.stop_why, self.stop_by = why, by
+            self.scope.cancel()
+
+    def job(self) -> Job:
+        """Return the job as it is now."""
+        running = self.running
+        return job_of(
+            self.row,
+            self.directory,
+            stop_requested=self.stop_why or self.stop_seen or (None if running is None else running.stop_seen),
+            progress=self.progress,
+            queue_reason=None if running is None else running.queue_reason,
+        )
