@@ -11,13 +11,13 @@ import os
 import signal
 import time
 
-from supervisor.keeper import process_tree, resource_limits
+from supervisor.keeper import process_tree, protocol, resource_limits
 from supervisor.keeper import spawn as keeper_spawn
 from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
 
     End = tuple[int, float, int, int, int]
     """Wait status, CPU seconds, largest RSS as the kernel counts it, and when it was reaped on either clock."""
@@ -62,7 +62,7 @@ class Slot:
         "deadline",
         "directory",
         "end",
-        "exit",
+        "exited",
         "grace",
         "output",
         "pid",
@@ -74,10 +74,11 @@ class Slot:
         "why",
     )
 
-    def __init__(self, token: int, directory: str, grace: float, *, stop_leftovers: bool = False) -> None:
-        self.token = token
-        self.directory = directory
-        self.grace = grace
+    def __init__(self, asked: protocol.Launch) -> None:
+        self.token = asked.token
+        self.directory = asked.directory
+        self.grace = asked.grace_seconds
+        self.stop_leftovers = asked.stop_leftovers
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None
@@ -85,9 +86,8 @@ class Slot:
         self.request: dict[str, object] = {}  # what stop.json says, or will when there is room for it
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.end: End | None = None  # as it was reaped
-        self.exit: tuple[Any, ...] | None = None  # as it is told
+        self.exited: protocol.Exited | None = None
         self.output: dict[str, object] = {}  # what it had written when it ended
-        self.stop_leftovers = stop_leftovers
 
 
 class Launch:
@@ -96,49 +96,27 @@ class Launch:
     __slots__ = (
         "_lock",
         "after",
-        "argv",
+        "asked",
         "before",
         "before_wall",
-        "deadline",
-        "directory",
         "entries",
         "environment",
         "error",
         "given_up",
-        "grace",
         "held",
-        "limit",
         "pid",
         "slot",
         "spawning",
         "standard",
         "start",
         "stop",
-        "stop_leftovers",
         "thread",
-        "token",
         "workspace",
     )
 
-    def __init__(
-        self,
-        token: int,
-        directory: str,
-        argv: list[bytes],
-        deadline: float | None,
-        grace: float,
-        limit: int,
-        stop_leftovers: bool,  # noqa: FBT001  # a member of a message
-        held: list[int],
-    ) -> None:
+    def __init__(self, asked: protocol.Launch, held: list[int]) -> None:
         """Take over ``held``, descriptors to close when it was spawned, or was not."""
-        self.token = token
-        self.directory = directory
-        self.argv = argv
-        self.deadline = deadline
-        self.grace = grace
-        self.limit = limit
-        self.stop_leftovers = stop_leftovers
+        self.asked = asked
         self.held = held
         self.environment: dict[bytes, bytes] = {}
         self.entries: list[bytes] = []
@@ -168,7 +146,7 @@ class Launch:
             self.close()
 
     def _spawn(self, limits: resource_limits.Limits) -> int:
-        executable = keeper_spawn.find_executable(self.argv[0], self.environment, self.workspace)
+        executable = keeper_spawn.find_executable(self.asked.argv[0], self.environment, self.workspace)
         with self._lock:
             if self.given_up:
                 raise keeper_spawn.LaunchError(125, CANCELLED)
@@ -176,7 +154,9 @@ class Launch:
         self.thread = _thread.get_native_id()
         self.before_wall, self.before = time.time_ns(), processes.boottime_ns()
         try:
-            return limits.spawn(keeper_spawn.spawn, executable, self.argv, self.entries, self.workspace, self.standard)
+            return limits.spawn(
+                keeper_spawn.spawn, executable, self.asked.argv, self.entries, self.workspace, self.standard
+            )
         except OSError as error:
             raise keeper_spawn.why_not(error, executable, self.workspace) from None
 
@@ -193,7 +173,8 @@ class Launch:
 
     def overdue_ns(self) -> int | None:
         """Return when its deadline passes if it is not spawned before, on the boot clock."""
-        return None if self.deadline is None else self.before + int(self.deadline * 1e9)
+        deadline = self.asked.deadline_seconds
+        return None if deadline is None else self.before + int(deadline * 1e9)
 
     def child(self, known: set[int]) -> int | None:
         """Return the child whose program is being loaded, which is none of ``known``: nothing of it has run."""

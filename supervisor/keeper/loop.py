@@ -17,7 +17,7 @@ import time
 from heapq import heapify, heappop, heappush
 
 from supervisor.jobdir import job_marks, measures, records
-from supervisor.keeper import launches, output_limit, process_tree, spawn, turns, unwritten
+from supervisor.keeper import launches, output_limit, process_tree, protocol, spawn, turns, unwritten
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Keeper(turns.Turns):
     def _due_ns(self) -> list[int]:
         due = [when for when in (self.killer.next_ns, self.outputs.next_ns) if when is not None]
         if self.deadlines:
-            due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.line.socket is not None else 0))
+            due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.connection.is_open else 0))
         for launch in self.launching.values():
             until = processes.boottime_ns() + _LOOK_AT_LAUNCH_NS if launch.stop is not None else launch.overdue_ns()
             if until is not None:
@@ -88,16 +88,16 @@ class Keeper(turns.Turns):
 
     def _on_time(self) -> None:
         now = processes.boottime_ns()
-        late = BACKSTOP_NS if self.line.socket is not None else 0
+        late = BACKSTOP_NS if self.connection.is_open else 0
         while self.deadlines and self.deadlines[0][0] + late <= now:
             slot = self.slots.get(heappop(self.deadlines)[1])
-            if slot is not None and slot.exit is None:
+            if slot is not None and slot.exited is None:
                 self._attempt(self._begin_stop, slot, "deadline", "keeper")
         if self.launching:
             self._on_time_for_launches(now)
         for token in self.outputs.look():
             slot = self.slots.get(token)
-            if slot is not None and slot.exit is None:
+            if slot is not None and slot.exited is None:
                 self._attempt(self._begin_stop, slot, "output_limit", "keeper")
             elif token in self.leftovers:
                 self._end_leftovers(self.leftovers[token])
@@ -133,82 +133,69 @@ class Keeper(turns.Turns):
             stop.termed.add((stop.pid, stop.start))
             os.killpg(stop.pid, signal.SIGTERM)
 
-    def _handle(self, message: tuple[Any, ...]) -> None:
-        what, token, *rest = message
-        if what == "launch":
-            self._launch(token, *rest)
-        elif what == "stop":
-            slot = self.slots.get(token)
-            if slot is not None and slot.exit is None:
-                self._attempt(self._begin_stop, slot, *rest)
-            elif token in self.launching:
-                self._attempt(self._stop_launch, self.launching[token], *rest)
-        elif what == "env":
-            self.environments[token] = rest[0], [name + b"=" + value for name, value in rest[0].items()]
-        elif what == "drop_env":
-            self.environments.pop(token, None)
+    def _handle(self, message: protocol.Message) -> None:
+        match message:
+            case protocol.Launch():
+                self._launch(message)
+            case protocol.Stop(token=token):
+                slot = self.slots.get(token)
+                if slot is not None and slot.exited is None:
+                    self._attempt(self._begin_stop, slot, message.why, message.by)
+                elif token in self.launching:
+                    self._attempt(self._stop_launch, self.launching[token], message.why, message.by)
+            case protocol.SetEnvironment(token=token, variables=variables):
+                self.environments[token] = variables, [name + b"=" + value for name, value in variables.items()]
+            case protocol.DropEnvironment(token=token):
+                self.environments.pop(token, None)
+            case _:
+                pass
 
     # ------------------------------------------------------------ launching
 
-    def _launch(
-        self,
-        token: int,
-        directory: str,
-        argv: list[bytes],
-        env_token: int,
-        changes: dict[bytes, bytes],
-        deadline: float | None,
-        grace: float,
-        limit: int,
-        stop_leftovers: bool,  # noqa: FBT001  # a member of a message
-        descriptors: int,
-    ) -> None:
-        passed = self.line.take(descriptors)
-        launch = launches.Launch(token, directory, argv, deadline, grace, limit, stop_leftovers, passed)
+    def _launch(self, asked: protocol.Launch) -> None:
+        launch = launches.Launch(asked, self.connection.take_descriptors(asked.descriptors))
         try:
-            if not self._take_claim(directory):
+            if not self._take_claim(asked.directory):
                 launch.close()
-                self.line.say("failed", token, 125, "it was claimed by somebody else", True)
+                self._say_failed(asked.token, 125, "another process has claimed it", claimed=True)
                 return
-            self.claimed = directory
-            if len(passed) < descriptors:
+            self.claimed = asked.directory
+            if len(launch.held) < asked.descriptors:
                 raise spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             if not self.relay.may_block:
                 raise spawn.LaunchError(125, "too many launches wait for file systems that do not answer")
-            self._prepare(launch, env_token, changes, descriptors)
+            self._prepare(launch)
         except spawn.LaunchError as error:
             launch.error = error
         except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
             self.journal.failure(error)
             reason = error.strerror if isinstance(error, OSError) else repr(error)
             launch.error = spawn.LaunchError(125, f"the keeper cannot launch it: {reason}")
-        self.launching[token] = launch
+        self.launching[asked.token] = launch
         if launch.error is None:
             self.relay.guard(self._spawn, launch)
         else:
             launch.close()
         self._attempt(self._launched, launch)
 
-    def _prepare(
-        self,
-        launch: launches.Launch,
-        env_token: int,
-        changes: dict[bytes, bytes],
-        descriptors: int,
-    ) -> None:
-        environment, entries = self.environments[env_token]
+    def _say_failed(self, token: int, status: int, reason: str, *, claimed: bool) -> None:
+        self.connection.queue(protocol.Failed(token=token, status=status, reason=reason, claimed=claimed))
+
+    def _prepare(self, launch: launches.Launch) -> None:
+        changes = launch.asked.changes
+        environment, entries = self.environments[launch.asked.environment]
         launch.environment = {**environment, **changes}
         if len(launch.environment) == len(environment) + len(changes):
             launch.entries = [*entries, *(name + b"=" + value for name, value in changes.items())]
         else:
             launch.entries = [name + b"=" + value for name, value in launch.environment.items()]
         launch.workspace = launch.held[0]
-        stdin = launch.held[1] if descriptors > 1 else self.null
+        stdin = launch.held[1] if launch.asked.descriptors > 1 else self.null
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         outputs: list[int] = []
         try:
             for name in (records.STDOUT, records.STDERR):
-                outputs.append(os.open(f"{launch.directory}/{name}", flags, 0o600))
+                outputs.append(os.open(f"{launch.asked.directory}/{name}", flags, 0o600))
                 launch.held.append(outputs[-1])
                 if self.umask_is_odd:
                     os.fchmod(outputs[-1], 0o600)
@@ -223,19 +210,19 @@ class Keeper(turns.Turns):
         """Spawn it, in whichever thread runs the loop now; may block, and raises nothing."""
         launch.spawn(self.limits)
         if launch.pid and self.gives_tags:
-            job_marks.put_tag(launch.pid, launch.directory.rpartition("/")[2])
+            job_marks.put_tag(launch.pid, launch.asked.directory.rpartition("/")[2])
         return launch.pid
 
     def _launched(self, launch: launches.Launch) -> None:
         """Take a launch into our care, or say why there is none. Everything here may be done again."""
-        token, directory = launch.token, launch.directory
+        token, directory = launch.asked.token, launch.asked.directory
         if launch.given_up:
             return  # that was told when it was given up
         if launch.error is not None:
             error = launch.error
             record: dict[str, object] = {**error.record(), "ended_ns": time.time_ns()}
             self.owed.write(directory, records.EXIT, record)
-            self.line.say("failed", token, error.status, error.message, False)
+            self._say_failed(token, error.status, error.message, claimed=False)
             self.launching.pop(token, None)
             return
         if launch.start is None:
@@ -245,7 +232,7 @@ class Keeper(turns.Turns):
                 launch.start = self.ticks.start_of(launch.pid, launch.before, launch.after)
         slot = launch.slot
         if slot is None:
-            slot = launch.slot = launches.Slot(token, directory, launch.grace, stop_leftovers=launch.stop_leftovers)
+            slot = launch.slot = launches.Slot(launch.asked)
             slot.pid, slot.start, slot.deadline = launch.pid, launch.start, launch.overdue_ns()
             self.slots[token] = self.by_pid[slot.pid] = slot
         if slot.deadline is not None:
@@ -253,7 +240,7 @@ class Keeper(turns.Turns):
             if len(self.deadlines) > 2 * len(self.slots) + 1000:  # most are of jobs that ended long before
                 self.deadlines = [entry for entry in self.deadlines if entry[1] in self.slots]
                 heapify(self.deadlines)
-        self.outputs.add(token, directory, launch.limit, launch.before)
+        self.outputs.add(token, directory, launch.asked.output_limit, launch.before)
         self._begin_record(
             directory,
             {
@@ -269,7 +256,16 @@ class Keeper(turns.Turns):
                 "ticks": self.ticks.agree,
             },
         )
-        self.line.say("launched", token, slot.pid, slot.start, launch.before_wall, launch.before, slot.deadline)
+        self.connection.queue(
+            protocol.Launched(
+                token=token,
+                pid=slot.pid,
+                start=slot.start,
+                started_ns=launch.before_wall,
+                started_boot_ns=launch.before,
+                deadline_boot_ns=slot.deadline,
+            )
+        )
         self.launching.pop(token, None)
         if launch.stop is not None:
             self._attempt(self._begin_stop, slot, *launch.stop, True)
@@ -292,9 +288,10 @@ class Keeper(turns.Turns):
 
     def _stop_launch(self, launch: launches.Launch, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
         """Give up a launch that hangs; if its process is there already, end that before it has run."""
-        if launch.token not in self.launching or launch.stop is not None:
+        token, directory = launch.asked.token, launch.asked.directory
+        if token not in self.launching or launch.stop is not None:
             return
-        now, directory = processes.boottime_ns(), launch.directory
+        now = processes.boottime_ns()
         request: dict[str, object] = {"why": why, "requested_ns": time.time_ns(), "by": by}
         given_up = launch.give_up()
         request |= {"signalled_boot_ns": now, "gone": given_up}
@@ -309,8 +306,8 @@ class Keeper(turns.Turns):
             "ended_ns": time.time_ns(),
         }
         self.owed.write(directory, records.EXIT, record)
-        self.line.say("failed", launch.token, 125, launches.CANCELLED, True)
-        self.launching.pop(launch.token, None)
+        self._say_failed(token, 125, launches.CANCELLED, claimed=True)
+        self.launching.pop(token, None)
 
     def _kill_launch(self, launch: launches.Launch) -> None:
         launch.kill({*self.by_pid, *self.early})
@@ -319,10 +316,10 @@ class Keeper(turns.Turns):
 
     def _look_for_stops(self) -> None:
         for token, slot in list(self.slots.items()):
-            if slot.exit is None and slot.stop is None and _is_there(f"{slot.directory}/{records.STOP}"):
+            if slot.exited is None and slot.stop is None and _is_there(f"{slot.directory}/{records.STOP}"):
                 self._attempt(self._begin_stop, self.slots[token], "cancelled", "another process", True)
         for launch in list(self.launching.values()):
-            if launch.stop is None and _is_there(f"{launch.directory}/{records.STOP}"):
+            if launch.stop is None and _is_there(f"{launch.asked.directory}/{records.STOP}"):
                 self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
 
     def _begin_stop(self, slot: launches.Slot, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -440,7 +437,7 @@ class Keeper(turns.Turns):
             slot.request = {}
         del self.stopping[stop]
         slot.stop = None
-        if slot.exit is not None:
+        if slot.exited is not None:
             self._attempt(self._settled, slot, stop.survivors if slot.why is not None else [])
         else:
             self.to_reap = True
@@ -482,7 +479,7 @@ class Keeper(turns.Turns):
         cpu = round(cpu, 6)
         if not slot.output:
             slot.output = self._measure(slot)
-        if slot.exit is None:
+        if slot.exited is None:
             self._end_record(
                 slot.directory,
                 {
@@ -500,7 +497,18 @@ class Keeper(turns.Turns):
                     **self._told_with_the_end(slot),
                 },
             )
-            slot.exit = (exit_code, by_signal, wall, boot, cpu, rss_bytes)
+            slot.exited = protocol.Exited(
+                token=slot.token,
+                exit_code=exit_code,
+                signal=by_signal,
+                ended_ns=wall,
+                ended_boot_ns=boot,
+                cpu_seconds=cpu,
+                max_rss_bytes=rss_bytes,
+                output=slot.output,
+                stopped=None,
+                survivors=[],
+            )
         if slot.stop is None and slot.why is None and _is_there(f"{slot.directory}/{records.STOP}"):
             there = self._read_stop(slot.directory) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
@@ -519,9 +527,10 @@ class Keeper(turns.Turns):
         return {}
 
     def _settled(self, slot: launches.Slot, survivors: list[int]) -> None:
-        assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
+        assert slot.exited is not None  # noqa: S101  # only jobs that ended come here
         if self.slots.get(slot.token) is slot:
-            self.line.say("exit", slot.token, *slot.exit, slot.output, slot.why, survivors)
+            slot.exited.stopped, slot.exited.survivors = slot.why, survivors
+            self.connection.queue(slot.exited)
             del self.slots[slot.token]
 
     # ------------------------------------------------------------ what was left behind

@@ -24,7 +24,7 @@ import sys
 import time
 
 from supervisor.jobdir import records
-from supervisor.keeper import launches, loop, spawn
+from supervisor.keeper import launches, loop, protocol, spawn
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -150,7 +150,7 @@ class JobKeeper(loop.Keeper):
                 self._record_overdue()
                 return UNKNOWN_STATUS
             given = self._open(orders)
-            self.line.give(given)
+            self.connection.add_descriptors(given)
         except spawn.LaunchError as error:
             record = error.record()
             record |= {"launch_error": f"on {os.uname().nodename}: {error.message}", "ended_ns": time.time_ns()}
@@ -161,16 +161,18 @@ class JobKeeper(loop.Keeper):
             self._record_refusal(f"on {os.uname().nodename}: {why}")
             return UNKNOWN_STATUS
         self._launch(
-            _ONLY_TOKEN,
-            self.directory,
-            orders.argv,
-            _ONLY_TOKEN,
-            {processes.MARK: orders.job_id.encode("ascii")},
-            deadline,
-            orders.grace,
-            orders.limit,
-            False,  # the engine ends what is left with the job
-            len(given),
+            protocol.Launch(
+                token=_ONLY_TOKEN,
+                directory=self.directory,
+                argv=orders.argv,
+                environment=_ONLY_TOKEN,
+                changes={processes.MARK: orders.job_id.encode("ascii")},
+                deadline_seconds=deadline,
+                grace_seconds=orders.grace,
+                output_limit=orders.limit,
+                stop_leftovers=False,  # the engine ends what is left with the job
+                descriptors=len(given),
+            )
         )
         self.environments.clear()
         self.beat_ns = processes.boottime_ns() + BEAT_NS  # until then the claim is the sign of life
@@ -199,7 +201,7 @@ class JobKeeper(loop.Keeper):
                 time.sleep(0.5)
         os.unlink(path)
         given = {name: value for name, value in os.environb.items() if name.startswith(_FROM_ENGINE)}
-        self._handle(("env", _ONLY_TOKEN, {**orders.environment, **given}))
+        self._handle(protocol.SetEnvironment(token=_ONLY_TOKEN, variables={**orders.environment, **given}))
         return orders
 
     def _open(self, orders: Orders) -> list[int]:
@@ -236,7 +238,7 @@ class JobKeeper(loop.Keeper):
 
     def _stop_by_engine(self) -> None:
         for slot in list(self.slots.values()):
-            if slot.exit is None:
+            if slot.exited is None:
                 now = processes.boottime_ns()
                 request: dict[str, object] = {"why": "cancelled", "requested_ns": time.time_ns(), "by": "the engine"}
                 try:
@@ -283,9 +285,9 @@ class JobKeeper(loop.Keeper):
 
     def _settled(self, slot: launches.Slot, survivors: list[int]) -> None:
         super()._settled(slot, survivors)
-        assert slot.exit is not None  # noqa: S101  # only jobs that ended come here
-        code, number = slot.exit[:2]
-        self.status = 128 + number if code is None else code
+        assert slot.exited is not None  # noqa: S101  # only jobs that ended come here
+        code, number = slot.exited.exit_code, slot.exited.signal
+        self.status = 128 + (number or 0) if code is None else code
 
 
 def _heard(_number: int, _frame: object) -> None:

@@ -50,7 +50,7 @@ class Turns:
         for standard in (0, 1):
             os.dup2(self.null, standard)
         self.reserve = unwritten.Reserve(self.null)  # first, for its numbers are to be low
-        self.line = protocol.Line(connection)
+        self.connection = protocol.Connection(connection)
         # The umask of the process that started us is for the jobs. It cannot open to others what is made for its owner,
         # but it may close it to the owner.
         umask = os.umask(0o077)
@@ -58,7 +58,7 @@ class Turns:
         self.umask_is_odd = bool(umask & 0o600)
         self.pid, self.start = processes.own_identity()
         self.limits = resource_limits.Limits()
-        self.inbox: deque[tuple[Any, ...]] = deque()
+        self.inbox: deque[protocol.Message] = deque()
         self.back: deque[launches.Launch] = deque()  # launches that blocked, and have come back
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)
         self.owed = unwritten.Owed(self._write, self.journal.note)
@@ -93,13 +93,13 @@ class Turns:
         """Keep jobs until the supervisor is gone and the last job is settled."""
         if self.limits.left:
             self.journal.note(f"limits of the caller that hold for the keeper too: {', '.join(self.limits.left)}")
-        self.line.say("hello", protocol.PROTOCOL, self.pid, self.start)
-        self.line.send()
+        self.connection.queue(protocol.Hello(protocol=protocol.PROTOCOL, pid=self.pid, start=self.start))
+        self.connection.send()
         os.dup2(self.null, 2)  # what was said until here says why there is no greeting
         self.relay.run()
 
     def _is_needed(self) -> bool:
-        return self.line.socket is not None or self._has_jobs() or bool(self.owed or self.again or self.inbox)
+        return self.connection.is_open or self._has_jobs() or bool(self.owed or self.again or self.inbox)
 
     def _loop(self) -> None:
         while self._is_needed():
@@ -119,13 +119,13 @@ class Turns:
             self._attempt(self._launched, self.back.popleft())
         if self.inbox:  # left by a thread that was relieved in the middle of them
             self._handle_all()
-        self.line.send()
+        self.connection.send()
         if not self._is_needed():  # the supervisor is gone, as was found out just now, and so is the last job
             return
         ready = self._wait()
         if self.wake in ready or self.to_reap or self.to_look:
             self._signalled()
-        if self.line.socket is not None and (self.line.socket.fileno() in ready or self.line.has_more):
+        if self.connection.descriptor in ready or self.connection.has_more:
             self._receive()
         if self._watched() in ready:
             self._told()
@@ -135,8 +135,8 @@ class Turns:
     def _wait(self) -> set[int]:
         """Return the descriptors for which there is something to do, at the latest when the next thing is due."""
         wanted = {self.wake: select.POLLIN}
-        if self.line.socket is not None:
-            wanted[self.line.socket.fileno()] = select.POLLIN | (select.POLLOUT if self.line.unsent else 0)
+        if (descriptor := self.connection.descriptor) >= 0:
+            wanted[descriptor] = select.POLLIN | (select.POLLOUT if self.connection.unsent else 0)
         if (watched := self._watched()) >= 0:
             wanted[watched] = select.POLLIN
         if wanted != self.polled:
@@ -157,7 +157,7 @@ class Turns:
         due = [*self._due_ns(), *(entry[0] for entry in self.again)]
         if (owed := self.owed.next_ns) is not None:
             due.append(owed)
-        if self.to_reap or self.to_look or self.line.has_more or self.back:
+        if self.to_reap or self.to_look or self.connection.has_more or self.back:
             due.append(now + _PAUSE_NS)
         return min(_LOOK_AGAIN_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LOOK_AGAIN_MS
 
@@ -198,7 +198,7 @@ class Turns:
             self._signalled()
         if any(descriptor != self.wake and events & ~select.POLLOUT for descriptor, events in ready):
             self._receive()
-        self.line.send()
+        self.connection.send()
 
     def _attempt(self, step: Callable[..., object], *args: Any, tries: int = 0) -> None:
         """Do a step that must be done and may be done again: if it fails now, a little later."""
@@ -244,7 +244,7 @@ class Turns:
     def _receive(self) -> None:
         # Descriptors keep the frames that they come with apart, so there may be one launch in each.
         for _ in range(_ANSWER_AFTER):
-            messages = self.line.receive()
+            messages = self.connection.receive()
             if messages is None:
                 return
             self.inbox.extend(messages)
@@ -258,8 +258,8 @@ class Turns:
             number += 1
             if number % answer_after == 0:
                 self._signalled()
-                self.line.send()
-        self.line.forget_lost()
+                self.connection.send()
+        self.connection.close_stray_descriptors()
 
     # ------------------------------------------------------------ what a keeper does in its turns
 
@@ -283,7 +283,7 @@ class Turns:
         """Take what this descriptor has to say."""
         raise NotImplementedError
 
-    def _handle(self, message: tuple[Any, ...]) -> None:
+    def _handle(self, message: protocol.Message) -> None:
         """Do what the supervisor asks for."""
         raise NotImplementedError
 

@@ -27,12 +27,12 @@ from typing import Any
 Seam = tuple[str, str, str, Callable[..., bool] | None]
 
 
-def _is_launch(_link: Any, message: tuple[Any, ...], *_: Any) -> bool:
-    return message[0] == "launch"
+def _is_launch(_client: Any, message: Any, *_: Any) -> bool:
+    return bool(message.kind == "launch")
 
 
 def _is(kind: str) -> Callable[..., bool]:
-    return lambda _engine, message: message[0] == kind
+    return lambda _engine, message: message.kind == kind
 
 
 def _record(name: str) -> Callable[..., bool]:
@@ -76,8 +76,8 @@ SUPERVISOR: dict[str, Seam] = {
     "start.uncommitted": ("before", "runtime.registry_actor:Registry", "_commit", _creates),
     "start.committed": ("after", "runtime.registry_actor:Registry", "_commit", _creates),
     "launch.keeper-started": ("after", "trio:lowlevel", "open_process", None),
-    "launch.before-send": ("before", "engines.local.keeper_client:KeeperLink", "send", _is_launch),
-    "launch.sent": ("after", "engines.local.keeper_client:KeeperLink", "_send_frame", None),
+    "launch.before-send": ("before", "engines.local.keeper_client:KeeperClient", "send", _is_launch),
+    "launch.sent": ("after", "engines.local.keeper_client:KeeperClient", "_send_frame", None),
     "launch.told": ("before", "engines.local.engine:LocalEngine", "_receive", _is("launched")),
     "exit.told": ("before", "engines.local.engine:LocalEngine", "_receive", _is("exit")),
     "launched.uncommitted": ("after", "store.index:Index", "set_launched", None),

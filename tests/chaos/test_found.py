@@ -18,7 +18,7 @@ import supervisor
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local import reconcile
 from supervisor.engines.local.engine import LocalEngine, LocalRunning
-from supervisor.engines.local.keeper_client import KeeperLink
+from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
@@ -168,10 +168,10 @@ async def test_a_keeper_that_is_killed_as_it_greets_is_replaced(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    inner = KeeperLink.start
+    inner = KeeperClient.start
     killed: list[int] = []
 
-    async def start(link: KeeperLink, root: str, nursery: trio.Nursery) -> None:
+    async def start(link: KeeperClient, root: str, nursery: trio.Nursery) -> None:
         await inner(link, root, nursery)
         if not killed:
             killed.append(link.pid)
@@ -179,7 +179,7 @@ async def test_a_keeper_that_is_killed_as_it_greets_is_replaced(
             while link.alive:  # noqa: ASYNC110  # there is no event for that
                 await trio.sleep(0.001)
 
-    monkeypatch.setattr(KeeperLink, "start", start)
+    monkeypatch.setattr(KeeperClient, "start", start)
     async with supervisor.open_supervisor(supervisor.Settings(state_dir=state_dir)) as sup:
         with trio.fail_after(10):
             job = await sup.start(["true"], workspace=tmp_path)

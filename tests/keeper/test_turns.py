@@ -1,4 +1,4 @@
-"""The turns of a keeper, with a line and jobs of the test's own."""
+"""The turns of a keeper, with a connection and jobs of the test's own."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import pytest
 from supervisor.keeper.turns import Turns
 
 
-class Line:
-    """A line to a supervisor that is found to be gone with the next send."""
+class Connection:
+    """A connection to a supervisor that is found to be gone with the next send."""
 
     def __init__(self) -> None:
-        self.socket: object | None = object()
+        self.is_open = True
 
     def send(self) -> None:
-        self.socket = None
+        self.is_open = False
 
 
 class Idle(Turns):
     """A keeper without jobs, which must not wait any more."""
 
     def __init__(self) -> None:
-        self.line: Any = Line()
+        self.connection: Any = Connection()
         self.back, self.inbox, self.owed, self.again = deque(), deque(), (), []  # type: ignore[assignment]
         self.scarce = False
 
@@ -38,4 +38,4 @@ class Idle(Turns):
 def test_a_keeper_without_jobs_leaves_in_the_turn_in_which_it_finds_its_supervisor_gone() -> None:
     idle = Idle()
     idle._loop()
-    assert idle.line.socket is None
+    assert not idle.connection.is_open

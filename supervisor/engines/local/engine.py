@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -23,12 +23,12 @@ from supervisor import log
 from supervisor.engines.interface import Capabilities, LaunchRequest, Observation
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import Kept, KeptJobs
-from supervisor.engines.local.keeper_client import KeeperLink
+from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.engines.local.own_trees import Trees
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records, validation
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.keeper import spawn
+from supervisor.keeper import protocol, spawn
 from supervisor.model import Exit
 from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
@@ -149,7 +149,7 @@ class LocalEngine:
         self._python = python
         self._tokens = count(1)
         self._nursery: trio.Nursery | None = None
-        self._link: KeeperLink | None = None
+        self._link: KeeperClient | None = None
         self._linking = trio.Lock()
         self._handles: dict[int, LocalRunning] = {}
         self._environment: Mapping[bytes, bytes] | None = None
@@ -224,22 +224,19 @@ class LocalEngine:
         mark = {processes.MARK: request.job_id.encode("ascii")}
         changes = {**(request.env or {}), **request.changes, **mark}
         token = self._environment_for(link) if request.env is None else _NO_ENVIRONMENT
-        link.send(
-            (
-                "launch",
-                handle.token,
-                self._name_of(request.directory),
-                list(request.argv),
-                token,
-                changes,
-                request.deadline_seconds,
-                request.grace_seconds,
-                request.output_limit,
-                request.stop_leftovers,
-                len(descriptors),
-            ),
-            tuple(descriptors),
+        launch = protocol.Launch(
+            token=handle.token,
+            directory=self._name_of(request.directory),
+            argv=list(request.argv),
+            environment=token,
+            changes=changes,
+            deadline_seconds=request.deadline_seconds,
+            grace_seconds=request.grace_seconds,
+            output_limit=request.output_limit,
+            stop_leftovers=request.stop_leftovers,
+            descriptors=len(descriptors),
         )
+        link.send(launch, tuple(descriptors))
         await handle.answered.wait()
         if handle.failure is not None:
             raise handle.failure
@@ -290,7 +287,7 @@ class LocalEngine:
         self._watch(handle)
         return handle
 
-    async def _connect(self) -> KeeperLink:
+    async def _connect(self) -> KeeperClient:
         link = self._link
         if link is not None and link.alive:
             return link
@@ -300,25 +297,25 @@ class LocalEngine:
             if self._nursery is None:
                 message = "the engine is not being served"
                 raise LaunchFailed(message)
-            link = KeeperLink(self._receive, self._keeper_died, self._python)
+            link = KeeperClient(self._receive, self._keeper_died, self._python)
             await link.start(self._root, self._nursery)
             if not link.alive:
                 return link
-            link.send(("env", _NO_ENVIRONMENT, {}))
+            link.send(protocol.SetEnvironment(token=_NO_ENVIRONMENT, variables={}))
             self._environment = None
             self._link = link
             log.debug("keeper_started", keeper_pid=link.pid)
             return link
 
-    def _environment_for(self, link: KeeperLink) -> int:
+    def _environment_for(self, link: KeeperClient) -> int:
         """Return the token under which the keeper knows our environment as it is now."""
         current = _environment()
         if current != self._environment:
             if self._environment_token != _NO_ENVIRONMENT and self._environment is not None:
-                link.send(("drop_env", self._environment_token))
+                link.send(protocol.DropEnvironment(token=self._environment_token))
             self._environment = dict(current)
             self._environment_token = next(self._tokens)
-            link.send(("env", self._environment_token, self._environment))
+            link.send(protocol.SetEnvironment(token=self._environment_token, variables=self._environment))
         return self._environment_token
 
     async def _open_workspace(self, path: str) -> int:
@@ -334,39 +331,38 @@ class LocalEngine:
 
     # ------------------------------------------------------------ what the keeper says
 
-    def _receive(self, message: tuple[Any, ...]) -> None:
-        what, token, *rest = message
-        handle = self._handles.get(token)
+    def _receive(self, message: protocol.Message) -> None:
+        if not isinstance(message, protocol.Launched | protocol.Exited | protocol.Failed):
+            return
+        handle = self._handles.get(message.token)
         if handle is None:
             return
-        if what == "launched":
-            pid, _start, started_ns, _boot_ns, deadline = rest
-            handle.launched = Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=deadline)
+        if isinstance(message, protocol.Launched):
+            pid, started_ns = message.pid, message.started_ns
+            handle.launched = Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=message.deadline_boot_ns)
             self.hold_pidfd(handle, pid)
             handle.answered.set()
-        elif what == "exit":
-            del self._handles[token]
-            exit_code, number, ended_ns, _boot_ns, cpu, rss, output, why, survivors = rest
+            return
+        del self._handles[message.token]
+        if isinstance(message, protocol.Exited):
             exit_ = Exit(
-                exit_code=exit_code,
-                signal=number,
-                ended_ns=ended_ns,
-                cpu_seconds=cpu,
-                max_rss_bytes=rss,
-                **output,
+                exit_code=message.exit_code,
+                signal=message.signal,
+                ended_ns=message.ended_ns,
+                cpu_seconds=message.cpu_seconds,
+                max_rss_bytes=message.max_rss_bytes,
+                **message.output,
             )
             handle.answered.set()
-            handle.set_ended(Ended(exit=exit_, stopped=why, survivors=tuple(survivors)))
-        elif what == "failed":
-            del self._handles[token]
-            status, text, claimed = rest
-            if claimed:  # by somebody who took us for dead, or cancelled it: the evidence tells
-                handle.keeper_died = True
-            else:
-                handle.failure = LaunchFailed(text, exit_status=status)
-            handle.answered.set()
+            handle.set_ended(Ended(exit=exit_, stopped=message.stopped, survivors=tuple(message.survivors)))
+            return
+        if message.claimed:  # by a process that took this one for dead, or cancelled the job: the evidence tells
+            handle.keeper_died = True
+        else:
+            handle.failure = LaunchFailed(message.reason, exit_status=message.status)
+        handle.answered.set()
 
-    def _keeper_died(self, link: KeeperLink) -> None:
+    def _keeper_died(self, link: KeeperClient) -> None:
         if self._nursery is None:
             return  # it is we who left
         handles, self._handles = self._handles, {}
@@ -546,7 +542,7 @@ class LocalEngine:
             return
         handle.stop_asked = why
         if self._link is not None and handle.token in self._handles:
-            self._link.send(("stop", handle.token, why, by))
+            self._link.send(protocol.Stop(token=handle.token, why=why, by=by))
             self._nursery.start_soon(self._stop_if_keeper_does_not, handle, why, by)
         else:
             self._nursery.start_soon(self._stop_without_link, handle, why, by)

@@ -1,16 +1,15 @@
-"""The supervisor's end of the line to its keeper: starting it, frames out, frames in."""
+"""The supervisor's end of the connection to its keeper: starting it, frames out, frames in."""
 
 from __future__ import annotations
 
 import array
 import contextlib
 import errno
-import marshal
 import os
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -20,9 +19,9 @@ from supervisor.keeper import protocol
 from supervisor.system import processes
 from supervisor.system.fork_safety import tell_in_child
 
-__all__ = ["KeeperLink"]
+__all__ = ["KeeperClient"]
 
-_MOST_DESCRIPTORS: Final = 200
+_MAX_DESCRIPTORS: Final = 200
 # A Python that needs these to start needs them in the keeper too; everything else stays out of it.
 _KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 _START_SECONDS: Final = 30
@@ -32,37 +31,35 @@ _REPAIR: Final = (
 _MEMORY: Final = "MemoryError"
 
 
-class KeeperLink:
+class KeeperClient:
     """One connection to one keeper, from its start to its end.
 
     Args:
-        receive: called with every message that comes, in order.
+        receive: called with every message of the keeper, in order, but for its greeting.
         lost: called once, when the keeper is gone.
-        python: what runs it; without, ``find_python`` says that.
+        python: the interpreter that runs the keeper; by default the one that ``find_python`` finds.
     """
 
     def __init__(
         self,
-        receive: Callable[[tuple[Any, ...]], None],
-        lost: Callable[[KeeperLink], None],
+        receive: Callable[[protocol.Message], None],
+        lost: Callable[[KeeperClient], None],
         python: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Know whom to tell; ``start`` makes the connection."""
         self._python = python
         self._receive = receive
         self._lost = lost
         self._socket: socket.socket | None = None
-        self._outbox: list[tuple[tuple[Any, ...], tuple[int, ...]]] = []
+        self._outbox: list[tuple[protocol.Message, tuple[int, ...]]] = []
         self._unsent = b""
         self._passing: list[int] = []
         self._wake = trio.Event()
         self._greeted = trio.Event()
-        self._protocol = 0
+        self._protocol: int | None = None
         self.alive = False
         self.pid = 0
         self.said = ""
-        """What a keeper that did not greet has written to its stderr."""
-        self.environments: dict[int, dict[bytes, bytes]] = {}
+        """What a keeper that sent no greeting has written to its stderr."""
 
     async def start(self, root: str, nursery: trio.Nursery) -> None:
         """Start a keeper on the state root and wait for its greeting.
@@ -115,7 +112,7 @@ class KeeperLink:
         if not self.alive and not patience.cancelled_caught and not self.said and not process.returncode:
             return  # it was killed on its way up
         self.close()
-        if self._protocol:
+        if self._protocol is not None:
             message = "the keeper is of another version: the package was replaced under a running process"
             raise LaunchFailed(message, repair="Restart the process that embeds the supervisor.")
         if patience.cancelled_caught:
@@ -125,7 +122,7 @@ class KeeperLink:
         message = f"the keeper did not come up: {argv[0]}: {said}"
         raise LaunchFailed(message, repair=_REPAIR, retryable=_MEMORY in said)
 
-    def send(self, message: tuple[Any, ...], descriptors: tuple[int, ...] = ()) -> None:
+    def send(self, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
         """Send at once, or as soon as the keeper takes it; takes the descriptors over."""
         self._outbox.append((message, descriptors))
         if len(self._outbox) == 1 and self._socket is not None and not self._unsent:
@@ -172,13 +169,12 @@ class KeeperLink:
     def _send_frame(self, connection: socket.socket) -> None:
         """Send what is left of the last frame, or a new one of what waits, as far as it is taken now."""
         if not self._unsent:
-            batch: list[tuple[Any, ...]] = []
-            while self._outbox and len(self._passing) + len(self._outbox[0][1]) <= _MOST_DESCRIPTORS:
+            batch: list[protocol.Message] = []
+            while self._outbox and len(self._passing) + len(self._outbox[0][1]) <= _MAX_DESCRIPTORS:
                 message, descriptors = self._outbox.pop(0)
                 batch.append(message)
                 self._passing += descriptors
-            data = marshal.dumps(batch)
-            self._unsent = len(data).to_bytes(4, "little") + data
+            self._unsent = protocol.encode(batch)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self._passing))] if self._passing else []
         try:
             self._unsent = self._unsent[connection.sendmsg([self._unsent], rights) :]
@@ -189,7 +185,7 @@ class KeeperLink:
         self._passing = []
 
     async def _read(self) -> None:
-        buffer = bytearray()
+        frames = protocol.Frames()
         with contextlib.suppress(trio.ClosedResourceError, OSError):
             while (connection := self._socket) is not None:
                 await trio.lowlevel.wait_readable(connection)
@@ -199,16 +195,13 @@ class KeeperLink:
                     continue
                 if not data:
                     break
-                buffer += data
-                while len(buffer) >= 4 and len(buffer) >= (end := 4 + int.from_bytes(buffer[:4], "little")):
-                    messages = marshal.loads(bytes(buffer[4:end]))  # noqa: S302  # from our own keeper only
-                    del buffer[:end]
-                    for message in messages:
-                        if message[0] == "hello":
-                            self._protocol, self.pid = message[1], message[2]
-                            self._greeted.set()
-                        else:
-                            self._receive(message)
+                frames.add(data)
+                for message in frames.take():
+                    if isinstance(message, protocol.Hello):
+                        self._protocol, self.pid = message.protocol, message.pid
+                        self._greeted.set()
+                    else:
+                        self._receive(message)
         self.close()
 
 
