@@ -22,7 +22,7 @@ LIMITS = {
     "CHANGELOG.md": 2,
     "README.md": 1,
     "cli": 16,
-    "docs": 44,
+    "docs": 32,
     "embedding": 13,
     "engines": 67,
     "errors": 2,
