@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         SupervisorError,
     )
     from supervisor.metrics import Histogram, Metrics
-    from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobPage, JobSpec, Result, to_json
+    from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobOptions, JobPage, JobSpec, Result, to_json
     from supervisor.runtime.opening import open_supervisor
     from supervisor.runtime.supervisor import Supervisor
     from supervisor.settings import Settings
@@ -72,6 +72,7 @@ __all__ = [
     "JobElsewhere",
     "JobEvent",
     "JobNotFound",
+    "JobOptions",
     "JobPage",
     "JobRunning",
     "JobSpec",
@@ -103,7 +104,7 @@ _HOME = {
     **dict.fromkeys(["AsyncioSupervisor", "open_supervisor_asyncio"], "supervisor.embedding.aio"),
     "BlockingSupervisor": "supervisor.embedding.threads",
     **dict.fromkeys(
-        ["ErrorInfo", "Exit", "Job", "JobEvent", "JobPage", "JobSpec", "Result", "to_json"],
+        ["ErrorInfo", "Exit", "Job", "JobEvent", "JobOptions", "JobPage", "JobSpec", "Result", "to_json"],
         "supervisor.model",
     ),
     **dict.fromkeys(["Histogram", "Metrics"], "supervisor.metrics"),

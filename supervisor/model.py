@@ -7,10 +7,11 @@ their unit in the name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import attrs
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FINGERPRINT",
-    "MOST_LABELS",
+    "MAX_LABELS",
     "ErrorInfo",
     "Exit",
     "Job",
     "JobEvent",
+    "JobOptions",
     "JobPage",
     "JobSpec",
     "Result",
@@ -39,7 +41,7 @@ __all__ = [
 
 FINGERPRINT: Final = "trio-supervisor/1"
 
-MOST_LABELS: Final = 64
+MAX_LABELS: Final = 64
 """How many labels a job may have, and a question about jobs may name."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -57,34 +59,62 @@ def _argv(argv: Iterable[str]) -> tuple[str, ...]:
     return tuple(argv)
 
 
+def _path(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path)
+
+
+def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str]:
+    return dict(labels or {})
+
+
+def _engine_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return dict(options or {})
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class JobSpec:
     """A request to run a command, as a value that can be passed around.
 
     Attributes:
-        argv: the command and its arguments; never given to a shell.
-        workspace: the directory it runs in.
+        argv: the command and its arguments. No shell interprets them.
+        workspace: the directory in which it runs; relative to the current one.
         kind: how its output is read, see ``supervisor.interpret``.
         deadline_seconds: wall-clock seconds it may run; ``None`` takes the default of the
             settings, ``math.inf`` means no deadline.
         stdin: bytes it reads before end of file, at most 64 MiB; ``None`` is ``/dev/null``.
-        env: its whole environment; ``None`` passes the caller's own. An inherited PWD is made to name the workspace.
-        labels: free names and values to find it by.
-        idempotency_key: a second start under the same key and workspace returns the first job.
+        env: its whole environment; ``None`` passes the caller's own. On disk only as SECURITY.md says.
+            A PWD that the caller inherited is made to name the workspace.
+        labels: names and values to find it by.
+        idempotency_key: a second start under the same key, with the same request and workspace, starts nothing
+            and returns the first job as it is now.
         engine: what runs it: ``"slurm"``, or ``None`` for the engine that the supervisor was opened with.
-        engine_options: what that engine is to know, see its page in ``docs/``.
+        engine_options: options of that engine: ``shared_dir``, ``partition``, ... (``docs/slurm.md``).
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
-    workspace: str = "."
+    workspace: str = attrs.field(default=".", converter=_path)
     kind: str = "raw"
     deadline_seconds: float | None = None
     stdin: bytes | None = attrs.field(default=None, repr=False)
     env: Mapping[str, str] | None = attrs.field(default=None, repr=False)
-    labels: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    labels: Mapping[str, str] = attrs.field(default=None, converter=_labels)
     idempotency_key: str | None = None
     engine: str | None = None
-    engine_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    engine_options: Mapping[str, Any] = attrs.field(default=None, converter=_engine_options)
+
+
+class JobOptions(TypedDict, total=False):
+    """The keyword arguments of ``start`` and ``run``: the attributes of ``JobSpec``, without ``argv``."""
+
+    workspace: str | os.PathLike[str]
+    kind: str
+    deadline_seconds: float | None
+    stdin: bytes | None
+    env: Mapping[str, str] | None
+    labels: Mapping[str, str] | None
+    idempotency_key: str | None
+    engine: str | None
+    engine_options: Mapping[str, Any] | None
 
 
 @attrs.frozen(slots=True, kw_only=True)

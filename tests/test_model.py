@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,6 +19,7 @@ from supervisor.model import (
     Exit,
     Job,
     JobEvent,
+    JobOptions,
     JobPage,
     JobSpec,
     Result,
@@ -283,6 +285,24 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)
+
+
+def test_the_options_of_a_job_are_the_attributes_of_a_spec() -> None:
+    """With their types; a ``None`` for labels and engine options stands for none, and a path for its text."""
+    wider = {"workspace": "str | os.PathLike[str]"}
+    wider |= {name: f"Mapping[str, {held}] | None" for name, held in [("labels", "str"), ("engine_options", "Any")]}
+    types = {name: wider.get(name, held) for name, held in JobSpec.__annotations__.items() if name != "argv"}
+    assert types == {name: held.__forward_arg__ for name, held in JobOptions.__annotations__.items()}
+
+
+def test_a_spec_keeps_copies_of_what_the_caller_may_change() -> None:
+    labels, options = {"a": "b"}, {"cpus": 1}
+    spec = JobSpec(argv=["tool"], workspace=Path("/repo"), labels=labels, engine_options=options)
+    labels.clear()
+    options.clear()
+    assert (spec.workspace, spec.labels, spec.engine_options) == ("/repo", {"a": "b"}, {"cpus": 1})
+    blank = JobSpec(argv=["tool"], labels=None, engine_options=None)
+    assert (blank.labels, blank.engine_options) == ({}, {})
 
 
 def test_a_spec_may_have_no_deadline() -> None:

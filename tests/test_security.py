@@ -74,6 +74,6 @@ async def test_of_a_job_on_a_cluster_both_are_on_disk_until_the_node_has_read_th
 
 
 def test_start_sends_its_readers_to_that_table() -> None:
-    assert supervisor.Supervisor.start.__doc__ is not None
-    line = next(line for line in supervisor.Supervisor.start.__doc__.splitlines() if line.strip().startswith("env:"))
+    assert supervisor.JobSpec.__doc__ is not None
+    line = next(line for line in supervisor.JobSpec.__doc__.splitlines() if line.strip().startswith("env:"))
     assert "SECURITY.md" in line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
@@ -15,8 +15,8 @@ from supervisor.cli.front import DEFAULTS
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
-from supervisor.jobs.validation import MOST_INPUT_BYTES, check_input
-from supervisor.model import JobSpec
+from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
+from supervisor.model import JobOptions, JobSpec
 
 __all__ = ["COMMAND_LINE", "make_spec", "request_options"]
 
@@ -64,6 +64,7 @@ def request_options(function: _F) -> _F:
             ),
             click.option(
                 "--deadline",
+                "deadline_seconds",
                 type=seconds,
                 metavar="SECONDS",
                 help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_SECONDS, or 30 minutes.",
@@ -91,6 +92,7 @@ def request_options(function: _F) -> _F:
             label_option("Give it a label to find it by."),
             click.option(
                 "--key",
+                "idempotency_key",
                 metavar="KEY",
                 help="Start it once: the same key with the same request in the same directory is the first job.",
             ),
@@ -121,45 +123,34 @@ def request_options(function: _F) -> _F:
 
 def make_spec(
     *,
+    command: Sequence[str],
     workspace: str | None,
-    kind: str,
-    deadline: float | None,
     stdin: str | None,
     env: Sequence[str],
     env_file: Sequence[str],
-    labels: Mapping[str, str],
-    key: str | None,
     engine: str | None,
-    shared_dir: str | None,
-    deadline_from: str | None,
-    command: Sequence[str],
-    **slurm: str | None,
+    **others: Any,
 ) -> JobSpec:
-    """Return the job that was asked for.
+    """Return the job that the options describe; one that bears the name of a job option is passed on as it is.
 
     Raises:
         click.UsageError: a file cannot be read, a variable is not set, or an option is of another engine.
         InvalidArguments: a file is too large.
     """
-    given = {"shared_dir": shared_dir, "deadline_from": deadline_from}
-    given |= {name.removeprefix("slurm_"): value for name, value in slurm.items()}
-    options = {name: value for name, value in given.items() if value is not None}
-    if engine in {None, "local"} and options:
-        message = (
-            f"--{next(iter(options)).replace('_', '-')} belongs to an engine for many machines: say --engine slurm"
-        )
+    options = {name: others.pop(name) for name in JobOptions.__annotations__ if name in others}
+    engine_options = {name.removeprefix("slurm_"): value for name, value in others.items() if value is not None}
+    if engine in {None, "local"} and engine_options:
+        first = next(iter(engine_options)).replace("_", "-")
+        message = f"--{first} belongs to an engine for many machines: say --engine slurm"
         raise click.UsageError(message)
     return JobSpec(
-        argv=tuple(command),
+        argv=command,
         workspace=workspace or os.curdir,
-        kind=kind,
-        deadline_seconds=deadline,
         stdin=None if stdin is None else _read("--stdin", stdin),
         env=_environment(env, env_file),
-        labels=labels,
-        idempotency_key=key,
         engine=None if engine == "local" else engine,
-        engine_options=options,
+        engine_options=engine_options,
+        **options,
     )
 
 
@@ -169,9 +160,9 @@ def _read(option: str, path: str) -> bytes:
             if inherited.is_closed(0):
                 message = f"{option} -: stdin is closed"
                 raise click.UsageError(message)
-            return check_input(option, sys.stdin.buffer.read(MOST_INPUT_BYTES + 1))
+            return check_input(option, sys.stdin.buffer.read(MAX_INPUT_BYTES + 1))
         with open(os.path.expanduser(path), "rb") as file:
-            return check_input(option, file.read(MOST_INPUT_BYTES + 1))
+            return check_input(option, file.read(MAX_INPUT_BYTES + 1))
     except OSError as error:
         message = f"{option} {path!r} cannot be read: {error.strerror}"
         raise click.UsageError(message) from error

@@ -8,13 +8,13 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, Unpack, overload
 
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines.interface import Engine
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
+from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.opening import open_supervisor
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
@@ -128,33 +128,9 @@ class AsyncioSupervisor:
     async def start(self, argv: JobSpec) -> Job: ...
 
     @overload
-    async def start(
-        self,
-        argv: Sequence[str],
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Job: ...
+    async def start(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Job: ...
 
-    async def start(
-        self,
-        argv: Sequence[str] | JobSpec,
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        engine: str | None = None,
-        engine_options: Mapping[str, Any] | None = None,
-    ) -> Job:
+    async def start(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
         Input and errors are those of ``Supervisor.start``.
@@ -165,18 +141,7 @@ class AsyncioSupervisor:
         """
         return await self._ask(
             lambda sup: sup.start(
-                spec_of(
-                    argv,
-                    workspace=workspace,
-                    kind=kind,
-                    deadline_seconds=deadline_seconds,
-                    stdin=stdin,
-                    env=env,
-                    labels=labels,
-                    idempotency_key=idempotency_key,
-                    engine=engine,
-                    engine_options=engine_options or {},
-                ),
+                spec_of(argv, options),
             ),
         )
 
@@ -184,33 +149,9 @@ class AsyncioSupervisor:
     async def run(self, argv: JobSpec) -> Result: ...
 
     @overload
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Result: ...
+    async def run(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Result: ...
 
-    async def run(
-        self,
-        argv: Sequence[str] | JobSpec,
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        engine: str | None = None,
-        engine_options: Mapping[str, Any] | None = None,
-    ) -> Result:
+    async def run(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
         Takes what ``start`` takes and raises what it raises.
@@ -222,18 +163,7 @@ class AsyncioSupervisor:
         """
         return await self._ask(
             lambda sup: sup.run(
-                spec_of(
-                    argv,
-                    workspace=workspace,
-                    kind=kind,
-                    deadline_seconds=deadline_seconds,
-                    stdin=stdin,
-                    env=env,
-                    labels=labels,
-                    idempotency_key=idempotency_key,
-                    engine=engine,
-                    engine_options=engine_options or {},
-                ),
+                spec_of(argv, options),
             ),
             scoped=True,
         )

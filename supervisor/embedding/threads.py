@@ -7,14 +7,14 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorClosed
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Job, JobEvent, JobPage, JobSpec, Result
+from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.opening import open_supervisor
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
@@ -181,33 +181,9 @@ class BlockingSupervisor:
     def start(self, argv: JobSpec) -> Job: ...
 
     @overload
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Job: ...
+    def start(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Job: ...
 
-    def start(
-        self,
-        argv: Sequence[str] | JobSpec,
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        engine: str | None = None,
-        engine_options: Mapping[str, Any] | None = None,
-    ) -> Job:
+    def start(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
         Input and errors are those of ``Supervisor.start``. If it is interrupted, either nothing was
@@ -215,18 +191,7 @@ class BlockingSupervisor:
         """
         return self._ask(
             lambda sup: sup.start(
-                spec_of(
-                    argv,
-                    workspace=workspace,
-                    kind=kind,
-                    deadline_seconds=deadline_seconds,
-                    stdin=stdin,
-                    env=env,
-                    labels=labels,
-                    idempotency_key=idempotency_key,
-                    engine=engine,
-                    engine_options=engine_options or {},
-                ),
+                spec_of(argv, options),
             ),
         )
 
@@ -234,33 +199,9 @@ class BlockingSupervisor:
     def run(self, argv: JobSpec) -> Result: ...
 
     @overload
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Result: ...
+    def run(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Result: ...
 
-    def run(
-        self,
-        argv: Sequence[str] | JobSpec,
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        engine: str | None = None,
-        engine_options: Mapping[str, Any] | None = None,
-    ) -> Result:
+    def run(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
         Takes what ``start`` takes and raises what it raises. ``KeyboardInterrupt`` stops the job and
@@ -269,18 +210,7 @@ class BlockingSupervisor:
         """
         return self._ask(
             lambda sup: sup.run(
-                spec_of(
-                    argv,
-                    workspace=workspace,
-                    kind=kind,
-                    deadline_seconds=deadline_seconds,
-                    stdin=stdin,
-                    env=env,
-                    labels=labels,
-                    idempotency_key=idempotency_key,
-                    engine=engine,
-                    engine_options=engine_options or {},
-                ),
+                spec_of(argv, options),
             ),
         )
 

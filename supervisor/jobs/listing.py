@@ -16,7 +16,7 @@ import attrs
 from supervisor import log
 from supervisor.engines.interface import Observation
 from supervisor.errors import InvalidArguments, JobNotFound, StateBusy, SupervisorError
-from supervisor.model import MOST_LABELS, Job, JobPage
+from supervisor.model import MAX_LABELS, Job, JobPage
 from supervisor.states import State
 from supervisor.store import Index, Layout, Row
 from supervisor.store.rows import job_of
@@ -103,8 +103,8 @@ def query_of(
     if not all(isinstance(text, str) for pair in named.items() for text in pair):
         message = f"labels is {labels!r:.80}; it must map strings to strings"
         raise InvalidArguments(message)
-    if len(named) > MOST_LABELS:
-        message = f"there are more than {MOST_LABELS} labels, and no job has so many"
+    if len(named) > MAX_LABELS:
+        message = f"there are more than {MAX_LABELS} labels, and no job has so many"
         raise InvalidArguments(message)
     return Query(
         workspace=workspace,

@@ -8,21 +8,23 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
+import attrs
+
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
-from supervisor.model import MOST_LABELS, JobSpec
+from supervisor.model import MAX_LABELS, JobOptions, JobSpec
 from supervisor.store.rows import dump
 from supervisor.store.state_root import encodable, state_error
 
-__all__ = ["LONGEST_DEADLINE_SECONDS", "MOST_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
+__all__ = ["MAX_DEADLINE_SECONDS", "MAX_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
 
-_MOST_LABEL_CHARACTERS: Final = 1024
-_MOST_KEY_CHARACTERS: Final = 256
+_MAX_LABEL_CHARACTERS: Final = 1024
+_MAX_KEY_CHARACTERS: Final = 256
 
-LONGEST_DEADLINE_SECONDS: Final = 100 * 365 * 86400
+MAX_DEADLINE_SECONDS: Final = 100 * 365 * 86400
 """The longest there is, but for none at all."""
 
-MOST_INPUT_BYTES: Final = 64 << 20
+MAX_INPUT_BYTES: Final = 64 << 20
 """Of stdin, which is held in memory until the job has read it: it is never written to disk."""
 
 
@@ -30,12 +32,12 @@ def check_input(name: str, content: bytes) -> bytes:
     """Return what a job is to be given; ``name`` is the argument that it comes from.
 
     Raises:
-        InvalidArguments: it is more than ``MOST_INPUT_BYTES``.
+        InvalidArguments: it is more than ``MAX_INPUT_BYTES``.
     """
-    if len(content) > MOST_INPUT_BYTES:
-        message = f"{name} has more than {MOST_INPUT_BYTES} bytes, which is the limit"
+    if len(content) > MAX_INPUT_BYTES:
+        message = f"{name} has more than {MAX_INPUT_BYTES} bytes, which is the limit"
         repair = "Have the command read a file by its name: sh -c 'exec COMMAND < FILE'."
-        raise InvalidArguments(message, repair=repair, details={"argument": name, "limit_bytes": MOST_INPUT_BYTES})
+        raise InvalidArguments(message, repair=repair, details={"argument": name, "limit_bytes": MAX_INPUT_BYTES})
     return content
 
 
@@ -51,7 +53,7 @@ def _is(held: object, kind: type) -> bool:
 
 def _check_deadline(seconds: float) -> None:
     number = (_is(seconds, int) or _is(seconds, float)) and not _is(seconds, bool)
-    fits = number and (0 <= seconds <= LONGEST_DEADLINE_SECONDS or seconds == math.inf)
+    fits = number and (0 <= seconds <= MAX_DEADLINE_SECONDS or seconds == math.inf)
     _check(fits, f"deadline_seconds is {seconds!r}; it must be a number from 0 to 100 years, or infinity")
 
 
@@ -62,8 +64,8 @@ def _all_strings(mapping: Mapping[Any, object]) -> bool:
 def _check_labels(labels: Mapping[str, str]) -> None:
     _check(_all_strings(labels), "labels must map strings to strings")
     for name, value in labels.items():
-        _check(name and len(name) + len(value) <= _MOST_LABEL_CHARACTERS, f"label {name!r:.80} is empty or too long")
-    _check(len(labels) <= MOST_LABELS, f"there are more than {MOST_LABELS} labels")
+        _check(name and len(name) + len(value) <= _MAX_LABEL_CHARACTERS, f"label {name!r:.80} is empty or too long")
+    _check(len(labels) <= MAX_LABELS, f"there are more than {MAX_LABELS} labels")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
@@ -95,8 +97,8 @@ def checked_spec(spec: JobSpec) -> JobSpec:
         _check_deadline(spec.deadline_seconds)
     key = spec.idempotency_key
     if key is not None:
-        fits = _is(key, str) and 0 < len(key) <= _MOST_KEY_CHARACTERS and key.isprintable()
-        _check(fits, f"idempotency_key must be 1 to {_MOST_KEY_CHARACTERS} printable characters")
+        fits = _is(key, str) and 0 < len(key) <= _MAX_KEY_CHARACTERS and key.isprintable()
+        _check(fits, f"idempotency_key must be 1 to {_MAX_KEY_CHARACTERS} printable characters")
     if spec.stdin is not None:
         _check(_is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
         check_input("stdin", spec.stdin)
@@ -108,35 +110,24 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     return spec
 
 
-_NOTHING_BESIDE: Final[dict[str, Any]] = {
-    "kind": "raw",
-    "deadline_seconds": None,
-    "stdin": None,
-    "env": None,
-    "idempotency_key": None,
-    "engine": None,
-    "engine_options": {},
-}
+_DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in attrs.fields(JobSpec)}
 
 
-def spec_of(
-    argv: Sequence[str] | JobSpec,
-    *,
-    workspace: str | os.PathLike[str],
-    labels: Mapping[str, str] | None,
-    **others: Any,
-) -> JobSpec:
-    """Return the arguments of a ``start`` as one value; a ``JobSpec`` comes alone.
+def spec_of(argv: Sequence[str] | JobSpec, options: JobOptions) -> JobSpec:
+    """Return the arguments of ``start`` as one value.
 
     Raises:
-        InvalidArguments: ``argv`` is one string, or there is something beside a ``JobSpec``.
+        InvalidArguments: ``argv`` is one string, an option is unknown, or one is given beside a ``JobSpec``.
     """
+    unknown = options.keys() - JobOptions.__annotations__.keys()
+    if unknown:
+        message = f"there is no option {min(unknown)!r:.80}; it must be one of {', '.join(JobOptions.__annotations__)}"
+        raise InvalidArguments(message)
     if isinstance(argv, JobSpec):
-        alone = workspace == "." and labels is None and others == _NOTHING_BESIDE
+        alone = all(value == _DEFAULTS[name] for name, value in options.items())
         _check(alone, "a JobSpec holds the whole request; change it with attrs.evolve, and give nothing beside it")
         return argv
-    _check(not isinstance(argv, str | bytes), "argv must be a sequence of strings, not one string")
-    return JobSpec(argv=tuple(argv), workspace=os.fspath(workspace), labels=dict(labels or {}), **others)
+    return JobSpec(argv=argv, **options)
 
 
 def digest_of(spec: JobSpec, workspace: str) -> str:

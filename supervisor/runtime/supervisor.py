@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, overload
+from typing import Final, Unpack, overload
 
 import trio
 
@@ -34,7 +34,7 @@ from supervisor.jobs.catalog import Catalog, check_detail, running_error
 from supervisor.jobs.listing import page_at_a_glance, page_of, query_of
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Job, JobPage, JobSpec, Result, from_ns
+from supervisor.model import Job, JobOptions, JobPage, JobSpec, Result, from_ns
 from supervisor.runtime.access import Gate
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
@@ -94,47 +94,14 @@ class Supervisor:
     async def start(self, argv: JobSpec) -> Job: ...
 
     @overload
-    async def start(
-        self,
-        argv: Sequence[str],
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Job: ...
+    async def start(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Job: ...
 
-    async def start(
-        self,
-        argv: Sequence[str] | JobSpec,
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        engine: str | None = None,
-        engine_options: Mapping[str, Any] | None = None,
-    ) -> Job:
+    async def start(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Job:
         """Start a command as a job and return as soon as it runs (or provably never will).
 
         Input
-            argv: the command, or a ``JobSpec``, which holds all that follows.
-            workspace: the directory it runs in; relative to the current one.
-            kind: how its output is read.
-            deadline_seconds: ``None`` takes the settings' default, ``math.inf`` is none.
-            stdin: bytes it reads before end of file, at most 64 MiB; ``None`` is ``/dev/null``.
-            env: its whole environment; ``None`` passes this process's own. On disk only as SECURITY.md says.
-            labels: names and values to find it by.
-            idempotency_key: the same key with the same request in the same workspace returns the
-                first job, as it is now, and starts nothing.
-            engine: what runs it, ``"slurm"`` for instance; ``None`` is what the supervisor was opened with.
-            engine_options: what that engine is to know: ``shared_dir``, ``partition``, ... (``docs/slurm.md``).
+            argv: the command, or a ``JobSpec``, which holds the options as well.
+            options: the attributes of ``JobSpec``, which explains them, by their names.
 
         Output
             The job: ``running``, or already ended; ``queued`` where it has to wait for its turn, once its
@@ -151,18 +118,7 @@ class Supervisor:
             launch itself takes longer than a few seconds it is delivered then, and the job, whose
             id the caller does not know, goes on; an idempotency key finds it again.
         """
-        spec = spec_of(
-            argv,
-            workspace=workspace,
-            kind=kind,
-            deadline_seconds=deadline_seconds,
-            stdin=stdin,
-            env=env,
-            labels=labels,
-            idempotency_key=idempotency_key,
-            engine=engine,
-            engine_options=engine_options or {},
-        )
+        spec = spec_of(argv, options)
         made = await self.launcher.begin(spec)
         return made if isinstance(made, Job) else await self.launcher.begun(made, spec)
 
@@ -170,50 +126,15 @@ class Supervisor:
     async def run(self, argv: JobSpec) -> Result: ...
 
     @overload
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> Result: ...
+    async def run(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Result: ...
 
-    async def run(
-        self,
-        argv: Sequence[str] | JobSpec,
-        *,
-        workspace: str | os.PathLike[str] = ".",
-        kind: str = "raw",
-        deadline_seconds: float | None = None,
-        stdin: bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        engine: str | None = None,
-        engine_options: Mapping[str, Any] | None = None,
-    ) -> Result:
+    async def run(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Result:
         """Start a command, wait for its end and return its result: the scoped twin of ``start``.
 
         Takes what ``start`` takes and raises what it raises. Cancelling it stops the job, and
         waits for that: its grace and a little more at most.
         """
-        spec = spec_of(
-            argv,
-            workspace=workspace,
-            kind=kind,
-            deadline_seconds=deadline_seconds,
-            stdin=stdin,
-            env=env,
-            labels=labels,
-            idempotency_key=idempotency_key,
-            engine=engine,
-            engine_options=engine_options or {},
-        )
+        spec = spec_of(argv, options)
         made: Entry | Job | None = None
         try:
             with contextlib.ExitStack() as kept:

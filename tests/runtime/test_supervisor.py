@@ -746,8 +746,8 @@ async def test_a_job_that_was_never_launched_gives_its_key_back(settings: Settin
     ("arguments", "named"),
     [
         ({"argv": []}, "argv is empty"),
-        ({"argv": "tool --flag"}, "argv must be a sequence"),
-        ({"argv": b"tool"}, "argv must be a sequence"),
+        ({"argv": "tool --flag"}, "it accepts a sequence"),
+        ({"argv": b"tool"}, "it accepts a sequence"),
         ({"argv": ["tool", 3]}, "argv must hold strings"),
         ({"argv": [b"tool"]}, "argv must hold strings"),
         ({"argv": ["tool", []]}, "argv must hold strings"),
@@ -782,6 +782,8 @@ async def test_a_job_that_was_never_launched_gives_its_key_back(settings: Settin
         ({"idempotency_key": "a\nb"}, "idempotency_key"),
         ({"idempotency_key": 5}, "idempotency_key"),
         ({"stdin": "text"}, "stdin must be bytes"),
+        ({"cwd": "/"}, "there is no option 'cwd'; it must be one of workspace, kind, deadline_seconds, stdin, env,"),
+        ({"argv": JobSpec(argv=["tool"]), "cwd": None}, "there is no option 'cwd'"),
     ],
 )
 async def test_arguments_of_start_are_checked_before_anything_is_done(

@@ -27,6 +27,8 @@ async def in_trio() -> None:
         assert_type(sup, Supervisor)
         assert_type(await sup.start(["true"], workspace=Path("/repo"), env={"A": "b"}), Job)
         assert_type(await sup.run(JobSpec(argv=("true",))), Result)
+        assert_type(await sup.start(["true"], engine="slurm", engine_options={"cpus": 2}), Job)
+        assert_type(await sup.run(["true"], engine="slurm", engine_options={"cpus": 2}), Result)
         await sup.run(JobSpec(argv=("true",)), stdin=b"")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
         async with sup.events() as events, sup.follow("id") as chunks:
             assert_type(await anext(events), JobEvent)
@@ -39,6 +41,8 @@ async def in_asyncio() -> None:
         assert_type(sup.settings, Settings)
         assert_type(await sup.start(["true"], deadline_seconds=1, stdin=b""), Job)
         assert_type(await sup.start(JobSpec(argv=("true",))), Job)
+        assert_type(await sup.start(["true"], engine="slurm", engine_options={"cpus": 2}), Job)
+        assert_type(await sup.run(["true"], engine="slurm", engine_options={"cpus": 2}), Result)
         assert_type(await sup.run(["true"]), Result)
         assert_type(await sup.status("id"), Job)
         assert_type(await sup.list(state="running", limit=5), JobPage)
@@ -64,6 +68,8 @@ def in_a_thread() -> None:
     with BlockingSupervisor(Settings()) as sup:
         assert_type(sup, BlockingSupervisor)
         assert_type(sup.start(["true"], labels={"a": "b"}), Job)
+        assert_type(sup.start(["true"], engine="slurm", engine_options={"cpus": 2}), Job)
+        assert_type(sup.run(["true"], engine="slurm", engine_options={"cpus": 2}), Result)
         assert_type(sup.run(JobSpec(argv=("true",))), Result)
         assert_type(sup.status("id"), Job)
         assert_type(sup.list("/repo"), JobPage)

@@ -21,7 +21,7 @@ import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
-from supervisor.jobs.validation import LONGEST_DEADLINE_SECONDS
+from supervisor.jobs.validation import MAX_DEADLINE_SECONDS
 from supervisor.mcp_server.config import expressions, templates
 from supervisor.mcp_server.config.arguments import MOST_WHOLE, TYPES, Parameter
 from supervisor.system.trust import exposure_of
@@ -489,7 +489,7 @@ def _number(value: Any) -> float:
 
 
 def _seconds(value: Any) -> float:
-    if not 0 < _number(value) <= LONGEST_DEADLINE_SECONDS:
+    if not 0 < _number(value) <= MAX_DEADLINE_SECONDS:
         raise ValueError
     return float(value)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.jobs.validation import MOST_INPUT_BYTES
+from supervisor.jobs.validation import MAX_INPUT_BYTES
 
 
 def only_job(cli: Any) -> Any:
@@ -179,9 +179,9 @@ def test_endless_input_is_refused_and_takes_no_more_memory_than_the_limit(cli: A
 def test_input_of_just_the_limit_is_given(cli: Any, tmp_path: Path) -> None:
     file = tmp_path / "large"
     with open(file, "wb") as opened:
-        opened.truncate(MOST_INPUT_BYTES)
+        opened.truncate(MAX_INPUT_BYTES)
     done = cli.run("run", "--stdin", str(file), "--", "wc", "-c")
-    assert (done.returncode, done.stdout.strip()) == (0, str(MOST_INPUT_BYTES).encode())
+    assert (done.returncode, done.stdout.strip()) == (0, str(MAX_INPUT_BYTES).encode())
 
 
 def test_a_closed_stdin_has_nothing_to_give(cli: Any) -> None:
