@@ -19,8 +19,6 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 # The number of hidden subjects that each room, or page, may have. A number may only become smaller.
 LIMITS = {
-    "CHANGELOG.md": 2,
-    "README.md": 1,
     "cli": 16,
     "docs": 32,
     "embedding": 13,
