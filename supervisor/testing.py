@@ -48,7 +48,7 @@ import trio
 from supervisor.engines.interface import Capabilities, LaunchRequest, Observation, Seen
 from supervisor.engines.local import reconcile, stopping
 from supervisor.errors import LaunchFailed
-from supervisor.jobdir import measures, records, validation
+from supervisor.jobdir import factories, measures, records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.model import Exit
 from supervisor.system import processes
@@ -189,8 +189,8 @@ class FakeCommand:
         if self.ended is not None or self.stop_reason is not None or self._ends_at <= when:
             return
         self.stop_reason = why
-        request: dict[str, object] = {"why": why, "requested_ns": self._wall_ns(when), "by": by}
-        request |= {"signalled_boot_ns": processes.boottime_ns(), "gone": False}
+        now = processes.boottime_ns()
+        request = factories.stop_request(why, by, requested_ns=self._wall_ns(when), signalled_boot_ns=now)
         with contextlib.suppress(OSError):  # a full disk must not keep a job alive
             records.create(self.request.directory, records.STOP, request)
         grace, script = self.request.grace_seconds, self.script
@@ -233,18 +233,11 @@ class FakeCommand:
         exit_ = validation.exit_of(
             {"exit_code": self._exit_code, "signal": self._signal, "ended_ns": self._wall_ns(self._ends_at), **sizes}
         )
-        record: dict[str, object] = {
-            "exit_code": exit_.exit_code,
-            "signal": exit_.signal,
-            "ended_ns": exit_.ended_ns,
-            "ended_boot_ns": processes.boottime_ns(),
-            "by": "fake engine",
-            **sizes,
-        }
+        end = factories.process_end(None, exit_.exit_code, exit_.signal, by="fake engine", ended_ns=exit_.ended_ns)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # its job was deleted: nobody will ask
             if self.stop_reason is not None:
                 records.mark_stop(self.request.directory, gone=True)
-            records.create(self.request.directory, records.EXIT, record)
+            records.create(self.request.directory, records.EXIT, {**end, **sizes})
         self.ended = Ended(exit=exit_, stopped=self.stop_reason)
         self._finished.set()
 
@@ -410,8 +403,8 @@ class FakeEngine:
             return self._launched_already(request.directory)
         if script.launch_error is not None:
             failure = LaunchFailed(script.launch_error, exit_status=script.launch_status)
-            record: dict[str, object] = {"launch_error": failure.message, "launch_status": failure.exit_status}
-            records.create(request.directory, records.EXIT, {**record, "ended_ns": time.time_ns()})
+            record = factories.launch_failure(failure.message, failure.exit_status)
+            records.create(request.directory, records.EXIT, record)
             raise failure
         command = FakeCommand(self, request, script, next(self._pids), self.now())
         self._commands[request.directory] = command

@@ -26,6 +26,7 @@ KEEPER_FILES: Final = (
     "keeper/turns.py",
     "keeper/unwritten.py",
     "jobdir/__init__.py",
+    "jobdir/factories.py",
     "jobdir/job_marks.py",
     "jobdir/measures.py",
     "jobdir/plain_json.py",

@@ -16,7 +16,7 @@ import sys
 import time
 from heapq import heapify, heappop, heappush
 
-from supervisor.jobdir import job_marks, measures, records
+from supervisor.jobdir import factories, job_marks, measures, records
 from supervisor.keeper import launches, output_limit, process_tree, protocol, spawn, turns, unwritten
 from supervisor.system import processes
 
@@ -220,7 +220,7 @@ class Keeper(turns.Turns):
             return  # that was told when it was given up
         if launch.error is not None:
             error = launch.error
-            record: dict[str, object] = {**error.record(), "ended_ns": time.time_ns()}
+            record = factories.launch_failure(error.message, error.status, final=error.final)
             self.owed.write(directory, records.EXIT, record)
             self._say_failed(token, error.status, error.message, claimed=False)
             self.launching.pop(token, None)
@@ -292,20 +292,14 @@ class Keeper(turns.Turns):
         if token not in self.launching or launch.stop is not None:
             return
         now = processes.boottime_ns()
-        request: dict[str, object] = {"why": why, "requested_ns": time.time_ns(), "by": by}
         given_up = launch.give_up()
-        request |= {"signalled_boot_ns": now, "gone": given_up}
+        request = factories.stop_request(why, by, signalled_boot_ns=now, gone=given_up)
         if asked or not records.create(directory, records.STOP, request):
             records.mark_stop(directory, signalled=now, gone=given_up)
         if not given_up:
             launch.stop = why, by
             return
-        record: dict[str, object] = {
-            "launch_error": launches.CANCELLED,
-            "launch_status": 125,
-            "ended_ns": time.time_ns(),
-        }
-        self.owed.write(directory, records.EXIT, record)
+        self.owed.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
         self._say_failed(token, 125, launches.CANCELLED, claimed=True)
         self.launching.pop(token, None)
 
@@ -329,13 +323,7 @@ class Keeper(turns.Turns):
         directory = slot.directory
         # Nobody is known by descent alone: the first signal need not wait for a look at all processes.
         at_once = not processes.has_child_ended(slot.pid) and not processes.may_have_children(slot.pid)
-        request: dict[str, object] = {
-            "why": why,
-            "requested_ns": time.time_ns(),
-            "by": by,
-            "signalled_boot_ns": processes.boottime_ns() if at_once else None,
-            "gone": False,
-        }
+        request = factories.stop_request(why, by, signalled_boot_ns=processes.boottime_ns() if at_once else None)
         there: dict[str, object] = (self._read_stop(directory) or {}) if asked else {}
         if not there:
             try:
@@ -473,30 +461,23 @@ class Keeper(turns.Turns):
         """Record an end, and settle the job unless its tree is still to be ended. May be done again."""
         assert slot.end is not None  # noqa: S101  # only jobs that were reaped come here
         status, cpu, rss, wall, boot = slot.end
-        code = os.waitstatus_to_exitcode(status)
-        exit_code, by_signal = (code, None) if code >= 0 else (None, -code)
+        exit_code, by_signal = factories.exit_code_and_signal(status)
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
         cpu = round(cpu, 6)
         if not slot.output:
             slot.output = self._measure(slot)
         if slot.exited is None:
-            self._end_record(
-                slot.directory,
-                {
-                    "pid": slot.pid,
-                    "start": slot.start,
-                    "boot": self.identity["boot"],
-                    "exit_code": exit_code,
-                    "signal": by_signal,
-                    "ended_ns": wall,
-                    "ended_boot_ns": boot,
-                    "cpu_seconds": cpu,
-                    "max_rss_bytes": rss_bytes,
-                    "by": "keeper",
-                    **slot.output,
-                    **self._told_with_the_end(slot),
-                },
+            record = factories.process_end(
+                {"pid": slot.pid, "start": slot.start, "boot": self.identity["boot"]},
+                exit_code,
+                by_signal,
+                by="keeper",
+                ended_ns=wall,
+                ended_boot_ns=boot,
+                cpu_seconds=cpu,
+                max_rss_bytes=rss_bytes,
             )
+            self._end_record(slot.directory, {**record, **slot.output, **self._told_with_the_end(slot)})
             slot.exited = protocol.Exited(
                 token=slot.token,
                 exit_code=exit_code,

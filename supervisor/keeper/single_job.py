@@ -23,7 +23,7 @@ import signal
 import sys
 import time
 
-from supervisor.jobdir import records
+from supervisor.jobdir import factories, records
 from supervisor.keeper import launches, loop, protocol, spawn
 from supervisor.system import processes
 
@@ -147,19 +147,17 @@ class JobKeeper(loop.Keeper):
             orders = self._take_orders()
             deadline = orders.seconds_left()
             if deadline is not None and deadline <= 0:
-                self._record_overdue()
-                return UNKNOWN_STATUS
+                now = processes.boottime_ns()
+                request = factories.stop_request("deadline", "keeper", signalled_boot_ns=now, gone=True)
+                records.create(self.directory, records.STOP, request)
+                return self._refuse("its deadline had passed before it could be launched")
             given = self._open(orders)
             self.connection.add_descriptors(given)
         except spawn.LaunchError as error:
-            record = error.record()
-            record |= {"launch_error": f"on {os.uname().nodename}: {error.message}", "ended_ns": time.time_ns()}
-            records.create(self.directory, records.EXIT, record)
-            return UNKNOWN_STATUS
+            return self._refuse(f"on {os.uname().nodename}: {error.message}", error.status, final=error.final)
         except (OSError, KeyError, ValueError) as error:
             why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{ORDERS}: {error!r}"
-            self._record_refusal(f"on {os.uname().nodename}: {why}")
-            return UNKNOWN_STATUS
+            return self._refuse(f"on {os.uname().nodename}: {why}")
         self._launch(
             protocol.Launch(
                 token=_ONLY_TOKEN,
@@ -219,14 +217,10 @@ class JobKeeper(loop.Keeper):
         os.unlink(path)
         return [workspace, stdin]
 
-    def _record_refusal(self, why: str) -> None:
-        record: dict[str, object] = {"launch_error": why, "launch_status": 125, "ended_ns": time.time_ns()}
-        records.create(self.directory, records.EXIT, record)
-
-    def _record_overdue(self) -> None:
-        now: dict[str, object] = {"requested_ns": time.time_ns(), "signalled_boot_ns": processes.boottime_ns()}
-        records.create(self.directory, records.STOP, {"why": "deadline", "by": "keeper", **now, "gone": True})
-        self._record_refusal("its deadline had passed before it could be launched")
+    def _refuse(self, why: str, status: int = UNKNOWN_STATUS, *, final: bool = False) -> int:
+        """Record that the command is not launched; return what to exit with."""
+        records.create(self.directory, records.EXIT, factories.launch_failure(why, status, final=final))
+        return UNKNOWN_STATUS
 
     # ------------------------------------------------------------ what comes in
 
@@ -240,11 +234,9 @@ class JobKeeper(loop.Keeper):
         for slot in list(self.slots.values()):
             if slot.exited is None:
                 now = processes.boottime_ns()
-                request: dict[str, object] = {"why": "cancelled", "requested_ns": time.time_ns(), "by": "the engine"}
+                request = factories.stop_request("cancelled", "the engine", signalled_boot_ns=now)
                 try:
-                    if not records.create(
-                        self.directory, records.STOP, {**request, "signalled_boot_ns": now, "gone": False}
-                    ):
+                    if not records.create(self.directory, records.STOP, request):
                         records.mark_stop(self.directory, signalled=now)
                 except OSError as error:
                     self.journal.failure(error)

@@ -46,11 +46,6 @@ class LaunchError(Exception):
         self.message = message
         self.final = final
 
-    def record(self) -> dict[str, object]:
-        """Return what the exit record says of it, but for the time."""
-        record: dict[str, object] = {"launch_error": self.message, "launch_status": self.status}
-        return {**record, "launch_final": True} if self.final else record
-
 
 def find_executable(name: bytes, environment: dict[bytes, bytes], workspace: int) -> bytes:
     """Return the file that ``name`` means, by the job's own PATH and from its own directory.

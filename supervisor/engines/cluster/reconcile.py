@@ -27,7 +27,7 @@ import attrs
 from supervisor.engines.cluster.interface import Standing, Word
 from supervisor.engines.interface import Observation, Seen
 from supervisor.engines.local.reconcile import NEVER_LAUNCHED, note, note_exit
-from supervisor.jobdir import records
+from supervisor.jobdir import factories, records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobdir.validation import exit_of, stop_facts, valid_exit, valid_process
 from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
@@ -203,21 +203,21 @@ def _note_never_launched(directory: str, seen: Facts, engine: str) -> None:
         records.mark_stop(directory, signalled=0, gone=True)
     elif word.cancelled or word.overdue or seen.overdue:
         _note_stop(directory, "cancelled" if word.cancelled else "deadline", engine)
-    record: dict[str, object] = {"launch_status": 125, "ended_ns": time.time_ns()}
+    never_launched = False
     if stop:
-        record |= {"launch_error": f"it was to be stopped ({stop.get('why')}) before it was launched"}
+        error = f"it was to be stopped ({stop.get('why')}) before it was launched"
     elif seen.overdue:
-        record |= {"launch_error": "its deadline passed before it was launched"}
+        error = "its deadline passed before it was launched"
     elif seen.submission is None:
-        record |= {"launch_error": NEVER_LAUNCHED, "never_launched": True}
+        error, never_launched = NEVER_LAUNCHED, True
     elif word.standing is Standing.ENDED:
         log = "see engine.log"
         if not os.path.exists(f"{directory}/engine.log"):  # the first that a node makes, before it runs anything
             log = f"it made no engine.log: does the node see {os.path.dirname(directory)}?"
-        record |= {"launch_error": f"{engine} did not get it to run on a node: {word.state} ({log})"}
+        error = f"{engine} did not get it to run on a node: {word.state} ({log})"
     else:
-        record |= {"launch_error": f"{engine} does not know it any more, and it never ran", "never_launched": True}
-    note(directory, None, record)
+        error, never_launched = f"{engine} does not know it any more, and it never ran", True
+    note(directory, None, factories.launch_failure(error, never_launched=never_launched))
 
 
 def _note_engines_word(directory: str, seen: Facts, engine: str, collect: Callable[[str], Word | None]) -> None:
@@ -237,9 +237,7 @@ def _note_engines_word(directory: str, seen: Facts, engine: str, collect: Callab
 
 def _note_stop(directory: str, why: str, by: str) -> None:
     """Have a stop on record that the engine has carried out: the first request keeps its reason."""
-    now = time.time_ns()
-    request: dict[str, object] = {"why": why, "requested_ns": now, "by": by, "signalled_boot_ns": 0, "gone": True}
-    if not records.create(directory, records.STOP, request):
+    if not records.create(directory, records.STOP, factories.stop_request(why, by, signalled_boot_ns=0, gone=True)):
         records.mark_stop(directory, signalled=0, gone=True)
 
 

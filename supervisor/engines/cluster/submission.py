@@ -17,7 +17,7 @@ from supervisor.engines.cluster.interface import Backend, Rejected, Submission, 
 from supervisor.engines.cluster.reconcile import SUBMISSION, drop_secrets, is_unclaimed
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import program_in, write_private
-from supervisor.jobdir import records
+from supervisor.jobdir import factories, records
 from supervisor.keeper.single_job import ORDERS, STDIN, Orders
 
 __all__ = ["Submitter", "rule_out"]
@@ -141,8 +141,7 @@ def rule_out(directory: str, why: str) -> bool:
         if not records.take_claim(directory, records.NOBODY):
             return False
         drop_secrets(directory)
-        record: dict[str, object] = {"launch_error": why, "launch_status": 125, "ended_ns": time.time_ns()}
-        records.create(directory, records.EXIT, record)
+        records.create(directory, records.EXIT, factories.launch_failure(why))
     except OSError as error:
         log.warning("ruling_not_recorded", job_id=os.path.basename(directory), error=str(error))
     return True

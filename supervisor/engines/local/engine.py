@@ -26,7 +26,7 @@ from supervisor.engines.local.adopted import Kept, KeptJobs
 from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.engines.local.own_trees import Trees
 from supervisor.errors import LaunchFailed
-from supervisor.jobdir import records, validation
+from supervisor.jobdir import factories, records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.keeper import protocol, spawn
 from supervisor.model import Exit
@@ -247,22 +247,17 @@ class LocalEngine:
     def _never(self, directory: str, error: Exception) -> LaunchFailed:
         """Rule that a job will not be launched, since what its launch needs cannot be had."""
         if isinstance(error, LaunchFailed):
-            failure = error
+            failure, repair, final = error, error.repair, not error.retryable
         else:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             filename = getattr(error, "filename", None)
             message = f"{filename}: {reason}" if filename else f"{reason}"
-            failure = LaunchFailed(message)
+            failure, repair = LaunchFailed(message), None
+            final = isinstance(error, OSError) and error.errno in spawn.NO_WORKSPACE
         with contextlib.suppress(OSError):
             if records.take_claim(directory, records.NOBODY):
-                ended_ns = time.time_ns()
-                status = failure.exit_status
-                record: dict[str, object] = {"launch_error": failure.message, "launch_status": status}
-                if isinstance(error, LaunchFailed):
-                    record |= {"launch_repair": error.repair, "launch_final": not error.retryable}
-                elif isinstance(error, OSError) and error.errno in spawn.NO_WORKSPACE:
-                    record["launch_final"] = True
-                records.create(directory, records.EXIT, {**record, "ended_ns": ended_ns})
+                record = factories.launch_failure(failure.message, failure.exit_status, repair=repair, final=final)
+                records.create(directory, records.EXIT, record)
         return failure
 
     async def _after_keeper_died(

@@ -23,7 +23,7 @@ from typing import Any, Final
 import attrs
 
 from supervisor.engines.interface import Observation, Seen
-from supervisor.jobdir import job_marks, measures, records, validation
+from supervisor.jobdir import factories, job_marks, measures, records, validation
 from supervisor.jobdir.facts import Ended
 from supervisor.keeper import process_tree
 from supervisor.system import processes
@@ -310,8 +310,7 @@ def _decide_unlaunched(seen: Evidence) -> Finding:
 def note_cancelled(directory: str) -> None:
     """Write down the end of a job that was cancelled, and that nobody has launched or will."""
     records.mark_stop(directory, signalled=processes.boottime_ns(), gone=True)
-    ended: dict[str, object] = {"launch_error": CANCELLED_BEFORE, "launch_status": 125, "ended_ns": time.time_ns()}
-    note(directory, None, ended)
+    note(directory, None, factories.launch_failure(CANCELLED_BEFORE))
 
 
 CANCELLED_BEFORE: Final = "it was cancelled before it was launched"
@@ -389,21 +388,8 @@ def note_exit(
 
     ``status`` is a wait status, or ``None`` where it is not known and never will be; ``remark`` is for people.
     """
-    code = None if status is None else os.waitstatus_to_exitcode(status)
-    record: dict[str, object] = {
-        "pid": process["pid"] if process else None,
-        "start": process["start"] if process else None,
-        "boot": process["boot"] if process else None,
-        "exit_code": code if code is not None and code >= 0 else None,
-        "signal": -code if code is not None and code < 0 else None,
-        "ended_ns": time.time_ns(),
-        "ended_boot_ns": processes.boottime_ns(),
-        "cpu_seconds": None,
-        "max_rss_bytes": None,
-        "by": by,
-        **measures.sizes(directory),
-        "may_grow": True,  # no keeper looks
-    }
+    record = factories.process_end(process, *factories.exit_code_and_signal(status), by=by)
+    record |= {**measures.sizes(directory), "may_grow": True}  # no keeper looks
     if remark is not None:
         record["remark"] = remark
     note(directory, process, record)
@@ -469,8 +455,7 @@ def resolve(
             if seen.stop is not None:  # damaged or not, it was asked for
                 note_cancelled(directory)
                 continue
-            record: dict[str, object] = {"launch_error": NEVER_LAUNCHED, "launch_status": 125}
-            note(directory, None, {**record, "never_launched": True, "ended_ns": time.time_ns()})
+            note(directory, None, factories.launch_failure(NEVER_LAUNCHED, never_launched=True))
         elif finding is Finding.SEARCH_MARK:
             if not adopt_marked(directory, patient=True):
                 note_exit(directory, None, None, by="mark search")

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor.engines.local import reconcile
-from supervisor.jobdir import measures, records, validation
+from supervisor.jobdir import factories, measures, records, validation
 from supervisor.keeper import process_tree
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
@@ -63,13 +63,7 @@ def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
     Raises:
         OSError: it cannot be written; nothing was signalled.
     """
-    request: dict[str, object] = {
-        "why": why,
-        "requested_ns": time.time_ns(),
-        "by": by,
-        "signalled_boot_ns": None,
-        "gone": False,
-    }
+    request = factories.stop_request(why, by)
     if records.create(directory, records.STOP, request):
         return request
     there = records.read_stop(directory)
