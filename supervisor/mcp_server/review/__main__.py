@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePath
@@ -34,6 +36,8 @@ __all__ = ["collect", "compose", "main"]
 
 SCOPES: Final = ("working", "staged", "branch")
 _MOST_READ: Final = 32 << 20
+_LONGEST_SECONDS: Final = 300.0
+"""For one call of git: it waits for ever where a pipe has the name of a file that it reads, such as .gitignore."""
 _MOST_UNTRACKED: Final = 200
 _WORTH_SHOWING: Final = 500
 _DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", IGNORE_SUBMODULES)
@@ -102,16 +106,25 @@ def _git(view: View, *arguments: str, statuses: Sequence[int] = (0,)) -> bytes:
                 stderr=errors,
             ) as process:
                 assert process.stdout is not None  # noqa: S101  # it is a pipe
-                data = process.stdout.read(_MOST_READ)
-                cut = len(data) == _MOST_READ
-                if cut:  # far more than anybody will be shown
-                    process.kill()
+                overdue = threading.Timer(_LONGEST_SECONDS, process.kill)
+                overdue.daemon = True
+                overdue.start()
+                try:
+                    data = process.stdout.read(_MOST_READ)
+                    cut = len(data) == _MOST_READ
+                    if cut:  # far more than anybody will be shown
+                        process.kill()
+                    process.wait()
+                finally:
+                    overdue.cancel()
             errors.seek(0)
-            told = errors.read(4096).decode(errors="replace").strip()
+            told = errors.read(4096).decode(errors="replace").partition("\nusage:")[0].strip()
     except FileNotFoundError:
         message = "git is not installed, or not in PATH"
         raise _Stop(message, 4) from None
     if not cut and process.returncode not in statuses:
+        if process.returncode == -signal.SIGKILL:
+            told = f"it was killed, as it is after {_LONGEST_SECONDS:g} s: what it reads may be a pipe"
         message = f"git {arguments[0]} failed: {told or process.returncode}"
         if view.partial:
             message += (
@@ -150,12 +163,19 @@ def _sections(view: View, scope: str, base: str | None) -> tuple[str, list[tuple
             listed = _git(view, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
             for name in filter(None, listed[:_MOST_UNTRACKED]):
                 path = os.fsdecode(name)
-                if path.endswith("/"):  # a repository of its own
+                if path.endswith("/") or _size_of(path) > _MOST_READ:
                     changed.append((path, b""))
                     continue
                 made = _git(view, *_DIFF, "--no-index", "--", "/dev/null", path, statuses=(0, 1))
                 changed += [(path, each) for _, each in _split(made)]
             return "the working tree, with what is staged and what is new", changed
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
 
 
 def _split(diff: bytes) -> list[tuple[str, bytes]]:
@@ -205,7 +225,8 @@ def collect(scope: str, base: str | None, most_bytes: int) -> Change:
     room = most_bytes
     for path, section in sections:
         if not section:
-            left_out.append(f"{_on_one_line(path)} (a repository of its own)")
+            what_it_is = "a repository of its own" if path.endswith("/") else f"new, {_size_of(path)} bytes"
+            left_out.append(f"{_on_one_line(path)} ({what_it_is})")
             continue
         if _holds_secrets(path):
             hidden.append(_on_one_line(path))
@@ -262,6 +283,10 @@ def _become(command: Sequence[str], prompt: str) -> NoReturn:
         raise _Stop(message, 126) from None
 
 
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect the change, then become the agent; return an exit status only when that cannot be done."""
     parser = argparse.ArgumentParser(prog="review", description="Hand a git diff to an agent for review.")
@@ -271,6 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-bytes", type=int, default=200_000, help="of diff, at most")
     parser.add_argument("command", nargs="+", help="the agent, after --")
     given = parser.parse_args(arguments)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # so that the view goes away when the job is cancelled
+        signal.signal(signal.SIGTERM, _end)
     try:
         _become(given.command, compose(collect(given.scope, given.base, given.max_bytes), given.focus))
     except _Stop as stop:

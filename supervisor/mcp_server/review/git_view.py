@@ -31,6 +31,7 @@ __all__ = ["IGNORE_SUBMODULES", "NoRepository", "View", "open_view"]
 IGNORE_SUBMODULES: Final = "--ignore-submodules=dirty"
 
 _SMALL: Final = 1 << 20
+_LARGEST_INDEX: Final = 1 << 30
 _LINKED: Final = ("objects", "refs", "packed-refs", "logs", "shallow", "info", "reftable")
 _BOOLEAN: Final = re.compile(r"true|false|yes|no|on|off|0|1", re.IGNORECASE)
 # What has to be as the repository has it for git to see its files as they are.
@@ -100,7 +101,13 @@ def open_view() -> Generator[View]:
             for name in _LINKED:
                 if (common / name).exists():
                     (view / name).symlink_to(common / name)
+            if not (common / "objects").is_dir():
+                message = f"not a git repository: {common}"
+                raise NoRepository(message)
             if _is_file(own / "index"):
+                if (size := os.stat(own / "index").st_size) > _LARGEST_INDEX:  # it is copied
+                    message = f"the index of the git repository has {size} bytes; it may have {_LARGEST_INDEX} at most"
+                    raise NoRepository(message)
                 # With its time: what was changed in the same moment, git finds by comparing times with this one.
                 shutil.copy2(own / "index", view / "index")
             for shared in own.glob("sharedindex.*"):
