@@ -26,7 +26,7 @@ def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list
     places = [str(here), *(str(here / f"workspace-{number}") for number in range(1, workspaces))]
     ids: list[str] = []
     with Catalog(settings) as catalog:
-        owner = catalog.layout.register_owner()
+        owner = catalog.layout.owners.register()
 
         def enter() -> None:
             for number in range(count):
@@ -73,5 +73,5 @@ def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list
 
         catalog.index.write(enter)
         catalog.index.checkpoint()
-        catalog.layout.unregister_owner(owner)
+        catalog.layout.owners.unregister(owner)
     return ids

@@ -205,7 +205,7 @@ def _settings(state_dir: str | None) -> Settings:
 def report_unexpected(error: Exception, *, as_json: bool) -> int:
     """Report an error that is not one of ours, and return its exit status."""
     if isinstance(error, NotKnown):
-        from supervisor.store.state_root import state_error
+        from supervisor.store.state_errors import state_error
 
         return report(state_error(error, "cannot look at the job now"), as_json=as_json)
     log.debug("unexpected_error", exc_info=error)

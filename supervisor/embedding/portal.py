@@ -31,7 +31,7 @@ import trio
 
 from supervisor import log
 from supervisor.errors import InternalError, SupervisorClosed, SupervisorError
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 from supervisor.system.fork_safety import forked_error, tell_in_child
 
 __all__ = ["Call", "Portal", "Source"]

@@ -19,7 +19,7 @@ from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.rows import UNFINISHED
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 from supervisor.system.observing import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, NotKnown, is_there
 
 __all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]

@@ -41,7 +41,8 @@ from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.rows import UNFINISHED, JobOutcome, error_of, job_of
-from supervisor.store.state_root import encodable, state_error, workspace_key
+from supervisor.store.state_errors import state_error
+from supervisor.store.state_root import encodable, workspace_key
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 from supervisor.system.paths import absolute, expanded
 
@@ -140,8 +141,8 @@ class Catalog:
         """Look at the evidence of an unfinished job, local or in the care of an engine for many machines."""
         engine = registry.made_elsewhere(row.request)
         if engine is not None:
-            return self.desks.observe(engine, directory, owner_lives=self.layout.owner_lives(row.owner))
-        owner_lives = self.layout.owner_lives(row.owner)
+            return self.desks.observe(engine, directory, owner_lives=self.layout.owners.is_alive(row.owner))
+        owner_lives = self.layout.owners.is_alive(row.owner)
         return reconcile.resolve(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
 
     def judge(self, row: Row) -> tuple[Launched | None, JobOutcome | None]:

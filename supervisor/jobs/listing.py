@@ -217,7 +217,7 @@ def _page(
 def _orphans(jobs: Jobs, workspace: str | None) -> Iterable[Row]:
     """Yield the unfinished jobs of supervisors that are gone."""
     for owner in jobs.index.owners():
-        if not jobs.layout.owner_lives(owner):
+        if not jobs.layout.owners.is_alive(owner):
             for row in jobs.index.unfinished(owner=owner):
                 if workspace in {None, row.workspace_key}:
                     yield row

@@ -61,7 +61,7 @@ def prune(jobs: Kept, key: str | None, *, spared: Iterable[str]) -> Sequence[str
         while empty_trash(jobs, _TRASH_AT_ONCE):
             pass
         jobs.index.checkpoint()
-    jobs.layout.sweep_owners()
+    jobs.layout.owners.sweep()
     if forgotten or jobs.layout.workspaces():  # where there never was a job, nothing is made
         with contextlib.suppress(OSError):
             records.make_spares(jobs.layout.root)
@@ -131,7 +131,7 @@ def _is_abandoned(jobs: Kept, workspace: str, job_id: str) -> bool:
     row = jobs.index.read_job(workspace, job_id)
     if row is None and (records.read(directory, records.JOB, newer=True) or {}).get("v", 0) > records.VERSION:
         return False  # of a newer version, which alone knows what it means
-    if jobs.layout.any_owner_may_live() if row is None else jobs.layout.owner_may_live(row.owner):
+    if jobs.layout.owners.any_may_be_alive() if row is None else jobs.layout.owners.may_be_alive(row.owner):
         return False
     again = jobs.index.read_job(workspace, job_id)
     if (again is None) is not (row is None):

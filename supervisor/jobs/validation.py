@@ -14,7 +14,8 @@ from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
 from supervisor.model import MAX_LABELS, JobOptions, JobSpec
 from supervisor.store.rows import dump
-from supervisor.store.state_root import encodable, state_error
+from supervisor.store.state_errors import state_error
+from supervisor.store.state_root import encodable
 
 __all__ = ["MAX_DEADLINE_SECONDS", "MAX_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
 

@@ -25,7 +25,7 @@ from supervisor.errors import InternalError, SupervisorError
 from supervisor.mcp_server.config.arguments import checked, schema_of
 from supervisor.mcp_server.tools.answers import error_answer
 from supervisor.mcp_server.tools.jobs import Tool
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 from supervisor.system.observing import NotKnown
 
 __all__ = ["extend", "make_server"]

@@ -95,7 +95,7 @@ class Janitor:
             if row.job_id in self._registry.entries:
                 continue
             if row.owner not in known:
-                known[row.owner] = self._catalog.layout.owner_lives(row.owner)
+                known[row.owner] = self._catalog.layout.owners.is_alive(row.owner)
             overdue = row.deadline_boot_ns is not None and row.deadline_boot_ns + _BACKSTOP_NS < now
             if (known[row.owner] and not overdue) or _is_elsewhere(row):
                 waiting.append(row)
@@ -132,11 +132,11 @@ class Janitor:
             if not rows and not more:
                 break
             await trio.sleep(_PAUSE_SECONDS)  # deleting in bulk slows the creation of new jobs
-        await trio.to_thread.run_sync(self._catalog.layout.sweep_owners)
+        await trio.to_thread.run_sync(self._catalog.layout.owners.sweep)
 
     async def _checkpoint(self) -> None:
         try:
-            size = os.stat(self._catalog.layout.registry + "-wal").st_size
+            size = os.stat(self._catalog.layout.index_path + "-wal").st_size
         except OSError:
             return
         if size > _CHECKPOINT_BYTES:

@@ -35,7 +35,8 @@ from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
 from supervisor.store.rows import dump, row_of_record
-from supervisor.store.state_root import new_job_id, remove_tree, state_error, workspace_key
+from supervisor.store.state_errors import state_error
+from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
 from supervisor.system import processes
 
 __all__ = ["Launcher"]
@@ -154,7 +155,7 @@ class Launcher:
             if existing is not None:
                 return existing
         if self._owner is None:
-            self._owner = self._catalog.layout.register_owner()
+            self._owner = self._catalog.layout.owners.register()
         changes = await self._changes(spec, real)
         deadline = self._settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
         record: dict[str, Any] = {
@@ -291,7 +292,7 @@ class Launcher:
             return
         index = self._catalog.index
         with contextlib.suppress(Exception):
-            owner = self._owner = self._owner or self._catalog.layout.register_owner()
+            owner = self._owner = self._owner or self._catalog.layout.owners.register()
             index.write(lambda: [index.set_owner(row.job_id, owner, row.owner) for row in launched])
 
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
@@ -299,7 +300,7 @@ class Launcher:
         entry = Entry(row, self._catalog.directory(row))
         entry.adopted = True
         if not owned:
-            entry.owner_lives = partial(self._catalog.layout.observe_owner, row.owner)
+            entry.owner_lives = partial(self._catalog.layout.owners.observe, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
         self._registry.counters.adoptions += 1
@@ -312,7 +313,7 @@ class Launcher:
     def close(self) -> None:
         """Tell others that nothing more will be launched from here."""
         if self._owner is not None:
-            self._catalog.layout.unregister_owner(self._owner)
+            self._catalog.layout.owners.unregister(self._owner)
 
 
 def _never_launched(row: Row | None) -> bool:

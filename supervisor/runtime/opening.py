@@ -31,7 +31,7 @@ from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
 from supervisor.store import Row
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 
 __all__ = ["open_supervisor"]
 
@@ -113,7 +113,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         def look(row: Row, directory: str) -> Any:
             if remote.made_elsewhere(row.request) not in {None, running_on.name}:
                 return catalog.look(row, directory)
-            owner_lives = catalog.layout.owner_lives(row.owner)
+            owner_lives = catalog.layout.owners.is_alive(row.owner)
             return running_on.observe(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
 
         foreign = Catalog(settings, any_thread=True, observe=look)

@@ -13,7 +13,7 @@ from supervisor.engines.local import stopping
 from supervisor.engines.obstacles import obstacle, survivors_error
 from supervisor.errors import SupervisorError
 from supervisor.runtime.entry import Entry
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 
 __all__ = ["see_it_stop"]
 

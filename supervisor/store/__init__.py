@@ -1,8 +1,7 @@
-"""The only code that touches the state root, the keeper's own records apart.
+"""The state root: its directories, and the index over them.
 
-``layout`` knows directories and who may use them, ``rows`` what stands in a row and how it
-becomes a ``Job``, ``index`` is the SQLite registry over the job directories. The directories
-are the truth; the registry can be rebuilt from them at any time.
+``state_root`` has the directories, ``rows`` the rows of the index and the ``Job`` that a row describes, ``index`` the
+SQLite index. The directories are the truth: the index can be rebuilt from them at any time.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What time it is for the time to live of jobs: the wall clock, as far as the boot clock bears it out.
+"""The clock for the expiry of jobs: the wall clock, bounded by the boot clock.
 
-A wall clock that is set forward must not make a root forget what it has kept. So a root keeps in mind at which
-wall-clock time the machine was booted, the earliest that was seen in this boot, and no more time has passed than the
-boot clock counts from there. A clock that is set back counts at once. Where a clock is set forward for a good
-reason, jobs are kept longer by as much, until the next boot. Of the time that a machine is off only the wall clock
-tells.
+A wall clock that is set forward must not make a root forget its jobs. So each root records the wall-clock time of the
+boot, the earliest that any process has observed in this boot, and the time is at most that plus what the boot clock
+has counted since. A clock that is set back takes effect at once. If a clock is set forward for a good reason, jobs are
+kept longer by that much, until the next boot. For the time while the machine is off there is only the wall clock.
 
-It stands in the file ``.clock``, which is replaced as a whole: ``<boot>.<wall-clock time of the boot, ns>``.
+The file ``.clock``, which is replaced as a whole, has ``<boot>.<wall-clock time of the boot, ns>``.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ from supervisor.system import processes
 __all__ = ["Clock"]
 
 _NAME: Final = ".clock"
-_MOST_DIGITS: Final = 19
-"""With its sign; a longer number is no time that a column of the registry can be compared with."""
+_MAX_DIGITS: Final = 19
+"""With the sign; SQLite cannot compare a longer number with a column of the index."""
 _JITTER_NS: Final = 1_000_000_000
-"""Of the difference between two clocks that are read one after the other, and of one that is being adjusted."""
+"""Between two clocks that are read one after the other, or while one is being adjusted."""
 
 
 class Clock:
     """The clock of one state root.
 
     Raises:
-        OSError: its file, or which boot this is, cannot be read now.
+        OSError: its file, or the id of this boot, cannot be read now.
     """
 
     def __init__(self, root: str) -> None:
-        """Read what stands there, which holds for this boot."""
+        """Read the file of this boot."""
         self._path = f"{root}/{_NAME}"
         self._booted_ns = self._read()
 
     def mark(self) -> None:
-        """Put on record when the machine was booted, unless an earlier time stands there; on a full disk, later."""
+        """Record the time of the boot, unless the file has an earlier one; on a full disk, do nothing."""
         with contextlib.suppress(OSError):
             seen = time.time_ns() - processes.boottime_ns()
             known = self._read()
@@ -61,7 +60,7 @@ class Clock:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "w", encoding="ascii") as file:
-                os.fchmod(descriptor, 0o600)  # whatever the umask
+                os.fchmod(descriptor, 0o600)  # the umask may have removed the owner's own permissions
                 file.write(text)
             os.rename(aside, self._path)
         except OSError:
@@ -81,5 +80,5 @@ class Clock:
             if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:  # a link, directory, socket: none of ours
                 return None
             raise
-        is_mark = text.removeprefix("-").isdigit() and len(text) <= _MOST_DIGITS and boot == processes.boot_id()[:12]
+        is_mark = text.removeprefix("-").isdigit() and len(text) <= _MAX_DIGITS and boot == processes.boot_id()[:12]
         return int(text) if is_mark else None

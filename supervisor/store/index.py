@@ -1,6 +1,6 @@
-"""The registry: SQLite over the job directories, shared by every process on the state root.
+"""The index: SQLite over the job directories, shared by every process on the state root.
 
-How it is opened, kept sound and written through is ``connection.py``; here is what is in it.
+``sqlite`` opens, repairs and writes the file; this module has the statements.
 """
 
 from __future__ import annotations
@@ -14,29 +14,34 @@ from supervisor import log
 from supervisor.errors import StateCorrupt
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.store.rows import COLUMNS, JobOutcome, Row, check_row, row_of_record
-from supervisor.store.sqlite import MIGRATIONS, Connection, Damaged
-from supervisor.store.state_root import Layout, state_error
+from supervisor.store.rows import COLUMNS, JobOutcome, Row, check_row, dump, row_of_record
+from supervisor.store.schema import MIGRATIONS
+from supervisor.store.sqlite import Connection, Damaged
+from supervisor.store.state_errors import state_error
+from supervisor.store.state_root import Layout
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Index"]
 
 _ALL: Final = ", ".join(COLUMNS)
+_VALUES_OF: Final = attrgetter(*COLUMNS[1:])
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 _UNFINISHED: Final = "('queued', 'running')"
 _UNFINISHED_STATES: Final = ("queued", "running")
 _MAX_REMEMBERED: Final = 1024
 
-
-_PRINCIPAL: Final = b"mcp.principal"  # the label that names who has started a job over HTTP
-_WHOSE: Final = "coalesce((SELECT value FROM labels WHERE labels.seq = jobs.seq AND name = ?), x'')"
+_PRINCIPAL: Final = b"mcp.principal"  # the label that names the principal who has started a job over HTTP
+_PRINCIPAL_OF_JOB: Final = "coalesce((SELECT value FROM labels WHERE labels.seq = jobs.seq AND name = ?), x'')"
 
 
 class Index(Connection):
-    """The registry of one state root.
+    """The index of one state root.
 
-    ``judge`` says how a job found on disk ended (``None`` while it lives) and is asked when the
-    registry has to be rebuilt. ``wait_seconds`` is how long a lock of somebody else is waited for.
+    Args:
+        layout: the state root.
+        judge: returns how a job was launched and how it ended, as far as that is known; for a rebuild of the index.
+        wait_seconds: how long to wait for a lock of another process.
+        any_thread: whether more than one thread uses it, one at a time.
     """
 
     def __init__(
@@ -47,25 +52,25 @@ class Index(Connection):
         wait_seconds: float = 5,
         any_thread: bool = False,
     ) -> None:
-        """Open the registry; create, migrate or rebuild it first where that is needed."""
+        """Open the index; first create, migrate or rebuild it if necessary."""
         self._judge = judge
         self._kept: dict[str, int] = {}
         self._known: dict[str, tuple[tuple[Any, ...], Row]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def share_rows(self, other: Index) -> None:
-        """Remember what another index over the same registry remembers, and the other way round; in any thread."""
+        """Share the parsed rows with another connection to the same index, which may be in another thread."""
         self._known = other._known
 
     def invalidate(self) -> None:
-        """Count anew how many jobs are kept."""
+        """Drop the counts of kept jobs."""
         self._kept.clear()
 
     # ------------------------------------------------------------ rebuilding
 
     @staticmethod
     def check_rows(connection: sqlite3.Connection, version: int) -> None:
-        """Raise ``Damaged`` if there is a table or a row that no version makes; newer versions may make any row."""
+        """Raise ``Damaged`` for a table or a row that no version writes; a newer version may write any row."""
         tables = {"jobs": set(COLUMNS), **({"labels": {"name", "value", "seq"}} if version > 1 else {})}
         for table, wanted in tables.items():
             found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
@@ -77,7 +82,7 @@ class Index(Connection):
                 _row_of(columns)
 
     def import_all(self) -> None:
-        """Enter every job directory into an empty registry, oldest first, each with how it ended."""
+        """Insert every job directory into an empty index, oldest first, each with its end."""
         rows = sorted(
             filter(None, (self.read_job(workspace, job_id) for workspace, job_id in self.layout.jobs())),
             key=lambda row: row.created_ns,
@@ -88,12 +93,12 @@ class Index(Connection):
                 holders[row.workspace_key, row.idempotency_key] = row
         for row in rows:
             if row.idempotency_key is not None and holders[row.workspace_key, row.idempotency_key] is not row:
-                row.idempotency_key = None  # of two that were written down, one was refused or never ran
+                row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
             self.insert(row)
             launched, outcome = self._judge(row)
             if launched is not None:
                 self.set_launched(row.job_id, launched)
-                row = row.with_launch(launched)  # noqa: PLW2901  # the same job, further on
+                row = row.with_launch(launched)  # noqa: PLW2901  # the same job
             if outcome is not None:
                 self.finish(row.with_outcome(outcome))
 
@@ -105,7 +110,7 @@ class Index(Connection):
         return claim not in {None, records.NOBODY}, row.created_ns
 
     def read_job(self, workspace: str, job_id: str) -> Row | None:
-        """Return a fresh row for what ``job.json`` says, ``None`` when it says nothing sensible.
+        """Return a new row for the ``job.json`` of a job, ``None`` if that is missing or damaged.
 
         Raises:
             StateBusy: it cannot be read now.
@@ -116,8 +121,6 @@ class Index(Connection):
             raise state_error(error, "cannot read a record") from error
         if not record or record.get("job_id") != job_id:
             return None
-        from supervisor.store.rows import dump
-
         try:
             return row_of_record(workspace, record, dump(record))
         except (KeyError, ValueError, RecursionError):
@@ -126,37 +129,19 @@ class Index(Connection):
     # ------------------------------------------------------------ changes, inside ``write``
 
     def insert(self, row: Row) -> bool:
-        """Enter a new job; ``False`` when its idempotency key is taken by another."""
-        values = (
-            row.job_id,
-            row.workspace_key,
-            row.kind,
-            row.state,
-            row.created_ns,
-            row.started_ns,
-            row.completed_ns,
-            row.expires_ns,
-            row.idempotency_key,
-            row.digest,
-            row.owner,
-            row.fetched,
-            row.pid,
-            row.deadline_boot_ns,
-            row.spec,
-            row.outcome,
-        )
-        cursor = self._db.execute(_INSERT, values)
+        """Insert a new job; ``False`` when another job holds its idempotency key."""
+        cursor = self._db.execute(_INSERT, _VALUES_OF(row))
         if cursor.rowcount == 1:
             row.seq = cursor.lastrowid or 0
             return True
-        # A rebuild may have come between its directory and this, and entered it already.
+        # A rebuild of the index since the directory was made has inserted the job already.
         there = self._db.execute("SELECT seq FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()
         if there is not None:
             row.seq = there[0]
         return there is not None
 
     def set_launched(self, job_id: str, launched: Launched) -> None:
-        """Note that a job runs, unless it has ended already."""
+        """Record that a job runs, unless it has ended already."""
         self._db.execute(
             "UPDATE jobs SET state = 'running', started_ns = ?, pid = ?, deadline_boot_ns = ?"  # noqa: S608
             f" WHERE job_id = ? AND state IN {_UNFINISHED}",
@@ -164,7 +149,7 @@ class Index(Connection):
         )
 
     def finish(self, row: Row) -> bool:
-        """Write how a job ended; ``False`` when somebody else has, or it is gone. Only the first counts."""
+        """Record how a job ended; ``False`` when another process was first, or the row is gone."""
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
             " started_ns = coalesce(started_ns, ?), pid = coalesce(pid, ?),"
@@ -186,7 +171,7 @@ class Index(Connection):
         return found.rowcount == 1
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
-        """Take an unfinished job over from a supervisor that is gone."""
+        """Take an unfinished job over from a supervisor that is not alive."""
         cursor = self._db.execute(
             f"UPDATE jobs SET owner = ? WHERE job_id = ? AND owner = ? AND state IN {_UNFINISHED}",  # noqa: S608
             (owner, job_id, previous),
@@ -194,22 +179,22 @@ class Index(Connection):
         return cursor.rowcount == 1
 
     def set_fetched(self, job_id: str) -> None:
-        """Note that somebody has seen the result: it may go first when room is needed."""
+        """Record that the result was fetched: the job may be evicted first."""
         self._db.execute("UPDATE jobs SET fetched = 1 WHERE job_id = ? AND fetched = 0", (job_id,))
 
     def release_key(self, job_id: str) -> None:
-        """Take the idempotency key from a job that provably never ran."""
+        """Remove the idempotency key from a job that provably never ran."""
         self._db.execute("UPDATE jobs SET idempotency_key = NULL WHERE job_id = ?", (job_id,))
 
     def delete(self, *job_ids: str) -> None:
-        """Remove the rows of jobs whose directories are gone."""
+        """Delete the rows of jobs whose directories are discarded."""
         self._db.executemany("DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in job_ids])
         self._kept.clear()
 
     def evict(self, workspace: str, most: int, spared: Iterable[str] = ()) -> list[str]:
         """Forget finished jobs of ``workspace`` beyond ``most``: expired, then fetched ones, then the oldest.
 
-        Jobs that principals of an MCP server have started are counted for each of them: none takes another's room.
+        The jobs of each principal of an MCP server are counted separately, so one does not evict another's jobs.
         """
         kept = self._kept.get(workspace)
         if kept is None:
@@ -231,18 +216,19 @@ class Index(Connection):
         return victims
 
     def _held_by(self, workspace: str, kept: int) -> list[tuple[bytes | None, int]]:
-        """Return how many of the finished jobs each principal has; those of none are counted under ``None``."""
+        """Return how many finished jobs each principal has; ``None`` stands for all where there is no principal."""
         if self._db.execute("SELECT 1 FROM labels WHERE name = ? LIMIT 1", (_PRINCIPAL,)).fetchone() is None:
             return [(None, kept)]
-        statement = f"""SELECT {_WHOSE}, count(*) FROM jobs
+        statement = f"""SELECT {_PRINCIPAL_OF_JOB}, count(*) FROM jobs
             WHERE workspace_key = ? AND completed_ns IS NOT NULL GROUP BY 1"""  # noqa: S608  # our own names
         return [(principal, held) for principal, held in self._db.execute(statement, (_PRINCIPAL, workspace))]
 
     def _victims(self, workspace: str, principal: bytes | None, room: int, keep: set[str]) -> list[str]:
         victims: list[str] = []
-        whose, who = ("", ()) if principal is None else (f"AND {_WHOSE} = ?", (_PRINCIPAL, principal))
-        # One question each, so that an index answers in order whatever the number of jobs kept. The plus keeps
-        # SQLite from the index of the workspace for the first, where it would look at every job to find none expired.
+        of_principal = "" if principal is None else f"AND {_PRINCIPAL_OF_JOB} = ?"
+        names = () if principal is None else (_PRINCIPAL, principal)
+        # One query each, so that an index of SQLite returns the rows in order, however many jobs are kept. The plus
+        # keeps SQLite from using the index on the workspace for the first: that reads every job to find none expired.
         for clause, order, value in (
             ("+workspace_key = ? AND expires_ns <= ?", "expires_ns", self.layout.clock.now_ns()),
             ("workspace_key = ? AND fetched = ?", "seq", 1),
@@ -251,9 +237,9 @@ class Index(Connection):
             left = room - len(victims)
             if left > 0:
                 found = self._db.execute(
-                    f"""SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} {whose}
+                    f"""SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} {of_principal}
                         ORDER BY {order} LIMIT ?""",  # noqa: S608  # our own names
-                    (workspace, value, *who, left + len(keep) + len(victims)),
+                    (workspace, value, *names, left + len(keep) + len(victims)),
                 ).fetchall()
                 passed = keep.union(victims)
                 victims += [job_id for (job_id,) in found if job_id not in passed][:left]
@@ -266,7 +252,7 @@ class Index(Connection):
         return self.read(lambda: [*filter(None, map(self._understood, self._db.execute(statement, values)))])
 
     def _understood(self, columns: tuple[Any, ...]) -> Row | None:
-        """Return a row; ``None`` for one that makes no sense here where a newer version has written it."""
+        """Return a row; ``None`` for an invalid one in an index that a newer version has written."""
         try:
             return self._remembered(columns)
         except Damaged as error:
@@ -276,7 +262,7 @@ class Index(Connection):
             return None
 
     def _remembered(self, columns: tuple[Any, ...]) -> Row:
-        """Return the row of these columns, which is read and checked only once while they stay so."""
+        """Return the row of these columns; parse and check it only once while they stay the same."""
         known = self._known.get(columns[1])
         if known is not None and known[0] == columns:
             return known[1]
@@ -290,11 +276,11 @@ class Index(Connection):
         """Return the row of a job.
 
         Raises:
-            StateCorrupt: a newer version has written it, and it makes no sense here.
+            StateCorrupt: a newer version has written the row, and this version cannot read it.
         """
         rows = self._select("WHERE job_id = ?", (job_id,))
         if not rows and self.is_newer and self._holds(job_id):
-            message = f"job {job_id} was written down by a newer version of this package"
+            message = f"job {job_id} was recorded by a newer version of this package"
             raise StateCorrupt(message, repair="Use the version that has written it, or a newer one.")
         return rows[0] if rows else None
 
@@ -322,16 +308,16 @@ class Index(Connection):
         limit: int = 50,
         now_ns: int | None = None,
     ) -> list[Row]:
-        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one seen.
+        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one returned before.
 
-        Of labels with a NUL in them only what stands before it is compared.
+        Labels are compared up to their first NUL.
         """
         wanted_labels = list(labels)
         seq = "seq"
         clauses: list[str] = []
         parameters: list[Any] = []
         source = "jobs"
-        if wanted_labels:  # those with a label stand together, in order
+        if wanted_labels:  # the jobs with a label are adjacent in that table, in order
             source, seq = "labels CROSS JOIN jobs USING (seq)", "labels.seq"
             clauses.append("labels.name = ? AND labels.value = ?")
             parameters += map(_as_label, wanted_labels[0])
@@ -346,30 +332,30 @@ class Index(Connection):
         for name, value in wanted_labels[1:]:
             clauses.append("EXISTS (SELECT 1 FROM labels AS more WHERE name = ? AND value = ? AND more.seq = jobs.seq)")
             parameters += [_as_label(name), _as_label(value)]
-        # Which of the two an unfinished job is, the evidence knows better than the row.
+        # The row of a running job may still say "queued".
         states = _UNFINISHED_STATES if state in _UNFINISHED_STATES else (state,)
         found: list[Row] = []
         for each in states:
             wanted, given = (clauses, parameters) if each is None else ([*clauses, "state = ?"], [*parameters, each])
             tail = f"WHERE {' AND '.join(wanted)} ORDER BY {seq} DESC LIMIT ?"
             found += self._select(tail, [*given, limit], source=source)
-        if len(states) > 1:  # asked for one by one, so that an index gives each in order
+        if len(states) > 1:  # one query each, so that an index of SQLite returns the rows in order
             found.sort(key=attrgetter("seq"), reverse=True)
         return found[:limit]
 
     def unfinished(self, after: int = 0, *, owner: str | None = None) -> list[Row]:
-        """Return every job that is not in a terminal state, of all workspaces, by age; of one owner if given."""
+        """Return every unfinished job of all workspaces, the oldest first; of one owner if given."""
         if owner is None:
             return self._select(f"WHERE state IN {_UNFINISHED} AND seq > ? ORDER BY seq", (after,))
         return self._select(f"WHERE state IN {_UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
 
     def owners(self) -> list[str]:
-        """Return who has taken on the jobs that are not in a terminal state."""
+        """Return the supervisors that own unfinished jobs."""
         statement = f"SELECT DISTINCT owner FROM jobs WHERE state IN {_UNFINISHED}"  # noqa: S608  # our own names
         return self.read(lambda: [owner for (owner,) in self._db.execute(statement)])
 
     def expired(self, now_ns: int, limit: int, workspace: str | None = None) -> list[Row]:
-        """Return jobs whose time to live is over, of one workspace or of all."""
+        """Return expired jobs, of one workspace or of all."""
         if workspace is None:
             return self._select("WHERE expires_ns <= ? ORDER BY expires_ns LIMIT ?", (now_ns, limit))
         clause = "WHERE expires_ns <= ? AND workspace_key = ? ORDER BY expires_ns LIMIT ?"
@@ -383,7 +369,7 @@ class Index(Connection):
 
 
 def _as_label(text: str) -> bytes:
-    """Return a name or value of a label as SQLite made it of our JSON: half surrogate pairs kept, cut at a NUL."""
+    """Return a name or value of a label as SQLite extracts it from JSON: with half surrogate pairs, cut at a NUL."""
     return text.partition("\0")[0].encode("utf-8", "surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""What stands in a row of the registry and in ``job.json``, and how it becomes a ``Job``."""
+"""The rows of the index: their columns, their validation, and the ``Job`` that a row describes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Mapping
+from operator import attrgetter
 from types import NoneType
 from typing import Any, Final
 
@@ -41,9 +42,10 @@ COLUMNS: Final = (
     "outcome",
 )
 
+_columns_of: Final = attrgetter(*COLUMNS)
 _POLL_AFTER_MS: Final = 1000
 _MAX_RECENT: Final = 256
-"""Rows of live jobs of which it is remembered what of them lasts: 1 KiB each, too much for every running job."""
+"""Unfinished rows whose constant fields are cached, which saves 3 us of the 13 that a status takes: 1 KiB each."""
 _LAST_NS: Final = 2**63 - 1
 """The last moment that SQLite can hold, in the year 2262."""
 
@@ -54,7 +56,7 @@ dump: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 @attrs.define(slots=True)
 class Row:
-    """One job as the registry knows it. ``seq`` is 0 until it has been inserted."""
+    """One job as the index has it. ``seq`` is 0 until it has been inserted."""
 
     seq: int
     job_id: str
@@ -76,11 +78,11 @@ class Row:
     _request: dict[str, Any] | None = attrs.field(default=None, alias="request", repr=False, eq=False)
     _ended: dict[str, Any] | None = attrs.field(default=None, init=False, repr=False, eq=False)
     shown: Job | None = attrs.field(default=None, init=False, repr=False, eq=False)
-    """The job that it describes, kept by ``job_of`` once nothing about that can change."""
+    """The job that it describes, cached by ``job_of`` once nothing of it can change."""
 
     @property
     def request(self) -> dict[str, Any]:
-        """What ``job.json`` says, parsed."""
+        """The parsed ``job.json``."""
         if self._request is None:
             held: dict[str, Any] = json.loads(self.spec)
             self._request = held
@@ -88,7 +90,7 @@ class Row:
 
     @property
     def ended(self) -> dict[str, Any] | None:
-        """What the ``outcome`` column says, parsed; ``None`` for a job that has not ended."""
+        """The parsed ``outcome`` column; ``None`` for a job that has not ended."""
         if self._ended is None and self.outcome is not None:
             held: dict[str, Any] = json.loads(self.outcome)
             self._ended = held
@@ -100,30 +102,12 @@ class Row:
         return self.completed_ns is not None
 
     def _copy(self) -> Row:
-        # Three times as fast as attrs.evolve, and every job is launched and ended.
-        return Row(
-            self.seq,
-            self.job_id,
-            self.workspace_key,
-            self.kind,
-            self.state,
-            self.created_ns,
-            self.started_ns,
-            self.completed_ns,
-            self.expires_ns,
-            self.idempotency_key,
-            self.digest,
-            self.owner,
-            self.fetched,
-            self.pid,
-            self.deadline_boot_ns,
-            self.spec,
-            self.outcome,
-            self._request,
-        )
+        row = Row(*_columns_of(self))  # 1 us, and attrs.evolve takes 4; twice a job
+        row._request = self._request  # of the same class
+        return row
 
     def with_launch(self, launched: Launched) -> Row:
-        """Return this row with its command spawned."""
+        """Return this row with its command launched."""
         row = self._copy()
         row.state = State.RUNNING.value
         row.started_ns = launched.started_ns
@@ -132,7 +116,7 @@ class Row:
         return row
 
     def with_outcome(self, outcome: JobOutcome) -> Row:
-        """Return this row with its job ended; its time to live counts from the end of its command."""
+        """Return this row with its job finished; its time to live begins when the command ends."""
         row = self._copy()
         row.state = outcome.state.value
         row.completed_ns = ended_ns = outcome.exit.ended_ns
@@ -143,7 +127,7 @@ class Row:
         return row
 
     def launched(self) -> Launched | None:
-        """Return how it was launched, if that is known here."""
+        """Return how the job was launched, if the row has that."""
         if self.pid is None or self.started_ns is None:
             return None
         return Launched(pid=self.pid, started_ns=self.started_ns, deadline_boot_ns=self.deadline_boot_ns)
@@ -151,17 +135,17 @@ class Row:
 
 @attrs.frozen(slots=True, kw_only=True)
 class JobOutcome:
-    """How a job ended, as its row keeps it.
+    """How a job ended, as its row has it.
 
     Attributes:
-        state: terminal.
-        reason: why.
+        state: the terminal state.
+        reason: why the job is in that state.
         exit: how the process ended.
         detail: short and redacted.
-        cost_usd: what its output says was spent.
+        cost_usd: the cost, as the output states it.
         error: what ``result`` reports, for a job that is not done.
-        stdout_bytes: final size.
-        stderr_bytes: final size.
+        stdout_bytes: the final size.
+        stderr_bytes: the final size.
     """
 
     state: State
@@ -174,7 +158,7 @@ class JobOutcome:
     stderr_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the row's ``outcome`` column holds."""
+        """Return the content of the ``outcome`` column."""
         return {
             "reason": self.reason,
             "exit_code": self.exit.exit_code,
@@ -202,7 +186,7 @@ def _is_length(held: object) -> bool:
 
 
 def _is_key(held: object) -> bool:
-    """Whether it is a text that SQLite can hold: one without half surrogate pairs."""
+    """Whether it is a text that SQLite can store: one without half surrogate pairs."""
     if type(held) is not str:
         return False
     if held.isascii():
@@ -215,7 +199,7 @@ def _is_key(held: object) -> bool:
 
 
 def _check_request(record: Mapping[str, Any]) -> None:
-    """Raise ``KeyError`` or ``ValueError`` for what no ``job.json`` of ours holds."""
+    """Raise ``KeyError`` or ``ValueError`` for a ``job.json`` that no version writes."""
     argv, labels, key, deadline = (
         record["argv"],
         record["labels"],
@@ -251,10 +235,10 @@ _REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 def check_row(row: Row) -> None:
-    """Raise for a row that nobody can have written.
+    """Raise for a row that no version writes.
 
     Raises:
-        KeyError, TypeError, ValueError: it is damaged, and so is the registry that it stands in.
+        KeyError, TypeError, ValueError: the row is damaged, and so is the index.
     """
     request = row.request
     _check_request(request)
@@ -281,7 +265,7 @@ def check_row(row: Row) -> None:
 
 
 def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
-    """Return what no version can have written of an outcome. Names that are not known here are a newer version's."""
+    """Return the name of an invalid field of an outcome. Unknown states and reasons are those of a newer version."""
     reason = ended["reason"]
     known = reason in _REASONS and state in _STATES
     if not is_word(reason) or (known and (reason == Reason.EXITED.value) is not (state == State.DONE.value)):
@@ -296,12 +280,12 @@ def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
 
 
 def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours: bool = False) -> Row:
-    """Return the row of a job that is known only from its ``job.json``: ``record``, and its ``text``.
+    """Return the row of a new job from its ``job.json``: ``record``, and its ``text``.
 
-    ``ours``: this process has just put it together.
+    ``ours``: this process has just made the record, so it needs no validation.
 
     Raises:
-        KeyError, ValueError: it is not such a record.
+        KeyError, ValueError: the record is invalid.
     """
     if not ours:
         _check_request(record)
@@ -331,7 +315,7 @@ def size_of(directory: str, name: str) -> int:
     """Return the size of a job's file in bytes; 0 when there is none.
 
     Raises:
-        NotKnown: it cannot be seen now.
+        NotKnown: it cannot be observed now.
     """
     found = find(f"{directory}/{name}")
     return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
@@ -340,7 +324,7 @@ def size_of(directory: str, name: str) -> int:
 def _size_so_far(directory: str, name: str) -> int:
     try:
         return size_of(directory, name)
-    except NotKnown:  # the next look tells; nothing rests on it
+    except NotKnown:  # for display only
         return 0
 
 
@@ -356,7 +340,7 @@ def job_of(
     progress: Mapping[str, Any] | None = None,
     queue_reason: str | None = None,
 ) -> Job:
-    """Return the job that a row describes; a live one with its sizes as they are now."""
+    """Return the job that a row describes; an unfinished one with the current sizes of its output."""
     if row.shown is not None and damage is None:
         return row.shown
     known = _recent.get(row.job_id)
@@ -389,14 +373,14 @@ def job_of(
 
 
 def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:
-    """Say what is unusual about the output of an ended job."""
+    """Return the warnings about the output of an ended job."""
     warnings = [_TRUNCATED] if ended.get("truncated") else []
     if ended.get("may_grow"):
         for stream, name in (("stdout", records.STDOUT), ("stderr", records.STDERR)):
             more = _size_so_far(directory, name) - ended[f"{stream}_bytes"]
             if more > 0:
                 warnings.append(
-                    f"{more} bytes were written to {stream} after the command had ended; they do not count."
+                    f"{more} bytes were written to {stream} after the end of the command; they do not count."
                 )
     return tuple(warnings)
 
@@ -408,7 +392,7 @@ _TRUNCATED: Final = (
 
 
 def _lasting(row: Row) -> dict[str, Any]:
-    """Return what of the job that a row describes stays as it is for as long as the row does."""
+    """Return the fields of the job that depend on the row only."""
     request = row.request
     deadline = request["deadline_seconds"]
     clock_ns = row.created_ns if request.get("deadline_from") == "submission" else row.started_ns
@@ -453,7 +437,7 @@ _ERROR_FIELDS: Final = tuple(field.name for field in attrs.fields(ErrorInfo))
 
 
 def error_of(row: Row) -> ErrorInfo | None:
-    """Return the error that a finished row reports, ``None`` for a job that is done."""
+    """Return the error of a finished row, ``None`` for a job that is done."""
     ended = row.ended
     held = None if ended is None else ended["error"]
     if ended is None or held is None:
@@ -467,7 +451,7 @@ _LOGS: Final = re.compile(r"`supervisor logs JOB( --stderr)?`")
 
 
 def _advice(repair: str, job_id: str, ended: Mapping[str, Any]) -> str:
-    """Return advice that names a stream of the job with the job's id, and the other stream where that one is empty."""
+    """Return a repair in which ``supervisor logs`` has the job's id, and a stream that is not empty."""
 
     def command(match: re.Match[str]) -> str:
         of_stderr = match[1] is not None

@@ -75,6 +75,7 @@ NOT_EVIDENCE = {
     "system.file_systems": "what is mounted; a root that cannot be judged is refused",
     "settings": "none",
     "store.clock": "tests/store/test_clock.py",
+    "store.owners": "tests/store/test_state_root.py",
     "store.sqlite": "tests/store/test_registry_errors.py",
     "store.state_root": "through `observing`; tests/store/test_registry_errors.py has the rest",
     "testing": "for tests",

@@ -168,10 +168,10 @@ def test_what_a_dead_start_has_left_is_swept_once_nobody_can_be_at_it(
 ) -> None:
     directory = orphan(world, make)
     layout = Layout(world.root)
-    owner = layout.register_owner()
+    owner = layout.owners.register()
     prune(world.root)
     assert directory.exists()
-    layout.unregister_owner(owner)
+    layout.owners.unregister(owner)
     pid, start = processes.own_identity()
     elsewhere = world.root / ".owners" / f"{pid}.{start}.{processes.boot_id()[:12]}.pid:[7].0"
     elsewhere.touch()  # announced in another container

@@ -161,7 +161,7 @@ async def test_a_job_that_was_left_is_adopted(settings: Settings, mock_clock: Cl
     async with open_supervisor(settings, engine=engine) as sup, sup.events() as events:
         await quiet()
         assert owner_of(settings, job) != first
-        assert sup._catalog.layout.owner_lives(owner_of(settings, job))
+        assert sup._catalog.layout.owners.is_alive(owner_of(settings, job))
         engine.commands[0].finish()
         event = await anext(events)
         assert (event.job_id, event.previous, event.status) == (job.job_id, "running", "done")

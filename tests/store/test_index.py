@@ -25,7 +25,7 @@ from supervisor.settings import Settings
 from supervisor.states import Reason, State
 from supervisor.store import Index, Row, index
 from supervisor.store.rows import JobOutcome, dump, row_of_record
-from supervisor.store.sqlite import MIGRATIONS
+from supervisor.store.schema import MIGRATIONS
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
@@ -131,7 +131,7 @@ def test_it_is_set_up_so_that_no_commit_syncs(catalog: Catalog) -> None:
 
 def test_a_checkpoint_empties_the_log(catalog: Catalog) -> None:
     make(catalog)
-    log = Path(catalog.layout.registry + "-wal")
+    log = Path(catalog.layout.index_path + "-wal")
     assert log.stat().st_size > 0
     catalog.index.checkpoint()
     assert log.stat().st_size == 0
@@ -258,7 +258,7 @@ def test_a_damaged_registry_is_rebuilt_as_it_was(
     before = everything(first.index)
     first.index.checkpoint()
     first.close()
-    path = Path(first.layout.registry)
+    path = Path(first.layout.index_path)
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     damage(path)
@@ -278,7 +278,7 @@ def test_damage_under_an_open_registry_is_noticed(
     catalog = open_catalog()
     rows = [make(catalog, ended=0) for _ in range(10)]
     catalog.index.checkpoint()
-    damage(Path(catalog.layout.registry))
+    damage(Path(catalog.layout.index_path))
     other = open_catalog()
     assert [ids(each.index.page()) for each in (other, catalog)] == [ids(rows)[::-1]] * 2
     late = make(catalog)
@@ -289,7 +289,7 @@ def test_whoever_holds_an_old_registry_open_writes_into_the_new_one(open_catalog
     holder, healer = open_catalog(), open_catalog()
     first = make(holder, ended=0)
     healer.close()
-    os.rename(holder.layout.registry, holder.layout.registry + ".damaged-by-a-test")
+    os.rename(holder.layout.index_path, holder.layout.index_path + ".damaged-by-a-test")
     healer = open_catalog()
     assert ids(healer.index.page()) == [first.job_id]
     second = make(holder, ended=0)
@@ -303,7 +303,7 @@ def test_a_rebuild_gives_a_key_to_the_job_that_had_it_last(open_catalog: Callabl
     new = make(first, key="k", ended=0)
     before = everything(first.index)
     first.close()
-    os.unlink(first.layout.registry)
+    os.unlink(first.layout.index_path)
     second = open_catalog()
     assert everything(second.index) == before
     holder = second.index.with_key(new.workspace_key, "k")
@@ -317,7 +317,7 @@ def test_a_rebuild_leaves_out_what_is_no_job(open_catalog: Callable[..., Catalog
     row = make(first, ended=0)
     first.layout.make_job(row.workspace_key, "0" * 32, record)
     first.close()
-    os.unlink(first.layout.registry)
+    os.unlink(first.layout.index_path)
     assert ids(open_catalog().index.page()) == [row.job_id]
 
 
@@ -476,7 +476,7 @@ def test_a_record_with_half_a_character_costs_no_other_job(open_catalog: Callabl
     assert record is not None
     record.pop("v")
     records.replace(directory, records.JOB, {**record, name: "\ud800"})
-    Path(catalog.layout.registry).unlink()
+    Path(catalog.layout.index_path).unlink()
     assert ids(open_catalog().index.page()) == [other.job_id]
 
 
@@ -487,7 +487,7 @@ def test_a_record_that_is_json_to_python_only_is_kept(open_catalog: Callable[...
     directory = catalog.directory(odd)
     path = Path(directory, records.JOB)
     path.write_text(json.dumps({**json.loads(path.read_text()), "from_the_future": math.inf}))
-    Path(catalog.layout.registry).unlink()
+    Path(catalog.layout.index_path).unlink()
     again = open_catalog()
     assert ids(again.index.page()) == [odd.job_id]
     again.index._db.execute("PRAGMA user_version = 1")
@@ -501,7 +501,7 @@ def test_who_only_reads_follows_a_registry_that_was_rebuilt(open_catalog: Callab
     assert ids(reader.index.page()) == [first.job_id]
     reader.index.changed()
     other.close()
-    Path(other.layout.registry).rename(f"{other.layout.registry}.aside")
+    Path(other.layout.index_path).rename(f"{other.layout.index_path}.aside")
     third = open_catalog()
     second = make(third, ended=0)
     assert reader.index.changed()
@@ -676,7 +676,7 @@ def test_a_lock_of_somebody_else_is_waited_for_as_long_as_told(open_catalog: Cal
         releasing.wait()
         other.rollback()
 
-    other = sqlite3.connect(holder.layout.registry, check_same_thread=False, isolation_level=None)
+    other = sqlite3.connect(holder.layout.index_path, check_same_thread=False, isolation_level=None)
     holder.index._db.execute("ROLLBACK")
     other.execute("BEGIN IMMEDIATE")
     thread = threading.Thread(target=release)
@@ -791,7 +791,7 @@ def test_a_row_that_nobody_can_have_written_has_the_registry_rebuilt(
 ) -> None:
     catalog = open_catalog()
     jobs = [make(catalog, ended=0), make(catalog, ended=0)]
-    with sqlite3.connect(catalog.layout.registry) as writer:
+    with sqlite3.connect(catalog.layout.index_path) as writer:
         # Without its constraints, as a flipped bit knows none.
         writer.execute("PRAGMA ignore_check_constraints = ON")
         writer.execute(f"UPDATE jobs SET {damage} WHERE job_id = ?", (jobs[0].job_id,))
@@ -814,7 +814,7 @@ def test_what_stands_in_the_place_of_files_of_sqlite_is_set_aside(
     catalog = open_catalog()
     row = make(catalog, ended=0)
     catalog.close()
-    path = Path(catalog.layout.registry + suffix)
+    path = Path(catalog.layout.index_path + suffix)
     path.unlink(missing_ok=True)
     if what == "fifo":
         os.mkfifo(path)

@@ -25,7 +25,7 @@ from supervisor.runtime.opening import open_supervisor
 from supervisor.settings import Settings
 from supervisor.store import Layout
 from supervisor.store.rows import dump
-from supervisor.store.sqlite import MIGRATIONS
+from supervisor.store.schema import MIGRATIONS
 from supervisor.store.state_root import new_job_id
 from supervisor.testing import FakeEngine
 from tests.store.test_index import make
@@ -325,7 +325,7 @@ def test_an_error_while_looking_for_an_owner_does_not_bury_it(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     layout = Layout(state_dir)
-    name = layout.register_owner()
+    name = layout.owners.register()
     whole = os.lstat
 
     def refused(path: Any, **named: Any) -> Any:
@@ -336,10 +336,10 @@ def test_an_error_while_looking_for_an_owner_does_not_bury_it(
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", refused)
         with pytest.raises(SupervisorError):
-            layout.owner_lives(name)
+            layout.owners.is_alive(name)
         with contextlib.suppress(SupervisorError):
-            layout.sweep_owners()
-    assert layout.owner_lives(name)
+            layout.owners.sweep()
+    assert layout.owners.is_alive(name)
 
 
 @pytest.mark.parametrize("record", [{"v": 1, "wait_for": "another"}, {"v": 2}])

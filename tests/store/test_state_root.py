@@ -12,7 +12,8 @@ import pytest
 
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
 from supervisor.store import Layout, is_job_id
-from supervisor.store.state_root import new_job_id, state_error, workspace_key
+from supervisor.store.state_errors import state_error
+from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import file_systems, processes
 
 KEY = "repo-0123456789ab"
@@ -38,7 +39,7 @@ def test_everything_is_private_whatever_the_umask(tmp_path: Path) -> None:
     directory = root.make_job(KEY, new_job_id(), b"{}")
     with root.locked():
         pass
-    root.register_owner()
+    root.owners.register()
     for path in [Path(root.root), *Path(root.root).rglob("*")]:
         assert mode(path) == (0o700 if path.is_dir() else 0o600), path
     assert Path(directory, "job.json").read_bytes() == b"{}"
@@ -344,13 +345,13 @@ def test_the_trash_is_emptied_in_portions(tmp_path: Path) -> None:
 
 def test_an_owner_lives_until_it_says_otherwise(tmp_path: Path) -> None:
     root = Layout(tmp_path / "state")
-    owner = root.register_owner()
-    assert root.owner_lives(owner)
-    assert owner != root.register_owner()
-    root.sweep_owners()
-    assert root.owner_lives(owner)
-    root.unregister_owner(owner)
-    assert not root.owner_lives(owner)
+    owner = root.owners.register()
+    assert root.owners.is_alive(owner)
+    assert owner != root.owners.register()
+    root.owners.sweep()
+    assert root.owners.is_alive(owner)
+    root.owners.unregister(owner)
+    assert not root.owners.is_alive(owner)
 
 
 def test_an_owner_that_died_does_not_live(tmp_path: Path) -> None:
@@ -363,31 +364,31 @@ def test_an_owner_that_died_does_not_live(tmp_path: Path) -> None:
         alive, recycled = f"{other.pid}.{start}.{tail}", f"{other.pid}.{start + 1}.{tail}"
         for name in (alive, recycled):
             (tmp_path / "state" / ".owners" / name).touch()
-        assert root.owner_lives(alive)
-        assert not root.owner_lives(recycled)
+        assert root.owners.is_alive(alive)
+        assert not root.owners.is_alive(recycled)
         other.kill()
         other.wait()
-        assert not root.owner_lives(alive)
-    root.sweep_owners()
+        assert not root.owners.is_alive(alive)
+    root.owners.sweep()
     assert list((tmp_path / "state" / ".owners").iterdir()) == []
 
 
 @pytest.mark.parametrize("part", [2, 3])
 def test_owners_of_another_boot_or_namespace_are_not_judged_by_their_pid(tmp_path: Path, part: int) -> None:
     root = Layout(tmp_path / "state")
-    words = root.register_owner().split(".")
+    words = root.owners.register().split(".")
     words[part] = "f" * len(words[part])
     name = ".".join(words)
     path = tmp_path / "state" / ".owners" / name
     path.touch()
-    assert not root.owner_lives(name)
-    root.sweep_owners()
+    assert not root.owners.is_alive(name)
+    root.owners.sweep()
     assert path.exists() is (part == 3)  # in another namespace it may well live
 
 
 @pytest.mark.parametrize("name", ["", "x", "1.2.3.4.5", "a.b.c.d.e", "../../etc/passwd", ".".join("1" * 5)])
 def test_what_is_no_owner_does_not_live(tmp_path: Path, name: str) -> None:
-    assert not Layout(tmp_path / "state").owner_lives(name)
+    assert not Layout(tmp_path / "state").owners.is_alive(name)
 
 
 def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:

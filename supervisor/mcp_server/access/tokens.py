@@ -19,7 +19,7 @@ from typing import Final
 from supervisor import log
 from supervisor.errors import StateUnsafe
 from supervisor.store import Layout
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 from supervisor.system.file_systems import has_settled
 
 __all__ = ["Tokens"]

@@ -24,7 +24,8 @@ from supervisor.jobdir import records
 from supervisor.mcp_server.tasks.state import Status, Task
 from supervisor.store import Layout, is_job_id
 from supervisor.store.rows import dump
-from supervisor.store.state_root import TASKS, new_job_id, state_error
+from supervisor.store.state_errors import state_error
+from supervisor.store.state_root import TASKS, new_job_id
 
 __all__ = ["Made", "TaskRecords"]
 
@@ -88,11 +89,11 @@ class TaskRecords:
     def __init__(self, state_dir: Path) -> None:
         """Check the state root, and announce this process as one that runs tasks."""
         self._layout = Layout(state_dir)
-        self.owner = self._layout.register_owner()
+        self.owner = self._layout.owners.register()
 
     def close(self) -> None:
         """Say that what this process was running is over."""
-        self._layout.unregister_owner(self.owner)
+        self._layout.owners.unregister(self.owner)
 
     def now_ns(self) -> int:
         """Return the time by which tasks expire: that of the state root, whatever becomes of the wall clock."""
@@ -150,7 +151,7 @@ class TaskRecords:
     def seen(self, made: Made) -> Task:
         """Return what the disk tells of a task; the end of one whose process is gone is written now."""
         ended = self._ended(made)
-        if ended is None and self._layout.owner_lives(made.owner):
+        if ended is None and self._layout.owners.is_alive(made.owner):
             return made.task(Status.WORKING, made.created_ns)
         if ended is None:  # its last words may have come between the two looks
             ended = self._ended(made) or self.end(

@@ -21,7 +21,7 @@ from supervisor.mcp_server.tools.answers import MOST_CHARACTERS, answer, job_ans
 from supervisor.model import Job, Result
 from supervisor.settings import Settings
 from supervisor.states import State
-from supervisor.store.state_root import state_error
+from supervisor.store.state_errors import state_error
 from supervisor.system.observing import NotKnown
 
 if TYPE_CHECKING:

@@ -1,0 +1,105 @@
+"""The supervisors that are open on a state root: one empty file for each, in ``.owners``.
+
+The name of the file identifies the process, and stands as ``owner`` in every job that the supervisor makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+from supervisor.errors import SupervisorError
+from supervisor.jobdir import job_marks, records
+from supervisor.store.clock import Clock
+from supervisor.store.state_errors import find_in_root, names_in, state_error
+from supervisor.system import processes
+from supervisor.system.observing import NotKnown, is_there
+
+__all__ = ["DIRECTORY", "Owners"]
+
+DIRECTORY: Final = ".owners"
+_NOT_KNOWN: Final = "cannot tell whether a supervisor is alive"
+
+
+class Owners:
+    """Registers supervisors on a state root, and tells whether they are alive."""
+
+    def __init__(self, root: str, clock: Clock) -> None:
+        """Use the files below ``root``."""
+        self._root = root
+        self._clock = clock
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{DIRECTORY}/{name}"
+
+    def register(self) -> str:
+        """Register a supervisor of this process and return its name."""
+        self._clock.mark()
+        try:
+            pid, start = processes.own_identity()
+            name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
+            descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)
+            os.close(descriptor)
+        except OSError as error:
+            raise state_error(error, "cannot register the supervisor") from error
+        with contextlib.suppress(OSError):
+            records.make_spares(self._root)
+        return name
+
+    def unregister(self, name: str) -> None:
+        """Record that a supervisor launches nothing more."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path(name))
+
+    def observe(self, name: str) -> bool:
+        """Whether a supervisor is alive, and may launch the jobs that it has made.
+
+        Raises:
+            NotKnown: that cannot be observed now.
+        """
+        words = name.split(".")
+        if len(words) != 5 or not (words[0].isdigit() and words[1].isdigit()):
+            return False
+        if words[3] != processes.pid_namespace() or processes.is_another_boot(words[2]):
+            return False
+        return is_there(self._path(name)) and processes.is_alive(int(words[0]), int(words[1]))
+
+    def is_alive(self, name: str) -> bool:
+        """Return what ``observe`` does, for callers outside the engines.
+
+        Raises:
+            StateBusy: that cannot be observed now.
+        """
+        try:
+            return self.observe(name)
+        except NotKnown as error:
+            raise state_error(error, _NOT_KNOWN) from error
+
+    def may_be_alive(self, name: str) -> bool:
+        """Whether a supervisor is alive, or is registered from another container, where it cannot be observed."""
+        if not _is_in_another_container(name):
+            return self.is_alive(name)
+        return find_in_root(self._path(name)) is not None
+
+    def any_may_be_alive(self) -> bool:
+        """Whether any supervisor may be open on the state root, and about to make a job."""
+        return any(map(self.may_be_alive, names_in(f"{self._root}/{DIRECTORY}")))
+
+    def sweep(self) -> None:
+        """Remove the files of supervisors and keepers that have died without removing them."""
+        with contextlib.suppress(OSError):
+            job_marks.sweep(self._root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
+        with contextlib.suppress(OSError, SupervisorError):
+            for name in os.listdir(f"{self._root}/{DIRECTORY}"):
+                if not self.may_be_alive(name):
+                    self.unregister(name)
+
+
+def _is_in_another_container(name: str) -> bool:
+    words = name.split(".")
+    try:
+        return len(words) == 5 and words[3] != processes.pid_namespace() and not processes.is_another_boot(words[2])
+    except NotKnown as error:
+        raise state_error(error, _NOT_KNOWN) from error
