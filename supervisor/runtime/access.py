@@ -1,4 +1,4 @@
-"""The gate of a supervisor: open until it is closed, and one at a time into the thread that may wait for the disk."""
+"""Every public call of a supervisor passes here: its way to the store, as long as the supervisor is open."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from supervisor.errors import StateBusy, SupervisorClosed
 from supervisor.jobs.catalog import Catalog
 from supervisor.system.fork_safety import forked_error, tell_in_child
 
-__all__ = ["Gate"]
+__all__ = ["StoreAccess"]
 
 _T = TypeVar("_T")
-_PATIENCE_SECONDS: Final = 5
+_CLOSE_SECONDS: Final = 5
 
 
-class Gate:
-    """Lets calls through while its supervisor is open, in the process that opened it.
+class StoreAccess:
+    """Guards every public call: rejects it on a closed or forked supervisor; runs blocking access on one worker thread.
 
     Args:
         catalog: the jobs over a connection that never waits, for the event loop.
-        foreign: the same over one that may, for a thread.
+        patient: the same over one that may wait, for the worker thread.
     """
 
-    def __init__(self, catalog: Catalog, foreign: Catalog) -> None:
-        """Be open."""
+    def __init__(self, catalog: Catalog, patient: Catalog) -> None:
         self._catalog = catalog
-        self._foreign = foreign
+        self._patient = patient
         self._lock = trio.Lock()
         self.closed = False
         self.forked = False
@@ -36,11 +35,11 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for their turn in the thread."""
+        """How many calls wait for the worker thread."""
         return self._lock.statistics().tasks_waiting
 
     def in_child(self) -> None:
-        """Refuse every call from now on: this is a forked child."""
+        """Reject every call from now on: this is a forked child."""
         self.forked = True
 
     def check_open(self) -> None:
@@ -51,10 +50,10 @@ class Gate:
             message = "the supervisor is closed"
             raise SupervisorClosed(message)
 
-    async def ask(self, question: Callable[[Catalog], _T]) -> _T:
-        """Ask what the registry answers in microseconds, here and now; in a thread while somebody else holds its lock.
+    async def query(self, question: Callable[[Catalog], _T]) -> _T:
+        """Run a fast read-only query on the event loop; fall back to the worker thread if the index is locked.
 
-        That is for moments only: the registry is being rebuilt, or its log recovered after a crash.
+        It is locked for moments only: while another process rebuilds it, or recovers its log after a crash.
         """
         try:
             return question(self._catalog)
@@ -62,13 +61,13 @@ class Gate:
             return await self.in_thread(question)
 
     async def in_thread(self, action: Callable[[Catalog], _T]) -> _T:
-        """Do something that may wait for the disk, in a thread, one at a time."""
+        """Run an action that may wait for the disk on the worker thread, one at a time."""
         async with self._lock:
             self.check_open()
-            return await trio.to_thread.run_sync(action, self._foreign)
+            return await trio.to_thread.run_sync(action, self._patient)
 
-    async def finish_threads(self) -> None:
-        """Wait, but not for long, for what is under way in a thread; whoever is next in line is refused."""
-        with trio.move_on_after(_PATIENCE_SECONDS, shield=True):
+    async def finish(self) -> None:
+        """Wait some seconds for the action on the worker thread; later ones are rejected."""
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True):
             async with self._lock:
                 pass

@@ -1,8 +1,8 @@
-"""Bringing jobs into the care of a supervisor: new ones, and live ones that somebody else has launched.
+"""Adds jobs to a supervisor: new ones, which it launches, and live ones of other supervisors, which it adopts.
 
-What a launch is, in order: the request is checked; a key that belongs to a job already gives that job; the
-job directory is made, with everything that anybody needs to know of it; the registry commits a row; the job's
-actor is started, and launches it. Until the row is there nobody has heard of the job.
+The order of a launch: check the request; return the job that has its idempotency key, if there is one; make the
+job directory, with all that any process needs to know of the job; commit a row; start the job's
+actor, which launches the command. No caller knows of the job before the row is committed.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import trio
 
 from supervisor import log
-from supervisor.engines import registry as remote
-from supervisor.engines.interface import Engine, LaunchRequest
+from supervisor.engines import registry as engines
+from supervisor.engines.interface import Engine, LaunchRequest, Seen
 from supervisor.errors import IdempotencyConflict, JobNotFound
+from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
 from supervisor.model import Job, JobSpec
 from supervisor.runtime import tracing
-from supervisor.runtime.access import Gate
+from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.job_actor import care_for
+from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import Create, Registry
 from supervisor.runtime.workspaces import Workspaces
@@ -43,22 +45,22 @@ __all__ = ["Launcher"]
 
 _LAUNCH_SHIELD_SECONDS: Final = 5
 _LAUNCH_SECONDS: Final = 10.0
-"""How long a start waits for the launch. It may hang on a file system, or its keeper may have been stopped; the job is
-queued then, and is launched when that passes, unless it is cancelled before."""
+"""How long a start waits for the launch, which may hang on a file system, or on a keeper that was stopped. After that
+the job is queued, and is launched when that passes, unless it is cancelled before."""
 
 
 class Launcher:
-    """Makes jobs, and has them launched and taken care of.
+    """Makes jobs, and starts an actor for each.
 
     Args:
         settings: of the supervisor.
-        catalog: its jobs, without waiting.
-        registry: commits what happens to them.
-        engine: runs those that name no other.
+        catalog: the jobs over a connection that never waits.
+        registry: commits the changes of jobs.
+        engine: runs the jobs that name no other.
         nursery: holds the actors.
-        services: holds what further engines need to be served.
-        gate: closed with the supervisor.
-        status: tells how a job is now, as the supervisor does.
+        services: holds the tasks of further engines.
+        access: closed with the supervisor.
+        lookup: finds jobs.
     """
 
     def __init__(
@@ -69,10 +71,9 @@ class Launcher:
         engine: Engine,
         nursery: trio.Nursery,
         services: trio.Nursery,
-        gate: Gate,
-        status: Callable[[str], Awaitable[Job]],
+        access: StoreAccess,
+        lookup: Lookup,
     ) -> None:
-        """Have started nothing yet."""
         self._settings = settings
         self._catalog = catalog
         self._registry = registry
@@ -80,84 +81,111 @@ class Launcher:
         self._engines = {engine.name: engine}
         self._nursery = nursery
         self._services = services
-        self._gate = gate
-        self._status = status
+        self._access = access
+        self._lookup = lookup
         self._shared: set[str] = set()
         self._follower = Follower(nursery, registry.publish_progress)
         self._owner: str | None = None
         self.workspaces = Workspaces()
-        self._born = {
-            "host": processes.host_id(),
-            "boot": processes.boot_id(),
-            "ns": processes.pid_namespace(),
-        }
+        self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
 
     # ------------------------------------------------------------ new jobs
 
-    async def begin(self, spec: JobSpec, kept: contextlib.ExitStack | None = None) -> Entry | Job:
-        """Make a job, or find the one that has its key; once there is one it is returned, cancelled or not.
+    async def begin(self, spec: JobSpec, protection: contextlib.ExitStack | None = None) -> Entry | Job:
+        """Make a job, or find the one that has its key. Return it once it exists, also when cancelled.
 
-        A launch that takes longer than ``_LAUNCH_SECONDS`` is not waited for.
-
-        While ``kept`` is open a job that was made is not forgotten, however many there are: it may have ended,
-        and another be started, before whoever has asked for it gets his turn.
+        The call waits ``_LAUNCH_SECONDS`` for the launch. While ``protection`` is open, a job that was made is not
+        evicted: it may end, and others be started, before its caller asks for the result.
         """
-        self._gate.check_open()
+        self._access.check_open()
         spec = checked_spec(spec)
         real = await self.workspaces.real(spec.workspace)
-        made = await self._create(spec, real, kept)
+        made = await self._create(spec, real, protection)
         if isinstance(made, Entry):
-            patience_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
+            shield_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
             try:
                 with trio.move_on_after(_LAUNCH_SECONDS):
                     await made.started.wait()
-            except trio.Cancelled:  # delivered again by whatever the caller awaits next, when it knows the id
-                with trio.CancelScope(deadline=patience_ends, shield=True):
+            except trio.Cancelled:  # delivered again by the caller's next await, when the caller knows the id
+                with trio.CancelScope(deadline=shield_ends, shield=True):
                     await made.started.wait()
                 if not made.started.is_set() and made.row.job_id not in self._registry.entries:
                     raise
         return made
 
-    async def begun(self, made: Entry, spec: JobSpec, kept: contextlib.ExitStack | None = None) -> Job:
-        """Return the job once it runs, or provably never will; it may turn out that its key belongs to another.
+    async def begun(self, made: Entry, spec: JobSpec, protection: contextlib.ExitStack | None = None) -> Job:
+        """Return a job that ``begin`` made, or another job that has got its key first.
 
-        One whose launch takes long is returned as it is, queued.
+        A job whose launch takes long is returned while it is queued.
 
         Raises:
             SupervisorError: it could not be recorded; there is no such job.
         """
         if not made.started.is_set() and made.row.job_id not in self._registry.entries:
-            await made.started.wait()  # its id is not told yet
+            await made.started.wait()  # no caller knows its id yet
         if made.key_conflict or made.problem is not None:
             await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:
                 raise made.problem
-            again = await self.begin(spec, kept)  # somebody was first under the same key
-            return again if isinstance(again, Job) else await self.begun(again, spec, kept)
+            again = await self.begin(spec, protection)
+            return again if isinstance(again, Job) else await self.begun(again, spec, protection)
         job = made.job()
         if job.status is State.QUEUED:
-            self._gate.check_open()
+            self._access.check_open()
         return job
 
-    async def _create(self, spec: JobSpec, real: str, kept: contextlib.ExitStack | None) -> Entry | Job:
-        digest = "" if spec.idempotency_key is None else digest_of(spec, real)
-        engine, options = self._engine, None
-        if spec.engine is not None and (spec.engine != self._engine.name or engine.capabilities.shared_directory):
-            given = {"shared_dir": self._settings.shared_dir, **spec.engine_options}
-            options = remote.check_options(spec.engine, given)
-            engine = self._engine_named(spec.engine)
-            if options["shared_dir"] not in self._shared:
-                await trio.to_thread.run_sync(remote.check_shared_directory, options["shared_dir"])
-                self._shared.add(options["shared_dir"])
-        key = workspace_key(real)
+    async def _create(self, spec: JobSpec, real: str, protection: contextlib.ExitStack | None) -> Entry | Job:
+        engine, options = await self._engine_for(spec)
+        key, digest = workspace_key(real), ""
         if spec.idempotency_key is not None:
+            digest = digest_of(spec, real)
             existing = await self._existing(key, spec.idempotency_key, digest)
             if existing is not None:
                 return existing
-        if self._owner is None:
-            self._owner = self._catalog.layout.owners.register()
-        changes = await self._changes(spec, real)
-        deadline = self._settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
+        changes = await self._environment_changes(spec, real)
+        record = self._record(spec, real, digest, engine, options)
+        entry = await self._make_directory(key, record)
+        request = self._launch_request(spec, record, entry.directory, changes)
+
+        def begin() -> None:
+            if self._access.closed:  # the next supervisor on the state root records that it never ran
+                return
+            self._nursery.start_soon(care_for, entry, engine, self._registry, request, record["deadline_seconds"])
+            self._follower.attend(entry)
+
+        if protection is not None:
+            protection.enter_context(self._registry.protected_job(entry.row.job_id))
+        try:
+            await self._registry.send(Create(entry, self._settings.job_max_count, begin))
+        except BaseException:  # no process knows of it
+            remove_tree(entry.directory)
+            raise
+        return entry
+
+    async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
+        """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""
+        engine = self._engine
+        if spec.engine is None or (spec.engine == engine.name and not engine.capabilities.shared_directory):
+            return engine, None
+        options = engines.check_options(spec.engine, {"shared_dir": self._settings.shared_dir, **spec.engine_options})
+        engine = self._engine_named(spec.engine)
+        shared = options["shared_dir"]
+        if shared not in self._shared:
+            await trio.to_thread.run_sync(engines.check_shared_directory, shared)
+            self._shared.add(shared)
+        return engine, options
+
+    def _record(
+        self,
+        spec: JobSpec,
+        real: str,
+        digest: str,
+        engine: Engine,
+        options: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Return the contents of ``job.json``."""
+        settings = self._settings
+        deadline = settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
         record: dict[str, Any] = {
             "v": 1,
             "job_id": new_job_id(),
@@ -167,14 +195,14 @@ class Launcher:
             "labels": dict(spec.labels),
             "created_ns": time.time_ns(),
             "deadline_seconds": None if math.isinf(deadline) else deadline,
-            "ttl_seconds": self._settings.job_ttl,
-            "grace_seconds": self._settings.stop_grace_seconds,
-            "output_limit": self._settings.job_max_output_bytes,
+            "ttl_seconds": settings.job_ttl,
+            "grace_seconds": settings.stop_grace_seconds,
+            "output_limit": settings.job_max_output_bytes,
             "idempotency_key": spec.idempotency_key,
             "digest": digest,
             "engine": engine.name,
-            "owner": self._owner,
-            **self._born,
+            "owner": self._register(),
+            **self._birthplace,
         }
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
@@ -182,47 +210,51 @@ class Launcher:
             record["deadline_from"] = options["deadline_from"]
             record["engine_options"] = options["own"]
             record["directory"] = f"{options['shared_dir']}/{record['job_id']}"
+        return record
+
+    async def _make_directory(self, key: str, record: dict[str, Any]) -> Entry:
+        """Make the directory of a job; that of a cluster job is shared, and the one in the state root leads to it."""
         text = dump(record)
         row = row_of_record(key, record, text, ours=True)
-        self._gate.check_open()  # it may have been closed while a thread was waited for
-        directory = self._catalog.layout.make_job(key, row.job_id, text.encode("ascii"))
-        if options is not None:
-            directory = await self._make_shared(directory, record["directory"], text.encode("ascii"))
-        entry = Entry(row, directory)
-        request = LaunchRequest(
-            job_id=row.job_id,
+        self._access.check_open()  # it may have been closed during a wait for a thread
+        content = text.encode("ascii")
+        directory = self._catalog.layout.make_job(key, row.job_id, content)
+        shared = record.get("directory")
+        if shared is None:
+            return Entry(row, directory)
+        try:
+            return Entry(row, await trio.to_thread.run_sync(engines.make_job_directory, directory, shared, content))
+        except OSError as error:
+            await trio.to_thread.run_sync(remove_tree, directory)
+            raise state_error(error, "cannot make the job directory") from error
+
+    def _launch_request(
+        self,
+        spec: JobSpec,
+        record: Mapping[str, Any],
+        directory: str,
+        changes: Mapping[bytes, bytes],
+    ) -> LaunchRequest:
+        env = spec.env
+        return LaunchRequest(
+            job_id=record["job_id"],
             directory=directory,
             argv=tuple(map(os.fsencode, spec.argv)),
-            workspace=real,
-            env=None if spec.env is None else {os.fsencode(name): os.fsencode(spec.env[name]) for name in spec.env},
+            workspace=record["workspace"],
+            env=None if env is None else {os.fsencode(name): os.fsencode(env[name]) for name in env},
             changes=changes,
             stdin=spec.stdin,
             deadline_seconds=record["deadline_seconds"],
-            grace_seconds=self._settings.stop_grace_seconds,
-            output_limit=self._settings.job_max_output_bytes,
+            grace_seconds=record["grace_seconds"],
+            output_limit=record["output_limit"],
             stop_leftovers=self._settings.job_leftovers == "stop",
-            options={} if options is None else options["own"],
+            options=record.get("engine_options", {}),
         )
 
-        def begin() -> None:
-            if self._gate.closed:  # nobody is left to launch it, and whoever opens the root next will say so
-                return
-            self._nursery.start_soon(care_for, entry, engine, self._registry, request, record["deadline_seconds"])
-            self._follower.attend(entry)
+    async def _environment_changes(self, spec: JobSpec, real: str) -> Mapping[bytes, bytes]:
+        """Return the change to the environment that a job inherits: PWD, unless that names its workspace.
 
-        if kept is not None:
-            kept.enter_context(self._registry.protected_job(row.job_id))
-        try:
-            await self._registry.send(Create(entry, self._settings.job_max_count, begin))
-        except BaseException:  # nobody has heard of it
-            remove_tree(directory)
-            raise
-        return entry
-
-    async def _changes(self, spec: JobSpec, real: str) -> Mapping[bytes, bytes]:
-        """Return what differs from the environment that a job inherits: PWD, unless that names its workspace.
-
-        A PWD that a caller has set for the job is left alone.
+        A PWD that a caller has set for the job stays.
         """
         inherited = os.environ.get("PWD")
         if inherited is None or inherited in {real, spec.workspace}:
@@ -235,68 +267,79 @@ class Launcher:
         return {b"PWD": os.fsencode(real)}
 
     def _engine_named(self, name: str) -> Engine:
-        """Return an engine for many machines, serving it from now on."""
+        """Return an engine by its name; the first call starts it."""
         if name not in self._engines:
-            made = remote.make_engine(name)
+            made = engines.make_engine(name)
             self._engines[name] = made
             self._services.start_soon(made.serve)
         return self._engines[name]
 
     def _engine_of(self, row: Row) -> Engine:
         """Return the engine that a job was given to."""
-        name = remote.made_elsewhere(row.request)
+        name = engines.made_elsewhere(row.request)
         return self._engine if name is None or name == self._engine.name else self._engine_named(name)
 
-    @staticmethod
-    async def _make_shared(stub: str, directory: str, record: bytes) -> str:
-        """Make the directory of a job that runs elsewhere; what stands in the state root only leads to it."""
-        try:
-            return await trio.to_thread.run_sync(remote.make_job_directory, stub, directory, record)
-        except OSError as error:
-            await trio.to_thread.run_sync(remove_tree, stub)
-            raise state_error(error, "cannot make the job directory") from error
-
     async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
-        """Return the job that holds a key already; ``None`` when the key is free."""
-        row = await self._gate.ask(lambda catalog: catalog.index.with_key(key, idempotency_key))
+        """Return the job that holds a key; ``None`` when the key is free."""
+        row = await self._access.query(lambda catalog: catalog.index.with_key(key, idempotency_key))
         if row is None:
             return None
+        job_id = row.job_id
         try:
-            job = await self._status(row.job_id)
-        except JobNotFound:  # expired, and not swept away yet
-            await self._gate.in_thread(
-                lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id))
-            )
+            job = await self._lookup.status(job_id)
+        except JobNotFound:  # expired, and not removed yet
+            await self._release_key(job_id)
             return None
         if row.digest != digest:
-            message = f"idempotency key {idempotency_key!r} belongs to job {row.job_id}, whose request is different"
-            raise IdempotencyConflict(message, details={"job_id": row.job_id})
-        if job.status is State.FAILED and _never_launched(
-            await self._gate.ask(lambda catalog: catalog.index.get(row.job_id)),
-        ):
-            await self._gate.in_thread(
-                lambda catalog: catalog.index.write(lambda: catalog.index.release_key(row.job_id))
-            )
-            return None
+            message = f"idempotency key {idempotency_key!r} belongs to job {job_id}, whose request is different"
+            raise IdempotencyConflict(message, details={"job_id": job_id})
+        if job.status is State.FAILED:
+            ended = await self._access.query(lambda catalog: catalog.index.get(job_id))
+            if ended is not None and ended.ended is not None and ended.ended.get("never_launched"):
+                await self._release_key(job_id)
+                return None
         return job
 
     async def _release_key(self, job_id: str) -> None:
-        await self._gate.in_thread(lambda catalog: catalog.index.write(lambda: catalog.index.release_key(job_id)))
+        await self._access.in_thread(lambda catalog: catalog.index.write(lambda: catalog.index.release_key(job_id)))
 
-    # ------------------------------------------------------------ jobs of others
+    # ------------------------------------------------------------ jobs of other supervisors
+
+    async def supervised(self, job_id: str) -> Entry | Job:
+        """Return the entry of a live job, which is adopted if need be, or the ended job.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            JobElsewhere: it runs on another host or in another pid namespace.
+        """
+        self._access.check_open()
+        await trio.lowlevel.checkpoint()
+        # An own job that another process has just ended is still in memory; its actor is about to observe that.
+        entry = self._lookup.own(job_id) or self._registry.entries.get(job_id)
+        if entry is not None:
+            return entry
+        row = await self._lookup.row(job_id)
+        if not row.finished:
+            row, seen = await self._access.in_thread(lambda catalog: catalog.settled(row, drive=False))
+            if not row.finished:
+                if seen is None or seen.seen is Seen.ELSEWHERE:
+                    raise elsewhere_error(row)
+                self._access.check_open()
+                return self._registry.entries.get(job_id) or self.adopt(row, owned=False)
+        return self._catalog.job(row)
 
     def take_over(self, rows: Sequence[Row]) -> None:
-        """Note that jobs whose supervisor is gone are ours from now on; a hint for others, no more."""
-        launched = [row for row in rows if row.started_ns is not None]  # nobody owns what nobody will launch
+        """Record this supervisor as the owner of jobs whose supervisor is gone: a hint for other processes."""
+        launched = [row for row in rows if row.started_ns is not None]  # the owner is who may still launch a job
         if not launched:
             return
         index = self._catalog.index
         with contextlib.suppress(Exception):
-            owner = self._owner = self._owner or self._catalog.layout.owners.register()
+            owner = self._register()
             index.write(lambda: [index.set_owner(row.job_id, owner, row.owner) for row in launched])
 
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
-        """Take an unfinished job of somebody else into our care; ``owned``: nobody else is there to launch it."""
+        """Supervise an unfinished job of another process; ``owned``: no other supervisor may launch it."""
         entry = Entry(row, self._catalog.directory(row))
         entry.adopted = True
         if not owned:
@@ -310,13 +353,13 @@ class Launcher:
         self._follower.attend(entry)
         return entry
 
+    def _register(self) -> str:
+        """Return the name of this supervisor as an owner of jobs; the first call announces it to other processes."""
+        if self._owner is None:
+            self._owner = self._catalog.layout.owners.register()
+        return self._owner
+
     def close(self) -> None:
-        """Tell others that nothing more will be launched from here."""
+        """Tell other processes that this supervisor launches no more jobs."""
         if self._owner is not None:
             self._catalog.layout.owners.unregister(self._owner)
-
-
-def _never_launched(row: Row | None) -> bool:
-    if row is None or row.outcome is None:
-        return False
-    return '"never_launched":true' in row.outcome

@@ -139,7 +139,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
                                 yield supervisor
                             finally:
                                 supervisor.close()
-                                await supervisor.finish_threads()
+                                await supervisor.access.finish()
                         finally:
                             actors.cancel_scope.cancel()  # nothing else reaches it behind its shield
                     registry.close()

@@ -6,14 +6,32 @@ What a type checker makes of them is checked by ``tests/typing/embedding_cases.p
 from __future__ import annotations
 
 import inspect
+import runpy
+from pathlib import Path
 
 import pytest
 
 from supervisor import AsyncioSupervisor, BlockingSupervisor, Supervisor, open_supervisor, open_supervisor_asyncio
 
-INSIDE = {"close", "finish_threads", "glance"}  # for the package's own use
+INSIDE = {"close", "glance"}  # for the package's own use
 STREAMS = {"events", "follow"}
 CALLS = sorted(name for name in vars(Supervisor) if not name.startswith("_") and name not in INSIDE)
+
+
+ROOT = Path(__file__).parents[2]
+GENERATOR = runpy.run_path(str(ROOT / "docs/generate_facades.py"))
+
+
+@pytest.mark.parametrize("name", GENERATOR["MODULES"])
+def test_the_generated_modules_are_up_to_date(name: str) -> None:
+    current = (ROOT / "supervisor/embedding" / name).read_text(encoding="utf-8")
+    assert current == GENERATOR["generated"](name), "regenerate with `python docs/generate_facades.py`"
+
+
+@pytest.mark.parametrize("name", GENERATOR["MODULES"])
+def test_each_word_that_the_generator_exchanges_is_used(name: str) -> None:
+    source = GENERATOR["SOURCE"].read_text(encoding="utf-8")
+    assert [word for word in GENERATOR["MODULES"][name].words if word not in source] == []
 
 
 def test_what_is_compared() -> None:
@@ -22,7 +40,7 @@ def test_what_is_compared() -> None:
 
 @pytest.mark.parametrize("facade", [AsyncioSupervisor, BlockingSupervisor])
 def test_the_facades_have_the_same_methods_and_no_others(facade: type) -> None:
-    public = {name for name in vars(facade) if not name.startswith("_")}
+    public = {name for name in dir(facade) if not name.startswith("_")}
     assert public == {*CALLS, "settings"}
 
 

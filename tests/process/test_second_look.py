@@ -297,7 +297,7 @@ async def test_a_supervisor_that_looks_on_answers_at_once_and_truly(
             def refuse(*_: object) -> Any:
                 raise AssertionError
 
-            patched.setattr(sup._gate, "in_thread", refuse)
+            patched.setattr(sup.access, "in_thread", refuse)
             for _ in range(2):
                 assert (await sup.status(job_id)).status == "running"
                 assert [job.status for job in (await sup.list()).jobs] == ["running"]
