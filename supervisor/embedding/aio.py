@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, Generic, TypeVar, Unpack, overload
+from typing import Any, Final, Generic, TypeVar
 
+from supervisor.embedding.aio_methods import AsyncioSupervisorMethods
 from supervisor.embedding.portal import Call, Portal, Source, nothing
 from supervisor.engines.interface import Engine
-from supervisor.jobs.validation import spec_of
-from supervisor.metrics import Metrics
-from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.opening import open_supervisor
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
@@ -69,22 +66,21 @@ class _Items(Generic[_T]):
             return call.result()
 
 
-class AsyncioSupervisor:
-    """What ``Supervisor`` is in Trio, awaited from asyncio. Made by ``open_supervisor_asyncio``.
+class AsyncioSupervisor(AsyncioSupervisorMethods):
+    """The interface of ``Supervisor`` for asyncio. Made by ``open_supervisor_asyncio``.
 
-    Each method takes, returns and raises what the one of the same name of ``Supervisor`` does,
-    whose documentation holds; beside that any may raise ``SupervisorClosed``. All may be called from
-    any task, on any event loop, as long as the block that opened it is not left.
+    Any task on any event loop may call any method until the block that opened it is left. Each method may raise
+    ``SupervisorClosed`` as well.
 
     Cancellation
-        Cancelling a call ends that call, in the Trio thread too, and nothing else: never a job,
-        except for ``run``. As in Trio it returns when the call has come to rest, which is at once
-        unless a job was just being started or the disk is waited for. Cancelling it once more
-        leaves without waiting.
+        Cancelling a call ends that call, in the Trio thread too, and never stops a job, except for ``run``. As in
+        Trio the call returns when it has come to rest, which is at once unless it starts a job or waits for the
+        disk. Cancelling it once more returns without waiting: the stop of a ``run`` goes on then, and a result that
+        was being consumed may be lost. Neither closing the supervisor nor discarding the task of a ``run`` with its
+        loop stops its job.
     """
 
     def __init__(self, portal: Portal[Supervisor]) -> None:
-        """Speak through an open portal."""
         self._portal = portal
 
     async def _ask(
@@ -99,7 +95,7 @@ class AsyncioSupervisor:
         self._portal.submit(call)
         try:
             await _settled_even_so(call, self._portal.cancel)
-        except GeneratorExit:  # the task was thrown away, not cancelled: a job goes on
+        except GeneratorExit:  # the task was discarded, not cancelled: a job goes on
             if not scoped:
                 self._portal.cancel(call)
             raise
@@ -124,141 +120,9 @@ class AsyncioSupervisor:
         """The settings it was opened with."""
         return self._portal.target.settings
 
-    @overload
-    async def start(self, argv: JobSpec) -> Job: ...
-
-    @overload
-    async def start(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Job: ...
-
-    async def start(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Job:
-        """Start a command as a job and return as soon as it runs (or provably never will).
-
-        Input and errors are those of ``Supervisor.start``.
-
-        Cancellation
-            Is delivered before anything was done, or after the job was started and recorded. The
-            job, whose id the caller does not know then, goes on; an idempotency key finds it again.
-        """
-        return await self._ask(
-            lambda sup: sup.start(
-                spec_of(argv, options),
-            ),
-        )
-
-    @overload
-    async def run(self, argv: JobSpec) -> Result: ...
-
-    @overload
-    async def run(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Result: ...
-
-    async def run(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Result:
-        """Start a command, wait for its end and return its result: the scoped twin of ``start``.
-
-        Takes what ``start`` takes and raises what it raises.
-
-        Cancellation
-            Stops the job and waits for that, its grace and a little more at most; a second one
-            leaves at once, and the stop goes on. A supervisor that is closed under it, or a task
-            that is thrown away with its loop, does not stop the job.
-        """
-        return await self._ask(
-            lambda sup: sup.run(
-                spec_of(argv, options),
-            ),
-            scoped=True,
-        )
-
-    async def status(self, job_id: str) -> Job:
-        """Return a job as it is now.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-        """
-        return await self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
-
-    async def list(
-        self,
-        workspace: str | os.PathLike[str] | None = None,
-        state: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> JobPage:
-        """Return a page of jobs, newest first; input and errors are those of ``Supervisor.list``."""
-        return await self._ask(lambda sup: sup.list(workspace, state, limit, cursor, labels))
-
-    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Wait until a job has ended, and return it.
-
-        ``timeout`` is in seconds; ``asyncio.timeout`` around the call does as well. Nothing is polled.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-            JobRunning: ``timeout`` seconds have passed and it has not ended.
-        """
-        return await self._ask(lambda sup: sup.wait(job_id, timeout))
-
-    async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
-        """Return the result of a finished job; input and errors are those of ``Supervisor.result``.
-
-        Cancellation
-            A result that was just being consumed may be gone.
-        """
-        return await self._ask(lambda sup: sup.result(job_id, consume, detail))
-
-    async def metrics(self) -> Metrics:
-        """Return what this supervisor has done since it was opened, and what it is at now."""
-        return await self._ask(lambda sup: sup.metrics())
-
-    async def cancel(self, job_id: str) -> Job:
-        """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-            JobElsewhere: it runs on another host or in another pid namespace.
-
-        Cancellation
-            Does not take the request back.
-        """
-        return await self._ask(lambda sup: sup.cancel(job_id))
-
-    async def forget(self, job_id: str) -> None:
-        """Forget a finished job now.
-
-        Raises:
-            JobRunning: it has not ended; cancel it first.
-            JobNotFound: none of this id is kept.
-        """
-        return await self._ask(lambda sup: sup.forget(job_id))
-
-    async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
-        """Forget what has expired or is beyond the cap, in one workspace or in all; returns the ids."""
-        return await self._ask(lambda sup: sup.prune(workspace))
-
-    def events(self, job_id: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[JobEvent]]:
-        """Subscribe to changes of state and progress, of one job or of all in this supervisor's care.
-
-        Gives an async iterator of ``JobEvent``, of bounded memory: a reader that is too slow misses
-        the oldest, is told how many (``lagged``), and never delays anybody. Cancelling a wait for the
-        next one loses none, so that ``asyncio.wait_for(anext(events), 1)`` is safe.
-        """
-        return self._open(lambda sup: sup.events(job_id))
-
-    def follow(self, job_id: str, stream: str = "stdout") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Read what a job writes, from the beginning, as it is written.
-
-        Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
-        and everything was read. Nothing is read ahead, and cancelling a wait for the next bytes loses none.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
-        """
-        return self._open(lambda sup: sup.follow(job_id, stream))
-
 
 class _Canary:
-    """Lives in a timer of an event loop, and nowhere else: when the loop is closed it dies, and tells."""
+    """Stops the portal when the event loop is closed: a timer of the loop holds the only reference to it."""
 
     def __init__(self, portal: Portal[Supervisor]) -> None:
         self._portal = portal

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar
 
 from supervisor.embedding.portal import Call, Portal, Source, nothing
+from supervisor.embedding.thread_methods import BlockingSupervisorMethods
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorClosed
-from supervisor.jobs.validation import spec_of
-from supervisor.metrics import Metrics
-from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.opening import open_supervisor
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
@@ -66,34 +63,33 @@ class _Items(Generic[_T]):
                 raise StopIteration from None
 
 
-class BlockingSupervisor:
-    """What ``Supervisor`` is in Trio, for programs without an event loop: a context manager.
+class BlockingSupervisor(BlockingSupervisorMethods):
+    """The interface of ``Supervisor`` for programs without an event loop: a context manager.
 
     Input
         settings: ``None`` reads them from the environment.
         engine: how commands are run; ``None`` is the local engine.
 
-    Each method takes, returns and raises what the one of the same name of ``Supervisor`` does,
-    whose documentation holds, and waits for that in the calling thread. All may be called from
-    several threads at once; any may raise ``SupervisorClosed``.
+    A call waits in the calling thread. Several threads may call at once. Each method may raise ``SupervisorClosed``
+    as well.
 
     The supervisor runs in Trio, on a thread of its own, which ends with the block; without one, when
-    the object is thrown away and at interpreter exit. In each case running jobs go on, and can be
-    asked about from anywhere. No signal handler is touched. After ``os.fork()`` every call in the
+    the object is deleted and at interpreter exit. In each case running jobs go on, and any process can ask
+    for them. No signal handler is touched. After ``os.fork()`` every call in the
     child raises ``SupervisorClosed``, and leaving the block there does nothing.
 
     Errors
         InvalidSettings, StateUnsafe, PermissionDenied, StateFull, StateBusy: on entering.
         InternalError: on leaving, if the supervisor broke down meanwhile; calls raise it too.
 
-    Cancellation
-        ``KeyboardInterrupt`` while a call waits ends that call, in the Trio thread too, and nothing
-        else: never a job, except for ``run``. It comes out when the call has come to rest; a
-        second one comes out at once.
+    Interruption
+        ``KeyboardInterrupt`` during a call ends that call, in the Trio thread too, and never stops a job, except for
+        ``run``. It is raised when the call has come to rest; a second one is raised at once: the stop of a ``run``
+        goes on then, and a result that was being consumed may be lost. Closing the supervisor under a ``run`` does
+        not stop its job.
     """
 
     def __init__(self, settings: Settings | None = None, *, engine: Engine | None = None) -> None:
-        """Prepare; entering the block opens the state root."""
         self._open_it = partial(open_supervisor, settings, engine=engine)
         self._portal: Portal[Supervisor] | None = None
 
@@ -120,7 +116,7 @@ class BlockingSupervisor:
             portal.check()
 
     def __del__(self) -> None:
-        """Have the thread end, if nobody has."""
+        """Stop the thread, if the block was not left."""
         portal = getattr(self, "_portal", None)
         if portal is not None:
             portal.stop()
@@ -144,6 +140,8 @@ class BlockingSupervisor:
         self,
         ask: Callable[[Supervisor], Awaitable[_T]],
         at_once: Callable[[Supervisor], _T | None] | None = None,
+        *,
+        scoped: bool = False,  # noqa: ARG002  # only a task can be discarded
     ) -> _T:
         portal = self._through()
         quick = None if at_once is None else lambda: at_once(portal.target)
@@ -176,120 +174,3 @@ class BlockingSupervisor:
     def settings(self) -> Settings:
         """The settings it was opened with."""
         return self._through().target.settings
-
-    @overload
-    def start(self, argv: JobSpec) -> Job: ...
-
-    @overload
-    def start(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Job: ...
-
-    def start(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Job:
-        """Start a command as a job and return as soon as it runs (or provably never will).
-
-        Input and errors are those of ``Supervisor.start``. If it is interrupted, either nothing was
-        done, or the job was started and recorded, and goes on; an idempotency key finds it again.
-        """
-        return self._ask(
-            lambda sup: sup.start(
-                spec_of(argv, options),
-            ),
-        )
-
-    @overload
-    def run(self, argv: JobSpec) -> Result: ...
-
-    @overload
-    def run(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Result: ...
-
-    def run(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Result:
-        """Start a command, wait for its end and return its result: the scoped twin of ``start``.
-
-        Takes what ``start`` takes and raises what it raises. ``KeyboardInterrupt`` stops the job and
-        waits for that, its grace and a little more at most; a second one comes out at once, and the
-        stop goes on. A supervisor that is closed under it does not stop the job.
-        """
-        return self._ask(
-            lambda sup: sup.run(
-                spec_of(argv, options),
-            ),
-        )
-
-    def status(self, job_id: str) -> Job:
-        """Return a job as it is now.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-        """
-        return self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
-
-    def list(
-        self,
-        workspace: str | os.PathLike[str] | None = None,
-        state: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> JobPage:
-        """Return a page of jobs, newest first; input and errors are those of ``Supervisor.list``."""
-        return self._ask(lambda sup: sup.list(workspace, state, limit, cursor, labels))
-
-    def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Wait until a job has ended, and return it. ``timeout`` is in seconds; nothing is polled.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-            JobRunning: ``timeout`` seconds have passed and it has not ended.
-        """
-        return self._ask(lambda sup: sup.wait(job_id, timeout))
-
-    def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002
-        """Return the result of a finished job; input and errors are those of ``Supervisor.result``."""
-        return self._ask(lambda sup: sup.result(job_id, consume, detail))
-
-    def metrics(self) -> Metrics:
-        """Return what this supervisor has done since it was opened, and what it is at now."""
-        return self._ask(lambda sup: sup.metrics())
-
-    def cancel(self, job_id: str) -> Job:
-        """Stop a job, and return it when nothing of it is left; a finished one is returned unchanged.
-
-        An interrupt does not take the request back.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-            JobElsewhere: it runs on another host or in another pid namespace.
-        """
-        return self._ask(lambda sup: sup.cancel(job_id))
-
-    def forget(self, job_id: str) -> None:
-        """Forget a finished job now.
-
-        Raises:
-            JobRunning: it has not ended; cancel it first.
-            JobNotFound: none of this id is kept.
-        """
-        return self._ask(lambda sup: sup.forget(job_id))
-
-    def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
-        """Forget what has expired or is beyond the cap, in one workspace or in all; returns the ids."""
-        return self._ask(lambda sup: sup.prune(workspace))
-
-    def events(self, job_id: str | None = None) -> AbstractContextManager[Iterator[JobEvent]]:
-        """Subscribe to changes of state and progress, of one job or of all in this supervisor's care.
-
-        Gives an iterator of ``JobEvent``, of bounded memory: a reader that is too slow misses the
-        oldest, is told how many (``lagged``), and never delays anybody.
-        """
-        return self._open(lambda sup: sup.events(job_id))
-
-    def follow(self, job_id: str, stream: str = "stdout") -> AbstractContextManager[Iterator[bytes]]:
-        """Read what a job writes, from the beginning, as it is written.
-
-        Gives an iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended and
-        everything was read. Nothing is read ahead.
-
-        Raises:
-            JobNotFound: none of this id is kept.
-            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
-        """
-        return self._open(lambda sup: sup.follow(job_id, stream))

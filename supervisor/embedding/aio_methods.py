@@ -1,0 +1,208 @@
+"""The methods of ``AsyncioSupervisor``, made by docs/generate_facades.py from those of ``Supervisor``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, TypeVar, Unpack, overload
+
+from supervisor.jobs.validation import spec_of
+from supervisor.metrics import Metrics
+from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+
+if TYPE_CHECKING:
+    from supervisor.runtime.supervisor import Supervisor
+
+__all__ = ["AsyncioSupervisorMethods"]
+
+_T = TypeVar("_T")
+
+
+class AsyncioSupervisorMethods:
+    """Makes the calls of ``Supervisor`` through the portal of ``AsyncioSupervisor``."""
+
+    if TYPE_CHECKING:
+
+        async def _ask(
+            self,
+            ask: Callable[[Supervisor], Awaitable[_T]],
+            at_once: Callable[[Supervisor], _T | None] | None = None,
+            *,
+            scoped: bool = False,
+        ) -> _T: ...
+
+        def _open(
+            self,
+            enter: Callable[[Supervisor], AbstractAsyncContextManager[AsyncIterator[_T]]],
+        ) -> AbstractAsyncContextManager[AsyncIterator[_T]]: ...
+
+    @overload
+    async def start(self, argv: JobSpec) -> Job: ...
+
+    @overload
+    async def start(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Job: ...
+
+    async def start(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Job:
+        """Start a command as a job and return as soon as it runs (or provably never will).
+
+        Input
+            argv: the command, or a ``JobSpec``, which holds the options as well.
+            options: the attributes of ``JobSpec``, which explains them, by their names.
+
+        Output
+            The job: ``running``, or already ended; ``queued`` if it has to wait for its turn, once its
+            engine has accepted it. A command that cannot be started is a job as well:
+            ``failed``, reason ``launch_failed``.
+
+        Errors
+            InvalidArguments: an argument does not fit; no job was made.
+            IdempotencyConflict: the key belongs to a different request.
+            StateFull, PermissionDenied, StateBusy: the job could not be recorded; nothing was started.
+
+        Cancellation
+            The call is cancelled before anything was done, or after the job was started and recorded. If the
+            launch itself takes longer than a few seconds, it is cancelled then. The job, whose
+            id the caller does not know, goes on; an idempotency key finds it again.
+        """
+        return await self._ask(lambda sup: sup.start(spec_of(argv, options)))
+
+    @overload
+    async def run(self, argv: JobSpec) -> Result: ...
+
+    @overload
+    async def run(self, argv: Sequence[str], **options: Unpack[JobOptions]) -> Result: ...
+
+    async def run(self, argv: Sequence[str] | JobSpec, **options: Unpack[JobOptions]) -> Result:
+        """Start a command, wait for its end and return its result: the scoped twin of ``start``.
+
+        It takes the arguments of ``start`` and raises the same errors.
+
+        Cancellation
+            Cancelling the call stops the job, and waits for that: its grace and a little more at most.
+        """
+        return await self._ask(lambda sup: sup.run(spec_of(argv, options)), scoped=True)
+
+    async def status(self, job_id: str) -> Job:
+        """Return a job as it is now.
+
+        The answer for a job that this supervisor launched comes from memory, unless its end is on record. The answer
+        for any other comes from the store, after a check of the evidence if the job has not ended.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+        """
+        return await self._ask(lambda sup: sup.status(job_id), lambda sup: sup.glance(job_id))
+
+    async def list(
+        self,
+        workspace: str | os.PathLike[str] | None = None,
+        state: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> JobPage:
+        """Return a page of jobs, newest first.
+
+        Input
+            workspace: only jobs of this directory; ``None`` is all.
+            state: only jobs in this state.
+            limit: jobs on a page, 1 to 1000.
+            cursor: ``next_cursor`` of the page before.
+            labels: only jobs with all of these.
+
+        Raises:
+            InvalidArguments: an argument does not fit.
+        """
+        return await self._ask(lambda sup: sup.list(workspace, state, limit, cursor, labels))
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """Wait until a job has ended, and return it.
+
+        The end itself wakes the call; nothing is polled. Cancelling the call changes nothing.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            JobRunning: ``timeout`` seconds have passed and it has not ended.
+        """
+        return await self._ask(lambda sup: sup.wait(job_id, timeout))
+
+    async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002  # the contract's
+        """Return the result of a finished job.
+
+        Input
+            consume: forget the job in the same step; of several calls that consume, one gets the result.
+            detail: ``"summary"`` or ``"full"``, for kinds that can be rendered in both ways.
+
+        Output
+            A ``Result`` with a value, or with an error for a job that is not ``done``.
+
+        Raises:
+            InvalidArguments: ``detail`` is neither of the two.
+            JobRunning: the job has not ended.
+            JobNotFound: there is no job of this id.
+            OutputLost: there are fewer bytes of its output than its record says.
+            StateCorrupt: its output is damaged.
+        """
+        return await self._ask(lambda sup: sup.result(job_id, consume, detail))
+
+    async def metrics(self) -> Metrics:
+        """Return the counters of this supervisor since it was opened, and its present load.
+
+        The call measures nothing, so it may be made often; it looks at every job in memory once.
+        """
+        return await self._ask(lambda sup: sup.metrics())
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
+
+        SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
+        Cancelling the call does not take the request back.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            JobElsewhere: it runs on another host or in another pid namespace.
+            PermissionDenied: the processes left after the grace belong to another user; the job goes on.
+            JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
+                goes on by itself.
+        """
+        return await self._ask(lambda sup: sup.cancel(job_id))
+
+    async def forget(self, job_id: str) -> None:
+        """Forget a finished job now.
+
+        Raises:
+            JobRunning: it has not ended; cancel it first.
+            JobNotFound: there is no job of this id.
+        """
+        return await self._ask(lambda sup: sup.forget(job_id))
+
+    async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
+        """Forget jobs that have expired or exceed the cap, in one workspace or in all; return their ids."""
+        return await self._ask(lambda sup: sup.prune(workspace))
+
+    def events(self, job_id: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[JobEvent]]:
+        """Subscribe to changes of state and progress, of one job or of all jobs of this supervisor.
+
+        Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
+        kind may report a few times a second, ``previous`` is its present state, and an event that was not fetched
+        is replaced by the next. The iterator holds at most 256 events: a reader that is
+        too slow misses the oldest, learns how many (``lagged``), and never delays a job or another reader.
+        Cancelling a wait for the next event loses none.
+        """
+        return self._open(lambda sup: sup.events(job_id))
+
+    def follow(self, job_id: str, stream: str = "stdout") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Read what a job writes, from the beginning, as it is written.
+
+        Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
+        and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
+        the iterator goes on from the new beginning. Cancelling a wait for the next bytes
+        loses none.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
+            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
+        """
+        return self._open(lambda sup: sup.follow(job_id, stream))
