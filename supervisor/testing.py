@@ -38,26 +38,27 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 import trio
 
-from supervisor.engines.interface import Capabilities, LaunchRequest, Observation, Seen
+from supervisor.engines.failed_launch import check_launch, recorded_end
+from supervisor.engines.interface import LaunchRequest, Observation, Running, Seen
 from supervisor.engines.local import reconcile, stopping
+from supervisor.engines.local.engine import seconds_left
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import factories, measures, records, validation
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.model import Exit
 from supervisor.system import processes
 
 __all__ = ["FakeCommand", "FakeEngine", "Script"]
 
 _FIRST_PID: Final = (1 << 22) + 1  # no kernel gives out one as large as this
 _BACKSTOP_SECONDS: Final = 2.0
-_LOOK_AGAIN_SECONDS: Final = 1.0
+_CHECK_SECONDS: Final = 1.0
 _CLOSE_ENOUGH_SECONDS: Final = 1e-6  # sums of floats
 
 
@@ -111,6 +112,7 @@ class FakeCommand:
         request: everything that the engine was asked for.
         script: what it does.
         pid: a number that no real process can have.
+        deadline_at: when its deadline falls, by the clock of the engine.
         stop_reason: why it was asked to end (``cancelled``, ``deadline``, ``output_limit``), or ``None``.
         ended: how it ended; ``None`` while it runs.
     """
@@ -129,7 +131,7 @@ class FakeCommand:
         self._exit_code = None if script.signal is not None else script.exit_code
         self._signal = script.signal
         limit = request.deadline_seconds
-        self._deadline_at = math.inf if limit is None else now + limit
+        self.deadline_at = math.inf if limit is None else now + limit
 
     @property
     def job_id(self) -> str:
@@ -208,12 +210,12 @@ class FakeCommand:
         """Return when something happens to it next; ``late``: how long its deadline is left to others."""
         if self.ended is not None:
             return math.inf
-        return min(self._ends_at, self._deadline_at + late) if self.stop_reason is None else self._ends_at
+        return min(self._ends_at, self.deadline_at + late) if self.stop_reason is None else self._ends_at
 
     def advance(self, now: float, *, late: float) -> None:
         """Let everything happen to it that is due."""
-        if self._deadline_at + late <= now + _CLOSE_ENOUGH_SECONDS:
-            self.ask_to_stop("deadline", "engine", self._deadline_at + late)
+        if self.deadline_at + late <= now + _CLOSE_ENOUGH_SECONDS:
+            self.ask_to_stop("deadline", "engine", self.deadline_at + late)
         if self.ended is None and self._ends_at <= now + _CLOSE_ENOUGH_SECONDS:
             self._end()
 
@@ -243,60 +245,75 @@ class FakeCommand:
 
 
 class _FakeRunning:
-    """A command as one supervisor sees it."""
+    """A job as one supervisor sees it; only the evidence tells of one without a ``command``."""
 
-    def __init__(self, engine: FakeEngine, command: FakeCommand, launched: Launched) -> None:
-        self._engine = engine
-        self._command = command
-        self.launched = launched
-        self.queue_reason: str | None = None
-        self.stop_seen: str | None = None
-
-    async def begun(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def wait(self) -> Ended:
-        return await self._command.wait()
-
-    async def stop(self, why: str, by: str) -> None:
-        await trio.lowlevel.checkpoint()
-        self._command.ask_to_stop(why, by, self._engine.now())
-
-
-class _Stranger:
-    """A job that another engine has launched, or is about to: only the evidence tells about it."""
+    queue_reason = None
+    stop_seen = None
 
     def __init__(
         self,
         engine: FakeEngine,
         directory: str,
-        launched: Launched | None,
-        owner_lives: Callable[[], bool],
+        deadline_seconds: float | None,
+        *,
+        request: LaunchRequest | None = None,
+        command: FakeCommand | None = None,
+        launched: Launched | None = None,
+        owner_lives: Callable[[], bool] = lambda: True,
     ) -> None:
         self._engine = engine
         self._directory = directory
+        self._deadline_seconds = deadline_seconds
+        self._request = request
+        self._command = command
         self._owner_lives = owner_lives
-        self.launched = Launched(pid=0, started_ns=0) if launched is None else launched
-        self.queue_reason: str | None = None
-        self.stop_seen: str | None = None
+        self._failure: LaunchFailed | None = None
+        self.launched = launched or Launched(pid=0, started_ns=0)
 
-    async def begun(self) -> None:
+    async def started(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self._request is not None:
+            request, self._request = self._request, None
+            try:
+                self._command, self.launched = await self._engine.launch(request)
+            except LaunchFailed as failure:
+                self._failure = failure
+        if self._failure is not None:
+            raise self._failure
+        while not self.launched.pid:
+            seen = self._engine.observe(self._directory, owner_lives=self._owner_lives())
+            if seen.ended is not None:
+                check_launch(seen.ended)
+                break
+            if seen.launched is not None:
+                self.launched = seen.launched
+            else:
+                await trio.sleep(_CHECK_SECONDS)
+
+    def seconds_left(self) -> float:
+        if self._command is not None and self.launched.deadline_boot_ns is None:
+            return self._command.deadline_at - self._engine.now()
+        return seconds_left(self.launched, self._deadline_seconds)
 
     async def wait(self) -> Ended:
+        if self._failure is not None:
+            return await recorded_end(self._directory, self._failure, self._engine.observe)
+        if self._command is not None:
+            return await self._command.wait()
         while True:
             await trio.lowlevel.checkpoint()
             seen = self._engine.observe(self._directory, owner_lives=self._owner_lives())
             if seen.ended is not None:
                 return seen.ended
-            await trio.sleep(_LOOK_AGAIN_SECONDS)
+            await trio.sleep(_CHECK_SECONDS)
 
     async def stop(self, why: str, by: str) -> None:
         await trio.lowlevel.checkpoint()
-        if stopping.cancel_queued(self._directory, by):
-            return  # its launch was given up
-        message = f"{by} cannot stop what this engine has not launched ({why})"
-        raise NotImplementedError(message)
+        if self._command is not None:
+            self._command.ask_to_stop(why, by, self._engine.now())
+        elif self._failure is None and not stopping.cancel_queued(self._directory, by):
+            message = f"{by} cannot stop what this engine has not launched ({why})"
+            raise NotImplementedError(message)
 
 
 class FakeEngine:
@@ -337,11 +354,6 @@ class FakeEngine:
     def name(self) -> str:
         """Recorded with every job."""
         return "fake"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What it can do: no more than the local one."""
-        return Capabilities()
 
     # ------------------------------------------------------------ for the test
 
@@ -387,7 +399,12 @@ class FakeEngine:
             self.now()
             self._serving -= 1
 
-    async def launch(self, request: LaunchRequest) -> _FakeRunning:
+    def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> Running:
+        """Return the command of a new job, which its ``started`` launches."""
+        del accepted  # nothing is queued here
+        return _FakeRunning(self, request.directory, request.deadline_seconds, request=request)
+
+    async def launch(self, request: LaunchRequest) -> tuple[FakeCommand, Launched]:
         """Do as if a command was started, at most once for one job directory.
 
         Raises:
@@ -411,16 +428,15 @@ class FakeEngine:
         command.write(script.stdout)
         command.write(script.stderr, stream="stderr")
         self.changed()
-        return _FakeRunning(self, command, command.launched())
+        return command, command.launched()
 
-    def _launched_already(self, directory: str) -> _FakeRunning:
+    def _launched_already(self, directory: str) -> tuple[FakeCommand, Launched]:
         command = self._commands.get(directory)
         if command is not None:
-            return _FakeRunning(self, command, command.launched_before(self.now()))
-        seen = self.observe(directory, owner_lives=True)
-        exit_ = Exit() if seen.ended is None else seen.ended.exit
-        message = exit_.launch_error or "it was claimed by somebody else"
-        raise LaunchFailed(message, exit_status=exit_.launch_status or 125)
+            return command, command.launched_before(self.now())
+        check_launch(self.observe(directory, owner_lives=True).ended)
+        message = "it was claimed by another process"
+        raise LaunchFailed(message)
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
         """Say what is known about an unfinished job; of one that it has not launched, what the evidence tells."""
@@ -440,14 +456,18 @@ class FakeEngine:
         directory: str,
         launched: Launched | None,
         *,
+        record: Mapping[str, Any] | None = None,
         owner_lives: Callable[[], bool] = lambda: False,
-    ) -> _FakeRunning | _Stranger:
-        """Watch a command that was launched before, by whichever supervisor."""
+    ) -> Running:
+        """Watch a command that was launched before, by any supervisor."""
         await trio.lowlevel.checkpoint()
         command = self._commands.get(directory)
-        if command is None:
-            return _Stranger(self, directory, launched, owner_lives)
-        return _FakeRunning(self, command, command.launched_before(self.now()))
+        deadline_seconds = (record or {}).get("deadline_seconds")
+        if command is not None:
+            launched = command.launched_before(self.now())
+        return _FakeRunning(
+            self, directory, deadline_seconds, command=command, launched=launched, owner_lives=owner_lives
+        )
 
     # ------------------------------------------------------------ time
 

@@ -1,23 +1,15 @@
-"""How commands are run: the interface between the actors and what does the running.
+"""How commands run: the interface between the actors and the engines.
 
-An engine launches, tells how a launched command ended, and stops it. Nothing in front of it
-knows about processes; nothing behind it knows about states, settings or the registry.
+An engine launches a command, reports its end, and stops it. The actors know nothing of processes or clusters;
+an engine knows nothing of states, settings or the registry. Every job has one life cycle, whatever runs it::
 
-Whatever runs the commands, five operations are all that is asked of it:
+    running = engine.submit(request)     # or: await engine.adopt(...)
+    await running.started()              # raises LaunchFailed
+    running.seconds_left()
+    ended = await running.wait()         # or: await running.stop(...), then wait
 
-========  ============================  ===================================================
-of it     here                          of an engine for many machines (``batch.Backend``)
-========  ============================  ===================================================
-submit    ``Engine.launch``             ``submit``: safe to repeat under one key
-observe   ``Engine.observe``            ``observe``: all jobs in one request, never one by one
-cancel    ``Running.stop``              ``cancel``: a request, idempotent
-collect   ``Running.wait``              ``collect``: the engine's own word about an end
-recover   ``Engine.adopt``              ``recover``: keys in, handles out
-========  ============================  ===================================================
-
-The local engine has the left column by itself, since here the kernel tells what happens. An engine
-for many machines is a ``Backend``, to which ``batch.BatchEngine`` gives the left column: polling in
-one batch, patience with what cannot be reached, records before hearsay are the same for all.
+A new engine is a folder: implement ``Engine``, and ``Client`` for programs without an event loop. An engine for a
+cluster implements ``cluster.interface.Backend`` and ``SyncBackend`` only.
 """
 
 from __future__ import annotations
@@ -34,20 +26,7 @@ from supervisor.jobdir.facts import Ended, Launched
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Capabilities", "Engine", "LaunchRequest", "Observation", "Running", "Seen"]
-
-
-@attrs.frozen(slots=True, kw_only=True)
-class Capabilities:
-    """What an engine can do; as it stands, what the local one can.
-
-    Attributes:
-        queues: a launch returns when the job is accepted, and its command may wait for its turn.
-        shared_directory: commands run where only a shared directory is seen, so job directories stand in one.
-    """
-
-    queues: bool = False
-    shared_directory: bool = False
+__all__ = ["Engine", "LaunchRequest", "Observation", "Running", "Seen"]
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
@@ -57,6 +36,7 @@ class LaunchRequest:
     Attributes:
         job_id: the mark that every process of the job carries in its environment.
         directory: the job directory; stdout and stderr go into it.
+        record: ``job.json`` of that directory.
         argv: the command, as bytes for the operating system.
         workspace: the real path it runs in.
         env: its environment; ``None`` is that of this process.
@@ -73,6 +53,7 @@ class LaunchRequest:
     directory: str
     argv: tuple[bytes, ...]
     workspace: str
+    record: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     env: Mapping[bytes, bytes] | None = attrs.field(default=None, repr=False)
     changes: Mapping[bytes, bytes] = attrs.field(factory=dict[bytes, bytes], repr=False)
     stdin: bytes | None = attrs.field(default=None, repr=False)
@@ -120,11 +101,11 @@ class Observation:
 
 
 class Running(Protocol):
-    """A command under way."""
+    """A submitted or adopted command."""
 
     @property
     def launched(self) -> Launched:
-        """How and when it was spawned; its ``pid`` is 0 as long as it was not, or that is not known."""
+        """When it was spawned, and its ``pid``, which is 0 before that, and while it is unknown."""
         ...
 
     @property
@@ -134,22 +115,32 @@ class Running(Protocol):
 
     @property
     def stop_seen(self) -> str | None:
-        """Why another process has asked for its stop, if the engine reads that itself."""
+        """Why another process has requested its stop, if the engine itself reads that."""
         ...
 
-    async def begun(self) -> None:
-        """Wait until it was spawned, or has ended without that; cancelling it changes nothing."""
+    async def started(self) -> None:
+        """Wait until it was spawned, or has ended without that.
+
+        Cancelling this wait during a submission leaves open whether the command runs; ``stop`` handles both cases.
+
+        Raises:
+            LaunchFailed: it did not start and never will; ``wait`` returns the recorded end.
+        """
+        ...
+
+    def seconds_left(self) -> float:
+        """Return the time until its deadline; infinite without one, and while its clock does not run yet."""
         ...
 
     async def wait(self) -> Ended:
-        """Wait until it and everything that a stop has to reach have ended.
+        """Wait until the command and every process that a stop has to reach have ended.
 
-        Cancelling the wait changes nothing about the command; it can be waited for again.
+        Cancelling the wait changes nothing about the command; the wait can be repeated.
         """
         ...
 
     async def stop(self, why: str, by: str) -> None:
-        """Ask for it to be stopped; returns once the request is on its way, ``wait`` tells the rest.
+        """Request its stop, and return when the request is on its way; ``wait`` returns the end.
 
         Idempotent: the first reason stays. The request is on disk before the first signal.
         """
@@ -164,25 +155,20 @@ class Engine(Protocol):
         """Recorded with every job."""
         ...
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What it can do."""
-        ...
-
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Do the background work until cancelled. Cancelling it leaves every command running."""
         ...
 
-    async def launch(self, request: LaunchRequest) -> Running:
-        """Start a command, at most once for one job directory, whatever crashes in between.
+    def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> Running:
+        """Return the command of a new job, which ``Running.started`` launches.
 
-        Raises:
-            LaunchFailed: it was not started and never will be.
+        A job directory is launched at most once, whatever crashes in between. ``accepted`` is called when the engine
+        has queued the job, so that its start need not be awaited; an engine without a queue never calls it.
         """
         ...
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Say what the evidence tells about an unfinished job, now, without waiting.
+        """Return what the evidence proves about an unfinished job now, without waiting.
 
         ``launched``: whether the job is known to have been launched, whatever is left in its directory.
         """
@@ -193,12 +179,13 @@ class Engine(Protocol):
         directory: str,
         launched: Launched | None,
         *,
+        record: Mapping[str, Any] | None = None,
         owner_lives: Callable[[], bool] = lambda: False,
     ) -> Running:
-        """Watch a command that somebody else has launched, or is about to.
+        """Watch a command that another supervisor has launched, or is about to launch.
 
-        ``owner_lives``, which may be called from any thread, tells whether the supervisor that took
-        the job on is still there to launch it; if not, and it has not, nothing will. It raises ``NotKnown`` while that
-        cannot be seen.
+        ``record`` is ``job.json``. ``owner_lives``, which may be called from any thread, returns whether the supervisor
+        that created the job can still launch it; if not, and it has not, the job will never run. It raises ``NotKnown``
+        while that cannot be determined.
         """
         ...

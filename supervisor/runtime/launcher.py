@@ -28,7 +28,7 @@ from supervisor.model import Job, JobSpec
 from supervisor.runtime import tracing
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
-from supervisor.runtime.job_actor import care_for
+from supervisor.runtime.job_actor import supervise
 from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import Create, Registry
@@ -150,7 +150,7 @@ class Launcher:
         def begin() -> None:
             if self._access.closed:  # the next supervisor on the state root records that it never ran
                 return
-            self._nursery.start_soon(care_for, entry, engine, self._registry, request, record["deadline_seconds"])
+            self._nursery.start_soon(supervise, entry, engine, self._registry, request)
             self._follower.attend(entry)
 
         if protection is not None:
@@ -165,7 +165,7 @@ class Launcher:
     async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
         """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""
         engine = self._engine
-        if spec.engine is None or (spec.engine == engine.name and not engine.capabilities.shared_directory):
+        if spec.engine is None or (spec.engine == engine.name and engine.name not in engines.NAMES):
             return engine, None
         options = engines.check_options(spec.engine, {"shared_dir": self._settings.shared_dir, **spec.engine_options})
         engine = self._engine_named(spec.engine)
@@ -239,6 +239,7 @@ class Launcher:
         return LaunchRequest(
             job_id=record["job_id"],
             directory=directory,
+            record=record,
             argv=tuple(map(os.fsencode, spec.argv)),
             workspace=record["workspace"],
             env=None if env is None else {os.fsencode(name): os.fsencode(env[name]) for name in env},
@@ -348,8 +349,7 @@ class Launcher:
         self._registry.entries[row.job_id] = entry
         self._registry.counters.adoptions += 1
         log.info("job_adopted", job_id=row.job_id)
-        deadline = row.request["deadline_seconds"]
-        self._nursery.start_soon(care_for, entry, self._engine_of(row), self._registry, None, deadline)
+        self._nursery.start_soon(supervise, entry, self._engine_of(row), self._registry, None)
         self._follower.attend(entry)
         return entry
 

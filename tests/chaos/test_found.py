@@ -17,8 +17,9 @@ import trio
 import supervisor
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local import reconcile
-from supervisor.engines.local.engine import LocalEngine, LocalRunning
+from supervisor.engines.local.engine import LocalEngine
 from supervisor.engines.local.keeper_client import KeeperClient
+from supervisor.engines.local.watching import Watched
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
@@ -157,7 +158,8 @@ async def test_a_keeper_that_is_killed_before_it_is_asked_is_replaced(
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.serve)
         with trio.fail_after(10):
-            running = await engine.launch(request)
+            running = engine.submit(request)
+            await running.started()
             assert (await running.wait()).exit.exit_code == 0
         nursery.cancel_scope.cancel()
     assert killed
@@ -227,14 +229,14 @@ async def test_a_command_is_watched_once_whoever_notices_first_that_its_keeper_d
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = LocalEngine(str(state_dir))
-    inner = engine._watch_by_identity
+    inner = engine._watcher.watch
     watched: list[str] = []
 
-    async def watch(handle: LocalRunning) -> None:
-        watched.append(handle.directory)
-        await inner(handle)
+    async def watch(job: Watched) -> None:
+        watched.append(job.directory)
+        await inner(job)
 
-    monkeypatch.setattr(engine, "_watch_by_identity", watch)
+    monkeypatch.setattr(engine._watcher, "watch", watch)
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.serve)
         running = await engine.adopt(str(tmp_path), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -15,7 +16,7 @@ import pytest
 import trio
 import trio.testing
 
-from supervisor.engines.interface import Engine, LaunchRequest, Running, Seen
+from supervisor.engines.interface import Engine, LaunchRequest, Observation, Running, Seen
 from supervisor.engines.local.engine import LocalEngine
 from supervisor.engines.registry import make_engine, make_job_directory
 from supervisor.errors import LaunchFailed
@@ -77,7 +78,9 @@ class Bench:
         if self.shared is not None:
             directory = make_job_directory(directory, f"{self.shared}/{made}", text)
         argv = tuple(map(os.fsencode, COMMANDS[command][0]))
-        return LaunchRequest(job_id=made, directory=directory, argv=argv, workspace=str(self.workspace), **rest)
+        return LaunchRequest(
+            job_id=made, directory=directory, record=record, argv=argv, workspace=str(self.workspace), **rest
+        )
 
 
 @contextlib.asynccontextmanager
@@ -125,12 +128,8 @@ async def printed(directory: str) -> bytes:
 
 async def launch(engine: Engine, request: LaunchRequest) -> Running:
     """Launch a command, and wait for its turn where it has to wait for that."""
-    running = await engine.launch(request)
-    await running.begun()
-    if not running.launched.pid:
-        exit_ = (await running.wait()).exit
-        assert engine.capabilities.queues  # others know by now
-        raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
+    running = engine.submit(request)
+    await running.started()
     return running
 
 
@@ -315,11 +314,15 @@ async def test_one_directory_is_launched_once(bench: Bench) -> None:
     assert output(request) == b"ready\n"
 
 
-async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
+async def _observed(bench: Bench, request: LaunchRequest) -> Observation:
     async with served(bench.make()) as engine:
-        seen = engine.observe(request.directory, owner_lives=False)
-        assert seen.launched is not None
-        return seen.launched.pid
+        return engine.observe(request.directory, owner_lives=False)
+
+
+async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
+    seen = await _observed(bench, request)
+    assert seen.launched is not None
+    return seen.launched.pid
 
 
 async def test_what_nobody_will_launch_was_never_launched(bench: Bench) -> None:
@@ -354,10 +357,60 @@ async def test_a_job_whose_owner_lives_can_be_watched_before_its_launch(bench: B
     assert ended.exit.exit_code == 7
 
 
+async def test_the_deadline_of_an_adopted_job_runs_from_its_launch(bench: Bench) -> None:
+    request = bench.request("sleeper", deadline_seconds=600)
+    async with served(bench.make()) as engine, trio.open_nursery() as nursery:
+        running = await engine.adopt(request.directory, None, record=request.record, owner_lives=lambda: True)
+        assert running.seconds_left() == math.inf
+        nursery.start_soon(running.started)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        own = await launch(engine, request)
+        await running.started()
+        assert 590 < own.seconds_left() <= 600
+        assert 590 < running.seconds_left() <= 600
+        await stopped(own)
+
+
+async def test_a_job_without_a_deadline_has_time_without_end(bench: Bench) -> None:
+    async with served(bench.make()) as engine:
+        running = await launch(engine, bench.request("quick"))
+        assert running.seconds_left() == math.inf
+        await running.wait()
+
+
+async def test_a_launch_that_fails_has_an_end(bench: Bench) -> None:
+    request = bench.request("missing")
+    async with served(bench.make()) as engine:
+        running = engine.submit(request)
+        for _ in range(2):
+            with pytest.raises(LaunchFailed, match="no-such-command-anywhere"):
+                await running.started()
+        await running.stop("cancelled", "test")  # too late
+        exit_ = (await running.wait()).exit
+    assert (exit_.launch_status, exit_.exit_code) == (127, None)
+    assert "no-such-command-anywhere" in (exit_.launch_error or "")
+
+
+async def test_a_launch_that_is_not_waited_for_can_be_stopped(bench: Bench) -> None:
+    """Whether it took place or not: a stop comes to an end, and is the reason of that."""
+    request = bench.request("sleeper")
+    async with served(bench.make()) as engine:
+        running = engine.submit(request)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await running.started()
+        assert scope.cancelled_caught
+        await running.stop("cancelled", "test")
+        with trio.fail_after(20):
+            ended = await running.wait()
+    assert ended.stopped == "cancelled"
+    assert (await _observed(bench, request)).seen is Seen.ENDED
+
+
 async def test_an_engine_that_is_not_served_launches_nothing(bench: Bench) -> None:
     request = bench.request("quick")
     with pytest.raises(LaunchFailed, match="not being served"):
-        await bench.make().launch(request)
+        await launch(bench.make(), request)
     assert output(request) is None
 
 

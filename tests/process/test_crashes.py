@@ -349,9 +349,9 @@ async def test_a_defect_around_a_launch_leaves_nothing_running_and_a_record_of_t
 ) -> None:
     launch = LocalEngine.launch
 
-    async def defective(self: LocalEngine, request: LaunchRequest) -> LocalRunning:
+    async def defective(self: LocalEngine, handle: LocalRunning, request: LaunchRequest) -> None:
         if when == "after":
-            await launch(self, request)
+            await launch(self, handle, request)
         message = "a defect"
         raise RuntimeError(message)
 

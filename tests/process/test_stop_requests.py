@@ -12,7 +12,7 @@ import trio
 
 import supervisor
 from supervisor.engines.local import stopping
-from supervisor.engines.local.engine import LocalEngine
+from supervisor.engines.local.watching import Watcher
 from supervisor.jobdir import records
 from tests.process.hung import HungMount
 
@@ -35,7 +35,7 @@ async def test_a_look_does_not_rule_on_a_job_whose_owner_is_about_to_cancel_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = threading.Event()
-    look, cancel_queued = LocalEngine._look, stopping.cancel_queued
+    look, cancel_queued = Watcher._observe, stopping.cancel_queued
 
     def looks(*args: Any) -> Any:
         try:
@@ -52,7 +52,7 @@ async def test_a_look_does_not_rule_on_a_job_whose_owner_is_about_to_cancel_it(
         world.stop(keeper := world.keeper(first.job_id))
         job = await sup.start(["sleep", "600"])
         assert job.status == "queued"
-        monkeypatch.setattr(LocalEngine, "_look", looks)
+        monkeypatch.setattr(Watcher, "_observe", staticmethod(looks))
         monkeypatch.setattr(stopping, "cancel_queued", cancels_late)
         with trio.fail_after(PATIENCE):
             ended = await sup.cancel(job.job_id)

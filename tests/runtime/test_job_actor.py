@@ -54,9 +54,8 @@ class Scarce(FakeEngine):
             raise self._error()
         return made
 
-    async def launch(self, request: Any) -> Any:
-        running = await self._maybe("launch", super().launch, request)
-        return _Running(self, running)
+    def submit(self, *args: Any) -> Any:
+        return _Running(self, super().submit(*args))
 
     async def adopt(self, *args: Any, **named: Any) -> Any:
         return _Running(self, await self._maybe("adopt", super().adopt, *args, **named))
@@ -70,6 +69,9 @@ class _Running:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._running, name)
 
+    async def started(self) -> None:
+        await self._engine._maybe("started", self._running.started)
+
     async def wait(self) -> Any:
         return await self._engine._maybe("wait", self._running.wait)
 
@@ -79,7 +81,7 @@ class _Running:
 
 @pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize("error", PASSING)
-@pytest.mark.parametrize(("method", "done"), [("launch", True), ("wait", False), ("wait", True)])
+@pytest.mark.parametrize(("method", "done"), [("started", True), ("wait", False), ("wait", True)])
 async def test_a_command_that_ran_is_no_failure(
     state_dir: Path,
     method: str,
@@ -110,7 +112,7 @@ async def test_a_stop_that_could_not_be_asked_for_is_asked_for_again(
 
 @pytest.mark.usefixtures("autojump_clock")
 async def test_a_launch_that_never_was_ends_as_that(state_dir: Path) -> None:
-    engine = Scarce(Script(seconds=None), "launch", out_of_descriptors, done=False)
+    engine = Scarce(Script(seconds=None), "started", out_of_descriptors, done=False)
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         with trio.fail_after(120):
             job = await sup.wait((await sup.start(["x"])).job_id)

@@ -520,12 +520,14 @@ async def test_run_waits_no_longer_than_the_grace_and_a_little(state_dir: Path, 
     class Undying(FakeEngine):
         """Whatever is done, nothing ends."""
 
-        async def launch(self, request: LaunchRequest) -> Any:
-            running = await super().launch(request)
+        def submit(self, request: LaunchRequest, accepted: Any = None) -> Any:
+            running = super().submit(request, accepted)
 
             class Endless:
-                launched = running.launched
+                launched = Launched(pid=2, started_ns=1)
                 stop_seen = queue_reason = None
+                started = running.started
+                seconds_left = running.seconds_left
 
                 async def wait(self) -> Ended:
                     await trio.sleep_forever()
@@ -1150,15 +1152,17 @@ async def test_a_crash_of_one_actor_costs_its_own_job_only(settings: Settings) -
 @pytest.mark.parametrize("also_stop", [False, True])
 async def test_a_crash_while_a_job_runs_stops_it(settings: Settings, also_stop: bool) -> None:  # noqa: FBT001
     class Crashing(FakeEngine):
-        async def launch(self, request: LaunchRequest) -> Any:
-            running = await super().launch(request)
+        def submit(self, request: LaunchRequest, accepted: Any = None) -> Any:
+            running = super().submit(request, accepted)
             if request.argv[0] != b"bad":
                 return running
 
             class Broken:
-                launched = running.launched
+                launched = Launched(pid=2, started_ns=1)
                 waited = False
                 stop_seen = queue_reason = None
+                started = running.started
+                seconds_left = running.seconds_left
 
                 async def wait(self) -> Ended:
                     if not self.waited:
@@ -1323,9 +1327,8 @@ async def test_an_engine_may_refuse_without_a_record(settings: Settings) -> None
 async def test_an_engine_may_count_the_deadline_on_the_boot_clock(settings: Settings, mock_clock: Clock) -> None:
     class Early(FakeEngine):
         async def launch(self, request: LaunchRequest) -> Any:
-            running = await super().launch(request)
-            running.launched = Launched(pid=2, started_ns=running.launched.started_ns, deadline_boot_ns=1)
-            return running
+            command, launched = await super().launch(request)
+            return command, Launched(pid=2, started_ns=launched.started_ns, deadline_boot_ns=1)
 
     async with open_supervisor(settings, engine=Early(Script(seconds=None))) as sup:
         job = await sup.start(["tool"], deadline_seconds=1000)

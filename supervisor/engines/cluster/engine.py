@@ -14,12 +14,13 @@ which nobody has claimed, is repeated: a controller that is killed forgets what 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -34,7 +35,8 @@ from supervisor.engines.cluster.sync_client import (
     request_end,
     resolve_now,
 )
-from supervisor.engines.interface import Capabilities, LaunchRequest, Observation, Seen
+from supervisor.engines.failed_launch import check_launch, recorded_end
+from supervisor.engines.interface import LaunchRequest, Observation, Seen
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
@@ -68,39 +70,58 @@ class BatchRunning:
     """A job on an engine for many machines. Made by ``BatchEngine``."""
 
     __slots__ = (
+        "_accepted",
+        "_created_ns",
+        "_deadline_seconds",
         "_engine",
+        "_request",
         "absent_since",
         "attempts",
+        "begun",
         "confirmed",
         "directory",
         "ended",
+        "failure",
         "finished",
         "grace",
         "key",
         "launched",
         "owner_lives",
-        "started",
         "stop_asked",
         "stop_seen",
         "submitted_ns",
         "submitting",
         "unreached_since",
+        "watched",
         "word",
     )
 
-    def __init__(self, engine: BatchEngine, directory: str) -> None:
+    def __init__(
+        self,
+        engine: BatchEngine,
+        directory: str,
+        record: Mapping[str, Any],
+        request: LaunchRequest | None = None,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
+        self._request = request
+        self._accepted = accepted
+        self._deadline_seconds: float | None = record.get("deadline_seconds")
+        self._created_ns: int | None = record["created_ns"] if record.get("deadline_from") == "submission" else None
+        self.grace: float = record.get("grace_seconds", 5.0)
         self.directory = directory
         self.key = os.path.basename(directory)
         self.launched = Launched(pid=0, started_ns=0)
-        self.started = trio.Event()
+        self.begun = trio.Event()
         self.finished = trio.Event()
+        self.failure: LaunchFailed | None = None
         self.ended: Ended | None = None
         self.word = NOTHING_SAID
         self.owner_lives: Callable[[], bool] = lambda: False
         self.stop_asked: str | None = None
         self.stop_seen: str | None = None
-        self.grace = 5.0
+        self.watched = False
         self.attempts = 0
         self.submitted_ns: int | None = None
         self.submitting = False  # again, just now
@@ -111,7 +132,7 @@ class BatchRunning:
     @property
     def queue_reason(self) -> str | None:
         """Why it waits, in the words of its engine."""
-        if self.started.is_set():
+        if self.begun.is_set():
             return None
         if self.word.standing is Standing.QUEUED:
             return self.word.reason
@@ -119,30 +140,58 @@ class BatchRunning:
             return "unreachable"
         return "starting" if self.word.standing is Standing.RUNNING else None
 
-    async def begun(self) -> None:
-        """Wait until it was spawned, or has ended without that."""
-        await self.started.wait()
+    async def started(self) -> None:
+        """Submit it, unless that was begun before, and wait until a node runs it, or it has ended without that."""
+        if self._request is not None:
+            request, self._request = self._request, None
+            try:
+                await self._engine.launch(self, request)
+            except LaunchFailed as failure:
+                self.failure = failure
+                self.begun.set()
+            except trio.Cancelled:  # the engine may have accepted it
+                self.owner_lives = lambda: True
+                self._engine.watch(self)
+                raise
+        await self.begun.wait()
+        if self.failure is not None:
+            raise self.failure
+        check_launch(self.ended)
+
+    def seconds_left(self) -> float:
+        """Return the time until its deadline, by the wall clocks of this machine and of the node."""
+        begun_ns = self._created_ns or self.launched.started_ns
+        if self._deadline_seconds is None or not begun_ns:
+            return math.inf
+        return self._deadline_seconds - (time.time_ns() - begun_ns) / 1e9
 
     async def wait(self) -> Ended:
-        """Wait until the command and everything that a stop has to reach have ended."""
+        """Wait until the command and every process that a stop has to reach have ended."""
+        if self.failure is not None and self.ended is None:
+            observe = self._engine.observe
+            self.set_ended(await recorded_end(self.directory, self.failure, observe, in_thread=True))
         await self.finished.wait()
         assert self.ended is not None  # noqa: S101  # set right before the event
         return self.ended
 
     async def stop(self, why: str, by: str) -> None:
-        """Ask for it to be ended; a job that has not begun never will."""
+        """Have it ended; a job that has not begun never will."""
         await trio.lowlevel.checkpoint()
         self._engine.stop(self, why, by)
 
+    def set_accepted(self) -> None:
+        """Report that the engine has queued the job."""
+        self._accepted()
+
     def set_launched(self, launched: Launched) -> None:
-        """Note the spawn and wake who waits for it."""
+        """Record the launch and wake the tasks that wait for it."""
         self.launched = launched
-        self.started.set()
+        self.begun.set()
 
     def set_ended(self, ended: Ended) -> None:
-        """Note the end and wake who waits."""
+        """Record the end and wake the tasks that wait for it."""
         self.ended = ended
-        self.started.set()
+        self.begun.set()
         self.finished.set()
 
 
@@ -154,8 +203,6 @@ class BatchEngine:
         desk: the same engine, to a thread.
         python: what runs the keeper on the nodes; the path of this interpreter unless given.
     """
-
-    capabilities = Capabilities(queues=True, shared_directory=True)
 
     def __init__(self, backend: Backend, desk: Desk, *, python: str | None = None) -> None:
         """Prepare; nothing is asked before the first job."""
@@ -189,7 +236,11 @@ class BatchEngine:
 
     # ------------------------------------------------------------ submit
 
-    async def launch(self, request: LaunchRequest) -> BatchRunning:
+    def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> BatchRunning:
+        """Return the command of a new job, which its ``started`` submits."""
+        return BatchRunning(self, request.directory, request.record, request, accepted)
+
+    async def launch(self, handle: BatchRunning, request: LaunchRequest) -> None:
         """Submit a job: returns when the engine has accepted it. A cancelled call leaves that open.
 
         Raises:
@@ -212,23 +263,20 @@ class BatchEngine:
                 except Rejected as error:
                     refusal = str(error)
                 else:
-                    handle = self._watch(request.directory)
-                    handle.attempts, handle.submitted_ns, handle.grace = 1, time.time_ns(), request.grace_seconds
+                    handle.attempts, handle.submitted_ns = 1, time.time_ns()
                     handle.word = Word(standing=Standing.QUEUED, handle=number)
-                    return handle
+                    self.watch(handle)
+                    handle.set_accepted()
+                    return
             if patience.cancelled_caught:
                 in_time = False
                 refusal += f": {self._submitter.complaint}" if self._submitter.complaint else ""
         if refusal is not None and await trio.to_thread.run_sync(rule_out, request.directory, refusal):
             raise LaunchFailed(refusal, retryable=not in_time)
-        # It was ruled out by somebody else or is under way, perhaps from a submission whose answer got lost.
-        handle = self._watch(request.directory)
-        if not await trio.to_thread.run_sync(is_unclaimed, request.directory):
-            await handle.started.wait()
-        if handle.ended is not None and handle.ended.exit.launch_error is not None:
-            exit_ = handle.ended.exit
-            raise LaunchFailed(exit_.launch_error or "", exit_status=exit_.launch_status or 125)
-        return handle
+        # Another process ruled it out, or it is under way, perhaps from a submission whose answer got lost.
+        self.watch(handle)
+        if await trio.to_thread.run_sync(is_unclaimed, request.directory):
+            handle.set_accepted()
 
     # ------------------------------------------------------------ recover
 
@@ -237,29 +285,29 @@ class BatchEngine:
         directory: str,
         launched: Launched | None,
         *,
+        record: Mapping[str, Any] | None = None,
         owner_lives: Callable[[], bool] = lambda: False,
     ) -> BatchRunning:
-        """Watch a job that somebody else has submitted, or is about to."""
-        handle = BatchRunning(self, directory)
+        """Watch a command that another supervisor has submitted, or is about to submit."""
+        handle = BatchRunning(self, directory, record or {})
         handle.owner_lives = owner_lives
         if launched is not None:
             handle.set_launched(launched)
-        note, job = await trio.to_thread.run_sync(read_submission, directory)
+        note = await trio.to_thread.run_sync(read_submission, directory)
         if isinstance(submitted := note.get("submitted_ns"), int):
             handle.submitted_ns, handle.attempts = submitted, 1
         handle.confirmed = note.get("confirmed") is True
-        grace = job.get("grace_seconds")
-        handle.grace = grace if isinstance(grace, int | float) else 5.0
-        return self._watch(directory, handle)
+        self.watch(handle)
+        return handle
 
-    def _watch(self, directory: str, handle: BatchRunning | None = None) -> BatchRunning:
-        handle = handle or BatchRunning(self, directory)
-        if self._nursery is not None:
+    def watch(self, handle: BatchRunning) -> None:
+        """Have the records of a job read, and its engine asked about it, until its end."""
+        if self._nursery is not None and not handle.watched:
+            handle.watched = True
             self._handles.setdefault(handle.key, []).append(handle)
             self._nursery.start_soon(self._listen, handle)
             self._wanted.set()
             self._tell(handle)
-        return handle
 
     # ------------------------------------------------------------ observe
 
@@ -321,7 +369,7 @@ class BatchEngine:
         if seen is None:
             return
         handle.stop_seen = seen.stop_requested
-        if seen.launched is not None and not handle.started.is_set():
+        if seen.launched is not None and not handle.begun.is_set():
             handle.set_launched(seen.launched)
         if seen.ended is not None:
             self._end(handle, seen.ended)
@@ -442,7 +490,8 @@ class BatchEngine:
 
     def stop(self, handle: BatchRunning, why: str, by: str) -> None:
         """See to it that a job is ended: by its keeper, and by its engine if that does not do it."""
-        if self._nursery is None or handle.finished.is_set() or handle.stop_asked is not None:
+        over = handle.finished.is_set() or handle.failure is not None
+        if self._nursery is None or over or handle.stop_asked is not None:
             return
         handle.stop_asked = why
         self._nursery.start_soon(self._stop, handle, why, by)
@@ -488,7 +537,7 @@ async def _ends_within(handle: BatchRunning, seconds: float) -> bool:
 
 def _note_confirmed(directories: Iterable[str]) -> None:
     for directory in directories:
-        note = read_submission(directory)[0]
+        note = read_submission(directory)
         note.pop("v", None)
         with contextlib.suppress(OSError):
             records.replace(directory, SUBMISSION, {**note, "confirmed": True})

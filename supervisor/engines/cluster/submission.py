@@ -55,7 +55,7 @@ class Submitter:
         directory = request.directory
         if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
             return None
-        born = records.read(directory, records.JOB) or {}
+        record = request.record
         orders = Orders(
             job_id=request.job_id,
             argv=list(request.argv),
@@ -64,7 +64,7 @@ class Submitter:
             deadline=request.deadline_seconds,
             grace=request.grace_seconds,
             limit=request.output_limit,
-            begun_ns=born.get("created_ns") if born.get("deadline_from") == "submission" else None,
+            begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
         )
         if request.stdin is not None:
             write_private(f"{directory}/{STDIN}", request.stdin)

@@ -53,13 +53,13 @@ def resolve_now(directory: str, desk: Desk, engine: str, *, owner_lives: bool) -
 
 def _absent(directory: str) -> Word:
     """Return what it means, at one look, that the engine does not know a job: of a young one, nothing yet."""
-    submitted = read_submission(directory)[0].get("submitted_ns")
+    submitted = read_submission(directory).get("submitted_ns")
     young = isinstance(submitted, int) and time.time_ns() - submitted < REPEAT_WITHIN_SECONDS * 1e9
     if young:
         return Word(standing=Standing.UNREACHABLE, reason="unknown so far")
     return Word(standing=Standing.ABSENT)
 
 
-def read_submission(directory: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what was noted at the submission of a job, and the job's own record; each empty if it is not there."""
-    return records.read(directory, SUBMISSION) or {}, records.read(directory, records.JOB) or {}
+def read_submission(directory: str) -> dict[str, Any]:
+    """Return what was recorded at the submission of a job, nothing without one."""
+    return records.read(directory, SUBMISSION) or {}

@@ -10,35 +10,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
 from supervisor.engines.local.liveness_cache import look_again
+from supervisor.engines.local.watching import Watched
 from supervisor.jobdir.facts import Launched
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier
 from supervisor.system.observing import NotKnown
 
-__all__ = ["Kept", "KeptJobs"]
+__all__ = ["AdoptedJobs"]
 
 _MOST_INLINE: Final = 8
 """A look takes some 60 us; going to a thread and back takes as long as a few."""
 
 
-class Kept(Protocol):
-    """A command that is watched."""
-
-    directory: str
-    unwatch: Callable[[], None] | None
-
-    def note_launch(self, launched: Launched) -> None:
-        """Take what its keeper has recorded about its launch."""
-        ...
-
-
-class KeptJobs:
+class AdoptedJobs:
     """The commands that are in the care of keepers which are not ours.
 
     Args:
@@ -46,20 +36,20 @@ class KeptJobs:
         hand_over: called with a command that needs more than watching; for one that just was, maybe again.
     """
 
-    def __init__(self, notifier: Notifier, hand_over: Callable[[Kept], None]) -> None:
+    def __init__(self, notifier: Notifier, hand_over: Callable[[Watched], None]) -> None:
         """Watch nothing until ``serve``."""
         self._notifier = notifier
         self._hand_over = hand_over
-        self._to_look_at: dict[Kept, None] = {}
+        self._to_look_at: dict[Watched, None] = {}
         self._keepers: dict[tuple[int, int], _Keeper] = {}
         self._wake = trio.Event()
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: Watched) -> None:
         """Watch a command, or have it handed over."""
         kept.unwatch = self._notifier.watch(kept.directory, CHANGED, lambda: self._look_again(kept))
         self._look_again(kept)
 
-    def _look_again(self, kept: Kept) -> None:
+    def _look_again(self, kept: Watched) -> None:
         self._to_look_at[kept] = None
         self._wake.set()
 
@@ -86,7 +76,7 @@ class KeptJobs:
             for keeper in self._keepers.values():
                 keeper.close()
 
-    def _looked(self, kept: Kept, seen: tuple[_Keeper, Launched] | None) -> None:
+    def _looked(self, kept: Watched, seen: tuple[_Keeper, Launched] | None) -> None:
         if kept.unwatch is None or seen is None:
             for keeper in self._keepers.values():
                 keeper.jobs.discard(kept)
@@ -97,7 +87,7 @@ class KeptJobs:
         else:
             keeper, launched = seen
             keeper.jobs.add(kept)
-            kept.note_launch(launched)
+            kept.set_launched(launched, hold=True)
             if keeper.ended:
                 self._look_again(kept)
 
@@ -152,7 +142,7 @@ class _Keeper:
     def __init__(self, identity: tuple[int, int], descriptor: int) -> None:
         self.identity = identity
         self.descriptor = descriptor
-        self.jobs: set[Kept] = set()
+        self.jobs: set[Watched] = set()
         self.watched = False
         self.ended = False
 

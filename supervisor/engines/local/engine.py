@@ -1,30 +1,32 @@
-"""The local engine: commands on this machine, in the care of a keeper.
+"""The local engine: commands on this machine, run by a keeper.
 
-The keeper does the launching, recording, reaping and (normally) the stopping. This side asks,
-listens, and takes over what the keeper leaves undone when it dies: then jobs are watched by
-identity, their exit is read from the kernel where that is possible, and their trees are ended
-from here. Watching a job that somebody else launched is the same thing.
+The keeper launches commands, records and reaps them, and normally stops them. This side sends requests, receives
+reports, and takes over when the keeper dies: then it watches jobs by the identity of their processes, reads exit
+statuses from the kernel where it can, and ends their trees itself. An adopted job is watched in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from supervisor import log
-from supervisor.engines.interface import Capabilities, LaunchRequest, Observation
+from supervisor.engines.failed_launch import check_launch, recorded_end
+from supervisor.engines.interface import LaunchRequest, Observation
 from supervisor.engines.local import reconcile, stopping
-from supervisor.engines.local.adopted import Kept, KeptJobs
+from supervisor.engines.local.adopted import AdoptedJobs
 from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.engines.local.own_trees import Trees
+from supervisor.engines.local.pidfds import Pidfds
+from supervisor.engines.local.watching import Watched, Watcher
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import factories, records, validation
 from supervisor.jobdir.facts import Ended, Launched
@@ -34,101 +36,106 @@ from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
 from supervisor.system.file_systems import on_network
 from supervisor.system.hanging_calls import HangingCalls
-from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier
-from supervisor.system.observing import NotKnown, identity_of
+from supervisor.system.observing import NotKnown
 
-__all__ = ["LocalEngine", "LocalRunning"]
+__all__ = ["LocalEngine", "LocalRunning", "seconds_left"]
 
-_LOOK_AGAIN_SECONDS: Final = 30.0
-_LOOK_AT_OUTPUT_SECONDS: Final = 5.0
-_LOOK_BLINDLY_SECONDS: Final = 0.2
-_REAPED_SOON_SECONDS: Final = 0.05
 _LAUNCH_ATTEMPTS: Final = 3
+_MAX_SLOW_WORKSPACES: Final = 1000
 _NO_ENVIRONMENT: Final = 0
 
 
-class LocalRunning:
+def seconds_left(launched: Launched, deadline_seconds: float | None) -> float:
+    """Return the time until the deadline of a job of this machine, by the boot clock if its deadline is known by that.
+
+    The deadline runs from the launch.
+    """
+    if launched.deadline_boot_ns is not None:
+        return (launched.deadline_boot_ns - processes.boottime_ns()) / 1e9
+    if deadline_seconds is None or not launched.pid:
+        return math.inf
+    return deadline_seconds - (time.time_ns() - launched.started_ns) / 1e9
+
+
+class LocalRunning(Watched):
     """A command on this machine. Made by ``LocalEngine``."""
 
     __slots__ = (
+        "_deadline_seconds",
         "_engine",
         "answered",
-        "directory",
-        "ended",
         "failure",
-        "finished",
         "keeper_died",
-        "launched",
-        "owner_lives",
-        "pidfd",
-        "poked",
+        "request",
         "stop_asked",
         "token",
-        "unwatch",
         "watched",
     )
 
-    def __init__(self, engine: LocalEngine, directory: str, token: int) -> None:
+    queue_reason = None
+    """Nothing waits here."""
+    stop_seen = None
+    """The job directory is on a local disk, so that each reader of the job reads the request itself."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        pidfds: Pidfds,
+        directory: str,
+        deadline_seconds: float | None,
+        request: LaunchRequest | None = None,
+        owner_lives: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(directory, pidfds, owner_lives)
         self._engine = engine
-        self.directory = directory
-        self.token = token
+        self._deadline_seconds = deadline_seconds
+        self.request = request
+        self.token = 0
         self.answered = trio.Event()
-        self.finished = trio.Event()
-        self.poked = trio.Event()
-        self.launched = Launched(pid=0, started_ns=0)
         self.failure: LaunchFailed | None = None
-        self.ended: Ended | None = None
         self.keeper_died = False
-        self.owner_lives: Callable[[], bool] = lambda: False
         self.stop_asked: str | None = None
-        self.pidfd: int | None = None
         self.watched = False
-        self.unwatch: Callable[[], None] | None = None
 
-    @property
-    def queue_reason(self) -> str | None:
-        """Nothing waits here."""
-        return None
+    async def started(self) -> None:
+        """Launch it, unless that was begun before, and wait for the answer of its keeper.
 
-    @property
-    def stop_seen(self) -> str | None:
-        """Return nothing: the job directory is on a local disk, and tells whoever asks."""
-        return None
+        A keeper that stands still (stopped by SIGSTOP, hanging on a disk) is waited for, as it alone knows
+        whether it has begun. Until it goes on the job is queued, and can be cancelled.
+        """
+        if self.request is not None:
+            request, self.request = self.request, None
+            try:
+                await self._engine.launch(self, request)
+            except LaunchFailed as failure:
+                self.failure = failure
+                self.begun.set()
+            except trio.Cancelled:
+                self._engine.leave_launch_open(self)
+                raise
+        if not self.begun.is_set():
+            await self.begun.wait()
+        if self.failure is not None:
+            raise self.failure
+        check_launch(self.ended)
 
-    async def begun(self) -> None:
-        """Wait until it was spawned: by the time that there is such an object, it was."""
-        await trio.lowlevel.checkpoint()
+    def seconds_left(self) -> float:
+        """Return the time until its deadline."""
+        return seconds_left(self.launched, self._deadline_seconds)
 
     async def wait(self) -> Ended:
-        """Wait until the command and everything that a stop has to reach have ended."""
+        """Wait until the command and every process that a stop has to reach have ended."""
+        if self.failure is not None and self.ended is None:
+            self.set_ended(await recorded_end(self.directory, self.failure, self._engine.observe))
         await self.finished.wait()
         assert self.ended is not None  # noqa: S101  # set right before the event
         return self.ended
 
     async def stop(self, why: str, by: str) -> None:
-        """Ask for the tree to be ended."""
+        """Have its tree ended."""
         await trio.lowlevel.checkpoint()
         self._engine.stop(self, why, by)
-
-    def note_launch(self, launched: Launched) -> None:
-        """Take what its keeper has recorded about its launch."""
-        self.launched = launched
-        if self.pidfd is None:
-            self._engine.hold_pidfd(self, launched.pid)
-
-    def poke(self) -> None:
-        """Have the evidence looked at again."""
-        self.poked.set()
-
-    def set_ended(self, ended: Ended) -> None:
-        """Note the end and wake who waits."""
-        if self.unwatch is not None:
-            self.unwatch()
-            self.unwatch = None
-        self.ended = ended
-        self._engine.close_pidfd(self)
-        self.finished.set()
 
 
 class LocalEngine:
@@ -140,12 +147,10 @@ class LocalEngine:
     """
 
     name = "local"
-    capabilities = Capabilities()
 
     def __init__(self, root: str, python: str | os.PathLike[str] | None = None) -> None:
         """Prepare; the keeper is started with the first launch."""
         self._root = root
-        self._root_identity = identity_of(root)
         self._python = python
         self._tokens = count(1)
         self._nursery: trio.Nursery | None = None
@@ -154,11 +159,11 @@ class LocalEngine:
         self._handles: dict[int, LocalRunning] = {}
         self._environment: Mapping[bytes, bytes] | None = None
         self._environment_token = _NO_ENVIRONMENT
-        self._holding: set[LocalRunning] = set()
-        self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        self._pidfds = Pidfds()
         self._notifier = Notifier()
-        self._kept = KeptJobs(self._notifier, self._watch_kept_no_more)
+        self._adopted = AdoptedJobs(self._notifier, self._watch_adopted)
         self._trees = Trees()
+        self._watcher = Watcher(root, self._notifier, self._trees, self._pidfds)
         self._slow_workspaces: dict[str, bool] = {}
         self._may_hang = HangingCalls()
 
@@ -169,7 +174,7 @@ class LocalEngine:
                 self._nursery = nursery
                 nursery.start_soon(self._trees.serve)
                 nursery.start_soon(self._notifier.serve)
-                nursery.start_soon(self._kept.serve)
+                nursery.start_soon(self._adopted.serve)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -177,49 +182,61 @@ class LocalEngine:
             if self._link is not None:
                 self._link.close()
                 self._link = None
-            for handle in list(self._holding):
-                self.close_pidfd(handle)
+            self._pidfds.close_all()
 
     # ------------------------------------------------------------ launching
 
-    async def launch(self, request: LaunchRequest) -> LocalRunning:
-        """Start a command. Cancelling the call leaves the launch to whoever looks next.
+    def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> LocalRunning:
+        """Return the command of a new job, which its ``started`` launches."""
+        del accepted  # nothing is queued here
+        return LocalRunning(self, self._pidfds, request.directory, request.deadline_seconds, request)
 
-        A keeper that stands still (stopped by SIGSTOP, hanging on a disk) is waited for, as it alone knows
-        whether it has begun. Until it goes on the job is queued, and can be cancelled.
+    async def launch(self, handle: LocalRunning, request: LaunchRequest) -> None:
+        """Have a keeper launch a command, or find out from the evidence whether one has.
+
+        Raises:
+            LaunchFailed: it was not launched and never will be.
         """
         for attempt in range(1, _LAUNCH_ATTEMPTS + 1):
-            handle = await self._ask_for_launch(request, final=attempt == _LAUNCH_ATTEMPTS)
-            if handle is not None:
-                return handle
-        raise AssertionError  # pragma: no cover  # the last attempt returns or raises
+            if await self._ask_for_launch(handle, request, final=attempt == _LAUNCH_ATTEMPTS):
+                return
+
+    def leave_launch_open(self, handle: LocalRunning) -> None:
+        """Have the evidence decide whether a command was launched whose keeper is no longer asked."""
+        self._handles.pop(handle.token, None)
+        handle.owner_lives = lambda: True  # a stop rules that it never runs, and an observation must not rule before
+        if self._nursery is not None:
+            self._adopted.add(handle)
 
     def _name_of(self, directory: str) -> str:
         """Return the name of a job directory for a keeper, whose working directory is the state root."""
         below = directory.removeprefix(f"{self._root}/")
         return directory if below == directory else f"./{below}"
 
-    async def _ask_for_launch(self, request: LaunchRequest, *, final: bool) -> LocalRunning | None:
+    async def _ask_for_launch(self, handle: LocalRunning, request: LaunchRequest, *, final: bool) -> bool:
+        """Send one request to a keeper; return ``False`` when it provably has launched nothing."""
         descriptors: list[int] = []
-        try:
-            link = await self._connect()
-            descriptors.append(await self._open_workspace(request.workspace))
-            if request.stdin is not None:
-                descriptors.append(_stdin_file(request.stdin, self._root))
-        except (LaunchFailed, OSError) as error:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise self._never(request.directory, error) from error
-        if not link.alive:  # killed while it came up or while the workspace was opened: nothing was asked of it
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if not final:
-                return None
-            message = "the keeper did not come up, or was killed again and again"
-            repair = f"Try again, and see what kills it; {self._root}/keeper.log tells if it has noted that."
-            failure = LaunchFailed(message, retryable=True, repair=repair)
-            raise self._never(request.directory, failure)
-        handle = LocalRunning(self, request.directory, next(self._tokens))
+        with contextlib.ExitStack() as opened:
+            try:
+                link = await self._connect()
+                descriptors.append(await self._open_workspace(request.workspace))
+                opened.callback(os.close, descriptors[0])
+                if request.stdin is not None:
+                    descriptors.append(_stdin_file(request.stdin, self._root))
+                    opened.callback(os.close, descriptors[1])
+            except (LaunchFailed, OSError) as error:
+                raise self._never(request.directory, error) from error
+            if not link.alive:  # killed while it came up or while the workspace was opened: it was asked for nothing
+                if not final:
+                    return False
+                message = "the keeper did not come up, or was killed again and again"
+                repair = f"Try again, and see what kills it; {self._root}/keeper.log tells if it has noted that."
+                failure = LaunchFailed(message, retryable=True, repair=repair)
+                raise self._never(request.directory, failure)
+            opened.pop_all()  # the link closes them
+        handle.token = next(self._tokens)
+        handle.answered = trio.Event()
+        handle.keeper_died = False
         self._handles[handle.token] = handle
         mark = {processes.MARK: request.job_id.encode("ascii")}
         changes = {**(request.env or {}), **request.changes, **mark}
@@ -240,9 +257,7 @@ class LocalEngine:
         await handle.answered.wait()
         if handle.failure is not None:
             raise handle.failure
-        if handle.keeper_died:
-            return await self._after_keeper_died(handle, request, final=final)
-        return handle
+        return not handle.keeper_died or await self._after_keeper_died(handle, request, final=final)
 
     def _never(self, directory: str, error: Exception) -> LaunchFailed:
         """Rule that a job will not be launched, since what its launch needs cannot be had."""
@@ -260,27 +275,20 @@ class LocalEngine:
                 records.create(directory, records.EXIT, record)
         return failure
 
-    async def _after_keeper_died(
-        self,
-        handle: LocalRunning,
-        request: LaunchRequest,
-        *,
-        final: bool,
-    ) -> LocalRunning | None:
-        """Find out whether a launch that was never answered took place; ``None`` means it did not."""
+    async def _after_keeper_died(self, handle: LocalRunning, request: LaunchRequest, *, final: bool) -> bool:
+        """Find out whether a launch that was never answered took place; return ``False`` when it did not."""
         try:
             if records.read_claim(request.directory) is None and not final:
-                return None  # provably not: the next keeper may try, and its claim decides
-            seen = await trio.to_thread.run_sync(self.observe_unowned, request.directory)
+                return False  # the next keeper may try, and its claim decides
+            seen = await trio.to_thread.run_sync(self._observe_unowned, request.directory)
         except OSError:
-            self._watch(handle)  # which looks until it can be known
-            return handle
-        if seen.ended is not None and seen.ended.exit.launch_error is not None:
-            raise LaunchFailed(seen.ended.exit.launch_error, exit_status=seen.ended.exit.launch_status or 125)
+            self._watch(handle)  # which examines the evidence until it is known
+            return True
+        check_launch(seen.ended)
         if seen.launched is not None:
-            handle.launched = seen.launched
+            handle.set_launched(seen.launched)
         self._watch(handle)
-        return handle
+        return True
 
     async def _connect(self) -> KeeperClient:
         link = self._link
@@ -317,7 +325,7 @@ class LocalEngine:
         slow = self._slow_workspaces.get(path)
         if slow is None:
             slow = self._slow_workspaces[path] = await trio.to_thread.run_sync(on_network, path)
-            if len(self._slow_workspaces) > 1000:
+            if len(self._slow_workspaces) > _MAX_SLOW_WORKSPACES:
                 self._slow_workspaces.clear()
         flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         if slow:  # a hung mount must not stall the event loop, nor the keeper
@@ -333,9 +341,10 @@ class LocalEngine:
         if handle is None:
             return
         if isinstance(message, protocol.Launched):
-            pid, started_ns = message.pid, message.started_ns
-            handle.launched = Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=message.deadline_boot_ns)
-            self.hold_pidfd(handle, pid)
+            launched = Launched(
+                pid=message.pid, started_ns=message.started_ns, deadline_boot_ns=message.deadline_boot_ns
+            )
+            handle.set_launched(launched, hold=True)
             handle.answered.set()
             return
         del self._handles[message.token]
@@ -359,7 +368,7 @@ class LocalEngine:
 
     def _keeper_died(self, link: KeeperClient) -> None:
         if self._nursery is None:
-            return  # it is we who left
+            return  # this engine left
         handles, self._handles = self._handles, {}
         if self._link is link:
             self._link = None
@@ -371,40 +380,13 @@ class LocalEngine:
             else:
                 handle.answered.set()
 
-    def hold_pidfd(self, handle: LocalRunning, pid: int) -> None:
-        """Hold on to the process, so that its exit status can be read even after somebody else reaped it."""
-        if len(self._holding) >= self._most_pidfds or not hasattr(os, "pidfd_open"):
-            return
-        try:
-            descriptor = os.pidfd_open(pid)
-        except OSError:
-            return
-        with contextlib.suppress(OSError):
-            # Not reaped yet, as its keeper would have said so; a stranger that has the pid already
-            # would have to lead a session as well.
-            if os.getsid(pid) == pid:
-                handle.pidfd = descriptor
-                self._holding.add(handle)
-                return
-        os.close(descriptor)
-
-    def close_pidfd(self, handle: LocalRunning) -> None:
-        """Let go of a process."""
-        if handle.pidfd is not None:
-            with contextlib.suppress(Exception):
-                trio.lowlevel.notify_closing(handle.pidfd)
-            os.close(handle.pidfd)
-            handle.pidfd = None
-            self._holding.discard(handle)
-
-    # ------------------------------------------------------------ watching by identity
+    # ------------------------------------------------------------ adopting
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Look at the evidence."""
+        """Examine the evidence."""
         return reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
 
-    def observe_unowned(self, directory: str) -> Observation:
-        """Look at the evidence of a job that nobody else takes care of."""
+    def _observe_unowned(self, directory: str) -> Observation:
         return self.observe(directory, owner_lives=False)
 
     async def adopt(
@@ -412,128 +394,37 @@ class LocalEngine:
         directory: str,
         launched: Launched | None,
         *,
+        record: Mapping[str, Any] | None = None,
         owner_lives: Callable[[], bool] = lambda: False,
     ) -> LocalRunning:
-        """Watch a command that somebody else has launched, or is about to."""
+        """Watch a command that another supervisor has launched, or is about to launch."""
         await trio.lowlevel.checkpoint()
-        handle = LocalRunning(self, directory, next(self._tokens))
-        handle.owner_lives = owner_lives
-        with contextlib.suppress(NotKnown):  # its watcher tells later
-            launched = launched or validation.launch(directory)  # the row may not know of it yet
+        deadline_seconds = (record or {}).get("deadline_seconds")
+        handle = LocalRunning(self, self._pidfds, directory, deadline_seconds, owner_lives=owner_lives)
+        with contextlib.suppress(NotKnown):  # its watcher finds it out later
+            launched = launched or validation.launch(directory)  # the row may not have it yet
         if launched is not None:
-            handle.launched = launched
-        handle.answered.set()
+            handle.set_launched(launched)
         if self._nursery is not None:
-            self._kept.add(handle)
+            self._adopted.add(handle)
         return handle
 
-    def _watch_kept_no_more(self, handle: Kept) -> None:
-        if isinstance(handle, LocalRunning):
-            self._watch(handle)
+    def _watch_adopted(self, job: Watched) -> None:
+        if isinstance(job, LocalRunning):
+            self._watch(job)
 
     def _watch(self, handle: LocalRunning) -> None:
-        # The keeper may die between its answer and the moment at which whoever waits for that goes on.
+        # The keeper may die between its answer and the moment at which the task that waits for it goes on.
         if self._nursery is not None and not handle.watched:
             handle.watched = True
-            self._nursery.start_soon(self._watch_by_identity, handle)
-
-    async def _watch_by_identity(self, handle: LocalRunning) -> None:
-        watched: set[tuple[int, int]] = set()
-        ended: Ended | None = None
-        not_known = Patience(handle.directory)
-        with self._notifier.watching(handle.directory, CHANGED, handle.poke) as told:
-            async with trio.open_nursery() as pokers:
-                while ended is None:
-                    handle.poked = trio.Event()
-                    try:
-                        seen = await trio.to_thread.run_sync(self._look, handle)
-                    except OSError as error:  # one job's trouble is not that of all others
-                        if self._is_forgotten(handle.directory):
-                            ended = Ended(exit=Exit(ended_ns=time.time_ns()))
-                            break
-                        await trio.sleep(not_known.seconds(error))  # a full disk, no descriptors left: it may pass
-                        continue
-                    not_known.over()
-                    ended = seen.ended
-                    if ended is not None:
-                        break
-                    if seen.launched is not None:
-                        handle.launched = seen.launched
-                    if seen.to_stop is not None:
-                        await self._trees.stop(handle.directory, seen.to_stop, "nobody else was there")
-                        continue
-                    patience = _LOOK_AT_OUTPUT_SECONDS if seen.unkept else _LOOK_AGAIN_SECONDS
-                    try:
-                        blind = self._watch_processes(handle, watched, pokers)
-                    except NotKnown:
-                        blind = True
-                    if blind or not told:
-                        patience = _LOOK_BLINDLY_SECONDS
-                    with trio.move_on_after(patience):
-                        await handle.poked.wait()
-                pokers.cancel_scope.cancel()
-        handle.set_ended(ended)
-
-    def _is_forgotten(self, directory: str) -> bool:
-        """Whether a job was settled and forgotten by another process, and not moved away with the whole state root."""
-        try:
-            return records.is_gone(directory) and identity_of(self._root) == self._root_identity
-        except NotKnown:
-            return False
-
-    def _look(self, handle: LocalRunning) -> Observation:
-        def reaped_status() -> int | None:
-            return None if handle.pidfd is None else processes.exit_status_of_pidfd(handle.pidfd)
-
-        return reconcile.resolve(
-            handle.directory,
-            owner_lives=handle.owner_lives(),
-            launched=handle.launched.pid != 0,
-            reaped_status=reaped_status,
-        )
-
-    def _watch_processes(self, handle: LocalRunning, watched: set[tuple[int, int]], pokers: trio.Nursery) -> bool:
-        """See to it that the end of the leader or of its keeper pokes; ``True`` where it cannot be had."""
-        process = records.read(handle.directory, records.PROCESS)
-        if not process:
-            return True
-        blind = False
-        for pid, start in (("pid", "start"), ("keeper_pid", "keeper_start")):
-            identity = (process.get(pid), process.get(start))
-            if identity in watched or not isinstance(identity[0], int) or not isinstance(identity[1], int):
-                continue
-            leader = pid == "pid"
-            descriptor = handle.pidfd if leader and handle.pidfd is not None else None
-            if descriptor is None and len(self._holding) < self._most_pidfds:
-                descriptor = processes.open_pidfd(identity[0], identity[1])
-                if descriptor is not None and leader:
-                    handle.pidfd = descriptor
-                    self._holding.add(handle)
-            if descriptor is None:
-                blind |= processes.is_alive(identity[0], identity[1])
-                continue
-            watched.add((identity[0], identity[1]))
-            pokers.start_soon(self._poke_at_end, handle, descriptor, leader)
-        return blind
-
-    async def _poke_at_end(self, handle: LocalRunning, descriptor: int, leader: bool) -> None:  # noqa: FBT001
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-            if leader and processes.exit_status_of_pidfd(descriptor) is None:
-                # A zombie: its status can be read as it is, or a moment later from the pidfd.
-                await trio.sleep(_REAPED_SOON_SECONDS)
-        except trio.ClosedResourceError:
-            return
-        finally:
-            if not leader:
-                os.close(descriptor)
-        handle.poke()
+            self._nursery.start_soon(self._watcher.watch, handle)
 
     # ------------------------------------------------------------ stopping
 
     def stop(self, handle: LocalRunning, why: str, by: str) -> None:
         """See to it that a tree is ended: by its keeper if there is one, else from here."""
-        if self._nursery is None or handle.finished.is_set() or handle.stop_asked is not None:
+        over = handle.finished.is_set() or handle.failure is not None
+        if self._nursery is None or over or handle.stop_asked is not None:
             return
         handle.stop_asked = why
         if self._link is not None and handle.token in self._handles:

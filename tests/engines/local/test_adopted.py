@@ -15,7 +15,7 @@ import trio.testing
 
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local import reconcile
-from supervisor.engines.local.engine import LocalEngine
+from supervisor.engines.local.engine import LocalEngine, LocalRunning
 from supervisor.jobdir import records
 from supervisor.store import Layout
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -48,6 +48,12 @@ def request(root: Path, workspace: Path, *argv: str) -> LaunchRequest:
     )
 
 
+async def launch(engine: LocalEngine, asked: LaunchRequest) -> LocalRunning:
+    running = engine.submit(asked)
+    await running.started()
+    return running
+
+
 def make_zombie() -> int:
     """Return the pid of a process that has ended and was not reaped."""
     pid = os.posix_spawn("/bin/true", ["true"], {})
@@ -67,10 +73,10 @@ async def test_many_are_watched_by_one_task_and_each_end_is_told(state_dir: Path
     async with served(state_dir) as first, served(state_dir) as second:
         requests = [request(state_dir, tmp_path, "sleep", "600") for _ in range(COUNT)]
         for each in requests:
-            await first.launch(each)
+            await launch(first, each)
         before = tasks()
         adopted = [await second.adopt(each.directory, None) for each in requests]
-        while len(second._kept._keepers) == 0:  # noqa: ASYNC110  # of being watched nobody is told
+        while len(second._adopted._keepers) == 0:  # noqa: ASYNC110  # of being watched nobody is told
             await trio.sleep(0.001)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert tasks() <= before + 2  # the one that waits for the keeper, and a thread's if it is still around
@@ -84,7 +90,7 @@ async def test_many_are_watched_by_one_task_and_each_end_is_told(state_dir: Path
 async def test_whoever_leaves_closes_what_he_held(state_dir: Path, tmp_path: Path) -> None:
     async with served(state_dir) as first:
         asked = request(state_dir, tmp_path, "sleep", "600")
-        running = await first.launch(asked)
+        running = await launch(first, asked)
         before = sorted(os.listdir("/proc/self/fd"))
         async with served(state_dir) as second:
             adopted = await second.adopt(asked.directory, None)
@@ -99,7 +105,7 @@ async def test_when_their_keeper_dies_they_are_taken_care_of_from_here(state_dir
     async with served(state_dir) as first, served(state_dir) as second:
         requests = [request(state_dir, tmp_path, "sleep", "600") for _ in range(3)]
         for each in requests:
-            await first.launch(each)
+            await launch(first, each)
         adopted = [await second.adopt(each.directory, None) for each in requests]
         await trio.testing.wait_all_tasks_blocked(0.05)
         process = records.read(requests[0].directory, records.PROCESS)
@@ -130,7 +136,7 @@ async def test_nothing_is_looked_at_while_nothing_happens(
     async with served(state_dir) as first, served(state_dir) as second:
         requests = [request(state_dir, tmp_path, "sleep", "600") for _ in range(3)]
         for each in requests:
-            await first.launch(each)
+            await launch(first, each)
         adopted = [await second.adopt(each.directory, None) for each in requests]
         await trio.testing.wait_all_tasks_blocked(0.05)
         begun = len(looks)
@@ -146,21 +152,21 @@ async def test_a_keeper_that_nobody_reaps_is_gone_all_the_same(state_dir: Path, 
     """A zombie can be held by a pidfd, which is readable at once, again and again."""
     asked = request(state_dir, tmp_path, "sleep", "600")
     async with served(state_dir) as first:
-        running = await first.launch(asked)
+        running = await launch(first, asked)
         process = records.read(asked.directory, records.PROCESS)
         assert process is not None
         zombie = make_zombie()
         found = processes.read_process(zombie)
         assert found is not None
         engine = LocalEngine(str(state_dir))
-        assert engine._kept._keeper_of(asked.directory) is not None
+        assert engine._adopted._keeper_of(asked.directory) is not None
         forged = process | {"keeper_pid": zombie, "keeper_start": found.start}
         forged.pop("v")
         os.unlink(f"{asked.directory}/{records.CLAIM}")
         records.replace(asked.directory, records.PROCESS, forged)
-        assert engine._kept._keeper_of(asked.directory) is None
+        assert engine._adopted._keeper_of(asked.directory) is None
         reap(zombie)
-        for keeper in engine._kept._keepers.values():
+        for keeper in engine._adopted._keepers.values():
             keeper.close()
         await running.stop("cancelled", "test")
         await running.wait()
