@@ -1,4 +1,4 @@
-"""How the pages are built: ``nox -s docs``, warnings being errors."""
+"""Configures Sphinx for ``nox -s docs``, which treats warnings as errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ author = "The trio-supervisor authors"
 version = release = supervisor.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-# Written elsewhere: whoever adds one of these takes it out of here and into the toctree of index.md.
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -27,14 +26,14 @@ html_title = "trio-supervisor"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_use_ivar = True  # else attributes are described once more where autodoc finds them
+napoleon_use_ivar = True  # otherwise autodoc describes attributes a second time
 
 _HEADINGS: Final = ("Input", "Output", "Errors", "Cancellation", "Time")
 _ITEM: Final = re.compile(r"([\w.]+(?:, [\w.]+)*): (.*)")
 
 
 def _lay_out(_app: Sphinx, _what: str, _name: str, _obj: object, _options: Any, lines: list[str]) -> None:
-    """Render the headings of our docstrings, and what stands below them as definitions."""
+    """Render the headings of this package's docstrings, and the items below them as definitions."""
     laid_out: list[str] = []
     inside = in_item = in_text = False
     for line in lines:
@@ -55,11 +54,11 @@ def _lay_out(_app: Sphinx, _what: str, _name: str, _obj: object, _options: Any, 
         if in_item and body and not body.startswith(" "):
             in_item = False
             laid_out.append("")
-        in_text = bool(body) and not in_item  # the next line may begin with a word and a colon, and is no item
+        in_text = bool(body) and not in_item  # the next line of text may begin like an item and is none
         laid_out.append(body)
     lines[:] = laid_out
 
 
 def setup(app: Sphinx) -> None:
-    """Have docstrings laid out before napoleon sees them."""
+    """Format docstrings before napoleon processes them."""
     app.connect("autodoc-process-docstring", _lay_out, priority=400)

@@ -1,6 +1,6 @@
-"""Draws the states of a job from the table that the code runs on, when it is run, into ``states.svg``.
+"""Draws ``states.svg`` when it is run: the states of a job, from the table in ``supervisor/states.py``.
 
-Where a state stands on the page is said here; which ways there are between them, and their names, only there.
+This file has the position of each state. States, transitions and their names come from the table.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def lines(x: float, y: float, texts: list[str]) -> Iterator[str]:
 
 
 def arrow(source: State, target: State) -> str:
-    """Return the arrow between two boxes: level with the one it starts at, then down, then across."""
+    """Return the arrow between two boxes: horizontal between boxes at the same height, else down, then across."""
     (from_x, from_y), (to_x, to_y) = PLACES[source], PLACES[target]
     half_width, half_height = BOX[0] / 2, BOX[1] / 2
     if from_y == to_y:
@@ -72,9 +72,9 @@ def parts() -> Iterator[str]:
                 yield from lines(x, PLACES[target][1] - 8 - 15 * (len(names) - 1), names)
     if early:
         notes = (
-            f"Every way out of {State.RUNNING.value} leads out of",
-            f"{State.QUEUED.value} as well: an end may be seen before",
-            "anybody has recorded the launch.",
+            f"Each event of {State.RUNNING.value} is an event of",
+            f"{State.QUEUED.value}, too: an end may be observed",
+            "before the launch is recorded.",
         )
         for number, note in enumerate(notes):
             yield f'<text class="note" x="20" y="{HEIGHT - 170 + 17 * number}">{note}</text>'
@@ -88,7 +88,7 @@ def svg() -> str:
     """Return the picture.
 
     Raises:
-        KeyError: there is a state that has no place here yet.
+        KeyError: a state has no entry in ``PLACES``.
     """
     title = "The states of a job and the events between them"
     head = 'id="head" viewBox="0 0 10 10" refX="8" refY="5" markerWidth="7" markerHeight="7" orient="auto"'

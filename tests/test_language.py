@@ -20,7 +20,7 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 # The number of hidden subjects that each room, or page, may have. A number may only become smaller.
 LIMITS = {
     "cli": 16,
-    "docs": 32,
+    "docs": 3,
     "embedding": 13,
     "engines": 67,
     "errors": 2,

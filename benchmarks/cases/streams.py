@@ -161,5 +161,5 @@ def events(plan: Plan) -> Iterator[Figure]:
         name=f"events that a subscriber missed, of some {3 * jobs:,}",
         unit="events",
         values={OURS: missed},
-        note="a subscription holds 256 events; whoever reads too slowly misses the oldest and is told how many",
+        note="a subscription holds 256 events; a reader that is too slow misses the oldest, and gets their number",
     )

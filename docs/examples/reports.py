@@ -1,12 +1,12 @@
-"""A web service whose reports outlive it: requests start them, their output is streamed as server-sent events.
+"""A web service whose reports outlive it: requests start them, and server-sent events stream their output.
 
-asyncio, and the very same handlers natively in Trio::
+The same handlers run under asyncio and under Trio::
 
     uvicorn reports:app --timeout-graceful-shutdown 1
     python reports_trio.py 127.0.0.1:8000
 
-Kill it, with SIGKILL if you like, and start it again: the reports go on meanwhile, and a reader that
-comes back with ``Last-Event-ID``, as browsers do by themselves, misses no line and gets none twice.
+Kill the service, also with SIGKILL, and start it again: the reports go on meanwhile. A reader that reconnects
+with ``Last-Event-ID``, as browsers do, gets every line exactly once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from starlette.types import Receive, Scope, Send
 import supervisor
 from supervisor import to_json
 
-# Either has the same methods, awaited in the same way.
+# Both have the same methods, awaited in the same way.
 AnySupervisor = supervisor.AsyncioSupervisor | supervisor.Supervisor
 Opener = Callable[[], contextlib.AbstractAsyncContextManager[AnySupervisor]]
 
-# What a request starts is for the service to say; never let a request say it.
+# The service defines the command. Never take a command from a request.
 REPORT = """
 import sys, time
 for number in range(1, int(sys.argv[1]) + 1):
@@ -60,25 +60,25 @@ async def start(request: Request) -> Response:
 
 
 async def index(request: Request) -> Response:
-    """GET /reports: those there are, newest first."""
+    """GET /reports: all reports, newest first."""
     page = await request.state.sup.list(labels={"service": "reports"}, cursor=request.query_params.get("cursor"))
     return JSONResponse(to_json(page))
 
 
 async def status(request: Request) -> Response:
-    """GET /reports/ID: how it is."""
+    """GET /reports/ID: the state of a report."""
     return JSONResponse(to_json(await request.state.sup.status(request.path_params["job_id"])))
 
 
 async def cancel(request: Request) -> Response:
-    """DELETE /reports/ID: stop it, and answer when nothing of it is left."""
+    """DELETE /reports/ID: stop it, and answer when none of its processes is left."""
     return JSONResponse(to_json(await request.state.sup.cancel(request.path_params["job_id"])))
 
 
 async def output(request: Request) -> Response:
     """GET /reports/ID/output: each line as it is written, and the job when it has ended."""
     sup, job_id = request.state.sup, request.path_params["job_id"]
-    await sup.status(job_id)  # an unknown one is a 404, not the beginning of a stream
+    await sup.status(job_id)  # an unknown id is a 404, not the beginning of a stream
     return EventStream(events(sup, job_id, int(request.headers.get("last-event-id", 0))))
 
 
@@ -86,7 +86,7 @@ async def output(request: Request) -> Response:
 
 
 async def events(sup: AnySupervisor, job_id: str, seen: int = 0) -> AsyncGenerator[str]:
-    """Yield what a job writes as server-sent events; the id of one is the offset in the output after its line."""
+    """Yield the output of a job as server-sent events; the id of an event is the offset after its line."""
     offset, rest = 0, b""
     async with sup.follow(job_id) as chunks:
         async for chunk in chunks:
@@ -100,12 +100,12 @@ async def events(sup: AnySupervisor, job_id: str, seen: int = 0) -> AsyncGenerat
 
 
 class EventStream(StreamingResponse):
-    """Streams events, and closes their generator at once when the reader leaves."""
+    """Streams events, and closes their generator as soon as the reader disconnects."""
 
     media_type = "text/event-stream"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what the generator yields."""
+        """Send the events of the generator."""
         body: Any = self.body_iterator
         async with contextlib.aclosing(body):
             await super().__call__(scope, receive, send)
@@ -124,7 +124,7 @@ async def explain(_: Request, error: Exception) -> Response:
 
 
 def application(open_it: Opener) -> Starlette:
-    """Return the service, which has a supervisor open from its start-up to its shutdown."""
+    """Return the service, which holds a supervisor open from its start-up to its shutdown."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[dict[str, AnySupervisor]]:

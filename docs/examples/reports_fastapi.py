@@ -1,4 +1,4 @@
-"""The same service with FastAPI: what differs is how a request is read.
+"""The same service with FastAPI, which parses requests in another way.
 
 uvicorn reports_fastapi:app --timeout-graceful-shutdown 1
 """
@@ -19,13 +19,13 @@ from supervisor import AsyncioSupervisor, to_json
 
 @contextlib.asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, AsyncioSupervisor]]:
-    """Have a supervisor open from start-up to shutdown."""
+    """Hold a supervisor open from start-up to shutdown."""
     async with supervisor.open_supervisor_asyncio() as sup:
         yield {"sup": sup}
 
 
 def the_supervisor(request: Request) -> AsyncioSupervisor:
-    """Give handlers the supervisor that ``lifespan`` has opened."""
+    """Return the supervisor that ``lifespan`` has opened."""
     sup: AsyncioSupervisor = request.state.sup
     return sup
 
@@ -36,7 +36,7 @@ app = FastAPI(lifespan=lifespan, exception_handlers={supervisor.SupervisorError:
 
 
 class Wanted(BaseModel):
-    """A report that somebody asks for."""
+    """The body of a request for a report."""
 
     lines: int = Field(ge=1, le=1000)
     pause: float = Field(ge=0, le=60)
@@ -58,18 +58,18 @@ async def index(sup: Sup, cursor: str | None = None) -> dict[str, Any]:
 
 @app.get("/reports/{job_id}")
 async def status(job_id: str, sup: Sup) -> dict[str, Any]:
-    """Say how a report is."""
+    """Return the state of a report."""
     return to_json(await sup.status(job_id))
 
 
 @app.delete("/reports/{job_id}")
 async def cancel(job_id: str, sup: Sup) -> dict[str, Any]:
-    """Stop a report, and answer when nothing of it is left."""
+    """Stop a report; return when none of its processes is left."""
     return to_json(await sup.cancel(job_id))
 
 
 @app.get("/reports/{job_id}/output")
 async def output(job_id: str, sup: Sup, last_event_id: Annotated[int, Header()] = 0) -> Response:
-    """Stream what a report writes."""
+    """Stream the output of a report."""
     await sup.status(job_id)
     return EventStream(events(sup, job_id, last_event_id))

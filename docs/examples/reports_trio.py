@@ -1,9 +1,9 @@
-"""The same service natively in Trio, served by Hypercorn from a program of our own.
+"""The same service in Trio. This program runs Hypercorn.
 
     python reports_trio.py 127.0.0.1:8000
 
-A program of our own, because ``hypercorn --worker-class trio`` either has its worker in a second
-process, which goes on serving when the first one is killed, or (``--workers 0``) no handler for SIGTERM.
+The command ``hypercorn --worker-class trio`` is no alternative. It runs its worker in a second process, which
+goes on serving when the first one is killed, or (``--workers 0``) has no handler for SIGTERM.
 """
 
 from __future__ import annotations
