@@ -12,7 +12,7 @@ from typing import Any, Final
 from supervisor.engines.local import reconcile, stopping
 from supervisor.errors import JobRunning, PermissionDenied, SupervisorError
 from supervisor.jobdir import records, validation
-from supervisor.keeper import process_tree
+from supervisor.keeper import tree_killer
 from supervisor.system import processes
 from supervisor.system.trust import user_name
 
@@ -38,7 +38,7 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
         return None
     process = validation.process(directory)
     if process:
-        left = process_tree.members_of(stopping.make_stop(stopping.Tree(directory, process)))
+        left = tree_killer.members_of(stopping.make_stop(stopping.Tree(directory, process)))
         stuck = [{"pid": each.pid, "state": _state_of(each)} for each in left]
         what = "process"
     else:

@@ -14,15 +14,18 @@ __all__ = ["KEEPER_FILES", "program_in", "write_private"]
 KEEPER_FILES: Final = (
     "keeper/__init__.py",
     "keeper/entry.py",
+    "keeper/job_processes.py",
     "keeper/launches.py",
     "keeper/loop.py",
     "keeper/output_limit.py",
-    "keeper/process_tree.py",
     "keeper/protocol.py",
+    "keeper/registration.py",
     "keeper/relay.py",
     "keeper/resource_limits.py",
     "keeper/single_job.py",
     "keeper/spawn.py",
+    "keeper/stop_record.py",
+    "keeper/tree_killer.py",
     "keeper/turns.py",
     "keeper/unwritten.py",
     "jobdir/__init__.py",
@@ -34,6 +37,7 @@ KEEPER_FILES: Final = (
     "system/__init__.py",
     "system/inotify.py",
     "system/observing.py",
+    "system/process_table.py",
     "system/processes.py",
 )
 """The files that the keeper runs, below the package: standard library only."""

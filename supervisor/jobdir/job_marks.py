@@ -1,42 +1,63 @@
-"""What a process cannot easily shed: by which its job and its keeper are known whatever it does to its environment.
+"""The mark and the tag of a job: what each of its processes inherits, and what tells the process belongs to it.
 
-Standard library only, no import from the package: the keeper runs this file too, in an
-interpreter started with ``-I -S``.
+Standard library only: the keeper runs this file.
 
-**The tag of a job** is a resource limit. A process inherits its limits over every ``fork``, ``exec`` and ``setsid``,
-also where it clears its environment or writes over it (``setproctitle``), and they can be read in ``/proc``. Among
-them ``RLIMIT_RTTIME`` (microseconds that a real-time process may run without sleeping) is unlimited unless an
-administrator has set it. A keeper gives each of its commands a soft limit of more than a hundred thousand years with
-the first 48 bits of the job's id in it, which limits nothing. Where the caller has set that limit, or the system has
-none, there is no tag.
+**The mark** is the job's id in the environment. A process can change its environment (``env -i``, ``setproctitle``).
 
-**A keeper registers** in the state root that its command line names: ``.keepers`` holds an empty file under the text of
-its claim, which says who it is. What has such a command line and no such file is no keeper.
+**The tag** is a resource limit. A process inherits its limits over every ``fork``, ``exec`` and ``setsid``, and
+``/proc`` shows them. ``RLIMIT_RTTIME`` (microseconds that a real-time process may run without sleeping) is
+unlimited unless an administrator has set it. A keeper gives each of its commands a soft limit of more than a hundred
+thousand years with the first 48 bits of the job's id in it, which limits nothing. Where the caller has set that limit,
+or the system has none, there is no tag.
 """
 
 from __future__ import annotations
 
-import os
 import resource
-from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+
+from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Final
 
-__all__ = ["KEEPERS", "drop_tag", "is_registered", "leave", "put_tag", "register", "sweep", "tag_in", "tag_of_job"]
+__all__ = ["MARK", "drop_tag", "mark_of", "marks_by_ps", "put_tag", "tag_in", "tag_of", "tag_of_job"]
 
-KEEPERS: Final = ".keepers"
+MARK: Final = b"SUPERVISOR_JOB_ID"
 
 _LIMIT: Final[int | None] = getattr(resource, "RLIMIT_RTTIME", None)
 _FIRST: Final = 1 << 62
 _DIGITS: Final = 12
 _NAME_IN_PROC: Final = b"Max realtime timeout"
-_NOT_THERE: Final = frozenset({ENOENT, ENOTDIR, EACCES, EINVAL, ELOOP, ENAMETOOLONG})
 
 
-# ---------------------------------------------------------------- the tag of a job
+def mark_of(pid: int) -> bytes:
+    """Return the job id that a process carries in its environment, empty for none.
+
+    Raises:
+        NotKnown: that cannot be read now, or not by this user.
+    """
+    environment = b"\0" + processes.read_file_of(pid, "environ")
+    found = environment.find(b"\0" + MARK + b"=")
+    if found < 0:
+        return b""
+    begin = found + len(MARK) + 2
+    return environment[begin : environment.find(b"\0", begin) if b"\0" in environment[begin:] else None]
+
+
+def marks_by_ps() -> dict[int, bytes]:
+    """Return the job ids that processes carry in their environments, by pid, where there is no ``/proc``.
+
+    Raises:
+        NotKnown: ``ps`` cannot be run now.
+    """
+    found: dict[int, bytes] = {}
+    for line in processes.ask("ps", "-axEww", "-o", "pid=,command=").splitlines():
+        pid, _, rest = line.strip().partition(" ")
+        _, there, value = rest.rpartition(f" {MARK.decode()}=")
+        if there and pid.isdigit():
+            found[int(pid)] = value.split(" ", 1)[0].encode()
+    return found
 
 
 def tag_of_job(job_id: str) -> int:
@@ -47,8 +68,25 @@ def tag_of_job(job_id: str) -> int:
         return 0
 
 
+def tag_of(pid: int) -> int:
+    """Return the tag that a process has in its limits, 0 for none.
+
+    Raises:
+        NotKnown: that cannot be read now, or not by this user.
+    """
+    return tag_in(processes.read_file_of(pid, "limits"))
+
+
+def tag_in(limits: bytes) -> int:
+    """Return the tag in the text of ``/proc/PID/limits``, 0 for none."""
+    begin = limits.find(_NAME_IN_PROC)
+    words = limits[begin + len(_NAME_IN_PROC) :].split(None, 1) if begin >= 0 else []
+    soft = int(words[0]) if words and words[0].isdigit() else 0
+    return soft if soft >= _FIRST else 0
+
+
 def drop_tag() -> bool:
-    """Take a tag that was inherited from this process; ``False`` where children are not to be given one."""
+    """Take an inherited tag from this process; ``False`` where children are not to be given one."""
     if _LIMIT is None or not hasattr(resource, "prlimit"):
         return False
     soft, hard = resource.getrlimit(_LIMIT)
@@ -60,89 +98,10 @@ def drop_tag() -> bool:
 
 
 def put_tag(pid: int, job_id: str) -> None:
-    """Give a child that was spawned just now the tag of its job, as far as that can be done."""
+    """Give a new child the tag of its job, as far as possible."""
     tag = tag_of_job(job_id)
     if tag and _LIMIT is not None:
-        try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms, here and below
+        try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms
             resource.prlimit(pid, _LIMIT, (tag, resource.RLIM_INFINITY))
         except OSError:  # it has ended, or became another user at its exec
             pass
-
-
-def tag_in(limits: bytes) -> int:
-    """Return the tag that ``/proc/PID/limits`` tells of, 0 for none."""
-    begin = limits.find(_NAME_IN_PROC)
-    words = limits[begin + len(_NAME_IN_PROC) :].split(None, 1) if begin >= 0 else []
-    soft = int(words[0]) if words and words[0].isdigit() else 0
-    return soft if soft >= _FIRST else 0
-
-
-# ---------------------------------------------------------------- keepers
-
-
-def register(root: str, claim: str) -> None:
-    """Register this process, which holds ``claim`` as a keeper, in a state root, as far as that can be done."""
-    try:
-        os.mkdir(f"{root}/{KEEPERS}", 0o700)
-        os.chmod(f"{root}/{KEEPERS}", 0o700)  # whatever the umask, which is that of the jobs
-    except OSError:
-        pass
-    try:
-        descriptor = os.open(
-            f"{root}/{KEEPERS}/{claim}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
-        os.fchmod(descriptor, 0o600)
-        os.close(descriptor)
-    except OSError:
-        pass
-
-
-def leave(root: str, claim: str) -> None:
-    """Take back a registration."""
-    try:  # noqa: SIM105
-        os.unlink(f"{root}/{KEEPERS}/{claim}")
-    except OSError:
-        pass
-
-
-def sweep(root: str, boot: str, namespace: str, lives: Callable[[int, int], bool]) -> None:
-    """Take back the registrations of keepers that are gone: of an earlier boot, or of this pid namespace and not alive.
-
-    Raises:
-        OSError: they cannot be looked at now.
-    """
-    for name in os.listdir(f"{root}/{KEEPERS}"):
-        words = name.split(".")
-        is_claim = len(words) == 5 and words[1].isdigit() and words[2].isdigit()
-        may_live = is_claim and words[3] == boot[:12]
-        if may_live and words[4] == namespace:
-            may_live = lives(int(words[1]), int(words[2]))
-        if not may_live:
-            os.unlink(f"{root}/{KEEPERS}/{name}")
-
-
-def is_registered(words: list[bytes], claim: str) -> bool:
-    """Whether a command line names a place at which a process is registered as the keeper that holds ``claim``.
-
-    That is a state root, or the directory of a job that a keeper of its own has claimed.
-
-    Raises:
-        OSError: it cannot be told now.
-    """
-    wanted = claim.encode("ascii")
-    for word in words[1:]:
-        if word.startswith(b"/"):
-            try:
-                os.lstat(b"%s/%s/%s" % (word, KEEPERS.encode(), wanted))
-            except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
-            else:
-                return True
-            try:
-                if os.readlink(word + b"/claim") == wanted:
-                    return True
-            except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
-    return False

@@ -29,7 +29,7 @@ STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
 """The file that holds each stream."""
 
 _REMEMBERED_BYTES: Final = 256
-_MOST_AT_ONCE: Final = 1 << 30
+_MAX_AT_ONCE: Final = 1 << 30
 
 
 class Output:
@@ -130,7 +130,7 @@ class Output:
 
     def _read_at(self, descriptor: int, count: int, offset: int) -> bytes:
         try:
-            return os.pread(descriptor, min(count, _MOST_AT_ONCE), offset)
+            return os.pread(descriptor, min(count, _MAX_AT_ONCE), offset)
         except (OSError, MemoryError) as error:
             raise not_known(error, self._path) from error
 

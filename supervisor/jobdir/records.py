@@ -66,7 +66,7 @@ SHARED: Final = "shared"  # a link from the state root to the job's directory, w
 
 SPARES: Final = ".spare"
 """In the state root: files that are there so that a full disk can be told what is needed to make room again."""
-_MOST_SPARES: Final = 16
+_MAX_SPARES: Final = 16
 _SPARE_BYTES: Final = 4096
 
 NO_ROOM: Final = frozenset({ENOSPC, EDQUOT})
@@ -137,7 +137,7 @@ def make_spares(root: str) -> None:
         os.mkdir(directory, 0o700)
         os.chmod(directory, 0o700)
         left = 0
-    for _ in range(left, _MOST_SPARES):
+    for _ in range(left, _MAX_SPARES):
         os.rename(_write_aside(root, "spare", bytes(_SPARE_BYTES)), f"{directory}/{os.urandom(8).hex()}")
 
 

@@ -11,18 +11,21 @@ import os
 import signal
 import time
 
-from supervisor.keeper import process_tree, protocol, resource_limits
+from supervisor.jobdir import records
+from supervisor.keeper import protocol, resource_limits, tree_killer
 from supervisor.keeper import spawn as keeper_spawn
+from supervisor.keeper.stop_record import StopRecord
 from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     End = tuple[int, float, int, int, int]
     """Wait status, CPU seconds, largest RSS as the kernel counts it, and when it was reaped on either clock."""
 
-__all__ = ["CANCELLED", "Launch", "Slot", "Ticks"]
+__all__ = ["CANCELLED", "Child", "Launch", "Ticks"]
 
 CANCELLED: Final = "it was stopped before it was launched"
 
@@ -55,7 +58,7 @@ class Ticks:
         return found.start
 
 
-class Slot:
+class Child:
     """A job that was launched here and is not settled yet."""
 
     __slots__ = (
@@ -66,7 +69,7 @@ class Slot:
         "grace",
         "output",
         "pid",
-        "request",
+        "record",
         "start",
         "stop",
         "stop_leftovers",
@@ -82,12 +85,32 @@ class Slot:
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None
-        self.stop: process_tree.Stop | None = None
-        self.request: dict[str, object] = {}  # what stop.json says, or will when there is room for it
+        self.stop: tree_killer.Stop | None = None
+        self.record: StopRecord | None = None  # of a stop that is under way
         self.why: str | None = None  # why it was stopped, once the first signal went out
         self.end: End | None = None  # as it was reaped
         self.exited: protocol.Exited | None = None
         self.output: dict[str, object] = {}  # what it had written when it ended
+
+    def tree(
+        self,
+        on_signal: Callable[[int], object],
+        *,
+        signalled_ns: int | None,
+        ended_ns: int | None = None,
+        is_child: bool = False,
+    ) -> tree_killer.Stop:
+        """Return a stop of its tree."""
+        return tree_killer.Stop(
+            self.directory.rpartition("/")[2],
+            self.pid,
+            self.start,
+            self.grace,
+            on_signal,
+            signalled_ns=signalled_ns,
+            ended_ns=ended_ns,
+            is_child=is_child,
+        )
 
 
 class Launch:
@@ -99,13 +122,13 @@ class Launch:
         "asked",
         "before",
         "before_wall",
+        "child",
         "entries",
         "environment",
         "error",
         "given_up",
         "held",
         "pid",
-        "slot",
         "spawning",
         "standard",
         "start",
@@ -128,10 +151,43 @@ class Launch:
         self.thread = 0
         self.error: keeper_spawn.LaunchError | None = None
         self.pid = 0
-        self.slot: Slot | None = None
+        self.child: Child | None = None
         self.start: int | None = None
         self.before_wall, self.before = time.time_ns(), processes.boottime_ns()
         self.after = 0
+
+    def prepare(
+        self,
+        environment: dict[bytes, bytes],
+        entries: list[bytes],
+        null: int,
+        *,
+        umask_is_odd: bool,
+    ) -> None:
+        """Take over what the command is to have: an environment with its entries, and standard streams.
+
+        Raises:
+            LaunchError: the output files cannot be created.
+        """
+        changes = self.asked.changes
+        self.environment = {**environment, **changes}
+        if len(self.environment) == len(environment) + len(changes):
+            self.entries = [*entries, *(name + b"=" + value for name, value in changes.items())]
+        else:
+            self.entries = [name + b"=" + value for name, value in self.environment.items()]
+        self.workspace = self.held[0]
+        stdin = self.held[1] if self.asked.descriptors > 1 else null
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        outputs: list[int] = []
+        try:
+            for name in (records.STDOUT, records.STDERR):
+                outputs.append(os.open(f"{self.asked.directory}/{name}", flags, 0o600))
+                self.held.append(outputs[-1])
+                if umask_is_odd:
+                    os.fchmod(outputs[-1], 0o600)
+        except OSError as error:
+            raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
+        self.standard = (stdin, *outputs)
 
     def spawn(self, limits: resource_limits.Limits) -> None:
         """Find the program and start it, or say in ``error`` why that cannot be; may block, and raises nothing."""
@@ -176,7 +232,7 @@ class Launch:
         deadline = self.asked.deadline_seconds
         return None if deadline is None else self.before + int(deadline * 1e9)
 
-    def child(self, known: set[int]) -> int | None:
+    def loading_pid(self, known: set[int]) -> int | None:
         """Return the child whose program is being loaded, which is none of ``known``: nothing of it has run."""
         ours = processes.slurp("/proc/self/cmdline")
         for word in processes.slurp(f"/proc/self/task/{self.thread}/children").split():
@@ -187,6 +243,6 @@ class Launch:
 
     def kill(self, known: set[int]) -> None:
         """End the child, whose program does not come: a file system does not answer."""
-        child = self.child(known)
-        if child is not None:
-            os.kill(child, signal.SIGKILL)
+        pid = self.loading_pid(known)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)

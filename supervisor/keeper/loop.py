@@ -17,12 +17,13 @@ import time
 from heapq import heapify, heappop, heappush
 
 from supervisor.jobdir import factories, job_marks, measures, records
-from supervisor.keeper import launches, output_limit, process_tree, protocol, spawn, turns, unwritten
+from supervisor.keeper import launches, output_limit, protocol, registration, spawn, tree_killer, turns, unwritten
+from supervisor.keeper.stop_record import StopRecord, read_stop
 from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
 
 __all__ = ["BACKSTOP_NS", "Keeper"]
 
@@ -46,29 +47,29 @@ class Keeper(turns.Turns):
         self.environments: dict[int, tuple[dict[bytes, bytes], list[bytes]]] = {}
         self.launching: dict[int, launches.Launch] = {}
         self.early: dict[int, launches.End] = {}  # children that ended before they were known
-        self.slots: dict[int, launches.Slot] = {}
-        self.by_pid: dict[int, launches.Slot] = {}
-        self.killer = process_tree.TreeKiller(self.by_pid)
-        self.stopping: dict[process_tree.Stop, launches.Slot] = {}
+        self.children: dict[int, launches.Child] = {}
+        self.by_pid: dict[int, launches.Child] = {}
+        self.killer = tree_killer.TreeKiller(self.by_pid)
+        self.stopping: dict[tree_killer.Stop, launches.Child] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
-        self.leftovers: dict[int, launches.Slot] = {}  # settled, and what was left behind may write on
+        self.leftovers: dict[int, launches.Child] = {}  # settled, and what was left behind may write on
 
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job is settled, registered as a keeper meanwhile."""
         if self.registers:
-            job_marks.register(self.root, self.claim)
+            registration.register(self.root, self.claim)
         super().run()
 
     def _loop(self) -> None:
         super()._loop()
         if self.registers:
-            job_marks.leave(self.root, self.claim)
+            registration.unregister(self.root, self.claim)
 
     # ------------------------------------------------------------ in its turns
 
     def _has_jobs(self) -> bool:
-        return bool(self.slots or self.launching or self.leftovers)
+        return bool(self.children or self.launching or self.leftovers)
 
     def _watched(self) -> int:
         return self.outputs.descriptor
@@ -90,15 +91,15 @@ class Keeper(turns.Turns):
         now = processes.boottime_ns()
         late = BACKSTOP_NS if self.connection.is_open else 0
         while self.deadlines and self.deadlines[0][0] + late <= now:
-            slot = self.slots.get(heappop(self.deadlines)[1])
-            if slot is not None and slot.exited is None:
-                self._attempt(self._begin_stop, slot, "deadline", "keeper")
+            child = self.children.get(heappop(self.deadlines)[1])
+            if child is not None and child.exited is None:
+                self._attempt(self._begin_stop, child, "deadline", "keeper")
         if self.launching:
             self._on_time_for_launches(now)
         for token in self.outputs.look():
-            slot = self.slots.get(token)
-            if slot is not None and slot.exited is None:
-                self._attempt(self._begin_stop, slot, "output_limit", "keeper")
+            child = self.children.get(token)
+            if child is not None and child.exited is None:
+                self._attempt(self._begin_stop, child, "output_limit", "keeper")
             elif token in self.leftovers:
                 self._end_leftovers(self.leftovers[token])
         for token in self.outputs.quitted():
@@ -113,13 +114,13 @@ class Keeper(turns.Turns):
             for stop in self.killer.tick(self._attend):
                 self._attempt(self._stopped, stop)
         finally:
-            if self.killer.unseen is not None:  # not all can be seen: what needs no look is not to wait for one
+            if self.killer.incomplete is not None:  # not all can be seen: what needs no look is not to wait for one
                 for stop in self.killer.stops:
                     self._attempt(self._stop_blindly, stop)
             if scarce:
                 self.reserve.refill()
 
-    def _stop_blindly(self, stop: process_tree.Stop) -> None:
+    def _stop_blindly(self, stop: tree_killer.Stop) -> None:
         """Signal the group of a leader that was not reaped yet, so that its number is its own."""
         if not stop.is_child or processes.has_child_ended(stop.pid):
             return
@@ -129,8 +130,8 @@ class Keeper(turns.Turns):
             stop.on_signal(now)
         if now >= stop.signalled_ns + stop.grace_ns:
             os.killpg(stop.pid, signal.SIGKILL)
-        elif (stop.pid, stop.start) not in stop.termed:
-            stop.termed.add((stop.pid, stop.start))
+        elif (stop.pid, stop.start) not in stop.terminated:
+            stop.terminated.add((stop.pid, stop.start))
             os.killpg(stop.pid, signal.SIGTERM)
 
     def _handle(self, message: protocol.Message) -> None:
@@ -138,9 +139,9 @@ class Keeper(turns.Turns):
             case protocol.Launch():
                 self._launch(message)
             case protocol.Stop(token=token):
-                slot = self.slots.get(token)
-                if slot is not None and slot.exited is None:
-                    self._attempt(self._begin_stop, slot, message.why, message.by)
+                child = self.children.get(token)
+                if child is not None and child.exited is None:
+                    self._attempt(self._begin_stop, child, message.why, message.by)
                 elif token in self.launching:
                     self._attempt(self._stop_launch, self.launching[token], message.why, message.by)
             case protocol.SetEnvironment(token=token, variables=variables):
@@ -164,7 +165,7 @@ class Keeper(turns.Turns):
                 raise spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             if not self.relay.may_block:
                 raise spawn.LaunchError(125, "too many launches wait for file systems that do not answer")
-            self._prepare(launch)
+            launch.prepare(*self.environments[asked.environment], self.null, umask_is_odd=self.umask_is_odd)
         except spawn.LaunchError as error:
             launch.error = error
         except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
@@ -180,28 +181,6 @@ class Keeper(turns.Turns):
 
     def _say_failed(self, token: int, status: int, reason: str, *, claimed: bool) -> None:
         self.connection.queue(protocol.Failed(token=token, status=status, reason=reason, claimed=claimed))
-
-    def _prepare(self, launch: launches.Launch) -> None:
-        changes = launch.asked.changes
-        environment, entries = self.environments[launch.asked.environment]
-        launch.environment = {**environment, **changes}
-        if len(launch.environment) == len(environment) + len(changes):
-            launch.entries = [*entries, *(name + b"=" + value for name, value in changes.items())]
-        else:
-            launch.entries = [name + b"=" + value for name, value in launch.environment.items()]
-        launch.workspace = launch.held[0]
-        stdin = launch.held[1] if launch.asked.descriptors > 1 else self.null
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        outputs: list[int] = []
-        try:
-            for name in (records.STDOUT, records.STDERR):
-                outputs.append(os.open(f"{launch.asked.directory}/{name}", flags, 0o600))
-                launch.held.append(outputs[-1])
-                if self.umask_is_odd:
-                    os.fchmod(outputs[-1], 0o600)
-        except OSError as error:
-            raise spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
-        launch.standard = (stdin, *outputs)
 
     def _take_claim(self, directory: str) -> bool:
         return records.take_claim(directory, self.claim, self.claimed)
@@ -221,7 +200,7 @@ class Keeper(turns.Turns):
         if launch.error is not None:
             error = launch.error
             record = factories.launch_failure(error.message, error.status, final=error.final)
-            self.owed.write(directory, records.EXIT, record)
+            self.unwritten.write(directory, records.EXIT, record)
             self._say_failed(token, error.status, error.message, claimed=False)
             self.launching.pop(token, None)
             return
@@ -230,50 +209,50 @@ class Keeper(turns.Turns):
                 launch.start = launch.before // processes.TICK_NS
             else:
                 launch.start = self.ticks.start_of(launch.pid, launch.before, launch.after)
-        slot = launch.slot
-        if slot is None:
-            slot = launch.slot = launches.Slot(launch.asked)
-            slot.pid, slot.start, slot.deadline = launch.pid, launch.start, launch.overdue_ns()
-            self.slots[token] = self.by_pid[slot.pid] = slot
-        if slot.deadline is not None:
-            heappush(self.deadlines, (slot.deadline, token))
-            if len(self.deadlines) > 2 * len(self.slots) + 1000:  # most are of jobs that ended long before
-                self.deadlines = [entry for entry in self.deadlines if entry[1] in self.slots]
+        child = launch.child
+        if child is None:
+            child = launch.child = launches.Child(launch.asked)
+            child.pid, child.start, child.deadline = launch.pid, launch.start, launch.overdue_ns()
+            self.children[token] = self.by_pid[child.pid] = child
+        if child.deadline is not None:
+            heappush(self.deadlines, (child.deadline, token))
+            if len(self.deadlines) > 2 * len(self.children) + 1000:  # most are of jobs that ended long before
+                self.deadlines = [entry for entry in self.deadlines if entry[1] in self.children]
                 heapify(self.deadlines)
         self.outputs.add(token, directory, launch.asked.output_limit, launch.before)
         self._begin_record(
             directory,
             {
-                "pid": slot.pid,
-                "start": slot.start,
+                "pid": child.pid,
+                "start": child.start,
                 **self.identity,
                 "keeper_pid": self.pid,
                 "keeper_start": self.start,
                 "started_ns": launch.before_wall,
                 "started_boot_ns": launch.before,
                 "spawned_boot_ns": launch.after,
-                "deadline_boot_ns": slot.deadline,
+                "deadline_boot_ns": child.deadline,
                 "ticks": self.ticks.agree,
             },
         )
         self.connection.queue(
             protocol.Launched(
                 token=token,
-                pid=slot.pid,
-                start=slot.start,
+                pid=child.pid,
+                start=child.start,
                 started_ns=launch.before_wall,
                 started_boot_ns=launch.before,
-                deadline_boot_ns=slot.deadline,
+                deadline_boot_ns=child.deadline,
             )
         )
         self.launching.pop(token, None)
         if launch.stop is not None:
-            self._attempt(self._begin_stop, slot, *launch.stop, True)
-        end = self.early.pop(slot.pid, None)
+            self._attempt(self._begin_stop, child, *launch.stop, True)
+        end = self.early.pop(child.pid, None)
         if end is not None:
-            self.by_pid.pop(slot.pid, None)
-            slot.end = end
-            self._attempt(self._ended, slot)
+            self.by_pid.pop(child.pid, None)
+            child.end = end
+            self._attempt(self._ended, child)
         if not self.launching:
             self.early.clear()
 
@@ -299,7 +278,7 @@ class Keeper(turns.Turns):
         if not given_up:
             launch.stop = why, by
             return
-        self.owed.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
+        self.unwritten.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
         self._say_failed(token, 125, launches.CANCELLED, claimed=True)
         self.launching.pop(token, None)
 
@@ -309,136 +288,72 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ watching and stopping
 
     def _look_for_stops(self) -> None:
-        for token, slot in list(self.slots.items()):
-            if slot.exited is None and slot.stop is None and _is_there(f"{slot.directory}/{records.STOP}"):
-                self._attempt(self._begin_stop, self.slots[token], "cancelled", "another process", True)
+        for token, child in list(self.children.items()):
+            if child.exited is None and child.stop is None and _is_there(f"{child.directory}/{records.STOP}"):
+                self._attempt(self._begin_stop, self.children[token], "cancelled", "another process", True)
         for launch in list(self.launching.values()):
             if launch.stop is None and _is_there(f"{launch.asked.directory}/{records.STOP}"):
                 self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
 
-    def _begin_stop(self, slot: launches.Slot, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
+    def _begin_stop(self, child: launches.Child, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
         """Begin to end a tree; ``asked``: the request is on disk already. May be done again."""
-        if slot.stop is not None or slot.why is not None:
+        if child.stop is not None or child.why is not None:
             return
-        directory = slot.directory
-        # Nobody is known by descent alone: the first signal need not wait for a look at all processes.
-        at_once = not processes.has_child_ended(slot.pid) and not processes.may_have_children(slot.pid)
+        # No process is known by descent alone: the first signal need not wait for a snapshot of all processes.
+        at_once = not processes.has_child_ended(child.pid) and not processes.may_have_children(child.pid)
         request = factories.stop_request(why, by, signalled_boot_ns=processes.boottime_ns() if at_once else None)
-        there: dict[str, object] = (self._read_stop(directory) or {}) if asked else {}
-        if not there:
-            try:
-                first = self.reserve.use(records.create, directory, records.STOP, request)
-            except OSError:  # a full disk must not keep a job alive: it may be what fills it
-                first = True
-                self.owed.owe(directory, records.STOP, request)
-            there = request if first else (self._read_stop(directory) or {})
-        if there.get("refused"):
+        record = StopRecord.request(child.directory, request, self.reserve, self.unwritten, asked=asked)
+        if record.held.get("refused"):
             return  # until it is asked for anew
-        if not there:  # it makes no sense, so nobody has asked yet
-            self.owed.write(directory, records.STOP, request)
-            there = request
-
-        def on_signal(signalled: int) -> None:
-            try:
-                records.mark_stop(directory, signalled=signalled, known=there)
-            except OSError:
-                there["signalled_boot_ns"] = signalled
-                self._owe_stop(slot)
-            there["signalled_boot_ns"] = signalled
-
-        at_once = at_once and there.get("signalled_boot_ns") in {None, request["signalled_boot_ns"]}
-        stop = process_tree.Stop(
-            directory.rpartition("/")[2],
-            slot.pid,
-            slot.start,
-            slot.grace,
-            on_signal,
-            signalled_ns=there.get("signalled_boot_ns"),  # type: ignore[arg-type]  # a number or None, as we write it
-            is_child=True,
-        )
-        slot.why, slot.request, slot.stop = str(there["why"]), there, stop
-        self.stopping[stop] = slot
-        self.outputs.drop(slot.token)
-        self.leftovers.pop(slot.token, None)
+        signalled = record.held.get("signalled_boot_ns")
+        at_once = at_once and signalled in {None, request["signalled_boot_ns"]}
+        stop = child.stop = child.tree(record.mark_signalled, signalled_ns=signalled, is_child=True)
+        child.why, child.record = str(record.held["why"]), record
+        self.stopping[stop] = child
+        self.outputs.drop(child.token)
+        self.leftovers.pop(child.token, None)
         try:
-            if at_once and there is not request:
-                on_signal(processes.boottime_ns())
-                stop.signalled_ns = there["signalled_boot_ns"]  # type: ignore[assignment]  # a number by now
             if at_once:
-                self._signal_at_once(stop, slot)
+                self._signal_at_once(stop, record)
         finally:
             self.killer.add(stop)
 
-    def _signal_at_once(self, stop: process_tree.Stop, slot: launches.Slot) -> None:
+    def _signal_at_once(self, stop: tree_killer.Stop, record: StopRecord) -> None:
+        if stop.signalled_ns is None:
+            stop.signalled_ns = processes.boottime_ns()
+            record.mark_signalled(stop.signalled_ns)
         try:
             if self.killer.signal_leader(stop):
                 return
-        except OSError:  # the look that follows sees to it
+        except OSError:  # the snapshot that follows sees to it
             return
-        stop.signalled_ns = slot.request["signalled_boot_ns"] = None  # it has ended by itself after all
-        slot.request.pop("v", None)
-        self.owed.write(slot.directory, records.STOP, slot.request)
+        stop.signalled_ns = None
+        record.unmark_signalled()
 
-    def _read_stop(self, directory: str) -> dict[str, Any] | None:
-        """Return the request on disk; nothing where there is no job directory (any more).
-
-        Raises:
-            OSError: it cannot be read now.
-        """
-        try:
-            held: dict[str, Any] | None = self.reserve.use(records.read_stop, directory)
-        except OSError as error:
-            if not unwritten.leads_nowhere(directory, error):
-                raise
-            return None
-        return held
-
-    def _owe_stop(self, slot: launches.Slot) -> None:
-        """Write ``stop.json`` as soon as there is room for it, in the version of that moment."""
-        slot.request.pop("v", None)
-        self.owed.owe(slot.directory, records.STOP, slot.request)
-
-    def _stopped(self, stop: process_tree.Stop) -> None:
+    def _stopped(self, stop: tree_killer.Stop) -> None:
         """Note that nothing is left of a tree, or who is. May be done again."""
-        slot = self.stopping.get(stop)
-        if slot is None:
+        child = self.stopping.get(stop)
+        if child is None:
             return
-        if slot.stop is not stop:  # of what was left behind
+        if child.stop is not stop:  # of what was left behind
             del self.stopping[stop]
-            self.leftovers.pop(slot.token, None)
+            self.leftovers.pop(child.token, None)
             return
         if stop.natural or stop.refused:
-            slot.why = None
-            if stop.signalled_ns is not None and slot.request:
-                self._take_back(slot, stop)
-        elif slot.request:
-            left = " ".join(map(str, stop.survivors))
-            sizes = measures.sizes(slot.directory)  # what all of its processes wrote
-            slot.output |= sizes
-            try:
-                records.mark_stop(slot.directory, gone=True, survivors=left, known=slot.request, sizes=sizes)
-            except OSError:
-                slot.request |= {**sizes, "gone": True, "survivors": left}
-                if slot.request.get("signalled_boot_ns") is None:
-                    slot.request["signalled_boot_ns"] = stop.signalled_ns
-                self._owe_stop(slot)
-            slot.request = {}
+            child.why = None
+            if stop.signalled_ns is not None and child.record is not None:
+                child.record.take_back(stop.survivors if stop.refused else [])
+        elif child.record is not None:
+            sizes = measures.sizes(child.directory)  # what all of its processes wrote
+            child.output |= sizes
+            child.record.mark_gone(stop.signalled_ns, stop.survivors, sizes)
+        child.record = None
         del self.stopping[stop]
-        slot.stop = None
-        if slot.exited is not None:
-            self._attempt(self._settled, slot, stop.survivors if slot.why is not None else [])
+        child.stop = None
+        if child.exited is not None:
+            self._attempt(self._settled, child, stop.survivors if child.why is not None else [])
         else:
             self.to_reap = True
-
-    def _take_back(self, slot: launches.Slot, stop: process_tree.Stop) -> None:
-        """Note that no signal has reached the command of a job."""
-        refused = " ".join(map(str, stop.survivors)) if stop.refused else ""
-        try:
-            records.take_back_stop(slot.directory, refused, slot.request)
-        except OSError:
-            slot.request |= {"signalled_boot_ns": None, **({"refused": refused} if refused else {})}
-            self._owe_stop(slot)
-        slot.request = {}
 
     def _reap(self) -> None:
         while True:
@@ -450,25 +365,25 @@ class Keeper(turns.Turns):
                 return
             cpu = usage.ru_utime + usage.ru_stime
             end = status, cpu, usage.ru_maxrss, time.time_ns(), processes.boottime_ns()
-            slot = self.by_pid.pop(pid, None)
-            if slot is None:
+            child = self.by_pid.pop(pid, None)
+            if child is None:
                 self.early[pid] = end  # its launch has not come back yet
             else:
-                slot.end = end
-                self._attempt(self._ended, slot)
+                child.end = end
+                self._attempt(self._ended, child)
 
-    def _ended(self, slot: launches.Slot) -> None:
+    def _ended(self, child: launches.Child) -> None:
         """Record an end, and settle the job unless its tree is still to be ended. May be done again."""
-        assert slot.end is not None  # noqa: S101  # only jobs that were reaped come here
-        status, cpu, rss, wall, boot = slot.end
+        assert child.end is not None  # noqa: S101  # only jobs that were reaped come here
+        status, cpu, rss, wall, boot = child.end
         exit_code, by_signal = factories.exit_code_and_signal(status)
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
         cpu = round(cpu, 6)
-        if not slot.output:
-            slot.output = self._measure(slot)
-        if slot.exited is None:
+        if not child.output:
+            child.output = self._measure(child)
+        if child.exited is None:
             record = factories.process_end(
-                {"pid": slot.pid, "start": slot.start, "boot": self.identity["boot"]},
+                {"pid": child.pid, "start": child.start, "boot": self.identity["boot"]},
                 exit_code,
                 by_signal,
                 by="keeper",
@@ -477,68 +392,63 @@ class Keeper(turns.Turns):
                 cpu_seconds=cpu,
                 max_rss_bytes=rss_bytes,
             )
-            self._end_record(slot.directory, {**record, **slot.output, **self._told_with_the_end(slot)})
-            slot.exited = protocol.Exited(
-                token=slot.token,
+            self._end_record(child.directory, {**record, **child.output, **self._told_with_the_end(child)})
+            child.exited = protocol.Exited(
+                token=child.token,
                 exit_code=exit_code,
                 signal=by_signal,
                 ended_ns=wall,
                 ended_boot_ns=boot,
                 cpu_seconds=cpu,
                 max_rss_bytes=rss_bytes,
-                output=slot.output,
+                output=child.output,
                 stopped=None,
                 survivors=[],
             )
-        if slot.stop is None and slot.why is None and _is_there(f"{slot.directory}/{records.STOP}"):
-            there = self._read_stop(slot.directory) or {}
+        if child.stop is None and child.why is None and _is_there(f"{child.directory}/{records.STOP}"):
+            there = read_stop(child.directory, self.reserve) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
-                self._begin_stop(slot, "cancelled", "another process")  # finish what somebody began
+                self._begin_stop(child, "cancelled", "another process")  # finish what somebody began
             elif there.get("signalled_boot_ns") is not None:
-                slot.why = str(there["why"])
-        if slot.stop is not None:
-            slot.stop.ended_at(boot)
-            self.killer.hurry(slot.stop)
+                child.why = str(there["why"])
+        if child.stop is not None:
+            child.stop.ended_at(boot)
+            self.killer.hurry(child.stop)
         else:
-            self._settled(slot, [])
+            self._settled(child, [])
 
-    def _told_with_the_end(self, slot: launches.Slot) -> dict[str, object]:
+    def _told_with_the_end(self, child: launches.Child) -> dict[str, object]:
         """Return what the record of an end says besides."""
-        del slot
+        del child
         return {}
 
-    def _settled(self, slot: launches.Slot, survivors: list[int]) -> None:
-        assert slot.exited is not None  # noqa: S101  # only jobs that ended come here
-        if self.slots.get(slot.token) is slot:
-            slot.exited.stopped, slot.exited.survivors = slot.why, survivors
-            self.connection.queue(slot.exited)
-            del self.slots[slot.token]
+    def _settled(self, child: launches.Child, survivors: list[int]) -> None:
+        assert child.exited is not None  # noqa: S101  # only jobs that ended come here
+        if self.children.get(child.token) is child:
+            child.exited.stopped, child.exited.survivors = child.why, survivors
+            self.connection.queue(child.exited)
+            del self.children[child.token]
 
     # ------------------------------------------------------------ what was left behind
 
-    def _measure(self, slot: launches.Slot) -> dict[str, object]:
+    def _measure(self, child: launches.Child) -> dict[str, object]:
         """Return what a job has written that has just ended; keep an eye on it if something may write on."""
-        stopped = slot.stop is not None or slot.why is not None  # then nothing is left behind
-        found, may_grow = self.outputs.end(slot.token, slot.directory, slot.pid, watch=not stopped)
-        if slot.stop_leftovers and not stopped:
-            self._end_leftovers(slot)
+        stopped = child.stop is not None or child.why is not None  # then nothing is left behind
+        found, may_grow = self.outputs.end(child.token, child.directory, child.pid, watch=not stopped)
+        if child.stop_leftovers and not stopped:
+            self._end_leftovers(child)
         elif may_grow and not stopped:
-            self.leftovers[slot.token] = slot
+            self.leftovers[child.token] = child
         return found
 
-    def _end_leftovers(self, slot: launches.Slot) -> None:
+    def _end_leftovers(self, child: launches.Child) -> None:
         """End what a command has left behind, as a cancel would; its job has ended, and that changes nothing there."""
-        assert slot.end is not None  # noqa: S101  # that is what leaves something behind
-        self.outputs.drop(slot.token)
-        self.leftovers[slot.token] = slot
-        mark, now, ended = slot.directory.rpartition("/")[2], processes.boottime_ns(), slot.end[4]
-        stop = process_tree.Stop(mark, slot.pid, slot.start, slot.grace, _say_nothing, signalled_ns=now, ended_ns=ended)
-        self.stopping[stop] = slot
+        assert child.end is not None  # noqa: S101  # that is what leaves something behind
+        self.outputs.drop(child.token)
+        self.leftovers[child.token] = child
+        stop = child.tree(lambda _: None, signalled_ns=processes.boottime_ns(), ended_ns=child.end[4])  # on no record
+        self.stopping[stop] = child
         self.killer.add(stop)
-
-
-def _say_nothing(_signalled_ns: int) -> None:
-    """Note nowhere that something is signalled."""
 
 
 def _is_there(path: str) -> bool:

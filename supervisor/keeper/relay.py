@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Final
 
-__all__ = ["MOST_BLOCKED", "PATIENCE", "Relay", "Relieved"]
+__all__ = ["MAX_BLOCKED", "PATIENCE", "Relay", "Relieved"]
 
 PATIENCE: Final = 0.05
-MOST_BLOCKED: Final = 64
+MAX_BLOCKED: Final = 64
 _STACK_BYTES: Final = 512 << 10
 
 
@@ -57,7 +57,7 @@ class Relay:
 
     def recruit(self) -> None:
         """See to it that a thread stands by, if that can be had."""
-        if self._standing or self.blocked >= MOST_BLOCKED or not self._runs:
+        if self._standing or self.blocked >= MAX_BLOCKED or not self._runs:
             return
         if not hasattr(signal, "sigwait") or not hasattr(signal, "setitimer"):
             return

@@ -23,7 +23,7 @@ import signal
 import sys
 import time
 
-from supervisor.jobdir import factories, records
+from supervisor.jobdir import factories, job_marks, records
 from supervisor.keeper import launches, loop, protocol, spawn
 from supervisor.system import processes
 
@@ -164,7 +164,7 @@ class JobKeeper(loop.Keeper):
                 directory=self.directory,
                 argv=orders.argv,
                 environment=_ONLY_TOKEN,
-                changes={processes.MARK: orders.job_id.encode("ascii")},
+                changes={job_marks.MARK: orders.job_id.encode("ascii")},
                 deadline_seconds=deadline,
                 grace_seconds=orders.grace,
                 output_limit=orders.limit,
@@ -231,8 +231,8 @@ class JobKeeper(loop.Keeper):
         return numbers
 
     def _stop_by_engine(self) -> None:
-        for slot in list(self.slots.values()):
-            if slot.exited is None:
+        for child in list(self.children.values()):
+            if child.exited is None:
                 now = processes.boottime_ns()
                 request = factories.stop_request("cancelled", "the engine", signalled_boot_ns=now)
                 try:
@@ -240,7 +240,7 @@ class JobKeeper(loop.Keeper):
                         records.mark_stop(self.directory, signalled=now)
                 except OSError as error:
                     self.journal.failure(error)
-                self._begin_stop(slot, "cancelled", "the engine")
+                self._begin_stop(child, "cancelled", "the engine")
 
     # ------------------------------------------------------------ the pulse
 
@@ -265,20 +265,20 @@ class JobKeeper(loop.Keeper):
         except OSError:
             pass  # a full disk, a server that is away: the next beat may be felt
 
-    def _told_with_the_end(self, slot: launches.Slot) -> dict[str, object]:
+    def _told_with_the_end(self, child: launches.Child) -> dict[str, object]:
         """Say why it was stopped: what a further line of ``stop.json`` says may be seen later than this new file."""
-        stopped = slot.stop is not None and slot.stop.signalled_ns is not None and slot.stop.reached
-        return {"stopped": slot.why} if stopped else {}
+        stopped = child.stop is not None and child.stop.signalled_ns is not None and child.stop.reached
+        return {"stopped": child.why} if stopped else {}
 
-    def _measure(self, slot: launches.Slot) -> dict[str, object]:
-        found = super()._measure(slot)
+    def _measure(self, child: launches.Child) -> dict[str, object]:
+        found = super()._measure(child)
         self.leftovers.clear()  # it must not hold the node because of them
         return {**found, "may_grow": False}
 
-    def _settled(self, slot: launches.Slot, survivors: list[int]) -> None:
-        super()._settled(slot, survivors)
-        assert slot.exited is not None  # noqa: S101  # only jobs that ended come here
-        code, number = slot.exited.exit_code, slot.exited.signal
+    def _settled(self, child: launches.Child, survivors: list[int]) -> None:
+        super()._settled(child, survivors)
+        assert child.exited is not None  # noqa: S101  # only jobs that ended come here
+        code, number = child.exited.exit_code, child.exited.signal
         self.status = 128 + (number or 0) if code is None else code
 
 

@@ -36,7 +36,7 @@ _ANSWER_AFTER: Final = 4
 _HEARD: Final = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGXCPU)
 _PAUSE_NS: Final = 50_000_000  # before what failed is done again
 _LONGEST_PAUSE_NS: Final = 500_000_000
-_MOST_TRIES: Final = 60  # of a step that fails for another reason than want of something
+_MAX_TRIES: Final = 60  # of a step that fails for another reason than want of something
 
 
 class Turns:
@@ -61,7 +61,7 @@ class Turns:
         self.inbox: deque[protocol.Message] = deque()
         self.back: deque[launches.Launch] = deque()  # launches that blocked, and have come back
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)
-        self.owed = unwritten.Owed(self._write, self.journal.note)
+        self.unwritten = unwritten.Unwritten(self._write, self.journal.note)
         self.again: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self.to_reap = self.to_look = self.scarce = False
         self.wake, self.waker = self._watch_signals()
@@ -99,7 +99,7 @@ class Turns:
         self.relay.run()
 
     def _is_needed(self) -> bool:
-        return self.connection.is_open or self._has_jobs() or bool(self.owed or self.again or self.inbox)
+        return self.connection.is_open or self._has_jobs() or bool(self.unwritten or self.again or self.inbox)
 
     def _loop(self) -> None:
         while self._is_needed():
@@ -155,8 +155,8 @@ class Turns:
     def _timeout_ms(self) -> int:
         now = processes.boottime_ns()
         due = [*self._due_ns(), *(entry[0] for entry in self.again)]
-        if (owed := self.owed.next_ns) is not None:
-            due.append(owed)
+        if (due_ns := self.unwritten.next_ns) is not None:
+            due.append(due_ns)
         if self.to_reap or self.to_look or self.connection.has_more or self.back:
             due.append(now + _PAUSE_NS)
         return min(_LOOK_AGAIN_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LOOK_AGAIN_MS
@@ -206,7 +206,7 @@ class Turns:
             self.reserve.use(step, *args)
         except Exception as error:  # noqa: BLE001  # as in the loop
             self.journal.failure(error)
-            if tries < _MOST_TRIES or isinstance(error, MemoryError) or unwritten.is_shortage(error):
+            if tries < _MAX_TRIES or isinstance(error, MemoryError) or unwritten.is_shortage(error):
                 due = processes.boottime_ns() + min(_PAUSE_NS << min(tries, 8), _LONGEST_PAUSE_NS)
                 self.again.append((due, tries + 1, step, args))
 
@@ -216,8 +216,8 @@ class Turns:
             for entry in [entry for entry in self.again if entry[0] <= now]:
                 self.again.remove(entry)
                 self._attempt(entry[2], *entry[3], tries=entry[1])
-        if self.owed:
-            self.reserve.use(self.owed.retry)
+        if self.unwritten:
+            self.reserve.use(self.unwritten.flush)
 
     # ------------------------------------------------------------ records
 
@@ -231,13 +231,13 @@ class Turns:
             else:
                 self.reserve.use(records.begin, directory, record)
         except (OSError, MemoryError):  # whatever stood in the way, writing it aside is what can be repeated
-            self.owed.write(directory, records.PROCESS, record)
+            self.unwritten.write(directory, records.PROCESS, record)
 
     def _end_record(self, directory: str, record: dict[str, object]) -> None:
         try:
             self.reserve.use(records.end, directory, record)
         except (OSError, MemoryError):
-            self.owed.write(directory, records.EXIT, record)
+            self.unwritten.write(directory, records.EXIT, record)
 
     # ------------------------------------------------------------ the supervisor's end
 

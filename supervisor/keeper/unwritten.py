@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-__all__ = ["Journal", "Owed", "Reserve", "is_shortage", "leads_nowhere"]
+__all__ = ["Journal", "Reserve", "Unwritten", "is_shortage", "leads_nowhere"]
 
 _SECOND: Final = 1_000_000_000
 _LONGEST_PAUSE_NS: Final = 10 * _SECOND
-_MOST_TRIES: Final = 30
+_MAX_TRIES: Final = 30
 _SHORTAGES: Final = frozenset(
     {
         errno.EAGAIN,
@@ -45,7 +45,7 @@ _SHORTAGES: Final = frozenset(
 _NOWHERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
-class Owed:
+class Unwritten:
     """Records that could not be written, each tried again after a pause that doubles up to ten seconds.
 
     A job directory that was deleted, or replaced by something else, is owed nothing: it is out of reach. What cannot be
@@ -75,7 +75,7 @@ class Owed:
         """When to call ``retry`` again, on the boot clock."""
         return min((owed[0] for owed in self._records), default=None) if self._records else None
 
-    def owe(self, directory: str, name: str, record: dict[str, object], tries: int = 0) -> None:
+    def add(self, directory: str, name: str, record: dict[str, object], tries: int = 0) -> None:
         """Write a record with a later ``retry``, as it is then."""
         if any(owed[4] is record for owed in self._records):
             return
@@ -89,14 +89,14 @@ class Owed:
         except OSError as error:
             if leads_nowhere(directory, error):
                 return
-            if not is_shortage(error) and tries >= _MOST_TRIES:
+            if not is_shortage(error) and tries >= _MAX_TRIES:
                 self._give_up(f"{directory}/{name} is given up: {error.strerror}")
                 return
-            self.owe(directory, name, record, tries)
+            self.add(directory, name, record, tries)
         except MemoryError:
-            self.owe(directory, name, record, tries)
+            self.add(directory, name, record, tries)
 
-    def retry(self) -> None:
+    def flush(self) -> None:
         """Write what is due."""
         now = processes.boottime_ns()
         for owed in [owed for owed in self._records if owed[0] <= now]:
@@ -182,9 +182,9 @@ class Reserve:
 class Journal:
     """Writes down what went wrong, for people; the same at most once a minute, and never more than a MiB."""
 
-    _MOST_BYTES: Final = 1 << 20
+    _MAX_BYTES: Final = 1 << 20
     _AGAIN_NS: Final = 60 * _SECOND
-    _MOST_KNOWN: Final = 100
+    _MAX_KNOWN: Final = 100
 
     def __init__(self, path: str, pid: int) -> None:
         """Write to the end of ``path``."""
@@ -212,14 +212,14 @@ class Journal:
         if last is not None and now - last < self._AGAIN_NS:
             return
         try:
-            if len(self._written) >= self._MOST_KNOWN:
+            if len(self._written) >= self._MAX_KNOWN:
                 self._written.clear()
             self._written[text] = now
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                if os.fstat(descriptor).st_size < self._MOST_BYTES:
+                if os.fstat(descriptor).st_size < self._MAX_BYTES:
                     os.write(descriptor, f"{stamp} keeper {self._pid}\n{text}\n".encode("utf-8", "backslashreplace"))
             finally:
                 os.close(descriptor)

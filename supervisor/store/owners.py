@@ -10,7 +10,8 @@ import os
 from typing import Final
 
 from supervisor.errors import SupervisorError
-from supervisor.jobdir import job_marks, records
+from supervisor.jobdir import records
+from supervisor.keeper import registration
 from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system import processes
@@ -90,7 +91,7 @@ class Owners:
     def sweep(self) -> None:
         """Remove the files of supervisors and keepers that have died without removing them."""
         with contextlib.suppress(OSError):
-            job_marks.sweep(self._root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
+            registration.sweep(self._root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
         with contextlib.suppress(OSError, SupervisorError):
             for name in os.listdir(f"{self._root}/{DIRECTORY}"):
                 if not self.may_be_alive(name):

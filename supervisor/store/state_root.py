@@ -7,7 +7,7 @@
       lock                        flock: to create, migrate and rebuild the index
       .clock                      see ``clock``
       .owners/<supervisor>        one empty file for each open supervisor, see ``owners``
-      .keepers/<claim>            one empty file for each keeper, see ``jobdir.job_marks``
+      .keepers/<claim>            one empty file for each keeper, see ``keeper.registration``
       .trash/<job id>.<time>      a job that is being deleted
       .spare/                     files that become records when the disk is full
       .tasks/<task id>/           an MCP task that is not a job, see ``mcp_server.tasks.records``

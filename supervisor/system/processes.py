@@ -29,10 +29,10 @@ if TYPE_CHECKING:  # typing costs the keeper 5 ms
     from typing import Final
 
 __all__ = [
-    "MARK",
     "Process",
     "boot_id",
     "boottime_ns",
+    "command_of",
     "exit_status_of_pidfd",
     "exit_status_of_zombie",
     "has_child_ended",
@@ -44,12 +44,11 @@ __all__ = [
     "open_pidfd",
     "own_identity",
     "pid_namespace",
+    "read_file_of",
     "read_process",
     "send_signal",
     "start_from_boottime",
 ]
-
-MARK: Final = b"SUPERVISOR_JOB_ID"
 
 
 def _have_proc() -> bool:
@@ -277,6 +276,32 @@ def slurp(path: str) -> bytes:
         os.close(descriptor)
 
 
+def read_file_of(pid: int, name: str) -> bytes:
+    """Return a file that ``/proc`` has about a process, nothing when the process is gone.
+
+    Raises:
+        NotKnown: it cannot be read now, or not by this user.
+    """
+    path = f"/proc/{pid}/{name}"
+    try:
+        return slurp(path)
+    except ABSENT:
+        return b""
+    except OSError as error:
+        raise not_known(error, path) from error
+
+
+def command_of(pid: int) -> list[bytes]:
+    """Return the command line of a process; without ``/proc`` it is split at spaces.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    if HAVE_PROC:
+        return read_file_of(pid, "cmdline").split(b"\0")
+    return ask("ps", "-ww", "-p", str(pid), "-o", "command=").encode().split()
+
+
 def read_process(pid: int) -> Process | None:
     """Return the process that has ``pid`` now, a zombie included, or ``None`` when there is none.
 
@@ -284,7 +309,7 @@ def read_process(pid: int) -> Process | None:
         NotKnown: it cannot be seen now, or never by this user (``hidepid``).
     """
     if not HAVE_PROC:
-        return look_by_ps(pid).get(pid)
+        return list_by_ps(pid).get(pid)
     path = f"/proc/{pid}/stat"
     try:
         return _parse_stat(pid, slurp(path))
@@ -380,7 +405,7 @@ def exit_status_of_zombie(pid: int, start: int) -> int | None:
     return found.exit_status if os.geteuid() in {0, owner} else None
 
 
-def look_by_ps(*pids: int) -> dict[int, Process]:
+def list_by_ps(*pids: int) -> dict[int, Process]:
     which = ["-p", ",".join(map(str, pids))] if pids else ["-ax"]
     found: dict[int, Process] = {}
     for line in ask("ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart=").splitlines():

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 __all__ = ["Exposure", "exposure_of", "user_name"]
 
-_MOST_LINKS: Final = 40
+_MAX_LINKS: Final = 40
 _OTHERS_WRITE: Final = 0o022
 
 
@@ -64,7 +64,7 @@ def exposure_of(path: str) -> Exposure | None:
             return None
         if stat.S_ISLNK(found.st_mode):
             links += 1
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             if not _is_trusted(found.st_uid):
                 return _of_another(there, found.st_uid)

@@ -62,7 +62,7 @@ NOT_EVIDENCE = {
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "system.inotify": "tells that something has changed, not what",
     "engines.local.engine": "opens the workspace for a launch",
-    "jobdir.job_marks": "tests/jobdir/test_job_marks.py",
+    "keeper.registration": "tests/keeper/test_registration.py",
     "jobdir.measures": "tests/keeper/test_output_limit.py",
     "runtime.follow": "reads for a person what is written; no verdict rests on it",
     "system.fork_safety": "none",
@@ -90,7 +90,7 @@ SINGLE: dict[Site, str] = {
     ("engines.obstacles", "_owner_of", "stat"): "names the owner in a message",
     ("system.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",
     ("system.processes", "has_child_ended", "waitid"): "of the keeper's own children",
-    ("system.processes", "look_by_ps", "getsid"): "without /proc only",
+    ("system.processes", "list_by_ps", "getsid"): "without /proc only",
     ("system.processes", "may_have_children", "listdir"): "answers yes when it cannot be told",
     ("system.processes", "send_signal", "kill"): "a signal, not a look",
     ("system.processes", "send_signal", "pidfd_open"): "without one the identity is read again",
@@ -108,8 +108,8 @@ SINGLE: dict[Site, str] = {
         "_keeper_of",
         "lstat",
     ): "hands over to who looks until it is known; tests/engines/local/test_adopted.py",
-    ("keeper.process_tree", "_terminate", "kill"): "a signal, not a look",
-    ("keeper.process_tree", "_is_of_another_user", "stat"): "only for what was refused",
+    ("keeper.tree_killer", "_terminate", "kill"): "a signal, not a look",
+    ("system.process_table", "is_of_another_user", "stat"): "only for what was refused",
 }
 
 

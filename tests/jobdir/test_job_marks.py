@@ -1,4 +1,4 @@
-"""What a process cannot easily shed: the tag of its job, and the registration of a keeper."""
+"""The tag of a job, which a process cannot easily shed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -64,42 +63,3 @@ def test_what_is_no_job_has_no_tag() -> None:
     assert job_marks.tag_of_job("no job") == 0
     job_marks.put_tag(os.getpid(), "no job")
     job_marks.put_tag(2**22 - 1, JOB)  # gone
-
-
-def claim_of(pid: int, start: int = 7, boot: str = "boot", namespace: str = "ns") -> str:
-    return f"keeper.{pid}.{start}.{boot}.{namespace}"
-
-
-def test_a_keeper_is_known_by_its_registration(tmp_path: Path) -> None:
-    words = [b"python", b"-I", b"-S", b"/x/keeper/entry.py", os.fsencode(tmp_path), b""]
-    assert not job_marks.is_registered(words, claim_of(41))
-    job_marks.register(str(tmp_path), claim_of(41))
-    job_marks.register(str(tmp_path), claim_of(41))
-    assert job_marks.is_registered(words, claim_of(41))
-    assert not job_marks.is_registered(words, claim_of(41, 8))
-    assert not job_marks.is_registered(words, claim_of(42))
-    assert not job_marks.is_registered(words, claim_of(41, boot="other"))
-    assert not job_marks.is_registered(words[:-2], claim_of(41))
-    job_marks.leave(str(tmp_path), claim_of(41))
-    job_marks.leave(str(tmp_path), claim_of(41))
-    assert not job_marks.is_registered(words, claim_of(41))
-
-
-def test_the_keeper_of_one_job_is_known_by_its_claim(tmp_path: Path) -> None:
-    (tmp_path / "claim").symlink_to(claim_of(41))
-    words = [b"python", b"-I", b"-S", b"/x/keeper.py", b"--job", os.fsencode(tmp_path), b""]
-    assert job_marks.is_registered(words, claim_of(41))
-    assert not job_marks.is_registered(words, claim_of(40))
-
-
-@pytest.mark.parametrize("word", [b"/nowhere", b"/dev/null", b"relative", b"", b"/" + b"x" * 5000])
-def test_a_command_line_that_leads_nowhere(word: bytes) -> None:
-    assert not job_marks.is_registered([b"python", word], claim_of(41))
-
-
-def test_registrations_of_keepers_that_are_gone_are_taken_back(tmp_path: Path) -> None:
-    claims = [claim_of(1), claim_of(2), claim_of(2, boot="older"), claim_of(2, namespace="other"), "rubbish"]
-    for claim in claims:
-        job_marks.register(str(tmp_path), claim)
-    job_marks.sweep(str(tmp_path), "boot", "ns", lambda pid, start: (pid, start) == (1, 7))
-    assert sorted(os.listdir(tmp_path / job_marks.KEEPERS)) == sorted([claims[0], claims[3]])

@@ -28,7 +28,7 @@ from supervisor.engines.local.own_trees import Trees
 from supervisor.engines.local.pidfds import Pidfds
 from supervisor.engines.local.watching import Watched, Watcher
 from supervisor.errors import LaunchFailed
-from supervisor.jobdir import factories, records, validation
+from supervisor.jobdir import factories, job_marks, records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.keeper import protocol, spawn
 from supervisor.model import Exit
@@ -238,7 +238,7 @@ class LocalEngine:
         handle.answered = trio.Event()
         handle.keeper_died = False
         self._handles[handle.token] = handle
-        mark = {processes.MARK: request.job_id.encode("ascii")}
+        mark = {job_marks.MARK: request.job_id.encode("ascii")}
         changes = {**(request.env or {}), **request.changes, **mark}
         token = self._environment_for(link) if request.env is None else _NO_ENVIRONMENT
         launch = protocol.Launch(

@@ -10,7 +10,7 @@ import trio
 from supervisor import log
 from supervisor.engines.local import reconcile, stopping
 from supervisor.jobdir import validation
-from supervisor.keeper import process_tree
+from supervisor.keeper import tree_killer
 from supervisor.system import processes
 from supervisor.system.backoff import until_known
 from supervisor.system.observing import NotKnown
@@ -23,9 +23,9 @@ class Trees:
 
     def __init__(self) -> None:
         """End nothing until ``serve``."""
-        self._killer = process_tree.TreeKiller()
-        self._added: list[process_tree.Stop] = []
-        self._waiting: dict[process_tree.Stop, Callable[[], None]] = {}
+        self._killer = tree_killer.TreeKiller()
+        self._added: list[tree_killer.Stop] = []
+        self._waiting: dict[tree_killer.Stop, Callable[[], None]] = {}
         self._wake = trio.Event()
 
     async def stop(self, directory: str, why: str, by: str) -> None:

@@ -25,7 +25,8 @@ import attrs
 from supervisor.engines.interface import Observation, Seen
 from supervisor.jobdir import factories, job_marks, measures, records, validation
 from supervisor.jobdir.facts import Ended
-from supervisor.keeper import process_tree
+from supervisor.keeper import registration
+from supervisor.keeper.job_processes import JobProcesses
 from supervisor.system import processes
 from supervisor.system.observing import find, is_there
 
@@ -166,15 +167,13 @@ def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
 
 def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
     """Whether this process lives and is a keeper that claims jobs by that boot."""
-    return processes.is_alive(pid, start) and process_tree.is_keeper(
-        pid, records.keeper_claim(pid, start, boot, namespace)
-    )
+    return processes.is_alive(pid, start) and registration.is_keeper(pid, start, boot, namespace)
 
 
 def _is_proved_leader(directory: str, pid: int) -> bool:
     """Whether a process carries the mark or the tag of the job of ``directory``."""
     job_id = os.path.basename(directory)
-    return process_tree.mark_of(pid) == job_id.encode() or process_tree.tag_of(pid) == job_marks.tag_of_job(job_id) != 0
+    return job_marks.mark_of(pid) == job_id.encode() or job_marks.tag_of(pid) == job_marks.tag_of_job(job_id) != 0
 
 
 def _look_at_leader(process: dict[str, Any]) -> tuple[Leader, int | None]:
@@ -323,12 +322,12 @@ def find_marked_leader(job_id: str) -> processes.Process | None:
     Raises:
         NotKnown: not all processes can be looked at now.
     """
-    table = process_tree.ProcessTable()
-    look = table.look()
-    marks = table.marks(look)
-    if table.unseen is not None:
-        raise table.unseen
-    marked = [look[pid] for pid, mark in marks.items() if mark == job_id.encode("ascii")]
+    held = JobProcesses()
+    table = held.list()
+    marks = held.marks(table)
+    if held.incomplete is not None:
+        raise held.incomplete
+    marked = [table[pid] for pid, mark in marks.items() if mark == job_id.encode("ascii")]
     leaders = [process for process in marked if process.pid == process.session]
     return min(leaders, key=lambda process: process.start, default=None)
 

@@ -21,7 +21,7 @@ import attrs
 
 from supervisor.engines.local import reconcile
 from supervisor.jobdir import factories, measures, records, validation
-from supervisor.keeper import process_tree
+from supervisor.keeper import tree_killer
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
 from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown
@@ -166,7 +166,7 @@ def seconds_of_grace(directory: str) -> float:
     return _USUAL_GRACE_SECONDS if grace is None else grace
 
 
-def make_stop(tree: Tree) -> process_tree.Stop:
+def make_stop(tree: Tree) -> tree_killer.Stop:
     """Return the stop of a tree for a ``TreeKiller`` of this process, which notes its first signal."""
     directory = tree.directory
     ended = (records.read(directory, records.EXIT) or {}).get("ended_boot_ns") if tree.sound else None
@@ -181,7 +181,7 @@ def make_stop(tree: Tree) -> process_tree.Stop:
             except OSError:  # a full disk must not keep a job alive
                 pass
 
-    return process_tree.Stop(
+    return tree_killer.Stop(
         directory.rpartition("/")[2],
         tree.process["pid"],
         tree.process["start"],
@@ -196,7 +196,7 @@ def _is_time(held: object) -> bool:
     return type(held) is int and 0 <= held <= processes.boottime_ns()
 
 
-def note_gone(tree: Tree, stop: process_tree.Stop) -> None:
+def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
     """Note what a stop has come to: that the tree is gone, so that its job can be settled, or that it was refused."""
     if not tree.sound:
         return
@@ -241,8 +241,8 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
     Raises:
         OSError: they cannot be looked at, and could not for some time.
     """
-    killer = process_tree.TreeKiller()
-    under_way: dict[process_tree.Stop, Tree] = {}
+    killer = tree_killer.TreeKiller()
+    under_way: dict[tree_killer.Stop, Tree] = {}
     patience = 0.0
     for tree in jobs:
         stop = make_stop(tree)
@@ -257,12 +257,12 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
         time.sleep(max(0, due - processes.boottime_ns()) / 1e9)
         for stop in killer.tick():
             note_gone(under_way[stop], stop)
-        if killer.unseen is None:
+        if killer.incomplete is None:
             blind_since = None
         else:
             blind_since = blind_since or time.monotonic()
             if time.monotonic() - blind_since > _BLIND_SECONDS:
-                raise killer.unseen
+                raise killer.incomplete
     give_up = time.monotonic() + NOTED_SOON_SECONDS
     left = list(under_way.values())
     while left := [tree for tree in left if not is_noted(tree, patience_is_over=time.monotonic() > give_up)]:

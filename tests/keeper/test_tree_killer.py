@@ -14,8 +14,10 @@ import pytest
 
 from supervisor.engines.local import stopping
 from supervisor.jobdir import job_marks, records
-from supervisor.keeper import process_tree
+from supervisor.keeper.job_processes import JobProcesses, Snapshot
+from supervisor.keeper.tree_killer import Stop, TreeKiller
 from supervisor.system import processes
+from supervisor.system.process_table import ProcessTable
 
 linux = pytest.mark.skipif(not processes.HAVE_PROC, reason="reads /proc")
 
@@ -26,18 +28,18 @@ def test_the_mark_is_read_from_the_environment() -> None:
     environment = {"NOT_SUPERVISOR_JOB_ID": "wrong", "SUPERVISOR_JOB_ID": mark, "PATH": os.environ["PATH"]}
     with subprocess.Popen(["sleep", "600"], env=environment) as process:
         assert _marks_in_time(process.pid) == mark.encode()
-        table = process_tree.ProcessTable()
-        look = table.look()
-        assert process.pid in look
-        assert table.marks(look)[process.pid] == mark.encode()
+        held = JobProcesses()
+        table = held.list()
+        assert process.pid in table
+        assert held.marks(table)[process.pid] == mark.encode()
         process.kill()
-    assert process_tree.mark_of(process.pid) == b""
+    assert job_marks.mark_of(process.pid) == b""
 
 
 def _marks_in_time(pid: int) -> bytes:
     """Return the mark once the child has come from its fork to its exec, of which nobody is told."""
     give_up = time.monotonic() + 5
-    while not (mark := process_tree.mark_of(pid)) and time.monotonic() < give_up:
+    while not (mark := job_marks.mark_of(pid)) and time.monotonic() < give_up:
         select.select([], [], [], 0.001)
     return mark
 
@@ -46,8 +48,8 @@ def _marks_in_time(pid: int) -> bytes:
 def test_a_look_leaves_out_zombies() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert process.pid not in process_tree.ProcessTable().look()
-        assert os.getpid() in process_tree.ProcessTable().look()
+        assert process.pid not in ProcessTable().list()
+        assert os.getpid() in ProcessTable().list()
 
 
 @linux
@@ -65,9 +67,9 @@ def test_leaders_of_other_trees_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
             each.stdout.readline()
         found = read(mine.pid)
         assert found is not None
-        killer = process_tree.TreeKiller({mine.pid, other.pid})
+        killer = TreeKiller({mine.pid, other.pid})
         signalled: list[int] = []
-        stop = process_tree.Stop("0" * 32, mine.pid, found.start, 5, signalled.append, is_child=True)
+        stop = Stop("0" * 32, mine.pid, found.start, 5, signalled.append, is_child=True)
         killer.add(stop)
         assert killer.tick() == []
         assert len(signalled) == 1
@@ -86,10 +88,10 @@ def test_leaders_of_other_trees_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
 def test_a_process_is_in_a_tree_once_it_was_seen_there() -> None:
     leader, child = processes.Process(10, "S", 1, 10, 10, 100), processes.Process(11, "S", 10, 11, 11, 101)
     stranger = processes.Process(12, "S", 1, 12, 12, 102)
-    stop = process_tree.Stop("a" * 32, 10, 100, 5, lambda _: None)
+    stop = Stop("a" * 32, 10, 100, 5, lambda _: None)
 
     def members(*table: processes.Process) -> set[int]:
-        view = process_tree._View({each.pid: each for each in table}, {}, {}, lambda _: False)
+        view = Snapshot({each.pid: each for each in table}, {}, {}, lambda _: False)
         return {each.pid for each in view.members(stop)}
 
     assert members(leader, child, stranger) == {10, 11}
@@ -114,16 +116,16 @@ def test_whose_child_it_is_the_tag_tells_and_not_the_mark(
     leader, child = processes.Process(10, "S", 1, 10, 10, 100), processes.Process(11, "S", 10, 11, 11, 101)
     marks = {} if mark is None else {11: mark}
     tags = {} if tag is None else {11: job_marks.tag_of_job(tag)}
-    view = process_tree._View({10: leader, 11: child}, marks, tags, lambda _: False)
-    stop = process_tree.Stop("a" * 32, 10, 100, 5, lambda _: None)
+    view = Snapshot({10: leader, 11: child}, marks, tags, lambda _: False)
+    stop = Stop("a" * 32, 10, 100, 5, lambda _: None)
     assert ({each.pid for each in view.members(stop)} == {10, 11}) is is_member
 
 
 def test_an_orphan_is_known_by_its_tag() -> None:
     orphan = processes.Process(11, "S", 1, 11, 11, 101)
-    view = process_tree._View({11: orphan}, {11: b"x"}, {11: job_marks.tag_of_job("a" * 32)}, lambda _: False)
-    assert view.members(process_tree.Stop("a" * 32, 10, 100, 5, lambda _: None)) == [orphan]
-    assert view.members(process_tree.Stop("b" * 32, 10, 100, 5, lambda _: None)) == []
+    view = Snapshot({11: orphan}, {11: b"x"}, {11: job_marks.tag_of_job("a" * 32)}, lambda _: False)
+    assert view.members(Stop("a" * 32, 10, 100, 5, lambda _: None)) == [orphan]
+    assert view.members(Stop("b" * 32, 10, 100, 5, lambda _: None)) == []
 
 
 @linux
@@ -141,7 +143,7 @@ def test_of_two_who_stop_a_tree_the_slower_takes_nothing_back(
         assert found is not None
         tree = stopping.Tree(directory, {"pid": leader.pid, "start": found.start})
         stopping.request_stop(directory, "cancelled", "test")
-        fast, slow = process_tree.TreeKiller(), process_tree.TreeKiller()
+        fast, slow = TreeKiller(), TreeKiller()
         faster, slower = stopping.make_stop(tree), stopping.make_stop(tree)
 
         def ended_by_the_faster(now: int) -> None:

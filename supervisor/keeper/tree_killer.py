@@ -1,0 +1,284 @@
+"""Ends trees of processes: the signals to the processes of jobs that are stopped, until none is left.
+
+Standard library only: the keeper runs this file.
+
+A signal goes out only after the identity of the process was read again. No tree is taken for gone before all
+processes could be read.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from supervisor.keeper.job_processes import JobProcesses, JobTree
+from supervisor.system import processes
+from supervisor.system.observing import NotKnown
+from supervisor.system.process_table import in_portions, pass_by
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+    from typing import Final
+
+    from supervisor.keeper.job_processes import Snapshot
+
+__all__ = ["Stop", "TreeKiller", "members_of"]
+
+_STOPPED: Final = frozenset("Tt")
+
+
+class Stop(JobTree):
+    """One tree that is being ended.
+
+    ``on_signal`` is called right before the first signal, with the boot-clock time: what it records is on
+    disk before a process is signalled. It is called once, and again later only if it raises ``NotKnown``.
+    ``is_child`` says that the leader is a child of this process and was not reaped yet, so that its pid is its own.
+
+    Once it is complete: ``natural`` says that no signal has reached a process of the tree and the leader has ended
+    all the same; ``refused``, that this process may not signal the leader, which lives, nor any other that is left;
+    ``survivors`` are those that are left because this process may not signal them.
+    """
+
+    __slots__ = (
+        "delay_ns",
+        "denied",
+        "grace_ns",
+        "is_child",
+        "natural",
+        "next_ns",
+        "on_signal",
+        "reached",
+        "refused",
+        "signalled_ns",
+        "survivors",
+        "terminated",
+    )
+
+    def __init__(
+        self,
+        job_id: str,
+        pid: int,
+        start: int,
+        grace_seconds: float,
+        on_signal: Callable[[int], object],
+        *,
+        signalled_ns: int | None = None,
+        ended_ns: int | None = None,
+        is_child: bool = False,
+    ) -> None:
+        """Describe the tree; ``signalled_ns`` continues a stop that another process has begun."""
+        super().__init__(job_id, pid, start, ended_ns)
+        self.grace_ns = int(grace_seconds * 1e9)
+        self.on_signal = on_signal
+        self.signalled_ns = signalled_ns
+        self.is_child = is_child
+        self.natural = self.refused = False
+        self.reached = signalled_ns is not None  # the process that has begun it may have reached it
+        self.terminated: set[tuple[int, int]] = set()
+        self.denied: set[int] = set()
+        self.survivors: list[int] = []
+        self.next_ns = 0
+        self.delay_ns = 0
+
+    def ended_at(self, boot_ns: int) -> None:
+        """Note when the leader ended and was reaped: processes that were born before then prove its session."""
+        self.is_child = False
+        self.ended = boot_ns // processes.TICK_NS
+
+    @property
+    def ended_untouched(self) -> bool:
+        """Whether no process of this user was allowed to signal the leader, which is gone.
+
+        That no signal of this process has reached it says less: another process may have stopped it just then.
+        """
+        return not self.reached and self.pid in self.denied
+
+
+_FIRST_DELAY_NS: Final = 2_000_000
+_LONGEST_DELAY_NS: Final = 200_000_000
+_STUCK_NS: Final = 5_000_000_000
+"""A process that lives so long after SIGKILL is frozen or hangs in the kernel: checks become rarer."""
+_STUCK_DELAY_NS: Final = 2_000_000_000
+
+
+class TreeKiller:
+    """Ends any number of trees side by side; one snapshot of the processes serves all of them.
+
+    Nothing here waits: call ``tick`` when ``next_ns`` has come, until it is ``None``.
+
+    ``children`` are leaders of other trees, by pid, that are children of this process and were not reaped
+    yet: they lead sessions of their own and belong to no other tree, so they need not be read.
+    """
+
+    def __init__(self, children: Collection[int] = ()) -> None:
+        self._processes = JobProcesses()
+        self._children = children
+        self._not_before = 0
+        self._soonest = 0
+        self.stops: list[Stop] = []
+
+    @property
+    def next_ns(self) -> int | None:
+        """The boot-clock time of the next tick that is due, or ``None``."""
+        if not self.stops:
+            return None
+        return max(self._not_before, self._soonest)
+
+    @property
+    def incomplete(self) -> NotKnown | None:
+        """Why the last snapshot may lack some processes, ``None`` if it is whole."""
+        return self._processes.incomplete
+
+    def add(self, stop: Stop) -> None:
+        """Begin with ``stop`` at the next tick."""
+        self._soonest = min(self._soonest, stop.next_ns) if self.stops else stop.next_ns
+        self.stops.append(stop)
+
+    def hurry(self, stop: Stop) -> None:
+        """Continue a stop at the next tick: the leader of this tree has just ended."""
+        stop.next_ns = stop.delay_ns = self._soonest = 0
+
+    def signal_leader(self, stop: Stop) -> bool:
+        """Send SIGTERM to the leader right now, ahead of the first snapshot; ``False`` if it has ended already.
+
+        Only for a stop that is on record as signalled, and a leader without children: where there are many processes
+        a snapshot takes longer than a deadline should overshoot, but a process that is known only by its parent
+        has to be known before its parent is gone.
+        """
+        try:
+            leader = processes.read_process(stop.pid)
+        except NotKnown:
+            return True  # the first snapshot will find it
+        if leader is None or leader.start != stop.start or leader.dead:
+            return False
+        stop.reached = False
+        self._terminate(stop, [leader])
+        stop.next_ns = processes.boottime_ns() + _FIRST_DELAY_NS
+        return True
+
+    def tick(self, pause: Callable[[], object] = pass_by) -> list[Stop]:
+        """Take a snapshot, signal what has to be signalled, and return the stops that are complete.
+
+        Snapshots take no more than half of the time. ``pause`` is called every now and then, for what
+        cannot wait so long; it may add stops, which have their turn at the next tick.
+        """
+        begun = processes.boottime_ns()
+        paused = 0
+
+        def interrupt() -> None:
+            nonlocal paused
+            since = processes.boottime_ns()
+            pause()
+            paused += processes.boottime_ns() - since
+
+        due = [stop for stop in self.stops if stop.next_ns <= begun]
+        without = {*self._children}.difference(stop.pid for stop in due)
+        snapshot = self._processes.snapshot({stop.mark for stop in due}, interrupt, without)
+        now = processes.boottime_ns()
+        self._not_before = now + (now - begun - paused)
+        finished: list[Stop] = []
+        for stop in in_portions(due, pause):
+            try:
+                if self._advance(stop, snapshot):
+                    finished.append(stop)
+            except NotKnown:
+                _put_off(stop)
+        if finished:
+            over = set(finished)
+            self.stops = [stop for stop in self.stops if stop not in over]
+        self._soonest = min((stop.next_ns for stop in self.stops), default=0)
+        return finished
+
+    def _advance(self, stop: Stop, snapshot: Snapshot) -> bool:
+        if stop.signalled_ns is None:
+            if not processes.is_alive(stop.pid, stop.start):
+                stop.natural = True
+                return True
+            now = processes.boottime_ns()
+            stop.on_signal(now)
+            stop.signalled_ns = now
+        members = snapshot.members(stop)
+        if not members and self.incomplete is None:
+            stop.natural = stop.ended_untouched
+            return True
+        now = processes.boottime_ns()
+        kill_ns = stop.signalled_ns + stop.grace_ns
+        if now < kill_ns:
+            self._terminate(stop, members)
+        else:
+            _kill(stop, members)
+            if members and self.incomplete is None and stop.denied.issuperset(each.pid for each in members):
+                stop.survivors = sorted(process.pid for process in members)
+                stop.refused = any((process.pid, process.start) == (stop.pid, stop.start) for process in members)
+                stop.natural = not stop.refused and stop.ended_untouched
+                return True
+        now = _put_off(stop, _LONGEST_DELAY_NS if now < kill_ns + _STUCK_NS else _STUCK_DELAY_NS)
+        if now < kill_ns < stop.next_ns:
+            stop.next_ns, stop.delay_ns = kill_ns, 0
+        return False
+
+    @staticmethod
+    def _terminate(stop: Stop, members: Iterable[processes.Process]) -> None:
+        for process in members:
+            key = (process.pid, process.start)
+            if key in stop.terminated:
+                continue
+            stop.terminated.add(key)  # once each: for many programs a second SIGTERM means something else
+            try:
+                if stop.is_child and process.pid == stop.pid:
+                    os.kill(process.pid, signal.SIGTERM)
+                    stop.reached = True
+                    if process.state in _STOPPED:
+                        os.kill(process.pid, signal.SIGCONT)
+                elif processes.send_signal(*key, signal.SIGTERM):
+                    stop.reached = True
+                    if process.state in _STOPPED:
+                        processes.send_signal(*key, signal.SIGCONT)
+            except NotKnown:
+                stop.terminated.discard(key)
+            except PermissionError:
+                stop.denied.add(process.pid)
+
+
+def _put_off(stop: Stop, longest: int = _LONGEST_DELAY_NS) -> int:
+    """Have a stop go on a little later than the last time; return the time."""
+    now = processes.boottime_ns()
+    stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), longest)
+    stop.next_ns = now + stop.delay_ns
+    return now
+
+
+def _kill(stop: Stop, members: Iterable[processes.Process]) -> None:
+    groups: set[int] = set()
+    for process in members:
+        try:
+            if (
+                process.pid == process.group
+                and process.group not in groups
+                and processes.is_alive(process.pid, process.start)
+            ):
+                # The whole group in one go: a tree that forks faster than snapshots are taken cannot outrun it.
+                groups.add(process.group)
+                os.killpg(process.group, signal.SIGKILL)
+                stop.reached = True
+            elif processes.send_signal(process.pid, process.start, signal.SIGKILL):
+                stop.reached = True
+            stop.denied.discard(process.pid)
+        except (ProcessLookupError, NotKnown):
+            pass  # the next snapshot tells
+        except PermissionError:
+            stop.denied.add(process.pid)
+
+
+def members_of(stop: Stop) -> list[processes.Process]:
+    """Return every live process of a tree, from a snapshot of its own.
+
+    Raises:
+        NotKnown: not all processes can be read now.
+    """
+    held = JobProcesses()
+    members = held.snapshot({stop.mark}).members(stop)
+    if held.incomplete is not None:
+        raise held.incomplete
+    return members
