@@ -1,7 +1,7 @@
-"""What is run before a change is proposed: ``nox``, or ``nox -s lint`` for one session of it.
+"""Sessions to run before you propose a change: ``nox`` for all, ``nox -s lint`` for one.
 
-``nox -l`` lists the sessions; those that take long run only when they are named.
-Arguments after ``--`` go to the tool that the session runs.
+``nox -l`` lists the sessions; long ones run only when they are named.
+Arguments after ``--`` are passed to the tool that the session runs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _lowest(requirement: str) -> str:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests, those with real processes included; not the slow ones and not chaos."""
+    """Run all tests except the slow ones and chaos."""
     session.install(".[test]")
     session.run("pytest", *session.posargs)
 
@@ -61,7 +61,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting; ``ruff check --fix && ruff format`` repairs most of it."""
+    """Check style and formatting; ``ruff check --fix && ruff format`` repairs most problems."""
     session.install(*_group("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
@@ -77,7 +77,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the pages in ``docs/``, a warning being an error; their programs are run by the tests."""
+    """Build the pages in ``docs/`` with warnings as errors; the tests run the programs on them."""
     session.install("--editable", ".", *_group("docs"))
     target = Path(session.create_tmp()).absolute() / "html"
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", str(target), *session.posargs)
@@ -85,7 +85,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
-    """Run the tests and list the lines that none of them reached."""
+    """Run the tests and list the lines that they do not reach."""
     session.install("--editable", ".[test]", *_group("coverage"))
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report")
@@ -93,24 +93,24 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
-    """Measure on this machine, beside its limits and the peers; as root, Debian's peers are installed if need be.
+    """Measure on this machine, next to its limits and to other tools; as root, install missing tools from Debian.
 
-    ``-- --full`` takes most of an hour; ``-- report FILE...`` makes the page and the plots in docs/ of what
-    ``-- --json FILE`` has written.
+    ``-- --full`` takes most of an hour. ``-- --json FILE`` saves a run; ``-- report FILE...`` makes the page and the
+    plots in docs/ from it.
     """
     session.install("--editable", ".[mcp]", *_group("benchmarks"))
     missing = [package for package, program in DEBIAN_PEERS.items() if shutil.which(program) is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get") is not None and "report" not in session.posargs:
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         argv = ("apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *missing)
-        # One that cannot be had is a dash in the tables.
+        # A tool that cannot be installed is a dash in the tables.
         session.run(*argv, external=True, env=quiet, success_codes=range(256), silent=True)
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session(default=False)
 def conformance(session: nox.Session) -> None:
-    """Run the MCP conformance suite against a server whose tasks are ours; needs pip and an npm registry."""
+    """Run the MCP conformance suite against a server with this package's tasks; needs pip and an npm registry."""
     session.install(".[mcp]", *_group("conformance"))
     folder = Path(session.create_tmp()).resolve()
     quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts")
@@ -138,7 +138,7 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slurm(session: nox.Session) -> None:
-    """Run jobs on a Slurm cluster of our own on loopback; as root, Debian's packages are installed if need be."""
+    """Run jobs on a Slurm cluster on loopback; as root, install missing Debian packages."""
     session.install(".[test]")
     reason = session.run("python", "tests/slurm/cluster.py", "--only-install", silent=True, success_codes=[0, 77])
     if reason:
