@@ -1,8 +1,8 @@
-"""Every exception a caller can meet: one base, a stable ``code`` each, and a way out.
+"""Every exception that a caller can get: one base, and for each a stable ``code`` and a ``repair``.
 
-Nothing is imported from the package here, so that every layer may raise.
+This module imports nothing from the package, so that every layer may raise.
 A ``code`` is part of the public contract (programs branch on it); a ``message``
-is for people and may change; ``repair`` says what to do about it.
+is for people and may change; ``repair`` says what to do.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SupervisorError(Exception):
         retry_after_ms: int | None = None,
         details: dict[str, Any] | None = None,
     ) -> None:
-        """Keep what is given; ``repair`` and ``retryable`` default to the class's own."""
+        """Set the attributes; ``repair`` and ``retryable`` default to those of the class."""
         super().__init__(message)
         self.message = message
         self.details: dict[str, Any] = {} if details is None else details
@@ -66,7 +66,7 @@ class SupervisorError(Exception):
 
 
 class JobNotFound(SupervisorError):
-    """No job of this id is kept here: it never was, was forgotten, or has expired."""
+    """The state root has no job of this id: it never existed, was forgotten, or has expired."""
 
     code = "job_not_found"
     default_repair = "List the jobs with `supervisor list --all`; finished jobs expire after their TTL."
@@ -88,7 +88,7 @@ class JobRunning(SupervisorError):
 
 
 class InvalidArguments(SupervisorError, ValueError):
-    """A call's arguments do not fit; nothing was changed."""
+    """An argument of the call is invalid; nothing was changed."""
 
     code = "invalid_arguments"
     default_repair = "Correct the argument that the message names."
@@ -109,21 +109,21 @@ class IdempotencyConflict(SupervisorError):
 
 
 class StateUnsafe(SupervisorError):
-    """The state root is somebody else's, open to others, or on a file system that cannot hold it."""
+    """The state root belongs to another user, is open to others, or is on a file system without reliable locks."""
 
     code = "state_unsafe"
     default_repair = "Choose a private local directory with SUPERVISOR_STATE_DIR."
 
 
 class StateCorrupt(SupervisorError):
-    """What the state root holds about this job cannot be read."""
+    """The records or the output of this job cannot be read."""
 
     code = "state_corrupt"
-    default_repair = "Forget the job with `supervisor rm JOB`; its files are left in the trash until then."
+    default_repair = "Forget the job with `supervisor rm JOB`; its files are kept until then."
 
 
 class OutputLost(StateCorrupt):
-    """There are fewer bytes of a job's output than its record says, after a loss of power for one."""
+    """The output of a job has fewer bytes than its record says, for example after a loss of power."""
 
     code = "output_lost"
     default_repair = "Start the job again; what is left of its output is not what the command wrote."
@@ -138,14 +138,14 @@ class OutputLost(StateCorrupt):
 
 
 class StateBusy(SupervisorError):
-    """The state root cannot be looked at or written to just now, so nothing is known and nothing was changed.
+    """The state root cannot be read or written now, so nothing is known and nothing was changed.
 
-    Another process has kept the registry locked for too long, or the operating system has refused a look: no
-    descriptor, no memory, no permission.
+    Another process has locked the index for too long, or the operating system has refused a call: no descriptor, no
+    memory, no permission.
     """
 
     code = "state_busy"
-    default_repair = "Try again; if it stays so, find who holds registry.db open (`fuser`, `lsof`)."
+    default_repair = "Try again; if the error persists, find the process that has registry.db open (`fuser`, `lsof`)."
     default_retryable = True
 
 
@@ -158,7 +158,7 @@ class StateFull(SupervisorError):
 
 
 class PermissionDenied(SupervisorError):
-    """The operating system refused access to something that is needed."""
+    """The operating system refused access to a file, a directory or a process."""
 
     code = "permission_denied"
     default_repair = "Check the owner and mode of the path that the message names."
@@ -175,7 +175,7 @@ class LaunchFailed(SupervisorError):
     default_repair = "Check the command, its workspace, and the limits of this machine."
 
     def __init__(self, message: str, *, exit_status: int = 125, **rest: Any) -> None:
-        """Take ``exit_status`` beside what every error takes."""
+        """Take ``exit_status`` beside the arguments of every error."""
         super().__init__(message, **rest)
         self.exit_status = exit_status
 
@@ -188,13 +188,13 @@ class SupervisorClosed(SupervisorError):
 
 
 class InternalError(SupervisorError):
-    """A defect of this package, with what is known about it."""
+    """A defect of this package."""
 
     code = "internal_error"
 
 
 class EndpointFailed(SupervisorError):
-    """Whoever is to run jobs for ``supervisor bench`` cannot be reached, or does not run them as told."""
+    """The endpoint of ``supervisor bench`` cannot be reached, or does not run its commands."""
 
     code = "endpoint_failed"
-    default_repair = "Check that it is up, and that it runs what `supervisor bench --help` says it has to run."
+    default_repair = "Check that the endpoint is up and runs the commands that `supervisor bench --help` names."

@@ -1,7 +1,7 @@
-"""What a supervisor counts: plain numbers while it works, one frozen value when somebody asks.
+"""The metrics of a supervisor: plain counters while it works, one frozen value for each call of ``metrics()``.
 
-A job costs a handful of additions here, whether anybody ever asks or not. What can be had by
-looking (who runs now, who waits) is looked at when somebody asks, and costs a job nothing.
+A job costs a few additions. Facts that can be read off the state (the running and waiting jobs) are computed in the
+call, and cost a job nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 
 @attrs.frozen(slots=True, kw_only=True)
 class Histogram:
-    """How long something took, each time.
+    """Durations, counted in buckets.
 
     Attributes:
         bounds: upper bounds of the buckets in seconds, each of them included.
-        counts: how many fell into each bucket, and last, how many took longer than every bound.
+        counts: the durations in each bucket, and last, those above every bound.
         total_seconds: the sum of all.
-        longest_seconds: the longest; 0 when there was none.
+        longest_seconds: the longest; 0 without any.
     """
 
     bounds: tuple[float, ...]
@@ -38,38 +38,36 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """The number of durations."""
         return sum(self.counts)
 
     @property
     def mean_seconds(self) -> float:
-        """The mean; 0 when there was none."""
+        """The mean; 0 without any."""
         return self.total_seconds / self.count if self.count else 0.0
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Metrics:
-    """What one supervisor has done since it was opened, and what it is at now.
+    """What one supervisor has done since it was opened, and its current load.
 
-    It speaks of jobs in this supervisor's care: those that it started or adopted. What others on
-    the same state root do is in theirs.
+    All values are about the jobs that this supervisor started or adopted.
 
     Attributes:
-        since: when it was opened; every count begins there.
-        jobs: by state. ``queued`` and ``running`` are those in its care now, the terminal states those
-            that have ended in its care.
-        launches: commands that were spawned.
-        launch_failures: commands that could not be.
-        adoptions: jobs of others that were taken into care.
-        launch_seconds: from a job's creation until its command was spawned.
-        stop_seconds: from a stop (a cancel, a deadline) that began here until nothing of the job was left.
-        deadline_overshoot_seconds: from a deadline until nothing of the job was left; the grace
-            that a stubborn command is given is part of it.
+        since: when the supervisor was opened; every count begins there.
+        jobs: by state. ``queued`` and ``running`` count its unfinished jobs, the terminal states the jobs that
+            have ended since then.
+        launches: commands that were launched.
+        launch_failures: commands that could not be launched.
+        adoptions: jobs of other supervisors that were adopted.
+        launch_seconds: from the creation of a job to its launch.
+        stop_seconds: from a stop (a cancel, a deadline) that this supervisor began to the end of the last process.
+        deadline_overshoot_seconds: from a deadline to the end of the last process, the grace included.
         uncommitted: messages that wait for the registry actor to commit them.
-        unnoted_launches: launches that the registry actor writes down a little later, together.
-        waiting_for_disk: calls that wait for the thread in which the disk is read.
-        subscribers: iterators of ``events`` that are open.
-        unread_events: what these hold together and nobody has fetched.
+        unnoted_launches: launches that the registry actor commits a little later, together.
+        waiting_for_disk: calls that wait for the thread that reads the disk.
+        subscribers: open iterators of ``events``.
+        unread_events: events that these iterators hold.
     """
 
     since: datetime
@@ -88,25 +86,25 @@ class Metrics:
 
 
 class Times:
-    """A histogram that still grows."""
+    """A histogram that grows."""
 
     __slots__ = ("_counts", "_longest", "_total")
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin at zero."""
         self._counts = [0] * (len(_BOUNDS) + 1)
         self._total = 0.0
         self._longest = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one; a clock that was set back counts as no time at all."""
+        """Count one duration; a negative one, of a clock that was set back, counts as zero."""
         seconds = max(seconds, 0.0)
         self._counts[bisect_left(_BOUNDS, seconds)] += 1
         self._total += seconds
         self._longest = max(self._longest, seconds)
 
     def so_far(self) -> Histogram:
-        """Return what was counted."""
+        """Return the histogram."""
         return Histogram(
             bounds=_BOUNDS,
             counts=tuple(self._counts),
@@ -116,12 +114,12 @@ class Times:
 
 
 class Counters:
-    """The counters of one supervisor. Whoever sees something happen adds to them."""
+    """The counters of one supervisor."""
 
     __slots__ = ("adoptions", "ended", "launch_failures", "launches", "overshoots", "stops")
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin at zero."""
         self.launches = Times()
         self.launch_failures = 0
         self.adoptions = 0

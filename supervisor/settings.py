@@ -1,4 +1,4 @@
-"""The settings, each read from its argument first, then from its environment variable."""
+"""The settings; each comes from its argument, else from its environment variable, else from its default."""
 
 from __future__ import annotations
 
@@ -91,16 +91,16 @@ def _log_level(held: object) -> str:
 
 
 def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str) -> Any:
-    """Make a field: given, else from ``variable``, else ``default``; always through ``parse``."""
+    """Return a field: the argument, else ``variable``, else ``default``; ``parse`` converts all three."""
 
     def read() -> object:
-        # An empty variable counts as unset: `VAR= command` is how shells say so.
+        # An empty variable counts as unset, as in `VAR= command`.
         return os.environ.get(variable) or default
 
     def convert(held: object) -> object:
         try:
             return parse(held)
-        except InvalidArguments as error:  # a path that means nothing here
+        except InvalidArguments as error:  # a relative path without a current directory
             what = f"{variable} is not set, and its default" if held == default else f"the value for {variable}"
             message = f"{what} cannot be used: {error.message}"
             repair = f"Set {variable} to an absolute path."
@@ -114,7 +114,7 @@ def _setting(variable: str, default: object, parse: Callable[[Any], Any], accept
 
 @attrs.frozen(slots=True, kw_only=True)
 class Settings:
-    """How a supervisor behaves. Every argument left out is read from its variable.
+    """The settings of a supervisor. An argument that is left out comes from its variable.
 
     Attributes:
         state_dir: the state root (``SUPERVISOR_STATE_DIR``). ``XDG_*`` is not consulted on
@@ -123,17 +123,17 @@ class Settings:
         job_ttl: seconds a finished job is kept (``SUPERVISOR_JOB_TTL``, 86400).
         job_max_count: finished jobs kept per workspace and MCP principal (``SUPERVISOR_JOB_MAX_COUNT``, 1000).
         job_max_output_bytes: stdout or stderr past this stops the job; looked at every 0.1 s
-            (when it fills quickly) to 8 s (when it was quiet), so it overshoots by what is written meanwhile
+            (when it fills quickly) to 8 s (when it was quiet), so a job can write more meanwhile
             (``SUPERVISOR_JOB_MAX_OUTPUT_BYTES``, 67108864).
-        job_leftovers: what becomes of processes that a command leaves behind when it has ended
-            (``SUPERVISOR_JOB_LEFTOVERS``): ``leave`` lets them go on, as long as what they write to the job's output
-            stays below its limit; ``stop`` ends them as a cancel would. Default ``leave``.
+        job_leftovers: what happens to processes that a command leaves behind (``SUPERVISOR_JOB_LEFTOVERS``):
+            ``leave`` lets them run, as long as the job's output stays below its limit; ``stop`` ends them as a
+            cancel does. Default ``leave``.
         stop_grace_seconds: between SIGTERM and SIGKILL (``SUPERVISOR_STOP_GRACE_SECONDS``, 5).
         config: path of the kinds file (``SUPERVISOR_CONFIG``).
-        shared_dir: where the directories of jobs stand that run on other machines: a directory that those
-            share with this one (``SUPERVISOR_SHARED_DIR``).
-        python: the Python that runs the keeper, for programs that are run by none (uWSGI, frozen ones); otherwise that
-            of this process, or the one that it was made from (``SUPERVISOR_PYTHON``).
+        shared_dir: a directory on a file system that this machine shares with those of a cluster; it has the
+            directories of the jobs that run there (``SUPERVISOR_SHARED_DIR``).
+        python: the Python that runs the keeper, for programs that no Python executable runs (uWSGI, frozen ones);
+            the default is the Python of this process, or its base installation (``SUPERVISOR_PYTHON``).
         log: log level of the command line (``SUPERVISOR_LOG``, ``warning``).
 
     Raises:

@@ -2,15 +2,15 @@
 
 Two rules:
 
-1. Everything that is true about states stands in this file, and nothing else does.
-2. A state changes only by ``step()``. It is pure: who acts on the change is decided elsewhere.
+1. This file has all facts about states, and nothing else.
+2. A state changes only by ``step()``, which is pure.
 
 Theory of operation. A job is ``queued`` from the moment it exists until its command has
-been spawned, ``running`` until its command *and everything that a requested stop has to
-reach* are gone, then in one of four terminal states for good. A requested stop is not a
+been launched, ``running`` until its command *and every process that a requested stop has to
+reach* have ended, then in one of four terminal states for good. A requested stop is not a
 state: it is a fact recorded beside it, and decides only which event the end of the process
 becomes. The end of the process is observed first (``Event``), then interpreted (``Reason``).
-An end may be observed before anybody recorded the launch, so every way out of ``running``
+An end may be observed before the launch is recorded, so every way out of ``running``
 leads out of ``queued`` as well.
 """
 
@@ -87,19 +87,19 @@ _Member = TypeVar("_Member", State, Reason)
 
 
 def is_word(held: object) -> bool:
-    """Whether it may be the name of a state or a reason of a version that knows more of them."""
+    """Whether ``held`` may be the name of a state or a reason of a newer version."""
     return isinstance(held, str) and _WORD.fullmatch(held) is not None
 
 
 def _opaque(kind: type[_Member], text: str) -> _Member:
-    """Return a value of ``kind`` that is none of its members: ``kind(text)`` goes on to refuse it."""
+    """Return a value of ``kind`` that is none of its members: ``kind(text)`` still refuses it."""
     made = str.__new__(kind, text)
     made._name_, made._value_ = text.upper(), text
     return made
 
 
 def state_of(text: str, *, ended: bool) -> State:
-    """Return the state of this name; of one that a newer version has written, ``ended`` says whether it is terminal."""
+    """Return the state of this name; ``ended`` says whether a state that only a newer version knows is terminal."""
     try:
         return State(text)
     except ValueError:
@@ -110,7 +110,7 @@ def state_of(text: str, *, ended: bool) -> State:
 
 
 def reason_of(text: str) -> Reason:
-    """Return the reason of this name, also of one that a newer version has written."""
+    """Return the reason of this name, also of one that only a newer version knows."""
     try:
         return Reason(text)
     except ValueError:
@@ -118,7 +118,7 @@ def reason_of(text: str) -> Reason:
 
 
 class IllegalTransition(Exception):
-    """An event was applied to a state that has no way out by it: a defect in the caller."""
+    """An event was applied to a state that has no such transition: a defect in the caller."""
 
 
 _ENDS: Final[dict[Event, State]] = {
@@ -159,7 +159,7 @@ def step(state: State, event: Event) -> State:
     """Return the state that ``event`` leads to from ``state``.
 
     Raises:
-        IllegalTransition: there is no such way.
+        IllegalTransition: there is no such transition.
     """
     try:
         return TRANSITIONS[state][event]

@@ -34,7 +34,7 @@ from supervisor.errors import (
 from supervisor.jobdir import records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobs import bulk, retention
-from supervisor.jobs.listing import nobody, page_of, query_of
+from supervisor.jobs.listing import no_job, page_of, query_of
 from supervisor.jobs.outcome import outcome_of, view_of
 from supervisor.jobs.progress import is_silent, read_so_far
 from supervisor.model import Exit, Job, JobPage, Result
@@ -407,7 +407,7 @@ class Catalog:
         labels: Mapping[str, str] | None = None,
         limit: int = 50,
         cursor: str | None = None,
-        own: Callable[[str], Job | None] = nobody,
+        own: Callable[[str], Job | None] = no_job,
     ) -> JobPage:
         """Return a page of jobs, newest first; ``own`` may answer for a live job by its id.
 

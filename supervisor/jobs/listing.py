@@ -1,8 +1,7 @@
-"""Lists of jobs, a page at a time: what may be asked for, and how a page comes about.
+"""Lists of jobs, a page at a time: the checks of a query, and the assembly of a page.
 
-The rows of ended jobs are read as they are. An unfinished one has to be looked at before anything is said
-of it, which may take a while: ``page_at_a_glance`` gives up where ``page_of`` would do that, so that an
-event loop can try it first.
+The rows of ended jobs are used as they are. An unfinished job must be observed first, which may block.
+``page_at_a_glance`` returns ``None`` instead of blocking, so that an event loop can try it before ``page_of``.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from supervisor.states import State
 from supervisor.store import Index, Layout, Row
 from supervisor.store.rows import job_of
 
-__all__ = ["Jobs", "Query", "check_limit", "nobody", "page_at_a_glance", "page_of", "query_of"]
+__all__ = ["Jobs", "Query", "check_limit", "no_job", "page_at_a_glance", "page_of", "query_of"]
 
 _MAX_PER_PAGE: Final = 1000
 _MAX_TO_READ: Final = 1 << 16
-"""Of what each running job has written, to say how far it is."""
+"""Bytes of the output of each running job that are read for its progress."""
 
 
 class Jobs(Protocol):
-    """What a list is made from: a ``Catalog``."""
+    """What a list needs of a ``Catalog``."""
 
     index: Index
     layout: Layout
@@ -51,20 +50,20 @@ class Jobs(Protocol):
         ...
 
     def is_in_trash(self, job_id: str) -> bool:
-        """Whether a job was forgotten, and is not deleted yet."""
+        """Whether a job is forgotten, and not deleted yet."""
         ...
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
 class Query:
-    """Which jobs are wanted, checked.
+    """A valid query for jobs.
 
     Attributes:
         workspace: the key of a workspace, ``None`` for all.
         state: one of the states, or ``None``.
-        labels: names and values that they have.
-        before: the ``seq`` of the last one seen.
-        limit: how many on a page.
+        labels: names and values that the jobs have.
+        before: the ``seq`` of the last job on the page before.
+        limit: the size of a page.
     """
 
     workspace: str | None = None
@@ -76,7 +75,7 @@ class Query:
 
 def check_limit(limit: int) -> int:
     """Return ``limit`` if a page may be that long."""
-    # A caller whom no type checker watched may give anything.
+    # Callers without a type checker may pass anything.
     if type(limit) is not int or not 1 <= limit <= _MAX_PER_PAGE:
         message = f"limit is {limit!r}; it must be a whole number from 1 to {_MAX_PER_PAGE}"
         raise InvalidArguments(message)
@@ -90,10 +89,10 @@ def query_of(
     limit: int,
     cursor: str | None,
 ) -> Query:
-    """Return what a caller asks for; ``workspace`` is a key.
+    """Return the query of a caller; ``workspace`` is a key.
 
     Raises:
-        InvalidArguments: one of them does not fit.
+        InvalidArguments: an argument is invalid.
     """
     check_limit(limit)
     if state is not None and state not in set(State):
@@ -124,16 +123,16 @@ def _parse_cursor(cursor: str | None) -> int | None:
     return int(cursor)
 
 
-def nobody(_: str) -> Job | None:
-    """Answer for no job."""
+def no_job(_: str) -> Job | None:
+    """Know no job in memory."""
     return None
 
 
-def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody) -> JobPage:
-    """Return a page, newest first; ``own`` may answer for a live job by its id."""
+def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = no_job) -> JobPage:
+    """Return a page, newest first; ``own`` may return an unfinished job from memory, by its id."""
     if query.state is not None and State(query.state).terminal:
-        with contextlib.suppress(StateBusy):  # what cannot be known now is listed as it was
-            for row in _orphans(jobs, query.workspace):  # those of them that have ended unseen belong on such a list
+        with contextlib.suppress(StateBusy):  # a job that cannot be observed now is listed by its row
+            for row in _orphans(jobs, query.workspace):  # jobs that have ended since the last observation belong here
                 with contextlib.suppress(JobNotFound):
                     jobs.settled(row, drive=False)
 
@@ -146,7 +145,7 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody)
             return jobs.job(*jobs.settled(row, drive=False), read=_MAX_TO_READ)
         except JobNotFound:
             return None
-        except SupervisorError as problem:  # one that cannot be looked at must not hide all others
+        except SupervisorError as problem:  # a job that cannot be observed must not hide all others
             log.warning("job_not_looked_at", job_id=row.job_id, error=problem.message)
             return job_of(row, jobs.directory(row), damage=problem.message)
 
@@ -154,7 +153,7 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = nobody)
 
 
 def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None]) -> JobPage | None:
-    """Return a page as ``page_of`` does, or ``None`` where a job would have to be looked at for longer."""
+    """Return a page as ``page_of`` does, or ``None`` where observing a job may block."""
     if query.state is not None and State(query.state).terminal and any(_orphans(jobs, query.workspace)):
         return None
 
@@ -175,14 +174,14 @@ def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None])
 
 
 def _finished(jobs: Jobs, row: Row, is_sound: Callable[[str, str], bool]) -> Job | None:
-    """Return an ended job; ``None`` for one that is forgotten, and had no room on the disk to have its row deleted."""
+    """Return an ended job; ``None`` for a forgotten one whose row could not be deleted, on a full disk."""
     if is_sound(row.workspace_key, row.job_id):
         return job_of(row, "")
     return None if jobs.is_in_trash(row.job_id) else jobs.job(row)
 
 
 class _NotAtAGlance(Exception):
-    """There is a job that has to be looked at for longer."""
+    """Observing a job may block."""
 
 
 def _page(
@@ -204,7 +203,7 @@ def _page(
         for row in rows:
             before = row.seq
             if query.labels and not dict(query.labels).items() <= row.request["labels"].items():
-                continue  # the index compares only what SQLite can
+                continue  # SQLite compares labels up to their first NUL
             job = (None if row.finished else own(row.job_id)) or shown(row)
             if job is not None and (state is None or job.status == state):
                 if len(found) == limit:
@@ -215,7 +214,7 @@ def _page(
 
 
 def _orphans(jobs: Jobs, workspace: str | None) -> Iterable[Row]:
-    """Yield the unfinished jobs of supervisors that are gone."""
+    """Yield the unfinished jobs whose supervisors are not alive."""
     for owner in jobs.index.owners():
         if not jobs.layout.owners.is_alive(owner):
             for row in jobs.index.unfinished(owner=owner):

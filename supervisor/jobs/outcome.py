@@ -1,7 +1,7 @@
-"""From how a command ended to what its job is: the one place where a verdict becomes an outcome.
+"""Deciding the terminal state of a job from the end of its command: the one place where a verdict becomes an outcome.
 
-Deterministic: the same records and output give the same outcome in every process, so that it
-does not matter who settles a job first.
+The decision is deterministic: the same records and output give the same outcome in every process, so any process may
+finish a job first.
 """
 
 from __future__ import annotations
@@ -45,20 +45,23 @@ _CODES: Final = {
 }
 
 _SHELL: Final = frozenset(" \t\n;&|<>()$`*?'\"=")
-"""What the name of a program hardly has in it, and a line for a shell has."""
+"""Characters of a shell command line that the name of a program rarely has."""
 
 _TEXTS: Final = {
     Reason.NONZERO_EXIT: ("The command failed.", "Look at its output (`supervisor logs JOB --stderr`)."),
     Reason.KILLED_BY_SIGNAL: (
         "A signal ended the command.",
-        "Find out who sent it: the kernel (out of memory), a person, or the command itself.",
+        "Find the sender: the kernel (out of memory), a person, or the command itself.",
     ),
     Reason.REPORTED_ERROR: ("The command's output reports an error.", "Read the detail, and start it again."),
     Reason.INVALID_OUTPUT: (
         "The command's output is not what its kind expects.",
         "Look at its output (`supervisor logs JOB`).",
     ),
-    Reason.LAUNCH_FAILED: ("The command could not be started.", "Correct the command or the workspace, start again."),
+    Reason.LAUNCH_FAILED: (
+        "The command could not be started.",
+        "Correct the command or the workspace; start it again.",
+    ),
     Reason.OUTPUT_LIMIT: (
         "The command wrote more than its output limit.",
         "Make it write less, or raise SUPERVISOR_JOB_MAX_OUTPUT_BYTES.",
@@ -66,14 +69,14 @@ _TEXTS: Final = {
     Reason.CANCELLED: ("The job was cancelled.", "Start it again under a new key if it is still wanted."),
     Reason.DEADLINE: ("The job reached its deadline and was stopped.", "Start it again with a longer deadline."),
     Reason.LOST: (
-        "The command has ended, and how cannot be known any more.",
+        "The command has ended, and its exit status is lost.",
         "Check its output (`supervisor logs JOB`) and what it changed before starting it again.",
     ),
 }
 
 
 def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
-    """Return what an interpreter is given about a job: no more of its output than was there at its end, or may be."""
+    """Return what an interpreter gets of a job: its output up to its size at the end of the command, and its limit."""
     exit_, limit = ended.exit, _limit_of(row)
 
     def read(stream: str, size: int | None, last: int | None = None) -> bytes:
@@ -105,8 +108,8 @@ def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
         raise
     except OutputLost as error:
         return Verdict(reason=Reason.LOST, code=error.code, message=error.message, repair=error.repair)
-    except Exception as error:  # a kind of another package must not cost us the job
-        # Ours open nothing but their own modules, when they are first needed.
+    except Exception as error:  # a defect in a kind of another package must not lose the job
+        # The built-in kinds open no files but their own modules, on first use.
         ours = kind in interpret.BUILT_IN and isinstance(error, OSError | ImportError)
         if ours or isinstance(error, MemoryError) or getattr(error, "errno", None) in SCARCE:
             raise not_known(error, f"the output, as {kind}") from error
@@ -125,12 +128,12 @@ def outcome_of(
 ) -> JobOutcome:
     """Decide the terminal state of a job whose command has ended.
 
-    ``look`` gives the interpreter's view of it; whoever wants the value as well keeps that, so that
-    the output is parsed once.
+    ``look`` returns what the interpreter gets. A caller that also needs the value keeps it, so that the output is
+    parsed once.
 
     Raises:
-        InvalidArguments: its kind is not installed here, so it is not for this process to decide.
-        NotKnown: what it wrote cannot be read now.
+        InvalidArguments: the kind is not installed here, so this process cannot decide.
+        NotKnown: the output cannot be read now.
     """
     state = State(row.state)
     stdout_bytes, stderr_bytes = (
@@ -140,11 +143,11 @@ def outcome_of(
     limit = _limit_of(row)
     stopped = ended.stopped
     if stopped is None and limit is not None and max(stdout_bytes, stderr_bytes) > limit:
-        stopped = "output_limit"  # it had ended before a look saw that
+        stopped = "output_limit"  # the command ended before the keeper measured its output
     if stopped is not None:
-        # A newer version stops jobs for more than this one knows; whatever it is, the job did not do its work.
+        # A newer version has more reasons to stop a job; with each of them the job has failed.
         event, reason = _STOPS.get(stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(stopped))
-        if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no spend to look for
+        if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no cost in the output
             verdict = Verdict(reason=reason)
         else:
             verdict = _judge(row.kind, look(row, directory, ended))
@@ -162,7 +165,7 @@ def outcome_of(
     if ended.remark is not None:
         detail = ended.remark if detail is None else f"{ended.remark}; {detail}"
     if ended.survivors:
-        left = f"processes not ours to stop are left: {' '.join(map(str, ended.survivors))}"
+        left = f"processes of other users are left: {' '.join(map(str, ended.survivors))}"
         detail = left if detail is None else f"{left}; {detail}"
     return JobOutcome(
         state=step(state, event),
@@ -177,17 +180,17 @@ def outcome_of(
 
 
 def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
-    """Say what it means that a command was never started; its kind may know better why."""
-    from supervisor.text.redact import excerpt  # only failures pay for it
+    """Return the verdict for a command that was never started; its kind may know more about the cause."""
+    from supervisor.text.redact import excerpt  # imported for failures only
 
-    why = excerpt(ended.exit.launch_error or "")  # it names the command, in which a secret may stand
+    why = excerpt(ended.exit.launch_error or "")  # it has the command, which may contain a secret
     details: dict[str, Any] = {"exit_status": ended.exit.launch_status}
     repair = ended.exit.launch_repair
     if ended.exit.never_launched:
         details["never_launched"] = True
         repair = "Start it again; the same idempotency key may be used."
     elif ended.exit.launch_status == 127 and not _SHELL.isdisjoint(row.request["argv"][0]):
-        repair = "No shell reads the command. If it is a line for one, start the three words: sh -c 'LINE'."
+        repair = "No shell interprets the command. To run a shell command line, start the three words: sh -c 'LINE'."
     verdict = Verdict(
         reason=Reason.LAUNCH_FAILED,
         message=f"The command could not be started: {why}.",
@@ -205,7 +208,7 @@ def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
 
 
 def _error(reason: Reason, verdict: Verdict, *, own_words: bool) -> ErrorInfo:
-    """Return the error of a job that is not done; a job that was stopped gets our words, not its kind's."""
+    """Return the error of a job that is not done; ``own_words``: with the message and repair of its kind."""
     message, repair = _TEXTS.get(reason) or (f"The command was stopped: {reason}.", "Look at its output.")
     code = _CODES.get(reason, "job_failed")
     details = dict(verdict.details)

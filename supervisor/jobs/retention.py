@@ -1,7 +1,7 @@
-"""Forgetting jobs: those that are asked for, those whose time is over or that are too many, and what crashes left.
+"""Forgetting jobs: on request, when they expire or are too many, and after crashes.
 
-A job is forgotten by moving its directory into the trash, which takes its name away at once; its row goes next,
-and what it has written last. Whoever is interrupted leaves something that the next one finishes.
+A job is forgotten when its directory moves into the trash. Then its row is deleted, and its output last. The next
+cleaning finishes one that was interrupted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from supervisor.jobdir import records
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row
 
-__all__ = ["Kept", "delete", "empty_trash", "prune", "remove"]
+__all__ = ["RetainedJobs", "delete", "empty_trash", "prune", "remove"]
 
 _T = TypeVar("_T")
 _AT_ONCE: Final = 500
 _TRASH_AT_ONCE: Final = 200
 
 
-class Kept(Protocol):
-    """What is needed of a ``Catalog``."""
+class RetainedJobs(Protocol):
+    """What retention needs of a ``Catalog``."""
 
     settings: Settings
     layout: Layout
@@ -35,12 +35,12 @@ class Kept(Protocol):
         ...
 
     def recover(self, job_id: str) -> Row | None:
-        """Enter a job that only its directory tells of."""
+        """Insert a job that has a directory and no row."""
         ...
 
 
-def prune(jobs: Kept, key: str | None, *, spared: Iterable[str]) -> Sequence[str]:
-    """Forget what has expired or is beyond the cap, in the workspace of ``key`` or in all; return the ids."""
+def prune(jobs: RetainedJobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str]:
+    """Forget the jobs that have expired or exceed the cap, in the workspace of ``key`` or in all; return their ids."""
     for row in jobs.index.unfinished():
         if key in {None, row.workspace_key}:
             with contextlib.suppress(JobNotFound):
@@ -57,18 +57,18 @@ def prune(jobs: Kept, key: str | None, *, spared: Iterable[str]) -> Sequence[str
             lambda name=name: jobs.index.evict(name, jobs.settings.job_max_count, keep),  # type: ignore[misc]
         )
     _sweep_unannounced(jobs, key)
-    with contextlib.suppress(StateFull):  # what could not be written is left for the next
+    with contextlib.suppress(StateFull):  # the next call deletes the rest
         while empty_trash(jobs, _TRASH_AT_ONCE):
             pass
         jobs.index.checkpoint()
     jobs.layout.owners.sweep()
-    if forgotten or jobs.layout.workspaces():  # where there never was a job, nothing is made
+    if forgotten or jobs.layout.workspaces():  # a root without jobs gets no files
         with contextlib.suppress(OSError):
             records.make_spares(jobs.layout.root)
     return forgotten
 
 
-def remove(jobs: Kept, rows: Iterable[Row]) -> None:
+def remove(jobs: RetainedJobs, rows: Iterable[Row]) -> None:
     """Forget these finished jobs."""
     gone = tuple(rows)
     for row in gone:
@@ -76,18 +76,18 @@ def remove(jobs: Kept, rows: Iterable[Row]) -> None:
     delete(jobs, *(row.job_id for row in gone))
 
 
-def delete(jobs: Kept, *job_ids: str) -> None:
-    """Delete the rows of jobs whose directories are in the trash; without room for that, emptying the trash does it."""
+def delete(jobs: RetainedJobs, *job_ids: str) -> None:
+    """Delete the rows of discarded jobs; on a full disk, emptying the trash deletes them later."""
     with contextlib.suppress(StateFull):
         _delete(jobs, job_ids)
 
 
-def _delete(jobs: Kept, job_ids: Iterable[str]) -> None:
+def _delete(jobs: RetainedJobs, job_ids: Iterable[str]) -> None:
     _write(jobs, lambda: jobs.index.delete(*job_ids))
 
 
-def empty_trash(jobs: Kept, most: int) -> bool:
-    """Delete up to ``most`` discarded jobs, and the rows that they have left; ``True`` when more are there."""
+def empty_trash(jobs: RetainedJobs, most: int) -> bool:
+    """Delete up to ``most`` discarded jobs, and their remaining rows; ``True`` when more are left."""
 
     def forget(job_ids: list[str]) -> None:
         left = [job_id for job_id in job_ids if jobs.index.get(job_id) is not None]
@@ -97,8 +97,8 @@ def empty_trash(jobs: Kept, most: int) -> bool:
     return jobs.layout.empty_trash(most, forget)
 
 
-def _write(jobs: Kept, action: Callable[[], _T]) -> _T:
-    """Write to the registry; on a full disk, what the discarded jobs have written makes room for that first."""
+def _write(jobs: RetainedJobs, action: Callable[[], _T]) -> _T:
+    """Write to the index; on a full disk, first delete the output of discarded jobs."""
     try:
         return jobs.index.write(action)
     except StateFull:
@@ -106,31 +106,31 @@ def _write(jobs: Kept, action: Callable[[], _T]) -> _T:
         return jobs.index.write(action)
 
 
-def _sweep_unannounced(jobs: Kept, key: str | None) -> None:
-    """Discard job directories of starts that died before anybody was told of a job.
+def _sweep_unannounced(jobs: RetainedJobs, key: str | None) -> None:
+    """Discard the job directories of starts that died before their rows were committed.
 
-    One that was claimed is a job whose row got lost: it is entered again instead.
+    A claimed directory is a job whose row was lost: its row is inserted again.
     """
     for workspace, job_id in jobs.layout.jobs():
         if key in {None, workspace} and jobs.index.get(job_id) is None:
             if records.read_claim(jobs.layout.job(workspace, job_id)) is not None:
-                if jobs.index.get(job_id) is None:  # it may have been entered and launched since
+                if jobs.index.get(job_id) is None:  # it may have been inserted and launched since
                     jobs.recover(job_id)
             elif _is_abandoned(jobs, workspace, job_id):
                 jobs.layout.discard(workspace, job_id)
 
 
-def _is_abandoned(jobs: Kept, workspace: str, job_id: str) -> bool:
-    """Whether no supervisor lives any more that may be making a job in an unclaimed directory.
+def _is_abandoned(jobs: RetainedJobs, workspace: str, job_id: str) -> bool:
+    """Whether no live supervisor may be making a job in an unclaimed directory.
 
-    A supervisor that makes one has announced itself before, and soon writes ``job.json`` with its name in it.
-    As long as that cannot be read, everybody who is announced may be at it. Only what was so before the last of
-    them was seen to be gone, and still is, stays so.
+    A supervisor registers before it makes a directory, and then writes ``job.json`` with its name. Until that file can
+    be read, any registered supervisor may be its maker. So the directory is read before the supervisors are observed,
+    and again after that.
     """
     directory = jobs.layout.job(workspace, job_id)
     row = jobs.index.read_job(workspace, job_id)
     if row is None and (records.read(directory, records.JOB, newer=True) or {}).get("v", 0) > records.VERSION:
-        return False  # of a newer version, which alone knows what it means
+        return False  # only the newer version that wrote it can read it
     if jobs.layout.owners.any_may_be_alive() if row is None else jobs.layout.owners.may_be_alive(row.owner):
         return False
     again = jobs.index.read_job(workspace, job_id)

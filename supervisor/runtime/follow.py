@@ -1,4 +1,4 @@
-"""Reading what a job writes while it writes it."""
+"""Reading the output of a job while the job writes it."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown
 
 __all__ = ["Chunks"]
 
-_LOOK_BLINDLY_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 
 
 class Chunks:
-    """An async iterator of the bytes of a stream, to its end. Made by ``Supervisor.follow``."""
+    """An async iterator of the bytes of a stream, to its end; ``Supervisor.follow`` makes it."""
 
     def __init__(self, directory: str, stream: str, finished: trio.Event, end: Callable[[], int | None]) -> None:
         """Follow a stream of the job in ``directory`` until ``finished`` is set and all is read.
 
-        ``end`` tells then how many bytes belong to the job.
+        ``end`` then returns how many bytes belong to the job.
         """
         self._directory = directory
         self._finished = finished
         self._end = end
         self._output = Output(directory, stream)
         self._changed = trio.Event()
-        self._told = False
+        self._watched = False
         self._serving = trio.CancelScope()
         self._failure: Exception | None = None
 
     async def serve(self, notifier: Notifier, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen for writes until cancelled. The notifier is one for all readers: a user may have few instances."""
-        with self._serving, notifier.watching(self._directory, MODIFIED, self._poke) as told:
-            self._told = told
+        """Watch for writes until cancelled. All readers share one notifier: a user may have few inotify instances."""
+        with self._serving, notifier.watching(self._directory, MODIFIED, self._wake) as watched:
+            self._watched = watched
             task_status.started()
             await self._finished.wait()
-            self._poke()
+            self._wake()
             await trio.sleep_forever()
 
-    def _poke(self) -> None:
+    def _wake(self) -> None:
         self._changed.set()
 
     def fail(self, error: Exception) -> None:
-        """Have ``error`` raised to whoever reads."""
+        """Raise ``error`` from the iterator."""
         self._failure = error
-        self._poke()
+        self._wake()
 
     def close(self) -> None:
         """Close the file and stop listening."""
@@ -66,17 +66,17 @@ class Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return what was written next, waiting for it if need be."""
+        """Return the next bytes; wait until there are some."""
         await trio.lowlevel.checkpoint()
         while True:
             if self._failure is not None:
                 raise self._failure
-            # In this order: what was written before the end was noticed is read after it.
+            # In this order: bytes written before ``finished`` was set are read after it.
             finished = self._finished.is_set()
             self._changed = trio.Event()
             if finished:
                 self._output.end = self._end()
-            patience = float("inf") if self._told else _LOOK_BLINDLY_SECONDS
+            patience = float("inf") if self._watched else _POLL_SECONDS
             try:
                 data = self._output.read()
             except NotKnown:

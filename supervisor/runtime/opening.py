@@ -1,4 +1,4 @@
-"""Opening a state root: putting a supervisor together, and taking it apart again.
+"""Opening a state root: the parts of a supervisor, and the order in which they begin and end.
 
 The nursery::
 
@@ -8,7 +8,7 @@ The nursery::
     janitor (expiry, adoption)
     engine (keeper, watching)
 
-Leaving the block cancels the actors, which let go of their jobs: those run on.
+Leaving the block cancels the actors; the jobs run on.
 """
 
 from __future__ import annotations
@@ -46,21 +46,20 @@ async def open_supervisor(
 
     Input
         settings: ``None`` reads them from the environment.
-        engine: how commands are run; ``None`` is the local engine.
+        engine: runs the commands; ``None`` is the local engine.
 
-    Jobs whose supervisor is gone are adopted in the background. Leaving the block, also by an
-    exception, lets running jobs go on; they can be asked about from anywhere.
+    Jobs whose supervisor is gone are adopted in the background. Jobs run on when the block is left, also by an
+    exception; any process on the state root can ask about them.
 
-    After ``os.fork()`` every call in the child raises ``SupervisorClosed``; a child that is forked off
-    inside of Trio must leave by ``os._exit`` or by executing a program, as it shares Trio's own
-    descriptors with its parent.
+    After ``os.fork()`` every call in the child raises ``SupervisorClosed``. A child that is forked inside Trio must
+    leave by ``os._exit`` or execute a program, as it shares the descriptors of Trio with its parent.
 
     Errors
         InvalidSettings: a setting does not parse.
         StateUnsafe, PermissionDenied, StateFull, StateBusy: the state root cannot be used.
 
     Cancellation
-        Leaves the block as any exception does.
+        Leaves the block, as any exception does.
     """
     settings = Settings() if settings is None else settings
     raised: list[BaseException] = []
@@ -87,8 +86,8 @@ async def open_supervisor(
 
 
 def _is_only(error: BaseException, inside: BaseException) -> bool:
-    """Whether ``inside`` holds nothing but ``error``, which may be a group itself, however deep."""
-    wanted, found = _leaves(error), _leaves(inside)  # groups are copied on their way, what they hold is not
+    """Whether ``inside`` is ``error``, within any number of groups; ``error`` may be a group itself."""
+    wanted, found = _leaves(error), _leaves(inside)  # nurseries copy groups, and not the exceptions in them
     return len(wanted) == len(found) and all(map(operator.is_, wanted, found))
 
 
@@ -102,13 +101,9 @@ def _leaves(error: BaseException) -> list[BaseException]:
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[Supervisor]:
     tracing.prepare()
-    catalog = Catalog(settings, wait_seconds=0)
-    try:
-        if engine is None:
-            from supervisor.engines.local.engine import LocalEngine
-
-            engine = LocalEngine(catalog.layout.root, settings.python)
-        running_on = engine
+    async with contextlib.AsyncExitStack() as stack:
+        catalog = stack.enter_context(Catalog(settings, wait_seconds=0))
+        running_on = _local_engine(settings, catalog) if engine is None else engine
 
         def look(row: Row, directory: str) -> Any:
             if remote.made_elsewhere(row.request) not in {None, running_on.name}:
@@ -116,49 +111,46 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
             owner_lives = catalog.layout.owners.is_alive(row.owner)
             return running_on.observe(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
 
-        foreign = Catalog(settings, any_thread=True, observe=look)
+        foreign = stack.enter_context(Catalog(settings, any_thread=True, observe=look))
         foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows
         registry = Registry(catalog)
+        stack.callback(registry.release_waiters)
         catalog.unwritten = foreign.unwritten = registry.unwritten
-        try:
-            async with trio.open_nursery() as around_services:
-                services = await around_services.start(_sheltered)
-                try:
-                    await services.start(engine.serve)
-                    services.start_soon(registry.run)
-                    services.start_soon(registry.note_launches)
-                    async with trio.open_nursery() as around_actors:
-                        actors = await around_actors.start(_sheltered)
-                        try:
-                            supervisor = Supervisor(settings, catalog, foreign, registry, engine, actors, services)
-                            adopt, take_over = supervisor.launcher.adopt, supervisor.launcher.take_over
-                            janitor = Janitor(catalog, registry, foreign_remove(settings), adopt, take_over)
-                            actors.start_soon(janitor.run)
-                            log.info("supervisor_opened", state_dir=str(settings.state_dir))
-                            try:
-                                yield supervisor
-                            finally:
-                                supervisor.close()
-                                await supervisor.access.finish()
-                        finally:
-                            actors.cancel_scope.cancel()  # nothing else reaches it behind its shield
-                    registry.close()
-                finally:
-                    services.cancel_scope.cancel()  # the registry commits what it still holds on its way out
-        finally:
-            registry.release_waiters()
-            foreign.close()
-    finally:
-        catalog.close()
+
+        around_services = await stack.enter_async_context(trio.open_nursery())
+        services = await around_services.start(_sheltered)
+        stack.callback(services.cancel_scope.cancel)  # the registry actor commits its last messages
+        await services.start(running_on.serve)
+        services.start_soon(registry.run)
+        services.start_soon(registry.note_launches)
+        stack.callback(registry.close)
+
+        around_actors = await stack.enter_async_context(trio.open_nursery())
+        actors = await around_actors.start(_sheltered)
+        stack.callback(actors.cancel_scope.cancel)  # no other cancellation passes its shield
+        supervisor = Supervisor(settings, catalog, foreign, registry, running_on, actors, services)
+        adopt, take_over = supervisor.launcher.adopt, supervisor.launcher.take_over
+        janitor = Janitor(catalog, registry, foreign_remove(settings), adopt, take_over)
+        actors.start_soon(janitor.run)
+        log.info("supervisor_opened", state_dir=str(settings.state_dir))
+        stack.push_async_callback(supervisor.access.finish)
+        stack.callback(supervisor.close)
+        yield supervisor
+
+
+def _local_engine(settings: Settings, catalog: Catalog) -> Engine:
+    from supervisor.engines.local.engine import LocalEngine
+
+    return LocalEngine(catalog.layout.root, settings.python)
 
 
 async def _sheltered(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """Keep a nursery open that a cancellation around the caller's block does not reach.
+    """Run a nursery that no cancellation around the caller's block reaches.
 
-    A ``run`` in that block is cancelled by it too, and needs everybody here to stop its job. Whoever
-    leaves the block cancels the nursery itself.
+    Such a cancellation also cancels a ``run`` in that block, which needs the actors to stop its job. Leaving the block
+    cancels the nursery itself.
     """
-    await trio.lowlevel.checkpoint_if_cancelled()  # behind the shield it would be out of reach, and never handed over
+    await trio.lowlevel.checkpoint_if_cancelled()  # a cancellation behind the shield could not end this task
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
@@ -166,7 +158,7 @@ async def _sheltered(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
 
 
 def foreign_remove(settings: Settings) -> Callable[[Iterable[Row]], None]:
-    """Return what forgets finished jobs over a connection of its own, for a thread."""
+    """Return a function that forgets finished jobs over a connection of its own, for a thread."""
 
     def remove(rows: Iterable[Row]) -> None:
         with Catalog(settings) as catalog:

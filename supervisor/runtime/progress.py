@@ -1,10 +1,8 @@
-"""The progress actor: reads what running agents write, and tells how far they are.
+"""The progress actor: reads the output of running jobs and publishes their progress.
 
-One task for each job whose kind reports progress; jobs of other kinds are not touched. An idle
-stream costs nothing: its task waits for the kernel to say that the file has grown. A busy one is
-looked at a few times a second, and not watched in between, however fast it writes. Each look reads
-so much and takes so long at most, in slices between which everybody else has a turn; a job that
-writes more than that is followed at a distance.
+There is one task for each job whose kind reports progress. While a stream is idle its task waits for inotify. A busy
+stream is read a few times a second, and not watched in between. Each read has a bound on bytes and on processor time,
+and runs in slices between which other tasks run; the progress of a job that writes more is behind its output.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from supervisor.system.notifier import Notifier
 
 __all__ = ["Follower"]
 
-_BETWEEN_LOOKS_SECONDS: Final = 0.25
-_LOOK_BLINDLY_SECONDS: Final = 1.0
+_BETWEEN_READS_SECONDS: Final = 0.25
+_POLL_SECONDS: Final = 1.0
 _MAX_CHUNKS: Final = 16
 _MAX_CPU_SECONDS: Final = 0.025
 _SLICE_BYTES: Final = 1024
@@ -38,13 +36,13 @@ class Follower:
 
     Args:
         nursery: where its tasks run.
-        tell: called after ``entry.progress`` has changed.
+        publish: called after ``entry.progress`` has changed.
     """
 
-    def __init__(self, nursery: trio.Nursery, tell: Callable[[Entry], None]) -> None:
-        """Follow nothing yet."""
+    def __init__(self, nursery: trio.Nursery, publish: Callable[[Entry], None]) -> None:
+        """Run the tasks in ``nursery``."""
         self._nursery = nursery
-        self._tell = tell
+        self._publish = publish
         self._notifier = Notifier()
         self._serving = False
 
@@ -67,34 +65,34 @@ class Follower:
 
     async def _follow(self, entry: Entry, reader: ProgressReader) -> None:
         output = Output(entry.directory, "stdout")
-        next_look = trio.current_time()
+        next_read = trio.current_time()
         try:
             while True:
                 await self._growth(output, entry.directory)
-                await trio.sleep_until(next_look)
-                next_look = trio.current_time() + _BETWEEN_LOOKS_SECONDS
+                await trio.sleep_until(next_read)
+                next_read = trio.current_time() + _BETWEEN_READS_SECONDS
                 changed = await _read(output, reader)
                 if changed and not entry.finished.is_set():
                     entry.progress = snapshot_of(reader, partial=False)
-                    self._tell(entry)
-        except Exception as error:  # noqa: BLE001  # a reader of somebody else, a full descriptor table: the job goes on
+                    self._publish(entry)
+        except Exception as error:  # noqa: BLE001  # a reader of another package, no descriptor: the job goes on
             log.warning("progress_failed", job_id=entry.row.job_id, error=repr(error))
         finally:
             output.close()
 
     async def _growth(self, output: Output, directory: str) -> None:
-        """Wait until there is something to read, or may be."""
+        """Wait until there may be something to read."""
         grown = trio.Event()
-        with self._notifier.watching(directory, MODIFIED, grown.set) as told:
+        with self._notifier.watching(directory, MODIFIED, grown.set) as watched:
             if output.left():
                 await trio.lowlevel.checkpoint()
                 return
-            with trio.move_on_after(float("inf") if told else _LOOK_BLINDLY_SECONDS):
+            with trio.move_on_after(float("inf") if watched else _POLL_SECONDS):
                 await grown.wait()
 
 
 async def _read(output: Output, reader: ProgressReader) -> bool:
-    """Read on as far as one look may; say whether the snapshot has changed."""
+    """Read on within the bounds of one read; return whether the snapshot has changed."""
     changed = False
     used = 0.0
     for _ in range(_MAX_CHUNKS):

@@ -1,4 +1,4 @@
-"""Seeing a job end that was asked to stop, for as long as there is hope that it does."""
+"""Waiting for the end of a job that was asked to stop, and finding out why it does not end."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from supervisor.errors import SupervisorError
 from supervisor.runtime.entry import Entry
 from supervisor.store.state_errors import state_error
 
-__all__ = ["see_it_stop"]
+__all__ = ["wait_for_stop"]
 
 _AFTER_GRACE_SECONDS: Final = 0.5
-_LOOK_AGAIN_SECONDS: Final = 1.0
+_BETWEEN_CHECKS_SECONDS: Final = 1.0
 _OVERDUE_SECONDS: Final = 8.0
 
 
-async def see_it_stop(entry: Entry, *, again: bool) -> None:
-    """Wait until a job has ended that was asked to stop; ``again``: that was asked for before.
+async def wait_for_stop(entry: Entry, *, again: bool) -> None:
+    """Wait until a job that was asked to stop has ended; ``again``: an earlier call asked for the stop as well.
 
     Raises:
-        StateFull, PermissionDenied: the request cannot be written down.
-        PermissionDenied: what is left of it is not ours to signal.
-        JobRunning: it lives on some seconds after the end of its grace, as no signal takes effect on it for now.
+        StateFull, PermissionDenied: the request cannot be recorded.
+        PermissionDenied: the remaining processes belong to another user.
+        JobRunning: processes are alive some seconds after the grace, as signals have no effect on them for now.
     """
     if entry.finished.is_set() or registry.made_elsewhere(entry.row.request) is not None:
         await entry.finished.wait()
@@ -42,7 +42,7 @@ async def see_it_stop(entry: Entry, *, again: bool) -> None:
     begun = trio.current_time()
     while not entry.finished.is_set():
         since_grace = trio.current_time() - begun - grace
-        with trio.move_on_after(max(_LOOK_AGAIN_SECONDS, _AFTER_GRACE_SECONDS - since_grace)):
+        with trio.move_on_after(max(_BETWEEN_CHECKS_SECONDS, _AFTER_GRACE_SECONDS - since_grace)):
             await entry.finished.wait()
             break
         overdue = since_grace >= _OVERDUE_SECONDS

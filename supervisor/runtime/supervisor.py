@@ -35,7 +35,7 @@ from supervisor.runtime.follow import Chunks
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.registry_actor import NoteFetched, Registry
-from supervisor.runtime.stops import see_it_stop
+from supervisor.runtime.stops import wait_for_stop
 from supervisor.settings import Settings
 from supervisor.states import State, state_of
 from supervisor.store import Row
@@ -301,7 +301,7 @@ class Supervisor:
             return entry
         again = entry.stop_why is not None
         entry.stop("cancelled", "supervisor")
-        await see_it_stop(entry, again=again)
+        await wait_for_stop(entry, again=again)
         if entry.problem is not None:
             raise entry.problem
         job = entry.job()

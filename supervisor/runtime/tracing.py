@@ -1,12 +1,12 @@
 """One OpenTelemetry span for each job, where ``opentelemetry-api`` is installed.
 
-A job outlives whoever started it, and maybe the process too, so its span is no child of the caller's:
-it is the root of a trace of its own, with a link to the caller's span. The link is on record with
-the job, and the span is made when the end of the job is, by the one supervisor that settles it.
-So there is one span for a job, from its creation to its end, whoever dies in between; a job whose
-end is first seen by something that is no supervisor, such as ``supervisor status``, has none.
+A job may outlive the call, and the process, that started it. So its span is not a child of the caller's span, but the
+root of a trace of its own, with a link to the caller's span. The job record has the link. The supervisor that commits
+the end of the job makes the span, from the creation of the job to its end, so there is one span for a job, whichever
+processes die in between. A job whose end is first observed outside a supervisor, by ``supervisor status`` for example,
+has no span.
 
-Which provider and which exporter: the host's, configured as for any other library.
+The host configures the provider and the exporter, as for any other library.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def _tracer() -> Tracer:
 
 
 def prepare() -> None:
-    """Import what there is to import, so that no call has to."""
+    """Import OpenTelemetry now, so that no call has to."""
     _api()
 
 
 def caller() -> str | None:
-    """Return the span in which this task runs, as a W3C ``traceparent``; ``None`` when there is none."""
+    """Return the current span of this task as a W3C ``traceparent``; ``None`` when there is none."""
     trace = _api()
     if trace is None:
         return None
@@ -79,13 +79,13 @@ def _links(traceparent: object) -> list[Link]:
 
 
 def end(row: Row, directory: str) -> None:
-    """Make the span of a job whose end was just put on record. Never raises: the job is what matters."""
+    """Make the span of a job whose end was just committed. Never raises: the job matters more."""
     api = _api()
-    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):  # nobody collects spans
+    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):  # no provider is configured
         return
     try:
         _end(row, directory)
-    except Exception as error:  # noqa: BLE001  # the host's sampler, processor or exporter; or a damaged record
+    except Exception as error:  # noqa: BLE001  # from the host's sampler, processor or exporter, or a damaged record
         log.warning("span_failed", job_id=row.job_id, error=repr(error))
 
 

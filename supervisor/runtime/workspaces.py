@@ -1,4 +1,4 @@
-"""Real paths of workspaces, without a thread for every start and without ever stalling the event loop."""
+"""The real paths of workspaces: no thread for each start, and no file system can block the event loop."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAX: Final = 256
 
 
 class Workspaces:
-    """Remembers what a path led to, and believes it as long as it still leads there."""
+    """Caches real paths, validated by the inode that each path leads to."""
 
     def __init__(self) -> None:
-        """Remember nothing yet."""
+        """Begin with an empty cache."""
         self._known: dict[str, tuple[str, tuple[int, int]]] = {}
         self._may_hang = HangingCalls()
 
@@ -34,7 +34,7 @@ class Workspaces:
         given = absolute(path, "workspace")
         known = self._known.get(given)
         if known is not None:
-            # Only paths on local file systems are remembered: this cannot wait for a network.
+            # Only paths on local file systems are cached, so this cannot wait for a network.
             try:
                 found = os.stat(given)
                 real = found if given == known[0] else os.stat(known[0])
@@ -46,7 +46,7 @@ class Workspaces:
                     return known[0]
         if may_hang():
             real_path, identity = await self._may_hang.run(given, _look_up, path)
-        else:  # every path here is local
+        else:  # every file system is local
             await trio.lowlevel.checkpoint()
             real_path, identity = _look_up(path)
         if identity is not None:

@@ -10,7 +10,7 @@ import pytest
 from supervisor import Settings, Supervisor, open_supervisor
 from supervisor.errors import InvalidArguments
 from supervisor.jobs.catalog import Catalog
-from supervisor.jobs.listing import nobody, page_at_a_glance, page_of, query_of
+from supervisor.jobs.listing import no_job, page_at_a_glance, page_of, query_of
 from supervisor.model import JobPage
 from supervisor.testing import FakeEngine, Script
 
@@ -63,10 +63,10 @@ async def test_pages_by_label_are_full_though_sqlite_cannot_tell_some_apart(sup:
 async def test_ended_jobs_are_seen_at_a_glance(sup: Supervisor, catalog: Catalog) -> None:
     made = [(await sup.run(["tool"])).job_id for _ in range(5)]
     query = query_of(None, "done", None, 3, None)
-    page = page_at_a_glance(catalog, query, nobody)
+    page = page_at_a_glance(catalog, query, no_job)
     assert ids(page) == made[:1:-1]
     assert page == page_of(catalog, query)
-    again = page_at_a_glance(catalog, query, nobody)
+    again = page_at_a_glance(catalog, query, no_job)
     assert again is not None
     assert again.jobs[0] is catalog.status(made[-1])  # put together once
 
@@ -75,7 +75,7 @@ async def test_a_glance_does_not_tell_of_a_job_that_lives(settings: Settings, ca
     async with open_supervisor(settings, engine=FakeEngine(Script(seconds=None))) as sup:
         job = await sup.start(["tool"])
         query = query_of(None, None, None, 3, None)
-        assert page_at_a_glance(catalog, query, nobody) is None
+        assert page_at_a_glance(catalog, query, no_job) is None
         page = page_at_a_glance(catalog, query, sup.glance)
         assert ids(page) == [job.job_id]
         assert ids(await sup.list()) == [job.job_id]
@@ -87,16 +87,16 @@ async def test_a_directory_that_is_gone_is_told_and_not_remembered(sup: Supervis
 
 def check_without_its_directory(catalog: Catalog, job_id: str) -> None:
     query = query_of(None, None, None, 3, None)
-    before = page_at_a_glance(catalog, query, nobody)
+    before = page_at_a_glance(catalog, query, no_job)
     assert before is not None
     assert before.jobs[0].detail is None
     directory = Path(catalog.directory(catalog.row(job_id)))
     directory.rename(directory.with_name("aside"))
-    damaged = page_at_a_glance(catalog, query, nobody)
+    damaged = page_at_a_glance(catalog, query, no_job)
     assert damaged is not None
     assert "missing" in (damaged.jobs[0].detail or "")
     directory.with_name("aside").rename(directory)
-    assert page_at_a_glance(catalog, query, nobody) == before
+    assert page_at_a_glance(catalog, query, no_job) == before
 
 
 async def test_more_labels_than_a_job_can_have_are_refused(sup: Supervisor, catalog: Catalog) -> None:

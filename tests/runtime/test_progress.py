@@ -119,8 +119,8 @@ async def test_a_busy_stream_is_looked_at_a_few_times_a_second(
             command.write(turn(number))
             await trio.sleep(0.01)
         told = await until(events, 500)
-    assert len(told) <= 1 + 5 / progress._BETWEEN_LOOKS_SECONDS
-    assert len(reads) <= 3 * (2 + 5 / progress._BETWEEN_LOOKS_SECONDS)
+    assert len(told) <= 1 + 5 / progress._BETWEEN_READS_SECONDS
+    assert len(reads) <= 3 * (2 + 5 / progress._BETWEEN_READS_SECONDS)
     assert [event.lagged for event in told] == [0] * len(told)
 
 

@@ -892,8 +892,8 @@ async def test_who_follows_without_inotify_looks_again(
         assert await anext(blind) == b"hello"
         monkeypatch.undo()
         async with sup.follow(job.job_id) as told:
-            assert told._told
-            assert not blind._told
+            assert told._watched
+            assert not blind._watched
             assert await anext(told) == b"hello"
 
 
@@ -955,7 +955,7 @@ async def test_a_closed_supervisor_says_so(settings: Settings, endless: FakeEngi
     assert endless.commands[0].stop_reason is None
 
 
-async def test_whoever_still_waits_when_it_is_closed_is_told(settings: Settings, endless: FakeEngine) -> None:
+async def test_a_waiter_learns_that_the_supervisor_is_closed(settings: Settings, endless: FakeEngine) -> None:
     told = []
 
     async def expect(ask: Callable[[], Any]) -> None:
