@@ -1,20 +1,22 @@
-"""The command line: ``supervisor run``, ``start``, ``status`` and the others of the contract.
+"""The command line: ``supervisor run``, ``start``, ``status`` and the other commands.
 
-==============  =============================================================================
-``app``         the group of commands, loaded one by one as they are asked for; usage errors
-``front``       what every command has: ``--json``, ``--state-dir``, errors, exit status, logging
-``inherited``   what comes from the caller: closed descriptors, the environment
-``streams``     writing to stdout and stderr, which may fail
-``exits``       the exit statuses, and which of several is the worst
-``arguments``   arguments and options that several commands share
-``text``        durations, sizes, command lines and colours, for people
-``request``     the options of ``run`` and ``start``, and the job that they ask for
-==============  =============================================================================
+===============  ============================================================================
+``app``          the group of commands, which imports a command when it is called; usage errors
+``commands/``    one file for each command; ``doctor/`` and ``bench/`` are commands with several
+``running``      the loop of ``run``: output, clock, signals
+``several``      commands that take several jobs
+``job_options``  the options of ``run`` and ``start``, and the request that they describe
+``arguments``    arguments and options that several commands share
+``front``        what every command shares: ``--json``, ``--state-dir``, errors, logging
+``exits``        the exit statuses, and the worst of several
+``inherited``    what the caller passes on: closed descriptors, the environment
+``streams``      writing to stdout and stderr, which may fail
+``terminal``     colours, width, redrawing
+``text``         durations, sizes, command lines and outcomes as text
+===============  ============================================================================
 
-Every other module is one command, or two that are two sides of the same thing.
-
-Only ``run`` and ``start`` need an event loop. The others act through ``supervisor.jobs.catalog`` and
-import neither Trio nor anything else that takes long, so that ``supervisor status`` is quick.
+Only ``run``, ``start``, ``mcp`` and ``bench`` need an event loop. The other commands use
+``supervisor.jobs.catalog`` and do not import Trio, so that ``supervisor status`` is quick.
 """
 
 from __future__ import annotations
@@ -30,24 +32,21 @@ from typing import Final
 __all__ = ["main"]
 
 _SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_OBJECTS: Final = 100_000
-"""After how many new objects rubbish is looked for: more than the modules of a command have, few for a server."""
+_GC_THRESHOLD: Final = 100_000
+"""New objects before a garbage collection: more than the modules of a command create, few for a server."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status.
-
-    ``arguments`` are those of the process when they are left out.
-    """
+    """Run the command line and return its exit status; ``arguments`` are those of the process by default."""
     if arguments is not None:
         return _run(arguments)
     from supervisor.cli.inherited import restore_environment, take_descriptors
 
-    take_descriptors()  # before anything of ours can be given the number of a standard stream
+    take_descriptors()  # first: a file that this process opens could get the number of a standard stream
     restore_environment()
-    # A short command mostly loads modules, of which nothing is rubbish: looking for it, meanwhile and once more when
-    # the interpreter ends, would be a sixth of its time.
-    gc.set_threshold(_OBJECTS, 10, 10)
+    # A short command mostly loads modules, which are no garbage. Collections, also the one when the interpreter
+    # ends, would take a sixth of its time.
+    gc.set_threshold(_GC_THRESHOLD, 10, 10)
     try:
         return _run(sys.argv[1:])
     finally:
@@ -66,14 +65,14 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in _SHORTAGES:
             raise
-        return _tell_shortage(error, as_json="--json" in arguments)
+        return _report_shortage(error, as_json="--json" in arguments)
     return 0
 
 
-def _tell_shortage(error: OSError, *, as_json: bool) -> int:
-    """Say that a module could not be loaded for want of something, without loading another one."""
+def _report_shortage(error: OSError, *, as_json: bool) -> int:
+    """Report that a module could not be loaded for lack of a resource. Imports nothing."""
     message = f"the command cannot be loaded now: {os.strerror(error.errno or 0)}"
-    repair = "Try again; raise the limit of open files (`ulimit -n`) if it stays so."
+    repair = "Try again. If the error persists, raise the limit of open files (`ulimit -n`)."
     text = f"Error: {message}\n{repair}\n"
     if as_json:
         text = (

@@ -1,4 +1,4 @@
-"""The group of all commands. A command's module is imported when the command is asked for."""
+"""The group of all commands. A command's module is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -23,30 +23,26 @@ COMPLETE_VARIABLE: Final = "_SUPERVISOR_COMPLETE"
 COMMANDS: Final = {
     "run": ("commands.run", "run", "Start a command, stream its output, exit as it exits."),
     "start": ("commands.start", "start", "Start a command as a job, print the job's id, return at once."),
-    "status": ("commands.status", "status", "Show what is known about a job."),
-    "result": ("commands.result", "result", "Print what a finished job gave."),
+    "status": ("commands.status", "status", "Show the state of a job."),
+    "result": ("commands.result", "result", "Print the result of a finished job."),
     "list": ("commands.list", "list_jobs", "List jobs, newest first."),
     "wait": ("commands.wait", "wait", "Wait until jobs have ended."),
-    "cancel": ("commands.cancel", "cancel", "Stop jobs, and everything that they started."),
-    "rm": ("commands.rm", "rm", "Forget finished jobs now."),
-    "logs": ("commands.logs", "logs", "Print what a job wrote, so far or as it writes it."),
-    "prune": ("commands.prune", "prune", "Forget finished jobs that have expired or are too many."),
+    "cancel": ("commands.cancel", "cancel", "Stop jobs and all their processes."),
+    "rm": ("commands.rm", "rm", "Delete finished jobs now."),
+    "logs": ("commands.logs", "logs", "Print the output of a job."),
+    "prune": ("commands.prune", "prune", "Delete finished jobs that have expired or exceed the limit."),
     "mcp": ("commands.mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
-    "doctor": ("doctor.command", "doctor", "Say what is installed, where jobs are kept, and what would fail."),
-    "bench": (
-        "bench.command",
-        "bench",
-        "Put a load on a state root or an MCP endpoint, and check that nothing is lost.",
-    ),
-    "completion": ("commands.completion", "completion", "Print the script that completes commands in your shell."),
+    "doctor": ("doctor.command", "doctor", "Check the installation, the state root and this machine."),
+    "bench": ("bench.command", "bench", "Measure the supervisor under load, and check every result."),
+    "completion": ("commands.completion", "completion", "Print the completion script for your shell."),
 }
-"""Name: module, function in it, what ``supervisor --help`` says (without importing the module)."""
+"""For each command its module, its function, and its line in ``supervisor --help``, which imports no command."""
 
-_HELP: Final = """Run long commands as durable jobs: they outlive whoever started them.
+_HELP: Final = """Run long commands as durable jobs, which outlive the process that started them.
 
-A job is a command with an id. It goes on when the shell, the terminal or this program is gone;
-its status, output and exit code can be asked for from anywhere, by its id or the first four or
-more characters of it.
+A job is a command with an id. It runs on after the shell, the terminal or this program has ended.
+Any process of the same user can ask for its status, output and exit code. To name a job, give its
+id, or the first characters of it (at least four).
 
 \b
 Examples:
@@ -60,15 +56,13 @@ Examples:
 
 
 class _App(click.Group):
-    """A group that knows its commands by name, and reports usage errors as everything else is reported."""
+    """The group: imports commands by name, and reports usage errors in the same shape as other errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order of the help."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -77,7 +71,6 @@ class _App(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table above."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_) for name, (_, _, help_) in COMMANDS.items()])
@@ -90,28 +83,27 @@ class _App(click.Group):
         standalone_mode: bool = True,  # noqa: FBT001, FBT002  # click's signature
         **extra: Any,
     ) -> NoReturn:
-        """Run a command and exit with its status."""
         del prog_name, complete_var, standalone_mode
         words = list(sys.argv[1:] if args is None else args) or ["--help"]
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # a locale that knows few letters is no reason to fail
+                stream.reconfigure(errors="backslashreplace")  # the locale may lack characters of the text
         try:
-            # Outside standalone mode click returns the status that a command has passed to ``exit``.
+            # Outside standalone mode, click returns the status that a command passed to ``exit``.
             status = super().main(words, "supervisor", COMPLETE_VARIABLE, standalone_mode=False, **extra)
             sys.stdout.flush()
         except click.ClickException as error:
             status = _report_usage(error, words)
         except (click.Abort, KeyboardInterrupt):
             status = exits.CANCELLED
-        except SystemExit:  # outside standalone mode click does that for one reason: EPIPE
+        except SystemExit:  # outside standalone mode, click raises it for EPIPE only
             status = exits.PIPE
-        except BrokenPipeError:  # the reader of our output has seen enough
+        except BrokenPipeError:  # the reader of stdout has closed it
             status = exits.PIPE
-            streams.drop(sys.stdout)
-        except OSError as error:  # in what click itself writes, as the help, or in an import
+            streams.discard(sys.stdout)
+        except OSError as error:  # from an import, or when click writes its help
             status = report_unexpected(error, as_json=False)
-            streams.drop(sys.stdout)
+            streams.discard(sys.stdout)
         streams.finish()
         sys.exit(status if isinstance(status, int) else exits.OK)
 
@@ -121,10 +113,10 @@ def _report_usage(error: click.ClickException, words: Sequence[str]) -> int:
     if "--json" in before_command:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "supervisor"
         return report(InvalidArguments(error.format_message(), repair=f"See `{where} --help`."), as_json=True)
-    # It may name a word of the command line, and older releases of click pass that to a terminal as it is.
+    # The message may quote a word of the command line, which older releases of click write unescaped.
     shown = io.StringIO()
     click.UsageError(clean(error.format_message()), getattr(error, "ctx", None)).show(shown)
-    streams.say(shown.getvalue().rstrip("\n"))
+    streams.write_stderr(shown.getvalue().rstrip("\n"))
     return exits.USAGE
 
 

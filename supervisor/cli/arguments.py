@@ -1,8 +1,7 @@
-"""Arguments and options that several commands share, and how their values are read."""
+"""Arguments and options that several commands share, and their parsers."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from supervisor.cli.front import before_command
+from supervisor.cli.front import group_option
 from supervisor.settings import Settings, parse_seconds
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["finite", "job_argument", "jobs_argument", "label_option", "seconds", "workspace_option"]
+__all__ = ["job_argument", "jobs_argument", "label_option", "seconds", "workspace_option", "workspace_scope"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_MOST_OFFERED: Final = 100
+_MAX_COMPLETIONS: Final = 100
 
 
 def seconds(text: str) -> float:
-    """Return a number of seconds of at least 0, or infinity for ``none``; a type for options."""
+    """Parse an option's number of seconds, at least 0; ``none`` is infinity."""
     try:
         return parse_seconds(text)
     except ValueError:
@@ -32,11 +31,11 @@ def seconds(text: str) -> float:
 
 
 def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the jobs whose ids go on from what was typed; never fails, never creates anything."""
+    """Return the jobs whose ids begin with the typed text; never fails, never creates a state root."""
     from click.shell_completion import CompletionItem
 
     try:
-        state_dir = ctx.params.get("state_dir") or before_command("state_dir", ctx)
+        state_dir = ctx.params.get("state_dir") or group_option("state_dir", ctx)
         settings = Settings() if state_dir is None else Settings(state_dir=Path(state_dir))
         if not os.path.isdir(settings.state_dir):
             return []
@@ -45,13 +44,13 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
         with Catalog(settings, wait_seconds=0.2, create=False) as catalog:
             jobs = catalog.list(limit=1000).jobs
-    except Exception:  # noqa: BLE001  # a shell in the middle of a line is no place for errors
+    except Exception:  # noqa: BLE001  # an error message would garble the line that the user types
         return []
-    offered = [job for job in jobs if job.job_id.startswith(incomplete)][:_MOST_OFFERED]
     return [
         CompletionItem(job.job_id, help=f"{job.status.value}, {ago(job.created_at)} old: {command_line(job.argv)[:60]}")
-        for job in offered
-    ]
+        for job in jobs
+        if job.job_id.startswith(incomplete)
+    ][:_MAX_COMPLETIONS]
 
 
 def job_argument(function: _F) -> _F:
@@ -60,7 +59,7 @@ def job_argument(function: _F) -> _F:
 
 
 def jobs_argument(*, required: bool) -> Callable[[_F], _F]:
-    """Return what adds the arguments ``JOB...``, passed as ``jobs``."""
+    """Return a decorator that adds the arguments ``JOB...``, passed as ``jobs``."""
     return click.argument("jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=_complete_jobs)
 
 
@@ -76,15 +75,22 @@ def _parse_labels(_: click.Context, __: click.Parameter, given: Iterable[str]) -
 
 
 def label_option(help_: str) -> Callable[[_F], _F]:
-    """Return what adds ``--label K=V``, repeatable, passed as the mapping ``labels``."""
+    """Return a decorator that adds ``--label K=V``, repeatable, passed as the mapping ``labels``."""
     return click.option("--label", "labels", metavar="K=V", multiple=True, callback=_parse_labels, help=help_)
 
 
 def workspace_option(help_: str) -> Callable[[_F], _F]:
-    """Return what adds ``--workspace DIR``."""
+    """Return a decorator that adds ``--workspace DIR``."""
     return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False, readable=False), help=help_)
 
 
-def finite(seconds: float | None) -> float | None:
-    """Return ``None`` for no limit, however that was said."""
-    return None if seconds is None or math.isinf(seconds) else seconds
+def workspace_scope(workspace: str | None, *, everywhere: bool) -> str | None:
+    """Return the directory that ``--workspace`` and ``--all`` select; ``None`` selects all.
+
+    Raises:
+        click.UsageError: both are given.
+    """
+    if everywhere and workspace is not None:
+        message = "--all and --workspace exclude each other."
+        raise click.UsageError(message)
+    return None if everywhere else workspace or os.curdir

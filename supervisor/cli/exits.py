@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from supervisor.errors import (
@@ -32,41 +32,41 @@ __all__ = [
     "of_error",
     "of_job",
     "of_launch",
-    "rank",
     "worst",
+    "worst_error",
 ]
 
 OK: Final = 0
 BAD: Final = 1
-"""The job ended badly, or what was asked for could not be done."""
+"""The job failed or was stopped, or the request could not be carried out."""
 USAGE: Final = 2
 NO_SUCH_JOB: Final = 3
 STILL_RUNNING: Final = 75
-"""``EX_TEMPFAIL`` of sysexits(3): ask again later."""
+"""``EX_TEMPFAIL`` of sysexits(3): try again later."""
 TIMED_OUT: Final = 124
-"""As timeout(1) has it."""
+"""As of timeout(1)."""
 BROKEN: Final = 125
-"""The supervisor itself failed, as env(1), timeout(1) and docker-run(1) have it."""
+"""The supervisor itself failed, as of env(1), timeout(1) and docker-run(1)."""
 PIPE: Final = 141
-"""As a program that SIGPIPE has ended."""
+"""As of a program that SIGPIPE has ended."""
 CANCELLED: Final = 130
 """As after Ctrl-C."""
 
-_FROM_BAD_TO_WORSE: Final = (OK, BAD, STILL_RUNNING, NO_SUCH_JOB, USAGE, BROKEN)
-
-
-def rank(status: int) -> int:
-    """Return how bad an exit status is, which is not how high it is; it is one of those for jobs and errors."""
-    return _FROM_BAD_TO_WORSE.index(status)
+_BY_SEVERITY: Final = (OK, BAD, STILL_RUNNING, NO_SUCH_JOB, USAGE, BROKEN)
 
 
 def worst(statuses: Iterable[int]) -> int:
-    """Return the exit status for several jobs: the worst of theirs."""
-    return max(statuses, key=rank, default=OK)
+    """Return the most severe of several exit statuses, which is not the highest number."""
+    return max(statuses, key=_BY_SEVERITY.index, default=OK)
+
+
+def worst_error(errors: Sequence[SupervisorError]) -> SupervisorError:
+    """Return the error with the most severe exit status, the first of several."""
+    return max(errors, key=lambda error: _BY_SEVERITY.index(of_error(error)))
 
 
 def of_error(error: SupervisorError) -> int:
-    """Return the exit status of a command that ended in an error of ours."""
+    """Return the exit status of a command that ended with this error."""
     match error:
         case JobNotFound():
             return NO_SUCH_JOB
@@ -75,7 +75,7 @@ def of_error(error: SupervisorError) -> int:
         case InvalidArguments() | InvalidSettings() | IdempotencyConflict():
             return USAGE
         case JobElsewhere():
-            return BAD  # nothing of ours failed, and what was asked for was not done
+            return BAD  # the supervisor works, but could not carry out the request
         case LaunchFailed():
             return error.exit_status
         case _:
@@ -83,24 +83,23 @@ def of_error(error: SupervisorError) -> int:
 
 
 def of_job(job: Job) -> int:
-    """Return the exit status by which ``wait`` and ``result`` tell how a job stands."""
+    """Return the exit status of ``wait`` and ``result`` for a job in this state."""
     if not job.status.terminal:
         return STILL_RUNNING
     return OK if job.status is State.DONE else BAD
 
 
 def of_launch(failed: Result) -> int:
-    """Return the exit status of a shell for a command that could not be launched."""
+    """Return the exit status that a shell gives for a command that could not be launched."""
     status = None if failed.error is None else failed.error.details.get("exit_status")
     return status if isinstance(status, int) else BROKEN
 
 
 def of_command(job: Job, *, launch_status: int = BROKEN) -> int:
-    """Return the exit status by which ``run`` tells how a finished job ended: the command's own.
+    """Return the exit status of ``run`` for a finished job: the command's own.
 
-    ``launch_status`` is what a shell would exit with, for a command that could not be launched.
-    A command that exited with 0 and left an output that its kind does not accept gives 1: a
-    script that goes on after it would be misled.
+    ``launch_status`` is the exit status that a shell gives for a command that could not be launched. A command
+    that exited with 0 gives 1 if its kind rejects the output, so that a script does not continue.
     """
     if job.status is State.TIMEOUT:
         return TIMED_OUT

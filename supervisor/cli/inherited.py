@@ -1,4 +1,4 @@
-"""What this process inherits from its caller: standard descriptors that may be closed, and the environment."""
+"""What this process inherits from its caller: standard descriptors, which may be closed, and the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _COERCED: Final = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
-"""What Python sets LC_CTYPE to in a C locale (PEP 538)."""
+"""The values to which Python sets LC_CTYPE in a C locale (PEP 538)."""
 
 _closed: Final[set[int]] = set()
 
@@ -29,8 +29,8 @@ _closed: Final[set[int]] = set()
 def take_descriptors() -> None:
     """Open ``/dev/null`` on each standard descriptor that the caller has closed.
 
-    Otherwise the next file or socket of ours is given its number, and a message for stderr, or the output of a
-    child, is written into that.
+    Otherwise the next file or socket of this process gets that number, and messages for stderr and the output
+    of children are written into it.
     """
     for number, name in enumerate(_STREAMS):
         try:
@@ -40,7 +40,7 @@ def take_descriptors() -> None:
             _closed.add(number)
         try:
             opened = os.open(os.devnull, os.O_RDWR)
-        except OSError:  # a root without devices; what is written there fails, and is handled as any other failure
+        except OSError:  # a root without devices: writes fail, and are handled as other failures of writing
             opened = os.open("/", os.O_RDONLY)
         os.dup2(opened, number)
         if opened == number:
@@ -62,7 +62,7 @@ def is_writable(number: int) -> bool:
 
 
 def _has_unread_input() -> bool:
-    """Whether stdin is a file, pipe or socket from which there is something to read now. Reads nothing, never waits."""
+    """Whether stdin is a file, pipe or socket with data to read now. Reads nothing, never waits."""
     try:
         found = os.fstat(0)
         if stat.S_ISREG(found.st_mode):
@@ -77,21 +77,21 @@ def _has_unread_input() -> bool:
 
 
 def warn_of_unread_input(given: bytes | None) -> bool:
-    """Say so if there is input on stdin and the job is ``given`` none; return whether there is."""
+    """Warn if stdin has input that the job does not get; ``given`` is the job's own input. Return whether it warned."""
     if given is not None or not _has_unread_input():
         return False
-    streams.say(
-        "supervisor: there is input on stdin, and the job is not given it; "
-        "--stdin - gives it, --stdin /dev/null says that it is not wanted"
+    streams.write_stderr(
+        "supervisor: stdin has input that the job does not get; "
+        "--stdin - passes it on, --stdin /dev/null drops it without this warning"
     )
     return True
 
 
 def restore_environment() -> None:
-    """Undo what Python has set in the environment of this process, so that jobs get that of the caller.
+    """Restore LC_CTYPE, so that jobs get the environment of the caller.
 
-    In a C locale Python sets LC_CTYPE before it runs the first line. ``/proc/self/environ`` still has what the
-    caller had; where there is none, LC_CTYPE stays as it is.
+    In a C locale, Python sets LC_CTYPE before it runs the first line. ``/proc/self/environ`` still has the caller's
+    value. Where that file does not exist, LC_CTYPE stays unchanged.
     """
     if os.environ.get("LC_CTYPE") not in _COERCED:
         return

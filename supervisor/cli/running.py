@@ -1,8 +1,8 @@
-"""What ``run`` does while its job runs: output, clock, signals, and how it comes to its exit status.
+"""The loop of ``run`` while its job runs: output, clock, signals, exit status.
 
-Signals. The first SIGINT cancels the job and goes on until it has ended; a second one stops waiting
-for that. SIGTERM and SIGHUP let go of the job, which runs on; so does a reader of our stdout who
-has gone away. A signal that is ignored when the program starts (``nohup``) stays ignored.
+Signals: the first SIGINT cancels the job and waits for its end; the second stops waiting. SIGTERM, SIGHUP
+and a closed stdout end this program, and the job runs on. A signal that is ignored when the program
+starts (``nohup``) stays ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from supervisor.cli import exits, streams, text
+from supervisor.cli import exits, streams, terminal, text
 from supervisor.cli.front import Invocation, write_document
 from supervisor.errors import OutputLost, SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
@@ -34,12 +34,12 @@ _STDOUT: Final = 1
 _STDERR: Final = 2
 _TICK_SECONDS: Final = 1
 
-# What a shell says nothing about either: the exit status does, unless the kind knows better what it means.
 _NO_COMMENT: Final = frozenset({Reason.EXITED, Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL})
+"""Reasons that the exit status expresses, unless the kind of the job has a more exact error."""
 
 
 def run_to_end(call: Invocation, spec: JobSpec) -> int:
-    """Run a job and return the exit status that tells how it ended."""
+    """Run a job to its end and return the exit status of ``run``."""
     sys.stdout.flush()
     return trio.run(_main, call, spec)
 
@@ -53,7 +53,7 @@ async def _main(call: Invocation, spec: JobSpec) -> int:
 
 
 class _Run:
-    """One job, from its start to its end or to the moment at which we let go of it."""
+    """One job, from its start to its end, or until this program detaches from it."""
 
     def __init__(self, call: Invocation, sup: Supervisor) -> None:
         self._call = call
@@ -63,28 +63,27 @@ class _Run:
         self._progress: Mapping[str, Any] | None = None
         self._started = trio.Event()
         self._cancel_wanted = trio.Event()
-        self._all = trio.CancelScope()
-        self._let_go: int | None = None
-        self._trouble: str | None = None
+        self._attached = trio.CancelScope()
+        self._detached_status = exits.BROKEN
+        self._stdout_failure: str | None = None
         self._lost: OutputLost | None = None
 
     async def go(self, spec: JobSpec, signals: AsyncIterator[int]) -> int:
-        """Run the job and return our exit status."""
         status: int | None = None
         failure: SupervisorError | BrokenPipeError | None = None
-        with self._all:
+        with self._attached:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, signals)
                 nursery.start_soon(self._cancel)
                 try:
                     status = await self._to_end(spec)
-                except (SupervisorError, BrokenPipeError) as error:  # kept, so that it comes out bare, not in a group
+                except (SupervisorError, BrokenPipeError) as error:  # raised below, outside of an exception group
                     failure = error
                 nursery.cancel_scope.cancel()
         self._screen.erase()
         if failure is not None:
             raise failure
-        return self._tell_let_go() if status is None else status
+        return self._report_detached() if status is None else status
 
     async def _to_end(self, spec: JobSpec) -> int:
         self._job = job = await self._sup.start(spec)
@@ -93,7 +92,7 @@ class _Run:
             async with trio.open_nursery() as nursery:
                 if self._screen.on_terminal:
                     nursery.start_soon(self._tick, job)
-                    nursery.start_soon(self._heed, job.job_id)
+                    nursery.start_soon(self._watch_progress, job.job_id)
                 async with trio.open_nursery() as both:
                     both.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
                     both.start_soon(self._stream, job.job_id, "stderr", _STDERR)
@@ -109,47 +108,47 @@ class _Run:
             try:
                 write_document(to_json(result))
             except (BrokenPipeError, streams.StdoutFailed):
-                streams.say(f"supervisor: the result of job {job.job_id} was not written; it is kept")
+                streams.write_stderr(f"supervisor: the result of job {job.job_id} was not written; it is kept")
                 raise
         else:
             self._comment(job, result.error)
         return exits.of_command(job, launch_status=exits.of_launch(result))
 
     def _comment(self, job: Job, error: ErrorInfo | None) -> None:
-        """Say what the exit status alone does not."""
+        """Write an error that the exit status alone does not express."""
         if error is None or (job.reason in _NO_COMMENT and error.code == "job_failed"):
             return
-        self._screen.say(f"job {job.job_id}: {error.message}")
+        self._screen.note(f"job {job.job_id}: {error.message}")
         if job.status is State.FAILED:
             if job.detail and job.detail not in error.message:
-                self._screen.say(f"  {job.detail}", head="")
-            self._screen.say(f"  {error.repair}", head="")
+                self._screen.note(f"  {job.detail}", head="")
+            self._screen.note(f"  {error.repair}", head="")
 
-    # ------------------------------------------------------------ beside it
+    # ------------------------------------------------------------ concurrent tasks
 
     async def _stream(self, job_id: str, name: str, descriptor: int) -> None:
         try:
-            await self._pass_on(job_id, name, descriptor)
-        except OutputLost as error:  # kept, so that it comes out bare and not in a group
+            await self._copy(job_id, name, descriptor)
+        except OutputLost as error:  # raised later, outside of an exception group
             self._lost = error
 
-    async def _pass_on(self, job_id: str, name: str, descriptor: int) -> None:
-        """Pass on what the job writes, unchanged. A thread writes: whoever reads it may be slow."""
+    async def _copy(self, job_id: str, name: str, descriptor: int) -> None:
+        """Copy a stream of the job to a descriptor, in a thread, because its reader may be slow."""
         restarts = 0
         async with self._sup.follow(job_id, stream=name) as chunks:
             async for chunk in chunks:
                 if chunks.restarts > restarts:
                     restarts = chunks.restarts
-                    self._screen.say(f"the command has truncated its {name}; from the beginning again")
+                    self._screen.note(f"the command has truncated its {name}; reading from its start")
                 with self._screen.output(descriptor, chunk):
                     try:
                         await trio.to_thread.run_sync(_write, descriptor, chunk, abandon_on_cancel=True)
                     except OSError as error:
                         if descriptor == _STDOUT:
                             broken = isinstance(error, BrokenPipeError)
-                            self._trouble = None if broken else f"stdout cannot be written: {error.strerror}"
-                            self._release(exits.PIPE if broken else exits.BROKEN)
-                        return  # nobody reads our stderr: the rest of it is kept with the job
+                            self._stdout_failure = None if broken else f"stdout cannot be written: {error.strerror}"
+                            self._detach(exits.PIPE if broken else exits.BROKEN)
+                        return  # if stderr is closed, the job still has all of its output
 
     async def _tick(self, job: Job) -> None:
         began = trio.current_time() - job.elapsed_ms / 1000
@@ -158,9 +157,8 @@ class _Run:
             elapsed = trio.current_time() - began
             self._screen.show(_clock(job, elapsed, self._progress, cancelling=self._cancel_wanted.is_set()))
 
-    async def _heed(self, job_id: str) -> None:
-        """Keep what the job says about its progress for the next tick."""
-        with contextlib.suppress(SupervisorError):  # somebody has forgotten the job meanwhile; others here say so
+    async def _watch_progress(self, job_id: str) -> None:
+        with contextlib.suppress(SupervisorError):  # if the job was deleted, the other tasks report it
             async with self._sup.events(job_id) as events:
                 self._progress = (await self._sup.status(job_id)).progress
                 async for event in events:
@@ -169,41 +167,40 @@ class _Run:
     async def _listen(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number != signal.SIGINT:
-                self._release(128 + number)
+                self._detach(128 + number)
             elif self._cancel_wanted.is_set():
-                self._release(exits.CANCELLED)
+                self._detach(exits.CANCELLED)
             else:
                 self._cancel_wanted.set()
                 if not self._call.as_json:
-                    self._screen.say("cancelling the job; Ctrl-C again does not wait for its end")
+                    self._screen.note("cancelling the job; press Ctrl-C again to return without waiting for its end")
 
     async def _cancel(self) -> None:
         await self._cancel_wanted.wait()
         await self._started.wait()
-        assert self._job is not None  # noqa: S101  # that is what started means
+        assert self._job is not None  # noqa: S101  # _started is set after it
         try:
             await self._sup.cancel(self._job.job_id)
         except SupervisorError as error:
-            self._screen.say(error.message)
+            self._screen.note(error.message)
 
-    # ------------------------------------------------------------ letting go
+    # ------------------------------------------------------------ detaching
 
-    def _release(self, status: int) -> None:
-        self._let_go = status
-        self._all.cancel()
+    def _detach(self, status: int) -> None:
+        self._detached_status = status
+        self._attached.cancel()
 
-    def _tell_let_go(self) -> int:
-        status = exits.BROKEN if self._let_go is None else self._let_go
-        if self._trouble is not None:
-            self._screen.say(self._trouble)
+    def _report_detached(self) -> int:
+        if self._stdout_failure is not None:
+            self._screen.note(self._stdout_failure)
         if self._job is None:
-            self._screen.say("the job was not started")
+            self._screen.note("the job was not started")
         elif self._call.as_json:
             write_document(to_json(self._job))
         else:
-            what = "is being cancelled" if self._cancel_wanted.is_set() else "goes on"
-            self._screen.say(f"job {self._job.job_id} {what}; `supervisor logs --follow {self._job.job_id[:8]}`")
-        return status
+            state = "is being cancelled" if self._cancel_wanted.is_set() else "runs on"
+            self._screen.note(f"job {self._job.job_id} {state}; `supervisor logs --follow {self._job.job_id[:8]}`")
+        return self._detached_status
 
 
 def _clock(job: Job, elapsed: float, progress: Mapping[str, Any] | None, *, cancelling: bool) -> str:
@@ -223,7 +220,7 @@ def _whole(seconds: float) -> str:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, even where somebody has made the descriptor non-blocking."""
+    """Write all of ``data``, also to a descriptor that another process has made non-blocking."""
     view = memoryview(data)
     while view:
         try:
@@ -235,34 +232,29 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 class _Screen:
-    """One line at the bottom of the terminal that says how long it takes and how far it is, if stderr is a terminal."""
+    """A status line at the bottom of the terminal, if stderr is one, and notes above it."""
 
     def __init__(self, *, used: bool) -> None:
-        self.on_terminal = used and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.on_terminal = used and terminal.can_redraw(sys.stderr)
         self._used = used
         self._drawn = False
         self._at_line_start = True
         self._writing = 0
 
     def show(self, line: str) -> None:
-        """Draw the line, unless it would stand in the middle of a line of output."""
+        """Draw the line, except in the middle of a line of output."""
         if self.on_terminal and self._at_line_start and not self._writing:
-            try:
-                width = os.get_terminal_size(_STDERR).columns or 80
-            except OSError:
-                width = 80
-            self._put(f"\r{line[: width - 1]}\x1b[K")
+            terminal.write(f"\r{terminal.fitted(line)}\x1b[K")
             self._drawn = True
 
     def erase(self) -> None:
-        """Take the line away."""
         if self._drawn:
             self._drawn = False
-            self._put("\r\x1b[K")
+            terminal.write("\r\x1b[K")
 
     @contextlib.contextmanager
     def output(self, descriptor: int, chunk: bytes) -> Generator[None]:
-        """Make room for output of the job while it is written."""
+        """Erase the line while output of the job is written to a terminal."""
         if not self.on_terminal or not os.isatty(descriptor):
             yield
             return
@@ -274,16 +266,10 @@ class _Screen:
             self._writing -= 1
             self._at_line_start = chunk.endswith(b"\n")
 
-    def say(self, message: str, head: str = "supervisor: ") -> None:
-        """Tell people something, on a line of its own."""
+    def note(self, message: str, head: str = "supervisor: ") -> None:
+        """Write a line of its own."""
         if self._used:
             self.erase()
             begin = "" if self._at_line_start else "\n"
             self._at_line_start = True
-            self._put(f"{begin}{head}{text.one_line(message)}\n")
-
-    @staticmethod
-    def _put(words: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone away is not told
-            sys.stderr.write(words)
-            sys.stderr.flush()
+            terminal.write(f"{begin}{head}{text.one_line(message)}\n")

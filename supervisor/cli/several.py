@@ -1,4 +1,4 @@
-"""Several jobs on one command line: their ids resolved, and one answer about all of them."""
+"""Commands that take several jobs: resolving the ids, and one answer for all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["answer", "resolve"]
 
 
 def resolve(catalog: Catalog, jobs: Sequence[str]) -> tuple[list[str], list[SupervisorError]]:
-    """Return the ids, each once, and what is wrong with those that are none."""
+    """Return the ids of the jobs, each once, and an error for each word that names no job."""
     ids: dict[str, None] = {}
     errors: list[SupervisorError] = []
     for job in jobs:
@@ -32,9 +32,9 @@ def resolve(catalog: Catalog, jobs: Sequence[str]) -> tuple[list[str], list[Supe
 
 
 def answer(call: Invocation, asked: Sequence[str], found: Sequence[Job], errors: Sequence[SupervisorError]) -> None:
-    """Tell what became of the jobs: of a single one that was named as itself, else as a list."""
+    """Write the jobs: one as a document of its own if it was the only word, otherwise a list."""
     if not call.as_json:
-        call.tell(*(_line(job) for job in found))
+        call.print(*(f"{job.job_id}  {click.style(text.outcome(job), fg=text.COLOURS[job.status])}" for job in found))
         for error in errors:
             call.fail(error)
         return
@@ -45,10 +45,6 @@ def answer(call: Invocation, asked: Sequence[str], found: Sequence[Job], errors:
     else:
         shape = to_json(JobPage(jobs=tuple(found)))
         if errors:
-            worst = max(errors, key=lambda error: exits.rank(exits.of_error(error)))
-            shape = {**shape, **error_to_json(worst), "errors": [error_to_json(error)["error"] for error in errors]}
+            shape |= error_to_json(exits.worst_error(errors))
+            shape["errors"] = [error_to_json(error)["error"] for error in errors]
     write_document(shape)
-
-
-def _line(job: Job) -> str:
-    return f"{job.job_id}  {click.style(text.outcome(job), fg=text.COLOURS[job.status])}"

@@ -1,7 +1,7 @@
-"""Writing to stdout and stderr, which may be full, or have lost their reader.
+"""Writing to stdout and stderr, whose disk may be full or whose reader may have closed them.
 
-The answer of a command stands on stdout: what cannot be written there is an error. What is said on stderr is said
-beside the answer: where that is not possible, the exit status alone tells.
+A command writes its answer to stdout, where a failure is an error. It writes notes to stderr, where a failure is
+ignored: the exit status remains.
 """
 
 from __future__ import annotations
@@ -16,44 +16,52 @@ import click
 
 from supervisor.errors import InternalError
 
-__all__ = ["StdoutFailed", "drop", "finish", "say", "writing"]
+__all__ = ["StdoutFailed", "discard", "finish", "write_bytes", "write_stderr", "writing"]
 
 
 class StdoutFailed(InternalError):
-    """Stdout cannot be written, for a reason other than that its reader has gone."""
+    """Writing to stdout failed, for another reason than that its reader has closed it."""
 
-    default_repair = "Redirect stdout to where it can be written."
+    default_repair = "Redirect stdout to a writable file or pipe."
 
 
 @contextlib.contextmanager
 def writing() -> Generator[None]:
-    """Guard writes to stdout, and nothing else.
+    """Report errors of the block, which only writes to stdout.
 
     Raises:
-        BrokenPipeError: its reader has gone.
-        StdoutFailed: it cannot be written.
+        BrokenPipeError: the reader of stdout has closed it.
+        StdoutFailed: stdout cannot be written.
     """
     try:
         yield
     except BrokenPipeError:
-        drop(sys.stdout)
+        discard(sys.stdout)
         raise
     except OSError as error:
-        drop(sys.stdout)
+        discard(sys.stdout)
         message = f"stdout cannot be written: {error.strerror}"
         raise StdoutFailed(message) from error
 
 
-def say(text: str) -> None:
-    """Write a line to stderr if that can be written."""
+def write_bytes(data: bytes) -> None:
+    """Write bytes to stdout at once, after its buffered text."""
+    with writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def write_stderr(text: str) -> None:
+    """Write a line to stderr; ignore errors."""
     try:
         click.echo(text, err=True)
     except (OSError, ValueError):
-        drop(sys.stderr)
+        discard(sys.stderr)
 
 
-def drop(stream: IO[Any]) -> None:
-    """Send what a stream still holds, and what follows, nowhere: else the interpreter fails on it at its end."""
+def discard(stream: IO[Any]) -> None:
+    """Redirect a stream to ``/dev/null``, its buffer included: the interpreter fails at its end if a flush fails."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -61,9 +69,9 @@ def drop(stream: IO[Any]) -> None:
 
 
 def finish() -> None:
-    """Write what the streams still hold; an error at this point has been reported before."""
+    """Flush both streams; an error at this point has been reported before."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
-            drop(stream)
+            discard(stream)

@@ -1,4 +1,4 @@
-"""Durations, sizes, command lines and outcomes as people read them. Pure."""
+"""Durations, sizes, command lines and outcomes as text. Pure."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ COLOURS: Final = {
     State.CANCELLED: "magenta",
     State.TIMEOUT: "red",
 }
-"""By names that both click and rich know."""
+"""Names of colours that both click and rich accept."""
 
 _GAP: Final = "  "
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` on a single line, with nothing in it that a terminal would act upon."""
+    """Return ``text`` on a single line, without characters that control a terminal."""
     return clean(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def clean(text: str) -> str:
-    """Return ``text`` without anything that a terminal would act upon but tabs and newlines."""
-    if text.isprintable():  # then there is nothing of the kind in it, and 20 ms of imports are saved
+    """Return ``text`` without characters that control a terminal, except tabs and newlines."""
+    if text.isprintable():  # without control characters, the import, which takes 20 ms, is not needed
         return text
     from supervisor.text import redact
 
@@ -56,12 +56,12 @@ def clean(text: str) -> str:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """Return a command as one could type it into a shell."""
+    """Return a command as a line for a shell."""
     return one_line(shlex.join(argv))
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in the two largest units that matter."""
+    """Return a duration in its two largest units."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
@@ -77,14 +77,14 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(count: float | None) -> str:
-    """Return a number of milliseconds in three digits that matter, without the unit; a dash for none."""
+    """Return milliseconds with three significant digits, without the unit; a dash for ``None``."""
     if count is None:
         return "-"
     return f"{count:.2f}" if count < 10 else f"{count:.1f}" if count < 100 else f"{count:.0f}"
 
 
 def ago(when: datetime, now: datetime | None = None) -> str:
-    """Return how long ago something was, in its largest unit."""
+    """Return the time since ``when`` in its largest unit."""
     seconds = max(0, int(((now or datetime.now(UTC)) - when).total_seconds()))
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -93,7 +93,7 @@ def ago(when: datetime, now: datetime | None = None) -> str:
 
 
 def clock(when: datetime) -> str:
-    """Return a moment in the time zone of whoever reads it."""
+    """Return a moment in the local time zone."""
     return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
@@ -114,12 +114,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def labels(given: Iterable[tuple[str, str]]) -> str:
-    """Return labels as they are given on the command line."""
+    """Return labels as the command line takes them."""
     return one_line(" ".join(f"{name}={value}" for name, value in given))
 
 
 def outcome(job: Job) -> str:
-    """Return the state of a job and what is needed to make sense of it, in a few words."""
+    """Return the state of a job, with its reason or exit status where the state alone is not clear."""
     if not job.status.terminal:
         return f"{job.status.value} (stopping: {job.stop_requested})" if job.stop_requested else job.status.value
     if job.status in {State.CANCELLED, State.TIMEOUT} or job.reason is None or job.reason is Reason.EXITED:
@@ -132,10 +132,9 @@ def outcome(job: Job) -> str:
 
 
 def progress(said: Mapping[str, Any] | None) -> str | None:
-    """Return how far a running job is in a few words; ``None`` when its output does not say.
+    """Return the progress of a running job in a few words; ``None`` if its output reports none.
 
-    Of what a kind may report, the names that the agents have are known here. A ``+`` stands behind a
-    number that is a lower bound.
+    Shows the fields that the kinds of agents report. A ``+`` follows a number that is a lower bound.
     """
     if said is None:
         return None
@@ -167,14 +166,14 @@ def _thousands(count: float) -> str:
 
 
 def pairs(facts: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Return names and values as lines, the values below each other; those without a value are left out."""
+    """Return names and values as lines with aligned values; omit names whose value is ``None``."""
     held = [(name, value) for name, value in facts if value is not None]
     width = max((len(name) for name, _ in held), default=0)
     return [f"{name:<{width}}{_GAP}{value}" for name, value in held]
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
-    """Return rows of cells as lines of aligned columns, without tabs and trailing blanks."""
+    """Return rows of cells as lines with aligned columns, without tabs and trailing blanks."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
     for row in rows:

@@ -25,7 +25,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar
 
 import trio
 
@@ -33,6 +33,7 @@ from supervisor import log
 from supervisor.errors import InternalError, SupervisorClosed, SupervisorError
 from supervisor.store.state_errors import state_error
 from supervisor.system.fork_safety import forked_error, tell_in_child
+from supervisor.text.groups import leaves
 
 __all__ = ["Call", "Portal", "Source"]
 
@@ -111,22 +112,17 @@ async def nothing() -> None:
     """Be what a call awaits that is settled by other means."""
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
-    """Return what a group holds, however deep, but for cancellations."""
-    if isinstance(error, trio.Cancelled):
-        return []
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    held = cast("tuple[BaseException, ...]", error.exceptions)  # pyright: ignore[reportUnknownMemberType]
-    return [leaf for each in held for leaf in _leaves(each)]
+def _failures(error: BaseException) -> list[BaseException]:
+    """Return the leaves of a group except cancellations."""
+    return [each for each in leaves(error) if not isinstance(each, trio.Cancelled)]
 
 
 def _bare(error: BaseException) -> BaseException:
     """Return the one exception that a group holds; for several, one of ours that tells of them."""
-    leaves = _leaves(error)
-    if len(leaves) == 1:
-        return leaves[0]
-    told = InternalError(f"several errors at once: {', '.join(map(repr, leaves))}")
+    found = _failures(error)
+    if len(found) == 1:
+        return found[0]
+    told = InternalError(f"several errors at once: {', '.join(map(repr, found))}")
     told.__cause__ = error
     return told
 
@@ -331,7 +327,7 @@ class Portal(Generic[_Target]):
             with call.scope:
                 call.settle(await call.ask())
         except BaseException as error:
-            if not _leaves(error):
+            if not _failures(error):
                 cut_off.append(call)
                 raise
             call.settle(error=_bare(error))
@@ -391,7 +387,7 @@ class Source(Generic[_T]):
                 async for call in self._receive:
                     await self._portal.serve(call, waiting)
         except BaseException as error:
-            failure = _bare(error) if _leaves(error) else None
+            failure = _bare(error) if _failures(error) else None
             raise
         finally:
             self._end = failure or SupervisorClosed("what was read from is closed")

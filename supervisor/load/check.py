@@ -1,4 +1,4 @@
-"""What is wrong with a job: what was asked for, held against what was said of it and what has happened. Pure."""
+"""Compares a job with its description: its state, its times, its output and its marks. Pure."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from supervisor.load.program import Marks, expected_output
 from supervisor.model import Job
 from supervisor.states import Reason, State
 
-__all__ = ["MEANINGS", "Fault", "Found", "Record", "faults_of", "faults_of_marks", "weigh"]
+__all__ = ["MEANINGS", "Fault", "OutputCheck", "Tracked", "check_output", "faults_of", "faults_of_marks"]
 
-_CLOCK_TICK: Final = timedelta(milliseconds=20)
-"""How far two readings of the clock may lie apart that mean the same moment; times over MCP are in milliseconds."""
+_CLOCK_TOLERANCE: Final = timedelta(milliseconds=20)
+"""By how much two readings of the clock at the same moment may differ; times over MCP are in milliseconds."""
 
 MEANINGS: Final = {
-    "lost": "acknowledged, and then not known any more",
-    "never_ended": "did not end long after it should have",
-    "changed": "the list says something else than its caller was told",
-    "same_id": "the id of another job was given for it",
-    "twice": "was run more than once",
-    "never_ran": "is said to have run, and has not",
-    "unasked": "was run although its start was refused",
-    "unknown": "is listed, and nobody has asked for it",
-    "state": "ended in another state than it had to",
-    "exit": "has another exit status than it had",
-    "early": "ended before its time",
-    "cut_short": "is said to have come to its end, and did not",
-    "ran_on": "came to its end although it was stopped",
-    "output": "its output is not what it wrote",
-    "alive": "processes of it are left",
+    "lost": "its start was acknowledged, but it does not exist any more",
+    "never_ended": "it did not end long after it should have",
+    "changed": "the list of jobs contradicts the answer to its caller",
+    "same_id": "it got the id of another job",
+    "twice": "it ran more than once",
+    "never_ran": "its record says that it ran, but it did not",
+    "unasked": "it ran although its start was refused",
+    "unknown": "it is listed, but no such job was requested",
+    "state": "it ended in another state than expected",
+    "exit": "its record has another exit status than expected",
+    "early": "it ended too early",
+    "cut_short": "its record says that it ended by itself, but it was interrupted",
+    "ran_on": "it ran to its end although it was stopped",
+    "output": "its output differs from what it wrote",
+    "alive": "some of its processes are left",
     "call": "a call about it was refused",
 }
-"""Every fault there is, by its code."""
+"""All faults by their codes."""
 
 
 @attrs.frozen(slots=True)
-class Found:
-    """The output of a job, as far as it matters: how it compares.
+class OutputCheck:
+    """The comparison of a job's output with the expected output.
 
     Attributes:
-        size: in bytes.
-        digest: SHA-256 in hex; ``None`` where it is what it should be.
-        fits: whether it is what it should be.
+        size: the number of bytes.
+        digest: SHA-256 in hex; ``None`` if the output is as expected.
+        fits: whether the output is as expected.
     """
 
     size: int
@@ -56,21 +56,21 @@ class Found:
 
 
 @attrs.define(slots=True, eq=False)
-class Record:
-    """A job of the load, and what has become of it so far.
+class Tracked:
+    """A job of the load and its current state.
 
     Attributes:
-        order: what was asked for.
-        tag: what it is called in its output and its marks.
-        due: when it was due, by the clock of the event loop.
-        job: as it was last heard of; ``None`` before its start was acknowledged.
-        refused: whether its start was refused, for certain.
-        uncertain: whether its start was answered by nothing, so that nobody knows.
+        order: the requested job.
+        tag: its name in its output and its marks.
+        due: its due time by the clock of the event loop.
+        job: its last known state; ``None`` before its start was acknowledged.
+        refused: whether its start was certainly refused.
+        uncertain: whether its start had no answer, so that the job may exist.
         interrupted: whether it was cancelled because the load was interrupted.
-        gave_up: whether its end was waited for in vain.
-        abandoned: whether its end was not seen: a call failed, or the user did not want to wait.
-        found: its output, once that was fetched.
-        done: whether everything that was to be done about it has been done.
+        gave_up: whether it did not end in time and was cancelled.
+        abandoned: whether its end was not observed: a call failed, or the user did not wait.
+        output: the check of its output, once fetched.
+        done: whether the generator has finished with it.
     """
 
     order: Order
@@ -82,20 +82,20 @@ class Record:
     interrupted: bool = False
     gave_up: bool = False
     abandoned: bool = False
-    found: Found | None = None
+    output: OutputCheck | None = None
     done: bool = False
 
 
 @attrs.frozen(slots=True)
 class Fault:
-    """Something that is wrong.
+    """A difference between a job and its description.
 
     Attributes:
         code: one of ``MEANINGS``.
-        detail: what was demanded and what was found, in words.
-        job_id: of which job, where there is one.
-        tag: what the job is called in its output and its marks.
-        sort: what sort of job it is.
+        detail: the expected and the found value, as text.
+        job_id: the job, if it has an id.
+        tag: the name of the job in its output and its marks.
+        sort: the name of its sort.
     """
 
     code: str
@@ -105,25 +105,25 @@ class Fault:
     sort: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, JSON-ready."""
+        """Return the fault with its meaning, JSON-ready."""
         return {**attrs.asdict(self), "meaning": MEANINGS[self.code]}
 
 
-def weigh(record: Record, output: bytes) -> Found:
-    """Compare the output of an ended job with what it had to write: all of it, or as much as it came to."""
+def check_output(record: Tracked, output: bytes) -> OutputCheck:
+    """Compare the output of an ended job with the expected output, of which a stopped job wrote a part."""
     order = record.order
     wanted = expected_output(record.tag, order.before, order.after)
-    # One that was stopped was so at any moment, also while it wrote the first half; it never came to the second.
+    # A job may be stopped while it writes the first half. It is always stopped before the second half.
     fits = output == wanted if _ended_by_itself(record) else wanted[: order.before].startswith(output)
-    return Found(len(output), None if fits else hashlib.sha256(output).hexdigest(), fits)
+    return OutputCheck(len(output), None if fits else hashlib.sha256(output).hexdigest(), fits)
 
 
-def _ended_by_itself(record: Record) -> bool:
+def _ended_by_itself(record: Tracked) -> bool:
     return record.job is not None and record.job.status in {State.DONE, State.FAILED}
 
 
-def faults_of(record: Record) -> Iterator[Fault]:
-    """Yield what is wrong with an acknowledged job by what was said of it and what it wrote."""
+def faults_of(record: Tracked) -> Iterator[Fault]:
+    """Yield the faults of an acknowledged job in its last known state and its output."""
     job, order = record.job, record.order
     if job is None:
         return
@@ -133,34 +133,34 @@ def faults_of(record: Record) -> Iterator[Fault]:
 
     if not job.status.terminal:
         if not record.abandoned:
-            yield fault("never_ended", f"it is {job.status.value}")
+            yield fault("never_ended", f"its state is {job.status.value}")
         return
     if record.gave_up:
-        yield fault("never_ended", f"it was {job.status.value} only after it was stopped")
+        yield fault("never_ended", f"it ended ({job.status.value}) only after it was stopped")
         return
     if job.reason is Reason.LOST:
         yield fault("lost", "its exit status is not known")
         return
     wanted = _wanted_states(record)
     if (job.status, job.reason) not in wanted:
-        said = f"{job.status.value} ({'no reason' if job.reason is None else job.reason.value})"
-        detail = f"it is {said} and not {' or '.join(state.value for state, _ in wanted)}"
+        state = f"{job.status.value} ({'no reason' if job.reason is None else job.reason.value})"
+        detail = f"its state is {state} instead of {' or '.join(each.value for each, _ in wanted)}"
         yield fault("state", detail if job.detail is None else f"{detail}: {job.detail}")
         return
     if _ended_by_itself(record) and (job.exit_code, job.signal) != (order.sort.exit_code, None):
-        said = f"exit code {job.exit_code}, signal {job.signal}"
-        yield fault("exit", f"it has {said} and not exit code {order.sort.exit_code}")
-    yield from _times(record, job, fault)
-    if record.found is not None and not record.found.fits:
+        found = f"exit code {job.exit_code}, signal {job.signal}"
+        yield fault("exit", f"it has {found} instead of exit code {order.sort.exit_code}")
+    yield from _time_faults(record, job, fault)
+    if record.output is not None and not record.output.fits:
         size = order.before + order.after
-        asked = f"{size} bytes" if _ended_by_itself(record) else f"at most the first {order.before} of {size} bytes"
-        found = f"{record.found.size} bytes with the SHA-256 {record.found.digest}"
-        yield fault("output", f"it wrote {asked}, and there are {found}")
+        written = f"{size} bytes" if _ended_by_itself(record) else f"at most the first {order.before} of {size} bytes"
+        kept = f"{record.output.size} bytes with the SHA-256 {record.output.digest}"
+        yield fault("output", f"it wrote {written}, but its output has {kept}")
     if _ended_by_itself(record) and job.stderr_bytes != order.stderr:
-        yield fault("output", f"it wrote {order.stderr} bytes to stderr, and there are {job.stderr_bytes}")
+        yield fault("output", f"it wrote {order.stderr} bytes to stderr, but its record has {job.stderr_bytes}")
 
 
-def _wanted_states(record: Record) -> tuple[tuple[State, Reason], ...]:
+def _wanted_states(record: Tracked) -> tuple[tuple[State, Reason], ...]:
     sort = record.order.sort
     if sort.cancel_after_seconds is not None:
         wanted = (State.CANCELLED, Reason.CANCELLED)
@@ -173,21 +173,21 @@ def _wanted_states(record: Record) -> tuple[tuple[State, Reason], ...]:
     return (wanted, (State.CANCELLED, Reason.CANCELLED)) if record.interrupted else (wanted,)
 
 
-def _times(record: Record, job: Job, fault: Any) -> Iterator[Fault]:
-    """Yield whether it ended before it had slept for as long as it had to, or before its deadline."""
+def _time_faults(record: Tracked, job: Job, fault: Any) -> Iterator[Fault]:
+    """Yield a fault if the job ended before the end of its sleep, or before its deadline."""
     if job.completed_at is None or job.started_at is None or job.status is State.CANCELLED:
         return
     if job.status is State.TIMEOUT:
-        if job.deadline_at is not None and job.completed_at < job.deadline_at - _CLOCK_TICK:
+        if job.deadline_at is not None and job.completed_at < job.deadline_at - _CLOCK_TOLERANCE:
             yield fault("early", f"it was stopped {job.deadline_at - job.completed_at} before its deadline")
         return
     slept = timedelta(seconds=record.order.seconds)
-    if job.completed_at - job.started_at < slept - _CLOCK_TICK:
-        yield fault("early", f"it slept for {slept} and was over after {job.completed_at - job.started_at}")
+    if job.completed_at - job.started_at < slept - _CLOCK_TOLERANCE:
+        yield fault("early", f"it slept for {slept}, but ended after {job.completed_at - job.started_at}")
 
 
-def faults_of_marks(record: Record, marks: Marks) -> Iterator[Fault]:
-    """Yield what is wrong with a job by what it has left behind when it ran."""
+def faults_of_marks(record: Tracked, marks: Marks) -> Iterator[Fault]:
+    """Yield the faults of a job in the marks that it left."""
     job, tag = record.job, record.tag
     begun, ended = marks.begun[tag], marks.ended[tag]
 
@@ -195,15 +195,15 @@ def faults_of_marks(record: Record, marks: Marks) -> Iterator[Fault]:
         return Fault(code, detail, None if job is None else job.job_id, tag, record.order.sort.name)
 
     if begun > 1:
-        yield fault("twice", f"it was begun {begun} times")
+        yield fault("twice", f"it began {begun} times")
     if record.refused and begun:
-        yield fault("unasked", f"it was begun {begun} times")
+        yield fault("unasked", f"it began {begun} times")
     if job is None or not job.status.terminal or job.reason is Reason.LOST:
         return
     if _ended_by_itself(record) and job.reason is not Reason.LAUNCH_FAILED:
         if not begun:
-            yield fault("never_ran", f"it is {job.status.value} and has left no mark")
+            yield fault("never_ran", f"its state is {job.status.value}, but it left no mark")
         elif not ended:
-            yield fault("cut_short", f"it is {job.status.value} and has left no mark at its end")
+            yield fault("cut_short", f"its state is {job.status.value}, but it left no mark at its end")
     elif ended and not record.interrupted:
-        yield fault("ran_on", f"it is {job.status.value} and has left its mark at its end")
+        yield fault("ran_on", f"its state is {job.status.value}, but it left its mark at its end")

@@ -1,4 +1,4 @@
-"""What the generator asks of whoever runs the jobs, and the request that it makes."""
+"""The interface between the load generator and the service that runs its jobs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from supervisor.model import Job
 __all__ = ["RUN_LABEL", "Driver", "Refused", "Request"]
 
 RUN_LABEL = "bench"
-"""The label that every job of a run has; its value is the run's name."""
+"""The label of every job of a run; its value is the run's name."""
 
 
 @attrs.frozen(slots=True)
 class Request:
-    """A job that is asked for.
+    """A job to start.
 
     Attributes:
         argv: its command.
         key: its idempotency key.
-        run: the name of the run, which goes into its label.
-        deadline_seconds: when it is stopped.
+        run: the name of the run, the value of its label.
+        deadline_seconds: its deadline.
     """
 
     argv: tuple[str, ...]
@@ -33,16 +33,15 @@ class Request:
 
 
 class Refused(Exception):
-    """A call was answered by an error, or by nothing.
+    """A call had an error as its answer, or no answer.
 
     Attributes:
-        code: of the error, for counting.
-        message: what was said.
-        certain: whether nothing was done; of a connection that broke nobody knows.
+        code: the code of the error, for counting.
+        message: the error as text.
+        certain: whether the call had no effect; unknown after a broken connection.
     """
 
     def __init__(self, message: str, *, code: str, certain: bool = True) -> None:
-        """Keep what is given."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -50,33 +49,33 @@ class Refused(Exception):
 
 
 class Driver(Protocol):
-    """Somebody who runs jobs. Every method raises ``Refused`` when it is answered by an error."""
+    """A service that runs jobs. Every method raises ``Refused`` if its answer is an error."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it is, for the report."""
+        """The description of the service for the report."""
         ...
 
     @property
-    def keeps(self) -> bool:
+    def keeps_jobs(self) -> bool:
         """Whether jobs stay after their output was fetched, so that they can be listed at the end."""
         ...
 
     @property
     def same_machine(self) -> bool:
-        """Whether its clock and its processes are those of this machine, as far as can be told beforehand."""
+        """Whether the jobs run on this machine, judging by the address of the service."""
         ...
 
     async def start(self, request: Request) -> Job:
-        """Return a job that runs, or has ended already."""
+        """Start a job and return it once it runs or has ended."""
         ...
 
     async def wait(self, job_id: str, seconds: float) -> Job:
-        """Return a job when it has ended, or as it is after ``seconds``. Nothing is polled."""
+        """Return a job once it has ended, or unfinished after ``seconds``. Does not poll."""
         ...
 
     async def cancel(self, job_id: str) -> Job:
-        """Stop a job, and return it when nothing of it is left."""
+        """Stop a job, and return it once none of its processes is left."""
         ...
 
     async def fetch(self, job: Job) -> bytes:
@@ -84,9 +83,9 @@ class Driver(Protocol):
         ...
 
     def listed(self, run: str) -> AsyncIterator[Job]:
-        """Yield the jobs of a run that are kept."""
+        """Yield the existing jobs of a run."""
         ...
 
     async def forget(self, job_id: str) -> None:
-        """Forget an ended job."""
+        """Delete an ended job."""
         ...

@@ -1,7 +1,7 @@
-"""Starts jobs when they are due, and sees each to its end: what a caller would do, with a clock in its hand.
+"""Starts jobs when they are due, waits for the end of each, and measures latencies.
 
-One task a job. A start is timed from the moment at which it was due, and from the call; how late we
-ourselves were is measured as well, so that a machine too busy to generate the load shows.
+Each job has a task. The latency of a start counts from its due time, and also from the call. The delay of
+the generator itself is a figure too: it shows whether the machine was too busy to generate the load.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import trio
 
-from supervisor.load.check import Fault, Record, faults_of, weigh
+from supervisor.load.check import Fault, Tracked, check_output, faults_of
 from supervisor.load.driver import Driver, Refused, Request
 from supervisor.load.mix import Mix
 from supervisor.load.plan import plan
@@ -35,29 +35,29 @@ FIGURES: Final = {
     "fetch": "output fetched",
     "behind": "the generator behind its plan",
 }
-"""Every latency that is measured, and what it is."""
+"""All latencies, each with its description."""
 
-_FETCHES: Final = 16
+_MAX_FETCHES: Final = 16
 _SAFETY_SECONDS: Final = 600
 
 
 class Load:
-    """One load under way, and what was measured of it so far.
+    """One load, with its figures so far.
 
     Attributes:
-        mix: its description.
+        mix: the description of the load.
         records: every job that was due so far, by its tag.
-        figures: the latencies, by the names in ``FIGURES``, in seconds.
-        errors: calls that were answered by an error: how often, by ``call: code``.
-        faults: what was found to be wrong with a call.
-        ended: ended jobs, by state.
-        acknowledged: how many starts were.
-        in_flight: how many jobs are being looked after.
-        held_back: how many had to wait because too many were in flight.
-        began: when the load began, by the clock of the event loop.
-        last_start: when the last start was acknowledged.
-        interrupted: whether it was told to start no more jobs.
-        all_due: whether no more jobs will be started.
+        figures: the latencies in seconds, by the names in ``FIGURES``.
+        errors: the number of calls answered with an error, by ``call: code``.
+        faults: the faults of calls and jobs.
+        ended: the number of ended jobs, by state.
+        acknowledged: the number of acknowledged starts.
+        in_flight: the number of jobs between their start and their end.
+        held_back: the number of jobs that waited because too many were in flight.
+        began: the begin of the load, by the clock of the event loop.
+        last_start: the time of the last acknowledged start.
+        interrupted: whether ``interrupt`` was called.
+        all_due: whether all jobs have been started.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Load:
         """Prepare a load.
 
         Input
-            driver: whom the jobs are asked of.
-            mix: the description.
+            driver: the service that runs the jobs.
+            mix: the description of the load.
             run: the name of the run.
             marks: the file for the marks of the jobs; empty for none.
-            patience_seconds: how long after its time a job may end, and how long a call may take.
-            wall: the time of day in seconds, as the driver's jobs have it; only where that is ours
-                do ``exit_known`` and ``deadline_overshoot`` mean anything.
+            patience_seconds: how late a job may end, and how long a call may take.
+            wall: the time of day in seconds. ``exit_known`` and ``deadline_overshoot`` are valid only if the
+                driver's jobs use the same clock.
         """
         self.mix = mix
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, Tracked] = {}
         self.figures = {name: Series() for name in FIGURES}
         self.errors: Counter[str] = Counter()
         self.faults: list[Fault] = []
@@ -98,12 +98,12 @@ class Load:
         self._ids: dict[str, str] = {}
         self._starting = trio.CancelScope()
         self._running = trio.CancelScope()
-        self._places = trio.Semaphore(mix.max_in_flight)
-        self._fetches = trio.CapacityLimiter(_FETCHES)
+        self._slots = trio.Semaphore(mix.max_in_flight)
+        self._fetches = trio.CapacityLimiter(_MAX_FETCHES)
         self._cancelling = trio.Event()
 
     async def run(self) -> None:
-        """Start every job when it is due, and return when all of them have been seen to their end."""
+        """Start every job when it is due, and return once all have ended."""
         self.began = self.last_start = trio.current_time()
         with self._running:
             async with trio.open_nursery() as nursery:
@@ -115,20 +115,20 @@ class Load:
                 nursery.cancel_scope.cancel()
 
     def interrupt(self, *, cancel: bool = True) -> None:
-        """Start no more jobs; ``cancel`` those that run."""
+        """Start no more jobs, and optionally cancel the running ones."""
         self._starting.cancel()
         self.interrupted = True
         if cancel:
             self._cancelling.set()
 
     def abandon(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting for jobs."""
         self._starting.cancel()
         self._running.cancel()
         for record in self.records.values():
             record.abandoned = record.abandoned or not record.done
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ one job
 
     async def _start_all(self, jobs: trio.Nursery) -> None:
         for order in plan(self.mix):
@@ -136,31 +136,31 @@ class Load:
             await trio.sleep_until(due)
             self.figures["behind"].add(trio.current_time() - due)
             try:
-                self._places.acquire_nowait()
+                self._slots.acquire_nowait()
             except trio.WouldBlock:
                 self.held_back += 1
-                await self._places.acquire()
+                await self._slots.acquire()
             tag = f"{self._run}-{order.number}"
-            self.records[tag] = record = Record(order, tag, due)
+            self.records[tag] = record = Tracked(order, tag, due)
             self.in_flight += 1
-            jobs.start_soon(self._see_to, record)
+            jobs.start_soon(self._supervise, record)
 
-    async def _see_to(self, record: Record) -> None:
+    async def _supervise(self, record: Tracked) -> None:
         try:
             await self._start(record)
             if record.job is not None:
                 await self._to_end(record)
         except Refused:
-            pass  # it was counted where it was met
+            pass  # counted already
         finally:
             self.in_flight -= 1
-            self._places.release()
+            self._slots.release()
         record.done = True
         if record.job is not None:
             self.faults += faults_of(record)
-            record.job = attrs.evolve(record.job, argv=(), labels={})  # a long load has many of them
+            record.job = attrs.evolve(record.job, argv=(), labels={})  # saves memory in a long load
 
-    async def _start(self, record: Record) -> None:
+    async def _start(self, record: Tracked) -> None:
         order = record.order
         sort = order.sort
         command = argv(
@@ -188,21 +188,21 @@ class Load:
         self.figures["start_call"].add(now - called)
         self.acknowledged += 1
         if (other := self._ids.setdefault(job.job_id, record.tag)) != record.tag:
-            self.faults.append(Fault("same_id", f"it is that of {other}", job.job_id, record.tag, sort.name))
+            self.faults.append(Fault("same_id", f"{other} has the same id", job.job_id, record.tag, sort.name))
 
-    async def _to_end(self, record: Record) -> None:
+    async def _to_end(self, record: Tracked) -> None:
         assert record.job is not None  # noqa: S101  # it was acknowledged
         await self._until_ended(record, record.job)
-        self._note_end(record)
+        self._measure_end(record, record.job)
         async with self._fetches:
             called = trio.current_time()
-            with self._met("fetch", record), self._timed("fetch"):
+            with self._counted("fetch", record), self._timed("fetch"):
                 output = await self._driver.fetch(record.job)
             self.figures["fetch"].add(trio.current_time() - called)
-        record.found = weigh(record, output)
+        record.output = check_output(record, output)
 
-    async def _until_ended(self, record: Record, job: Job) -> None:
-        """Leave the ended job in the record."""
+    async def _until_ended(self, record: Tracked, job: Job) -> None:
+        """Wait for the end of a job, or cancel it as planned, and store the ended job in the record."""
         order = record.order
         if order.cancel_after is not None and not job.status.terminal:
             with trio.move_on_after(order.cancel_after):
@@ -217,19 +217,17 @@ class Load:
             await self._cancel(record, job)
             return
         expected = order.seconds if order.deadline is None else order.deadline
-        with self._met("wait", record):
+        with self._counted("wait", record):
             record.job = await self._driver.wait(job.job_id, expected + self._patience)
         if not record.job.status.terminal:
             record.gave_up = True
             await self._cancel(record, job)
 
-    async def _cancel(self, record: Record, job: Job) -> None:
-        with self._met("cancel", record), self._timed("cancel"):
+    async def _cancel(self, record: Tracked, job: Job) -> None:
+        with self._counted("cancel", record), self._timed("cancel"):
             record.job = await self._driver.cancel(job.job_id)
 
-    def _note_end(self, record: Record) -> None:
-        job = record.job
-        assert job is not None  # noqa: S101  # as above
+    def _measure_end(self, record: Tracked, job: Job) -> None:
         self.ended[job.status] += 1
         if job.completed_at is None or record.interrupted or record.gave_up:
             return
@@ -240,23 +238,23 @@ class Load:
             self.figures["deadline_overshoot"].add(max(0.0, ended - job.deadline_at.timestamp()))
 
     async def _cancel_waiting(self, nursery: trio.Nursery) -> None:
-        """When the load is interrupted, cancel what is waited for; those who wait see it end."""
+        """Once the load is interrupted, cancel the running jobs; their tasks then observe the end."""
         await self._cancelling.wait()
         for record in self.records.values():
             if record.job is not None and not record.done and record.order.cancel_after is None:
                 nursery.start_soon(self._stop, record, record.job)
 
-    async def _stop(self, record: Record, job: Job) -> None:
-        if record.job is job and not job.status.terminal:  # its end has not been heard of meanwhile
+    async def _stop(self, record: Tracked, job: Job) -> None:
+        if record.job is job and not job.status.terminal:  # its end has not been observed since
             record.interrupted = True
-            with contextlib.suppress(Refused), self._met("cancel", record), self._timed("cancel"):
+            with contextlib.suppress(Refused), self._counted("cancel", record), self._timed("cancel"):
                 await self._driver.cancel(job.job_id)
 
     # ------------------------------------------------------------ errors
 
     @contextlib.contextmanager
-    def _met(self, call: str, record: Record) -> Generator[None]:
-        """Note that a call about an acknowledged job was refused, which is always wrong."""
+    def _counted(self, call: str, record: Tracked) -> Generator[None]:
+        """Count a refused call about an acknowledged job, which is always a fault."""
         try:
             yield
         except Refused as error:
@@ -264,13 +262,13 @@ class Load:
             record.abandoned = True
             code = "lost" if error.code == "job_not_found" else "call"
             job_id = None if record.job is None else record.job.job_id
-            detail = f"{call} was answered by {error.code}: {error.message}"
+            detail = f"{call} was answered with {error.code}: {error.message}"
             self.faults.append(Fault(code, detail, job_id, record.tag, record.order.sort.name))
             raise
 
     @contextlib.contextmanager
     def _timed(self, call: str) -> Generator[None]:
-        """Take a call that is not answered for a long time for one that is answered by nothing."""
+        """Refuse a call that has no answer within the patience."""
         try:
             with trio.fail_after(self._patience):
                 yield

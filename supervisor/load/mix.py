@@ -1,35 +1,33 @@
-"""The description of a load: how often, for how long, and sorts of jobs with their shares.
+"""The description of a load: the rate, the duration, and sorts of jobs with their shares.
 
-It comes from options (``simple``) or from a TOML file (``load``) in which each ``[job.NAME]`` is a
-sort of job. A mistake is reported with its line, its key and what is allowed there.
+It comes from options (``simple``) or from a TOML file (``load``), in which each ``[job.NAME]`` is a sort.
 """
 
 from __future__ import annotations
 
-import math
 import random
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import attrs
 
 from supervisor.errors import InvalidArguments
 from supervisor.load import spread
 from supervisor.load.spread import Spread, parse_bytes, parse_spread
+from supervisor.text.toml_file import BOOLEAN, Parser, TomlFile, parser, real, whole
 
 __all__ = ["ARRIVALS", "EXAMPLE", "Mix", "Sort", "load", "parse", "simple"]
 
 ARRIVALS: Final = ("poisson", "constant")
 
 HOLD_SECONDS: Final = 3600.0
-"""How long a job sleeps that is to be stopped before: so long that it never ends first."""
+"""The sleep of a job that is stopped, long enough that the stop is always first."""
 
-_MOST_JOBS: Final = 10_000_000
-_MOST_RATE: Final = 100_000
+_MAX_JOBS: Final = 10_000_000
+_MAX_RATE: Final = 100_000
 _NONE: Final = parse_spread(0)
-_BYTES: Final = f"{spread.ACCEPTS}, of bytes, with k, M or G for more"
+_BYTES: Final = f"{spread.ACCEPTS}, of bytes, with the units k, M and G"
 
 EXAMPLE: Final = """\
 rate = 20                  # jobs a second
@@ -38,7 +36,7 @@ arrivals = "poisson"       # or "constant"
 
 [job.quick]
 share = 90                 # of the sum of all shares
-seconds = "exp:0.2:2"      # what it sleeps: 0.2 s on average, 2 s at most
+seconds = "exp:0.2:2"      # its sleep: 0.2 s on average, 2 s at most
 output_bytes = "lognormal:1k:64k"
 
 [job.fails]
@@ -65,15 +63,15 @@ class Sort:
     """One sort of job.
 
     Attributes:
-        name: what it is called in the report.
-        share: how much of all jobs it makes, in proportion to the shares of the others.
+        name: its name in the report.
+        share: its share of all jobs, in proportion to the sum of all shares.
         seconds: how long a job sleeps.
-        output_bytes: what it writes to stdout, half of it before it sleeps.
-        stderr_bytes: what it writes to stderr.
-        exit_code: what it exits with.
-        cancel_after_seconds: cancel it so long after its start was acknowledged; ``None`` for never.
-        deadline_seconds: its deadline, which it runs into; ``None`` for none that it would.
-        stubborn: it ignores SIGTERM.
+        output_bytes: the bytes of stdout, half of them before it sleeps.
+        stderr_bytes: the bytes of stderr.
+        exit_code: its exit status.
+        cancel_after_seconds: the time from its acknowledged start to its cancellation; ``None`` for none.
+        deadline_seconds: the deadline that it runs into; ``None`` for none.
+        stubborn: whether it ignores SIGTERM.
     """
 
     name: str
@@ -87,16 +85,16 @@ class Sort:
     stubborn: bool = False
 
     @property
-    def stopped_by(self) -> Spread | None:
-        """After how long it is stopped, if it is not to end by itself."""
+    def stopped_after(self) -> Spread | None:
+        """The time after which it is stopped; ``None`` if it ends by itself."""
         return self.cancel_after_seconds or self.deadline_seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Return what differs from the defaults, in the names of the file."""
+        """Return the values that differ from the defaults, by the keys of the file."""
         shape: dict[str, Any] = {}
         for each in attrs.fields(Sort):
             held = getattr(self, each.name)
-            implied = each.name == "seconds" and self.stopped_by is not None
+            implied = each.name == "seconds" and self.stopped_after is not None
             if each.name == "share" or not (each.name == "name" or held == each.default or implied):
                 shape[each.name] = held.text if isinstance(held, Spread) else held
         return shape
@@ -108,13 +106,12 @@ class Mix:
 
     Attributes:
         sorts: the sorts of jobs, at least one.
-        rate: jobs a second.
+        rate: jobs per second.
         for_seconds: how long jobs are started.
-        jobs: no more jobs than this; ``None`` for any number.
+        jobs: the maximum number of jobs; ``None`` for no limit.
         arrivals: ``poisson``, at random as from many callers, or ``constant``, evenly spaced.
-        seed: of everything that is left to chance; by default another one each time.
-        max_in_flight: no more jobs than this at once; one that is due has to wait, and is timed from
-            when it was due.
+        seed: the seed of all random values; by default a new one.
+        max_in_flight: the maximum number of jobs at once. Latencies of jobs that wait count from their due time.
     """
 
     sorts: tuple[Sort, ...]
@@ -126,32 +123,32 @@ class Mix:
     max_in_flight: int = 1000
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what nobody can want."""
-        if self.rate * self.for_seconds > _MOST_JOBS and (self.jobs is None or self.jobs > _MOST_JOBS):
-            message = f"{self.rate:g} jobs a second for {self.for_seconds:g} s are more than {_MOST_JOBS} jobs"
+        """Refuse a load with too many jobs."""
+        if self.rate * self.for_seconds > _MAX_JOBS and (self.jobs is None or self.jobs > _MAX_JOBS):
+            message = f"{self.rate:g} jobs a second for {self.for_seconds:g} s are more than {_MAX_JOBS} jobs"
             raise InvalidArguments(message, repair="Lower the rate or the time, or limit the number of jobs.")
 
     @property
     def expected_jobs(self) -> float:
-        """How many jobs there will be, on average."""
+        """The number of jobs, on average."""
         expected = self.rate * self.for_seconds
         return expected if self.jobs is None else min(expected, self.jobs)
 
     @property
     def expected_in_flight(self) -> float:
-        """How many jobs will sleep at once, on average, if nothing takes any time."""
+        """The number of jobs that sleep at once, on average, without any delays."""
         total = sum(sort.share for sort in self.sorts)
-        asleep = sum((sort.stopped_by or sort.seconds).mean * sort.share for sort in self.sorts) / total
+        asleep = sum((sort.stopped_after or sort.seconds).mean * sort.share for sort in self.sorts) / total
         return self.rate * min(asleep, self.for_seconds)
 
     @property
-    def most_output_bytes(self) -> int:
-        """The most that any job writes to one of its streams."""
-        return int(max(max(sort.output_bytes.most, sort.stderr_bytes.most) for sort in self.sorts))
+    def max_output_bytes(self) -> int:
+        """The maximum number of bytes that a job writes to one of its streams."""
+        return int(max(max(sort.output_bytes.maximum, sort.stderr_bytes.maximum) for sort in self.sorts))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the description as a file would have it."""
-        shape: dict[str, Any] = {name: getattr(self, name) for name in _TOP}
+        """Return the description with the keys of a file."""
+        shape: dict[str, Any] = {name: getattr(self, name) for name in _MIX_KEYS}
         shape["job"] = {sort.name: sort.to_json() for sort in self.sorts}
         return shape
 
@@ -168,16 +165,16 @@ def simple(
     """Return the mix that a few options describe; ``rest`` are attributes of ``Mix``.
 
     Input
-        seconds, output_bytes: of jobs that end by themselves.
-        cancels, timeouts, failures: the shares of jobs that are cancelled, that run into their deadline and
+        seconds, output_bytes: the sleep and the output of jobs that end by themselves.
+        cancels, timeouts, failures: the shares of jobs that are cancelled, that run into their deadline, and
             that exit with 3, each from 0 to 1.
 
     Raises:
-        InvalidArguments: the shares are more than 1.
+        InvalidArguments: the sum of the shares is more than 1.
     """
     plain = round(1 - cancels - timeouts - failures, 9)
     if plain < 0:
-        message = f"the shares of cancels, timeouts and failures come to {1 - plain:g}, which is more than 1"
+        message = f"the sum of the shares of cancels, timeouts and failures is {1 - plain:g}, which is more than 1"
         raise InvalidArguments(message, repair="Lower --cancels, --timeouts or --failures.")
     soon = parse_spread("uniform:0.1:1")
     sorts = (
@@ -194,82 +191,53 @@ def _held(sort: Sort) -> Sort:
 
 
 def load(path: Path, **given: Any) -> Mix:
-    """Read a file; ``given`` are attributes of ``Mix`` that stand above it.
+    """Read a file; ``given`` are attributes of ``Mix`` that override it.
 
     Raises:
-        InvalidArguments: it cannot be read, or has a mistake.
+        InvalidArguments: the file cannot be read, or has a mistake.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        message = f"{path} is not UTF-8"
-        raise InvalidArguments(message, repair="Save the file as UTF-8.") from error
+        text = path.expanduser().read_bytes()
     except OSError as error:
         message = f"the mix {path} cannot be read: {error.strerror or error}"
-        raise InvalidArguments(message, repair="Correct --mix; --print-example shows a file to begin with.") from error
+        raise InvalidArguments(message, repair="Correct --mix; --print-example prints an example.") from error
     return parse(text, str(path), **given)
 
 
-def parse(text: str, path: str, **given: Any) -> Mix:
-    """Read the text of a file; ``path`` is its name in messages, ``given`` stands above it.
+def parse(text: str | bytes, path: str, **given: Any) -> Mix:
+    """Parse the text of a file; ``path`` is its name in messages, ``given`` overrides it.
 
     Raises:
-        InvalidArguments: it has a mistake.
+        InvalidArguments: the file has a mistake.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message = f"{path}: this is not TOML: {error}"
-        raise InvalidArguments(message, repair="Correct the file.") from error
-    return _Reader(text, path).read(document, given)
+    file = TomlFile(text, path, InvalidArguments, "Correct the file; --print-example prints an example.")
+    values = file.values((), file.document, _MIX_KEYS, {"job"})
+    tables = file.document.get("job")
+    if not isinstance(tables, dict) or not tables:
+        file.refuse(("job",), "there are no jobs in it", "tables: [job.NAME]")
+    sorts = tuple(_sort(file, name, table) for name, table in cast("dict[str, Any]", tables).items())
+    return Mix(sorts=sorts, **(values | {name: each for name, each in given.items() if each is not None}))
 
 
-def _real(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(value)
-    return float(value)
-
-
-def _positive(value: Any) -> float:
-    if (number := _real(value)) <= 0:
-        raise ValueError(value)
-    return number
-
-
-def _rate(value: Any) -> float:
-    if (number := _positive(value)) > _MOST_RATE:
-        raise ValueError(value)
-    return number
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(value)
-    return value
-
-
-def _count(value: Any) -> int:
-    if (number := _whole(value)) == 0:
-        raise ValueError(value)
-    return number
-
-
-def _arrivals(value: Any) -> str:
-    if value not in ARRIVALS:
-        raise ValueError(value)
-    return cast("str", value)
-
-
-def _exit_code(value: Any) -> int:
-    if (number := _whole(value)) > 125:  # above that a shell means something by it
-        raise ValueError(value)
-    return number
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(value)
-    return value
+def _sort(file: TomlFile, name: str, value: Any) -> Sort:
+    where = ("job", name)
+    if not name.isprintable() or not name.strip() or len(name) > 40:
+        file.refuse(where, f"the name {name!r} cannot be that of a sort of job", "at most 40 printable characters")
+    table = file.table(where, value, f"a table: [job.{name}]")
+    made = Sort(name=name, **file.values(where, table, _SORT_KEYS))
+    if made.cancel_after_seconds is not None and made.deadline_seconds is not None:
+        message = "a job can be cancelled or run into its deadline, not both"
+        file.refuse((*where, "deadline_seconds"), message, "one of cancel_after_seconds and deadline_seconds")
+    if made.stopped_after is None:
+        if made.stubborn:
+            allowed = "it only with a cancellation or a deadline"
+            file.refuse((*where, "stubborn"), "stubborn needs a job that is stopped", allowed)
+        return made
+    for key in ("seconds", "exit_code"):
+        if key in table:
+            allowed = "it only for jobs that end by themselves; this one runs until it is stopped"
+            file.refuse((*where, key), f"{key} is not allowed here", allowed)
+    return _held(made)
 
 
 def _positive_spread(value: Any) -> Spread:
@@ -283,85 +251,26 @@ def _bytes_spread(value: Any) -> Spread:
     return parse_spread(value, parse_bytes)
 
 
-_Parse = tuple[Callable[[Any], Any], str]
+_POSITIVE: Final = real(lambda value: value > 0)
 
-_TOP: Final[Mapping[str, _Parse]] = {
-    "rate": (_rate, f"a number of jobs a second, above 0 and at most {_MOST_RATE}"),
-    "for_seconds": (_positive, "a number of seconds above 0"),
-    "jobs": (_count, "a whole number of at least 1"),
-    "arrivals": (_arrivals, " or ".join(f'"{name}"' for name in ARRIVALS)),
-    "seed": (_whole, "a whole number of at least 0"),
-    "max_in_flight": (_count, "a whole number of at least 1"),
+_MIX_KEYS: Final[Mapping[str, Parser]] = {
+    "rate": (
+        real(lambda value: 0 < value <= _MAX_RATE),
+        f"a number of jobs a second, above 0 and at most {_MAX_RATE}",
+    ),
+    "for_seconds": (_POSITIVE, "a number of seconds above 0"),
+    "jobs": (whole(1), "a whole number of at least 1"),
+    "arrivals": (parser(str, ARRIVALS.__contains__), " or ".join(f'"{name}"' for name in ARRIVALS)),
+    "seed": (whole(), "a whole number of at least 0"),
+    "max_in_flight": (whole(1), "a whole number of at least 1"),
 }
-_SORT: Final[Mapping[str, _Parse]] = {
-    "share": (_positive, "a number above 0"),
+_SORT_KEYS: Final[Mapping[str, Parser]] = {
+    "share": (_POSITIVE, "a number above 0"),
     "seconds": (parse_spread, f"{spread.ACCEPTS}, of seconds"),
     "output_bytes": (_bytes_spread, _BYTES),
     "stderr_bytes": (_bytes_spread, _BYTES),
-    "exit_code": (_exit_code, "a whole number from 0 to 125"),
+    "exit_code": (whole(0, 125), "a whole number from 0 to 125"),  # the others have a meaning for shells
     "cancel_after_seconds": (parse_spread, f"{spread.ACCEPTS}, of seconds"),
     "deadline_seconds": (_positive_spread, f"{spread.ACCEPTS}, of seconds above 0"),
-    "stubborn": (_boolean, "true or false"),
+    "stubborn": BOOLEAN,
 }
-
-
-class _Reader:
-    """Reads a parsed document, and knows where everything stands."""
-
-    def __init__(self, text: str, path: str) -> None:
-        self._text = text
-        self._path = path
-
-    def read(self, document: Mapping[str, Any], given: Mapping[str, Any]) -> Mix:
-        values = dict(self._values((), document, _TOP, also={"job"}))
-        tables = document.get("job", {})
-        if not isinstance(tables, dict) or not tables:
-            self._refuse(("job",), "there are no jobs in it", "tables: [job.NAME]")
-        sorts = tuple(self._sort(name, table) for name, table in cast("dict[str, Any]", tables).items())
-        return Mix(sorts=sorts, **(values | {name: each for name, each in given.items() if each is not None}))
-
-    def _sort(self, name: str, table: Any) -> Sort:
-        where = ("job", name)
-        if not name.isprintable() or not name.strip() or len(name) > 40:
-            self._refuse(where, f"the name {name!r} cannot be that of a sort of job", "at most 40 printable characters")
-        if not isinstance(table, dict):
-            self._refuse(where, f"{name} is {table!r:.80}", f"a table: [job.{name}]")
-        held = cast("dict[str, Any]", table)
-        made = Sort(name=name, **dict(self._values(where, held, _SORT)))
-        if made.cancel_after_seconds is not None and made.deadline_seconds is not None:
-            message = "it is to be cancelled and to run into its deadline, and only one of them can come first"
-            self._refuse((*where, "deadline_seconds"), message, "one of cancel_after_seconds and deadline_seconds")
-        if made.stopped_by is None:
-            if made.stubborn:
-                self._refuse((*where, "stubborn"), "nobody stops this job", "it beside a cancel or a deadline only")
-            return made
-        for key in ("seconds", "exit_code"):
-            if key in held:
-                accepts = "it only for jobs that end by themselves; this one runs until it is stopped"
-                self._refuse((*where, key), f"{key} has no meaning here", accepts)
-        return _held(made)
-
-    def _values(
-        self,
-        where: tuple[str, ...],
-        table: Mapping[str, Any],
-        known: Mapping[str, _Parse],
-        also: Sequence[str] | set[str] = (),
-    ) -> Iterator[tuple[str, Any]]:
-        for key, value in table.items():
-            if key in also:
-                continue
-            if key not in known:
-                accepts = f"one of {', '.join(sorted({*known, *also}))}"
-                self._refuse((*where, key), f"there is no key {key!r} here", accepts)
-            parse, accepts = known[key]
-            try:
-                yield key, parse(value)
-            except (ValueError, OverflowError):
-                self._refuse((*where, key), f"{key} is {value!r:.80}", accepts)
-
-    def _refuse(self, where: Sequence[str], what: str, accepts: str) -> NoReturn:
-        from supervisor.text.toml_lines import complaint
-
-        message, details = complaint(self._path, self._text, where, what, accepts)
-        raise InvalidArguments(message, repair="Correct the file; --print-example shows one.", details=details)

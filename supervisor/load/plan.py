@@ -1,4 +1,4 @@
-"""Which job is due when. Pure: the same mix and the same seed give the same plan on every machine."""
+"""The plan of a load. Pure: the same mix and the same seed give the same plan on every machine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Order", "plan"]
 
 @attrs.frozen(slots=True)
 class Order:
-    """A job that is to be started.
+    """A planned job.
 
     Attributes:
-        number: from 1 on, in the order in which they are due.
-        due: seconds from the beginning of the load.
-        sort: what it is made of.
-        seconds: how long it sleeps; more than it is given where it is to be stopped.
+        number: its position in the plan, from 1 on.
+        due: seconds from the begin of the load to its start.
+        sort: its sort.
+        seconds: how long it sleeps; for a job that is stopped, longer than it runs.
         before: bytes of stdout before it sleeps.
-        after: bytes of stdout after it.
+        after: bytes of stdout after it sleeps.
         stderr: bytes of stderr.
-        cancel_after: seconds from its acknowledgement to its cancel; ``None`` for none.
-        deadline: its deadline in seconds; ``None`` where it should end long before any.
+        cancel_after: seconds from the acknowledgement of its start to its cancellation; ``None`` for none.
+        deadline: its deadline in seconds; ``None`` if it ends long before any deadline.
     """
 
     number: int
@@ -41,8 +41,8 @@ class Order:
 
 
 def plan(mix: Mix) -> Iterator[Order]:
-    """Yield the jobs of a mix in the order in which they are due."""
-    # Two streams of chance: other arrivals leave the jobs as they are, and the other way round.
+    """Yield the jobs of a mix in the order of their due times."""
+    # Two generators, so that a change of the arrivals does not change the jobs, and the other way round.
     arrivals, shapes = Random(f"{mix.seed}/arrivals"), Random(f"{mix.seed}/shapes")  # noqa: S311  # to be repeatable
     shares = list(accumulate(sort.share for sort in mix.sorts))
     due = 0.0

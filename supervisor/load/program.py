@@ -1,10 +1,9 @@
-"""The program that every job is: it writes, sleeps, writes again and exits, all as it was told. And its marks.
+"""The program of every job: it writes, sleeps, writes again and exits, as its arguments say. And its marks.
 
-A shell, because nothing that is there everywhere starts faster, and everything in it but the sleep is
-built in. What it writes begins each line with its own tag, so that bytes of another job are noticed. It
-leaves a mark in a file when it begins and one when it comes to its end by itself: what the supervisor
-says can be held against what has happened. Where a stop reaches its sleep before it reaches the shell,
-the shell does not go on.
+It is a shell script: no other program on every machine starts faster, and all but the sleep are shell
+builtins. Each line of its output begins with its own tag, which shows bytes of other jobs. It appends a
+mark to a file when it begins, and another when it ends by itself, so that the audit can compare the
+records of the supervisor with what ran. If a stop reaches the sleep before the shell, the shell exits.
 """
 
 from __future__ import annotations
@@ -57,21 +56,21 @@ def argv(
     """Return the command of a job.
 
     Input
-        tag: what begins each line of its output, and its marks.
+        tag: the name with which its lines and its marks begin.
         marks: the file for its marks; empty for none.
         seconds: how long it sleeps.
         before: bytes of stdout before it sleeps.
-        after: bytes of stdout after that.
+        after: bytes of stdout after it sleeps.
         stderr: bytes of stderr before it sleeps.
-        exit_code: what it exits with.
-        stubborn: whether SIGTERM leaves it, and its sleep, as they are.
+        exit_code: its exit status.
+        stubborn: whether it and its sleep ignore SIGTERM.
     """
-    told = (f"{seconds:.6f}".rstrip("0").rstrip(".") or "0", before, after, stderr, exit_code, int(stubborn))
-    return (SHELL, "-c", SCRIPT, NAME, tag, marks, *map(str, told))
+    arguments = (f"{seconds:.6f}".rstrip("0").rstrip(".") or "0", before, after, stderr, exit_code, int(stubborn))
+    return (SHELL, "-c", SCRIPT, NAME, tag, marks, *map(str, arguments))
 
 
 def tag_of(command: Iterable[str]) -> str | None:
-    """Return the tag in a job's command; ``None`` when it is not one of ours."""
+    """Return the tag in a job's command; ``None`` if it does not run this program."""
     match tuple(command):
         case (_, "-c", _, "bench", tag, *_):
             return tag
@@ -80,23 +79,23 @@ def tag_of(command: Iterable[str]) -> str | None:
 
 
 def allow_pattern() -> str:
-    """Return the pattern for ``supervisor mcp --allow-command`` that allows this program and nothing else."""
+    """Return the pattern for ``supervisor mcp --allow-command`` that allows only this program."""
     return shlex.join((SHELL, "-c", glob.escape(SCRIPT), NAME)) + " *"
 
 
 def expected_output(tag: str, before: int, after: int) -> bytes:
-    """Return what a job writes to stdout that comes to its end."""
+    """Return the whole stdout of a job that ends by itself."""
     line = f"{tag}\n".encode("ascii")
     return b"".join((line * (count // len(line) + 1))[:count] for count in (before, after))
 
 
 @attrs.frozen(slots=True)
 class Marks:
-    """What jobs have left in the file for marks.
+    """The marks of jobs.
 
     Attributes:
-        begun: how often each tag was begun.
-        ended: how often each came to its end by itself.
+        begun: how often the job with each tag began.
+        ended: how often it ended by itself.
     """
 
     begun: Counter[str]
@@ -104,7 +103,7 @@ class Marks:
 
 
 def read_marks(path: str) -> Marks:
-    """Read the file for marks; one that is not there has none."""
+    """Read the file of the marks; a missing file has none."""
     marks = Marks(Counter(), Counter())
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -115,7 +114,7 @@ def read_marks(path: str) -> Marks:
                     case [tag, "-", _]:
                         marks.ended[tag] += 1
                     case _:
-                        marks.begun[line.strip()] += 1  # no tag of any job: it comes out as one that nobody asked for
+                        marks.begun[line.strip()] += 1  # no tag of a job, so the audit reports it as unknown
     except FileNotFoundError:
         pass
     return marks
@@ -129,7 +128,7 @@ def processes_of(job_ids: frozenset[str]) -> dict[int, str]:
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     environment = file.read()
-            except OSError:  # ended meanwhile, or somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 continue
             _, mark, rest = environment.partition(b"SUPERVISOR_JOB_ID=")
             job_id = rest[:32].decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""What came out of a load, as one JSON-ready shape."""
+"""The report of a load, JSON-ready."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from supervisor.load.generator import Load
 from supervisor.model import ErrorInfo, to_json
 from supervisor.states import State
 
-__all__ = ["Surroundings", "report"]
+__all__ = ["RunFacts", "report"]
 
-_EXAMPLES: Final = 20
+_MAX_EXAMPLES: Final = 20
 
 
 @attrs.define(slots=True, kw_only=True)
-class Surroundings:
-    """What there is to say beside what the load measured itself.
+class RunFacts:
+    """Facts of a run that the load did not measure itself.
 
     Attributes:
         run: the name of the run.
-        target: whom the jobs were asked of.
-        loaded_seconds: from the first moment at which a job was due until the last had ended.
-        cpu_seconds: what this process used meanwhile.
-        shares_process: whether the supervisor is in this process, and so in ``cpu_seconds``.
-        own_cost: CPU seconds that the generator takes for a job.
-        same_clock: whether the jobs' times are by the clock of this machine.
-        not_checked: what could not be checked, in words.
-        found_again: jobs whose start was answered by nothing, and that exist.
+        target: the service that ran the jobs.
+        loaded_seconds: the time from the begin of the load to the end of the last job.
+        cpu_seconds: the CPU time of this process in that time.
+        shares_process: whether ``cpu_seconds`` includes the supervisor.
+        own_cost: CPU seconds of the generator per job.
+        same_clock: whether the times of the jobs are by the clock of this machine.
+        not_checked: the checks that were impossible, as text.
+        found_again: the number of existing jobs whose start had no answer.
         left_running: ids of jobs that run on.
         kept: whether the jobs are kept.
-        not_forgotten: jobs that should have been forgotten and were not.
-        gave_up: whether the user did not want to wait for the end.
+        not_forgotten: the number of jobs that could not be deleted.
+        gave_up: whether a second interrupt ended the run.
     """
 
     run: str
@@ -56,11 +56,11 @@ class Surroundings:
     gave_up: bool = False
 
 
-def report(load: Load, faults: Sequence[Fault], beside: Surroundings) -> dict[str, Any]:
-    """Return the report. ``ok`` is whether nothing was lost, wrong or refused; if it is not, ``error`` says so."""
+def report(load: Load, faults: Sequence[Fault], facts: RunFacts) -> dict[str, Any]:
+    """Return the report. ``ok`` is whether no job was lost, wrong or refused; otherwise there is an ``error``."""
     codes = Counter(fault.code for fault in faults)
     figures = {name: series.to_json() for name, series in load.figures.items()}
-    if not beside.same_clock:
+    if not facts.same_clock:
         for name in ("exit_known", "deadline_overshoot"):
             figures[name] = {"count": 0, "p50": None, "p90": None, "p99": None, "max": None}
     refused = sum(count for call, count in load.errors.items() if call.startswith("start: "))
@@ -69,8 +69,8 @@ def report(load: Load, faults: Sequence[Fault], beside: Surroundings) -> dict[st
         shape["error"] = to_json(_error(len(faults), refused, codes))
     starting = max(load.last_start - load.began, 1e-9)
     shape |= {
-        "run": beside.run,
-        "target": beside.target,
+        "run": facts.run,
+        "target": facts.target,
         "mix": load.mix.to_json(),
         "jobs": {
             "due": len(load.records),
@@ -83,26 +83,26 @@ def report(load: Load, faults: Sequence[Fault], beside: Surroundings) -> dict[st
         "rate": {
             "asked": load.mix.rate,
             "acknowledged": _rate(load.acknowledged, starting),
-            "ended": _rate(sum(load.ended.values()), beside.loaded_seconds),
+            "ended": _rate(sum(load.ended.values()), facts.loaded_seconds),
         },
-        "seconds": round(beside.loaded_seconds, 3),
+        "seconds": round(facts.loaded_seconds, 3),
         "latency_ms": figures,
         "errors": dict(load.errors),
         "wrong": dict(codes),
-        "examples": [fault.to_json() for fault in faults[:_EXAMPLES]],
-        "not_checked": beside.not_checked,
-        "found_again": beside.found_again,
-        "left_running": list(beside.left_running),
-        "not_forgotten": beside.not_forgotten,
-        "kept": beside.kept,
+        "examples": [fault.to_json() for fault in faults[:_MAX_EXAMPLES]],
+        "not_checked": facts.not_checked,
+        "found_again": facts.found_again,
+        "left_running": list(facts.left_running),
+        "not_forgotten": facts.not_forgotten,
+        "kept": facts.kept,
         "interrupted": load.interrupted,
-        "gave_up": beside.gave_up,
+        "gave_up": facts.gave_up,
         "generator": {
-            "cpu_seconds": round(beside.cpu_seconds, 4),
-            "cpu_of_a_core": round(beside.cpu_seconds / max(beside.loaded_seconds, 1e-9), 4),
-            "with_supervisor": beside.shares_process,
-            "own_us_a_job": round(beside.own_cost * 1e6, 1),
-            "own_of_a_core": round(beside.own_cost * len(load.records) / max(beside.loaded_seconds, 1e-9), 5),
+            "cpu_seconds": round(facts.cpu_seconds, 4),
+            "cpu_of_a_core": round(facts.cpu_seconds / max(facts.loaded_seconds, 1e-9), 4),
+            "with_supervisor": facts.shares_process,
+            "own_us_a_job": round(facts.own_cost * 1e6, 1),
+            "own_of_a_core": round(facts.own_cost * len(load.records) / max(facts.loaded_seconds, 1e-9), 5),
         },
         "machine": {
             "supervisor": __version__,
@@ -119,12 +119,12 @@ def _rate(count: int, seconds: float) -> float:
 
 
 def _error(faults: int, refused: int, codes: Counter[str]) -> ErrorInfo:
-    said = [f"{count} {code}" for code, count in codes.most_common()]
+    counts = [f"{count} {code}" for code, count in codes.most_common()]
     if refused:
-        said.append(f"{refused} starts refused")
+        counts.append(f"{refused} starts refused")
     return ErrorInfo(
         code="load_failed",
-        message=f"not everything went as it had to: {', '.join(said)}",
-        repair="See `examples` and `errors`; the same seed makes the same jobs again.",
+        message=f"the load had faults: {', '.join(counts)}",
+        repair="See `examples` and `errors`; the same seed repeats the same jobs.",
         details={"faults": faults, "refused": refused},
     )

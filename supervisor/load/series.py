@@ -13,35 +13,34 @@ PERCENTILES: Final = (50, 90, 99)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Return the value that ``percent`` of 100 values do not exceed: one that was measured, never a mean of two.
+    """Return the measured value that ``percent`` of 100 values do not exceed, never a mean of two.
 
-    ``ordered``: the values from the least to the greatest, at least one.
+    ``ordered``: at least one value, in ascending order.
     """
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
 class Series:
-    """Values of one kind, all of them kept: 8 bytes each are cheaper than being wrong about a tail."""
+    """All measured values of one latency, 8 bytes each: a sample would falsify the highest percentiles."""
 
-    __slots__ = ("_seen", "values")
+    __slots__ = ("_reported", "values")
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.values = array("d")
-        self._seen = 0
+        self._reported = 0
 
     def add(self, value: float) -> None:
-        """Take a value."""
+        """Add a value."""
         self.values.append(value)
 
     def recent(self) -> list[float]:
-        """Return the values that have come since this was last asked, in order of size."""
-        found = sorted(self.values[self._seen :])
-        self._seen = len(self.values)
+        """Return the values since the last call, in ascending order."""
+        found = sorted(self.values[self._reported :])
+        self._reported = len(self.values)
         return found
 
     def to_json(self, scale: float = 1000, digits: int = 3) -> dict[str, Any]:
-        """Return the count, the percentiles and the greatest, each times ``scale``; ``None`` where there is none."""
+        """Return the count, the percentiles and the maximum, times ``scale``; ``None`` if there are no values."""
         ordered = sorted(self.values)
         shape: dict[str, Any] = {"count": len(ordered)}
         for percent in PERCENTILES:

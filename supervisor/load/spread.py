@@ -1,4 +1,4 @@
-"""How a quantity varies from job to job: a number, or a distribution written as text. Pure."""
+"""Quantities that vary from job to job: a number, or a distribution written as text. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import attrs
 
 __all__ = ["ACCEPTS", "Spread", "parse_bytes", "parse_number", "parse_spread"]
 
-ACCEPTS: Final = "a number, uniform:LOW:HIGH, exp:MEAN[:MOST] or lognormal:MEDIAN:P99[:MOST]"
+ACCEPTS: Final = "a number, uniform:LOW:HIGH, exp:MEAN[:MAX] or lognormal:MEDIAN:P99[:MAX]"
 
-_TAIL: Final = 10
-"""Where nobody says what the most is: so many times the mean, or the 99th percentile."""
+_DEFAULT_TAIL: Final = 10
+"""The default maximum, as a multiple of the mean or of the 99th percentile."""
 _Z99: Final = 2.3263478740408408
-"""How many standard deviations the 99th percentile of a normal distribution lies above its median."""
+"""The 99th percentile of the standard normal distribution."""
 _UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -25,16 +25,16 @@ class Spread:
     """A quantity that varies.
 
     Attributes:
-        text: as it was written.
+        text: the text that describes it.
         form: ``fixed``, ``uniform``, ``exp`` or ``lognormal``.
-        values: what the form takes: the number; low and high; mean; median and 99th percentile.
-        most: nothing is ever above this.
+        values: the parameters of the form: the number; low and high; mean; median and 99th percentile.
+        maximum: the upper bound of all values.
     """
 
     text: str
     form: str
     values: tuple[float, ...]
-    most: float
+    maximum: float
 
     def draw(self, random: Random) -> float:
         """Return the next value."""
@@ -42,29 +42,29 @@ class Spread:
             case "uniform", (low, high):
                 return random.uniform(low, high)
             case "exp", (mean,):
-                return min(random.expovariate(1 / mean), self.most)
+                return min(random.expovariate(1 / mean), self.maximum)
             case "lognormal", (median, p99):
-                return min(random.lognormvariate(math.log(median), math.log(p99 / median) / _Z99), self.most)
+                return min(random.lognormvariate(math.log(median), math.log(p99 / median) / _Z99), self.maximum)
             case _:
                 return self.values[0]
 
     @property
     def mean(self) -> float:
-        """Roughly the mean; what is cut off at ``most`` is left out of account."""
+        """The approximate mean, without the effect of ``maximum``."""
         match self.form, self.values:
             case "uniform", (low, high):
                 return (low + high) / 2
             case "lognormal", (median, p99):
-                return min(median * math.exp((math.log(p99 / median) / _Z99) ** 2 / 2), self.most)
+                return min(median * math.exp((math.log(p99 / median) / _Z99) ** 2 / 2), self.maximum)
             case _:
                 return self.values[0]
 
 
 def parse_number(text: str) -> float:
-    """Return a finite number of at least 0.
+    """Parse a finite number of at least 0.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no such number.
     """
     number = float(text)
     if not math.isfinite(number) or number < 0:
@@ -73,20 +73,20 @@ def parse_number(text: str) -> float:
 
 
 def parse_bytes(text: str) -> float:
-    """Return a number of bytes, which may end in ``k``, ``M`` or ``G`` (1024 each).
+    """Parse a number of bytes, which may end in ``k``, ``M`` or ``G`` (powers of 1024).
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no such number.
     """
     unit = _UNITS.get(text[-1:].lower(), 1)
     return parse_number(text[:-1] if unit > 1 else text) * unit
 
 
 def parse_spread(given: object, parse: Callable[[str], float] = parse_number) -> Spread:
-    """Return the spread that ``given``, a number or a text, describes; ``parse`` reads each number in it.
+    """Parse a spread, given as a number or a text; ``parse`` parses each number in it.
 
     Raises:
-        ValueError: it describes none.
+        ValueError: it is no spread.
     """
     if isinstance(given, bool) or not isinstance(given, str | int | float):
         raise ValueError(given)
@@ -99,17 +99,17 @@ def parse_spread(given: object, parse: Callable[[str], float] = parse_number) ->
     match form, numbers:
         case "uniform", [low, high] if low <= high:
             return Spread(text, form, (low, high), high)
-        case "exp", [mean, *most] if len(most) <= 1 and mean > 0:
-            return Spread(text, form, (mean,), _most(mean, most))
-        case "lognormal", [median, p99, *most] if len(most) <= 1 and 0 < median <= p99:
-            return Spread(text, form, (median, p99), _most(p99, most))
+        case "exp", [mean, *maximum] if len(maximum) <= 1 and mean > 0:
+            return Spread(text, form, (mean,), _maximum(mean, maximum))
+        case "lognormal", [median, p99, *maximum] if len(maximum) <= 1 and 0 < median <= p99:
+            return Spread(text, form, (median, p99), _maximum(p99, maximum))
         case _:
             raise ValueError(given)
 
 
-def _most(typical: float, given: list[float]) -> float:
+def _maximum(typical: float, given: list[float]) -> float:
     if not given:
-        return typical * _TAIL
+        return typical * _DEFAULT_TAIL
     if given[0] < typical:
         raise ValueError(given)
     return given[0]

@@ -1,8 +1,8 @@
-"""Before a load: one job whose outcome is known, and what the generator itself costs.
+"""Before a load: a trial job with a known result, and the cost of the generator itself.
 
-The trial job shows whether jobs are started at all where they are asked for, and whether their marks
-can be seen from here; it also brings up what is started when it is first needed, the keeper for
-instance. What the generator costs is measured with a driver that answers at once and does nothing.
+The trial job shows whether the driver starts jobs, and whether this machine can read their marks. It
+also starts what the first job needs, the keeper for instance. The cost of the generator is measured
+with a driver that answers at once and does nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _BYTES: Final = 20
 
 
 async def try_out(driver: Driver, run: str, marks: str, patience_seconds: float) -> bool:
-    """Run one job to its end, and return whether its marks can be seen from here.
+    """Run one job to its end, and return whether this machine can read its marks.
 
     Raises:
-        Refused: it was not started, or something else about it was refused.
-        EndpointFailed: it did not do what it had to.
+        Refused: a call about the job was refused.
+        EndpointFailed: the job did not end as expected.
     """
     tag = f"{run}-0"
     command = argv(tag, marks=marks, before=_BYTES, after=_BYTES)
@@ -43,7 +43,7 @@ async def try_out(driver: Driver, run: str, marks: str, patience_seconds: float)
             job = await driver.start(Request(command, f"bench-{tag}", run, patience_seconds))
             job = await driver.wait(job.job_id, patience_seconds)
             written = await driver.fetch(job)
-            if driver.keeps:
+            if driver.keeps_jobs:
                 await driver.forget(job.job_id)
     except trio.TooSlowError:
         message = f"a first job had not ended after {patience_seconds:g} s"
@@ -52,14 +52,14 @@ async def try_out(driver: Driver, run: str, marks: str, patience_seconds: float)
         message = f"a first job ended {job.status.value}: {job.detail or job.reason}"
         raise EndpointFailed(message, details={"job_id": job.job_id})
     if written != expected_output(tag, _BYTES, _BYTES):
-        message = f"a first job had to write {2 * _BYTES} bytes, and {len(written)} others came back"
+        message = f"a first job wrote {2 * _BYTES} bytes, but its output has {len(written)} other bytes"
         raise EndpointFailed(message, details={"job_id": job.job_id})
     found = await trio.to_thread.run_sync(read_marks, marks)
     return found.begun[tag] == found.ended[tag] == 1
 
 
 async def own_cost(mix: Mix) -> float:
-    """Return the CPU seconds that the generator itself takes for a job of this mix, whoever runs it."""
+    """Return the CPU seconds of the generator itself for a job of this mix."""
     sorts = tuple(
         sort
         if sort.cancel_after_seconds is None
@@ -67,20 +67,20 @@ async def own_cost(mix: Mix) -> float:
         for sort in mix.sorts
     )
     at_once = attrs.evolve(mix, sorts=sorts, rate=100_000, for_seconds=10, jobs=_JOBS)
-    load = Load(_Nobody(), at_once, "nobody")
+    load = Load(_NullDriver(), at_once, "null")
     began = time.thread_time()
     await load.run()
     return (time.thread_time() - began) / max(1, len(load.records))
 
 
-class _Nobody:
-    """A driver whose jobs have always ended already, and as they should."""
+class _NullDriver:
+    """A driver whose jobs end at once, as expected."""
 
-    keeps = True
+    keeps_jobs = True
     same_machine = True
 
     def __init__(self) -> None:
-        self.facts: dict[str, Any] = {"kind": "nobody"}
+        self.facts: dict[str, Any] = {"kind": "null"}
         now = datetime.now(UTC)
         self._job = Job(
             job_id="",

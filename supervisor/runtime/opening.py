@@ -32,6 +32,7 @@ from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
 from supervisor.store import Row
 from supervisor.store.state_errors import state_error
+from supervisor.text.groups import leaves
 
 __all__ = ["open_supervisor"]
 
@@ -75,7 +76,7 @@ async def open_supervisor(
     except BaseExceptionGroup as group:
         if raised and _is_only(raised[0], group):
             raise raised[0] from raised[0].__cause__
-        refused = _leaves(group)
+        refused = leaves(group)
         if opened or len(refused) != 1:
             raise
         if isinstance(refused[0], SupervisorError):
@@ -87,15 +88,8 @@ async def open_supervisor(
 
 def _is_only(error: BaseException, inside: BaseException) -> bool:
     """Whether ``inside`` is ``error``, within any number of groups; ``error`` may be a group itself."""
-    wanted, found = _leaves(error), _leaves(inside)  # nurseries copy groups, and not the exceptions in them
+    wanted, found = leaves(error), leaves(inside)  # nurseries copy groups, and not the exceptions in them
     return len(wanted) == len(found) and all(map(operator.is_, wanted, found))
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    held: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return [leaf for each in held for leaf in _leaves(each)]
 
 
 @contextlib.asynccontextmanager

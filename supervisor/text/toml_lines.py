@@ -7,21 +7,13 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any, Final
 
-__all__ = ["complaint", "line_of"]
+__all__ = ["line_of"]
 
 _KEY: Final = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _DOTTED: Final = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
 _HEADER: Final = re.compile(rf"[ \t]*\[\[?[ \t]*({_DOTTED})[ \t]*\]")
 _ASSIGNMENT: Final = re.compile(rf"[ \t]*({_DOTTED})[ \t]*=")
 _INLINE: Final = re.compile(rf"[{{,][ \t\r\n]*({_DOTTED})[ \t]*=")
-
-
-def complaint(path: str, text: str, where: Sequence[str], what: str, accepts: str) -> tuple[str, dict[str, Any]]:
-    """Return the message, and the details of the error, that say what is wrong with the key at ``where`` of a file."""
-    line = line_of(text, where)
-    stands = f"{path}, line {line}" if line else path
-    table = f", in [{'.'.join(where[:-1])}]" if len(where) > 1 else ""
-    return f"{stands}{table}: {what}; it accepts {accepts}", {"file": path, "line": line, "key": ".".join(where)}
 
 
 def line_of(text: str, path: Sequence[str]) -> int | None:

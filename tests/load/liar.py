@@ -41,9 +41,9 @@ class Liar:
 
     same_machine = True
 
-    def __init__(self, lies: Mapping[int, str] | None = None, *, keeps: bool = True, slow: float = 0) -> None:
+    def __init__(self, lies: Mapping[int, str] | None = None, *, keeps_jobs: bool = True, slow: float = 0) -> None:
         self.facts: dict[str, Any] = {"kind": "liar"}
-        self.keeps = keeps
+        self.keeps_jobs = keeps_jobs
         self.lies = {} if lies is None else lies
         self.jobs: dict[str, Running] = {}
         self.requests: list[tuple[float, Request]] = []
@@ -163,7 +163,7 @@ class Liar:
     async def fetch(self, job: Job) -> bytes:
         await trio.lowlevel.checkpoint()
         running = self._find(job.job_id)
-        if not self.keeps:
+        if not self.keeps_jobs:
             del self.jobs[job.job_id]
         return running.output
 

@@ -57,12 +57,12 @@ def bench(driver: Liar, text: str = MIX, **options: Any) -> Bench:
     return Bench(mix.parse(text, "mix.toml"), open_driver, **options)
 
 
-@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("keeps_jobs", [True, False])
 @pytest.mark.parametrize(
     ("text", "state"), [(MIX, "done"), (FAILS, "failed"), (CANCELLED, "cancelled"), (LATE, "timeout")]
 )
-async def test_an_honest_machine(clock: Clock, text: str, state: str, *, keeps: bool, scratch: Path) -> None:  # noqa: ARG001
-    driver = Liar(keeps=keeps)
+async def test_an_honest_machine(clock: Clock, text: str, state: str, *, keeps_jobs: bool, scratch: Path) -> None:  # noqa: ARG001
+    driver = Liar(keeps_jobs=keeps_jobs)
     run = bench(driver, text)
     shape = await run.run()
     assert shape["ok"] is True, shape
@@ -160,7 +160,12 @@ async def test_a_process_that_was_left_alive(clock: Clock, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("lie", "said"),
-    [("other state", "ended failed"), ("short output", "39 others"), ("hangs", "not ended"), ("refuse", "refused")],
+    [
+        ("other state", "ended failed"),
+        ("short output", "39 other bytes"),
+        ("hangs", "not ended"),
+        ("refuse", "refused"),
+    ],
 )
 async def test_a_trial_job_that_goes_wrong_ends_it_all(clock: Clock, lie: str, said: str) -> None:  # noqa: ARG001
     driver = Liar({0: lie})

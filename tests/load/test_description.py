@@ -38,7 +38,7 @@ from supervisor.load.spread import parse_bytes, parse_number, parse_spread
 def test_what_is_a_spread(given: Any, mean: float, most: float) -> None:
     found = parse_spread(given)
     assert found.mean == pytest.approx(mean, rel=0.01)
-    assert found.most == most
+    assert found.maximum == most
     random = Random(1)
     drawn = [found.draw(random) for _ in range(20_000)]
     assert all(0 <= value <= most for value in drawn)
@@ -61,7 +61,7 @@ def test_the_99th_percentile_of_a_lognormal_is_where_it_was_put() -> None:
     ],
 )
 def test_what_is_none(given: Any) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  # whoever catches it says what is accepted
+    with pytest.raises(ValueError):  # noqa: PT011  # the caller adds the accepted values
         parse_spread(given)
 
 
@@ -79,13 +79,13 @@ def test_the_example_says_what_it_shows() -> None:
     found = mix.parse(mix.EXAMPLE, "mix.toml")
     assert (found.rate, found.for_seconds, found.arrivals, found.jobs) == (20, 10, "poisson", None)
     quick, fails, cancelled, late = found.sorts
-    assert (quick.share, quick.seconds.text, quick.output_bytes.most) == (90, "exp:0.2:2", 655360)
+    assert (quick.share, quick.seconds.text, quick.output_bytes.maximum) == (90, "exp:0.2:2", 655360)
     assert (fails.exit_code, fails.stderr_bytes.mean) == (3, 200)
     assert cancelled.cancel_after_seconds is not None
     assert late.deadline_seconds is not None
     assert cancelled.seconds.mean == late.seconds.mean == 3600
     assert found.expected_jobs == 200
-    assert found.most_output_bytes == 655360
+    assert found.max_output_bytes == 655360
 
 
 def test_what_is_given_beside_a_file_stands_above_it(tmp_path: Path) -> None:
@@ -102,22 +102,22 @@ def test_a_seed_is_made_up_where_there_is_none() -> None:
 @pytest.mark.parametrize(
     ("text", "said", "line"),
     [
-        ("rate = 0\n[job.a]", "rate is 0; it accepts a number of jobs a second", 1),
+        ("rate = 0\n[job.a]", "rate is 0; allowed: a number of jobs a second", 1),
         ("rate = true\n[job.a]", "rate is True", 1),
         ("[job.a]\nshare = 1\n[job.b]\nshare = -1", "in [job.b]: share is -1", 4),
-        ('[job.a]\nseconds = "soon"', "seconds is 'soon'; it accepts a number, uniform:LOW:HIGH", 2),
-        ("[job.a]\nlength = 1", "there is no key 'length' here; it accepts one of cancel_after_seconds, ", 2),
-        ("speed = 1\n[job.a]", "there is no key 'speed' here; it accepts one of arrivals", 1),
+        ('[job.a]\nseconds = "soon"', "seconds is 'soon'; allowed: a number, uniform:LOW:HIGH", 2),
+        ("[job.a]\nlength = 1", "there is no key 'length' here; allowed: one of cancel_after_seconds, ", 2),
+        ("speed = 1\n[job.a]", "there is no key 'speed' here; allowed: one of arrivals", 1),
         ("[job.a]\nexit_code = 126", "exit_code is 126", 2),
-        ("[job.a]\nstubborn = true", "nobody stops this job", 2),
+        ("[job.a]\nstubborn = true", "stubborn needs a job that is stopped", 2),
         ("[job.a]\ndeadline_seconds = 0", "deadline_seconds is 0", 2),
-        ("[job.a]\nseconds = 1\ndeadline_seconds = 1", "seconds has no meaning here", 2),
-        ("[job.a]\ncancel_after_seconds = 1\ndeadline_seconds = 1", "only one of them can come first", 3),
-        ('arrivals = "often"\n[job.a]', 'arrivals is \'often\'; it accepts "poisson" or "constant"', 1),
+        ("[job.a]\nseconds = 1\ndeadline_seconds = 1", "seconds is not allowed here", 2),
+        ("[job.a]\ncancel_after_seconds = 1\ndeadline_seconds = 1", "not both", 3),
+        ('arrivals = "often"\n[job.a]', 'arrivals is \'often\'; allowed: "poisson" or "constant"', 1),
         ("jobs = 0\n[job.a]", "jobs is 0", 1),
         ("job = 1", "there are no jobs in it", 1),
         ("rate = 1", "there are no jobs in it", None),
-        ("[job]\na = 1", "a is 1; it accepts a table: [job.a]", 2),
+        ("[job]\na = 1", "a is 1; allowed: a table: [job.a]", 2),
         ("rate =", "this is not TOML", None),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_mix_of_options() -> None:
     assert [sort.name for sort in simple().sorts] == ["plain"]
     found = simple(cancels=0.2, timeouts=0.3, failures=0.5)
     assert {sort.name: sort.share for sort in found.sorts} == {"failing": 0.5, "cancelled": 0.2, "late": 0.3}
-    with pytest.raises(InvalidArguments, match=r"come to 1\.1"):
+    with pytest.raises(InvalidArguments, match=r"is 1\.1"):
         simple(cancels=0.6, timeouts=0.5)
     with pytest.raises(InvalidArguments, match="more than"):
         simple(rate=100_000, for_seconds=1000)

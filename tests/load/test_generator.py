@@ -72,18 +72,18 @@ async def test_a_report_in_words(autojump_clock: Clock) -> None:  # noqa: ARG001
     driver = Liar({3: "refuse", 5: "runs twice", 7: "short output", 9: "no answer"})
     shape = await bench(driver).run()
     said = unstyle("\n".join(lines(shape)))
-    assert said.startswith("not everything went as it had to: ")
+    assert said.startswith("the load had faults: ")
     for each in (
         "20 due, 18 started, 2 refused",
         "1  start: state_full",
-        "1  twice: was run more than once",
-        "1  output: its output is not what it wrote",
+        "1  twice: it ran more than once",
+        "1  output: its output differs from what it wrote",
         "output: job ",
-        "1 job was found whose start was answered by nothing",
+        "1 job was found whose start had no answer",
     ):
         assert each in said, said
 
 
 def test_an_intention() -> None:
-    said = intention(PLAIN, "somebody")
-    assert said.startswith("20 jobs for somebody: 10 a second for 2.0 s, evenly spaced, some 15 at once; seed 1;")
+    said = intention(PLAIN, "a place")
+    assert said.startswith("20 jobs for a place: 10 a second for 2.0 s, evenly spaced, some 15 at once; seed 1;")

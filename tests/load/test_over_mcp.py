@@ -170,7 +170,7 @@ def test_a_server_that_dies_costs_calls_and_not_the_report(bench: Bench, server:
     assert shape["errors"]["start: connection"] == shape["jobs"]["refused"] > 0
     assert set(shape["wrong"]) == {"call"}
     assert shape["not_forgotten"] > 0
-    # The jobs themselves go on, and anybody finds them.
+    # The jobs run on, and every client finds them.
     unfinished = {job["job_id"] for job in bench.jobs()}
     assert {example["job_id"] for example in shape["examples"]} - {None} <= unfinished
     wait = [sys.executable, "-m", "supervisor", "cancel", "--label", f"bench={shape['run']}"]

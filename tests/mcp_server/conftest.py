@@ -14,7 +14,7 @@ from mcp import Client
 
 from supervisor import Settings, open_supervisor
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.config import kinds
+from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.testing import FakeEngine, Script
 
@@ -80,7 +80,9 @@ class Servers:
         trust_roots: bool = True,
         **client: Any,
     ) -> AsyncIterator[Caller]:
-        options = Options(settings=self.settings, kinds=kinds.parse(text, "kinds.toml"), allow_commands=allow_commands)
+        options = Options(
+            settings=self.settings, kinds=kinds_file.parse(text, "kinds.toml"), allow_commands=allow_commands
+        )
         backend = Backend(lambda: open_supervisor(self.settings, engine=self.engine))
         server = assemble(options, backend, trust_roots=trust_roots)
         async with trio.open_nursery() as nursery:

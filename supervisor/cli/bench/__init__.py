@@ -1,1 +1,1 @@
-"""``bench``: the load, what people see while it runs, and its report."""
+"""``bench``: the command, its live view, and its report as text."""

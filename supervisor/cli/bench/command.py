@@ -1,11 +1,11 @@
-"""``bench``: put a load on a state root or an MCP endpoint, and see whether anything is lost of it."""
+"""``bench``: run jobs at a given rate on a state root or an MCP endpoint, and check every result."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,37 +18,35 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_HELP = """Start jobs at a given rate, wait for the end of each, and check that none is lost or wrong.
 
-_HELP = """Start jobs at a given rate, see each to its end, and check that nothing of it was lost.
-
-The jobs sleep, write and exit as their description says, so that it is known beforehand how each has to
-end: in which state, with which exit code, with which bytes of output, and that it ran once. They are due
-by the clock, whether or not those before them have been answered, and are timed from when they were due.
+Each job sleeps, writes and exits as its description says. So the load generator knows beforehand in which
+state, with which exit code and with which output it must end, and that it must run once. A job is due at a
+time on the clock, whether or not earlier starts have been answered, and latencies count from that time.
 
 \b
 Examples:
-  supervisor bench                                # 10 s on this state root, beside whatever else is there
+  supervisor bench                                # 10 s on this state root, next to its other jobs
   supervisor bench --rate 100 --for 30 --duration exp:0.1 --output lognormal:1k:1M
   supervisor bench --cancels 0.2 --timeouts 0.1 --seed 7
   supervisor bench --print-example > mix.toml; supervisor bench --mix mix.toml --json > report.json
-  supervisor bench --stdio                        # through an MCP server that is started for it
+  supervisor bench --stdio                        # through an MCP server that it starts
   supervisor mcp --http 127.0.0.1:8000 --allow-command "$(supervisor bench --print-allow)"
   SUPERVISOR_MCP_TOKEN=... supervisor bench --url http://127.0.0.1:8000/mcp
 
-SPREAD is how a quantity varies from job to job: a number, uniform:LOW:HIGH, exp:MEAN[:MOST] or
-lognormal:MEDIAN:P99[:MOST], where MOST is ten times the mean or the 99th percentile if it is left out.
+SPREAD says how a quantity varies from job to job: a number, uniform:LOW:HIGH, exp:MEAN[:MAX] or
+lognormal:MEDIAN:P99[:MAX]. MAX defaults to ten times the mean or the 99th percentile.
 
-The exit status is 0 when nothing was wrong, 1 when a job was lost or wrong or its start refused, 2 for
-wrong usage, 125 when there is nothing to report. Ctrl-C starts no more jobs, cancels those that run (or
-lets them end, with --let-end) and reports; a second one reports at once, and leaves the rest as it is.
-On a state root the jobs have a workspace of their own; on an MCP endpoint they run where its server says.
-They are forgotten afterwards unless --keep is given.
+The exit status is 0 if no job was lost, wrong or refused, 1 if one was, 2 for wrong usage, and 125 if there
+is nothing to report. Ctrl-C starts no more jobs, cancels the running ones (with --let-end it waits for
+their end) and reports. A second Ctrl-C reports at once and leaves the jobs as they are. On a state root the
+jobs run in a workspace of their own; on an MCP endpoint they run in the server's default workspace. The
+jobs are deleted afterwards unless --keep is given.
 """
 
 
 def _spread(parse_name: str) -> Callable[[str], Any]:
-    """Return a type for options, the modules of the load being imported when there is something to parse."""
+    """Return a parser for an option; it imports the load modules when it is called."""
 
     def parse(text: str) -> Any:
         from supervisor.load import spread
@@ -76,81 +74,70 @@ def _positive(text: str) -> float:
     return number
 
 
-_SHARE = click.FloatRange(0, 1)
+_COUNT: Final = click.IntRange(1)
+_SHARE: Final = click.FloatRange(0, 1)
+_FILE: Final = click.Path(path_type=Path)
 
 
-def _mix_options(function: _F) -> _F:
-    for add in reversed(
-        (
-            click.option("--rate", type=_positive, metavar="N", help="Jobs a second. Default: 20."),
-            click.option("--for", "for_seconds", type=_positive, metavar="SECONDS", help="How long. Default: 10."),
-            click.option("--jobs", type=click.IntRange(1), metavar="N", help="No more jobs than this."),
-            click.option(
-                "--arrivals",
-                type=click.Choice(["poisson", "constant"]),
-                help="At random, as from many callers (the default), or evenly spaced.",
-            ),
-            click.option(
-                "--seed", type=click.IntRange(0), metavar="N", help="Of all chance; printed. Default: another."
-            ),
-            click.option(
-                "--max-in-flight",
-                type=click.IntRange(1),
-                metavar="N",
-                help="No more jobs at once; one that has to wait is timed from when it was due. Default: 1000.",
-            ),
-            click.option(
-                "--duration",
-                type=_spread("parse_number"),
-                metavar="SPREAD",
-                help="Seconds of sleep. Default: exp:0.2:2.",
-            ),
-            click.option(
-                "--output", type=_spread("parse_bytes"), metavar="SPREAD", help="Bytes of stdout. Default: exp:4k:64k."
-            ),
-            click.option("--cancels", type=_SHARE, metavar="SHARE", help="So many of 1 are cancelled."),
-            click.option("--timeouts", type=_SHARE, metavar="SHARE", help="So many of 1 run into their deadline."),
-            click.option(
-                "--failures",
-                type=_SHARE,
-                metavar="SHARE",
-                help="So many of 1 exit with 3. Without any of the three: 0.05 each.",
-            ),
-            click.option(
-                "--mix",
-                "mix_file",
-                metavar="FILE",
-                type=click.Path(path_type=Path),
-                help="Read the sorts of jobs, and the above, from a TOML file; options win.",
-            ),
-            click.option("--print-example", is_flag=True, help="Print such a file, and do nothing else."),
-        ),
-    ):
-        function = add(function)
-    return function
-
-
-@command(
-    "bench", short_help="Put a load on a state root or an MCP endpoint, and check that nothing is lost.", help=_HELP
+@command("bench", short_help="Measure the supervisor under load, and check every result.", help=_HELP)
+@click.option("--rate", type=_positive, metavar="N", help="Start N jobs per second. Default: 20.")
+@click.option("--for", "for_seconds", type=_positive, metavar="SECONDS", help="Start jobs for this long. Default: 10.")
+@click.option("--jobs", type=_COUNT, metavar="N", help="Start at most N jobs.")
+@click.option(
+    "--arrivals",
+    type=click.Choice(["poisson", "constant"]),
+    help="When jobs are due: at random, as from many callers (poisson, the default), or evenly spaced.",
 )
-@_mix_options
-@click.option("--url", metavar="URL", help="An MCP endpoint over HTTP; its token is in SUPERVISOR_MCP_TOKEN.")
-@click.option("--token-file", metavar="FILE", type=click.Path(path_type=Path), help="Or in this file.")
-@click.option("--stdio", is_flag=True, help="An MCP server over stdio: COMMAND, or without one `supervisor mcp`.")
-@click.option("--workspace", metavar="DIR", help="Where the jobs of an MCP endpoint run. Default: where it says.")
-@click.option("--print-allow", is_flag=True, help="Print what a server of --url has to allow, and do nothing else.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="The seed of all random values. Default: a new one, printed."
+)
+@click.option(
+    "--max-in-flight",
+    type=_COUNT,
+    metavar="N",
+    help="Run at most N jobs at once. The latency of a job that waits counts from when it was due. Default: 1000.",
+)
+@click.option(
+    "--duration", type=_spread("parse_number"), metavar="SPREAD", help="Seconds each job sleeps. Default: exp:0.2:2."
+)
+@click.option(
+    "--output", type=_spread("parse_bytes"), metavar="SPREAD", help="Bytes of stdout per job. Default: exp:4k:64k."
+)
+@click.option("--cancels", type=_SHARE, metavar="SHARE", help="The share of jobs that are cancelled, from 0 to 1.")
+@click.option("--timeouts", type=_SHARE, metavar="SHARE", help="The share of jobs that run into their deadline.")
+@click.option(
+    "--failures",
+    type=_SHARE,
+    metavar="SHARE",
+    help="The share of jobs that exit with 3. Default, if none of the three shares is given: 0.05 each.",
+)
+@click.option(
+    "--mix",
+    "mix_file",
+    metavar="FILE",
+    type=_FILE,
+    help="Read the jobs from a TOML file, which options override.",
+)
+@click.option("--print-example", is_flag=True, help="Print an example of such a file and exit.")
+@click.option("--url", metavar="URL", help="Use the MCP endpoint at this URL, with the token in SUPERVISOR_MCP_TOKEN.")
+@click.option("--token-file", metavar="FILE", type=_FILE, help="Read the token of --url from this file.")
+@click.option("--stdio", is_flag=True, help="Use an MCP server over stdio: COMMAND, by default `supervisor mcp`.")
+@click.option(
+    "--workspace", metavar="DIR", help="The workspace of the jobs on an MCP endpoint. Default: the server's own."
+)
+@click.option("--print-allow", is_flag=True, help="Print the --allow-command pattern for the server of --url and exit.")
 @click.argument("server", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
-@click.option("--let-end", is_flag=True, help="On Ctrl-C let the jobs end by themselves, instead of cancelling them.")
-@click.option("--keep", is_flag=True, help="Leave the jobs, to look at them; they expire as others do.")
+@click.option("--let-end", is_flag=True, help="On Ctrl-C, wait for running jobs to end instead of cancelling them.")
+@click.option("--keep", is_flag=True, help="Do not delete the jobs afterwards. They expire like other jobs.")
 @click.option(
     "--patience",
     type=_positive,
     default="60",
     show_default=True,
     metavar="SECONDS",
-    help="How long after its time a job may end, and how long a call may take.",
+    help="How late a job may end, and how long a call may take.",
 )
-@click.option("--quiet", is_flag=True, help="Say nothing on stderr while it goes on.")
+@click.option("--quiet", is_flag=True, help="Print no progress to stderr.")
 def bench(
     call: Invocation,
     /,
@@ -169,41 +156,39 @@ def bench(
     **described: Any,
 ) -> int:
     """Run a load and report."""
-    from supervisor.load.mix import EXAMPLE
-
-    if print_example:
-        call.answer(lambda: {"ok": True, "value": EXAMPLE}, EXAMPLE.rstrip("\n"))
-        return exits.OK
-    if print_allow:
+    if print_example or print_allow:
+        from supervisor.load.mix import EXAMPLE
         from supervisor.load.program import allow_pattern
 
-        pattern = allow_pattern()
-        call.answer(lambda: {"ok": True, "value": pattern}, pattern)
+        value = EXAMPLE if print_example else allow_pattern()
+        call.answer(lambda: {"ok": True, "value": value}, value.rstrip("\n"))
         return exits.OK
     if server and not stdio:
-        message = f"Got unexpected extra argument ({server[0]}); a server's command has to follow --stdio."
+        message = f"Got unexpected extra argument ({server[0]}); the command of a server must follow --stdio."
         raise click.UsageError(message)
     if url is not None and stdio:
-        message = "--url and --stdio are two endpoints; give one of them."
+        message = "--url and --stdio exclude each other."
         raise click.UsageError(message)
     if workspace is not None and url is None and not stdio:
-        message = "--workspace is for --url and --stdio; on this state root the jobs have one of their own."
+        message = "--workspace needs --url or --stdio; on this state root the jobs have a workspace of their own."
         raise click.UsageError(message)
     mix = _mix(**described)
-    from supervisor.cli.bench.running import Plan, run_bench
+    from supervisor.cli.bench.running import run_bench
+    from supervisor.load.endpoint import Endpoint
 
-    plan = Plan(
-        mix=mix,
-        settings=call.settings,
-        url=url,
-        token=None if url is None else _token(token_file),
-        server=server if stdio else None,
-        workspace=workspace,
+    token = None if url is None else _token(token_file)
+    endpoint = Endpoint(
+        url=url, token=token, command=server, settings=call.settings, workspace=workspace, keeps_jobs=keep
+    )
+    shape = run_bench(
+        mix,
+        call.settings,
+        endpoint if url is not None or stdio else None,
         keep=keep,
         let_end=let_end,
         patience_seconds=patience,
+        quiet=quiet,
     )
-    shape = run_bench(plan, quiet=quiet)
     if shape is None:
         report(InternalError("interrupted before the first job was due", repair="Run it again."), as_json=call.as_json)
         return exits.CANCELLED
@@ -212,7 +197,7 @@ def bench(
     else:
         from supervisor.cli.bench.text import lines
 
-        call.tell(*lines(shape))
+        call.print(*lines(shape))
     if shape["gave_up"]:
         return exits.CANCELLED
     return exits.OK if shape["ok"] else exits.BAD
@@ -228,32 +213,31 @@ def _token(file: Path | None) -> str | None:
         raise click.UsageError(message) from error
 
 
-_SHAPES = ("duration", "output", "cancels", "timeouts", "failures")
+_SHARES: Final = ("cancels", "timeouts", "failures")
+_JOB_OPTIONS: Final = ("duration", "output", *_SHARES)
 
 
 def _mix(*, mix_file: Path | None, **given: Any) -> Mix:
     from supervisor.load import mix
     from supervisor.load.spread import parse_bytes, parse_spread
 
-    shapes = {name: given.pop(name) for name in _SHAPES}
+    of_jobs = {name: given.pop(name) for name in _JOB_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     if mix_file is not None:
-        beside = [name for name in _SHAPES if shapes[name] is not None]
-        if beside:
-            message = f"--{beside[0]} describes jobs, and so does --mix"
-            raise InvalidArguments(message, repair=f"Leave one of them out, or write {beside[0]} into the file.")
+        for name, value in of_jobs.items():
+            if value is not None:
+                message = f"--{name} and --mix both describe the jobs"
+                raise InvalidArguments(message, repair=f"Omit one of them, or write {name} into the file.")
         return mix.load(mix_file, **given)
     return mix.simple(
-        seconds=shapes["duration"] or parse_spread("exp:0.2:2"),
-        output_bytes=shapes["output"] or parse_spread("exp:4k:64k", parse_bytes),
-        **_shares(shapes),
+        seconds=of_jobs["duration"] or parse_spread("exp:0.2:2"),
+        output_bytes=of_jobs["output"] or parse_spread("exp:4k:64k", parse_bytes),
+        **_shares(of_jobs),
         **given,
     )
 
 
 def _shares(given: Mapping[str, Any]) -> dict[str, float]:
-    """Return the shares of jobs that do not just end: those that were given, or a few of each."""
-    names = ("cancels", "timeouts", "failures")
-    if all(given[name] is None for name in names):
-        return dict.fromkeys(names, 0.05)
-    return {name: given[name] or 0.0 for name in names}
+    if all(given[name] is None for name in _SHARES):
+        return dict.fromkeys(_SHARES, 0.05)
+    return {name: given[name] or 0.0 for name in _SHARES}

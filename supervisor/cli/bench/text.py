@@ -1,4 +1,4 @@
-"""A load and its report in words: what is about to be done, and what came out of it. Pure."""
+"""A load and its report as text. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["intention", "lines"]
 
 
 def intention(mix: Mix, where: str) -> str:
-    """Return what a load will do, in a sentence."""
+    """Describe a load in a sentence; ``where`` names the state root or the endpoint."""
     about = "" if mix.arrivals == "constant" else "about "
     jobs = text.plural(round(mix.expected_jobs), "job")
     spaced = "at random" if mix.arrivals == "poisson" else "evenly spaced"
@@ -29,9 +29,9 @@ def intention(mix: Mix, where: str) -> str:
 def lines(shape: Mapping[str, Any]) -> Iterator[str]:
     """Yield the report, line by line."""
     jobs, rate, generator = shape["jobs"], shape["rate"], shape["generator"]
-    good = "nothing was lost, wrong or refused" if shape["ok"] else shape["error"]["message"]
-    good = good if jobs["due"] else "no job was due"
-    yield click.style(good, fg="green" if shape["ok"] else "red", bold=True)
+    summary = "nothing was lost, wrong or refused" if shape["ok"] else shape["error"]["message"]
+    summary = summary if jobs["due"] else "no job was due"
+    yield click.style(summary, fg="green" if shape["ok"] else "red", bold=True)
     yield ""
     states = ", ".join(f"{jobs[name]} {name}" for name in ("done", "failed", "cancelled", "timeout") if jobs[name])
     held = f", {jobs['held_back']} held back by the limit in flight" if jobs["held_back"] else ""
@@ -62,18 +62,18 @@ def lines(shape: Mapping[str, Any]) -> Iterator[str]:
         if each["count"]
     ]
     yield from text.columns([head, *rows], right=frozenset(range(1, 6)))
-    yield from _trouble(shape)
+    yield from _problems(shape)
 
 
 def _generator(generator: Mapping[str, Any]) -> str:
-    whose = "of generator and supervisor" if generator["with_supervisor"] else "of generator and MCP client"
+    users = "of generator and supervisor" if generator["with_supervisor"] else "of generator and MCP client"
     return (
-        f"{generator['cpu_seconds']:.2f} s of CPU time {whose} ({generator['cpu_of_a_core']:.1%} of a core); "
+        f"{generator['cpu_seconds']:.2f} s of CPU time {users} ({generator['cpu_of_a_core']:.1%} of a core); "
         f"its own {generator['own_us_a_job']:.0f} us a job ({generator['own_of_a_core']:.2%})"
     )
 
 
-def _trouble(shape: Mapping[str, Any]) -> Iterator[str]:
+def _problems(shape: Mapping[str, Any]) -> Iterator[str]:
     for title, counts in (("Errors", shape["errors"]), ("Wrong", shape["wrong"])):
         if counts:
             yield ""
@@ -84,9 +84,9 @@ def _trouble(shape: Mapping[str, Any]) -> Iterator[str]:
         yield text.one_line(f"  {example['code']}:{job} ({example['sort']}): {example['detail']}")
     if shape["found_again"]:
         were = "was" if shape["found_again"] == 1 else "were"
-        yield f"{text.plural(shape['found_again'], 'job')} {were} found whose start was answered by nothing"
-    for what in shape["not_checked"]:
-        yield text.one_line(f"not checked: {what}")
+        yield f"{text.plural(shape['found_again'], 'job')} {were} found whose start had no answer"
+    for each in shape["not_checked"]:
+        yield text.one_line(f"not checked: {each}")
 
 
 def _meaning(name: str) -> str:

@@ -1,16 +1,13 @@
-"""What people see while a load goes on: a few lines that are drawn anew, or a plain line now and then."""
+"""The live view of a load: lines that are redrawn on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from typing import Final
 
 import trio
 
-from supervisor.cli import text
-from supervisor.cli.front import in_colour
+from supervisor.cli import terminal, text
 from supervisor.load.bench import Bench, Phase
 from supervisor.load.driver import RUN_LABEL
 from supervisor.load.generator import Load
@@ -19,8 +16,6 @@ from supervisor.states import State
 
 __all__ = ["Lines", "Screen"]
 
-_DRAWN_EVERY: Final = 0.25
-_LINE_EVERY: Final = 5.0
 _SHOWN: Final = {
     "start_due": "start",
     "exit_known": "exit known",
@@ -30,85 +25,67 @@ _SHOWN: Final = {
 
 
 class Lines:
-    """A plain line on stderr every few seconds: for logs."""
+    """A plain line on stderr every few seconds, for logs."""
 
-    every = _LINE_EVERY
+    every = 5.0
     first_after = 1.0
 
     def __init__(self, bench: Bench) -> None:
-        """Show a run."""
         self._bench = bench
 
     async def run(self) -> None:
-        """Show it until cancelled."""
+        """Show the load until cancelled."""
         await self._bench.began.wait()
         assert self._bench.load is not None  # noqa: S101  # it has begun
-        self.say(f"begun; its jobs have the label {RUN_LABEL}={self._bench.run_name}")
+        self.note(f"begun; its jobs have the label {RUN_LABEL}={self._bench.run_name}")
         await trio.sleep(self.first_after)
         while True:
             self.show(self._bench.load)
             await trio.sleep(self.every)
 
     def show(self, load: Load) -> None:
-        """Write how it stands."""
-        self._put(f"{_standing(self._bench, load)}; {'; '.join(_latencies(load))}\n")
+        """Write the current figures."""
+        terminal.write(f"{_summary(self._bench, load)}; {'; '.join(_latencies(load))}\n")
 
-    def say(self, line: str) -> None:
-        """Tell people something, on a line of its own."""
-        self._put(f"{text.one_line(line)}\n")
+    def note(self, line: str) -> None:
+        """Write a line of its own."""
+        terminal.write(f"{text.one_line(line)}\n")
 
     def erase(self) -> None:
-        """Take away what was drawn."""
-
-    @staticmethod
-    def _put(words: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone away is not told
-            sys.stderr.write(words)
-            sys.stderr.flush()
+        """Erase the lines that can be redrawn."""
 
 
 class Screen(Lines):
-    """A few lines at the bottom of a terminal, drawn anew several times a second."""
+    """A few lines at the bottom of a terminal, redrawn several times a second."""
 
-    every = first_after = _DRAWN_EVERY
+    every = first_after = 0.25
 
     def __init__(self, bench: Bench) -> None:
-        """Show a run."""
         super().__init__(bench)
         self._drawn = 0
 
-    @staticmethod
-    def possible() -> bool:
-        """Whether stderr is a terminal on which lines can be drawn anew."""
-        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
     def show(self, load: Load) -> None:
-        """Draw how it stands."""
-        try:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        except OSError:
-            width = 80
-        lines = [_standing(self._bench, load), *_latencies(load)]
-        drawn = [f"{line[: width - 1]}\x1b[K" for line in lines]
-        if in_colour(sys.stderr):
-            drawn[0] = f"\x1b[1m{lines[0][: width - 1]}\x1b[0m\x1b[K"
+        """Redraw the lines with the current figures."""
+        lines = [terminal.fitted(line) for line in (_summary(self._bench, load), *_latencies(load))]
+        if terminal.in_colour(sys.stderr):
+            lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        self._put("\r" + up + "\n".join(drawn) + "\n")
+        terminal.write("\r" + up + "".join(f"{line}\x1b[K\n" for line in lines))
         self._drawn = len(lines)
 
-    def say(self, line: str) -> None:
-        """Tell people something, on a line of its own above the others."""
+    def note(self, line: str) -> None:
+        """Write a line of its own above the redrawn ones."""
         self.erase()
-        super().say(line)
+        super().note(line)
 
     def erase(self) -> None:
-        """Take away what was drawn."""
+        """Erase the lines."""
         if self._drawn:
-            self._put(f"\r\x1b[{self._drawn}A\x1b[J")
+            terminal.write(f"\r\x1b[{self._drawn}A\x1b[J")
             self._drawn = 0
 
 
-def _standing(bench: Bench, load: Load) -> str:
+def _summary(bench: Bench, load: Load) -> str:
     elapsed = trio.current_time() - load.began
     ended = sum(load.ended.values())
     left = f" of {text.duration(load.mix.for_seconds)}" if bench.phase is Phase.LOADING else ""
@@ -125,7 +102,7 @@ def _standing(bench: Bench, load: Load) -> str:
 
 
 def _latencies(load: Load) -> list[str]:
-    """Return what has been measured since the last time."""
+    """Return the latencies measured since the last call."""
     lines: list[str] = []
     for name, shown in _SHOWN.items():
         recent = load.figures[name].recent()

@@ -1,4 +1,4 @@
-"""``cancel``: stop jobs, and everything that they started."""
+"""``cancel``: stop jobs and all their processes."""
 
 from __future__ import annotations
 
@@ -18,25 +18,22 @@ from supervisor.states import State
 __all__ = ["cancel"]
 
 
-@command("cancel", short_help="Stop jobs, and everything that they started.", epilog=DEFAULTS)
+@command("cancel", short_help="Stop jobs and all their processes.", epilog=DEFAULTS)
 @jobs_argument(required=False)
-@click.option("--all", "everything", is_flag=True, help="Cancel every job that has not ended, of all workspaces.")
-@label_option("Cancel the jobs with this label that have not ended, of all workspaces; repeat it for all of several.")
+@click.option("--all", "everything", is_flag=True, help="Cancel every unfinished job of all workspaces.")
+@label_option("Cancel the unfinished jobs of all workspaces that have this label. Repeat it to require several labels.")
 def cancel(call: Invocation, jobs: Sequence[str], *, everything: bool, labels: Mapping[str, str]) -> int:
-    """Stop every JOB and wait until nothing of it is left; one that has ended stays as it is.
+    """Stop every JOB and wait until none of its processes is left. A finished job stays unchanged.
 
-    Each gets SIGTERM and, if that does not end it, SIGKILL after its grace: its process group,
-    its session, its descendants and everything that carries its mark. Several are stopped side by
-    side. With --json one JOB gives its JSON, and several a list as `supervisor list` has it.
+    Each job gets SIGTERM, and after its grace period SIGKILL. Both signals reach its process group, its
+    session, its descendants, and every process that carries the mark of the job. Several jobs are stopped
+    concurrently. With --json, one JOB gives its JSON, and several give a list, as `supervisor list` does.
     """
     if sum(map(bool, (jobs, everything, labels))) != 1:
-        message = "Say which jobs: by their ids, with --all, or with --label."
+        message = "Select jobs by their ids, with --all, or with --label."
         raise click.UsageError(message)
     with call.catalog() as catalog:
-        if jobs:
-            ids, errors = resolve(catalog, jobs)
-        else:
-            ids, errors = _unfinished(catalog, labels), []
+        ids, errors = resolve(catalog, jobs) if jobs else (_unfinished(catalog, labels), [])
         ends = catalog.cancel_all(ids)
     found = [end for end in ends if isinstance(end, Job)]
     errors += [end for end in ends if isinstance(end, SupervisorError)]
@@ -47,13 +44,13 @@ def cancel(call: Invocation, jobs: Sequence[str], *, everything: bool, labels: M
 
 
 def _unfinished(catalog: Catalog, labels: Mapping[str, str]) -> list[str]:
-    ids: list[str] = []
-    for state in (State.RUNNING, State.QUEUED):  # in this order: what is launched between the two is seen twice
+    ids: dict[str, None] = {}
+    for state in (State.RUNNING, State.QUEUED):  # in this order: a job launched in between is found twice, not never
         cursor: str | None = None
         while True:
             page = catalog.list(state=state.value, labels=labels, limit=1000, cursor=cursor)
-            ids += [job.job_id for job in page.jobs]
+            ids |= dict.fromkeys(job.job_id for job in page.jobs)
             cursor = page.next_cursor
             if cursor is None:
                 break
-    return list(dict.fromkeys(ids))
+    return list(ids)

@@ -1,10 +1,9 @@
-"""``logs``: the bytes that a job wrote, unchanged, so far or as they come."""
+"""``logs``: the output of a job as bytes, unchanged; with ``--follow`` until the job ends."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import sys
 from collections.abc import Iterator
 
 import click
@@ -21,30 +20,27 @@ from supervisor.system.inotify import MODIFIED
 __all__ = ["logs"]
 
 
-@command("logs", short_help="Print what a job wrote, so far or as it writes it.")
+@command("logs", short_help="Print the output of a job.")
 @job_argument
-@click.option("--follow", "-f", is_flag=True, help="Go on as it writes more, until it has ended.")
-@click.option("--stderr", "of_stderr", is_flag=True, help="What it wrote to stderr, instead of stdout.")
+@click.option("--follow", "-f", is_flag=True, help="Print new output until the job has ended.")
+@click.option("--stderr", "of_stderr", is_flag=True, help="Print its stderr instead of its stdout.")
 def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
-    """Print what JOB wrote to its stdout, byte by byte as it is.
+    """Print the stdout of JOB as bytes, unchanged.
 
-    With --json the text stands in "value"; if it is not UTF-8, as base64, and "encoding" says so.
+    With --json, "value" contains the output as text. Output that is not UTF-8 is encoded as base64, and
+    "encoding" is then "base64".
     """
     stream = "stderr" if of_stderr else "stdout"
     with call.catalog() as catalog:
         job_id = catalog.resolve_prefix(job)
-        row = catalog.row(job_id)
-        path = catalog.directory(row)
+        path = catalog.directory(catalog.row(job_id))
         if follow:
             chunks = _follow(catalog, job_id, path, stream)
         else:
             chunks = _read(Output(path, stream, end=_end_of(catalog, job_id, stream)[1]))
         if not call.as_json:
-            sys.stdout.flush()
             for chunk in chunks:
-                with streams.writing():
-                    sys.stdout.buffer.write(chunk)
-                    sys.stdout.buffer.flush()
+                streams.write_bytes(chunk)
             return exits.OK
         data = b"".join(chunks)
     shape: dict[str, object] = {"ok": True, "job_id": job_id, "stream": stream}
@@ -63,17 +59,17 @@ def _read(output: Output) -> Iterator[bytes]:
 
 
 def _follow(catalog: Catalog, job_id: str, directory: str, stream: str) -> Iterator[bytes]:
-    """Yield what is there, then what comes, until the job has ended and all of it was read."""
+    """Yield the output so far, then new output, until the job has ended and all of it was read."""
     output = Output(directory, stream)
     restarts = 0
     with contextlib.closing(output), stopping.Change([directory], MODIFIED) as change:
         while True:
-            # Asked before the rest is read: what belongs to it is there by then.
+            # Before the rest is read: once the job has ended, all of its output is in the file.
             ended, output.end = _end_of(catalog, job_id, stream)
             while chunk := output.read():
                 if output.restarts > restarts:
                     restarts = output.restarts
-                    click.echo(f"supervisor: the job has truncated its {stream}; from the beginning again", err=True)
+                    click.echo(f"supervisor: the job has truncated its {stream}; reading from its start", err=True)
                 yield chunk
             if ended:
                 return
@@ -81,9 +77,9 @@ def _follow(catalog: Catalog, job_id: str, directory: str, stream: str) -> Itera
 
 
 def _end_of(catalog: Catalog, job_id: str, stream: str) -> tuple[bool, int | None]:
-    """Return whether a job has ended, and how many bytes of a stream belong to it then."""
+    """Return whether a job has ended, and the final size of a stream if it has."""
     try:
         job = catalog.status(job_id, progress=False)
-    except JobNotFound:  # it ended, and somebody has forgotten it meanwhile
+    except JobNotFound:  # it ended, and was deleted since
         return True, None
     return job.status.terminal, getattr(job, f"{stream}_bytes") if job.status.terminal else None

@@ -1,31 +1,27 @@
-"""``prune``: forget finished jobs that have expired or are too many."""
+"""``prune``: delete finished jobs that have expired or exceed the limit."""
 
 from __future__ import annotations
-
-import os
 
 import click
 
 from supervisor.cli import exits, text
-from supervisor.cli.arguments import workspace_option
+from supervisor.cli.arguments import workspace_option, workspace_scope
 from supervisor.cli.front import DEFAULTS, Invocation, command
 
 __all__ = ["prune"]
 
 
-@command("prune", short_help="Forget finished jobs that have expired or are too many.", epilog=DEFAULTS)
-@workspace_option("Look at the jobs of this directory, instead of the current one.")
-@click.option("--all", "everywhere", is_flag=True, help="Look at the jobs of all directories.")
+@command("prune", short_help="Delete finished jobs that have expired or exceed the limit.", epilog=DEFAULTS)
+@workspace_option("Prune the jobs of this directory instead of the current one.")
+@click.option("--all", "everywhere", is_flag=True, help="Prune the jobs of all directories.")
 def prune(call: Invocation, *, workspace: str | None, everywhere: bool) -> int:
-    """Forget finished jobs that are older than their time to live or beyond the number that is kept.
+    """Delete finished jobs that have passed their time to live, or exceed the number that is kept.
 
-    Those that somebody has fetched go first, then the oldest; a job that has not ended never goes.
-    SUPERVISOR_JOB_MAX_COUNT=0 forgets all that have ended.
+    Jobs whose result was fetched go first, then the oldest. Unfinished jobs are never deleted.
+    SUPERVISOR_JOB_MAX_COUNT=0 deletes every finished job.
     """
-    if everywhere and workspace is not None:
-        message = "--all and --workspace exclude each other."
-        raise click.UsageError(message)
+    scope = workspace_scope(workspace, everywhere=everywhere)
     with call.catalog() as catalog:
-        forgotten = catalog.prune(None if everywhere else workspace or os.curdir)
+        forgotten = catalog.prune(scope)
     call.answer(lambda: {"ok": True, "forgotten": forgotten}, f"Forgot {text.plural(len(forgotten), 'job')}.")
     return exits.OK

@@ -1,4 +1,4 @@
-"""``rm``: forget finished jobs by their ids."""
+"""``rm``: delete finished jobs by their ids."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from supervisor.model import error_to_json
 __all__ = ["rm"]
 
 
-def _badness(error: SupervisorError) -> int:
-    return exits.rank(exits.of_error(error))
-
-
-@command("rm", short_help="Forget finished jobs now.")
+@command("rm", short_help="Delete finished jobs now.")
 @jobs_argument(required=True)
 def rm(call: Invocation, jobs: Sequence[str]) -> int:
-    """Forget every JOB with its output. One that has not ended is refused (75): cancel it first."""
+    """Delete every JOB and its output. An unfinished job is refused with exit status 75; cancel it first."""
     forgotten: list[str] = []
     errors: list[SupervisorError] = []
     with call.catalog() as catalog:
@@ -33,10 +29,10 @@ def rm(call: Invocation, jobs: Sequence[str]) -> int:
             except SupervisorError as error:
                 errors.append(error)
     if call.as_json:
-        failure = {} if not errors else error_to_json(max(errors, key=_badness))
+        failure = error_to_json(exits.worst_error(errors)) if errors else {}
         write_document({"ok": True, **failure, "forgotten": forgotten})
     else:
-        call.tell(*forgotten)
+        call.print(*forgotten)
         for problem in errors:
             call.fail(problem)
     return exits.worst(map(exits.of_error, errors))

@@ -14,23 +14,20 @@ from supervisor.states import Reason
 __all__ = ["start"]
 
 
-@command(
-    "start",
-    short_help="Start a command as a job, print the job's id, return at once.",
-    **COMMAND_LINE,
-)
+@command("start", short_help="Start a command as a job, print the job's id, return at once.", **COMMAND_LINE)
 @request_options
 def start(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, print the id of the job, and return at once.
 
-    The exit status is 0 once the command runs, 126 or 127 when it could not be launched (there is
-    a job even so, which says why). Its deadline is kept whether or not anybody asks for it.
+    The exit status is 0 once the command runs. It is 126 or 127 if the command could not be launched; the
+    job exists nevertheless, and its status has the reason. The deadline applies even if no process watches
+    the job.
 
-    With a stdout that is closed, or not open for writing, nothing is started. If the id cannot be written
-    once the job is there, it is said on stderr, and the exit status is 125, or 141 if the reader has gone.
+    If stdout is closed or not writable, no job is started. If writing the id to stdout fails later, the id
+    goes to stderr, and the exit status is 125, or 141 if the reader of stdout has closed it.
     """
     if not inherited.is_writable(1):
-        message = "stdout cannot be written, so the id of the job could not be told: nothing was started"
+        message = "stdout is not writable, so the job's id could not be printed: nothing was started"
         raise InvalidArguments(message, repair="Redirect stdout to a file, a pipe or /dev/null.")
     spec = make_spec(**options)
     job, failed = _start(call, spec)
@@ -41,7 +38,8 @@ def start(call: Invocation, /, **options: Any) -> int:
     except (BrokenPipeError, streams.StdoutFailed) as error:
         broken = isinstance(error, BrokenPipeError)
         status = exits.PIPE if broken else exits.BROKEN
-        streams.say(f"supervisor: {'the reader of stdout has gone' if broken else error}; the job is {job.job_id}")
+        reason = "the reader of stdout has closed it" if broken else error
+        streams.write_stderr(f"supervisor: {reason}; the job is {job.job_id}")
     if failed is None or failed.error is None:
         return status
     call.note(f"supervisor: {failed.error.message}")
@@ -50,7 +48,7 @@ def start(call: Invocation, /, **options: Any) -> int:
 
 
 def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
-    """Start a job; return it, and its result if it was never launched."""
+    """Start a job; return it, and its result if it could not be launched."""
     import trio
 
     from supervisor.runtime.opening import open_supervisor

@@ -1,4 +1,4 @@
-"""``status``: what is known about one job."""
+"""``status``: the state of one job."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from supervisor.states import Reason, State
 __all__ = ["status"]
 
 
-@command("status", short_help="Show what is known about a job.")
+@command("status", short_help="Show the state of a job.")
 @job_argument
 def status(call: Invocation, job: str) -> int:
-    """Show what is known about JOB at this moment.
+    """Show the current state of JOB.
 
-    JOB is a job's id, or the first four or more characters of it. The exit status is 0 whatever
-    became of the job; use `wait` or `result` to branch on that.
+    JOB is a job's id, or the first characters of it (at least four). The exit status is 0 whether or not
+    the job succeeded; `wait` and `result` have exit statuses that depend on it.
     """
     with call.catalog() as catalog:
         found = catalog.status(catalog.resolve_prefix(job))

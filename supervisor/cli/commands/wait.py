@@ -1,44 +1,45 @@
-"""``wait``: until jobs have ended."""
+"""``wait``: wait until jobs have ended."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import click
 
 from supervisor.cli import exits, text
-from supervisor.cli.arguments import finite, jobs_argument, seconds
+from supervisor.cli.arguments import jobs_argument, seconds
 from supervisor.cli.front import Invocation, command
 from supervisor.cli.several import answer, resolve
-from supervisor.errors import JobRunning, SupervisorError
+from supervisor.errors import JobRunning
 
 __all__ = ["wait"]
 
 
 @command("wait", short_help="Wait until jobs have ended.")
 @jobs_argument(required=True)
-@click.option("--any", "any_one", is_flag=True, help="Wait until one of them has ended, not all.")
-@click.option("--timeout", type=seconds, metavar="SECONDS", help="Wait no longer than this; the jobs go on.")
+@click.option("--any", "any_one", is_flag=True, help="Wait until one of the jobs has ended instead of all.")
+@click.option("--timeout", type=seconds, metavar="SECONDS", help="Wait at most this long. The jobs run on.")
 def wait(call: Invocation, jobs: Sequence[str], *, any_one: bool, timeout: float | None) -> int:
     """Wait until every JOB has ended.
 
-    The exit status is 0 when all are done, 1 when one ended badly, 75 when the time is over; with
-    --any it is that of the jobs that have ended. With --json one JOB gives its JSON, and several
-    a list as `supervisor list` has it.
+    The exit status is 0 if all are done, 1 if one failed or was stopped, and 75 if the timeout passed. With
+    --any, only the jobs that have ended count. With --json, one JOB gives its JSON, and several give a list,
+    as `supervisor list` does.
     """
+    timeout = None if timeout is None or math.isinf(timeout) else timeout
     with call.catalog() as catalog:
         ids, errors = resolve(catalog, jobs)
-        found = catalog.wait(ids, any_one=any_one, timeout=finite(timeout))
-    ended = [job for job in found if job.status.terminal]
-    counted = ended if any_one and ended else found
-    late: SupervisorError | None = None
-    if any(not job.status.terminal for job in counted):
-        running = len(found) - len(ended)
-        late = JobRunning(
+        found = catalog.wait(ids, any_one=any_one, timeout=timeout)
+    unfinished = [job for job in found if not job.status.terminal]
+    counted = [job for job in found if job.status.terminal] if any_one and len(unfinished) < len(found) else found
+    statuses = [*map(exits.of_job, counted), *map(exits.of_error, errors)]
+    if unfinished and counted is found:
+        message = (
             f"job {found[0].job_id} is still {found[0].status.value}"
             if len(found) == 1
-            else f"{running} of {text.plural(len(found), 'job')} have not ended",
-            retry_after_ms=next(job.poll_after_ms for job in found if not job.status.terminal),
+            else f"{len(unfinished)} of {text.plural(len(found), 'job')} have not ended"
         )
-    answer(call, jobs, found, errors if late is None else [*errors, late])
-    return exits.worst([*map(exits.of_job, counted), *map(exits.of_error, errors)])
+        errors.append(JobRunning(message, retry_after_ms=unfinished[0].poll_after_ms))
+    answer(call, jobs, found, errors)
+    return exits.worst(statuses)

@@ -1,1 +1,1 @@
-"""``doctor``: its command, and its checks by what they look at."""
+"""``doctor``: the command, and its checks of the machine, its containment and its cluster."""

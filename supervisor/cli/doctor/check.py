@@ -1,4 +1,4 @@
-"""One finding of ``doctor``, and how serious it is."""
+"""One check of ``doctor``, and its severity."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Check", "Verdict"]
+__all__ = ["Check", "Severity"]
 
 
-class Verdict(StrEnum):
-    """How a check came out."""
+class Severity(StrEnum):
+    """The severity of a check's result; a note is neither good nor bad."""
 
     FINE = "fine"
     NOTE = "note"
@@ -21,18 +21,18 @@ class Verdict(StrEnum):
 
 @attrs.frozen(slots=True)
 class Check:
-    """What was found about one thing.
+    """The result of one check.
 
     Attributes:
-        name: of the thing.
-        verdict: whether it is as it should be; a note is neither good nor bad.
-        message: what was found, for people.
-        repair: what to do about it, or ``None``.
-        facts: the same for programs.
+        name: the subject of the check.
+        severity: how serious the result is.
+        message: the result as text.
+        repair: advice, or ``None``.
+        facts: the result for programs.
     """
 
     name: str
-    verdict: Verdict
+    severity: Severity
     message: str
     repair: str | None = None
     facts: dict[str, Any] = attrs.field(factory=dict[str, Any])

@@ -1,10 +1,11 @@
-"""``doctor``: what is installed, where jobs are kept, and what would fail, as one report.
+"""``doctor``: checks the installation, the state root and the machine, and changes nothing.
 
-``machine``, ``containment`` and ``cluster`` have the checks, none of which changes anything.
+``machine``, ``containment`` and ``cluster`` contain the checks.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import click
@@ -12,37 +13,37 @@ import click
 from supervisor._version import __version__
 from supervisor.cli import exits, text
 from supervisor.cli.doctor import cluster, containment, machine
-from supervisor.cli.doctor.check import Check, Verdict
+from supervisor.cli.doctor.check import Check, Severity
 from supervisor.cli.front import Invocation, command
 from supervisor.settings import Settings
 
 __all__ = ["doctor"]
 
 _MARKS = {
-    Verdict.FINE: ("ok", "green"),
-    Verdict.NOTE: ("-", "bright_black"),
-    Verdict.WARNING: ("warning", "yellow"),
-    Verdict.PROBLEM: ("PROBLEM", "red"),
+    Severity.FINE: ("ok", "green"),
+    Severity.NOTE: ("-", "bright_black"),
+    Severity.WARNING: ("warning", "yellow"),
+    Severity.PROBLEM: ("PROBLEM", "red"),
 }
 
 
-@command("doctor", short_help="Say what is installed, where jobs are kept, and what would fail.")
+@command("doctor", short_help="Check the installation, the state root and this machine.")
 def doctor(call: Invocation) -> int:
-    """Look at everything that jobs depend on, and change nothing.
+    """Check everything that jobs depend on. Nothing is changed.
 
-    The exit status is 1 if something would fail, else 0. A warning is about what works now and may
-    surprise later.
+    The exit status is 1 if a check finds a problem, otherwise 0. A problem makes jobs fail now; a warning
+    may cause trouble later.
     """
-    checks = examine(call.settings)
-    problems = [check for check in checks if check.verdict is Verdict.PROBLEM]
-    warnings = [check for check in checks if check.verdict is Verdict.WARNING]
+    checks = _run_checks(call.settings)
+    found = Counter(check.severity for check in checks)
+    problems, warnings = found[Severity.PROBLEM], found[Severity.WARNING]
     shape = {
         "ok": not problems,
         "version": __version__,
         "checks": [
             {
                 "name": check.name,
-                "verdict": check.verdict.value,
+                "verdict": check.severity.value,
                 "message": check.message,
                 "repair": check.repair,
                 "facts": check.facts,
@@ -50,7 +51,7 @@ def doctor(call: Invocation) -> int:
             for check in checks
         ],
     }
-    summary = f"{text.plural(len(problems), 'problem')}, {text.plural(len(warnings), 'warning')}."
+    summary = f"{text.plural(problems, 'problem')}, {text.plural(warnings, 'warning')}."
     call.answer(lambda: shape, *_lines(checks), "", summary)
     return exits.BAD if problems else exits.OK
 
@@ -60,32 +61,32 @@ def _lines(checks: list[Check]) -> list[str]:
     names = max(len(check.name) for check in checks)
     lines: list[str] = []
     for check in checks:
-        mark, colour = _MARKS[check.verdict]
-        styled = click.style(mark.ljust(marks), fg=colour, bold=check.verdict is Verdict.PROBLEM)
+        mark, colour = _MARKS[check.severity]
+        styled = click.style(mark.ljust(marks), fg=colour, bold=check.severity is Severity.PROBLEM)
         lines.append(f"{styled}  {check.name.ljust(names)}  {text.one_line(check.message)}")
         if check.repair:
             lines.append(f"{' ' * (marks + names + 4)}{text.one_line(check.repair)}")
     return lines
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Run all checks; one that fails unexpectedly is reported as a problem."""
-    checks: list[Check] = []
-    looks: dict[str, Callable[[], Iterator[Check]]] = {
+def _run_checks(settings: Settings) -> list[Check]:
+    """Run all checks; report one that raises an unexpected error as a problem."""
+    results: list[Check] = []
+    checks: dict[str, Callable[[], Iterator[Check]]] = {
         "versions": machine.check_versions,
         "state root": lambda: machine.check_state_root(settings),
         "registry": lambda: machine.check_registry(settings),
         "settings": lambda: machine.check_configuration(settings),
         "kernel": machine.check_kernel,
-        "surroundings": containment.look,
+        "containment": containment.check_containment,
         "keeper": lambda: machine.check_keeper(settings),
         "limits": machine.check_limits,
         "programs": machine.check_programs,
-        "Slurm": lambda: cluster.look(settings),
+        "Slurm": lambda: cluster.check_cluster(settings),
     }
-    for name, look in looks.items():
+    for name, check in checks.items():
         try:
-            checks += look()
-        except Exception as error:  # noqa: BLE001  # the other checks run all the same
-            checks.append(Check(name, Verdict.PROBLEM, f"{type(error).__name__}: {error}"))
-    return checks
+            results += check()
+        except Exception as error:  # noqa: BLE001  # the other checks still run
+            results.append(Check(name, Severity.PROBLEM, f"{type(error).__name__}: {error}"))
+    return results

@@ -1,4 +1,4 @@
-"""The checks of this machine: versions, the state root, the settings, the kernel, limits and programs."""
+"""The checks of ``doctor`` for versions, the state root, the settings, the kernel, limits and programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from supervisor._version import __version__
 from supervisor.cli import text
-from supervisor.cli.doctor.check import Check, Verdict
+from supervisor.cli.doctor.check import Check, Severity
 from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.settings import Settings
 from supervisor.system import processes
@@ -32,9 +32,9 @@ __all__ = [
     "check_versions",
 ]
 
-_LITTLE_SPACE: Final = 1 << 30
-_NO_SPACE: Final = 1 << 24
-_FEW_DESCRIPTORS: Final = 256
+_LOW_SPACE: Final = 1 << 30
+_MIN_SPACE: Final = 1 << 24
+_MIN_DESCRIPTORS: Final = 256
 
 
 def check_versions() -> Iterator[Check]:
@@ -43,9 +43,9 @@ def check_versions() -> Iterator[Check]:
 
     python = platform.python_version()
     facts: dict[str, Any] = {"supervisor": __version__, "python": python, "executable": sys.executable}
-    yield Check("supervisor", Verdict.NOTE, f"{__version__}, Python {python} ({sys.executable})", facts=facts)
+    yield Check("supervisor", Severity.NOTE, f"{__version__}, Python {python} ({sys.executable})", facts=facts)
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield Check("platform", Verdict.NOTE, system, facts={"system": platform.system(), "release": platform.release()})
+    yield Check("platform", Severity.NOTE, system, facts={"system": platform.system(), "release": platform.release()})
     found: dict[str, str | None] = {"sqlite": sqlite3.sqlite_version}
     for name in ("trio", "attrs", "cattrs", "click", "structlog", "rich", "mcp", "hypercorn"):
         try:
@@ -57,17 +57,17 @@ def check_versions() -> Iterator[Check]:
     words = ", ".join(f"{name} {held}" for name, held in found.items() if held is not None)
     if needed:
         repair = "Install trio-supervisor again, with its dependencies."
-        yield Check("libraries", Verdict.PROBLEM, f"missing: {', '.join(needed)}", repair, found)
+        yield Check("libraries", Severity.PROBLEM, f"missing: {', '.join(needed)}", repair, found)
     else:
-        extra = "; not installed, and only needed for MCP: " + ", ".join(missing) if missing else ""
-        yield Check("libraries", Verdict.FINE, words + extra, facts=found)
+        extra = "; not installed, needed only for MCP: " + ", ".join(missing) if missing else ""
+        yield Check("libraries", Severity.FINE, words + extra, facts=found)
 
 
-# ------------------------------------------------------------ where jobs are kept
+# ------------------------------------------------------------ the state root
 
 
 def check_state_root(settings: Settings) -> Iterator[Check]:
-    """Check that the state root is private, writable, local and has room."""
+    """Check that the state root is private and writable, and has free space."""
     root = os.path.realpath(settings.state_dir)
     facts: dict[str, Any] = {"path": root, "exists": os.path.lexists(root)}
     above = root
@@ -80,66 +80,66 @@ def check_state_root(settings: Settings) -> Iterator[Check]:
 
         unsafe = unsafe_place(os.fspath(settings.state_dir))
         if unsafe is not None:
-            yield Check("state root", Verdict.PROBLEM, unsafe.message, unsafe.repair, facts)
+            yield Check("state root", Severity.PROBLEM, unsafe.message, unsafe.repair, facts)
         elif os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK):
-            yield Check("state root", Verdict.FINE, f"{root} (will be made by the first job)", facts=facts)
+            yield Check("state root", Severity.FINE, f"{root} (the first job will create it)", facts=facts)
         else:
             repair = "Choose another directory with SUPERVISOR_STATE_DIR."
-            yield Check("state root", Verdict.PROBLEM, f"{root} cannot be made in {above}", repair, facts)
+            yield Check("state root", Severity.PROBLEM, f"{root} cannot be created in {above}", repair, facts)
     else:
         from supervisor.store import Layout
 
         try:
             Layout(settings.state_dir, create=False)
         except SupervisorError as error:
-            yield Check("state root", Verdict.PROBLEM, error.message, error.repair, facts)
+            yield Check("state root", Severity.PROBLEM, error.message, error.repair, facts)
         else:
             mode = stat.S_IMODE(os.stat(root).st_mode)
             facts |= {"mode": f"{mode:04o}"}
             if os.access(root, os.W_OK | os.X_OK | os.R_OK):
-                yield Check("state root", Verdict.FINE, f"{root}, private ({mode:04o})", facts=facts)
+                yield Check("state root", Severity.FINE, f"{root}, private ({mode:04o})", facts=facts)
             else:
-                repair = f"If nobody tampered with it: chmod 700 {root}"
-                yield Check("state root", Verdict.PROBLEM, f"{root} cannot be written", repair, facts)
+                repair = f"If its contents are intact: chmod 700 {root}"
+                yield Check("state root", Severity.PROBLEM, f"{root} cannot be written", repair, facts)
     left = f"{text.size(free)} free"
-    if free < _LITTLE_SPACE:
-        verdict = Verdict.PROBLEM if free < _NO_SPACE else Verdict.WARNING
-        yield Check("disk", verdict, left, "Make room: a job whose output cannot be written fails.", facts)
+    if free < _LOW_SPACE:
+        severity = Severity.PROBLEM if free < _MIN_SPACE else Severity.WARNING
+        yield Check("disk", severity, left, "Free some space: a job whose output cannot be written fails.", facts)
     else:
-        yield Check("disk", Verdict.FINE, left, facts={"free_bytes": free})
+        yield Check("disk", Severity.FINE, left, facts={"free_bytes": free})
 
 
 def check_registry(settings: Settings) -> Iterator[Check]:
     """Check that the index of the state root can be read."""
     if not os.path.exists(f"{os.path.realpath(settings.state_dir)}/registry.db"):
-        yield Check("registry", Verdict.NOTE, "there is none yet")
+        yield Check("registry", Severity.NOTE, "does not exist yet")
         return
     from supervisor.jobs.catalog import Catalog
 
     try:
         with Catalog(settings, create=False) as catalog:
             kept = catalog.index.count()
-            unsettled = catalog.index.unfinished()
+            unfinished = catalog.index.unfinished()
             aside = catalog.index.set_aside
             states: list[str] = []
-            for row in unsettled:
+            for row in unfinished:
                 settled, seen = catalog.settled(row, drive=False)
                 states.append(settled.state if settled.finished or seen is None else seen.seen.value)
     except SupervisorError as error:
-        yield Check("registry", Verdict.PROBLEM, error.message, error.repair)
+        yield Check("registry", Severity.PROBLEM, error.message, error.repair)
         return
     if aside is None:
-        yield Check("registry", Verdict.FINE, f"{text.plural(kept, 'job')} kept", facts={"jobs": kept})
+        yield Check("registry", Severity.FINE, f"{text.plural(kept, 'job')} kept", facts={"jobs": kept})
     else:
-        message = f"was damaged, and was rebuilt just now with {text.plural(kept, 'job')}; the old one is {aside}"
-        yield Check("registry", Verdict.WARNING, message, facts={"jobs": kept, "set_aside": aside})
+        message = f"was damaged, and was rebuilt just now with {text.plural(kept, 'job')}; the old file is {aside}"
+        yield Check("registry", Severity.WARNING, message, facts={"jobs": kept, "set_aside": aside})
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     live = sum(count for state, count in counts.items() if state in {"running", "queued", "elsewhere"})
     words = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"
-    facts: dict[str, Any] = {"unsettled": len(unsettled), "now": counts}
-    if len(unsettled) > live:
-        words += f" ({text.plural(len(unsettled) - live, 'job')} found ended, and settled)"
-    yield Check("unsettled jobs", Verdict.FINE, words, facts=facts)
+    facts: dict[str, Any] = {"unsettled": len(unfinished), "now": counts}
+    if len(unfinished) > live:
+        words += f" ({text.plural(len(unfinished) - live, 'job')} had ended; the index is updated)"
+    yield Check("unsettled jobs", Severity.FINE, words, facts=facts)
 
 
 def check_configuration(settings: Settings) -> Iterator[Check]:
@@ -149,51 +149,50 @@ def check_configuration(settings: Settings) -> Iterator[Check]:
     changed = sorted(name for name in os.environ if name.startswith("SUPERVISOR_") and name != "SUPERVISOR_JOB_ID")
     where = f" (set: {', '.join(changed)})" if changed else " (defaults)"
     words = ", ".join(f"{name} {value}" for name, value in held.items())
-    yield Check("settings", Verdict.NOTE, words + where, facts={key: str(value) for key, value in held.items()})
+    yield Check("settings", Severity.NOTE, words + where, facts={key: str(value) for key, value in held.items()})
     if settings.config is not None:
         from supervisor.mcp_server.access.guarded import load_kinds  # as `mcp` does, so that both accept the same
 
         try:
             kinds = load_kinds(settings)
         except SupervisorError as error:
-            yield Check("kinds file", Verdict.PROBLEM, error.message, error.repair)
+            yield Check("kinds file", Severity.PROBLEM, error.message, error.repair)
         else:
             words = ", ".join(each.name for each in kinds) or "no kinds"
-            yield Check("kinds file", Verdict.FINE, f"{settings.config}: {words}")
+            yield Check("kinds file", Severity.FINE, f"{settings.config}: {words}")
     if "SUPERVISOR_JOB_ID" in os.environ:
-        message = (
-            f"we are inside job {os.environ['SUPERVISOR_JOB_ID']}: jobs started here are its children in name only"
-        )
-        yield Check("nested", Verdict.NOTE, message)
+        message = f"running inside job {os.environ['SUPERVISOR_JOB_ID']}; jobs that are started here outlive it"
+        yield Check("nested", Severity.NOTE, message)
 
 
-# ------------------------------------------------------------ what the system can do
+# ------------------------------------------------------------ the system
 
 
 def check_kernel() -> Iterator[Check]:
-    """Check what the kernel offers to identify and to watch processes."""
+    """Check the kernel's means to identify and to watch processes."""
     _, start = processes.own_identity()
     if start and processes.boot_id():
         facts = {"boot_id": processes.boot_id(), "pid_namespace": processes.pid_namespace()}
-        yield Check("process identity", Verdict.FINE, "pids can be told apart by start time and boot", facts=facts)
+        yield Check("process identity", Severity.FINE, "start time and boot id distinguish reused pids", facts=facts)
     else:
         repair = "Mount /proc as usual (proc(5))."
-        yield Check("process identity", Verdict.PROBLEM, "a process cannot be told from a later one", repair)
+        yield Check("process identity", Severity.PROBLEM, "a reused pid cannot be recognised", repair)
     if not sys.platform.startswith("linux"):
-        yield Check("pidfd, inotify", Verdict.NOTE, "only Linux has them; intervals and ps(1) serve instead")
+        yield Check("pidfd, inotify", Severity.NOTE, "only Linux has them; polling and ps(1) are used instead")
         return
     yield _pidfd()
     watcher = Inotify.open()
     if watcher is None:
-        message = "not to be had (fs.inotify.max_user_instances?): jobs of others are looked at at intervals"
-        yield Check("inotify", Verdict.WARNING, message, facts={"inotify": False})
+        message = "not available (fs.inotify.max_user_instances?): jobs of other processes are polled"
+        yield Check("inotify", Severity.WARNING, message, facts={"inotify": False})
     else:
         watcher.close()
-        yield Check("inotify", Verdict.FINE, "changes to jobs of others are noticed at once", facts={"inotify": True})
+        message = "changes to jobs of other processes are noticed at once"
+        yield Check("inotify", Severity.FINE, message, facts={"inotify": True})
 
 
 def check_keeper(settings: Settings) -> Iterator[Check]:
-    """Name what runs the keeper, and have it say its version."""
+    """Check the interpreter that runs the keeper, and its version."""
     import subprocess
 
     from supervisor.engines.interpreter import find_python
@@ -201,9 +200,9 @@ def check_keeper(settings: Settings) -> Iterator[Check]:
     try:
         python = find_python(settings.python)
     except SupervisorError as error:
-        yield Check("keeper", Verdict.PROBLEM, error.message, error.repair)
+        yield Check("keeper", Severity.PROBLEM, error.message, error.repair)
         return
-    repair = "Name a Python 3.11 or newer by SUPERVISOR_PYTHON."
+    repair = "Set SUPERVISOR_PYTHON to a Python 3.11 or newer."
     program = "import sys; print(*sys.version_info[:2])"
     try:
         done = subprocess.run(
@@ -211,70 +210,70 @@ def check_keeper(settings: Settings) -> Iterator[Check]:
         )
         version = tuple(map(int, done.stdout.split()))
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        yield Check("keeper", Verdict.PROBLEM, f"{python} does not run: {error}", repair, {"python": python})
+        yield Check("keeper", Severity.PROBLEM, f"{python} does not run: {error}", repair, {"python": python})
         return
     shown = ".".join(map(str, version))
     facts = {"python": python, "version": shown}
     if done.returncode or version < (3, 11):
-        said = f"Python {shown}" if version else done.stderr.strip().rpartition("\n")[2]
-        yield Check("keeper", Verdict.PROBLEM, f"{python} cannot run it: {said}", repair, facts)
+        reason = f"Python {shown}" if version else done.stderr.strip().rpartition("\n")[2]
+        yield Check("keeper", Severity.PROBLEM, f"{python} cannot run it: {reason}", repair, facts)
     else:
-        yield Check("keeper", Verdict.FINE, f"run by {python} (Python {shown})", facts=facts)
+        yield Check("keeper", Severity.FINE, f"run by {python} (Python {shown})", facts=facts)
 
 
 def _pidfd() -> Check:
-    """Let a child end, and see what can still be told about it."""
-    silent = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]  # a shell remarks on a deleted directory
+    """Check whether a pidfd gives the exit status of a child that has been reaped."""
+    silent = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]  # a shell warns in a deleted directory
     child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {}, file_actions=silent)
     descriptor: int | None = None
     with contextlib.suppress(OSError):
         descriptor = os.pidfd_open(child)
     os.waitpid(child, 0)
     if descriptor is None:
-        message = "not to be had: the end of adopted jobs is looked for at intervals"
-        return Check("pidfd", Verdict.WARNING, message, facts={"pidfd": False, "get_info": False})
+        message = "not available: adopted jobs are polled for their end"
+        return Check("pidfd", Severity.WARNING, message, facts={"pidfd": False, "get_info": False})
     status = processes.exit_status_of_pidfd(descriptor)
     os.close(descriptor)
-    told = status is not None and os.waitstatus_to_exitcode(status) == 7
-    how = "also of processes that are gone" if told else "but not of processes that are gone (Linux 6.15 or newer)"
-    message = f"the end of a process is noticed at once, and its exit status told, {how}"
-    return Check("pidfd", Verdict.FINE, message, facts={"pidfd": True, "get_info": told})
+    known = status is not None and os.waitstatus_to_exitcode(status) == 7
+    limit = "also after it was reaped" if known else "but not after it was reaped (that needs Linux 6.15)"
+    message = f"the end of a process is noticed at once, with its exit status, {limit}"
+    return Check("pidfd", Severity.FINE, message, facts={"pidfd": True, "get_info": known})
 
 
 def check_limits() -> Iterator[Check]:
     """Check the resource limits that a supervisor with many jobs needs."""
     umask = os.umask(0o077)
     os.umask(umask)
-    message = f"{umask:04o}, which jobs inherit; what is kept about them is private whatever it is"
-    yield Check("umask", Verdict.NOTE, message, facts={"umask": f"{umask:04o}"})
+    message = f"{umask:04o}, which jobs inherit; the state root is private with any umask"
+    yield Check("umask", Severity.NOTE, message, facts={"umask": f"{umask:04o}"})
     names = {"NOFILE": "open files", "NPROC": "processes", "FSIZE": "file size", "CPU": "CPU seconds", "AS": "memory"}
     facts: dict[str, Any] = {}
     words: list[str] = []
-    for name, what in names.items():
+    for name, noun in names.items():
         soft, hard = (
             None if limit == resource.RLIM_INFINITY else limit
             for limit in resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
         )
         facts[name.lower()] = {"soft": soft, "hard": hard}
         if soft is not None:
-            words.append(f"{what} {soft}")
+            words.append(f"{noun} {soft}")
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    few = soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS
+    few = soft != resource.RLIM_INFINITY and soft < _MIN_DESCRIPTORS
     message = f"{', '.join(words) or 'none'}, which jobs inherit"
     repair = "Raise it with `ulimit -n`: a supervisor uses a quarter of it for its jobs." if few else None
-    yield Check("limits", Verdict.WARNING if few else Verdict.FINE, message, repair, facts)
+    yield Check("limits", Severity.WARNING if few else Severity.FINE, message, repair, facts)
 
 
 def check_programs() -> Iterator[Check]:
     """Report which agent programs are on PATH and which kinds are registered."""
     found = {name: shutil.which(name) for name in ("claude", "codex")}
     words = ", ".join(f"{name} {path or 'not on PATH'}" for name, path in found.items())
-    yield Check("agent CLIs", Verdict.NOTE, words, facts=dict(found))
+    yield Check("agent CLIs", Severity.NOTE, words, facts=dict(found))
     yield _kinds()
 
 
 def _kinds() -> Check:
-    """Load every kind: one that somebody else brings may not be what it should be."""
+    """Check that every kind can be loaded, also those of other distributions."""
     from supervisor.interpret import BUILT_IN, get_interpreter, kinds
     from supervisor.jobs.progress import reader_of
 
@@ -293,6 +292,6 @@ def _kinds() -> Check:
         "broken": broken,
     }
     if not broken:
-        return Check("kinds", Verdict.FINE, words, facts=facts)
+        return Check("kinds", Severity.FINE, words, facts=facts)
     message = f"{words}; {'; '.join(broken.values())}"
-    return Check("kinds", Verdict.WARNING, message, "Correct or remove the distributions that bring them.", facts)
+    return Check("kinds", Severity.WARNING, message, "Correct or remove the distributions that define them.", facts)

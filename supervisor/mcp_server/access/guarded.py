@@ -1,8 +1,8 @@
-"""What decides who may do what, and in which directories therefore no caller's job may run.
+"""Paths that no caller's job may read or change, and the directories that are forbidden because of them.
 
-The state root holds the tokens, the records by which processes are signalled, and the output of every job; the kinds
-file holds the commands. A job that runs in a directory above them, as an agent does whose tools end at its workspace,
-could read or change them. So such a directory is not allowed, whatever else would allow it.
+The state root contains the tokens, the records by which processes are signalled, and the output of every job.
+The kinds file contains the commands. An agent may read and change everything below its workspace. So a
+directory that contains one of these paths is forbidden as a workspace, whatever else would allow it.
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from supervisor.errors import InvalidSettings
-from supervisor.mcp_server.config import kinds
+from supervisor.mcp_server.config import kinds_file
+from supervisor.mcp_server.config.kinds import Kind
 from supervisor.settings import Settings
 
 __all__ = ["exposed", "guarded", "load_kinds"]
 
 
 def guarded(settings: Settings) -> dict[str, str]:
-    """Return the real paths of what is guarded, each with what it is called."""
+    """Return the real paths of the guarded files, each with its name in messages."""
     return {os.path.realpath(settings.state_dir): "the state root"}
 
 
-def exposed(directory: str, held: Mapping[str, str]) -> str | None:
+def exposed(directory: str, paths: Mapping[str, str]) -> str | None:
     """Return how a directory (a real path) exposes one of the guarded paths; ``None`` if it exposes none."""
-    for path, what in held.items():
+    for path, name in paths.items():
         if path == directory or path.startswith(directory.rstrip("/") + "/"):
-            return f"{directory} contains {what}, {path}"
+            return f"{directory} contains {name}, {path}"
         if directory.startswith(path + "/"):
-            return f"{directory} lies in {what}, {path}"
+            return f"{directory} lies in {name}, {path}"
     return None
 
 
-def load_kinds(settings: Settings, given: Path | None = None) -> tuple[kinds.Kind, ...]:
+def load_kinds(settings: Settings, given: Path | None = None) -> tuple[Kind, ...]:
     """Return the kinds of a server with these settings; ``given`` is the file that ``--config`` names.
 
     Raises:
-        InvalidSettings: the file is not there, not to be trusted, or has a mistake.
+        InvalidSettings: the file cannot be read, is not to be trusted, or has a mistake.
     """
-    named = os.environ.get("SUPERVISOR_CONFIG")
-    if given is None and named and not os.path.isabs(os.path.expanduser(named)):
-        message = f"SUPERVISOR_CONFIG is {named!r}; it accepts an absolute path, lest a workspace bring its own"
+    variable = os.environ.get("SUPERVISOR_CONFIG")
+    if given is None and variable and not os.path.isabs(os.path.expanduser(variable)):
+        message = f"SUPERVISOR_CONFIG is {variable!r}; it accepts an absolute path, so that no workspace can replace it"
         raise InvalidSettings(message)
     path = given or settings.config
     if path is None:
         return ()
-    held = {**guarded(settings), os.path.realpath(path): "the kinds file"}
-    return kinds.load(path, shared_dir=settings.shared_dir, exposed=lambda each: exposed(each, held))
+    paths = {**guarded(settings), os.path.realpath(path): "the kinds file"}
+    return kinds_file.load(path, shared_dir=settings.shared_dir, exposes=lambda directory: exposed(directory, paths))

@@ -11,13 +11,13 @@ import attrs
 
 from supervisor.errors import InvalidArguments
 
-__all__ = ["MOST_WHOLE", "TYPES", "Parameter", "checked", "schema_of"]
+__all__ = ["MAX_INTEGER", "TYPES", "Parameter", "checked", "schema_of"]
 
 TYPES: Final = ("string", "integer", "number", "boolean")
 _LABELS: Final = "labels"
 _WORDS: Final = "words"
 _MOST: Final = sys.float_info.max
-MOST_WHOLE: Final = 1 << 63
+MAX_INTEGER: Final = 1 << 63
 _HALF: Final = re.compile("[\ud800-\udfff]+")
 _NAMES: Final = {
     "string": "a string",
@@ -123,7 +123,7 @@ class Parameter:
         if self.type == "integer":
             if number != number // 1:
                 raise self._refused(number, _NAMES[self.type])
-            if not -MOST_WHOLE <= number < MOST_WHOLE:
+            if not -MAX_INTEGER <= number < MAX_INTEGER:
                 raise self._refused(number, "a whole number of at most 64 bits")
             number = int(number)
         if self.minimum is not None and number < self.minimum:

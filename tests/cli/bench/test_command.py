@@ -80,7 +80,7 @@ def test_a_mix_on_a_state_root(cli: Any, tmp_path: Path, state_dir: Path, scratc
     assert latency["start_due"]["p50"] >= latency["start_call"]["p50"] > 0
     assert shape["generator"]["cpu_seconds"] > shape["generator"]["own_us_a_job"] * 30 / 1e6 > 0
     assert (shape["wrong"], shape["errors"], shape["not_checked"], shape["mix"]["seed"]) == ({}, {}, [], 11)
-    # Nothing of it is left, and nothing of anybody else's was touched.
+    # None of its jobs is left, and no other job was touched.
     assert [job["job_id"] for job in cli.json("list", "--all")["jobs"]] == [others]
     assert list(scratch.iterdir()) == []
     assert len([each for each in state_dir.iterdir() if each.is_dir() and each.name[0] != "."]) == 1
@@ -135,7 +135,7 @@ def test_an_interrupt_ends_the_load_and_reports(cli: Any, number: signal.Signals
         out, err = process.communicate(timeout=30)
     shape = json.loads(out)
     assert process.returncode == 0, (out, err)
-    assert b"no more jobs; cancelling those that run" in err
+    assert b"no more jobs; cancelling the running ones" in err
     assert (shape["ok"], shape["interrupted"], shape["gave_up"]) == (True, True, False)
     assert shape["jobs"]["cancelled"] > shape["jobs"]["by_sort"]["cancelled"]
     assert cli.json("list", "--all")["jobs"] == []

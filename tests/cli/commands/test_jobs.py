@@ -309,7 +309,7 @@ def test_the_doctor_is_content_and_changes_nothing(cli: Any, tmp_path: Path) -> 
     assert {"supervisor", "platform", "state root", "pidfd", "inotify", "umask", "limits", "container"} <= set(checks)
     done = cli("doctor", "--state-dir", str(tmp_path / "a" / "b"))
     assert done.exit_code == 0, done.output
-    assert "will be made" in done.stdout
+    assert "will create it" in done.stdout
     assert not tmp_path.joinpath("a").exists()
 
 

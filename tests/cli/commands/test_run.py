@@ -91,7 +91,7 @@ def test_stdin_and_environment(cli: Any, tmp_path: Path) -> None:
     assert done.stdout == b"1 # kept|2=2|given|else\n"
 
 
-UNREAD = b"there is input on stdin, and the job is not given it; --stdin - gives it"
+UNREAD = b"stdin has input that the job does not get; --stdin - passes it on"
 
 
 def given_on_stdin(cli: Any, tmp_path: Path, how: str, *words: str) -> subprocess.CompletedProcess[bytes]:

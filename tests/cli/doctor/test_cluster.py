@@ -24,7 +24,7 @@ def test_where_there_is_none_that_is_one_line(cli: Any, tmp_path: Path, monkeypa
     checks = cli.json("doctor")["checks"]
     check = checks[-1]
     assert (check["name"], check["verdict"], check["repair"]) == ("Slurm", "note", None)
-    assert check["message"] == 'not installed, and only needed for engine="slurm"'
+    assert check["message"] == 'not installed; needed only for engine="slurm"'
     assert "shared directory" not in {check["name"] for check in checks}
 
 
@@ -39,9 +39,9 @@ def test_one_that_is_well(cli: Any, fake_slurm: Any) -> None:
 @pytest.mark.parametrize(
     ("trouble", "text", "says", "repair"),
     [
-        ("version", "slurm 20.11.9", "22.05 or newer", "newer one"),
+        ("version", "slurm 20.11.9", "22.05 or newer", "newer version"),
         ("version", "what?", "sbatch --version failed", "SLURM_CONF"),
-        ("down", "", "22.05.8, and its controller cannot be reached: sinfo: error: Unable to contact", "would wait"),
+        ("down", "", "22.05.8; its controller cannot be reached: sinfo: error: Unable to contact", "would wait"),
         ("nodes", "main*|down|idle|3\ngpu|up|down*|2\n", "gpu 0 of 2 nodes", "no partition is up"),
         ("nodes", "\n", "partitions: none", "no partition is up"),
     ],
@@ -82,7 +82,7 @@ class TestSharedDirectory:
         monkeypatch.setenv("SUPERVISOR_SHARED_DIR", str(tmp_path / "a" / "b"))
         check = look(cli, "shared directory")
         assert check["verdict"] in {"note", "fine"}  # as the file system of this machine is
-        assert "will be made" in check["message"]
+        assert "will create it" in check["message"]
         assert not (tmp_path / "a").exists()
 
     def test_one_that_others_may_write_to(self, cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

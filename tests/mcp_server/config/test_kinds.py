@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from supervisor.engines import registry
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.mcp_server.access.guarded import load_kinds
-from supervisor.mcp_server.config import kinds, templates
+from supervisor.mcp_server.config import kinds, kinds_file, templates
 from supervisor.mcp_server.config.environment import environment_of
 from supervisor.settings import Settings
 from supervisor.text.toml_lines import line_of
 
 
 def parse(text: str) -> tuple[kinds.Kind, ...]:
-    return kinds.parse(textwrap.dedent(text), "kinds.toml")
+    return kinds_file.parse(textwrap.dedent(text), "kinds.toml")
 
 
 def kind(command: str) -> kinds.Kind:
@@ -69,8 +69,8 @@ S = K + 'engine = "slurm"\n[kind.k.engine_options]\n'
 BAD = [
     # (the file, its line, and what the message has to say)
     ("[kind.k", 1, "this is not TOML"),
-    ('[kinds.k]\ncommand = ["x"]', 1, "there is no key 'kinds' here; it accepts one of kind"),
-    ("[kind]\nk = 5", 2, "k is 5; it accepts a table: [kind.k]"),
+    ('[kinds.k]\ncommand = ["x"]', 1, "there is no key 'kinds' here; allowed: one of kind"),
+    ("[kind]\nk = 5", 2, "k is 5; allowed: a table: [kind.k]"),
     ('[kind."job_x"]\ncommand = ["x"]', 1, "the name 'job_x' cannot be that of a tool"),
     ('[kind."a b"]\ncommand = ["x"]', 1, "the name 'a b' cannot be that of a tool"),
     ('[kind.k]\ncommand = ["x"]', 1, "the key 'description' is missing"),
@@ -79,30 +79,30 @@ BAD = [
     (
         D + 'comand = ["x"]',
         3,
-        "there is no key 'comand' here; it accepts one of command, deadl",
+        "there is no key 'comand' here; allowed: one of command, deadl",
     ),
-    (D + 'command = "x y"', 3, "command is 'x y'; it accepts a list of strings"),
-    (D + "command = []", 3, "it accepts a list of strings"),
-    (D + 'command = ["x", 5]', 3, "it accepts a list of strings"),
+    (D + 'command = "x y"', 3, "command is 'x y'; allowed: a list of strings"),
+    (D + "command = []", 3, "allowed: a list of strings"),
+    (D + 'command = ["x", 5]', 3, "allowed: a list of strings"),
     (D + 'command = ["{x}"]', 3, "the command, which is fixed"),
     (
         D + 'command = [\n  "x",\n  "{y}",\n]',
         3,
-        "a place for 'y', and no parameter is called so",
+        "has {y}, but there is no such parameter",
     ),
     (D + 'command = ["x", "-{y}"]\nparameters.y = {}', 3, "only after '='"),
     (D + 'command = ["x", "a{b"]', 3, "belongs to no {name}"),
     (
         D + 'command = ["x", "--y", "{y}"]\nparameters.y = { required = false }',
         3,
-        "the option '--y' would stand alone; it accepts --y={y} as one word",
+        "the option '--y' would stand alone; allowed: --y={y} as one word",
     ),
-    (K + "stdin = 5", 4, "stdin is 5; it accepts a string"),
-    (K + 'stdin = "{p}"', 4, "a place for 'p'"),
+    (K + "stdin = 5", 4, "stdin is 5; allowed: a string"),
+    (K + 'stdin = "{p}"', 4, "has {p}, but"),
     (
         K + 'interpret = "xml"',
         4,
-        "it accepts one of claude, codex, json, raw",
+        "allowed: one of claude, codex, json, raw",
     ),
     (K + "deadline_seconds = 0", 4, "a number of seconds of more than 0"),
     (K + 'deadline_seconds = "1h"', 4, "a number of seconds of more than 0"),
@@ -111,15 +111,15 @@ BAD = [
     (K + 'env_pass = ["A B"]', 4, "a list of names of variables"),
     (K + "env_set = { A = 5 }", 4, "a table of names and strings"),
     (K + 'workspaces = ["src"]', 4, "absolute paths of directories"),
-    (K + "read_only = 1", 4, "read_only is 1; it accepts true or false"),
-    (K + '[kind.k.parameters]\np = "string"', 5, "it accepts a table"),
+    (K + "read_only = 1", 4, "read_only is 1; allowed: true or false"),
+    (K + '[kind.k.parameters]\np = "string"', 5, "allowed: a table"),
     (K + "[kind.k.parameters.workspace]", 4, "taken are deadline_seconds"),
     (
         P + 'type = "text"',
         5,
         "one of string, integer",
     ),
-    (P + 'type = ["string"]', 5, "type is ['string']; it accepts one of string, integer"),
+    (P + 'type = ["string"]', 5, "type is ['string']; allowed: one of string, integer"),
     (
         P + "maximum = 5",
         5,
@@ -131,36 +131,36 @@ BAD = [
         5,
         "a list of at least one value",
     ),
-    (P + "enum = [5]", 5, "it accepts a string"),
+    (P + "enum = [5]", 5, "allowed: a string"),
     (
         P + 'type = "integer"\nmaximum = 5\ndefault = 6',
         7,
-        "default of p is 6; it accepts a number of at most 5",
+        "default of p is 6; allowed: a number of at most 5",
     ),
     (
         P + 'required = true\ndefault = "x"',
         6,
-        "no use for a default",
+        "cannot have a default",
     ),
     (
         K + 'parameters.p = { kind = "string" }',
         4,
         "there is no key 'kind' here",
     ),
-    (K + 'engine = "kubernetes"', 4, "engine is 'kubernetes'; it accepts one of local, slurm"),
-    (K + "engine = 5", 4, "engine is 5; it accepts one of local, slurm"),
-    (K + "engine_options = { cpus = 1 }", 4, 'no meaning here; it accepts it only beside engine = "slurm"'),
-    (K + 'engine = "local"\nengine_options = { cpus = 1 }', 5, "engine_options has no meaning here"),
-    (K + 'engine = "slurm"\nengine_options = 1', 5, "engine_options is 1; it accepts tables"),
-    (K + 'engine = "slurm"', 4, "it accepts it beside engine_options.shared_dir, or with SUPERVISOR_SHARED_DIR"),
-    (S + 'shared_dir = "jobs"', 6, "shared_dir is 'jobs'; it accepts an absolute path"),
-    (S + "shared_dir = 1", 6, "shared_dir is 1; it accepts the path of a directory"),
-    (S + 'shared_dir = "/jobs"\ncpus = "many"', 7, "cpus is 'many'; it accepts a whole number of at least 1"),
-    (S + 'shared_dir = "/jobs"\nmemory = "16 GB"', 7, "memory is '16 GB'; it accepts a number with K, M, G or T"),
-    (S + 'shared_dir = "/jobs"\ngpus = true', 7, "gpus is True; it accepts a number"),
-    (S + 'shared_dir = "/jobs"\npartition = "--wrap=x"', 7, "partition is '--wrap=x'; it accepts the name of"),
-    (S + 'shared_dir = "/jobs"\ndeadline_from = "birth"', 7, "it accepts 'start' or 'submission'"),
-    (S + 'shared_dir = "/jobs"\nnodes = 2', 7, "there is no key 'nodes' here; it accepts one of account, constraint"),
+    (K + 'engine = "kubernetes"', 4, "engine is 'kubernetes'; allowed: one of local, slurm"),
+    (K + "engine = 5", 4, "engine is 5; allowed: one of local, slurm"),
+    (K + "engine_options = { cpus = 1 }", 4, 'is not allowed here; allowed: it only with engine = "slurm"'),
+    (K + 'engine = "local"\nengine_options = { cpus = 1 }', 5, "engine_options is not allowed here"),
+    (K + 'engine = "slurm"\nengine_options = 1', 5, "engine_options is 1; allowed: tables"),
+    (K + 'engine = "slurm"', 4, "allowed: it with engine_options.shared_dir or SUPERVISOR_SHARED_DIR"),
+    (S + 'shared_dir = "jobs"', 6, "shared_dir is 'jobs'; allowed: an absolute path"),
+    (S + "shared_dir = 1", 6, "shared_dir is 1; allowed: the path of a directory"),
+    (S + 'shared_dir = "/jobs"\ncpus = "many"', 7, "cpus is 'many'; allowed: a whole number of at least 1"),
+    (S + 'shared_dir = "/jobs"\nmemory = "16 GB"', 7, "memory is '16 GB'; allowed: a number with K, M, G or T"),
+    (S + 'shared_dir = "/jobs"\ngpus = true', 7, "gpus is True; allowed: a number"),
+    (S + 'shared_dir = "/jobs"\npartition = "--wrap=x"', 7, "partition is '--wrap=x'; allowed: the name of"),
+    (S + 'shared_dir = "/jobs"\ndeadline_from = "birth"', 7, "allowed: 'start' or 'submission'"),
+    (S + 'shared_dir = "/jobs"\nnodes = 2', 7, "there is no key 'nodes' here; allowed: one of account, constraint"),
     ('[kind.k]\ndescription = """\ncommand = no\n"""\ncommand = 5', 5, "command is 5"),
 ]
 
@@ -168,7 +168,7 @@ BAD = [
 @pytest.mark.parametrize(("text", "line", "says"), BAD)
 def test_a_mistake_is_reported_with_its_line(text: str, line: int, says: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
-        kinds.parse(text, "kinds.toml")
+        kinds_file.parse(text, "kinds.toml")
     message = caught.value.message
     assert says in message
     assert message.startswith("kinds.toml")
@@ -192,7 +192,7 @@ def test_a_kind_that_runs_on_a_cluster() -> None:
 
 
 def test_the_shared_directory_of_the_settings_is_enough() -> None:
-    (made,) = kinds.parse(K + 'engine = "slurm"', "kinds.toml", shared_dir=Path("/jobs"))
+    (made,) = kinds_file.parse(K + 'engine = "slurm"', "kinds.toml", shared_dir=Path("/jobs"))
     assert (made.engine, made.engine_options) == ("slurm", {})
 
 
@@ -214,50 +214,50 @@ class TestTrust:
         return path
 
     def test_one_that_only_the_owner_can_write(self, file: Path) -> None:
-        assert [each.name for each in kinds.load(file)] == ["k"]
+        assert [each.name for each in kinds_file.load(file)] == ["k"]
 
     @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
     def test_one_that_others_may_write(self, file: Path, mode: int) -> None:
         file.chmod(mode)
         with pytest.raises(InvalidSettings, match=f"others may write the kinds file {file} .mode 0{mode:o}") as caught:
-            kinds.load(file)
+            kinds_file.load(file)
         assert f"chmod go-w {file}" in caught.value.repair
 
     @pytest.mark.parametrize("mode", [0o775, 0o757])
     def test_one_in_a_directory_that_others_may_write(self, file: Path, mode: int) -> None:
         file.parent.chmod(mode)
         with pytest.raises(InvalidSettings, match="others may replace the kinds file"):
-            kinds.load(file)
+            kinds_file.load(file)
         file.parent.chmod(mode | 0o1000)  # as in /tmp: others cannot replace it there
-        assert kinds.load(file)
+        assert kinds_file.load(file)
 
     def test_a_link_to_one_that_others_may_write(self, file: Path) -> None:
         file.chmod(0o666)
         link = file.with_name("link.toml")
         link.symlink_to(file)
         with pytest.raises(InvalidSettings, match="others may write"):
-            kinds.load(link)
+            kinds_file.load(link)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
     def test_one_of_another_user(self, file: Path) -> None:
         os.chown(file, 12345, -1)
         with pytest.raises(InvalidSettings, match="belongs to user 12345"):
-            kinds.load(file)
+            kinds_file.load(file)
 
     def test_what_is_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidSettings, match="Is a directory"):
-            kinds.load(tmp_path)
+            kinds_file.load(tmp_path)
         with pytest.raises(InvalidSettings, match="No such file or directory"):
-            kinds.load(tmp_path / "nothing")
+            kinds_file.load(tmp_path / "nothing")
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         with pytest.raises(InvalidSettings, match="is not a regular file"):
-            kinds.load(pipe)
+            kinds_file.load(pipe)
 
     def test_one_that_is_not_text(self, file: Path) -> None:
         file.write_bytes(b"# fine\n\xff\xfe\n")
         with pytest.raises(InvalidSettings, match="line 2: this is not UTF-8"):
-            kinds.load(file)
+            kinds_file.load(file)
 
 
 # ---------------------------------------------------------------- what is guarded
@@ -308,7 +308,7 @@ def test_expressions_that_mean_the_same_to_hosts(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", OTHERWISE + NO_PATTERN)
 def test_expressions_that_do_not(pattern: str) -> None:
-    with pytest.raises(InvalidSettings, match=r"line 4, in .*p\]: pattern is .* it accepts a regular"):
+    with pytest.raises(InvalidSettings, match=r"line 4, in .*p\]: pattern is .* allowed: a regular"):
         parse(K + "parameters.p = { pattern = " + json.dumps(pattern) + " }")
 
 
@@ -328,13 +328,13 @@ def test_expressions_compile_in_javascript() -> None:
         ("max_length = -1", "a whole number of at least 0"),
         ("min_length = 1.5", "a whole number of at least 0"),
         (f"max_length = {10**400}", "a whole number of at least 0"),
-        (f'type = "number", minimum = {10**400}', "it accepts a number"),
-        ('type = "number", maximum = nan', "it accepts a number"),
-        ('type = "number", maximum = inf', "it accepts a number"),
+        (f'type = "number", minimum = {10**400}', "allowed: a number"),
+        ('type = "number", maximum = nan', "allowed: a number"),
+        ('type = "number", maximum = inf', "allowed: a number"),
         (f'type = "integer", default = {10**309}', "a finite number"),
-        ('type = "integer", minimum = 1.5, maximum = 1.6', "no whole number of 64 bits lies from 1.5 to 1.6"),
-        (f'type = "integer", minimum = {1 << 63}', f"no whole number of 64 bits lies from {1 << 63} to any"),
-        (f'type = "integer", maximum = {-1e30}', "no whole number of 64 bits lies from any to -1e+30"),
+        ('type = "integer", minimum = 1.5, maximum = 1.6', "no whole number of 64 bits from 1.5 to 1.6"),
+        (f'type = "integer", minimum = {1 << 63}', f"no whole number of 64 bits from {1 << 63} to any"),
+        (f'type = "integer", maximum = {-1e30}', "no whole number of 64 bits from any to -1e+30"),
         ('type = "integer", minimum = 1, default = 0', "a number of at least 1"),
         ('type = "integer", enum = ["a"]', "a whole number"),
         ('type = "integer", enum = [true]', "a whole number"),
@@ -450,7 +450,7 @@ def test_the_environment_is_the_small_set_and_what_the_kind_asks_for() -> None:
 
 def test_the_shipped_examples_are_a_kinds_file() -> None:
     path = Path(kinds.__file__).with_name("examples.toml")
-    found = {each.name: each for each in kinds.parse(path.read_text(encoding="utf-8"), str(path))}
+    found = {each.name: each for each in kinds_file.parse(path.read_text(encoding="utf-8"), str(path))}
     assert list(found) == ["review", "review_codex", "ask_claude", "run_tests"]
     values = {"scope": "staged", "base": None, "focus": None, "max_bytes": 1000}
     words, stdin = found["review"].request(values, "python")

@@ -20,7 +20,7 @@ from supervisor import open_supervisor
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
 from supervisor.mcp_server.access.tokens import Tokens
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.config import kinds
+from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.mcp_server.tools import resources
 from supervisor.mcp_server.transports import accepting, http, limits, listening
@@ -55,7 +55,7 @@ async def served(servers: Servers, address: str = "127.0.0.1:0") -> AsyncIterato
     for name, token in TOKENS.items():
         (tokens.directory / name).touch(mode=0o600)
         (tokens.directory / name).write_text(token)
-    options = Options(settings=servers.settings, kinds=kinds.parse(KINDS, "kinds.toml"))
+    options = Options(settings=servers.settings, kinds=kinds_file.parse(KINDS, "kinds.toml"))
     backend = Backend(lambda: open_supervisor(servers.settings, engine=servers.engine))
     server = assemble(options, backend, trust_roots=False)
     found: list[Address] = []

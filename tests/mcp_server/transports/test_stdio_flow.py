@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from supervisor import open_supervisor
 from supervisor.mcp_server.backend import Backend
-from supervisor.mcp_server.config import kinds
+from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.mcp_server.transports import stdio
 from supervisor.testing import Script
@@ -71,7 +71,7 @@ def call(tool: str, request_id: object, /, **arguments: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def connected(servers: Servers) -> AsyncIterator[Host]:
-    options = Options(settings=servers.settings, kinds=kinds.parse(KINDS, "kinds.toml"), allow_commands=["cat"])
+    options = Options(settings=servers.settings, kinds=kinds_file.parse(KINDS, "kinds.toml"), allow_commands=["cat"])
     backend = Backend(lambda: open_supervisor(servers.settings, engine=servers.engine))
     server = assemble(options, backend, trust_roots=True)
     its_in, to_it = os.pipe()
