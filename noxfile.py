@@ -69,10 +69,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types with mypy and pyright, both strict."""
+    """Check the types with mypy and pyright, both strict, and those of the programs on the pages."""
     session.install("--editable", ".[test]", *_group("types"))
     session.run("mypy", *session.posargs)
     session.run("pyright")
+    session.run("python", "tests/typing/page_programs.py")
 
 
 @nox.session
