@@ -213,7 +213,7 @@ class _Cancelling:
                 if tree is not None:
                     trees[job_id] = tree
                 self._left[job_id] = cancel.until or 0.0  # without a time its end is on record: look at once
-                if tree is None:
+                if tree is None and not cancel.is_handed_out:  # else what kept its tree from ending may do so still
                     self._troubles.pop(job_id, None)
             else:
                 leader = reconcile.find_marked_leader(job_id)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from supervisor.engines.interface import Observation
-from supervisor.errors import JobNotFound, StateFull
+from supervisor.errors import JobNotFound, PermissionDenied, StateBusy, StateFull
 from supervisor.jobdir import records
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row
@@ -48,9 +48,11 @@ def prune(jobs: RetainedJobs, key: str | None, *, spared: Iterable[str]) -> Sequ
     keep = set(spared)
     forgotten: list[str] = []
     now_ns = jobs.layout.clock.now_ns()
-    while batch := [row for row in jobs.index.expired(now_ns, _AT_ONCE + len(keep), key) if row.job_id not in keep]:
+    passed = set(keep)
+    while batch := [row for row in jobs.index.expired(now_ns, _AT_ONCE + len(passed), key) if row.job_id not in passed]:
         remove(jobs, batch)
         forgotten += [row.job_id for row in batch]
+        passed.update(row.job_id for row in batch)  # a row that cannot be deleted now is not to come up again
     for name in [key] if key is not None else jobs.layout.workspaces():
         forgotten += _write(
             jobs,
@@ -77,8 +79,11 @@ def remove(jobs: RetainedJobs, rows: Iterable[Row]) -> None:
 
 
 def delete(jobs: RetainedJobs, *job_ids: str) -> None:
-    """Delete the rows of discarded jobs; on a full disk, emptying the trash deletes them later."""
-    with contextlib.suppress(StateFull):
+    """Delete the rows of jobs whose directories are in the trash; if that fails, emptying the trash does it.
+
+    The jobs are forgotten already, so an error here would deny what was done.
+    """
+    with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
         _delete(jobs, job_ids)
 
 

@@ -166,8 +166,13 @@ class Outputs:
         while self._looks and self._looks[0][0] <= now:
             due, token = heappop(self._looks)
             output = self._outputs.get(token)
-            if output is not None and output.due == due and self._is_over(output, now):
-                over.append(token)
+            if output is None or output.due != due:
+                continue
+            try:
+                if self._is_over(output, now):
+                    over.append(token)
+            except (OSError, MemoryError):  # not known now: the limit holds on
+                self._look_at(output, now + _SECOND)
         return over
 
     def heard(self) -> None:
@@ -175,7 +180,10 @@ class Outputs:
         if self._notify is None:
             return
         now = processes.boottime_ns()
-        for number in self._notify.read():
+        numbers = self._notify.read()
+        if inotify.OVERFLOWN in numbers:  # the kernel has told of some writes only
+            numbers |= self._watched.keys()
+        for number in numbers:
             output = self._watched.get(number)
             if output is not None:
                 self._unwatch(output)

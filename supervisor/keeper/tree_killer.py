@@ -127,7 +127,7 @@ class TreeKiller:
 
     @property
     def incomplete(self) -> NotKnown | None:
-        """Why the last snapshot may lack some processes, ``None`` if it is whole."""
+        """Why the last tick may have missed processes or could not note a first signal, ``None`` if it is whole."""
         return self._processes.incomplete
 
     def add(self, stop: Stop) -> None:
@@ -182,7 +182,8 @@ class TreeKiller:
             try:
                 if self._advance(stop, snapshot):
                     finished.append(stop)
-            except NotKnown:
+            except NotKnown as error:
+                self._processes.incomplete = error
                 _put_off(stop)
         if finished:
             over = set(finished)

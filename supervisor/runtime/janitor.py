@@ -150,7 +150,7 @@ def _is_elsewhere(row: Row) -> bool:
         return False
     if born.get("boot") == processes.boot_id():
         return born.get("ns") != processes.pid_namespace()
-    return born.get("host") != processes.host_id()
+    return processes.is_another_host(str(born.get("host")))
 
 
 def empty_trash(catalog: Catalog) -> bool:

@@ -105,13 +105,18 @@ class Inotify:
                 calls[2](self.descriptor, number)
 
     def read(self) -> set[int]:
-        """Return the numbers of the watches that something happened to; never waits."""
+        """Return the numbers of the watches that something happened to; never waits.
+
+        ``OVERFLOWN`` is among them where they cannot be read now, too.
+        """
         changed: set[int] = set()
         while True:
             try:
                 data = os.read(self.descriptor, 65536)
             except BlockingIOError:
                 return changed
+            except OSError:  # no memory: it stays readable, and is read again
+                return {*changed, OVERFLOWN}
             position = 0
             while position < len(data):
                 number, mask, _, length = _HEAD.unpack_from(data, position)

@@ -39,6 +39,7 @@ __all__ = [
     "host_id",
     "is_alive",
     "is_another_boot",
+    "is_another_host",
     "is_held",
     "may_have_children",
     "open_pidfd",
@@ -204,7 +205,22 @@ def host_id() -> str:
     Raises:
         NotKnown: it cannot be read now.
     """
-    return _fact("host", lambda: _read_text("/etc/machine-id")) or os.uname().nodename
+    return _machine_id() or os.uname().nodename
+
+
+def is_another_host(host: str) -> bool:
+    """Whether a name as ``host_id`` gives it is certainly not of this installation.
+
+    A machine id that this process may not read says nothing, while one that is not there leaves the host's name.
+
+    Raises:
+        NotKnown: ours cannot be read now.
+    """
+    return host != host_id() and "host" in _facts
+
+
+def _machine_id() -> str:
+    return _fact("host", lambda: _read_text("/etc/machine-id"))
 
 
 def forget_facts() -> None:
@@ -331,6 +347,8 @@ def _is_hidden(pid: int) -> bool:
         return False
     except PermissionError:
         pass
+    except OSError as error:
+        raise not_known(error, f"/proc/{pid}") from error
     return True
 
 

@@ -147,9 +147,11 @@ class Shim:
         self.fails: Site | None = None
         self.error = 0
         self.left = 0
+        self.skipped = 0
 
-    def arm(self, site: Site, number: int, times: int) -> None:
-        self.fails, self.error, self.left = site, number, times
+    def arm(self, site: Site, number: int, times: int, skipped: int = 0) -> None:
+        """Have a call fail so many times, once it has succeeded so many times."""
+        self.fails, self.error, self.left, self.skipped = site, number, times, skipped
 
     def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **named: Any) -> Any:
@@ -158,7 +160,9 @@ class Shim:
             if module.startswith("supervisor."):
                 site = (module.removeprefix("supervisor."), frame.f_code.co_name, name)
                 self.seen[site] += 1
-                if site == self.fails and self.left:
+                if site == self.fails and self.skipped:
+                    self.skipped -= 1
+                elif site == self.fails and self.left:
                     self.left -= 1
                     raise OSError(self.error, os.strerror(self.error), args[0] if args else None)
             return call(*args, **named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from supervisor.jobdir import records
 from supervisor.keeper import output_limit
 from supervisor.system import processes
-from supervisor.system.inotify import Inotify
+from supervisor.system.inotify import OVERFLOWN, Inotify
 
 SECOND = 1_000_000_000
 LIMIT = 1000
@@ -89,6 +90,36 @@ def test_a_burst_after_a_long_time_is_seen_at_once(tmp_path: Path, clock: Clock,
     write(tmp_path, LIMIT + 1, name)
     outputs.heard()
     assert clock.look(outputs) == (0.0, [7])
+
+
+@needs_inotify
+def test_writes_that_the_kernel_has_lost_are_looked_for(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = output_limit.Outputs()
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    quiet(clock, outputs)
+    write(tmp_path, LIMIT + 1)
+    monkeypatch.setattr(Inotify, "read", lambda _: {OVERFLOWN})
+    outputs.heard()
+    assert clock.look(outputs) == (0.0, [7])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "as if"), MemoryError()])
+def test_a_look_that_fails_is_taken_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    outputs = output_limit.Outputs()
+    outputs.add(7, str(tmp_path), LIMIT, clock.now)
+    write(tmp_path, LIMIT + 1)
+
+    def fail(_: object) -> int:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output_limit.Output, "size", fail)
+        assert clock.look(outputs)[1] == []
+    assert clock.look(outputs) == (1.0, [7])
 
 
 @needs_inotify

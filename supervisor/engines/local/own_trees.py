@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -50,7 +51,8 @@ class Trees:
         self._added.append(stop)
         self._wake.set()
         await gone.wait()
-        stopping.note_gone(tree, stop)
+        with contextlib.suppress(OSError):  # a full disk
+            await until_known(tree.directory, lambda: stopping.note_gone(tree, stop), only=NotKnown)
         give_up = trio.current_time() + stopping.NOTED_SOON_SECONDS
         while not stopping.is_noted(tree, patience_is_over=trio.current_time() > give_up):  # noqa: ASYNC110  # another process is waited for, maybe in vain
             await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)

@@ -158,7 +158,7 @@ def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
     if boot and own.startswith(boot):
         return Place.HERE if namespace == processes.pid_namespace() else Place.ELSEWHERE
     host = None if born is None else born.record.get("host")
-    if host is not None and host != processes.host_id():
+    if host is not None and processes.is_another_host(host):
         return Place.ELSEWHERE
     if processes.is_another_boot(boot):
         return Place.EARLIER_BOOT

@@ -7,7 +7,6 @@ keeper, or when that one does not answer, is the tree ended from here. Both at o
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import select
@@ -24,7 +23,7 @@ from supervisor.jobdir import factories, measures, records, validation
 from supervisor.keeper import tree_killer
 from supervisor.system import processes
 from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
-from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown
+from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown, is_absent, not_known
 
 __all__ = [
     "BACKSTOP_SECONDS",
@@ -176,10 +175,10 @@ def make_stop(tree: Tree) -> tree_killer.Stop:
         if tree.sound:
             try:
                 records.mark_stop(directory, signalled=signalled_ns)
-            except NotKnown:
-                raise
-            except OSError:  # a full disk must not keep a job alive
-                pass
+            except OSError as error:
+                if error.errno not in records.NO_ROOM:  # without that note its end would be taken for its own
+                    raise not_known(error, directory) from error
+                # A full disk must not keep a job alive.
 
     return tree_killer.Stop(
         directory.rpartition("/")[2],
@@ -197,17 +196,26 @@ def _is_time(held: object) -> bool:
 
 
 def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
-    """Note what a stop has come to: that the tree is gone, so that its job can be settled, or that it was refused."""
+    """Note what a stop has come to: that the tree is gone, so that its job can be settled, or that it was refused.
+
+    Raises:
+        OSError: it cannot be written now; ``NotKnown`` unless the disk is full.
+    """
     if not tree.sound:
         return
     survivors = " ".join(map(str, stop.survivors))
-    with contextlib.suppress(OSError):
+    try:
         if not stop.natural and not stop.refused:
             signalled = stop.signalled_ns  # there was no room for that, maybe
             sizes = measures.sizes(tree.directory)
             records.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors, sizes=sizes)
         elif stop.signalled_ns is not None:
             records.take_back_stop(tree.directory, survivors if stop.refused else "")
+    except OSError as error:
+        if error.errno in records.NO_ROOM:
+            raise
+        if not is_absent(error, tree.directory):  # else the job was forgotten meanwhile
+            raise not_known(error, tree.directory) from error
 
 
 def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
@@ -239,8 +247,9 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
     signal when it goes on.
 
     Raises:
-        OSError: they cannot be looked at, and could not for some time.
+        OSError: they cannot be looked at, and could not for some time; or what was done cannot be written now.
     """
+    unwritten: OSError | None = None
     killer = tree_killer.TreeKiller()
     under_way: dict[tree_killer.Stop, Tree] = {}
     patience = 0.0
@@ -256,7 +265,10 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
         # The trees are not our children: nothing tells us of their end but looking again.
         time.sleep(max(0, due - processes.boottime_ns()) / 1e9)
         for stop in killer.tick():
-            note_gone(under_way[stop], stop)
+            try:
+                note_gone(under_way[stop], stop)
+            except OSError as error:
+                unwritten = error
         if killer.incomplete is None:
             blind_since = None
         else:
@@ -267,6 +279,8 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
     left = list(under_way.values())
     while left := [tree for tree in left if not is_noted(tree, patience_is_over=time.monotonic() > give_up)]:
         time.sleep(NOTED_SOON_SECONDS / 100)
+    if unwritten is not None:
+        raise unwritten
 
 
 class Cancel:
@@ -328,6 +342,11 @@ class Cancel:
         self._handed_out = True
         self.until = time.monotonic() + BACKSTOP_SECONDS
         return Tree(directory, process, self._request(why))
+
+    @property
+    def is_handed_out(self) -> bool:
+        """Whether its tree was returned, to be ended by this process."""
+        return self._handed_out
 
     @property
     def is_over(self) -> bool:
