@@ -4,7 +4,7 @@ Three rules hold for every reader:
 
 * Of a job that has ended it reads as many bytes as the record of the end says: what a process that was left behind
   writes afterwards is no part of the job. Fewer bytes than that are an error, ``OutputLost``, and never an answer.
-* It reads no more at once than it is asked for.
+* It reads no more at once than it is asked for, and nothing past the output limit: a hole makes a file of any size.
 * A command can truncate its own output (``> /dev/stderr``). A reader that finds the file shorter than it has read, or
   with other bytes where it has just read, starts over and counts that. What was cut off before it was read is gone.
 
@@ -41,13 +41,16 @@ class Output:
         end: how many bytes belong to the job, once that is on record; ``None`` before.
         offset: how many were read.
         restarts: how often the file was found truncated, so that reading started over.
+        is_cut: whether there are bytes past ``limit``, as of the last look.
     """
 
-    def __init__(self, directory: str, stream: str, *, end: int | None = None) -> None:
-        """Open nothing yet; ``stream`` is ``"stdout"`` or ``"stderr"``."""
+    def __init__(self, directory: str, stream: str, *, end: int | None = None, limit: int | None = None) -> None:
+        """Open nothing yet; ``stream`` is ``"stdout"`` or ``"stderr"``. No byte past ``limit`` is read."""
         self.end = end
+        self.is_cut = False
         self.offset = 0
         self.restarts = 0
+        self._limit = limit
         self._directory = directory
         self._stream = stream
         self._path = f"{directory}/{STREAMS[stream]}"
@@ -69,11 +72,12 @@ class Output:
         """
         found = self._look()
         size = 0 if found is None else found.st_size
-        if self.end is None:
-            return size
-        if size < self.end:
-            raise OutputLost.of(self._directory, self._stream, self.end, size)
-        return self.end
+        if self.end is not None:
+            if size < self.end:
+                raise OutputLost.of(self._directory, self._stream, self.end, size)
+            size = self.end
+        self.is_cut = self._limit is not None and size > self._limit
+        return size if self._limit is None else min(size, self._limit)
 
     def left(self) -> int:
         """Return how many bytes there are that were not read."""
@@ -95,7 +99,7 @@ class Output:
             self.offset, self._last = 0, b""
             self.restarts += 1
         self._changed_ns = found.st_mtime_ns
-        if self.end is not None:
+        if self.end is not None or self._limit is not None:
             most = min(most, self.size() - self.offset)
         data = self._read_at(self._descriptor, most, self.offset) if most > 0 else b""
         self.offset += len(data)

@@ -14,7 +14,6 @@ import attrs
 from supervisor import interpret
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
-from supervisor.jobdir import validation
 from supervisor.jobdir.facts import Ended
 from supervisor.jobdir.output import STREAMS, read_output
 from supervisor.model import ErrorInfo
@@ -77,7 +76,7 @@ _TEXTS: Final = {
 
 def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
     """Return what an interpreter gets of a job: its output up to its size at the end of the command, and its limit."""
-    exit_, limit = ended.exit, _limit_of(row)
+    exit_, limit = ended.exit, row.output_limit
 
     def read(stream: str, size: int | None, last: int | None = None) -> bytes:
         if size is None:
@@ -95,10 +94,6 @@ def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
         launch_error=exit_.launch_error,
         launch_status=exit_.launch_status,
     )
-
-
-def _limit_of(row: Row) -> int | None:
-    return validation.integer(row.request, "output_limit")
 
 
 def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
@@ -140,7 +135,7 @@ def outcome_of(
         size_of(directory, STREAMS[stream]) if size is None else size
         for stream, size in (("stdout", ended.exit.stdout_bytes), ("stderr", ended.exit.stderr_bytes))
     )
-    limit = _limit_of(row)
+    limit = row.output_limit
     stopped = ended.stopped
     if stopped is None and limit is not None and max(stdout_bytes, stderr_bytes) > limit:
         stopped = "output_limit"  # the command ended before the keeper measured its output

@@ -20,7 +20,14 @@ _POLL_SECONDS: Final = 0.1
 class Chunks:
     """An async iterator of the bytes of a stream, to its end; ``Supervisor.follow`` makes it."""
 
-    def __init__(self, directory: str, stream: str, finished: trio.Event, end: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        stream: str,
+        finished: trio.Event,
+        end: Callable[[], int | None],
+        limit: int | None = None,
+    ) -> None:
         """Follow a stream of the job in ``directory`` until ``finished`` is set and all is read.
 
         ``end`` then returns how many bytes belong to the job.
@@ -28,7 +35,7 @@ class Chunks:
         self._directory = directory
         self._finished = finished
         self._end = end
-        self._output = Output(directory, stream)
+        self._output = Output(directory, stream, limit=limit)
         self._changed = trio.Event()
         self._watched = False
         self._serving = trio.CancelScope()

@@ -64,7 +64,7 @@ class Follower:
             nursery.cancel_scope.cancel()
 
     async def _follow(self, entry: Entry, reader: ProgressReader) -> None:
-        output = Output(entry.directory, "stdout")
+        output = Output(entry.directory, "stdout", limit=entry.row.output_limit)
         next_read = trio.current_time()
         try:
             while True:

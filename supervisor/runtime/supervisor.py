@@ -38,7 +38,6 @@ from supervisor.runtime.registry_actor import NoteFetched, Registry
 from supervisor.runtime.stops import wait_for_stop
 from supervisor.settings import Settings
 from supervisor.states import State, state_of
-from supervisor.store import Row
 from supervisor.store.state_root import workspace_key
 from supervisor.system.notifier import Notifier
 
@@ -357,7 +356,7 @@ class Supervisor:
         Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
         and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
         the iterator goes on from the new beginning; its ``restarts`` counts that. Cancelling a wait for the next bytes
-        loses none.
+        loses none. What the command writes past its output limit is not given.
 
         Raises:
             JobNotFound: there is no job of this id.
@@ -368,9 +367,8 @@ class Supervisor:
             message = f"stream is {stream!r}; it must be stdout or stderr"
             raise InvalidArguments(message)
         entry = await self.launcher.supervised(job_id)
-        row: Row | None = None
         if isinstance(entry, Entry):
-            directory, finished = entry.directory, entry.finished
+            row, directory, finished = entry.row, entry.directory, entry.finished
         else:
             row = await self._lookup.row(job_id)
             directory, finished = self._catalog.directory(row), trio.Event()
@@ -378,10 +376,9 @@ class Supervisor:
 
         def end() -> int | None:
             found = entry.row if isinstance(entry, Entry) else row
-            ended = None if found is None else found.ended
-            return None if ended is None else int(ended[f"{stream}_bytes"])
+            return None if found.ended is None else int(found.ended[f"{stream}_bytes"])
 
-        chunks = Chunks(directory, stream, finished, end)
+        chunks = Chunks(directory, stream, finished, end, row.output_limit)
         # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
         await self._nursery.start(_serve, chunks, self._notifier)
         try:

@@ -126,6 +126,12 @@ class Row:
         row.outcome = dump(row._ended)  # noqa: SLF001
         return row
 
+    @property
+    def output_limit(self) -> int | None:
+        """How many bytes of stdout, and of stderr, it may write; ``None`` where that is not on record."""
+        limit = self.request.get("output_limit")
+        return limit if type(limit) is int and limit >= 0 else None
+
     def launched(self) -> Launched | None:
         """Return how the job was launched, if the row has that."""
         if self.pid is None or self.started_ns is None:

@@ -28,19 +28,24 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
     """Print the stdout of JOB as bytes, unchanged.
 
     With --json, "value" contains the output as text. Output that is not UTF-8 is encoded as base64, and
-    "encoding" is then "base64".
+    "encoding" is then "base64". Output past the output limit of the job is not printed.
     """
     stream = "stderr" if of_stderr else "stdout"
     with call.catalog() as catalog:
         job_id = catalog.resolve_prefix(job)
-        path = catalog.directory(catalog.row(job_id))
+        row = catalog.row(job_id)
+        path = catalog.directory(row)
+        output = Output(path, stream, limit=row.output_limit)
         if follow:
-            chunks = _follow(catalog, job_id, path, stream)
+            chunks = _follow(catalog, job_id, path, stream, output)
         else:
-            chunks = _read(Output(path, stream, end=_end_of(catalog, job_id, stream)[1]))
+            output.end = _end_of(catalog, job_id, stream)[1]
+            chunks = _read(output)
         if not call.as_json:
             for chunk in chunks:
                 streams.write_bytes(chunk)
+            if output.is_cut:
+                call.note(f"supervisor: {stream} goes on past its limit of {row.output_limit} bytes; that is not shown")
             return exits.OK
         data = b"".join(chunks)
     shape: dict[str, object] = {"ok": True, "job_id": job_id, "stream": stream}
@@ -48,6 +53,8 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
         shape["value"] = data.decode()
     except UnicodeDecodeError:
         shape |= {"value": base64.b64encode(data).decode("ascii"), "encoding": "base64"}
+    if output.is_cut:
+        shape["truncated"] = True
     write_document(shape)
     return exits.OK
 
@@ -58,9 +65,8 @@ def _read(output: Output) -> Iterator[bytes]:
             yield chunk
 
 
-def _follow(catalog: Catalog, job_id: str, directory: str, stream: str) -> Iterator[bytes]:
+def _follow(catalog: Catalog, job_id: str, directory: str, stream: str, output: Output) -> Iterator[bytes]:
     """Yield the output so far, then new output, until the job has ended and all of it was read."""
-    output = Output(directory, stream)
     restarts = 0
     with contextlib.closing(output), stopping.Change([directory], MODIFIED) as change:
         while True:

@@ -236,9 +236,9 @@ def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, 
     from supervisor.jobs.catalog import Catalog
 
     with Catalog(settings, create=False) as catalog:
-        directory = catalog.directory(catalog.row(job.job_id))
+        directory = catalog.directory(row := catalog.row(job.job_id))
     end = getattr(job, f"{stream}_bytes") if job.status.terminal else None
-    with contextlib.closing(Output(directory, stream, end=end)) as output:
+    with contextlib.closing(Output(directory, stream, end=end, limit=row.output_limit)) as output:
         size = output.size()
         restarted = offset is not None and offset > size and end is None
         begin = max(0, size - limit) if offset is None else 0 if restarted else min(offset, size)
@@ -248,6 +248,8 @@ def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, 
     shape: dict[str, Any] = {"offset": begin + skipped, "next_offset": begin + taken, "size": size}
     if restarted:
         shape["restarted"] = True
+    if output.is_cut:  # at the limit of the job, which is what ``size`` is then
+        shape["truncated"] = True
     if text is None:
         return {"value": base64.b64encode(data).decode("ascii"), "encoding": "base64", **shape}
     return {"value": text, **shape}
