@@ -12,7 +12,6 @@ from typing import Any, Final
 __all__ = ["KEEPER_FILES", "program_in", "write_private"]
 
 KEEPER_FILES: Final = (
-    "keeper/__init__.py",
     "keeper/entry.py",
     "keeper/job_processes.py",
     "keeper/launches.py",
@@ -28,13 +27,11 @@ KEEPER_FILES: Final = (
     "keeper/tree_killer.py",
     "keeper/turns.py",
     "keeper/unwritten.py",
-    "jobdir/__init__.py",
     "jobdir/factories.py",
     "jobdir/job_marks.py",
     "jobdir/measures.py",
     "jobdir/plain_json.py",
     "jobdir/records.py",
-    "system/__init__.py",
     "system/inotify.py",
     "system/observing.py",
     "system/process_table.py",

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from heapq import heapify, heappop, heappush
 
 from supervisor.jobdir import factories, job_marks, measures, records
 from supervisor.keeper import launches, output_limit, protocol, registration, spawn, tree_killer, turns, unwritten
@@ -23,7 +22,10 @@ from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from heapq import heapify, heappop, heappush
     from typing import Final
+else:
+    from _heapq import heapify, heappop, heappush  # without `heapq`: 0.2 ms
 
 __all__ = ["BACKSTOP_NS", "Keeper"]
 

@@ -10,21 +10,23 @@ rare; for a few, looking costs less than loading what can ask for that.
 from __future__ import annotations
 
 import os
-from heapq import heappop, heappush
 
 from supervisor.jobdir import measures, records
 from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from heapq import heappop, heappush
+    from typing import Final
+
     from supervisor.system import inotify
 else:
+    from _heapq import heappop, heappush
+
     try:
         from supervisor.system import inotify
     except ImportError:  # a Python without ctypes: the keeper reads the sizes in intervals instead
         inotify = None
-if TYPE_CHECKING:
-    from typing import Final
 
 __all__ = ["Output", "Outputs"]
 
