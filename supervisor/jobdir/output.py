@@ -22,7 +22,7 @@ from supervisor.errors import OutputLost
 from supervisor.jobdir import records
 from supervisor.system.observing import ABSENT, find, not_known
 
-__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "read_output"]
+__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "read_output", "size_of"]
 
 CHUNK_BYTES: Final = 65536
 STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
@@ -137,6 +137,16 @@ class Output:
             return os.pread(descriptor, min(count, _MAX_AT_ONCE), offset)
         except (OSError, MemoryError) as error:
             raise not_known(error, self._path) from error
+
+
+def size_of(directory: str, stream: str) -> int:
+    """Return how many bytes a stream holds now; 0 without a file.
+
+    Raises:
+        NotKnown: that cannot be read now.
+    """
+    found = find(f"{directory}/{STREAMS[stream]}")
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
 
 
 def read_output(directory: str, stream: str, *, size: int | None = None, last: int | None = None) -> bytes:

@@ -15,10 +15,10 @@ from supervisor import interpret
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
 from supervisor.jobdir.facts import Ended
-from supervisor.jobdir.output import STREAMS, read_output
+from supervisor.jobdir.output import read_output, size_of
 from supervisor.model import ErrorInfo
 from supervisor.states import Event, Reason, State, reason_of, step
-from supervisor.store.rows import JobOutcome, Row, size_of
+from supervisor.store.rows import JobOutcome, Row
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 
 __all__ = ["outcome_of", "view_of"]
@@ -80,7 +80,7 @@ def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
 
     def read(stream: str, size: int | None, last: int | None = None) -> bytes:
         if size is None:
-            size = size_of(directory, STREAMS[stream])
+            size = size_of(directory, stream)
         return read_output(directory, stream, size=size if limit is None else min(size, limit), last=last)
 
     return interpret.Outcome(
@@ -132,7 +132,7 @@ def outcome_of(
     """
     state = State(row.state)
     stdout_bytes, stderr_bytes = (
-        size_of(directory, STREAMS[stream]) if size is None else size
+        size_of(directory, stream) if size is None else size
         for stream, size in (("stdout", ended.exit.stdout_bytes), ("stderr", ended.exit.stderr_bytes))
     )
     limit = row.output_limit

@@ -14,14 +14,14 @@ import trio
 from supervisor import log
 from supervisor.engines.interface import Engine, LaunchRequest, Running
 from supervisor.errors import InvalidArguments, LaunchFailed, SupervisorError
-from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended
+from supervisor.jobdir.output import size_of
 from supervisor.jobs.outcome import outcome_of
 from supervisor.model import ErrorInfo, Exit
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.registry_actor import Finish, Registry
 from supervisor.states import Reason, State
-from supervisor.store.rows import JobOutcome, size_of
+from supervisor.store.rows import JobOutcome
 from supervisor.system.backoff import Patience
 
 __all__ = ["supervise"]
@@ -139,7 +139,7 @@ async def _decide(entry: Entry, ended: Ended) -> JobOutcome | None:
     patience = Patience(entry.directory)
     while True:
         try:
-            if entry.row.kind != "raw" and size_of(entry.directory, records.STDOUT) > _READ_INLINE:
+            if entry.row.kind != "raw" and size_of(entry.directory, "stdout") > _READ_INLINE:
                 return await trio.to_thread.run_sync(outcome_of, entry.row, entry.directory, ended)
             return outcome_of(entry.row, entry.directory, ended)
         except InvalidArguments:

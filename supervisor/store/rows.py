@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import stat
 import time
 from collections.abc import Mapping
 from operator import attrgetter
@@ -14,11 +13,11 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
+from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
-from supervisor.system.observing import NotKnown, find
+from supervisor.system.observing import NotKnown
 
 __all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
 
@@ -317,19 +316,9 @@ def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours
     )
 
 
-def size_of(directory: str, name: str) -> int:
-    """Return the size of a job's file in bytes; 0 when there is none.
-
-    Raises:
-        NotKnown: it cannot be observed now.
-    """
-    found = find(f"{directory}/{name}")
-    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
-
-
-def _size_so_far(directory: str, name: str) -> int:
+def _size_so_far(directory: str, stream: str) -> int:
     try:
-        return size_of(directory, name)
+        return size_of(directory, stream)
     except NotKnown:  # for display only
         return 0
 
@@ -368,8 +357,8 @@ def job_of(
             stop_requested=stop_requested,
             progress=progress,
             queue_reason=queue_reason if row.state == State.QUEUED.value else None,
-            stdout_bytes=_size_so_far(directory, records.STDOUT),
-            stderr_bytes=_size_so_far(directory, records.STDERR),
+            stdout_bytes=_size_so_far(directory, "stdout"),
+            stderr_bytes=_size_so_far(directory, "stderr"),
         )
     warnings = _warnings(ended, directory) if ended.get("may_grow") or ended.get("truncated") else ()
     job = Job(**lasting, detail=ended["detail"] or damage, warnings=warnings)
@@ -382,8 +371,8 @@ def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:
     """Return the warnings about the output of an ended job."""
     warnings = [_TRUNCATED] if ended.get("truncated") else []
     if ended.get("may_grow"):
-        for stream, name in (("stdout", records.STDOUT), ("stderr", records.STDERR)):
-            more = _size_so_far(directory, name) - ended[f"{stream}_bytes"]
+        for stream in STREAMS:
+            more = _size_so_far(directory, stream) - ended[f"{stream}_bytes"]
             if more > 0:
                 warnings.append(
                     f"{more} bytes were written to {stream} after the end of the command; they do not count."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import supervisor
 from supervisor.errors import OutputLost, StateCorrupt
 from supervisor.jobdir.output import STREAMS, Output, read_output
 from supervisor.system.observing import NotKnown
@@ -155,3 +157,22 @@ def test_a_lack_of_memory_says_nothing_about_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("supervisor.jobdir.output.os.pread", fails)
     with pytest.raises(NotKnown):
         read_output(str(tmp_path), "stdout")
+
+
+OTHERS = {
+    "engines/obstacles.py": "compares it with the descriptor of a process",
+    "jobdir/measures.py": "its size at the end of the job, for the keeper",
+    "jobs/catalog.py": "names it in an error",
+    "keeper/launches.py": "creates it",
+    "keeper/output_limit.py": "its size and time, for the keeper",
+    "store/state_root.py": "deletes it",
+    "testing.py": "writes it for a fake command",
+}
+"""The modules beside this reader that name the files of a job's output, and what for."""
+
+
+def test_no_other_module_reads_the_output() -> None:
+    root = Path(supervisor.__file__).parent
+    named = re.compile(r"records\.STD(OUT|ERR)|\"(result\.json|stderr\.log)\"")
+    found = {str(path.relative_to(root)) for path in root.rglob("*.py") if named.search(path.read_text("utf-8"))}
+    assert found - {"jobdir/output.py", "jobdir/records.py"} == OTHERS.keys()

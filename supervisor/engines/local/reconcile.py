@@ -25,10 +25,11 @@ import attrs
 from supervisor.engines.interface import Observation, Seen
 from supervisor.jobdir import factories, job_marks, measures, records, validation
 from supervisor.jobdir.facts import Ended
+from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.keeper import registration
 from supervisor.keeper.job_processes import JobProcesses
 from supervisor.system import processes
-from supervisor.system.observing import find, is_there
+from supervisor.system.observing import is_there
 
 __all__ = [
     "NEVER_LAUNCHED",
@@ -254,13 +255,7 @@ def examine(
 
 def _is_over_limit(directory: str, born: dict[str, Any]) -> bool:
     limit = validation.integer(born, "output_limit")
-    if limit is None:
-        return False
-    for name in (records.STDOUT, records.STDERR):
-        found = find(f"{directory}/{name}")
-        if found is not None and found.st_size > limit:
-            return True
-    return False
+    return limit is not None and any(size_of(directory, stream) > limit for stream in STREAMS)
 
 
 def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
