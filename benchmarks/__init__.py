@@ -1,5 +1,5 @@
-"""How fast the supervisor is beside its peers and beside what the machine can do: ``python -m benchmarks``.
+"""Measures the supervisor next to other tools (peers) and next to limits of the machine: ``python -m benchmarks``.
 
-Every figure is taken beside its limit and its peers in the same run, in interleaved rounds, and given as a
-median and as ratios: machines are shared and noisy, and single figures mean little.
+Every figure is taken next to its limit and its peers in the same run, in interleaved rounds. It is given as a
+median and as ratios: machines are shared and noisy, so single figures mean little.
 """

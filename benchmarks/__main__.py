@@ -1,6 +1,6 @@
-"""Measure the supervisor beside its peers and its limits, print a table, and write the figures as JSON.
+"""Measure the supervisor next to its peers and its limits, print a table, and write the figures as JSON.
 
-``python -m benchmarks report FILE`` makes the page, its tables and its plots in docs/ of such a file.
+``python -m benchmarks report FILE`` makes the page, its tables and its plots in docs/ from such a file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _peers(only: Sequence[str] | None) -> tuple[dict[str, Peer], dict[str, str], dict[str, dict[str, str]]]:
-    """Return who takes part, why the others do not, and what the report says of those who do."""
+    """Return the peers that take part, why the others do not, and the description of each for the report."""
     present: dict[str, Peer] = {}
     missing: dict[str, str] = {}
     described: dict[str, dict[str, str]] = {}
@@ -65,7 +65,7 @@ def _peers(only: Sequence[str] | None) -> tuple[dict[str, Peer], dict[str, str],
 
 
 def measure(given: Sequence[str] | None = None) -> Run:
-    """Measure what was asked for."""
+    """Measure the requested cases."""
     chosen = _arguments(given)
     before = load()
     peers, missing, described = _peers(chosen.only)
@@ -85,10 +85,10 @@ def measure(given: Sequence[str] | None = None) -> Run:
                 for figure in CASES[name](plan):
                     run.figures.append(attrs.evolve(figure, taken=attrs.evolve(run.taken, load=busy)))
                     plan.tell(table([figure], colour=sys.stderr.isatty()).split("\n", 2)[2].rstrip())
-            except Exception as error:  # noqa: BLE001  # the other cases are worth having
+            except Exception as error:  # noqa: BLE001  # the other cases are still useful
                 run.failed[name] = repr(error)[:300]
                 traceback.print_exc()
-            if chosen.json is not None:  # and so is what an interrupted run has measured
+            if chosen.json is not None:  # an interrupted run is still useful
                 run.save(chosen.json)
     finally:
         plan.close()
@@ -102,13 +102,13 @@ def measure(given: Sequence[str] | None = None) -> Run:
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Run the command line."""
     if sys.argv[1:2] == ["report"]:
         from benchmarks.pages import main as report
 
         report(sys.argv[2:])
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so through every `finally`
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs every `finally`
     run = measure()
     sys.stdout.write(table(run.figures, colour=sys.stdout.isatty()))
     machine = run.machine

@@ -1,6 +1,6 @@
-"""Measuring in a process of its own, where nothing that was measured before is left in memory.
+"""Measures in a new process, whose memory holds nothing of earlier measurements.
 
-``python -m benchmarks.apart MODULE FUNCTION`` calls it with the JSON array on stdin and prints what it returns.
+``python -m benchmarks.apart MODULE FUNCTION`` calls it with the JSON array on stdin and prints its result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["apart"]
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """Return what a function of a module gives, called with what JSON can hold, in a new process."""
+    """Call a function of a module in a new process and return its result; both directions are JSON."""
     argv = [sys.executable, "-m", "benchmarks.apart", function.__module__, function.__name__]
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}

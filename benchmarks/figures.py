@@ -1,4 +1,4 @@
-"""A measured figure, the goals it is held to, and how contenders are measured in turn."""
+"""A measured figure, its goals, and the measurement of contenders in turn."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _HOLDS: Final = {"<=": operator.le, ">=": operator.ge}
 
 
 class Cannot(Exception):
-    """A contender is not here, or has no way to do what is measured; says why in a few words."""
+    """A contender is not installed, or cannot do what is measured; the message says why."""
 
 
 @attrs.frozen
 class Goal:
-    """What a figure of ours should be.
+    """A goal for a figure of this package.
 
     Attributes:
         sign: of the comparison.
-        value: in the figure's unit, or as a ratio.
-        of: whose figure the ratio is taken of; empty for none.
+        value: in the figure's unit, or a ratio.
+        of: the contender that the ratio refers to; empty for none.
     """
 
     sign: Literal["<=", ">="]
@@ -50,20 +50,20 @@ class Goal:
     of: str = ""
 
     def met(self, figure: Figure) -> bool | None:
-        """Whether it is; ``None`` when whom it is held against was not measured."""
+        """Whether it is met; ``None`` if the contender was not measured."""
         values = figure.ratios(self.of) if self.of else figure.values[OURS]
         return _HOLDS[self.sign](median(values), self.value) if values else None
 
 
 @attrs.frozen(kw_only=True)
 class Taken:
-    """How a figure was taken: a file may hold those of several runs.
+    """How a figure was taken: a file may hold figures of several runs.
 
     Attributes:
         size: how much was measured.
         file_system: the one below the state roots.
-        commit: what was measured.
-        load: how many wanted a processor in the minute before.
+        commit: the commit that was measured.
+        load: the load average of the minute before.
     """
 
     size: str
@@ -74,19 +74,19 @@ class Taken:
 
 @attrs.frozen(kw_only=True)
 class Figure:
-    """Something measured.
+    """One measured quantity.
 
     Attributes:
-        case: which case measured it.
-        name: what was measured.
+        case: the case that measured it.
+        name: what it is.
         unit: of all values.
-        values: by contender, one value a round; ours first.
-        goals: what ours should be.
+        values: by contender, one value a round; this package's first.
+        goals: the goals for this package.
         missing: by contender, why it has no figure.
-        at: how many there were of what ``along`` says, for a figure that is one point of a curve.
-        along: what the curve runs along.
-        note: what one has to know to read it.
-        taken: how; the cases leave it to whoever runs them.
+        at: the quantity named by ``along``, for a figure that is one point of a curve.
+        along: the horizontal axis of that curve.
+        note: what a reader has to know.
+        taken: how it was taken; the runner sets it.
     """
 
     case: str
@@ -102,16 +102,16 @@ class Figure:
 
     @property
     def more_is_better(self) -> bool:
-        """Whether the larger value wins, as a rate does."""
+        """Whether larger values are better, as for a rate."""
         return self.unit.endswith("/s")
 
     def ratios(self, whose: str) -> list[float]:
-        """Ours over the contender's, round by round; empty when it was not measured."""
+        """This package's values over the contender's, round by round; empty if the contender was not measured."""
         theirs = self.values.get(whose, ())
         return [ours / other for ours, other in zip(self.values[OURS], theirs, strict=False) if other]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, JSON-ready, with what follows from it for those who read it by eye."""
+        """Return everything, JSON-ready, with derived values for human readers."""
         return {
             **attrs.asdict(self),
             "medians": {name: median(values) for name, values in self.values.items()},
@@ -121,17 +121,17 @@ class Figure:
 
     @classmethod
     def from_json(cls, held: Mapping[str, Any]) -> Figure:
-        """Return the figure that ``to_json`` was given."""
+        """Return the figure from which ``to_json`` made ``held``."""
         return cattrs.structure(held, cls)
 
 
 def interleaved(
     rounds: int, contenders: Mapping[str, Callable[[], float]]
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Measure all in turn, ``rounds`` times: a machine that slows down slows all of them.
+    """Measure all contenders in turn, ``rounds`` times: a machine that slows down slows all of them.
 
-    Every other round goes backwards, so that none always comes after the same one. Returns the values and,
-    for each contender without them, why. Whatever goes wrong with ours is raised.
+    Every other round runs backwards, so no contender always follows the same one. Returns the values and,
+    for each contender without values, the reason. An error of this package is raised.
     """
     values: dict[str, list[float]] = {name: [] for name in contenders}
     missing: dict[str, str] = {}
@@ -152,7 +152,7 @@ def interleaved(
 
 
 def median_us(times: int, call: Callable[[], object]) -> float:
-    """Return the median of what a call takes, in microseconds."""
+    """Return the median duration of a call, in microseconds."""
     taken: list[float] = []
     for _ in range(times):
         begun = time.perf_counter()
@@ -164,7 +164,7 @@ def median_us(times: int, call: Callable[[], object]) -> float:
 def parted(
     rounds: int, parts: Sequence[str], contenders: Mapping[str, Callable[[], Mapping[str, float]]]
 ) -> Iterator[tuple[str, dict[str, list[float]], dict[str, str]]]:
-    """Measure in turn those who give several values at a time, and yield for each part what `interleaved` returns."""
+    """Measure contenders that give several values at a time; yield for each part what `interleaved` returns."""
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in contenders}
 
     def measure(name: str) -> float:
@@ -177,14 +177,14 @@ def parted(
 
 
 class Together:
-    """Contenders that are measured in one go, taking turns call by call; each fetches its own value of it."""
+    """Contenders that are measured together, call by call in turn; each fetches its own value."""
 
     def __init__(self, measure: Callable[[], Mapping[str, float]]) -> None:
         self._measure = measure
         self._left: dict[str, float] = {}
 
     def one(self, name: str) -> Callable[[], float]:
-        """Return what gives the value of one of them, measuring when it has none left."""
+        """Return a function that returns one contender's value, and measures if it has none left."""
 
         def value() -> float:
             if name not in self._left:
@@ -195,7 +195,7 @@ class Together:
 
 
 def number(value: float) -> str:
-    """Return a value with three digits that count."""
+    """Return a value with three significant digits."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     places = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -203,5 +203,5 @@ def number(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the lowest and the highest value, nothing for a single one."""
+    """Return the lowest and the highest value; empty for a single one."""
     return "" if len(values) < 2 else f"{number(min(values))} - {number(max(values))}"

@@ -1,4 +1,4 @@
-"""State roots with many finished jobs on them, entered by the package's own store rather than run."""
+"""State roots with many finished jobs, which the package's own store enters without running them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["fill"]
 def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list[str]:
     """Enter ``count`` finished jobs, every tenth a failed one, each with its directory, and return their ids.
 
-    They take turns in ``workspaces`` directories; the current one is the first.
+    They alternate between ``workspaces`` directories; the current one is the first.
     """
     here = Path.cwd().resolve()
     places = [str(here), *(str(here / f"workspace-{number}") for number in range(1, workspaces))]

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the program: the machine, and what else it is doing."""
+"""The machine, and its other load: figures depend on both."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _commit() -> str:
 
 
 def load() -> float:
-    """Return how many wanted a processor in the last minute."""
+    """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
 def facts(root: Path) -> dict[str, Any]:
-    """Return what is to stand beside figures taken on the file system of ``root``."""
+    """Return the description of the machine for figures taken on the file system of ``root``."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),

@@ -1,7 +1,7 @@
-"""What a run becomes in ``docs/`` and the README: ``python -m benchmarks report FILE``.
+"""Makes the page in ``docs/`` and the README's table from a run: ``python -m benchmarks report FILE``.
 
-Between a pair of marks, ``<!-- figures -->`` and ``<!-- end of figures -->``, all is made of the file, and a test
-holds it to that; the rest of a page is written by hand.
+All text between the marks ``<!-- figures -->`` and ``<!-- end of figures -->`` is generated from the file, and a
+test compares it; the rest of a page is written by hand.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _HEADLINES: Final = (
 
 
 def _stands_beside(figure: Figure) -> str:
-    """Say what a figure is of what it is held against."""
+    """Return a figure's ratios to its limit and its peers, in words."""
     words: list[str] = []
     for name in (BARE, ORIGINAL, *figure.values):
         ratios = figure.ratios(name) if name in figure.values and name != OURS else []
@@ -96,7 +96,7 @@ def headlines(run: Run) -> str:
 
 
 def machine(run: Run) -> str:
-    """Say where and when a run was made."""
+    """Return where and when a run was made, in words."""
     held = run.machine
     return (
         f"{held['processor']}, {held['cores']} cores, {held['memory_gib']} GiB, Linux {held['kernel']}, "
@@ -106,7 +106,7 @@ def machine(run: Run) -> str:
 
 
 def _otherwise(run: Run, figures: Sequence[Figure]) -> str:
-    """Say how figures were taken that are not of the run itself; nothing of those that are."""
+    """Return how figures from another run were taken; empty for figures of this run."""
     own = run.taken
     others = dict.fromkeys(
         f"of {taken.size} size, state root on {taken.file_system}, commit `{taken.commit}`, load average {taken.load}"
@@ -117,7 +117,7 @@ def _otherwise(run: Run, figures: Sequence[Figure]) -> str:
 
 
 def tables(run: Run) -> str:
-    """Return all that the page shows of a run."""
+    """Return all tables of a run, for the page."""
     took_part = [f"* *{name}* {about['version']}: {about['about']}." for name, about in run.peers.items()]
     parts = [machine(run), "\n".join(took_part)]
     pictures = {
@@ -142,7 +142,7 @@ def tables(run: Run) -> str:
 
 
 def figures_in(text: str) -> str | None:
-    """Return what stands between the marks of a page, ``None`` without them."""
+    """Return the text between the marks of a page, ``None`` without them."""
     found = _MARKED.search(text)
     return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""What a run is asked for: its size, where it may write, and who takes part."""
+"""The request for a run: its size, its directory, and the peers that take part."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def _to_stderr(words: str) -> None:
 
 @attrs.define
 class Plan:
-    """What is asked of the cases.
+    """The request to the cases.
 
     Attributes:
-        folder: theirs to write into. It is deleted after the last of them and never between rounds: after
+        folder: the directory of the cases. It is deleted after the last case and not between rounds: after
             many deletions a file system like ext4 makes new directories several times more slowly.
-        size: how much is measured; ``toy`` shows that it works, and its figures mean nothing.
-        peers: who else takes part, by name.
-        missing: why others do not.
-        tell: where progress goes, a line at a time.
+        size: how much is measured; ``toy`` only shows that a case works, and its figures mean nothing.
+        peers: the peers that take part, by name.
+        missing: why other peers do not.
+        tell: writes a line of progress.
     """
 
     folder: Path
@@ -49,19 +49,19 @@ class Plan:
     _numbers: Iterator[int] = attrs.field(factory=itertools.count, init=False)
 
     def close(self) -> None:
-        """Stop whatever of ours still runs: jobs outlive those who started them, which is what they are for."""
-        places = ("*", "*/state", "*/*/state")  # of our own settings, of a server, of one of several servers
+        """Stop all jobs that still run: they outlive the processes that started them."""
+        places = ("*", "*/state", "*/*/state")  # of these settings, of a server, of one of several servers
         for registry in [found for place in places for found in self.folder.glob(f"{place}/registry.db")]:
             with Catalog(supervisor.Settings(state_dir=registry.parent, stop_grace_seconds=0)) as catalog:
                 catalog.cancel_all([row.job_id for row in catalog.index.unfinished()])
 
     def pick(self, toy: _T, quick: _T, full: _T) -> _T:
-        """Return what belongs to this size."""
+        """Return the value for this size."""
         return {"toy": toy, "quick": quick, "full": full}[self.size]
 
     @property
     def rounds(self) -> int:
-        """How often everything is measured."""
+        """The number of rounds."""
         return self.pick(2, 3, 5)
 
     def fresh(self, what: str) -> Path:
@@ -75,7 +75,7 @@ class Plan:
         return list(self.folder.glob(f"{_PEER}-*"))
 
     def sessions(self, stack: ExitStack, flight: int = 1, only: Collection[str] | None = None) -> dict[str, Session]:
-        """Bring up the peers, or only those named; they are gone when ``stack`` is left."""
+        """Start the peers, or only the named ones; ``stack`` ends them."""
         return {
             name: stack.enter_context(brought_up(peer, self.fresh(_PEER), flight, self.tell))
             for name, peer in self.peers.items()
@@ -83,13 +83,13 @@ class Plan:
         }
 
     def settings(self, **others: object) -> supervisor.Settings:
-        """Return settings with a state root of its own, on which everything is kept."""
+        """Return settings with a new state root and no cap on kept jobs."""
         given = {"state_dir": self.fresh("ours"), "job_max_count": 10**6, **others}
         return supervisor.Settings(**given)  # type: ignore[arg-type]
 
     @asynccontextmanager
     async def opened(self, settings: supervisor.Settings | None = None) -> AsyncGenerator[supervisor.Supervisor]:
-        """Open a supervisor, on a state root of its own, and have its keeper up."""
+        """Open a supervisor on a new state root, and start its keeper."""
         async with supervisor.open_supervisor(settings or self.settings()) as sup:
             await sup.run(["true"])
             yield sup
@@ -99,7 +99,7 @@ class Plan:
         body: Callable[[supervisor.Supervisor], Awaitable[_T]],
         settings: supervisor.Settings | None = None,
     ) -> _T:
-        """Run ``body`` with a supervisor and return what it measured."""
+        """Run ``body`` with a supervisor and return its measurement."""
 
         async def main() -> _T:
             async with self.opened(settings) as sup:
@@ -109,12 +109,12 @@ class Plan:
 
 
 class Case(Protocol):
-    """Something that can be measured."""
+    """A case that can be measured."""
 
     def __call__(self, plan: Plan, /) -> Iterator[Figure]:
-        """Measure it, and hand out each figure as soon as it is there."""
+        """Measure it, and yield each figure as soon as it is complete."""
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """Return the value below which ``part`` of them lie."""
+    """Return the value below which the share ``part`` of them lie."""
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]

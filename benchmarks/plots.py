@@ -1,4 +1,4 @@
-"""The plots of a run, as SVG that can be read on a light page and on a dark one."""
+"""The plots of a run, as SVG that is legible on a light page and on a dark one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.report import Run
 __all__ = ["PLOTS", "draw"]
 
 _INK: Final = "#747c87"
-"""Between black and white: as legible on the one as on the other."""
+"""Between black and white, so it is legible on both."""
 _FAINT: Final = "#8b949e55"
 _OURS: Final = "#1f83d6"
 _ORIGINAL: Final = "#d55e00"
@@ -50,7 +50,7 @@ def _colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def _names(figures: Sequence[Figure]) -> list[str]:
-    """Return all contenders, in the order in which they were met."""
+    """Return all contenders, in the order of their first figure."""
     return list(dict.fromkeys(name for figure in figures for name in figure.values))
 
 
@@ -180,11 +180,11 @@ PLOTS: Final[Mapping[str, Callable[[Run, Any], Any]]] = {
     "performance-latency.svg": _latency,
     "performance-growth.svg": _growth,
 }
-"""What each is called, and what draws it; it gives nothing when the run has not measured that."""
+"""The name of each plot, and the function that draws it; the function returns nothing without figures."""
 
 
 def draw(run: Run, folder: Path) -> list[str]:
-    """Draw what the run has measured into ``folder`` and return the names of the files.
+    """Draw the plots of a run into ``folder`` and return the names of the files.
 
     The same run always gives the same files.
     """

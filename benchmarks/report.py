@@ -1,4 +1,4 @@
-"""A run as a whole: its JSON, and the tables that are made of it."""
+"""A run as a whole: its JSON, and its tables."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Run:
     """Figures that were taken together.
 
     Attributes:
-        machine: what they depend on besides the program.
-        load: how busy the machine was, before and after.
+        machine: the description of the machine.
+        load: the load average before and after.
         size: how much was measured.
-        peers: what took part, by name: its version, and what of it was measured.
+        peers: the peers by name: version, and what of each was measured.
         figures: in the order in which they were taken.
-        failed: by case, what went wrong with it.
+        failed: by case, its error.
     """
 
     machine: Mapping[str, Any]
@@ -40,14 +40,14 @@ class Run:
     failed: dict[str, str] = attrs.field(factory=dict[str, str])
 
     def take_over(self, other: Run, cases: Collection[str]) -> None:
-        """Add what another run has, but nothing of ``cases``."""
+        """Add the figures and failures of another run, except those of ``cases``."""
         added = [figure for figure in other.figures if figure.case not in cases]
         self.figures += [attrs.evolve(figure, taken=figure.taken or other.taken) for figure in added]
         self.failed |= {case: why for case, why in other.failed.items() if case not in cases}
         self.peers = {**other.peers, **self.peers}
 
     def put_in(self, other: Run) -> None:
-        """Have all that another run has in place of what there is of its cases."""
+        """Replace the figures and failures of this run by those of another run for the same cases."""
         cases = {*other.failed, *(figure.case for figure in other.figures)}
         self.figures = [figure for figure in self.figures if figure.case not in cases]
         self.failed = {case: why for case, why in self.failed.items() if case not in cases}
@@ -69,10 +69,10 @@ class Run:
 
     @classmethod
     def load_from(cls, path: Path) -> Run:
-        """Read what ``save`` has written.
+        """Read a file that ``save`` has written.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the file has another content.
         """
         held = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(held, dict) or held.pop("format", None) != _FORMAT:
@@ -92,7 +92,7 @@ def _goal(goal: Goal) -> str:
 
 
 def rows(figure: Figure) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each contender, ours first, and one for each that is missing."""
+    """Yield a row for each contender, this package first, and one for each missing contender."""
     for name, values in figure.values.items():
         goals = [goal for goal in figure.goals if goal.of == ("" if name == OURS else name)]
         ratios = [] if name == OURS else figure.ratios(name)
@@ -118,7 +118,7 @@ def table(figures: Sequence[Figure], *, colour: bool = False) -> str:
     """Return the figures as a table for a terminal."""
     blocks = [list(rows(figure)) for figure in figures]
     flat = [row for block in blocks for row in block]
-    # What is missing says why in a column of its own width, which the others need not have.
+    # Reasons for missing figures have a column of their own width.
     measured = [_HEAD, *(row for row in flat if row[3] != "-")]
     widths = [max(len(row[column]) for row in measured) for column in range(len(_HEAD))]
     widths[2] = max([len(row[2]) for row in flat], default=widths[2])
@@ -145,7 +145,7 @@ def line_of(*cells: str) -> str:
 
 
 def markdown(figures: Sequence[Figure]) -> str:
-    """Return the figures as a table for the pages in ``docs/``; what is missing stands below it, with the reason."""
+    """Return the figures as a table for the pages in ``docs/``; missing contenders are below it, with the reason."""
     lines = ["| figure | who | median | lowest - highest | ours / its | goal |", "|---|---|--:|--:|--:|---|"]
     for figure in figures:
         for row in rows(figure):

@@ -1,7 +1,7 @@
 """A server for ``benchmarks.wire``: ``python -m benchmarks.task_servers ours|bare|fastmcp stdio|http``.
 
-Each has one tool, ``work``. Ours and FastMCP's make a task of it; the bare one answers at once. Over
-HTTP the address is printed; both of the SDK's run on Hypercorn under Trio, FastMCP as FastMCP does.
+Each has one tool, ``work``. This package's and FastMCP's make a task of a call; the bare one answers at once. Over
+HTTP the address is printed. Those of the SDK run on Hypercorn under Trio, FastMCP as FastMCP runs by default.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def bare(transport: str) -> None:
 
     @server.tool()
     async def work() -> str:
-        """Work no time at all."""
+        """Return at once."""
         return "done"
 
     await _serve(server, transport)

@@ -1,4 +1,4 @@
-"""A client of MCP that does as little as can be done, over stdio or HTTP, and the servers that it asks."""
+"""A minimal MCP client, over stdio or HTTP, and the servers that it calls."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _META: Final[Mapping[str, Any]] = {
 
 
 class Wire:
-    """A client that does as little as can be done."""
+    """A minimal MCP client."""
 
     def __init__(self, server: subprocess.Popen[bytes], transport: str) -> None:
         self._server = server
@@ -58,7 +58,7 @@ class Wire:
                 self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the connection, which the next request opens again: servers drop those that are idle."""
+        """Close the connection; the next request opens a new one, since servers drop idle ones."""
         if self._connection is not None:
             self._connection.close()
 
@@ -104,9 +104,9 @@ class Wire:
 
 @contextlib.contextmanager
 def served(whose: str, transport: str, folder: Path, variables: Mapping[str, str] = os.environ) -> Iterator[Wire]:
-    """Run a server that keeps its state in ``folder``; it is killed at the end.
+    """Run a server with its state in ``folder``, and kill it at the end.
 
-    ``supervisor`` is the command ``supervisor mcp``, the others are those of ``benchmarks.task_servers``.
+    ``supervisor`` is the command ``supervisor mcp``; the other servers are those of ``benchmarks.task_servers``.
     """
     environment = {
         **variables,
@@ -129,7 +129,7 @@ def served(whose: str, transport: str, folder: Path, variables: Mapping[str, str
 
 
 def first_answer(whose: str, folder: Path, times: int, variables: Mapping[str, str]) -> float:
-    """Return the milliseconds from nothing to the answer of a tool, over stdio."""
+    """Return the milliseconds from the start of a server to the answer of a tool, over stdio."""
     taken: list[float] = []
     for number in range(times):
         place = folder / str(number)

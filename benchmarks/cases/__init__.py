@@ -1,4 +1,4 @@
-"""What is measured, by name, in the order of what a reader asks first."""
+"""The cases by name, in the order of the page."""
 
 from __future__ import annotations
 

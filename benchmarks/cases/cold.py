@@ -1,4 +1,4 @@
-"""Whole processes, from nothing: an import, a question at the shell, a job at the shell, the first answer over MCP."""
+"""Whole processes: an import, a status at the shell, a job at the shell, the first answer over MCP."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _whole(argv: list[str], times: int, environment: Mapping[str, str]) -> Calla
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=environment)
         return time.perf_counter() - begun
 
-    once()  # which compiles what it imports
+    once()  # compiles the imported modules
     return lambda: median(once() for _ in range(times)) * 1e3
 
 
 def _in_turn(ours: Callable[[], float], theirs: Callable[[], float], times: int) -> dict[str, float]:
-    """Return the median of each, process by process in turn: the machine changes its pace between two of them."""
+    """Return the median of each, process by process in turn: the speed of the machine changes between two of them."""
     taken: dict[str, list[float]] = {OURS: [], _TRIO: []}
     for _ in range(times):
         taken[OURS].append(ours())
@@ -53,7 +53,7 @@ def cold(plan: Plan) -> Iterator[Figure]:
     job = plan.ours(one, settings)
     root = ["--state-dir", str(settings.state_dir)]
     cli = [sys.executable, "-m", "supervisor"]
-    # All of it as bytecode, ours as everybody else's, wherever it comes from: that is how pip leaves it.
+    # All modules have bytecode, also those of peers: pip leaves them so.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = str(plan.fresh("bytecode"))
     trio_alone = _whole([sys.executable, "-c", "import trio"], times, environment)

@@ -1,4 +1,4 @@
-"""What a call costs through a facade, beside the same call in Trio: two changes of thread and of event loop."""
+"""The cost of a call through a facade, next to the same call in Trio: two changes of thread and of event loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def embedding(plan: Plan) -> Iterator[Figure]:
     times = plan.pick(20, 500, 2000)
 
     async def asking(sup: supervisor.Supervisor | supervisor.AsyncioSupervisor, argv: list[str] | None) -> float:
-        """Return the median microseconds of a status, or of a whole job if there is ``argv``."""
+        """Return the median microseconds of a status, or of a whole job if ``argv`` is given."""
         job = await sup.start(["sleep", "600"])
         taken: list[float] = []
         for _ in range(times if argv is None else times // 10):
@@ -75,7 +75,7 @@ def embedding(plan: Plan) -> Iterator[Figure]:
 
 
 def _switching(times: int) -> float:
-    """Return what a question to another thread and back costs at all: two sockets, two selectors."""
+    """Return the cost of a bare question to another thread and back: two sockets, two selectors."""
     ours, theirs = socket.socketpair()
 
     def echo() -> None:

@@ -1,4 +1,4 @@
-"""How it goes on when more and more is kept."""
+"""Speed as the number of kept jobs grows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_SCANNED: Final = 10_000
 
 
 def growth(plan: Plan) -> Iterator[Figure]:
-    """Measure jobs a second and a status while as many are kept as may be, so that each start drops the oldest."""
+    """Measure jobs a second and a status with the cap on kept jobs reached, so that each start drops the oldest."""
     jobs = plan.pick(20, 200, 1000)
     goals = {50: 3.5, 1000: 30.0}
     statuses: list[Figure] = []
@@ -37,9 +37,9 @@ def growth(plan: Plan) -> Iterator[Figure]:
         elif ORIGINAL in plan.peers:
             session = OriginalSession(plan.fresh("peer"), kept)
             session.fill(kept)
-            few = max(3, min(jobs, 20_000 // kept))  # a start takes it as long as it has jobs
+            few = max(3, min(jobs, 20_000 // kept))  # the start of a peer takes longer the more jobs it has
             contenders[ORIGINAL] = lambda session=session, few=few: _original_rate(session, few)  # type: ignore[misc]
-        # Before the others, which drop what it asks for.
+        # First, since the others drop the job that it asks about.
         taken, _ = interleaved(plan.rounds, {OURS: lambda: _status_us(settings, finished[-1], plan.pick(5, 50, 200))})  # noqa: B023
         statuses.append(
             Figure(

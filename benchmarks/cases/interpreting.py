@@ -1,4 +1,4 @@
-"""What it costs to know what an agent's output means, beside a bare ``json.loads`` of the same bytes."""
+"""The cost of interpreting an agent's output, next to a bare ``json.loads`` of the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOADS = "json.loads"
 
 
 def big_envelope(size: int) -> bytes:
-    """Return the envelope of a run of ``claude`` that says about ``size`` bytes, with a review at their end."""
+    """Return the envelope of a ``claude`` run with about ``size`` bytes of text, and a review at the end."""
     finding = {
         "severity": "major",
         "title": "A title of some length, as reviewers write them",
@@ -54,7 +54,7 @@ def long_stream(size: int, line: int) -> bytes:
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Return how long an action takes, in milliseconds."""
+    """Return the duration of an action, in milliseconds."""
     begin = time.perf_counter()
     action()
     return (time.perf_counter() - begin) * 1e3

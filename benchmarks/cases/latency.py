@@ -1,4 +1,4 @@
-"""What a single call takes: a start, an end that is waited for, a status, a list."""
+"""The duration of a single call: a start, a wait for an end, a status, a list."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["exits", "lists", "starts", "statuses"]
 
 _SLEEPER: Final = ("sleep", "600")
 _TELLING: Final = ("sh", "-c", "sleep 0.05; exec date +%s%N")
-"""Its last act is to say what time it is; by then whoever started it has come to rest."""
+"""Its last act is to print the time; by then its caller is idle."""
 _BY_SQL: Final = "a row by SQL"
 
 
 def starts(plan: Plan) -> Iterator[Figure]:
-    """Measure ``start``, acknowledged by whoever runs the job, on something that is idle otherwise."""
+    """Measure ``start`` until it is acknowledged, on an otherwise idle supervisor or peer."""
     times = plan.pick(3, 60, 300)
     with contextlib.ExitStack() as stack:
         sessions = plan.sessions(stack)
@@ -48,9 +48,9 @@ def starts(plan: Plan) -> Iterator[Figure]:
                 taken[OURS].append(time.perf_counter() - begun)
                 await sup.wait(job.job_id)
                 begun = time.perf_counter()
-                process = subprocess.Popen(["true"], start_new_session=True)  # noqa: ASYNC220  # that is measured
+                process = subprocess.Popen(["true"], start_new_session=True)  # noqa: ASYNC220  # this call is measured
                 taken[BARE].append(time.perf_counter() - begun)
-                process.wait()  # and nothing else is to happen meanwhile
+                process.wait()  # and nothing else may run meanwhile
             return {name: median(each) * 1e3 for name, each in taken.items()}
 
         together = Together(lambda: plan.ours(taking_turns))
@@ -87,7 +87,7 @@ def _start_of(session: Session, times: int) -> Callable[[], float]:
 
 
 def exits(plan: Plan) -> Iterator[Figure]:
-    """Measure from the last act of a command to the return of whoever waits for it."""
+    """Measure from the last act of a command to the return of the waiting call."""
     for flight, goal in ((1, 1.0), (16, 5.0)):
         times = plan.pick(2, 20, 50) * (1 if flight == 1 else 4)
         with contextlib.ExitStack() as stack:
@@ -131,7 +131,7 @@ async def _our_exit(sup: supervisor.Supervisor, times: int, flight: int) -> floa
 
 
 def _told(session: Session, job: str) -> int:
-    """Return what time it was by the command's clock: some say that it has ended before they have its output."""
+    """Return the time by the command's clock: some peers report an end before they have the output."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     while not (said := session.output(job).strip()) and time.monotonic() < give_up:
         time.sleep(0.005)
@@ -177,7 +177,7 @@ async def _median_us(times: int, call: Callable[[], Awaitable[object]]) -> float
 
 
 def status_elsewhere(root: str, jobs: list[str], times: int) -> list[float]:
-    """Return what a status of each job takes a supervisor that did not start it, in microseconds."""
+    """Return the duration of a status of another supervisor's job, in microseconds."""
 
     async def main() -> list[float]:
         async with supervisor.open_supervisor(supervisor.Settings(state_dir=Path(root))) as sup:
@@ -187,7 +187,7 @@ def status_elsewhere(root: str, jobs: list[str], times: int) -> list[float]:
 
 
 def status_afresh(root: str, jobs: list[str], times: int) -> list[float]:
-    """Return what opening the catalog for one status takes, in microseconds."""
+    """Return the duration of opening the catalog for one status, in microseconds."""
     settings = supervisor.Settings(state_dir=Path(root))
 
     def ask(job: str) -> object:
@@ -198,7 +198,7 @@ def status_afresh(root: str, jobs: list[str], times: int) -> list[float]:
 
 
 def _select(root: Path, job: str, times: int, *, afresh: bool) -> float:
-    """Return what the row of a job takes by SQL, in microseconds, on a connection that is kept or a new one."""
+    """Return the duration of reading a job's row by SQL, in microseconds, on an open connection or a new one."""
     statement = "SELECT * FROM jobs WHERE job_id = ?"
 
     def connect() -> sqlite3.Connection:
@@ -215,7 +215,7 @@ def _select(root: Path, job: str, times: int, *, afresh: bool) -> float:
 
 
 def statuses(plan: Plan) -> Iterator[Figure]:
-    """Measure a status: of an own job, by another process, by one that opens the state root for it."""
+    """Measure a status: of an own job, by another process, and by a process that opens the state root for it."""
     times = plan.pick(20, 500, 2000)
     settings = plan.settings()
     finished = fill(settings, plan.pick(20, 1000, 10_000))[-1]
@@ -260,7 +260,7 @@ def statuses(plan: Plan) -> Iterator[Figure]:
 
 
 def _by_others(plan: Plan, root: Path, jobs: dict[str, str], times: int) -> Iterator[Figure]:
-    """Ask from other processes, while the supervisor that started the jobs is open in this one."""
+    """Ask from other processes, while the supervisor that started the jobs is open in this process."""
     for afresh, function, goal in ((False, status_elsewhere, 50), (True, status_afresh, 200)):
 
         def ours(function: Callable[..., Any] = function) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Thousands at once: what a running job costs, how late deadlines are, opening a root that is full of them."""
+"""Thousands of jobs: the cost of a running job, delays of deadlines, and opening a state root that is full of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def _start_many(sup: supervisor.Supervisor, count: int, deadline: Any = la
 
 @contextlib.asynccontextmanager
 async def _many(sup: supervisor.Supervisor, count: int) -> AsyncGenerator[list[supervisor.Job]]:
-    """Have many commands that sleep, and end them by a signal, which is quicker than stopping their jobs."""
+    """Start many commands that sleep, and end them by a signal, which is faster than stopping their jobs."""
     jobs = await _start_many(sup, count)
     try:
         yield jobs
@@ -61,7 +61,7 @@ async def _many(sup: supervisor.Supervisor, count: int) -> AsyncGenerator[list[s
 
 
 def _pid(job: supervisor.Job) -> int:
-    if job.pid is None:  # 0 in its place would be everybody
+    if job.pid is None:  # the pid 0 would mean the whole group
         raise AssertionError(job)
     return job.pid
 
@@ -78,8 +78,8 @@ def _private_kib(pid: int) -> float:
 
 
 def _cpu_ns(pid: int) -> int:
-    """Return the processor time of all threads, those that have ended too, in nanoseconds where ``stat`` has ticks."""
-    return time.clock_gettime_ns(~pid << 3 | 2)  # clock_getcpuclockid(3), which Python does not have
+    """Return the processor time of all threads, also ended ones, in nanoseconds; ``stat`` has only ticks."""
+    return time.clock_gettime_ns(~pid << 3 | 2)  # clock_getcpuclockid(3), which Python does not offer
 
 
 def _parent(pid: int) -> int:
@@ -87,7 +87,7 @@ def _parent(pid: int) -> int:
 
 
 def sleep_many(root: str, count: int, seconds: float) -> dict[str, float]:
-    """Return what ``count`` running jobs cost: KiB a job in supervisor and keeper, and percent of a core."""
+    """Return the cost of ``count`` running jobs: KiB a job in supervisor and keeper, and percent of a core."""
 
     async def main() -> dict[str, float]:
         async with supervisor.open_supervisor(_settings(root)) as sup:
@@ -96,7 +96,7 @@ def sleep_many(root: str, count: int, seconds: float) -> dict[str, float]:
             both = os.getpid(), keeper
             before = [_private_kib(pid) for pid in both]
             async with _many(sup, count):
-                await trio.sleep(min(seconds, 3))  # let it come to rest
+                await trio.sleep(min(seconds, 3))  # until it is idle
                 ours, keepers = ((_private_kib(pid) - was) / count for pid, was in zip(both, before, strict=True))
                 used, begun = sum(map(_cpu_ns, both)), time.monotonic_ns()
                 await trio.sleep(seconds)
@@ -114,7 +114,7 @@ def sleeping(plan: Plan) -> Iterator[Figure]:
         rounds = plan.pick(1, 1, 2)
         found = [apart(sleep_many, str(plan.fresh("ours")), count, seconds) for _ in range(rounds)]
         shape: dict[str, Any] = {"case": "sleeping", "at": count, "along": "jobs running"}
-        if count >= 1000 or plan.size == "toy":  # below that the noise of an interpreter is most of it
+        if count >= 1000 or plan.size == "toy":  # with fewer jobs the interpreter's noise dominates
             yield Figure(
                 name=f"memory per running job, {count:,} running",
                 unit="KiB",
@@ -134,7 +134,7 @@ def sleeping(plan: Plan) -> Iterator[Figure]:
 
 
 def deadlines_of_ours(root: str, count: int, lead: float) -> dict[str, float]:
-    """Return how late deadlines within one second are, in milliseconds, to the leader's exit and the empty tree."""
+    """Return the delays of deadlines within one second, in milliseconds, to the leader's exit and the empty tree."""
 
     async def main() -> float:
         async with supervisor.open_supervisor(_settings(root)) as sup:
@@ -170,7 +170,7 @@ def deadlines_of_ours(root: str, count: int, lead: float) -> dict[str, float]:
 
 
 def deadlines_of_bare(count: int) -> float:
-    """Return the same of processes that are killed and reaped one after another as their time comes."""
+    """Return the same for processes that a heap of deadlines kills and reaps one after another."""
     processes = [subprocess.Popen(_SLEEPER, env=_PLAIN, start_new_session=True) for _ in range(count)]
     aim = time.monotonic() + 0.5
     late: list[float] = []
@@ -185,7 +185,7 @@ def deadlines_of_bare(count: int) -> float:
 
 
 def deadlines(plan: Plan) -> Iterator[Figure]:
-    """Measure how late many deadlines within one second are."""
+    """Measure the delays of many deadlines within one second."""
     count = plan.pick(20, 500, 1000)
     lead = [plan.pick(2.0, 8.0, 12.0)]
 
@@ -194,7 +194,7 @@ def deadlines(plan: Plan) -> Iterator[Figure]:
             found: dict[str, float] = apart(deadlines_of_ours, str(plan.fresh("ours")), count, lead[0])
             if "late" not in found:
                 return found
-            lead[0] += found["late"] * 2 + 1  # the machine was too slow to start them all before the first was due
+            lead[0] += found["late"] * 2 + 1  # the machine was too slow to start all of them before the first deadline
             plan.tell(f"deadlines: not all had started in time; again, with {lead[0]:.0f} s for that")
         raise TimeoutError(found)
 
@@ -216,7 +216,7 @@ def deadlines(plan: Plan) -> Iterator[Figure]:
 
 
 def reopen(root: str) -> dict[str, float]:
-    """Return the seconds until a root is open and answers, and until all that runs is cared for."""
+    """Return the seconds until a state root is open and answers, and until all running jobs are adopted."""
 
     async def main() -> dict[str, float]:
         begun = time.perf_counter()
@@ -225,7 +225,7 @@ def reopen(root: str) -> dict[str, float]:
             page = await sup.list(state="running", limit=1000)
             listed = time.perf_counter() - begun
             with trio.fail_after(60):
-                while (await sup.metrics()).adoptions < len(page.jobs):  # noqa: ASYNC110  # adoption tells nobody
+                while (await sup.metrics()).adoptions < len(page.jobs):  # noqa: ASYNC110  # adoption wakes no task
                     await trio.sleep(0.002)
             return {"opened": opened, "listed": listed, "adopted": time.perf_counter() - begun}
 
@@ -243,7 +243,7 @@ def leave_running(root: str, count: int) -> list[int]:
 
 
 def reopening(plan: Plan) -> Iterator[Figure]:
-    """Measure the opening of a root with many finished and many running jobs."""
+    """Measure the opening of a state root with many finished and many running jobs."""
     finished, alive = plan.pick((50, 5), (2000, 200), (10_000, 1000))
     root = plan.fresh("ours")
     fill(_settings(str(root)), finished)

@@ -1,4 +1,4 @@
-"""What a question costs through MCP, one client asking one thing after another."""
+"""The cost of a request through MCP, from one client with one request at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FASTMCP: Final = "fastmcp-tasks"
 
 
 def mcp(plan: Plan) -> Iterator[Figure]:
-    """Measure ``tasks/get``, over both transports, and the status tool of ``supervisor mcp``."""
+    """Measure ``tasks/get`` over both transports, and the status tool of ``supervisor mcp``."""
     count = plan.pick(3, 60, 300)
     for transport in ("stdio", "http"):
         with contextlib.ExitStack() as stack:
@@ -36,7 +36,7 @@ def mcp(plan: Plan) -> Iterator[Figure]:
                 theirs = stack.enter_context(served("fastmcp", transport, plan.fresh("mcp")))
                 contenders[_FASTMCP] = _asking(theirs, count, "tasks/get", taskId=_task(theirs))
             for measure in contenders.values():
-                measure()  # the first question of all finds everything cold
+                measure()  # the first request finds all caches cold
             values, failed = interleaved(plan.rounds, contenders)
         yield Figure(
             case="mcp",
@@ -70,7 +70,7 @@ def _task(wire: Wire) -> str:
 
 
 def _asking(wire: Wire, count: int, method: str, **params: Any) -> Callable[[], float]:
-    """Return what measures the milliseconds of a question."""
+    """Return a function that measures the milliseconds of a request."""
 
     def measure() -> float:
         wire.hang_up()

@@ -1,4 +1,4 @@
-"""Stopping a tree of processes that does not want to be stopped."""
+"""Stopping a tree of processes that ignore SIGTERM."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATIENCE: Final = 15.0
 
 
 def _tree(count: int, mark: str, ready: Path) -> list[str]:
-    """Return a command that ignores SIGTERM, as all below it do, half of them in sessions of their own."""
+    """Return a command that ignores SIGTERM, like all its descendants, half of them in sessions of their own."""
     below = (count - 1) // 2
     script = (
         f"trap '' TERM; export {_MARK}={mark}; "
@@ -40,7 +40,7 @@ def _tree(count: int, mark: str, ready: Path) -> list[str]:
 
 
 def _alive(mark: str) -> list[int]:
-    """Return the processes that carry the mark: all of the tree but its top, which set it for them."""
+    """Return the processes that carry the mark: all of the tree but its top, which sets it."""
     wanted = f"{_MARK}={mark}".encode()
     found: list[int] = []
     for name in os.listdir("/proc"):
@@ -60,7 +60,7 @@ def _await_up(ready: Path, mark: str, count: int) -> None:
 
 
 def _end(mark: str) -> int:
-    """Kill what is left of a tree, and return how many that were."""
+    """Kill the remaining processes of a tree, and return their number."""
     left = _alive(mark)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
@@ -69,7 +69,7 @@ def _end(mark: str) -> int:
 
 
 def stopping(plan: Plan) -> Iterator[Figure]:
-    """Measure a stop, beyond the grace that is given, until nothing of the tree is left."""
+    """Measure a stop, beyond the grace, until no process of the tree is left."""
     count = plan.pick(6, 50, 50)
     times = plan.pick(1, 2, 5)
     settings = plan.settings(stop_grace_seconds=_GRACE)

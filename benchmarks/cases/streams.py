@@ -1,4 +1,4 @@
-"""What flows: a GiB of output, and events to many subscribers."""
+"""Streams: a GiB of output, and events to many subscribers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUBSCRIBERS: Final = 100
 
 
 def output(plan: Plan) -> Iterator[Figure]:
-    """Measure a job that writes a lot, beside the shell's redirection on the same file system."""
+    """Measure a job that writes a lot, next to the shell's redirection on the same file system."""
     size = plan.pick(1 << 24, 1 << 28, 1 << 30)
     command = ["dd", "if=/dev/zero", "bs=1M", f"count={size >> 20}", "status=none"]
     used: list[float] = []
@@ -75,7 +75,7 @@ def output(plan: Plan) -> Iterator[Figure]:
 
     with contextlib.ExitStack() as stack:
         sessions = plan.sessions(stack)
-        sessions.pop(BARE, None)  # it keeps no output
+        sessions.pop(BARE, None)  # the peer keeps no output
         contenders: dict[str, Callable[[], float]] = {OURS: ours, _REDIRECTED: redirected}
         contenders |= {name: of(session) for name, session in sessions.items()}
         values, missing = interleaved(plan.pick(2, 3, 3), contenders)
@@ -91,7 +91,7 @@ def output(plan: Plan) -> Iterator[Figure]:
 
 
 def _shorten(folder: Path) -> None:
-    """Give back the room of what was written."""
+    """Free the disk space of the output."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.stat().st_size > 1 << 23:
             with path.open("r+b") as file:
@@ -99,13 +99,13 @@ def _shorten(folder: Path) -> None:
 
 
 def events(plan: Plan) -> Iterator[Figure]:
-    """Measure how fast jobs go while a hundred subscribers hear of each, and how soon the last one has heard."""
+    """Measure the rate of jobs while a hundred subscribers receive each event, and the delay of the last one."""
     jobs = plan.pick(20, 150, 600)
     lags: list[float] = []
     missed: list[float] = []
 
     async def heard(sup: supervisor.Supervisor) -> float:
-        """Return jobs a second, with every subscriber reading on until it has heard of the last one of all."""
+        """Return jobs a second, with every subscriber reading until it has the last event."""
         left = _SUBSCRIBERS
         lost = 0
         all_heard = trio.Event()

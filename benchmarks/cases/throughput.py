@@ -1,4 +1,4 @@
-"""Starts to recorded exits, at several numbers in flight and of jobs kept."""
+"""The rate from starts to recorded exits, at several numbers of jobs in flight and of jobs kept."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from benchmarks.plan import Plan
 __all__ = ["our_rate", "rate_of", "throughput"]
 
 TRUE: Final = (shutil.which("true") or "/bin/true",)
-"""The least that can be run, and nobody has to look for it."""
+"""The cheapest command, by its full path."""
 _SHARES: Final = {1: 0.5, 4: 0.5, 16: 0.6, 64: 0.7}
 
 
 async def run_all(sup: supervisor.Supervisor, argv: Sequence[str], jobs: int, flight: int) -> None:
-    """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, each until its exit is on record.
+    """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, each until its exit is recorded.
 
-    A task for each place in flight takes one job after another, so that what is measured is not the making of tasks.
+    A task for each place in flight takes one job after another, so the creation of tasks is not measured.
     """
     left = iter(range(jobs))
 
@@ -42,7 +42,7 @@ async def run_all(sup: supervisor.Supervisor, argv: Sequence[str], jobs: int, fl
 
 
 def our_rate(plan: Plan, jobs: int, flight: int) -> float:
-    """Return our jobs a second."""
+    """Return this package's jobs a second."""
 
     async def body(sup: supervisor.Supervisor) -> float:
         begun = time.perf_counter()
@@ -53,7 +53,7 @@ def our_rate(plan: Plan, jobs: int, flight: int) -> float:
 
 
 def rate_of(session: Session, jobs: int, flight: int, seconds: float) -> Callable[[], float]:
-    """Return what measures the jobs a second of a peer, with fewer jobs for one that would need more than seconds."""
+    """Return a function that measures a peer's jobs a second, with fewer jobs for a slow peer."""
     count = min(jobs, 40 + 4 * flight)
 
     def measure() -> float:
@@ -68,7 +68,7 @@ def rate_of(session: Session, jobs: int, flight: int, seconds: float) -> Callabl
 
 
 def throughput(plan: Plan) -> Iterator[Figure]:
-    """Starts to recorded exits, at several numbers in flight."""
+    """Measure the rate from starts to recorded exits, at several numbers in flight."""
     for flight, share in _SHARES.items():
         with contextlib.ExitStack() as stack:
             contenders: dict[str, Callable[[], float]] = {}

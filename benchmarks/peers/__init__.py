@@ -1,6 +1,6 @@
-"""What a user would pick instead, and what the machine can do at all, behind one interface.
+"""Tools that a user would choose instead, and limits of the machine, behind one interface.
 
-A peer is measured at what it does: what it has no way to do raises ``Cannot``, which becomes a dash with the reason.
+A peer that cannot do a thing raises ``Cannot``, which becomes a dash with the reason.
 Each runs in a directory of its own, is ended by its pid, and leaves nothing.
 """
 
@@ -31,29 +31,29 @@ __all__ = [
 
 
 PATIENCE_SECONDS: Final = 8.0
-"""How long a peer is waited for where it may never answer. Nobody's time-out is counted as a time."""
+"""The time-out for a peer that may never answer. A time-out is not counted as a time."""
 
 _TURN_SECONDS: Final = 120
-"""How long the whole of a turn may take: one that hangs ends the run of nobody else."""
+"""The time-out of a whole turn: a peer that hangs does not end the run of the others."""
 
 
 class Session:
-    """A peer that is up. Jobs are named by whatever the peer names them by; times are the caller's to take."""
+    """A running peer. Jobs have the peer's own ids; the caller measures times."""
 
     most_output: float = math.inf
-    """In bytes, of one job."""
+    """In bytes, for one job."""
 
     most_waits: float = math.inf
-    """How often in a turn it is worth while to wait for the end of a job; few for one that takes a second for each."""
+    """How many ends of jobs are awaited in a turn; few for a peer that takes a second for each."""
 
     def resume(self) -> None:
-        """Come back from ``rest``."""
+        """Continue after ``rest``."""
 
     def rest(self) -> None:
-        """Take no processor time until ``resume``: it is somebody else's turn."""
+        """Use no processor time until ``resume``: it is another peer's turn."""
 
     def turn(self, measure: Callable[[], float]) -> Callable[[], float]:
-        """Return ``measure`` for a peer that rests while it is not its turn."""
+        """Return ``measure`` for a peer that rests outside its turn."""
 
         def take() -> float:
             self.resume()
@@ -66,37 +66,37 @@ class Session:
         return take
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
-        """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, and return when the exit of each is on record."""
+        """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, and return when the exit of each is recorded."""
         raise Cannot("runs no jobs")
 
     def start(self, argv: Sequence[str]) -> str:
-        """Start a job and return its id as soon as it is accepted."""
+        """Start a job and return its id as soon as the peer accepts it."""
         raise Cannot("has no start that returns")
 
     def wait(self, job: str) -> None:
-        """Return when the job has ended, as soon as the peer lets one know."""
+        """Return when the job has ended, as soon as the peer reports that."""
         raise Cannot("has no wait")
 
     def output(self, job: str) -> bytes:
-        """Return what the job wrote to stdout."""
+        """Return the stdout of the job."""
         raise Cannot("keeps no output")
 
     def status(self, job: str) -> object:
-        """Ask for the state of a job."""
+        """Query the state of a job."""
         raise Cannot("knows no single job")
 
     def list(self) -> int:
-        """Ask for all jobs and return how many were told."""
+        """Query all jobs and return their number."""
         raise Cannot("has no list of jobs")
 
     def stop(self, job: str) -> None:
-        """Stop a job, and return when the peer says that it is stopped."""
+        """Stop a job, and return when the peer reports that it is stopped."""
         raise Cannot("has no stop")
 
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Give up a turn that does not end. It is the main thread's, so an alarm gets it out of any call."""
+    """Abort a turn that does not end. It runs in the main thread, so an alarm interrupts any call."""
 
     def too_late(*_: object) -> None:
         reason = f"was not done within {_TURN_SECONDS} s"
@@ -112,7 +112,7 @@ def _patience() -> Iterator[None]:
 
 
 class _AbsentSession(Session):
-    """Of a peer that did not come up: a dash in every table, with the reason."""
+    """A peer that did not start: a dash in every table, with the reason."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -126,11 +126,11 @@ class _AbsentSession(Session):
 
 @contextmanager
 def brought_up(peer: Peer, folder: Path, flight: int, tell: Callable[[str], object]) -> Iterator[Session]:
-    """Bring a peer up; whatever goes wrong with its coming and going is its own and nobody else's."""
+    """Start a peer; an error of its start or its end does not affect other peers."""
     with ExitStack() as stack:
         try:
             session = stack.enter_context(peer.opened(folder, flight))
-        except Exception as error:  # noqa: BLE001  # what others may raise is not known
+        except Exception as error:  # noqa: BLE001  # other exceptions of peers are not known
             session = _AbsentSession(str(error) if isinstance(error, Cannot) else f"did not come up: {error!r}"[:200])
         try:
             yield session
@@ -142,7 +142,7 @@ def brought_up(peer: Peer, folder: Path, flight: int, tell: Callable[[str], obje
 
 
 class PausedSession(Session):
-    """Of a program that polls: it is stopped by a signal while others are measured."""
+    """A program that polls: a signal stops it while other peers are measured."""
 
     def __init__(self, daemon: subprocess.Popen[Any]) -> None:
         self._daemon = daemon
@@ -155,7 +155,7 @@ class PausedSession(Session):
 
 
 class Peer(Protocol):
-    """Something that runs commands for others.
+    """Runs commands for its users.
 
     Attributes:
         name: as the tables show it.
@@ -173,11 +173,11 @@ class Peer(Protocol):
         """
 
     def opened(self, folder: Path, flight: int) -> AbstractContextManager[Session]:
-        """Bring it up in ``folder``, with room for ``flight`` jobs at a time; it is gone at the end."""
+        """Start it in ``folder``, with room for ``flight`` jobs at a time; it is ended at the end."""
 
 
 def own_environment(folder: Path, **others: str) -> dict[str, str]:
-    """Return the environment for a peer that is to leave nothing outside ``folder``."""
+    """Return an environment with which a peer leaves nothing outside ``folder``."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
     return {**kept, "HOME": str(folder), "TMPDIR": str(folder), **others}
 
@@ -198,7 +198,7 @@ def debian_version(package: str, program: str) -> str:
 
 
 def every_peer() -> list[Peer]:
-    """Return all that there are, installed or not; those that everything is held against come first."""
+    """Return all peers, installed or not, limits first."""
     from benchmarks.peers.baselines import Bare, Original
     from benchmarks.peers.managers import Circus, Supervisord
     from benchmarks.peers.mcp_servers import McpBackgroundJob

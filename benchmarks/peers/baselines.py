@@ -1,4 +1,4 @@
-"""What the machine can do at all, and the way of a server that keeps a file for each job and looks at all of them."""
+"""The limits of the machine, and a server that scans a file for each job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORIGINAL: Final = "a file a job, scanned"
 
 
 class Bare:
-    """Nothing but ``posix_spawn`` and ``waitpid``; a single job by ``subprocess.Popen``, as Python programs do."""
+    """Only ``posix_spawn`` and ``waitpid``; a single job uses ``subprocess.Popen``, as Python programs do."""
 
     name = BARE
     about = "`os.posix_spawn` and `os.waitpid` in a loop, single jobs by `subprocess.Popen`; nothing is recorded"
@@ -33,7 +33,7 @@ class Bare:
         return platform.python_version()
 
     @contextlib.contextmanager
-    def opened(self, folder: Path, flight: int) -> Iterator[Session]:  # it keeps nothing
+    def opened(self, folder: Path, flight: int) -> Iterator[Session]:  # it stores nothing
         yield _BareSession()
 
 
@@ -74,9 +74,9 @@ class _BareSession(Session):
 class Original:
     """The method of the first supervisor of this kind, in a few lines.
 
-    ``Popen`` with ``start_new_session``, a ``meta.json`` a job, at every start a look at all of them to keep
-    no more than ``cap``, and a poll every second to see whether a job has ended. What is dropped is moved
-    aside and not deleted, since deleting would slow down whoever comes after it on the same file system.
+    It has ``Popen`` with ``start_new_session``, a ``meta.json`` for each job, a scan of all of them at every start to
+    keep no more than ``cap``, and a poll every second for ended jobs. A dropped job is moved
+    aside and not deleted, since a deletion would slow down the next peer on the same file system.
     """
 
     name = ORIGINAL
@@ -99,7 +99,7 @@ class Original:
 class OriginalSession(Session):
     """One workspace of it."""
 
-    most_waits = 5  # it looks every second
+    most_waits = 5  # it polls every second
 
     def __init__(self, folder: Path, cap: int) -> None:
         self._jobs = folder / "jobs"
@@ -110,7 +110,7 @@ class OriginalSession(Session):
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def fill(self, count: int) -> None:
-        """Enter finished jobs that were never run."""
+        """Enter finished jobs without running them."""
         for number in range(count):
             job = uuid.uuid4().hex
             (self._jobs / job).mkdir()
@@ -126,7 +126,7 @@ class OriginalSession(Session):
         return meta
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
-        """Run them; how it polls is left out, or that second would be all there is to see."""
+        """Run them without its poll, which would dominate the result."""
         started = 0
         begun: list[str] = []
         while started < jobs or begun:
@@ -172,7 +172,7 @@ class OriginalSession(Session):
         return len([self.status(job.name) for job in self._jobs.iterdir()])
 
     def stop(self, job: str) -> None:
-        """Signal the process group, as it did: SIGTERM, five seconds, SIGKILL."""
+        """Signal the process group, as that supervisor did: SIGTERM, five seconds, SIGKILL."""
         process = self._running[job]
         for number in (15, 9):
             with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
-"""Docket and its worker in a process of their own: ``python -m benchmarks.peers.docket_program URL FLIGHT``.
+"""Docket and its worker in one process: ``python -m benchmarks.peers.docket_program URL FLIGHT``.
 
-Reads a JSON array a line, the name of what to do and what it is done with, and answers each with a line.
+Reads one JSON array a line, an action and its arguments, and answers each with a line.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from docket import Docket, Worker
 
 
 async def run_command(argv: list[str]) -> None:
-    """Be the task: run a command to its end."""
+    """The task: run a command to its end."""
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL)
     try:
         code = await process.wait()
     finally:
-        if process.returncode is None:  # it was cancelled; the command is what there is to stop
+        if process.returncode is None:  # the task was cancelled, so the command has to be stopped
             process.kill()
     if code != 0:
         raise AssertionError(code)
 
 
 async def answer(queue: Docket, what: str, given: list[Any]) -> object:
-    """Do what was asked."""
+    """Run one request."""
     match what:
         case "run_all":
             argv, jobs, flight = given
@@ -55,7 +55,7 @@ async def _work(queue: Docket, argv: list[str], left: Iterator[int]) -> None:
 
 async def main(url: str, flight: int) -> None:
     """Serve until stdin ends."""
-    often = timedelta(milliseconds=5)  # by default it looks every 250 ms
+    often = timedelta(milliseconds=5)  # the default is to poll every 250 ms
     pace: Any = {"minimum_check_interval": often, "scheduling_resolution": often}
     async with Docket(name="benchmark", url=url) as queue, Worker(queue, concurrency=flight, **pace) as worker:
         queue.register(run_command)

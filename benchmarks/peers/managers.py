@@ -1,4 +1,4 @@
-"""Process managers, which keep programs up: ``supervisord`` and ``circusd``, each told to run something once."""
+"""Process managers, which keep programs running: ``supervisord`` and ``circusd``, each used to run a command once."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["Circus", "Supervisord"]
 
 _ENDED: Final = {"EXITED", "FATAL", "STOPPED"}
 _LONGEST_JOB_SECONDS: Final = 60.0
-"""A GiB takes one of these half a minute."""
+"""One of these takes half a minute for a GiB."""
 
 
 @contextlib.contextmanager
 def _daemon(argv: Sequence[str], folder: Path, socket_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a daemon in the foreground, from when its socket is there; it is ended by its pid."""
+    """Run a daemon in the foreground, from the time when its socket exists; it is ended by its pid."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             argv, cwd=folder, env=own_environment(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -65,7 +65,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _UnixTransport(xmlrpc.client.Transport):
-    """Keeps its connection, as ``supervisorctl`` does not."""
+    """Keeps its connection, unlike ``supervisorctl``."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 
 
 class Supervisord:
-    """Programs are slots in its configuration; a job is one run of a slot, of which only the latest is remembered."""
+    """Programs are slots in its configuration; a job is one run of a slot. Only the latest run is remembered."""
 
     name = "supervisord"
     about = (
@@ -156,7 +156,7 @@ class _SupervisordSession(PausedSession):
             batch = [free.pop() for _ in range(min(len(free), left))]
             calls = [{"methodName": "supervisor.startProcess", "params": [slot, False]} for slot in batch]
             calls += [{"methodName": "supervisor.getProcessInfo", "params": [slot]} for slot in running]
-            # It answers with bare values, which xmlrpc.client.MultiCall does not know what to make of.
+            # It answers with bare values, which xmlrpc.client.MultiCall does not accept.
             answers: Any = self._proxy.system.multicall(calls)
             for started in answers[: len(batch)]:
                 if started is not True:
@@ -173,7 +173,7 @@ class _SupervisordSession(PausedSession):
 
     def start(self, argv: Sequence[str]) -> str:
         slot = f"{self._group(argv, 1)}:0"
-        self._ask.startProcess(slot, False)  # to wait fails for a command that has ended by then
+        self._ask.startProcess(slot, False)  # to wait fails if the command has ended by then
         return slot
 
     def status(self, job: str) -> Mapping[str, Any]:
@@ -182,7 +182,7 @@ class _SupervisordSession(PausedSession):
 
     def wait(self, job: str) -> None:
         while self.status(job)["statename"] not in _ENDED:
-            pass  # there is no other way; each question is one of its own
+            pass  # there is no other interface; each query is a request of its own
 
     def output(self, job: str) -> bytes:
         return (self._folder / f"{job.replace(':', '-')}.out").read_bytes()
@@ -195,7 +195,7 @@ class _SupervisordSession(PausedSession):
 
 
 class Circus:
-    """A watcher for each job, which does not start its process again; ends are events and are not recorded."""
+    """A watcher for each job, without respawn; ends are events and are not recorded."""
 
     name = "circus"
     about = "a watcher for each job, without respawn, told over its socket; an end is an event, and on no record"
@@ -235,14 +235,14 @@ class _CircusSession(PausedSession):
         self._events.setsockopt(zmq.SUBSCRIBE, b"watcher.")
         self._events.connect(f"ipc://{folder}/events")
         self._ended: dict[str, int] = {}
-        self.wait(self.start(["true"]))  # the subscription is up once an event has come through
+        self.wait(self.start(["true"]))  # the subscription works once an event has arrived
 
     def close(self) -> None:
         self._client.stop()
         self._events.close(linger=0)
 
     def _hear(self) -> None:
-        """Take in the next end of a process."""
+        """Receive the next end of a process."""
         if not self._events.poll(_LONGEST_JOB_SECONDS * 1e3):
             raise Cannot("the end of a job was never told")
         topic, body = self._events.recv_multipart()

@@ -1,4 +1,4 @@
-"""``mcp-background-job``: jobs in the memory of an MCP server, asked over stdio."""
+"""``mcp-background-job``: jobs in the memory of an MCP server, over stdio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.wire import Wire
 __all__ = ["McpBackgroundJob"]
 
 _MOST_OUTPUT: Final = 100 << 20
-"""More it cannot be told to keep."""
+"""The largest size that it can be configured to keep."""
 
 
 def _program() -> str:
@@ -31,7 +31,7 @@ def _program() -> str:
 
 
 class McpBackgroundJob:
-    """A server with tools; whether a job has ended is asked again and again."""
+    """A server with tools; an end is found by polling."""
 
     name = "mcp-background-job"
     about = "`execute_command` and `get_job_status` over stdio, as there is no wait; it keeps its jobs in memory"
@@ -59,7 +59,7 @@ class McpBackgroundJob:
             )
         try:
             session = _McpSession(Wire(process, "stdio"))
-            session.list()  # coming up takes it seconds
+            session.list()  # its start takes seconds
             yield session
         finally:
             process.kill()
@@ -95,7 +95,7 @@ class _McpSession(Session):
 
     def wait(self, job: str) -> None:
         while (status := self.status(job)) == "running":
-            pass  # there is no other way; each question is one of its own
+            pass  # there is no other interface; each query is a request of its own
         if status != "completed":
             raise AssertionError(status)
 

@@ -1,4 +1,4 @@
-"""Queues for the shell: ``tsp`` and ``nq``, one process of theirs for each thing that is asked."""
+"""Queues for the shell: ``tsp`` and ``nq``, with one client process for each query."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_KEPT: Final = 100_000
 
 
 def _spawn_all(argv: Sequence[str], jobs: int, flight: int, environment: Mapping[str, str]) -> None:
-    """Run ``argv`` again and again, ``flight`` at a time, as cheaply as can be."""
+    """Run ``argv`` repeatedly, ``flight`` at a time, as cheaply as possible."""
     program = shutil.which(argv[0]) or argv[0]
     quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     started = done = 0
@@ -70,7 +70,7 @@ class _TaskSpoolerSession(Session):
     def await_end(socket: Path) -> None:
         give_up = time.monotonic() + 5
         while socket.exists() and time.monotonic() < give_up:
-            time.sleep(0.01)  # it says of itself that there is no way to know
+            time.sleep(0.01)  # by its own words there is no way to know
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
         before = self.list()
@@ -107,7 +107,7 @@ class _TaskSpoolerSession(Session):
 
 
 class Nq:
-    """Files that are locked; no server. A queue runs one job at a time, so there are as many as jobs in flight."""
+    """Locked files, without a server. A queue runs one job at a time, so there are as many queues as jobs in flight."""
 
     name = "nq"
     about = "a directory for each job in flight, as a queue runs one at a time; `nq -w` waits for what was queued"
@@ -135,7 +135,7 @@ class _NqSession(Session):
         return own_environment(self._folder, NQDIR=str(queue))
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
-        self._round += 1  # a queue opens the files of all that were ever in it, so each round has new ones
+        self._round += 1  # a queue opens the files of all its past jobs, so each round has new queues
         queues = [self._folder / f"queue-{self._round}-{number}" for number in range(flight)]
         for number in range(jobs):
             _spawn_all(["nq", "-q", *argv], 1, 1, self._environment(queues[number % flight]))
@@ -168,7 +168,7 @@ class _NqSession(Session):
         subprocess.run(argv, env=self._environment(path.parent), check=True, timeout=patience)
 
     def output(self, job: str) -> bytes:
-        lines = Path(job).read_bytes().split(b"\n", 1)[1]  # the first is the command
+        lines = Path(job).read_bytes().split(b"\n", 1)[1]  # the first process is the command
         return lines.partition(b"\n\n[exited")[0]
 
     def status(self, job: str) -> object:
@@ -186,7 +186,7 @@ class _NqSession(Session):
 
     def close(self) -> None:
         for job in self._started:
-            if self.status(job) == 0:  # it has ended, and its pid may be somebody else's by now
+            if self.status(job) == 0:  # it has ended, and another process may have its pid by now
                 continue
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(job.rpartition(".")[2]), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""``docket``, which fastmcp-tasks stands on: here a task that runs a command, kept in memory or on Redis."""
+"""``docket``, on which fastmcp-tasks is built: a task that runs a command, stored in memory or on Redis."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROOT = str(Path(__file__).parents[2])
 
 @contextlib.contextmanager
 def _process(argv: Sequence[str], folder: Path, **streams: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in a session of its own, which is killed at the end with all that is in it."""
+    """Run a program in a session of its own, and kill the whole session at the end."""
     environment = own_environment(folder, PYTHONPATH=_ROOT)
     with (folder / f"{Path(argv[0]).name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -43,7 +43,7 @@ def _process(argv: Sequence[str], folder: Path, **streams: Any) -> Iterator[subp
 
 @contextlib.contextmanager
 def _redis(folder: Path) -> Iterator[str]:
-    """Run a Redis of our own on a unix socket, durable as far as it goes: every write is appended to a file."""
+    """Run a Redis on a unix socket, as durable as possible: every write is appended to a file."""
     path = folder / "redis.sock"
     argv = ["redis-server", "--port", "0", "--unixsocket", str(path), "--appendonly", "yes", "--dir", str(folder)]
     with _process(argv, folder, stdout=subprocess.DEVNULL) as process:
@@ -52,11 +52,11 @@ def _redis(folder: Path) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise Cannot("redis-server did not come up")
             time.sleep(0.02)
-        yield f"unix://{path}?max_connections=1000"  # by default 100, for all of its tasks and whoever waits
+        yield f"unix://{path}?max_connections=1000"  # the default is 100, for all of its tasks and waiting clients
 
 
 class Docket:
-    """A worker beside its queue, in a process of their own."""
+    """A worker next to its queue, in one process."""
 
     def __init__(self, *, on_redis: bool) -> None:
         self._on_redis = on_redis
