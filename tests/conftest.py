@@ -1,4 +1,4 @@
-"""What all tests share: a private state root, and the guard against processes left behind."""
+"""Shared by all tests: a private state root, and a guard against processes left behind."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import attrs
 import hypothesis
 import pytest
 
-# Tests may import helpers as `tests.…`. At the end of the path, so that what is tested is what was installed.
+# Tests may import helpers as `tests.…`. It is last in the path, so that the installed package is tested.
 sys.path.append(str(Path(__file__).parents[1]))
 
 PROC = Path("/proc")
 
-# Inherited by every job that is given the environment of the tests, wherever it hides.
+# Inherited by every job with the environment of the tests, in any session.
 SESSION_VARIABLE = "TRIO_SUPERVISOR_TEST_SESSION"
 SESSION = uuid.uuid4().hex
 os.environ[SESSION_VARIABLE] = SESSION
 
 PATIENCE_SECONDS = 5.0
 
-# A busy machine is no failure of a property.
+# A busy machine must not fail a property.
 hypothesis.settings.register_profile(
     "patient",
     parent=hypothesis.settings(),
@@ -49,17 +49,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
-    """How many rounds a chaos test runs."""
+    """The number of rounds of a chaos test."""
     given: int = request.config.getoption("--rounds")
     return given
 
 
 @pytest.fixture
 def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a private state root, which is also the one that children and defaults find."""
+    """Make a private state root, which children and defaults find, too."""
     root = tmp_path / "state"
     root.mkdir(mode=0o700)
-    root.chmod(0o700)  # whatever the umask
+    root.chmod(0o700)  # for any umask
     monkeypatch.setenv("SUPERVISOR_STATE_DIR", str(root))
     return root
 
@@ -78,7 +78,7 @@ def _module(path: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A Slurm cluster of our own on loopback, see ``slurm/cluster.py``; only with ``--slurm``."""
+    """A Slurm cluster on loopback, see ``slurm/cluster.py``; only with ``--slurm``."""
     if not request.config.getoption("--slurm"):
         pytest.skip("needs a Slurm cluster: run it with --slurm, or by `nox -s slurm`")
     with _module(SLURM / "cluster.py").running() as made:
@@ -86,7 +86,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 class FakeSlurm:
-    """Slurm's commands as ``slurm/fake_slurm`` has them, in a directory that stands first on PATH."""
+    """Slurm's commands, imitated by ``slurm/fake_slurm``, in a directory that is first on PATH."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -94,18 +94,18 @@ class FakeSlurm:
             (directory / name).symlink_to(SLURM / "fake_slurm")
 
     def arrange(self, trouble: str, text: str = "") -> None:
-        """Have something go wrong, see ``slurm/fake_slurm``."""
+        """Let Slurm fail in a way, see ``slurm/fake_slurm``."""
         (self.directory / trouble).write_text(text, encoding="utf-8")
 
     def mend(self, trouble: str) -> None:
         (self.directory / trouble).unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Start the jobs that wait."""
+        """Start the waiting jobs."""
         subprocess.run([self.directory / "release"], check=True)
 
     def calls(self, name: str) -> list[str]:
-        """Return how a command was called, so far."""
+        """Return the calls of a command so far."""
         path = self.directory / "calls"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [line for line in lines if line.partition(" ")[0] == name and not line.endswith("--version")]
@@ -113,7 +113,7 @@ class FakeSlurm:
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """Have an imitation of Slurm on PATH."""
+    """Put an imitation of Slurm on PATH."""
     directory = tmp_path / "slurm"
     directory.mkdir()
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
@@ -122,7 +122,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 @pytest.fixture
 def slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have a Slurm on PATH: an imitation, or with ``--slurm`` a real one."""
+    """Put a Slurm on PATH: an imitation, or with ``--slurm`` a real one."""
     if not request.config.getoption("--slurm"):
         return request.getfixturevalue("fake_slurm")
     cluster = request.getfixturevalue("cluster")
@@ -133,7 +133,7 @@ def slurm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
 
 @attrs.frozen
 class Stray:
-    """A process of ours that should be gone."""
+    """A process of this test session that should have ended."""
 
     pid: int
     what: str
@@ -144,9 +144,9 @@ def _pids() -> frozenset[int]:
 
 
 def _stray(pid: int, temporary: str) -> Stray | None:
-    """Return the process if it is a keeper or a marked job of this very test session.
+    """Return the process if it is a keeper or a marked job of this test session.
 
-    Others may run their tests on this machine at the same time, so a mark alone is not enough.
+    Other test sessions may run on this machine at the same time, so a mark alone is not enough.
     """
     process = PROC / str(pid)
     try:
@@ -154,7 +154,7 @@ def _stray(pid: int, temporary: str) -> Stray | None:
         environment = process.joinpath("environ").read_bytes().split(b"\0")
         links = [os.readlink(process / name) for name in ("cwd", "fd/1", "fd/2") if os.path.lexists(process / name)]
     except OSError:
-        return None  # ended meanwhile, or somebody else's
+        return None  # it has ended, or another user's process has its pid
     ours = (
         os.fsencode(temporary) in command
         or f"{SESSION_VARIABLE}={SESSION}".encode() in environment
@@ -169,7 +169,7 @@ def _stray(pid: int, temporary: str) -> Stray | None:
 
 
 def _left_behind(pids: frozenset[int], temporary: str) -> list[Stray]:
-    """Wait for the processes of ours among ``pids``; return, after ending them, those that stayed."""
+    """Wait for the processes of this session among ``pids``; end those that stay, and return them."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     stayed: list[Stray] = []
     for pid in sorted(pids):
@@ -180,7 +180,7 @@ def _left_behind(pids: frozenset[int], temporary: str) -> list[Stray]:
         except OSError:
             continue
         try:
-            stray = _stray(pid, temporary)  # once more, now that the pid cannot be another's
+            stray = _stray(pid, temporary)  # again, now that the pid cannot be another process's
             if stray is None:
                 continue
             poll = select.poll()
@@ -195,14 +195,14 @@ def _left_behind(pids: frozenset[int], temporary: str) -> list[Stray]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where bytecode is not to stand beside the sources, keep it elsewhere: each program would compile us anew."""
+    """If bytecode may not be written beside the sources, write it elsewhere: each program would compile the package."""
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         os.environ["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
 
 
 @pytest.fixture(autouse=True)
 def _no_process_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail a test that leaves a keeper or a job running; two listings of ``/proc`` when it does not."""
+    """Fail a test that leaves a keeper or a job running; a test that does not costs two listings of ``/proc``."""
     before = _pids()
     yield
     new = _pids() - before
@@ -213,7 +213,7 @@ def _no_process_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_left_at_the_end(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Look once more, at every process there is: one that outlived its test may have had children."""
+    """Check all processes once more: a process that outlived its test may have had children."""
     yield
     stayed = _left_behind(_pids() - {os.getpid()}, str(tmp_path_factory.getbasetemp()))
     if stayed:

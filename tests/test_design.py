@@ -1,4 +1,4 @@
-"""docs/design.md names what is there: the files of the package, and the files on disk."""
+"""docs/design.md names files that exist: the files of the package, and the files on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_each_term_has_one_definition() -> None:
 
 
 def _patterns(title: str) -> list[str]:
-    """Return the names of one table of files, each as a regular expression."""
+    """Return the names in one table of files, each as a regular expression."""
     section = PAGE.partition("\n## On disk\n")[2].partition("\n## ")[0].partition(f"\n{title}:\n")[2].lstrip("\n")
     table = section.partition("\n\n")[0]
     names = [
@@ -51,14 +51,14 @@ IN_SHARED = _patterns("In the shared directory of a cluster")
 
 
 def _files(directory: Path) -> Iterator[str]:
-    """Yield the names of files and links below ``directory``; the files of a copied keeper are one."""
+    """Yield the names of files and links below ``directory``; the files of a copied keeper count as one."""
     for path in directory.rglob("*"):
         if path.is_symlink() or not path.is_dir():
             yield re.sub(r"^(\.keeper-[^/]+)/.*", r"\1", path.relative_to(directory).as_posix())
 
 
 def _unnamed(names: Iterator[str], where: list[str], jobs: str, inside: list[str]) -> list[str]:
-    """Return the names that no table has: those below a job directory are looked for in ``inside``."""
+    """Return the names that no table has; ``inside`` is for names in a job directory."""
     left = []
     for name in names:
         below = re.fullmatch(rf"{jobs}/([^/]+)", name)

@@ -1,4 +1,4 @@
-"""What the pages in ``docs/`` show is so: their programs run, their tables and pictures are those of the code."""
+"""The pages in ``docs/`` are true: their programs run, and their tables and pictures agree with the code."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RUNS = ROOT / "tests/interpret/fixtures"
 
-# <!-- file: NAME --> a file to be made, <!-- run --> a program, <!-- sh --> a script for a shell, <!-- prints --> what
-# the one before it prints, <!-- not run: WHY --> what nobody can run here
+# <!-- file: NAME --> a file to write, <!-- run --> a program, <!-- sh --> a shell script, <!-- prints --> the output
+# of the block before it, <!-- not run: WHY --> a block that cannot run here
 BLOCK = re.compile(
     r"^<!-- (?P<what>file: (?P<name>\S+)|run|sh|prints) -->\n```\w+\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
@@ -37,7 +37,7 @@ NAVIGATION = re.findall(r"^\w+$", (DOCS / "index.md").read_text(encoding="utf-8"
 
 
 def _install(directory: Path) -> None:
-    """Make what installing the distribution in ``directory`` would: its entry points can be found."""
+    """Write the metadata of an installed distribution into ``directory``, so that its entry points are found."""
     project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     where = directory / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     where.mkdir()
@@ -94,7 +94,7 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAVIGATION)
 def test_every_program_on_a_page_is_run(name: str) -> None:
-    """Or its page says why not."""
+    """A block that is not run has a mark that says why."""
     text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     shown = [block for block in FENCED.finditer(text) if block["language"] in {"python", "py", "sh", "bash", "toml"}]
     assert [block[0] for block in shown if not MARK.fullmatch(block["above"])] == []
@@ -191,7 +191,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 def test_nothing_is_exported_by_accident() -> None:
-    """What a user can reach as an attribute of the package: its names, its own modules, and nothing else."""
+    """The public attributes of the package are its names and its modules."""
     program = """
         import json, pkgutil, types
         import supervisor

@@ -17,7 +17,7 @@ EXCEPTED = re.compile(r"""\bNOBODY\b|"nobody"|`nobody`|https?://\S+""")
 
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
-# The number of hidden subjects that each room, or page, may have. A number may only become smaller.
+# The most hidden subjects that each room or page may have. A number may only become smaller.
 LIMITS = {
     "cli": 16,
     "docs": 3,
@@ -41,7 +41,7 @@ LIMITS = {
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Yield each file with the name of its room: the first name below ``supervisor``, ``docs``, or a page."""
+    """Yield each file with its room: the first name below ``supervisor``, ``docs``, or a page."""
     for path in sorted((ROOT / "supervisor").rglob("*.py")):
         yield path.relative_to(ROOT / "supervisor").parts[0].removesuffix(".py"), path
     for path in sorted((ROOT / "docs").rglob("*")):

@@ -1,4 +1,4 @@
-"""Each file imports only from rows above it in the map, wherever in it the import stands."""
+"""Each module imports only from rooms below its own, at the top and in functions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from supervisor.engines.staging import KEEPER_FILES
 
-# The rooms from the bottom up: a module imports only from its own room and from rooms above this line in the list,
-# that is, below it in the building. A room is a package or a module under `supervisor`.
-# The map in `supervisor/__init__.py` and the one in docs/design.md are held to this table.
+# The rooms from the bottom up: a module imports only from its own room and from rooms before it in this list.
+# A room is a package or a module under `supervisor`.
+# The map in `supervisor/__init__.py` and the one in docs/design.md are compared with this table.
 ROOMS = (
     "_version",
     "errors",
@@ -41,20 +41,20 @@ ROOMS = (
     "load",
     "cli",
     "__main__",
-    "__init__",  # the front door: it shows the others to users, and no module of ours goes through it
+    "__init__",  # the front door: users import from it, and no module of the package does
 )
 RANK = {room: rank for rank, room in enumerate(ROOMS)}
 
 # For users and for tests; no other module may depend on them.
 FOR_USERS = {"testing", "__main__", "__init__"}
 
-# What the keeper runs (`python -I -S`, without site-packages), alone on other machines.
+# The program of the keeper (`python -I -S`, without site-packages), alone on other machines.
 STDLIB_ONLY = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in KEEPER_FILES}
 
 # Used by some commands only, and slow to import.
 HEAVY = ("click", "hypercorn", "importlib.metadata", "mcp", "opentelemetry", "rich", "starlette", "structlog")
 
-# What only an extra installs, and tests may have to do without.
+# Extras install these, and tests must run without them.
 EXTRAS = ("hypercorn", "mcp", "opentelemetry", "starlette")
 
 
@@ -80,7 +80,7 @@ in_every_module = pytest.mark.parametrize("module", MODULES)
 
 
 def _room(module: str) -> str:
-    """Return the room that ``module`` (its name below ``supervisor``) belongs to: the longest name that fits."""
+    """Return the room of ``module`` (its name below ``supervisor``): the longest name that matches."""
     pieces = [*module.split("."), "__init__"]
     for length in range(len(pieces), 0, -1):
         room = ".".join(pieces[:length])
@@ -94,7 +94,7 @@ def _room(module: str) -> str:
 
 
 def _imports(source: str, package: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, absolute module name) for every import in ``source``, those in functions included."""
+    """Yield (line, absolute module name) for every import in ``source``, also those in functions."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import():
@@ -119,7 +119,7 @@ def _imports_of(module: str) -> list[tuple[int, str]]:
 
 
 def _ours(name: str) -> str | None:
-    """Return the name below ``supervisor``, or ``None`` for a module that is not ours."""
+    """Return the name below ``supervisor``; ``None`` for other modules."""
     first, _, rest = name.partition(".")
     return (rest or "__init__") if first == "supervisor" else None
 
@@ -158,7 +158,7 @@ def test_every_room_exists() -> None:
 
 
 def _circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Return the sets of modules that reach one another, each once (Tarjan's strongly connected components)."""
+    """Return the strongly connected components with a circle (Tarjan's algorithm)."""
     order: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []
@@ -242,7 +242,7 @@ def _run(program: str, *arguments: str) -> str:
 
 
 def test_every_module_can_be_the_first_that_is_imported() -> None:
-    """A package's ``__init__`` runs before each of its modules, so rows alone do not rule out cycles."""
+    """A package's ``__init__`` runs before each of its modules, so the table alone does not rule out circles."""
     names = ["supervisor" if name == "__init__" else f"supervisor.{name}" for name in MODULES]
     program = """
         import importlib, json, sys

@@ -1,4 +1,4 @@
-"""Every event that the package logs is in the vocabulary, at its level and with its facts, and nothing else is."""
+"""Every logged event is in the vocabulary, with its level and its facts, and the vocabulary has no other events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Yield (place, level, call) for each call of the package that logs something."""
+    """Yield (place, level, call) for each call of the package that logs."""
     for path in sorted(PACKAGE.rglob("*.py")):
         if path == PACKAGE / "log.py":
             continue
@@ -47,7 +47,7 @@ def test_the_vocabulary_holds_nothing_else() -> None:
 
 
 def test_nothing_is_logged_past_the_vocabulary() -> None:
-    """Who writes to the standard logger by themselves: only who configures it for the command line."""
+    """Only the module that configures the logger for the command line writes to the standard logger."""
     with_logging = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
@@ -58,7 +58,7 @@ def test_nothing_is_logged_past_the_vocabulary() -> None:
         "log.py",
         "cli/front.py",
         "mcp_server/transports/http.py",
-    }  # the last hands Hypercorn a logger
+    }  # the last one passes a logger to Hypercorn
 
 
 def test_events_of_a_job_bear_its_id() -> None:

@@ -1,4 +1,4 @@
-"""What a supervisor counts, and what it looks at when it is asked."""
+"""The counts of a supervisor, and the values that ``metrics()`` computes."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ async def test_jobs_are_counted_by_state(settings: Settings) -> None:
         assert (metrics.subscribers, metrics.unread_events) == (
             1,
             6 * 3 - 2,
-        )  # one was never running, one has not ended
+        )  # one never ran, one has not ended
         await sup.cancel(lasting.job_id)
 
 
 async def test_a_launch_under_way_is_queued(settings: Settings, mock_clock: MockClock) -> None:
-    """The clock is moved by hand, since workspaces are looked at in threads, for which no clock waits."""
+    """The test moves the clock, since workspaces are resolved in threads, for which no clock waits."""
     engine = FakeEngine(Script(launch_seconds=3, seconds=None))
     async with open_supervisor(settings, engine=engine) as sup, trio.open_nursery() as nursery:
         nursery.start_soon(sup.start, ["tool"])

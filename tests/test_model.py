@@ -75,7 +75,7 @@ ERROR_JSON = {
 }
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-# The wire carries milliseconds.
+# JSON has milliseconds.
 times = st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda when: when.replace(microsecond=when.microsecond // 1000 * 1000),
 )
@@ -116,12 +116,12 @@ jobs = st.builds(
 
 
 def through_json(shape: object) -> Any:
-    """Return what a program at the other end reads, where JSON proper is all there is."""
+    """Return what a strict JSON reader gets."""
     return json.loads(json.dumps(shape, allow_nan=False))
 
 
 def plain(shape: object) -> bool:
-    """Tell whether all of it is of the very types that JSON has: no enum, no tuple, no subclass."""
+    """Whether all of it has the types of JSON: no enum, tuple or subclass."""
     if type(shape) is dict:
         return all(type(key) is str and plain(held) for key, held in shape.items())
     if type(shape) is list:
@@ -184,7 +184,7 @@ def test_a_value_is_passed_through_untouched() -> None:
         deep = [deep]
     value = {"whole": 1.0, "deep": deep}
     assert to_json(Result(job_id=JOB_ID, kind="json", value=value, job=DONE))["value"] is value
-    while deep:  # freed level by level, since the interpreter's own way recurses
+    while deep:  # freed level by level, since the interpreter frees it recursively
         deep = deep.pop()
 
 
@@ -288,7 +288,7 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
 
 
 def test_the_options_of_a_job_are_the_attributes_of_a_spec() -> None:
-    """With their types; a ``None`` for labels and engine options stands for none, and a path for its text."""
+    """The types differ as documented: ``None`` for labels and engine options means none, a path means its text."""
     wider = {"workspace": "str | os.PathLike[str]"}
     wider |= {name: f"Mapping[str, {held}] | None" for name, held in [("labels", "str"), ("engine_options", "Any")]}
     types = {name: wider.get(name, held) for name, held in JobSpec.__annotations__.items() if name != "argv"}

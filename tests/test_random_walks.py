@@ -1,6 +1,6 @@
-"""Random walks over the public API, held against a model that knows nothing of states, rows or records.
+"""Random walks over the public API, compared with a model that has no states, rows or records.
 
-The model is a list of jobs as a user would remember them. It is written from the contract alone.
+The model is a list of jobs as a user would remember them. Its source is the contract alone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Known:
 
 
 class Walk:
-    """Takes steps with the real thing and with the model side by side."""
+    """Takes each step with a supervisor and with the model."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -68,11 +68,11 @@ class Walk:
     # ------------------------------------------------------------ the model
 
     def kept(self) -> list[Known]:
-        """What has not expired."""
+        """Jobs that have not expired."""
         return [job for job in self.known if job.ended_at + TTL > self.offset]
 
     def evict(self, workspace: str) -> None:
-        """Fetched ones go first, then the oldest; a live one never."""
+        """Fetched jobs go first, then the oldest; an unfinished job stays."""
         ended = [job for job in self.kept() if job.workspace == workspace and not job.live]
         ended.sort(key=lambda job: (not job.fetched, job.number))
         for job in ended[: max(0, len(ended) - CAP)]:
@@ -143,7 +143,7 @@ class Walk:
             self.known.remove(job)
 
     async def check(self, sup: supervisor.Supervisor, gone: set[str]) -> None:
-        """Everything that can be asked has the answer that the model gives."""
+        """Every query has the answer that the model gives."""
         kept = self.kept()
         for job in kept:
             found = await sup.status(job.job_id)
@@ -200,7 +200,7 @@ def test_random_walks(walk_steps: list[tuple[Any, ...]]) -> None:
         real, boot = time.time_ns, processes.boottime_ns
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(time, "time_ns", lambda: real() + int(walk.offset * 1e9))
-            # The boot clock goes on with it, for the time to live. To all others the machine would seem to have slept.
+            # The boot clock moves with it, for the time to live. Other readers would see a machine that has slept.
             passed = SimpleNamespace(boottime_ns=lambda: boot() + int(walk.offset * 1e9), boot_id=processes.boot_id)
             patched.setattr("supervisor.store.clock.processes", passed)
             trio.run(_go, walk, walk_steps, clock=walk.clock)

@@ -1,4 +1,4 @@
-"""Every command and snippet of the README does what it says."""
+"""Every command and snippet of the README works."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INSTALL_AND_RUN, INSTALL_AND_TEST = snippets("sh", "Two commands")
 
 @pytest.fixture
 def commands(tmp_path: Path) -> dict[str, str]:
-    """Give an environment in which ``supervisor`` and ``python`` are those under test."""
+    """Return an environment in which ``supervisor`` and ``python`` are those under test."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, arguments in {"supervisor": "-m supervisor", "python": ""}.items():
@@ -56,7 +56,7 @@ def run(script: str, environment: dict[str, str], directory: Path) -> str:
 
 
 def test_the_main_job_of_the_first_command(state_dir: Path, commands: dict[str, str], tmp_path: Path) -> None:
-    """Without its installing part, which ``test_the_first_command_whole`` has."""
+    """Without installation, which ``test_the_first_command_whole`` covers."""
     main_job = INSTALL_AND_RUN.rpartition(" && ")[2]
     assert '"installed"' in run(main_job, commands, tmp_path)
     assert "pip inspect" in run("supervisor list --all", commands, tmp_path)
@@ -65,7 +65,7 @@ def test_the_main_job_of_the_first_command(state_dir: Path, commands: dict[str, 
 
 def test_from_the_shell(state_dir: Path, commands: dict[str, str], tmp_path: Path) -> None:
     (script,) = snippets("sh", "From the shell")
-    # `wait` and `result` report a job that ended badly by their exit status, as the text says.
+    # `wait` and `result` report a failed job by their exit status, as the text says.
     lenient = re.sub(r"^(supervisor (?:wait|result)[^#\n]*)", r"\1 || test $? = 1 ", script, flags=re.MULTILINE)
     shown = run(lenient, commands, tmp_path)
     assert "running" in shown
@@ -101,7 +101,7 @@ def test_from_an_mcp_host(state_dir: Path, commands: dict[str, str], tmp_path: P
     (program,) = snippets("python", "From an MCP host")
     (tmp_path / "kinds.toml").write_text(kinds, encoding="utf-8")
     (tmp_path / "kinds.toml").chmod(0o600)
-    # A host passes a few variables of its own choosing; the test's state root is none of them.
+    # A host passes a few variables that it selects; the test's state root is not among them.
     args = 'args=["mcp", "--config", "kinds.toml"]'
     assert args in program
     passed = f"{args}, env={{name: os.environ[name] for name in ('PATH', 'PYTHONPATH', 'SUPERVISOR_STATE_DIR')}}"
@@ -114,7 +114,7 @@ def test_from_an_mcp_host(state_dir: Path, commands: dict[str, str], tmp_path: P
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    """Installed in the same way, called in the same way."""
+    """Both install and call pytest in the same way."""
     assert "install -e '.[test]'" in INSTALL_AND_TEST
     assert "--editable '.[test]'" in CI
     for text in (INSTALL_AND_TEST, CI):
@@ -123,7 +123,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 @pytest.mark.slow
 def test_the_first_command_whole(state_dir: Path, tmp_path: Path) -> None:
-    """As a newcomer does it: a clean tree, a new virtual environment, and the line as it stands."""
+    """In a clean tree with a new virtual environment, as a new user does it."""
     tree = tmp_path / "clone"
     shutil.copytree(ROOT / "supervisor", tree / "supervisor", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):

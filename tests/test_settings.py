@@ -21,7 +21,7 @@ from supervisor.settings import LOG_LEVELS, Settings, parse_seconds
 
 @attrs.frozen
 class Case:
-    """A setting, and values that show how it is read."""
+    """A setting, and values that show how it is parsed."""
 
     name: str
     variable: str

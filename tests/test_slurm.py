@@ -1,6 +1,6 @@
-"""Jobs on Slurm through the whole of the supervisor, against our imitation of its commands.
+"""Jobs on Slurm through the whole supervisor, against an imitation of Slurm's commands.
 
-The same on a real cluster, and what happens when parts of it die, stands in ``slurm/test_cluster.py``.
+``slurm/test_cluster.py`` has the same tests on a real cluster, and tests with parts of it killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PATIENCE = 30
 
 
 class Site:
-    """A shared directory on our imitation of a cluster."""
+    """A shared directory on an imitated cluster."""
 
     def __init__(self, slurm: Any, directory: Path) -> None:
         self.slurm = slurm
@@ -81,7 +81,7 @@ async def opened() -> AsyncGenerator[supervisor.Supervisor]:
 
 
 async def until(true: Callable[[], object]) -> None:
-    while not true():  # noqa: ASYNC110  # programs of others, which tell nobody
+    while not true():  # noqa: ASYNC110  # other programs, which send no event
         await trio.sleep(0.02)
 
 
@@ -249,7 +249,7 @@ async def test_a_job_that_waits_can_be_cancelled_even_out_of_reach(site: Site, w
             job = await sup.wait(begun.job_id)
         assert (job.status, job.reason, job.started_at) == (State.CANCELLED, Reason.CANCELLED, None)
         site.slurm.mend("down")
-        site.slurm.release()  # the claim keeps it from running, should Slurm start it all the same
+        site.slurm.release()  # the claim prevents it from running, should Slurm still start it
     assert not (site.work / "ran").exists()
     assert not (site.directory(begun) / "orders").exists()
 
@@ -294,8 +294,8 @@ async def test_a_submission_is_given_up_for_good(site: Site, monkeypatch: pytest
 async def test_a_submission_whose_answer_got_lost_is_not_called_failed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was accepted, and runs, while we have given up."""
-    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 4)  # it has to be claimed by then, however slow the machine is
+    """Slurm has accepted the job and runs it, while the supervisor has given up."""
+    monkeypatch.setattr(batch, "_SUBMIT_FOR_SECONDS", 4)  # it must be claimed by then, on the slowest machine
     site.slurm.arrange("mute")
     os.mkfifo(site.work / "fifo")
     async with opened() as sup:
@@ -308,7 +308,7 @@ async def test_a_submission_whose_answer_got_lost_is_not_called_failed(
 @pytest.mark.parametrize("reachable", [True, False])
 @pytest.mark.parametrize("way", ["library", "command line"])
 async def test_a_cancel_while_sbatch_is_under_way(site: Site, way: str, reachable: bool) -> None:  # noqa: FBT001
-    """It waits for nothing; if Slurm accepts the job all the same, the node finds it claimed."""
+    """The cancel waits for nothing. If Slurm still accepts the job, the node finds it claimed."""
     site.slurm.arrange("tarry" if reachable else "down")
     async with opened() as sup, trio.open_nursery() as nursery:
         nursery.start_soon(site.start, sup, "echo ran > ran")
@@ -357,7 +357,7 @@ async def test_out_of_reach_is_not_gone(site: Site) -> None:
 
 
 async def test_a_forgotten_submission_is_repeated(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a controller that was killed right after it had acknowledged it."""
+    """As by a controller that is killed right after its acknowledgement."""
     monkeypatch.setattr(batch, "_ABSENT_SECONDS", 0.2)
     site.slurm.arrange("forget")
     async with opened() as sup:
@@ -397,7 +397,7 @@ async def test_what_one_supervisor_left_the_next_one_goes_on_with(site: Site) ->
 
 
 async def test_a_supervisor_in_another_container_goes_on_with_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a local job it would have to keep its hands off."""
+    """A local job of another container would not be touched."""
     site.slurm.arrange("hold")
     async with opened() as sup:
         waiting = await site.start(sup, "exit 5")
@@ -477,7 +477,7 @@ async def test_a_shared_directory_that_is_away_loses_no_job(site: Site) -> None:
 
 
 async def test_one_request_serves_all_jobs(site: Site) -> None:
-    """The cost of a round does not grow with the number of jobs, as far as Slurm is concerned."""
+    """For Slurm the cost of a round does not grow with the number of jobs."""
     site.slurm.arrange("hold")
     async with opened() as sup:
         for _ in range(5):

@@ -8,7 +8,7 @@ ENDS = set(Event) - {Event.LAUNCHED, Event.LAUNCH_FAILED}
 
 
 def reachable(start: State) -> set[State]:
-    """Return the states that some chain of events leads to."""
+    """Return the states that are reached by some chain of events."""
     seen: set[State] = set()
     waiting = [start]
     while waiting:

@@ -1,4 +1,4 @@
-"""The fakes that users test with, where they do more than every engine has to."""
+"""The fakes for users' tests, where they do more than an engine must."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_time_goes_on_from_one_run_to_the_next(settings: Settings) -> None:
     async def go_on() -> None:
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, trio.testing.MockClock)
-        clock.jump(1000)  # before the engine sees this clock, so it is no time of its own
+        clock.jump(1000)  # before the engine reads this clock, so it does not count
         async with open_supervisor(settings, engine=engine) as sup:
             assert (await sup.status(ids[0])).status == "running"
             clock.jump(5.5)
@@ -223,7 +223,7 @@ async def test_a_deadline_goes_on_while_no_supervisor_is_open(
     async with open_supervisor(settings, engine=engine) as sup:
         ended = await sup.wait(early.job_id)
         assert (ended.status, ended.elapsed_ms) == ("timeout", 10_000)
-        # A janitor has it in care now, with what is left: 50 seconds, by a clock that loses some milliseconds.
+        # A janitor has adopted it with its remaining 50 seconds, by a clock that loses some milliseconds.
         mock_clock.jump(49)
         await trio.testing.wait_all_tasks_blocked()
         assert (await sup.status(late.job_id)).stop_requested is None

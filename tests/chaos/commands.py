@@ -1,7 +1,7 @@
-"""The commands that chaos runs: each with an outcome that is known beforehand, each leaving marks of its own.
+"""The commands of chaos: each has a known outcome and leaves marks of its own.
 
 A command appends ``begin PID JOB`` to its own file when it runs, and ``end exit N JOB`` or
-``end signal N JOB`` right before it ends that way. So what happened is known without asking anybody.
+``end signal N JOB`` right before it ends that way. These marks are evidence that is independent of the package.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 GRACE_SECONDS = 0.15
 
-# A job has the limits of its caller, which may be those of a scarce moment; the shell itself needs ten descriptors.
+# A job inherits the limits of its caller, perhaps those of a scarce moment; the shell itself needs ten descriptors.
 _LIMITS = "ulimit -S -n 256; ulimit -S -v unlimited; "
 _BEGIN = _LIMITS + 'm="$CHAOS_MARKS/$CHAOS_TOKEN"; printf "begin %s %s\\n" "$$" "$SUPERVISOR_JOB_ID" >>"$m"; '
 _DEAF = "trap '' TERM; "
 _REST = "while :; do sleep 0.3; done"
-# Away from the session, away from the parent, deaf; and with the leader, all at once.
+# In a session of its own, without its parent, ignoring SIGTERM; and with the leader, all at once.
 _ESCAPE = (
     "setsid sh -c 'trap \"\" TERM; while :; do sleep 0.3; done' & "
     '( ( setsid sh -c "while :; do sleep 0.3; done" & ) & ) ; '
@@ -26,10 +26,10 @@ _ESCAPE = (
 
 @dataclass
 class Command:
-    """A request to run, with what has to come of it.
+    """A command, with its expected outcome.
 
-    ``end`` is ``("exit", 3)``, ``("signal", 9)``, ``("launch", 127)`` for one that cannot be launched, or
-    ``None`` for one that never ends by itself. ``output`` is all that it writes to stdout.
+    ``end`` is ``("exit", 3)``, ``("signal", 9)``, ``("launch", 127)`` for a command that cannot be launched, or
+    ``None`` for one that never ends by itself. ``output`` is its whole stdout.
     """
 
     token: str
@@ -64,7 +64,7 @@ def _pause(rng: random.Random) -> str:
 
 
 def make(rng: random.Random) -> Command:
-    """Return a command at random."""
+    """Return a random command."""
     token = f"{rng.getrandbits(64):016x}"
     kind = rng.choices(
         ("exit", "signal", "output", "stdin", "sleeper", "deaf", "tree", "missing"),

@@ -1,15 +1,15 @@
 """The driver of chaos: ``python driver.py --rounds 300 [--scarce] [--seed S] [--only ROUND] [--point NAME]``.
 
-Each round has a state root of its own, on which several programs start, ask for, cancel, consume and
-prune jobs while somebody kills them, their keepers, or the jobs, at random moments and at failpoints
-(``points.py``). Then two fresh processes tell what is on record, and ``oracle.py`` compares that with what
-the commands themselves left behind. What a round does follows from the seed alone; what comes of
-it also depends on the machine's mood, which is the purpose.
+Each round has a state root of its own. On it several programs start, query, cancel, consume and prune jobs,
+while the driver kills them, their keepers, or the jobs, at random moments and at failpoints
+(``points.py``). Then two fresh processes report what is on record, and ``oracle.py`` compares that with the marks
+that the commands left. The actions of a round follow from the seed alone; the result
+also depends on the timing of the machine, which is the purpose.
 
 With ``--scarce`` descriptors, memory and disk also run out, at random moments and for a while, in supervisors,
 clients and keepers (``scarcity.py``). The same oracle judges.
 
-It is a subreaper, so that the orphans of killed keepers come to it, whether it reaps them at once or late.
+The driver is a subreaper, so it is the parent of orphans of killed keepers, whether it reaps them at once or late.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = sys.argv[sys.argv.index("--package") + 1] if "--package" in sys.argv else str(Path(__file__).parents[2])
-sys.path[:0] = [str(Path(__file__).parent), PACKAGE]  # installed or not, the package is the one that is tested
+sys.path[:0] = [str(Path(__file__).parent), PACKAGE]  # tests the package of this checkout, installed or not
 
 import commands  # noqa: E402  # found by the path above
 import points  # noqa: E402  # found by the path above
@@ -46,7 +46,7 @@ from oracle import Broken, Facts, read_lines  # noqa: E402  # found by the path 
 _TICK_SECONDS = 0.004
 _PATIENCE_SECONDS = 15.0
 _PR_SET_CHILD_SUBREAPER = 36
-# How Python says that it got no memory, in its own code or for a thread's stack; its host may end of that.
+# Python's messages for a lack of memory, in its own code or for a thread's stack; its host may end from that.
 _NO_MEMORY = (
     "MemoryError",
     "can't start new thread",
@@ -97,7 +97,7 @@ class Round:
         self.begin = time.monotonic()
         self.leaders: dict[str, int] = {}
         self.lazy = self.rng.random() < 0.3
-        # Each in turn, in an order of the seed's, with rounds in between that only chance strikes in.
+        # Each failpoint in turn, in an order from the seed, with purely random rounds between them.
         instants: list[str | None] = [*points.SUPERVISOR, *points.KEEPER]
         instants += [None] * (len(instants) // 4)
         random.Random(seed).shuffle(instants)
@@ -111,7 +111,7 @@ class Round:
     # ------------------------------------------------------------ the plan
 
     def plan(self) -> None:
-        """Decide what will happen when."""
+        """Decide the actions and their times."""
         rng = self.rng
         hosts = rng.choice((1, 2, 2))
         self.armed_share = rng.choice((0.5, 1.0))
@@ -159,7 +159,7 @@ class Round:
         self.until = rng.uniform(0.55, 0.8)
 
     def make(self) -> commands.Command:
-        """Return a command; on a small disk one that writes nothing, as its own output would be cut short there."""
+        """Return a command; on a small disk one without output, which could be cut short there."""
         while True:
             command = commands.make(self.rng)
             if self.disk is None or not command.output:
@@ -170,7 +170,7 @@ class Round:
         self.due.sort()
 
     def armed(self, number: int = 1) -> list[dict[str, Any]]:
-        """Return what a program is told to do to itself or its keeper; the first host may have to prepare the point."""
+        """Return the plan for a program or its keeper; the first host may have to prepare the point."""
         if number == 0 and self.point in points.PREPARED_BY:
             return [{"point": points.PREPARED_BY[self.point], "nth": self.rng.choice((1, 2)), "do": "both"}]
         if self.point is None or self.rng.random() > self.armed_share:
@@ -271,8 +271,8 @@ class Round:
     # ------------------------------------------------------------ what programs said
 
     def started(self, program: Program) -> None:
-        """Take the id from what ``supervisor start`` has printed: from then on it is acknowledged."""
-        with contextlib.suppress(OSError, ValueError, KeyError):  # killed before it could say anything
+        """Take the id from the output of ``supervisor start``: from then on the job is acknowledged."""
+        with contextlib.suppress(OSError, ValueError, KeyError):  # killed before it could print
             said = json.loads((self.directory / f"{program.name}.out").read_text())
             said = said.get("job", said)
             acks = self.facts.acked.setdefault(program.tokens[0], [])
@@ -293,7 +293,7 @@ class Round:
                         self.facts.events.append({"event": "consumed", **event})
 
     def read_logs(self) -> None:
-        """Read what supervisors have said so far."""
+        """Read the reports of supervisors so far."""
         known = {(ack["job_id"], ack.get("by")) for acks in self.facts.acked.values() for ack in acks}
         for program in self.programs:
             for event in read_lines(self.directory / f"{program.name}.log"):
@@ -352,7 +352,7 @@ class Round:
         else:
             keepers = sorted(points.keepers(str(self.root)))
             logs = {program.pid: self.directory / f"{program.name}.log" for program in self.programs if program.alive}
-            pids = [*(pid for pid, log in logs.items() if log.exists()), *keepers]  # those that are under way
+            pids = [*(pid for pid, log in logs.items() if log.exists()), *keepers]  # those that are active
             if not pids:
                 return
             pid = self.rng.choice(pids)
@@ -397,7 +397,7 @@ class Round:
                 file.write(self.rng.randbytes(size))
 
     def pump(self) -> None:
-        """Let a moment pass: start what is due, notice what has ended."""
+        """Let a moment pass: start programs that are due, notice processes that have ended."""
         time.sleep(_TICK_SECONDS)
         now = time.monotonic()
         while self.due and self.due[0][0] <= now - self.begin:
@@ -440,7 +440,7 @@ class Round:
             while True:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 if found is None or found.si_pid in own:
-                    return  # one of ours, which ``pump`` waits for
+                    return  # a program, which ``pump`` awaits
                 os.waitpid(found.si_pid, 0)
 
     def look_for_begin(self, token: str) -> None:
@@ -478,7 +478,7 @@ class Round:
     # ------------------------------------------------------------ the whole
 
     def run(self) -> None:
-        """Do it all; raises ``Broken``."""
+        """Run the round; raises ``Broken``."""
         self.plan()
         self.pump_until(lambda: time.monotonic() - self.begin > self.until and not self.due, "the schedule hangs")
         for program in self.programs:
@@ -486,7 +486,7 @@ class Round:
                 if self.rng.random() < 0.3:
                     self.kill("supervisor", program.pid)
                 else:
-                    with contextlib.suppress(BrokenPipeError):  # it is just being killed
+                    with contextlib.suppress(BrokenPipeError):  # it is being killed now
                         os.write(program.leave, b".")
         try:
             self.pump_until(lambda: not any(map(self.must_end, self.programs)), "they hang")
@@ -515,11 +515,11 @@ class Round:
         self.facts.check()
 
     def must_end(self, program: Program) -> bool:
-        """Whether a program is to end by itself: one that got no memory may wait for a thread that could not begin."""
+        """Whether a program is to end by itself: without memory it may wait for a thread that could not start."""
         return program.alive and program.pid not in self.facts.starved
 
     def inquire(self) -> None:
-        """Have fresh processes tell what is on record, and see that nothing is left."""
+        """Let fresh processes report what is on record, and check that no process is left."""
         facts = self.facts
         known = [ack["job_id"] for acks in facts.acked.values() for ack in acks]
         known += [(self.marks / token).read_text().split()[2] for token in facts.begun]
@@ -546,7 +546,7 @@ class Round:
         for path in self.root.glob("*-*/*/claim"):
             holder = os.readlink(path).split(".")
             facts.keepers[path.parent.name] = int(holder[1]) if holder[0] == "keeper" else None
-        for token in facts.shot:  # what such a leader has left behind has its keeper stay: it may write on
+        for token in facts.shot:  # the keeper stays while leftovers of such a leader may write
             for pid in programs.processes_of(token):
                 self.kill("left behind", pid)
         self.pump_until(lambda: not list(points.keepers(str(self.root))), "a keeper is left")
@@ -557,7 +557,7 @@ class Round:
                 raise Broken(message)
 
     def clean(self) -> list[int]:
-        """End whatever is left; returns what that was."""
+        """End all remaining processes, and return them."""
         left = []
         for program in self.programs:
             if program.alive:
@@ -594,14 +594,14 @@ def play(
     *,
     scarce: bool,
 ) -> tuple[Round, str | None]:
-    """Play one round; returns it with what broke."""
+    """Play one round; return it and its fault."""
     played = Round(seed, number, directory, point, scarce=scarce)
     broken: str | None = None
     try:
         played.run()
     except Broken as error:
         broken = str(error)
-    except Exception:  # noqa: BLE001  # a defect of the driver is one of the round
+    except Exception:  # noqa: BLE001  # a defect of the driver is a fault of the round
         broken = f"the driver failed:\n{traceback.format_exc()}"
     finally:
         played.clean()
@@ -609,7 +609,7 @@ def play(
 
 
 def main() -> int:
-    """Play rounds until one breaks or all are through."""
+    """Play rounds until one breaks or all are done."""
     parser = argparse.ArgumentParser(description="Kill at random, and look what is true afterwards.")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None)

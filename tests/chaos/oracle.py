@@ -1,7 +1,6 @@
-"""What must be true after a round, judged from what the commands, the programs and the kernel said.
+"""The invariants after a round, judged from the marks of commands, the reports of programs, and the kernel.
 
-Nothing of the package is asked here, and none of its code is used. ``Broken`` names the first
-invariant that does not hold.
+This file uses no code of the package. ``Broken`` names the first invariant that does not hold.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 from commands import GRACE_SECONDS, Command
 
 TERMINAL = frozenset({"done", "failed", "cancelled", "timeout"})
-SLACK_SECONDS = 1.5  # of a busy machine; what is late by more than this was not watched
+SLACK_SECONDS = 1.5  # on a busy machine; a longer delay means that it was not watched
 
 
 class Broken(Exception):
@@ -26,10 +25,10 @@ class Broken(Exception):
 
 @dataclass
 class Facts:
-    """Everything that was seen of a round from outside.
+    """Everything that was observed of a round from outside.
 
-    Times are those of the driver's monotonic clock. ``begun`` and ``ended`` are when the driver saw the
-    leader of a command; ``lives`` until when the supervisor that started it was there.
+    Times are those of the driver's monotonic clock. ``begun`` and ``ended`` are when the driver observed the
+    leader of a command; ``lives`` is until when the supervisor that started it was alive.
     """
 
     root: Path
@@ -87,7 +86,7 @@ class Facts:
                 raise Broken(message)
             token = by_job.get(job_id) or (job["argv"][-1] if job["argv"][-1] in self.commands else None)
             if token is None:
-                message = f"nobody asked for job {job_id}: {job}"
+                message = f"no program asked for job {job_id}: {job}"
                 raise Broken(message)
             command = self.commands[token]
             self._check_verdict(command, job, ran=job_id in begins[token], end=ends.get(job_id))
@@ -115,7 +114,7 @@ class Facts:
                 if ack["status"] == "running" and job_id not in begins[token] and job_id in judged:
                     job = judged[job_id]["job"]
                     # The shell may have been ended before its first line, or had no descriptor for its libraries, as a
-                    # keeper's child that was taken for the keeper; nothing else explains it.
+                    # keeper's child that was mistaken for the keeper; nothing else explains it.
                     if job["pid"] not in self.squeezed and job["reason"] in {"exited", "nonzero_exit", "launch_failed"}:
                         message = f"said to run and never ran: {self.commands[token].text}: {job}"
                         raise Broken(message)
@@ -162,7 +161,7 @@ class Facts:
             return
         if reason in {"cancelled", "deadline"}:
             if reason == "cancelled" and job_id not in self.cancelled:
-                message = f"cancelled, and nobody asked for that: {what}"
+                message = f"cancelled, and no program asked for that: {what}"
                 raise Broken(message)
             if reason == "deadline":
                 self._check_not_early(command, job, what)
@@ -177,7 +176,7 @@ class Facts:
             message = f"a reason that nothing explains: {what}"
             raise Broken(message)
         found = ("signal", job["signal"]) if job["signal"] is not None else ("exit", job["exit_code"])
-        # A keeper's child that was about to become the command may have been taken for the keeper.
+        # A keeper's child that was about to become the command may have been mistaken for the keeper.
         shot = command.token in self.shot or job["pid"] in self.killed
         wanted = ("signal", 9) if shot else end
         if found != wanted and not (shot and found == end) and job["pid"] not in self.squeezed:
@@ -189,9 +188,9 @@ class Facts:
             raise Broken(message)
 
     def _ran_again(self, token: str) -> bool:
-        """Whether there is a second job of a command, which is right if its first was consumed and its key free again.
+        """Whether there is a second job of a command: its first was consumed, so its key is free again.
 
-        When a leader began and ended the driver knows of the first only.
+        The driver knows the leader's times only for the first.
         """
         try:
             return (self.marks / token).read_text().count("begin ") > 1
@@ -205,10 +204,10 @@ class Facts:
         ended = self.ended.get(command.token)
         if ended is not None and not self._ran_again(
             command.token
-        ):  # such a command writes nothing after its first mark, whose time is thus that of the file
+        ):  # such a command writes nothing after its first mark, so the file's time is that of the mark
             begun = (self.marks / command.token).stat().st_mtime - time.time() + time.monotonic()
             # It was spawned a little before it wrote, or long before: a keeper's child that was about to
-            # become the command may have been taken for the keeper, and held.
+            # become the command may have been mistaken for the keeper, and stopped.
             if ended - begun < command.deadline - 0.1 - self.held.get(job["pid"], 0):
                 message = f"stopped {command.deadline - (ended - begun):.2f} s before its deadline: {what}"
                 raise Broken(message)
@@ -222,8 +221,8 @@ class Facts:
             raise Broken(message)
         token = command.token
         lives, ended = self.lives.get(token, 0.0), self.ended.get(token)
-        # Only a supervisor that was told of the launch while the command ran holds on to the process: if the keeper was
-        # killed before it had answered, the evidence tells of the launch, perhaps after the command's end. When that
+        # Only a supervisor that learned of the launch while the command ran holds a pidfd. If the keeper was
+        # killed before it answered, the evidence reveals the launch, perhaps after the command's end. When that
         # was, the driver notes a little later.
         told = ended is not None and any(
             ack["status"] == "running" and ack.get("at", 0.0) < ended - 0.1 for ack in self.acked.get(token, ())
@@ -258,7 +257,7 @@ class Facts:
                 raise Broken(message)
 
     def _check_seen(self, judged: dict[str, Any]) -> None:
-        """Check what programs were told meanwhile: an end that was told never changes, a cancelled tree is gone."""
+        """Check the reports of programs: a reported end does not change, and a cancelled tree has ended."""
         for event in self.events:
             if event["event"] in {"seen", "cancelled"} and event["status"] in TERMINAL and event["job_id"] in judged:
                 now = judged[event["job_id"]]["job"]
@@ -293,7 +292,7 @@ class Facts:
         if ended is None or self._keeper_killed(job_id):
             return
         late = ended - begun - command.deadline - GRACE_SECONDS - self.paused
-        supervised = self.lives.get(token, 0.0) < ended  # its supervisor went before: the keeper acts 2 s late at most
+        supervised = self.lives.get(token, 0.0) < ended  # its supervisor died before: the keeper acts at most 2 s late
         if late > SLACK_SECONDS + (2.0 if supervised and self.lives.get(token, 0.0) > begun else 0.0):
             message = f"deadline missed by {late:.2f} s: {command.text}"
             raise Broken(message)

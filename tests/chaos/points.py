@@ -1,8 +1,8 @@
-"""Failpoints: the instants at which a process may be killed, held up, or have its peer killed.
+"""Failpoints: the instants at which a process may be killed or paused, or have its peer killed.
 
 They are put around functions of the package from outside, in the processes of these tests only.
-So they cost the package nothing and there is no door in it by which anybody could open one. Every
-point names its seam; a seam that is gone fails ``install``, so a rename cannot disarm a point unseen.
+So they cost the package nothing, and the package itself has no way to arm one. Every
+point names its seam; a seam that is missing fails ``install``, so a rename cannot disarm a point silently.
 
 Standard library only: the keeper of these tests (``keeper/entry.py``) loads this file too.
 
@@ -127,18 +127,18 @@ KEEPER: dict[str, Seam] = {
     "keeper.telling": ("after", "keeper.loop:Keeper", "_settled", None),
 }
 
-# Reached only by a registry that has to be made anew; the driver damages it in those rounds.
+# Reached only by an index that has to be created; the driver damages it in those rounds.
 HEALING = tuple(name for name in SUPERVISOR if name.startswith(("heal.", "recover.")))
 
-# Reached only by who takes care of jobs without a keeper; the driver kills keepers early in those rounds.
+# Reached only by a process that supervises jobs without a keeper; the driver kills keepers early in those rounds.
 ORPHANS = tuple(name for name in SUPERVISOR if name.startswith(("stop.", "exit.")) and name != "stop.nudged")
 
-# Reached only after somebody was killed at another point, together with his keeper.
+# Reached only after a supervisor was killed at another point, together with its keeper.
 PREPARED_BY = {"rule.claimed": "start.committed", "adopt.marked": "keeper.spawned"}
 
 
 def keepers(root: str, parent: int | None = None) -> Iterator[int]:
-    """Yield the pids of keepers on a root, of one supervisor or of all."""
+    """Yield the pids of the keepers on a state root, of one supervisor or of all."""
     wanted = None if parent is None else b"CHAOS_PARENT=%d" % parent
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
@@ -150,13 +150,13 @@ def keepers(root: str, parent: int | None = None) -> Iterator[int]:
 
 
 class Plan:
-    """What this process has been told to do, and at which hit of which point."""
+    """The actions of this process, and at which hit of which point each happens."""
 
     def __init__(self, *, keeper: bool) -> None:
         self.keeper = keeper
         self.steps: list[dict[str, Any]] = json.loads(os.environ.get("CHAOS_PLAN", "[]"))
         self.counts: dict[str, int] = {}
-        # Opened before anything can run out.
+        # opened before descriptors can run out
         self.hits = (
             os.open(os.environ["CHAOS_HITS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if self.steps else -1
         )
@@ -165,7 +165,7 @@ class Plan:
         self.counts[point] = self.counts.get(point, 0) + 1
         for step in self.steps:
             if step["point"] == point and step["nth"] == self.counts[point]:
-                with contextlib.suppress(OSError):  # no descriptor to look for a victim with: the moment passes
+                with contextlib.suppress(OSError):  # no descriptor to find a victim with: the moment passes
                     self.act(step)
 
     def act(self, step: dict[str, Any]) -> None:
@@ -236,7 +236,7 @@ def _wrap_statements(plan: Plan, point: str, owner: Any, name: str) -> None:
 
 
 def _during(flag: list[bool], owner: Any, name: str) -> None:
-    """Have ``flag`` up while a method runs."""
+    """Set ``flag`` while a method runs."""
     inner = getattr(owner, name)
 
     def outer(*args: Any, **named: Any) -> Any:
@@ -250,7 +250,7 @@ def _during(flag: list[bool], owner: Any, name: str) -> None:
 
 
 def install(seams: dict[str, Seam], modules: Callable[[str], Any], *, keeper: bool) -> None:
-    """Arm what the plan names."""
+    """Arm the points of the plan."""
     plan = Plan(keeper=keeper)
     names = {step["point"] for step in plan.steps}
     if not keeper:
@@ -264,7 +264,7 @@ def install(seams: dict[str, Seam], modules: Callable[[str], Any], *, keeper: bo
 
 
 def check() -> None:
-    """Raise ``AttributeError`` for a seam that is not there."""
+    """Raise ``AttributeError`` for a seam that is missing."""
     from importlib import import_module
 
     for _, path, name, _ in (*SUPERVISOR.values(), *KEEPER.values()):

@@ -1,6 +1,6 @@
-"""The programs that are killed: embedded supervisors and command lines, forked off the driver for speed.
+"""The programs that are killed: embedded supervisors and command lines, forked from the driver for speed.
 
-What they see goes line by line into a log of their own, so that nothing is lost when they are killed.
+Each writes its observations line by line into a log of its own, so that nothing is lost when it is killed.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Log:
 
 
 def processes_of(token: str) -> list[int]:
-    """Return the processes of a job, by a variable of ours in their environment; supervisor's own left out."""
+    """Return the processes of a job, by a variable of the tests in their environment, without those of supervisor."""
     found: list[int] = []
     wanted = f"CHAOS_TOKEN={token}".encode()
     try:
         names = os.listdir("/proc")
-    except OSError:  # a program that has run out of descriptors: the driver looks again at the end
+    except OSError:  # a program that has run out of descriptors: the driver checks again at the end
         return found
     for name in filter(str.isdecimal, names):
         with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
@@ -63,7 +63,7 @@ def processes_of(token: str) -> list[int]:
 
 
 def _tell_tasks(*_: object) -> None:
-    """Write what each task of Trio waits for to stderr: what a program that hangs is asked for."""
+    """Write to stderr what each task of Trio waits for; a program that hangs is asked for that."""
     lines: list[str] = []
 
     def walk(task: trio.lowlevel.Task, depth: int) -> None:
@@ -197,9 +197,9 @@ def host(
     def body(log: Log) -> int:
         try:
             trio.run(main, log)
-        except supervisor.SupervisorError as error:  # bare, so it could not be opened: of its tasks it would be a group
+        except supervisor.SupervisorError as error:  # bare, so opening failed: its tasks would raise a group
             log.note("unopened", code=error.code, message=error.message)
-        except OSError as error:  # Trio itself had no descriptor to begin with
+        except OSError as error:  # Trio itself had no descriptor
             log.note("unopened", code="", message=str(error))
         return 0
 
@@ -232,7 +232,7 @@ def starting(command: Command, stdin: Path) -> list[str]:
 
 
 def judge(root: Path, known: list[str], endless: set[str]) -> Callable[[Log], int]:
-    """Return a program that ends what would run for ever, waits for the rest, and tells what is on record."""
+    """Return a program that ends endless commands, waits for the others, and reports what is on record."""
 
     def body(log: Log) -> int:
         with Catalog(settings(root)) as catalog:

@@ -1,7 +1,7 @@
-"""What runs out in a scarce round: descriptors and memory of one process, the disk of the state root.
+"""The resources that run out in a scarce round: descriptors and memory of one process, the disk of the state root.
 
 Limits are those of the kernel (``prlimit``) and are lowered and raised while the process runs; a small disk is a tmpfs
-of the round's own. Each function returns the action that gives back what it has taken.
+of the round. Each function returns the action that restores the resource.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-_FULL: dict[tuple[str, int], tuple[int, int]] = {}  # the limits of a process before anything was taken from it
+_FULL: dict[tuple[str, int], tuple[int, int]] = {}  # the limits of a process before they were lowered
 _DISK = "size=4m,nr_inodes=2000,mode=0700"
 
 
 def squeeze(what: str, pid: int, *, spare: int) -> Callable[[], None]:
-    """Leave a process ``spare`` descriptors, or so many times 256 KiB; pass over one that is gone."""
+    """Leave a process ``spare`` descriptors, or so many times 256 KiB; ignore one that has ended."""
     number = resource.RLIMIT_NOFILE if what == "descriptors" else resource.RLIMIT_AS
     try:
         if what == "descriptors":
@@ -39,7 +39,7 @@ def squeeze(what: str, pid: int, *, spare: int) -> Callable[[], None]:
 
 
 class SmallDisk:
-    """A file system of 4 MiB below the state root, where one can be mounted; else nothing runs out there."""
+    """A file system of 4 MiB below the state root, if one can be mounted; otherwise the disk does not fill up."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -68,6 +68,6 @@ class SmallDisk:
         return give_back
 
     def unmount(self) -> None:
-        """Take it away with all that is on it."""
+        """Remove it with all files on it."""
         if self._mounted:
             subprocess.run(["umount", "-l", str(self._root)], check=True)

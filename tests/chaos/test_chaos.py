@@ -1,4 +1,4 @@
-"""Chaos: see ``driver.py``, which can be run by hand as well, and says there what a round is."""
+"""Chaos: see ``driver.py``, which describes a round and can be run by hand, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What chaos has found, each once more and without chance."""
+"""Defects that chaos has found, each reproduced without chance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from supervisor.system.observing import NotKnown
 
 
 def _ended_process() -> tuple[int, int]:
-    """Return a process that is gone, reaped and all."""
+    """Return a process that has ended and was reaped."""
     child = subprocess.Popen(["sleep", "60"])
     found = processes.read_process(child.pid)
     assert found is not None
@@ -43,7 +43,7 @@ def _directory(root: Path, job_id: str) -> Path:
 
 @pytest.fixture
 def orphan(tmp_path: Path) -> Path:
-    """A job directory whose command and keeper are gone, and that tells nothing of how it ended."""
+    """A job directory without records of the end, whose command and keeper have ended."""
     directory = tmp_path / ("0" * 31 + "1")
     directory.mkdir()
     pid, start = _ended_process()
@@ -107,7 +107,7 @@ async def test_a_watched_job_that_somebody_forgets_takes_nobody_along(
         with trio.fail_after(5):
             ended = await running.wait()
         assert ended.exit.exit_code is None
-        other = await engine.adopt(str(here), None)  # the engine goes on with all others
+        other = await engine.adopt(str(here), None)  # the engine continues with all others
         with trio.fail_after(5):
             assert (await other.wait()).exit.never_launched
         nursery.cancel_scope.cancel()
@@ -194,7 +194,7 @@ async def test_the_deadline_of_an_adopted_job_does_not_run_before_its_launch(sta
     async with supervisor.open_supervisor(settings) as sup:
         first = await sup.start(["true"], workspace=tmp_path)
         await sup.wait(first.job_id)
-        # A job that another supervisor has taken on and is slow to launch: this very process stands for it.
+        # A job that another supervisor has created and is slow to launch: this process stands for it.
         directory = _directory(state_dir, first.job_id)
         job_id = "f" * 32
         record = directory.joinpath("job.json").read_text().replace(first.job_id, job_id)
@@ -216,7 +216,7 @@ async def test_what_an_interrupted_forgetter_left_does_not_come_back(state_dir: 
         await sup.wait(job.job_id)
     with Catalog(settings) as catalog:
         row = catalog.row(job.job_id)
-        assert catalog.layout.discard(row.workspace_key, row.job_id)  # and killed before the row is deleted
+        assert catalog.layout.discard(row.workspace_key, row.job_id)  # killed before the row is deleted
         catalog.prune()
         assert catalog.list().jobs == ()
         with pytest.raises(supervisor.JobNotFound):

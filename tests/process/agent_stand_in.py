@@ -1,16 +1,16 @@
-"""A stand-in for an agent CLI: replays a captured run, with its timing, to whoever starts it.
+"""A stand-in for an agent CLI: replays a captured run, with its timing.
 
-Installed under the name of the program (``claude``, ``codex``) in front of everything on PATH.
-The environment says what it does:
+It is installed under the name of the program (``claude``, ``codex``), first on PATH.
+The environment configures it:
 
 ``STAND_IN_RUN``   the captured run: JSON with ``stdout``, ``stderr``, ``exit_code``, ``signals_sent``
 ``STAND_IN_UP``    a named pipe that gets its pid, on a line, once it can be signalled
 ``STAND_IN_GATE``  a named pipe; a line is read from it before each line of output, and before the end
 
-Without a gate the lines come when they came: by their own timestamps, the last one after the
-``duration_ms`` that it names. A run that ended by a signal waits for one. Signals have the effect
+Without a gate each line is written at its own timestamp, the last one after the
+``duration_ms`` in it. A run that ended by a signal waits for one. Signals have the effect
 that they have on ``claude``: SIGTERM and SIGHUP end it with a status, SIGINT with status 0 and
-without a word.
+without output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENDS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 0}
 
 
 def moments(lines: list[str]) -> Iterator[float]:
-    """Return for each line the seconds after the start at which it came."""
+    """Return for each line its time in seconds after the start."""
     first = None
     now = 0.0
     for line in lines:

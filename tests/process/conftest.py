@@ -1,4 +1,4 @@
-"""What the tests with real processes share: programs that can be killed, and ways to wait for what happens."""
+"""Shared by the tests with real processes: programs that can be killed, and ways to wait for events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from supervisor.jobs.catalog import Catalog
 from supervisor.system import processes
 
 HOST = Path(__file__).with_name("host.py")
-PACKAGE = Path(supervisor.__file__).parents[1]  # installed or not, programs use the one that is tested
+PACKAGE = Path(supervisor.__file__).parents[1]  # programs use the package of this checkout, installed or not
 PATIENCE = 20.0
 
 
@@ -33,12 +33,12 @@ def _wait_readable(descriptor: int, seconds: float) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Return what a program of ours is given as its environment."""
+    """Return the environment of a program of the tests."""
     return os.environ | {"PYTHONPATH": str(PACKAGE)}
 
 
 class Proc:
-    """A process held by its pidfd, so that it stays the same one whatever becomes of its number."""
+    """A process held by its pidfd: its pid may be reused."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -52,7 +52,7 @@ class Proc:
         return processes.is_alive(self.pid, self.start)
 
     def ended(self, seconds: float = PATIENCE) -> bool:
-        """Wait for its end; ``False`` if that does not come."""
+        """Wait for its end; ``False`` after a time-out."""
         return _wait_readable(self.descriptor, seconds)
 
     def send(self, number: int) -> None:
@@ -64,7 +64,7 @@ class Proc:
         assert self.ended(), f"process {self.pid} outlived SIGKILL"
 
     def reaped(self, seconds: float = PATIENCE) -> bool:
-        """Wait until not even a zombie is left; there is no event for that on every kernel."""
+        """Wait until it was reaped, too; there is no event for that on every kernel."""
         give_up = time.monotonic() + seconds
         while (found := processes.read_process(self.pid)) is not None and found.start == self.start:
             if time.monotonic() > give_up:
@@ -79,7 +79,7 @@ class Fifo:
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path, 0o600)
-        # For both directions, so that neither end ever waits for the other to open it.
+        # Opened in both directions, so that neither end ever waits for the other to open it.
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self._rest = b""
 
@@ -87,7 +87,7 @@ class Fifo:
         return str(self.path)
 
     def line(self, seconds: float = PATIENCE) -> str:
-        """Return the next line, waiting for it."""
+        """Wait for the next line and return it."""
         give_up = time.monotonic() + seconds
         while b"\n" not in self._rest:
             assert _wait_readable(self._descriptor, give_up - time.monotonic()), f"nothing came through {self.path}"
@@ -100,11 +100,11 @@ class Fifo:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing (more) has come."""
+        """Whether no (further) line has arrived."""
         return not self._rest and not _wait_readable(self._descriptor, 0)
 
     def open(self, times: int = 1) -> None:
-        """Let through who waits with ``read line < fifo``."""
+        """Release a process that waits in ``read line < fifo``."""
         os.write(self._descriptor, b"go\n" * times)
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Fifo:
 
 
 class Host:
-    """A program of its own that embeds a supervisor, see ``host.py``."""
+    """A program that embeds a supervisor, see ``host.py``."""
 
     def __init__(self, directory: Path, prefix: Sequence[str] = (), **options: Any) -> None:
         self._process = subprocess.Popen(
@@ -134,7 +134,7 @@ class Host:
         return self
 
     def ask(self, do: str, *args: Any, **named: Any) -> int:
-        """Make it call a method, and return at once."""
+        """Call a method in it, and return at once."""
         self._numbers += 1
         request = {"number": self._numbers, "do": do, "args": args, "named": named}
         assert self._process.stdin is not None
@@ -143,7 +143,7 @@ class Host:
         return self._numbers
 
     def answer(self, number: int) -> Any:
-        """Wait for what a call gave; for an error of ours, its code."""
+        """Wait for the result of a call; for a ``SupervisorError``, its code."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         give_up = time.monotonic() + PATIENCE
@@ -159,7 +159,7 @@ class Host:
         return answer.get("error") or answer["value"]
 
     def answered(self, number: int) -> bool:
-        """Whether the call has returned, going by what has arrived so far."""
+        """Whether the call has returned, as far as its answers have arrived."""
         assert self._process.stdout is not None
         return number in self._answers or _wait_readable(self._process.stdout.fileno(), 0)
 
@@ -172,7 +172,7 @@ class Host:
         return job_id
 
     def kill(self) -> None:
-        """SIGKILL the program and everything in its process group; jobs and keepers are in none of ours."""
+        """SIGKILL the program and its whole process group; jobs and keepers are not in it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._finish()
@@ -193,7 +193,7 @@ class Host:
 
 
 class World:
-    """A state root, its programs, and what is known about them from outside."""
+    """A state root, its programs, and what is observed of them from outside."""
 
     def __init__(self, root: Path, directory: Path) -> None:
         self.root = root
@@ -206,7 +206,7 @@ class World:
 
     @property
     def catalog(self) -> Catalog:
-        """What a command line has: no supervisor, and an answer to everything."""
+        """The catalog of the state root, as the command line uses it."""
         if self._catalog is None:
             self._catalog = self._undo.enter_context(Catalog(supervisor.Settings(state_dir=self.root)))
         return self._catalog
@@ -220,7 +220,7 @@ class World:
         return self.hosts(1, prefix, **options)[0]
 
     def hosts(self, count: int, prefix: Sequence[str] = (), **options: Any) -> list[Host]:
-        """Start several, side by side."""
+        """Start several at once."""
         made = [Host(self.directory, prefix, **options) for _ in range(count)]
         self._hosts += made
         return [host.ready() for host in made]
@@ -232,7 +232,7 @@ class World:
         return fifo
 
     def hold(self, pid: int) -> Proc:
-        """Hold on to a process by its pid."""
+        """Hold a process by its pid."""
         process = Proc(pid)
         self._undo.callback(os.close, process.descriptor)
         return process
@@ -246,15 +246,15 @@ class World:
         return records.read(str(self.job(job_id)), name)
 
     def leader(self, job_id: str) -> Proc:
-        """Hold on to the process of a running job."""
+        """Hold the process of a running job."""
         return self.hold((self.record(job_id, records.PROCESS) or {})["pid"])
 
     def keeper(self, job_id: str) -> Proc:
-        """Hold on to the keeper of a running job."""
+        """Hold the keeper of a running job."""
         return self.hold((self.record(job_id, records.PROCESS) or {})["keeper_pid"])
 
     def stop(self, process: Proc) -> None:
-        """SIGSTOP a process, to the end of the test at the latest."""
+        """SIGSTOP a process, until the end of the test at the latest."""
         process.send(signal.SIGSTOP)
         self._stopped.append(process)
 
@@ -263,7 +263,7 @@ class World:
             process.send(signal.SIGCONT)
 
     def close(self) -> None:
-        """End what is left: the programs, then the jobs, after which their keepers leave."""
+        """End the programs, then the jobs, after which their keepers exit."""
         for host in self._hosts:
             host.kill()
         for process in self._stopped:
@@ -276,7 +276,7 @@ class World:
 
 @pytest.fixture
 def world(state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A state root of its own, with a short grace; whatever runs on it at the end is ended."""
+    """A new state root with a short grace; all its processes are ended at the end."""
     monkeypatch.setenv("SUPERVISOR_STOP_GRACE_SECONDS", "0.3")
     directory = tmp_path / "work"
     directory.mkdir()

@@ -1,7 +1,7 @@
-"""A program that embeds a supervisor and does what it is told: a JSON request on each line of its input.
+"""A program that embeds a supervisor and serves requests: a JSON object on each line of its input.
 
-``{"number": 1, "do": "start", "args": [...], "named": {...}}`` calls that method; the answer bears the
-same number. ``abandon`` cancels a call that is under way. At the end of input it leaves its ``async with``.
+``{"number": 1, "do": "start", "args": [...], "named": {...}}`` calls that method; the answer has the
+same number. ``abandon`` cancels a running call. At the end of input the program leaves its ``async with``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file system that does not answer, as one on a network whose server has gone: a FUSE without its daemon."""
+"""A file system that does not answer, like one on a network whose server is down: FUSE without its daemon."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LOOKUP, _FORGET, _GETATTR, _OPEN, _INIT, _OPENDIR, _ACCESS, _INTERRUPT, _BATCH_
 
 
 class HungMount:
-    """Mounted on a directory until it is left.
+    """Mounted on a directory inside its block.
 
-    With ``program`` it answers until it is asked to open that file, an executable: then looking the program up
-    succeeds and exec hangs. Without, everything in it hangs.
+    With ``program`` it answers until that file, an executable, is opened: then looking the program up
+    succeeds and exec hangs. Without ``program`` every access hangs.
     """
 
     def __init__(self, point: Path, program: str | None = None) -> None:
@@ -29,7 +29,7 @@ class HungMount:
         self._program = program
         self._thread: threading.Thread | None = None
         self.asked = threading.Event()
-        """Whether it has been asked for something that it does not answer."""
+        """Whether a request has arrived that it does not answer."""
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
@@ -47,7 +47,7 @@ class HungMount:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Forced: whatever waits gets an error, and the device as well.
+        # Forced: waiting processes get an error, and so does the device.
         self._libc.umount2(os.fsencode(self.point), _FORCE)
         self._libc.umount2(os.fsencode(self.point), _DETACH)
         if self._thread is not None:

@@ -1,4 +1,4 @@
-"""Runs of agents from end to end: captured ones, replayed by a stand-in that is found on PATH."""
+"""Runs of agents from end to end: a stand-in on PATH replays captured runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STREAM_COST = 0.00036799999999999995
 
 @attrs.frozen
 class Expected:
-    """What a run should get, as ``docs/agents.md`` tells users."""
+    """The expected verdict of a run, as ``docs/agents.md`` has it."""
 
     exit: str
     state: str
@@ -77,7 +77,7 @@ def captured(name: str) -> dict[str, Any]:
 
 
 class Agent:
-    """The stand-in, under its names on PATH, and how it is told what to do."""
+    """The stand-in, under its names on PATH, and its configuration."""
 
     def __init__(self, world: World, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._world = world
@@ -90,12 +90,12 @@ class Agent:
         monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
 
     def plays(self, name: str) -> list[str]:
-        """Have it replay a run in its own time; return how it is called."""
+        """Let it replay a run with its own timing; return its command."""
         self._patch.setenv("STAND_IN_RUN", str(RUNS / f"{name}.json"))
         return [name.partition("/")[0], *("-p", "hi")]
 
     def plays_by_step(self, name: str) -> tuple[list[str], Fifo, Fifo]:
-        """Have it wait for a line before each of its own; return the call, the pipe for its pid, and the gate."""
+        """Let it wait for a line before each of its own; return the command, the pipe for its pid, and the gate."""
         up, gate = self._world.fifo(), self._world.fifo()
         self._patch.setenv("STAND_IN_UP", str(up))
         self._patch.setenv("STAND_IN_GATE", str(gate))
@@ -103,7 +103,7 @@ class Agent:
 
     @contextlib.contextmanager
     def supervisor(self, *words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the command line, to its end or to that of a failed block."""
+        """Run the command line, until it ends or the block fails."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, "-m", "supervisor", *words]
         with subprocess.Popen(command, **{**pipes, "env": self._world.environment, **options}) as process:
@@ -114,7 +114,7 @@ class Agent:
                 raise
 
     def only_result(self, detail: str | None = None) -> supervisor.Result:
-        """Return the result of the only job there is, as any other process would get it."""
+        """Return the result of the only job, as any other process gets it."""
         (job,) = self._world.catalog.list().jobs
         return self._world.catalog.result(job.job_id, detail=detail)
 
@@ -133,7 +133,7 @@ def test_seen_a_captured_run_from_end_to_end(agent: Agent, name: str) -> None:
     assert run["stderr"].encode() in err
     result = agent.only_result()
     expected.check(result)
-    if result.error is not None:  # an exit status of 1 does not say why
+    if result.error is not None:  # an exit status of 1 does not name the cause
         assert result.error.message.encode() in err
         assert result.error.repair.encode() in err
     if expected.reason == "reported_error":
@@ -146,7 +146,7 @@ async def test_seen_every_captured_run_gets_what_the_table_says(agent: Agent) ->
     async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
 
         async def play(name: str) -> None:
-            argv = agent.plays(name)  # read by the very next start
+            argv = agent.plays(name)  # the next start reads it
             environment = dict(os.environ)
             results[name] = await sup.run(argv, kind=argv[0], env=environment)
 
@@ -197,7 +197,7 @@ def test_seen_a_run_that_somebody_interrupts(
 
 
 def _steps(world: World, gate: Fifo, count: int, ends_with: bytes = b"\n") -> None:
-    """Let through so many lines, and wait until they are written."""
+    """Let so many lines through, and wait until they are written."""
     for _ in range(count):
         gate.open()
     (job,) = world.catalog.list().jobs
@@ -232,7 +232,7 @@ def test_seen_a_deadline_after_the_answer_keeps_its_cost(world: World, agent: Ag
     argv, up, gate = agent.plays_by_step("claude/stream")
     with agent.supervisor("run", "--kind", "claude", "--deadline", "3", "--", *argv) as process:
         up.number()
-        _steps(world, gate, 5)  # all of it, and it does not end
+        _steps(world, gate, 5)  # the whole output, without an end
         _, err = process.communicate(timeout=30)
     assert process.returncode == 124
     assert b"deadline" in err
@@ -247,7 +247,7 @@ def test_seen_a_deadline_after_the_answer_keeps_its_cost(world: World, agent: Ag
 
 
 def _killed_keeper(world: World, agent: Agent, lines: int, end: int | None) -> str:
-    """Play so much of a run, kill everything of ours, let it end (or end it), and return the job's id."""
+    """Play a part of a run, kill supervisor and keeper, let it end (or end it), and return the job's id."""
     argv, up, gate = agent.plays_by_step("claude/stream")
     with agent.supervisor("start", "--kind", "claude", "--", *argv) as process:
         out, _ = process.communicate(timeout=30)
@@ -261,7 +261,7 @@ def _killed_keeper(world: World, agent: Agent, lines: int, end: int | None) -> s
     else:
         leader.send(end)
     assert leader.ended()
-    assert leader.reaped()  # before that its exit code can still be read
+    assert leader.reaped()  # before that kernel the exit code can still be read
     return job_id
 
 
@@ -320,7 +320,7 @@ async def test_detail_of_an_answer_from_trio(agent: Agent) -> None:
         with pytest.raises(supervisor.InvalidArguments, match="'half'"):
             await sup.result(job_id, detail="half")
         plain = await sup.run(["echo", "x"])
-        assert (await sup.result(plain.job_id, detail="summary")).value == "x\n"  # it knows no levels
+        assert (await sup.result(plain.job_id, detail="summary")).value == "x\n"  # the kind has no levels
 
 
 # ------------------------------------------------------------ progress

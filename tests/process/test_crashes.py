@@ -1,6 +1,6 @@
 """The supervisor is disposable; jobs are not.
 
-"seen" and "peer" in a name are lines of what the first working whole must show, and of what goes wrong elsewhere.
+"seen" and "peer" in a name refer to requirements of the first version, and to defects of other tools.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEVEN = 'echo done; echo up > "$1"; read line < "$2"; exit 7'
 
 @pytest.fixture(scope="module")
 def kernel_tells() -> bool:
-    """Whether a pidfd gives the exit status of a process that somebody else has reaped (Linux 6.15)."""
+    """Whether a pidfd gives the exit status of a process that another process has reaped (Linux 6.15)."""
     pid = os.fork()
     if pid == 0:
         os._exit(3)
@@ -42,7 +42,7 @@ def kernel_tells() -> bool:
 
 
 def start_seven(world: World, host: Host) -> tuple[str, Proc]:
-    """Start a job that says done and waits; return its id and its process."""
+    """Start a job that prints done and waits; return its id and its process."""
     up, gate = world.fifo(), world.fifo()
     job_id = host.start("sh", "-c", SEVEN, "sh", str(up), str(gate))
     assert up.line() == "up"
@@ -91,7 +91,7 @@ def test_seen_keeper_killed_as_well_runs_then_honestly_lost_and_peer_10(world: W
     assert world.catalog.status(job_id).status == "running"
     world.gate.open()
     assert leader.ended()
-    assert leader.reaped()  # before that its exit code can still be read
+    assert leader.reaped()  # before that kernel the exit code can still be read
     job = world.catalog.status(job_id)
     assert (job.status, job.reason, job.exit_code, job.signal) == ("failed", "lost", None, None)
     error = world.catalog.result(job_id).error
@@ -120,7 +120,7 @@ async def test_seen_keeper_killed_a_living_supervisor_knows_the_exit_code(
     async with supervisor.open_supervisor() as sup:
         job = await sup.start(["sh", "-c", 'read line < "$1"; exit 7', "sh", str(gate)])
         world.keeper(job.job_id).kill()
-        again = await sup.start(["sh", "-c", "exit 3"])  # in the care of another keeper
+        again = await sup.start(["sh", "-c", "exit 3"])  # under another keeper
         assert (await sup.wait(again.job_id)).exit_code == 3
         assert (await sup.status(job.job_id)).status == "running"
         gate.open()
@@ -138,8 +138,8 @@ def test_seen_deadline_by_the_keeper_alone_and_peer_3(world: World) -> None:
     job_id = host.start("sleep", "600", deadline_seconds=0.6)
     leader, keeper = world.leader(job_id), world.keeper(job_id)
     host.kill()
-    assert leader.ended(3), "nobody polls, and it runs on"
-    assert keeper.ended()  # its last job has ended, so there is nothing left of ours
+    assert leader.ended(3), "it runs on although no process polls"
+    assert keeper.ended()  # its last job has ended, so keeper and supervisor have ended
     job = world.catalog.status(job_id)
     assert (job.status, job.reason) == ("timeout", "deadline")
     assert job.elapsed_ms < 2600
@@ -151,7 +151,7 @@ def test_deadline_at_the_next_contact_when_the_keeper_is_dead_too(world: World) 
     leader, keeper = world.leader(job_id), world.keeper(job_id)
     host.kill()
     keeper.kill()
-    assert not leader.ended(0.7)  # nobody is there to end it; the deadline has passed now
+    assert not leader.ended(0.7)  # there is neither keeper nor supervisor; the deadline has passed now
     job = world.catalog.status(job_id)
     assert not leader.alive
     assert (job.status, job.reason) == ("timeout", "deadline")
@@ -183,7 +183,7 @@ async def test_peer_7_reopening_adopts_what_runs_and_starts_no_second_copy(world
         assert again.job_id == job_id
         gate.open()
         with trio.fail_after(20):
-            async for event in events:  # nobody asks about it: it is watched because it was adopted
+            async for event in events:  # no call asks about the job: it is watched because it was adopted
                 if event.job_id == job_id and event.status.terminal:
                     break
         assert (event.status, event.job.exit_code) == ("done", 0)
@@ -259,7 +259,7 @@ def test_peer_16_supervisor_and_keeper_killed_during_a_stop(world: World, monkey
     host.kill()
     keeper.kill()
     assert leader.alive
-    job = world.catalog.status(job_id)  # the next contact ends what was begun
+    job = world.catalog.status(job_id)  # the next observer finishes the stop
     assert not leader.alive
     assert (job.status, job.reason) == ("cancelled", "cancelled")
 
@@ -319,7 +319,7 @@ def test_registry_says_running_and_the_machine_was_rebooted_since(world: World) 
     records.replace(str(world.job(job_id)), records.PROCESS, {**process, "boot": "0" * 32})
     job = world.catalog.cancel(job_id)
     assert (job.status, job.reason, job.exit_code) == ("failed", "lost", None)
-    assert leader.alive  # it has the recorded pid, and is of another boot as far as can be known
+    assert leader.alive  # it has the recorded pid, and may be of another boot
     leader.kill()
 
 
@@ -369,7 +369,7 @@ async def test_a_defect_around_a_launch_leaves_nothing_running_and_a_record_of_t
     assert exit_record
     for path in world.root.glob("registry.db*"):
         path.unlink()
-    with Catalog(supervisor.Settings()) as catalog:  # rebuilt from what the directory says
+    with Catalog(supervisor.Settings()) as catalog:  # rebuilt from the directory
         assert catalog.status(job_id).status.terminal
 
 

@@ -1,4 +1,4 @@
-"""A record that was damaged or that lies under a job that runs: the truth is told, and a cancel comes to its end."""
+"""A record of a running job is damaged or lies: the job's true state is reported, and a cancel completes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_one_without_its_mark_is_left_to_its_keeper(world: World) -> None:
     assert leader.ended(0)
 
 
-@pytest.mark.slow  # a keeper is trusted for two seconds
+@pytest.mark.slow  # an observer waits two seconds for a keeper
 @pytest.mark.parametrize("damage", [tear, remove])
 @cancelled
 def test_cancel_while_the_keeper_is_stopped_as_well(
@@ -178,7 +178,7 @@ def test_a_record_that_names_a_stranger_exactly(world: World, stranger: Proc, ke
 
 
 def test_an_exit_record_that_was_damaged_under_its_keeper_is_waited_for_no_longer(world: World) -> None:
-    """The keeper lives, and has written it once: it never will again."""
+    """The keeper lives, has written the record once, and will not write it again."""
     host = world.host()
     host.start("sleep", "600")
     ended = host.call("run", ["sh", "-c", "exit 3"])["job"]["job_id"]
@@ -206,7 +206,7 @@ def test_a_stop_request_that_makes_no_sense_keeps_nobody_from_being_stopped(worl
     jobs = [host.start("sleep", "600") for _ in range(3)]
     leaders = [world.leader(job_id) for job_id in jobs]
     (world.job(jobs[0]) / records.STOP).write_bytes(request_)
-    world.keeper(jobs[0]).send(signal.SIGUSR1)  # as whoever asks for a stop does
+    world.keeper(jobs[0]).send(signal.SIGUSR1)  # as a process that requests a stop does
     assert host.call("cancel", jobs[1])["status"] == "cancelled"
     assert [world.catalog.cancel(job_id).status for job_id in jobs] == ["cancelled"] * 3
     assert all(leader.ended(0) for leader in leaders)

@@ -1,4 +1,4 @@
-"""A disk without room, for bytes or for names: what is there is answered, and what runs can be ended."""
+"""A disk without room, for bytes or for names: queries work, and jobs can be ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM = [sys.executable, "-m", "supervisor"]
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state root on a file system of its own, of one MiB and 400 names."""
+    """A state root on a file system of one MiB and 400 names."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small file system")
     made = tmp_path / "disk"
@@ -138,7 +138,7 @@ def until(condition: Callable[[], object]) -> None:
 def test_where_not_even_a_stop_can_be_written_down_the_job_is_ended_and_that_is_said(
     root: Path, fill: Callable[[Path], None]
 ) -> None:
-    """More jobs than there are spare files: the processes end, and the call tells what is on record of that."""
+    """There are more jobs than spare files: the processes end, and the call reports what is on record."""
     job_id = start("sleep", "600")
     process = records.read(str(next(root.glob(f"*-*/{job_id}"))), records.PROCESS) or {}
     for spare in (root / records.SPARES).iterdir():
@@ -186,7 +186,7 @@ async def test_a_supervisor_that_is_opened_on_a_full_disk(root: Path, fill: Call
 
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have every new file of a record refused, with the first of these errors, while there is one."""
+    """Let every new file of a record fail with these errors, in turn."""
     errors: list[int] = []
     opened = os.open
 

@@ -1,4 +1,4 @@
-"""A file system that does not answer holds up the job that needs it, and nothing else."""
+"""A file system that does not answer delays only the job that needs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 30
 
 @pytest.fixture(params=["PATH", "program", "link", "interpreter"])
 def hung(request: pytest.FixtureRequest, world: World) -> Iterator[tuple[HungMount, list[str], dict[str, str]]]:
-    """A mount that hangs, and a command that needs it: to be found, to be loaded, behind a link, to be interpreted."""
+    """A mount that hangs, and a command that needs it: for look-up, for loading, behind a link, as interpreter."""
     point = world.directory / "mount"
     path = f"{point}:{os.environ['PATH']}"
     with HungMount(point, None if request.param == "PATH" else "program") as mount:
@@ -64,7 +64,7 @@ async def test_a_launch_that_hangs_delays_nothing_else(
             assert (await sup.run(["echo", "later"])).value == "later\n"
         assert ended.exit_code == 3
         assert len((await sup.list(state="queued")).jobs) == 3
-        mount.__exit__()  # what hangs gets an error, as when a mount is given up
+        mount.__exit__()  # waiting processes get an error, as when a mount is given up
         with trio.fail_after(PATIENCE):
             for job in (await sup.list()).jobs:
                 if job.argv == tuple(argv):
@@ -120,7 +120,7 @@ async def test_a_cancel_whose_exec_hangs_says_so_and_stays_requested(
         async with supervisor.open_supervisor() as sup:
             job = await sup.start([str(point / "program")])
             with trio.fail_after(PATIENCE):
-                await trio.to_thread.run_sync(mount.asked.wait)  # it does not come back, whatever signal is sent
+                await trio.to_thread.run_sync(mount.asked.wait)  # it does not return, with any signal
                 cancel = sup.cancel if way == "trio" else partial(trio.to_thread.run_sync, supervisor_catalog)
                 with pytest.raises(supervisor.JobRunning, match="its program is being loaded, process") as caught:
                     await cancel(job.job_id)
@@ -164,7 +164,7 @@ async def test_a_keeper_that_is_stopped_in_the_middle_of_a_launch_hangs_no_start
             assert (await sup.run(["echo", "after"])).value == "after\n"
             await sup.cancel(first.job_id)
     assert not ran.exists() or ran.read_text(encoding="ascii") == "x\n"
-    assert claimed or ran.exists()  # one that was claimed may have been spawned before its keeper saw the request
+    assert claimed or ran.exists()  # a claimed job may have been spawned before its keeper read the request
 
 
 def behind(point: Path) -> dict[str, str]:
@@ -194,7 +194,7 @@ async def test_hung_workspaces_hold_up_no_other(world: World) -> None:
 
 
 def test_the_mount_hangs(tmp_path: Path) -> None:
-    """What the others stand on: a look at what is in it does not return until it is given up."""
+    """The premise of the other tests: a listing of the mount does not return until it is given up."""
     point = tmp_path / "mount"
     with HungMount(point):
         child = os.fork()

@@ -1,4 +1,4 @@
-"""Which Python runs the keeper, and what is told when it cannot."""
+"""The Python that runs the keeper, and the error if it cannot."""
 
 from __future__ import annotations
 

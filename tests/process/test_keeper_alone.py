@@ -1,4 +1,4 @@
-"""The keeper needs nothing once it runs, and leaves when no job needs it."""
+"""The keeper needs nothing once it runs, and exits when no job needs it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_nothing_is_imported_after_the_greeting(
             assert (await sup.run(["echo", "x"])).value == "x\n"
             assert (await sup.run(["sh", "-c", "exit 3"])).job.exit_code == 3
             assert (await sup.run(["no-such-command-\u00e9"])).job.reason == "launch_failed"
-            many = [await sup.start(["sleep", "600"]) for _ in range(70)]  # so many that the kernel is asked to tell
+            many = [await sup.start(["sleep", "600"]) for _ in range(70)]  # so many that the keeper uses inotify
             late = await sup.start(["sleep", "600"], deadline_seconds=0.5)
             odd = await sup.start(["sleep", "600"])
             (world.job(odd.job_id) / records.STOP).write_text("{")

@@ -1,4 +1,4 @@
-"""What a command finds when it runs, what comes back when it cannot, and how its end is told."""
+"""The environment of a command, the errors of a launch, and the record of its end."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_files_are_private_under_any_umask_and_the_job_has_the_callers(world: Wo
     orphan = host.start("sleep", "600")
     keeper = world.keeper(orphan)
     keeper.kill()
-    assert host.call("cancel", orphan)["status"] == "cancelled"  # these records are written by the host itself
+    assert host.call("cancel", orphan)["status"] == "cancelled"  # the host itself writes these records
     assert (world.job(job["job_id"]) / records.STDOUT).read_text().split() == [
         f"{umask:04o}",
         f"{0o666 & ~umask:o}",
@@ -266,7 +266,7 @@ async def test_follow_gives_bytes_as_they_are_written_and_events_tell_every_chan
             async with sup.follow(job.job_id) as chunks:
                 async for chunk in chunks:
                     got += chunk
-                    if got.endswith(b"\n"):  # each word is seen before the next is written
+                    if got.endswith(b"\n"):  # each word is read before the next is written
                         await trio.to_thread.run_sync(told.line)
                         gate.open()
             async with sup.follow(job.job_id, stream="stderr") as chunks:

@@ -27,7 +27,7 @@ OLD = "started before"
 
 
 def started(world: World) -> tuple[str, Proc, Path]:
-    """Start a job whose supervisor and whose row say that it runs, and let go of it."""
+    """Start a job with a supervisor and a row that say that it runs, and close the supervisor."""
     done = cli(world, "start", "--key", OLD, "--", "sleep", "600")
     job_id = done.stdout.strip()
     assert world.catalog.status(job_id).status == "running"
@@ -75,7 +75,7 @@ def test_one_that_has_ended_unseen_is_lost(world: World, names: tuple[str, ...])
     assert error is not None
     assert (error.code, error.retryable, "never_launched" in error.details) == ("job_lost", False, False)
     again = cli(world, "start", "--key", OLD, "--", "sleep", "600")
-    assert again.stdout.strip() == job_id  # whether it did its work is not known
+    assert again.stdout.strip() == job_id  # whether it succeeded is not known
 
 
 @deleted
@@ -143,7 +143,7 @@ def test_what_is_behind_a_loop_of_links_is_not_there(tmp_path: Path) -> None:
     assert observing.find(str(loop)) is not None
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
-    assert not observing.is_absent(OSError(errno.ELOOP, "x"), str(link / "loop"))  # it is there itself
+    assert not observing.is_absent(OSError(errno.ELOOP, "x"), str(link / "loop"))  # the file itself exists
 
 
 # ---------------------------------------------------------------- what is not known now

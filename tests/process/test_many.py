@@ -57,9 +57,9 @@ def test_the_cap_is_kept_once_by_many(world: World, monkeypatch: pytest.MonkeyPa
         assert [host.answer(number)["value"] for host, number in asked] == ["x\n"] * 16
     asked = [(host, host.ask("prune")) for host in hosts]
     forgotten = [job_id for host, number in asked for job_id in host.answer(number)]
-    assert len(forgotten) == len(set(forgotten))  # of each only one says that it did it
+    assert len(forgotten) == len(set(forgotten))  # of each only one process reports that it pruned it
     kept = {job.job_id for job in world.catalog.list(state="done").jobs}
-    assert len(kept) == 5  # not more, and nobody has taken away too much
+    assert len(kept) == 5  # the cap holds, and no process has pruned too many
     for host in hosts:
         assert {job["job_id"] for job in host.call("list", state="done")["jobs"]} == kept
         assert host.call("status", live)["status"] == "running"
@@ -90,7 +90,7 @@ def test_two_hundred_waiters_on_one_job_in_several_processes(world: World) -> No
     job_id = hosts[0].start("sh", "-c", 'read line < "$1"; exit 3', "sh", str(gate))
     asked = [(host, host.ask("wait", job_id)) for host in hosts for _ in range(100)]
     for host in hosts:
-        host.call("status", job_id)  # answered after all of them have been taken in
+        host.call("status", job_id)  # answered after all of them have been received
         assert not any(host.answered(number) for _, number in asked)
     gate.open()
     assert {host.answer(number)["exit_code"] for host, number in asked} == {3}
@@ -111,7 +111,7 @@ async def test_a_reader_of_events_that_never_reads_delays_nobody(world: World) -
         after = await anext(slow)
         assert after.lagged > 0
         assert (await anext(deaf)).lagged > 0
-        assert (await anext(deaf)).lagged == 0  # it is told once
+        assert (await anext(deaf)).lagged == 0  # it is reported once
 
 
 # ---------------------------------------------------------------- load
@@ -264,7 +264,7 @@ async def test_reopening_a_root_with_ten_thousand_ended_and_a_thousand_running_j
             page = await sup.list(limit=1000)
             listed = time.monotonic() - begun
             assert len(page.jobs) == 1000
-            while not {*running} <= {*sup._registry.entries}:  # noqa: ASYNC110  # adoption tells nobody  # noqa: ASYNC110  # adoption tells nobody
+            while not {*running} <= {*sup._registry.entries}:  # noqa: ASYNC110  # adoption wakes no task
                 await trio.sleep(0.01)
             return opened, listed, time.monotonic() - begun
 

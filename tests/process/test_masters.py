@@ -1,4 +1,4 @@
-"""Several masters of one job: an embedded supervisor and the command line, each doing what the other could."""
+"""An embedded supervisor and the command line act on one job at the same time."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_waited_for_is_cancelled_by_each_other_master(world: World
 
 
 def running(world: World, who: str) -> str:
-    """Return the running job of that label; it is being started, and there is no event for a job yet unknown."""
+    """Return the running job of that label; it is being started, and an unknown job has no event yet."""
     import time
 
     while True:
@@ -125,7 +125,7 @@ def test_the_registry_is_zeroed_while_supervisors_hold_it_open_and_jobs_run(worl
     for _ in range(2):
         for path in world.root.glob("registry.db*"):
             size = path.stat().st_size if path.exists() else 0
-            # Whoever truncates what SQLite has mapped into memory kills the process that has, by SIGBUS.
+            # A process that truncates a file that SQLite has mapped into memory kills the other process, by SIGBUS.
             with contextlib.suppress(FileNotFoundError), path.open("r+b" if path.suffix == ".db-shm" else mode) as file:
                 file.write(bytes(size))
         assert {job["job_id"] for job in hosts[0].call("list")["jobs"]} >= set(jobs)

@@ -17,7 +17,7 @@ SHORT = 60
 
 
 async def start_and_move(directory: Path, *, replaced: bool) -> tuple[str, str, Path]:
-    """Start a job that waits for a word and one that runs on, move the root, and say the word."""
+    """Start a job that waits for a line and one that runs on, move the root, and write the line."""
     old, new, gate = directory / "old", directory / "new", directory / "gate"
     os.mkfifo(gate)
     async with supervisor.open_supervisor(Settings(state_dir=old)) as sup:

@@ -1,4 +1,4 @@
-"""A stop that cannot be carried out is not waited for without end, and is told as it is by every way to ask."""
+"""A stop that cannot complete is not awaited forever, and every interface reports it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def host_without_kill(world: World) -> Host:
 
 
 def started(world: World, host: Host, *argv: str, **named: Any) -> str:
-    """Start a command that says when it has become what it is to be, and then waits to be let go."""
+    """Start a command that reports when it is ready, and then waits to be released."""
     told = world.fifo()
     world.gate = world.fifo()  # type: ignore[attr-defined]
     script = 'echo up > "$1"; read line < "$2"; exit 7'
@@ -112,7 +112,7 @@ def test_a_leader_that_became_another_user(world: World, cancel: Any, keeper_is:
     leader = world.leader(job_id)
     if keeper_is == "dead":
         world.keeper(job_id).kill()
-    for _ in range(2):  # it is tried each time that it is asked for
+    for _ in range(2):  # each cancel tries again
         assert cancel(world, host, job_id) == "permission_denied"
         job = world.catalog.status(job_id)
         assert (job.status, job.stop_requested) == ("running", "cancelled")
@@ -160,7 +160,7 @@ def test_a_part_of_a_job_that_became_another_user(world: World) -> None:
         assert (job.status, job.reason) == ("cancelled", "cancelled")
         assert str(part.pid) in (job.detail or "")
         assert part.alive
-        assert host.call("cancel", job_id)["status"] == "cancelled"  # it has ended: nothing is changed
+        assert host.call("cancel", job_id)["status"] == "cancelled"  # it has ended: nothing changes
     finally:
         part.kill()
 

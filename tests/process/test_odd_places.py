@@ -98,7 +98,7 @@ def test_the_command_line_where_the_directory_was_deleted(world: Any, words: lis
     done = where_deleted(world.directory, argv, env=world.environment)
     shape = json.loads(done.stdout)
     assert done.returncode == status, shape
-    assert b"getcwd" not in done.stderr  # as a shell that we start would say
+    assert b"getcwd" not in done.stderr  # as a shell that the test starts would report
     if status == 2:
         assert shape["error"]["code"] == "invalid_arguments"
         assert shape["error"]["message"].startswith("workspace is ")
@@ -190,7 +190,7 @@ def test_signals_that_the_caller_ignores_or_blocks(world: Any, numbers: list[int
         capture_output=True,
         stdin=subprocess.DEVNULL,
         env=world.environment,
-        preexec_fn=ignoring(*numbers, blocked=blocked),  # it calls nothing that a lock could stop
+        preexec_fn=ignoring(*numbers, blocked=blocked),  # it makes no call that waits for a lock
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"")
 
@@ -242,12 +242,12 @@ def test_a_server_whose_signals_are_ignored_ends_with_its_host(world: Any) -> No
 
 
 def environment_of_a_job(world: Any, given: dict[bytes, bytes], *words: str, **options: Any) -> dict[bytes, bytes]:
-    """Return the environment of a job of `run`, started with exactly ``given`` and what the test itself needs."""
+    """Return the environment of a job of `run` that is started with exactly ``given`` and the test's own variables."""
     needed = {name: world.environment[name] for name in ("PATH", "PYTHONPATH", "SUPERVISOR_STATE_DIR")}
     own = {os.fsencode(name): os.fsencode(value) for name, value in needed.items()} | given
     reading = "import sys; sys.stdout.buffer.write(open('/proc/self/environ', 'rb').read())"
     argv = [sys.executable, "-m", "supervisor", "run", *words, "--", sys.executable, "-c", reading]
-    # env(1) can set what Python's own interface refuses: an entry without a name.
+    # env(1) can set an entry without a name, which Python's own interface refuses.
     entries = [name + b"=" + value for name, value in own.items()]
     done = subprocess.run(
         ["env", "-i", *entries, *argv],
@@ -260,7 +260,7 @@ def environment_of_a_job(world: Any, given: dict[bytes, bytes], *words: str, **o
     assert (done.returncode, done.stderr) == (0, b"")
     found = dict(entry.split(b"=", 1) for entry in done.stdout.split(b"\0")[:-1])
     assert len(found.pop(b"SUPERVISOR_JOB_ID")) == 32
-    found.pop(b"", None)  # passed on where the system call allows it
+    found.pop(b"", None)  # passed on if the system call allows it
     expected = {name: value for name, value in own.items() if name}
     return {name: value for name, value in found.items() if expected.get(name) != value} | {
         name: b"(missing)" for name in expected if name not in found
@@ -300,7 +300,7 @@ def test_pwd_names_the_workspace_if_there_is_one(world: Any) -> None:
     job = environment_of_a_job
     assert job(world, {}) == {}
     assert job(world, {b"PWD": here}) == {}
-    assert job(world, {b"PWD": link}) == {}  # it leads here as well, and is the name that the user knows
+    assert job(world, {b"PWD": link}) == {}  # it names the same directory, by the path that the user knows
     assert job(world, {b"PWD": link}, "--workspace", str(by_a_link)) == {}
     assert job(world, {b"PWD": b"/usr"}) == {b"PWD": here}
     assert job(world, {b"PWD": b""}) == {b"PWD": here}
@@ -345,7 +345,7 @@ assert os.environ["LC_CTYPE"] == "C.UTF-8"
 
 
 def test_the_library_sets_pwd_and_nothing_in_its_host(world: Any) -> None:
-    """What Python has set in the environment of a host is the host's own."""
+    """LC_CTYPE that Python has set belongs to the environment of the host."""
     entries = [f"{name}={world.environment[name]}" for name in ("PATH", "PYTHONPATH", "SUPERVISOR_STATE_DIR")]
     argv = ["env", "-i", "=x", f"PWD={world.directory}", *entries, sys.executable, "-c", PRINTING]
     done = subprocess.run(argv, check=False, timeout=SHORT, capture_output=True)
@@ -356,7 +356,7 @@ def test_the_library_sets_pwd_and_nothing_in_its_host(world: Any) -> None:
 
 
 def without_privileges(*argv: str) -> list[str]:
-    """Return a command line under which root is subject to the modes of files, as others are."""
+    """Return a command line under which file modes apply to root as to other users."""
     if os.geteuid() != 0:
         return list(argv)
     if shutil.which("setpriv") is None:
@@ -366,7 +366,7 @@ def without_privileges(*argv: str) -> list[str]:
 
 
 def foreign(path: Path, mode: int) -> Path:
-    """Make a directory that only its mode for others lets us into."""
+    """Make a directory that only its mode for others lets this process enter."""
     path.mkdir()
     if os.geteuid() == 0:
         os.chown(path, 4242, 4242)

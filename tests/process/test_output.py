@@ -1,4 +1,4 @@
-"""What a job's output is once it has ended: what it had written by then, whenever it is asked for."""
+"""The output of an ended job is its output at its end, at every later query."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ended(world: World, job_id: str) -> Any:
 
 
 def fresh(world: World, job_id: str, *, registry: bool) -> dict[str, Any]:
-    """Return a job as somebody sees it who asks for the first time; without the registry from its directory alone."""
+    """Return a job as a first observer gets it; without the index, from its directory alone."""
     if not registry:
         for name in ("registry.db", "registry.db-wal", "registry.db-shm"):
             (world.root / name).unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def test_run_ends_with_its_command(world: World) -> None:
     assert done.returncode == 3
     assert done.stdout.startswith(b"done\n")
     left = world.hold(up.number())
-    assert left.alive  # what a command leaves behind on purpose is left alone
+    assert left.alive  # leftovers of a command are not stopped
     left.kill()
     gate.open()
 
@@ -111,7 +111,7 @@ def test_the_output_limit_holds_for_what_is_left_behind(world: World) -> None:
 def test_what_is_left_behind_is_ended_where_the_setting_says_so(world: World) -> None:
     up, gate = world.fifo(), world.fifo()
     behind = f"echo $$ > {up}; exec > /dev/null 2>&1; read go < {gate}"
-    done = world.fifo()  # what is left behind is ended at once, so the command waits until it has said its pid
+    done = world.fifo()  # leftovers are ended at once, so the command waits until its child has reported its pid
     words = ("--", "sh", "-c", f"setsid sh -c '{behind}' & read go < {done}")
     job_id = start(world, *words, SUPERVISOR_JOB_LEFTOVERS="stop", SUPERVISOR_STOP_GRACE_SECONDS="0.3")
     left = world.hold(up.number())
@@ -214,7 +214,7 @@ def test_the_job_says_that_it_has_truncated_its_output(world: World) -> None:
     script = f"echo a long first line > /dev/stderr; read go < {go}; echo short > /dev/stderr; read go < {go}"
     job_id = start(world, "--", "sh", "-c", script)
     stderr = world.job(job_id) / records.STDERR
-    keeper_looks = 1.2  # seconds; it looks at a job after half a second, and then less and less often
+    keeper_looks = 1.2  # seconds; the keeper checks a job after half a second, and then less and less often
     up = subprocess.run(["sleep", str(keeper_looks)], check=True)
     assert up.returncode == 0
     go.open()

@@ -1,4 +1,4 @@
-"""Pruning while other processes start jobs: a directory that somebody is making, or will launch, stays."""
+"""Pruning while other processes start jobs: the directory of a job that is being started stays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def prune(root: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before_mkdir", "before_open", "after_open", "before_close"])
 async def test_a_prune_in_the_middle_of_a_start(world: World, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """At every step that the making of a directory takes somebody else prunes."""
+    """Another process prunes at every step of the creation of a directory."""
     pruned: list[str] = []
     mkdir, opened, close = os.mkdir, os.open, os.close
     job_file: list[int] = []
@@ -130,7 +130,7 @@ def test_processes_that_prune_while_others_start() -> None:
 
 
 def _told(programs: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    """Let all of them go before any of them is waited for."""
+    """Start all of them before any is awaited."""
     for program in programs:
         assert program.stdin is not None
         program.stdin.write("go\n")
@@ -142,7 +142,7 @@ def _told(programs: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
 
 
 def orphan(world: World, make: Callable[[Path], object]) -> Path:
-    """Leave a job directory as a start may have left it that is gone now."""
+    """Leave a job directory as a start may leave it whose process has died."""
     with Catalog(supervisor.Settings(state_dir=world.root)) as catalog:
         directory = Path(catalog.layout.job("work-0123456789ab", new_job_id()))
     directory.parent.mkdir(mode=0o700, exist_ok=True)
@@ -185,7 +185,7 @@ def test_what_a_dead_start_has_left_is_swept_once_nobody_can_be_at_it(
 @pytest.mark.parametrize(
     "make",
     [
-        write(records.JOB, '{"v":2,"whatever":1}\n'),  # only a newer version knows what it means
+        write(records.JOB, '{"v":2,"whatever":1}\n'),  # only a newer version knows the meaning
         lambda directory: (directory / records.CLAIM).symlink_to("keeper.1.1.0.0"),  # it may have been launched
     ],
 )

@@ -1,4 +1,4 @@
-"""The state root in hostile hands: unsafe, damaged, full of traps, and used by many at once."""
+"""The state root: unsafe, damaged, full of traps, and used by many processes at once."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_symlinked_job_and_workspace_directories_are_never_followed(world: World
             rebuilt.result(ended)
         rebuilt.forget(ended)
         rebuilt.prune()
-    assert (world.directory / "moved" / records.JOB).exists()  # what a link leads to is not deleted
+    assert (world.directory / "moved" / records.JOB).exists()  # the target of a link is not deleted
     assert (outside / records.JOB).exists()
 
 
@@ -181,7 +181,7 @@ def test_a_damaged_registry_costs_no_job(world: World, damage: Callable[[Path], 
             (job,) = fresh.wait([running], timeout=20)
             assert job.exit_code == 4
         assert fresh.status(running).exit_code == 4
-    if held == "closed" and damage is not remove:  # an open one is whole as long as all of it is in the log
+    if held == "closed" and damage is not remove:  # an open index is whole as long as its content is in the log
         assert list(world.root.glob("registry.db.damaged-*"))
 
 
@@ -214,7 +214,7 @@ def test_peer_11_key_from_many_processes_at_once_is_exactly_one_run(world: World
     assert ran.silent
     assert hosts[0].call("start", argv, idempotency_key="k")["status"] == "done"
     assert hosts[1].call("start", ["true"], idempotency_key="k") == "idempotency_conflict"
-    assert len(list(world.root.glob("*-*/????????????????????????????????"))) == 1  # no losers' directories
+    assert len(list(world.root.glob("*-*/????????????????????????????????"))) == 1  # no directories of starts that lost
 
 
 def test_peer_11_twelve_starts_at_once_all_survive(world: World) -> None:
@@ -258,7 +258,7 @@ async def test_ttl_counts_from_the_exit_and_then_the_job_is_forgotten(world: Wor
         assert ended.completed_at is not None
         assert (ended.expires_at - ended.completed_at).total_seconds() == pytest.approx(0.4, abs=0.001)
         directory = world.job(gone.job_id)
-        await trio.sleep(ended.expires_at.timestamp() - time.time())  # the clock is what is waited for
+        await trio.sleep(ended.expires_at.timestamp() - time.time())  # the test waits for the clock
         with pytest.raises(supervisor.JobNotFound):
             await sup.status(gone.job_id)
         assert [job.job_id for job in (await sup.list()).jobs] == [kept.job_id]
@@ -298,7 +298,7 @@ def test_two_supervisors_and_a_command_line_on_one_root(world: World) -> None:
         done = one.call("run", ["echo", "x"])["job"]["job_id"]
         asked = [(host, host.ask("result", done, consume=True)) for host in (one, two)]
         answers = [host.answer(number) for host, number in asked]
-        assert answers.count("job_not_found") == 1, answers  # of two, one gets it
+        assert answers.count("job_not_found") == 1, answers  # one of the two gets it
         assert [answer["value"] for answer in answers if answer != "job_not_found"] == ["x\n"]
         for host in (one, two):
             assert host.call("status", done) == "job_not_found"
@@ -359,7 +359,7 @@ async def test_peer_15_waiting_is_woken_and_does_not_poll(world: World, monkeypa
 
 
 def forge(world: World, *, owner: str, claim: str | None) -> tuple[str, Path]:
-    """Leave behind what a supervisor leaves that dies between writing a job down and launching it."""
+    """Leave a state root as a supervisor does that dies between recording a job and launching it."""
     job_id = new_job_id()
     real = str(world.directory)
     record = {

@@ -1,7 +1,7 @@
-"""Rubbish in the state root: randomly damaged copies of a real one, and what is asked of them.
+"""Queries on randomly damaged copies of a state root.
 
-Whatever was done to it: nothing is raised but our errors, nothing hangs, no job that was left alone is
-lost, and nobody is signalled who has nothing to do with a job. A failure names the seed and the damage.
+With any damage: only ``SupervisorError`` is raised, no call hangs, no undamaged job is lost, and no process is
+signalled that does not belong to a job. A failure names the seed and the damage.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ODD: tuple[Any, ...] = (
 
 @attrs.frozen
 class Job:
-    """A job of the pattern, and what must be said of it as long as its directory is left alone."""
+    """A job of the pattern, and its expected state while its directory is undamaged."""
 
     job_id: str
     status: str
@@ -77,9 +77,9 @@ class Job:
 
 @attrs.frozen
 class Pattern:
-    """A root to make damaged copies of: three jobs that have ended, and two that run.
+    """A state root to copy and damage: three ended jobs and two running ones.
 
-    The keeper of one that runs lives, and nothing is ever done to that job. The other has lost its
+    The keeper of one running job lives, and that job is not damaged. The other has lost its
     keeper; each copy gets a process of its own for it.
     """
 
@@ -132,14 +132,14 @@ class Process:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what a file holds, and wait for no pipe that was put there before."""
+    """Return the content of a file, without waiting for a pipe in its place."""
     if not path.is_file():
         raise FileNotFoundError(path)
     return path.read_bytes()
 
 
 class Vandal:
-    """Damages a copy of the pattern, and remembers what it did."""
+    """Damages a copy of the pattern, and remembers how."""
 
     def __init__(self, seed: int, root: Path, pattern: Pattern, canary: Process) -> None:
         self.random = random.Random(seed)
@@ -164,12 +164,12 @@ class Vandal:
         job_id = self.random.choice([*(job.job_id for job in self.pattern.jobs), self.pattern.unkept])
         self.harmed.add(job_id)
         found = next(self.root.glob(f"*-*/{job_id}"), None)
-        if found is None:  # it was taken away before
+        if found is None:  # it was removed before
             raise FileNotFoundError(job_id)
         return found
 
     def record(self) -> None:
-        """Put something odd into a record that is otherwise whole."""
+        """Put an odd value into a record that is otherwise whole."""
         directory = self._directory()
         path = directory / self.random.choice((records.JOB, records.PROCESS, records.EXIT, records.STOP))
         try:
@@ -189,7 +189,7 @@ class Vandal:
         self._replace(path, json.dumps(record).encode())
 
     def forge(self) -> None:
-        """Name the canary where a process of a job is expected."""
+        """Name the canary in place of a process of a job."""
         directory = self._directory()
         path = directory / records.PROCESS
         try:
@@ -223,7 +223,7 @@ class Vandal:
         )
 
     def litter(self) -> None:
-        """Leave things about that have no business there."""
+        """Leave files that do not belong there."""
         (job,) = self.root.glob(f"*-*/{self.pattern.running}")
         above = self.random.choice((self.root, self.root / ".trash", self.root / ".owners", job.parent))
         name = self.random.choice(
@@ -291,12 +291,12 @@ class Vandal:
 
 
 class Hangs(BaseException):
-    """Not to be taken for what the operating system says, nor caught with it."""
+    """Distinct from errors of the operating system, and not caught with them."""
 
 
 @contextlib.contextmanager
 def time_limit(what: object) -> Iterator[None]:
-    """Interrupt what hangs, and say what it was."""
+    """Interrupt a call that hangs, and name it."""
 
     def give_up(*_: object) -> None:
         message = f"it hangs: {what}"
@@ -312,7 +312,7 @@ def time_limit(what: object) -> Iterator[None]:
 
 
 def set_scene(pattern: Pattern, root: Path, process: Process) -> None:
-    """Make a copy, whose unkept job is ``process``."""
+    """Make a copy whose job without a keeper is ``process``."""
     shutil.copytree(pattern.root, root, symlinks=True)
     root.chmod(0o700)
     (directory,) = root.glob(f"*-*/{pattern.unkept}")
@@ -396,7 +396,7 @@ def pattern(world: World) -> Pattern:
 
 
 def test_damaged_roots(world: World, pattern: Pattern) -> None:
-    """A few dozen; ``RUBBISH_SEEDS=FIRST:LAST`` runs those instead, and goes on after one that fails."""
+    """A few dozen seeds; ``RUBBISH_SEEDS=FIRST:LAST`` runs those instead, and continues after a failure."""
     seeds = os.environ.get("RUBBISH_SEEDS")
     if seeds is None:
         for seed in range(SEEDS):

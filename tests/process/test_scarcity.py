@@ -1,4 +1,4 @@
-"""When the machine runs short, or a clock or a process stands still: errors with names, and nothing lost."""
+"""A machine that is short of resources, or a clock or a process that stands still: named errors, and nothing lost."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_none(small_disk: Path) -> 
         assert "space" in raised.value.message
         assert (await sup.status(before)).status == "done"
         assert (await sup.result(before)).value == "before\n"
-        with trio.fail_after(20):  # a full disk keeps nothing alive
+        with trio.fail_after(20):  # a full disk keeps no process alive
             assert (await sup.cancel(cancelled.job_id)).status == "cancelled"
             assert (await sup.wait(late.job_id)).status == "timeout"
         await trio.to_thread.run_sync(Path(fifo_of(small_disk)).write_text, "go\n")
@@ -86,7 +86,7 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_none(small_disk: Path) -> 
         assert (ended.status, ended.exit_code) == ("failed", 7)
         filler.unlink()
         assert (await sup.run(["echo", "after"])).value == "after\n"
-    with Catalog(supervisor.Settings()) as catalog:  # and it is what everybody says from now on
+    with Catalog(supervisor.Settings()) as catalog:  # every query has this answer from now on
         assert {catalog.status(job).status for job in (cancelled.job_id,)} == {"cancelled"}
         assert catalog.status(late.job_id).status == "timeout"
         assert catalog.status(running.job_id).exit_code == 7
@@ -102,7 +102,7 @@ def fifo(root: Path) -> str:
 
 
 def test_a_full_disk_under_a_keeper_alone(small_disk: Path) -> None:
-    """The exit is written down, at the latest when there is room for it."""
+    """The exit is recorded, at the latest when there is room for it."""
     gate = fifo(small_disk)
     argv = [sys.executable, "-m", "supervisor", "start", "--", "sh", "-c", 'read line < "$1"; exit 5', "sh", gate]
     started = subprocess.run(argv, capture_output=True, text=True, check=True)
@@ -115,7 +115,7 @@ def test_a_full_disk_under_a_keeper_alone(small_disk: Path) -> None:
         process = records.read(catalog.directory(row), records.PROCESS)
         assert process is not None
         wait_until(lambda: processes.read_process(process["pid"]) is None)
-        # The exit often fits beside what its record holds already. If not, its keeper owes it, and nobody guesses.
+        # The exit often fits beside the record's present content. If not, its keeper writes it later.
         now = catalog.status(job_id)
         assert (now.status, now.exit_code) in {("running", None), ("failed", 5)}
         filler.unlink()
@@ -158,7 +158,7 @@ def test_a_root_on_a_disk_that_can_only_be_read(small_disk: Path) -> None:
         assert json.loads(refused.stdout)["error"]["code"] == "permission_denied"
         listed = subprocess.run([*program, "list", "--json"], capture_output=True, text=True, check=False)
         answer = json.loads(listed.stdout)
-        # What a disk that can only be read lets SQLite tell; never a crash.
+        # A read-only disk limits what SQLite can read; it causes no crash.
         assert (answer.get("error") or {"code": "permission_denied"})["code"] == "permission_denied", listed
         assert "Traceback" not in refused.stderr + listed.stderr
     finally:
@@ -171,7 +171,7 @@ def test_a_root_on_a_disk_that_can_only_be_read(small_disk: Path) -> None:
 
 
 def run_program(program: str, *words: str, through: Sequence[str] = (), **options: Any) -> dict[str, Any]:
-    """Run a Trio program in a process of its own and return what it prints as JSON."""
+    """Run a Trio program in a process of its own and return its output as JSON."""
     source = textwrap.dedent(program)
     done = subprocess.run(
         [*through, sys.executable, "-c", source, *words],
@@ -218,7 +218,7 @@ PROBE = """
 
 @linux
 def test_no_more_processes(tmp_path: Path) -> None:
-    """RLIMIT_NPROC does not hold for root, so the program becomes somebody else first, with a user's own count."""
+    """RLIMIT_NPROC does not apply to root, so the program becomes another user first, with a user's own count."""
     if os.geteuid() != 0:
         pytest.skip("needs a user without other processes")
     root, user = tmp_path / "users", 54321
@@ -227,7 +227,7 @@ def test_no_more_processes(tmp_path: Path) -> None:
     for above in (tmp_path, *tmp_path.parents[:2]):
         above.chmod(above.stat().st_mode | 0o011)
 
-    # It may read what root may, since Python or this checkout can stand in somebody's home.
+    # It may read what root may, since Python or this checkout can be in the home of another user.
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         pytest.skip("needs setpriv (util-linux) to become another user that may read this checkout")
@@ -321,7 +321,7 @@ def test_no_more_memory_in_the_keeper(world: World) -> None:
         held = int(file.read().split()[0]) * resource.getpagesize()
     resource.prlimit(keeper.pid, resource.RLIMIT_AS, (held, unlimited[1]))
     ends = [host.call("run", ["echo", "x" * 120_000] * 4)["job"] for _ in range(2)]
-    for end in ends:  # it may just have had enough, and if not, it says so
+    for end in ends:  # it may just have had enough, and if not, it reports that
         assert end["status"] in {"done", "failed"}
         assert end["status"] == "done" or end["reason"] in {"launch_failed", "nonzero_exit", "lost"}, end
     resource.prlimit(keeper.pid, resource.RLIMIT_AS, unlimited)
@@ -335,7 +335,7 @@ def test_no_more_memory_in_the_keeper(world: World) -> None:
 
 @pytest.mark.parametrize("hours", [-1, 1])
 async def test_the_wall_clock_is_set_by_an_hour(world: World, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
-    """Deadlines run on the boot clock, so a job neither ends early nor lives longer; only a TTL is told by the wall."""
+    """Deadlines run on the boot clock, so a job neither ends early nor lives longer; only a TTL uses the wall clock."""
     async with supervisor.open_supervisor() as sup:
         long = await sup.start(["sleep", "600"], deadline_seconds=1800)
         short = await sup.start(["sleep", "600"], deadline_seconds=1.0)
@@ -383,7 +383,7 @@ def test_a_supervisor_that_was_stopped_and_goes_on(world: World) -> None:
     held = world.hold(host.pid)
     world.stop(held)
     gate.open()
-    (ended, timed_out) = world.catalog.wait([job_id, late], timeout=20)  # the keeper sees to both
+    (ended, timed_out) = world.catalog.wait([job_id, late], timeout=20)  # the keeper handles both
     assert (ended.exit_code, timed_out.status) == (4, "timeout")
     world.resume(held)
     assert host.call("wait", job_id)["exit_code"] == 4
@@ -398,7 +398,7 @@ def test_a_keeper_that_was_stopped_and_goes_on(world: World) -> None:
     world.stop(keeper)
     gate.open()
     assert leader.ended()
-    assert host.call("status", job_id)["status"] == "running"  # a keeper that lives is waited for
+    assert host.call("status", job_id)["status"] == "running"  # a keeper that lives is awaited
     asked = host.ask("run", ["echo", "on"])
     assert world.catalog.list(state="queued").jobs or not host.answered(asked)
     world.resume(keeper)
@@ -407,7 +407,7 @@ def test_a_keeper_that_was_stopped_and_goes_on(world: World) -> None:
 
 
 def test_a_launch_that_waits_for_a_keeper_that_is_stopped_can_be_cancelled(world: World) -> None:
-    """Nothing was claimed yet, so it is certain that it will never run."""
+    """It is not claimed yet, so it certainly never runs."""
     host, ran = world.host(), world.fifo()
     keeper = world.keeper(host.start("sleep", "600"))
     world.stop(keeper)
@@ -417,7 +417,7 @@ def test_a_launch_that_waits_for_a_keeper_that_is_stopped_can_be_cancelled(world
     assert world.catalog.cancel(job.job_id).status == "cancelled"
     world.resume(keeper)
     assert host.answer(asked)["job_id"] == job.job_id
-    assert host.call("run", ["echo", "on"])["value"] == "on\n"  # by now the keeper has seen the other
+    assert host.call("run", ["echo", "on"])["value"] == "on\n"  # by now the keeper has read the other request
     assert ran.silent
 
 
@@ -429,7 +429,7 @@ def test_an_argv_and_an_environment_of_a_mebibyte(world: World) -> None:
     script = 'printf "%s" "$*" | wc -c; env | grep -c ^BIG_'
     env = {f"BIG_{number}": part for number in range(16)} | {"PATH": os.environ["PATH"]}
     result = world.host().call("run", ["sh", "-c", script, "sh", *[part] * 16], env=env, stdin=None)
-    if result["job"]["reason"] == "launch_failed":  # what is too long for this system is said to be
+    if result["job"]["reason"] == "launch_failed":  # a string that is too long for this system is reported
         assert "too long" in result["job"]["detail"]
     else:
         assert result["value"].split() == [str(16 * len(part) + 15), "16"]

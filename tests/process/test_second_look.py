@@ -1,4 +1,4 @@
-"""Who is asked again and again answers from little, and never what is not true any more."""
+"""Repeated observations read little, and are never outdated."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def host(world: World) -> Host:
 
 
 def pass_a_while(directory: Path) -> None:
-    """Let a directory become so old that its next change cannot bear the same time."""
+    """Let a directory become so old that its next change cannot have the same time."""
     while not file_systems.has_settled(directory.stat()):
         time.sleep(0.02)
 
 
 def remembered(world: World, host: Host) -> str:
-    """Start a job that ``world.catalog`` then answers for without reading its records."""
+    """Start a job that ``world.catalog`` then observes without reading its records."""
     job_id = host.start("sleep", "600")
     pass_a_while(world.job(job_id))
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_the_end_is_seen_once_it_is_on_record(world: World, host: Host) -> None:
 def test_a_keeper_that_was_killed_vouches_for_nobody(world: World, host: Host) -> None:
     job_id = remembered(world, host)
     leader, keeper = world.leader(job_id), world.keeper(job_id)
-    world.stop(world.hold(host.pid))  # which would take over
+    world.stop(world.hold(host.pid))  # it would take over
     keeper.kill()
     assert world.catalog.status(job_id).status == "running"  # by its own identity
     assert not liveness_cache._known
@@ -147,7 +147,7 @@ def test_who_cancels_is_believed_by_those_who_have_looked_before(world: World, h
 
 def test_a_stop_under_way_is_seen_at_once(world: World, host: Host) -> None:
     job_id = remembered(world, host)
-    world.stop(world.keeper(job_id))  # or it would act on the request
+    world.stop(world.keeper(job_id))  # otherwise it would act on the request
     records.create(str(world.job(job_id)), records.STOP, {"why": "cancelled", "by": "somebody"})
     pass_a_while(world.job(job_id))
     for _ in range(3):
@@ -271,7 +271,7 @@ async def test_a_supervisor_sees_what_others_did_to_its_job(world: World, monkey
             def refuse() -> Any:
                 raise AssertionError
 
-            patched.setattr(sup._registry, "check_for_changes", refuse)  # the registry is not asked
+            patched.setattr(sup._registry, "check_for_changes", refuse)  # the index is not read
             assert (await sup.status(job_id)).status == "running"
 
         def cancel() -> str:
@@ -291,7 +291,7 @@ async def test_a_supervisor_that_looks_on_answers_at_once_and_truly(
     job_id = host.start("sleep", "600")
     pass_a_while(world.job(job_id))
     async with supervisor.open_supervisor(supervisor.Settings(state_dir=world.root)) as sup:
-        assert (await sup.status(job_id)).status == "running"  # in a thread: who knows what its kind reports
+        assert (await sup.status(job_id)).status == "running"  # in a thread: its kind may report progress
         with monkeypatch.context() as patched:
 
             def refuse(*_: object) -> Any:

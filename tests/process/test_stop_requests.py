@@ -1,4 +1,4 @@
-"""A stop that is asked for by one process, of a job that another one owns or that no keeper has launched yet."""
+"""One process requests a stop of a job that another supervisor owns, or that no keeper has launched yet."""
 
 from __future__ import annotations
 

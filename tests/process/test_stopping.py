@@ -1,4 +1,4 @@
-"""A stopped job leaves no survivor, nobody else is touched, and stopping one delays no other."""
+"""A stop ends all processes of a job and no others, and one stop delays no other."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_peer_5_cancel_from_another_process(
     job = cancel(world, job_id)
     assert not [process.pid for process in tree if process.alive]
     assert (job.status, job.reason) == ("cancelled", "cancelled")
-    assert host.call("status", job_id)["status"] == "cancelled"  # its own supervisor is of the same mind
+    assert host.call("status", job_id)["status"] == "cancelled"  # its own supervisor agrees
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ def forge_process(world: World, job_id: str, **changes: int) -> None:
 
 @pytest.fixture
 def stranger(world: World) -> Proc:
-    """A process of ours that has nothing to do with any job, leads its session, and dies of any signal."""
+    """A process that belongs to no job, leads its session, and dies of any signal."""
     process = subprocess.Popen(["sleep", "600"], start_new_session=True)
     held = world.hold(process.pid)
     yield held
@@ -243,7 +243,7 @@ def test_peer_9_recycled_pid_of_the_keeper_is_not_signalled(world: World, strang
 
 
 def test_peer_9_session_number_of_a_leader_long_gone_is_not_trusted(world: World, stranger: Proc) -> None:
-    """A stop was begun, everybody died, and the pid leads another session by now."""
+    """A stop was begun, supervisor and keeper died, and the pid leads another session by now."""
     host = world.host()
     job_id = host.start("sleep", "600")
     leader, keeper = world.leader(job_id), world.keeper(job_id)
@@ -288,7 +288,7 @@ async def test_peer_17_run_cancelled_stops_its_job(world: World, moment: str) ->
     argv, told, count = grow(world, "session deaf")
     async with supervisor.open_supervisor() as sup:
         if moment == "at once":
-            await sup.run(["true"])  # the keeper is up, so that the command is spawned for sure
+            await sup.run(["true"])  # the keeper runs, so the command is spawned for certain
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(sup.run, argv)
@@ -377,7 +377,7 @@ async def test_cancelled_waiting_and_start_stop_nothing(world: World) -> None:
             await sup.start(["sleep", "600"], idempotency_key="k")
         assert leader.alive
         ids = [each.job_id for each in (await sup.list()).jobs]
-        assert ids == [job.job_id]  # cancelled before anything was done: no job
+        assert ids == [job.job_id]  # cancelled before any step: no job
         await sup.cancel(job.job_id)
 
 
@@ -403,7 +403,7 @@ def test_of_many_each_is_looked_at_when_something_has_happened_to_it(
         "cancelled",
     ]
     assert len(nudged) == len(set(nudged)) == 2
-    assert max(map(looks.count, jobs)) <= 5  # when it is asked to end, and at what it and its keeper then write
+    assert max(map(looks.count, jobs)) <= 5  # the time when it has to end, and when it and its keeper then write
 
 
 def test_of_many_that_are_waited_for_each_is_looked_at_when_it_has_ended(

@@ -1,4 +1,4 @@
-"""A wait without an event loop goes on to the end of a command whose keeper has died meanwhile."""
+"""A wait without an event loop lasts to the end of a command whose keeper has died meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def test_the_leaders_are_watched_once_their_keeper_has_gone(
     world: World, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Nothing writes into the job directory then, and nobody looks again before long."""
+    """Then no process writes into the job directory, and the next observation is not soon."""
     monkeypatch.setattr(stopping.Change, "_LONGEST", 600.0)
     host = world.host()
     job_ids = [host.start("sleep", "600") for _ in range(count)]

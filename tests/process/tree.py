@@ -1,6 +1,6 @@
-"""A command whose processes try to escape: ``tree.py FIFO WAY...``, each way a few words, done in their order.
+"""A command whose processes try to escape: ``tree.py FIFO WAY...``, each way a few words, executed in order.
 
-Every process writes its pid into the FIFO when it is where it wants to be, the first one included.
+Every process writes its pid into the FIFO when it has reached its place, also the first one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def become(program: str, words: list[str], environment: dict[str, str]) -> None:
 
 
 def keeper() -> str:
-    """Return this program under a name by which keepers go."""
+    """Return this program under a name that looks like a keeper's."""
     directory = f"{sys.argv[1]}.{os.getpid()}/keeper"
     os.makedirs(directory)
     os.symlink(__file__, f"{directory}/entry.py")
@@ -36,7 +36,7 @@ def keeper() -> str:
 
 
 def overwrite_environment() -> None:
-    """Write over what the environment was at the start, as setproctitle does."""
+    """Overwrite the memory of the initial environment, as setproctitle does."""
     import ctypes
 
     with open("/proc/self/stat", "rb") as file:
@@ -46,7 +46,7 @@ def overwrite_environment() -> None:
 
 
 def go(words: list[str]) -> None:
-    """Be in a new process, and go the way of ``words``."""
+    """Run in a new process, and go the way of ``words``."""
     for number, word in enumerate(words):
         if word == "deaf":
             for deaf in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

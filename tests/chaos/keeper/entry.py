@@ -1,4 +1,4 @@
-"""The keeper with failpoints: as the real one, which names it by where it stands, but armed by its environment."""
+"""The keeper with failpoints. Its path names it as a keeper, and its environment arms it."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.chdir(sys.argv[1])
-    del sys.modules["signal"]  # `points` needs the whole of it and of json, of which a keeper has only a part
+    del sys.modules["signal"]  # `points` needs all of it and of json, and a keeper has only parts
     import points
 
     from supervisor.keeper import loop

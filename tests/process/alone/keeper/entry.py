@@ -1,4 +1,4 @@
-"""The keeper, from whose greeting on nothing can be imported, as after an upgrade of the Python below it."""
+"""A keeper that can import nothing after its greeting, as after an upgrade of the Python below it."""
 
 import os
 import sys
