@@ -19,24 +19,16 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 # The most hidden subjects that each room or page may have. A number may only become smaller.
 LIMITS = {
-    "cli": 16,
-    "docs": 3,
-    "embedding": 13,
-    "engines": 67,
-    "errors": 2,
+    "embedding": 10,
+    "engines": 56,
     "interpret": 8,
     "jobdir": 5,
-    "jobs": 19,
-    "keeper": 13,
-    "load": 18,
-    "log": 2,
-    "mcp_server": 24,
-    "metrics": 5,
-    "runtime": 44,
-    "states": 1,
-    "store": 22,
+    "jobs": 7,
+    "keeper": 6,
+    "mcp_server": 22,
+    "runtime": 6,
     "system": 3,
-    "testing": 4,
+    "testing": 3,
 }
 
 
