@@ -1,4 +1,4 @@
-"""The values that travel between the layers and to the outside, and the one converter for them.
+"""The values that the public functions take and return, and the one converter for them.
 
 All classes are frozen and slotted. Attributes bear the names of the JSON contract; times
 are aware UTC ``datetime`` objects here and ISO 8601 strings on the wire, durations carry
@@ -42,13 +42,13 @@ __all__ = [
 FINGERPRINT: Final = "trio-supervisor/1"
 
 MAX_LABELS: Final = 64
-"""How many labels a job may have, and a question about jobs may name."""
+"""The most labels that a job may have, and that a list may be filtered by."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def from_ns(wall_ns: int) -> datetime:
-    """Return the UTC time that stands ``wall_ns`` nanoseconds after the epoch, to the microsecond below."""
+    """Return the UTC time ``wall_ns`` nanoseconds after the epoch, rounded down to a microsecond."""
     return _EPOCH + timedelta(0, 0, wall_ns // 1000)  # a float of seconds has too few digits
 
 
@@ -77,7 +77,7 @@ class JobSpec:
 
     Attributes:
         argv: the command and its arguments. No shell interprets them.
-        workspace: the directory in which it runs; relative to the current one.
+        workspace: the directory in which it runs; relative to the current directory.
         kind: how its output is read, see ``supervisor.interpret``.
         deadline_seconds: wall-clock seconds it may run; ``None`` takes the default of the
             settings, ``math.inf`` means no deadline.
@@ -119,23 +119,23 @@ class JobOptions(TypedDict, total=False):
 
 @attrs.frozen(slots=True, kw_only=True)
 class Exit:
-    """How a process ended, as far as that is known. Unknown is ``None``, never invented.
+    """How a process ended. An unknown fact is ``None``, never a guess.
 
     Attributes:
-        exit_code: what it passed to ``exit``; ``None`` when a signal ended it, or unknown.
+        exit_code: its exit status; ``None`` when a signal ended it, or unknown.
         signal: the number of the signal that ended it, or ``None``.
         ended_ns: wall-clock nanoseconds since the epoch at which the end was observed.
         cpu_seconds: user and system time of the process and the children it waited for.
         max_rss_bytes: the largest resident set of any of them.
         launch_error: why the command was never started, or ``None`` when it was.
-        launch_status: what a shell would exit with then: 127, 126 or 125.
-        launch_repair: what is to be done about that, where it is not the command.
-        launch_final: that it will not be started later either, whatever ``launch_status``: there is no workspace.
-        never_launched: it provably never ran because everything of ours died before the launch.
-        stdout_bytes: how much it had written then; ``None`` where the record of its end does not say.
-        stderr_bytes: the same.
-        may_grow: whether a process that it left behind may write on.
-        truncated: whether the command was seen to truncate its own output.
+        launch_status: the exit status of a shell in that case: 127, 126 or 125.
+        launch_repair: a repair, where the cause is not the command.
+        launch_final: a later attempt would fail as well, whatever ``launch_status``: there is no workspace.
+        never_launched: it provably never ran, because supervisor and keeper died before the launch.
+        stdout_bytes: the size of stdout at its end; ``None`` when the record does not have it.
+        stderr_bytes: the same of stderr.
+        may_grow: whether a process that it left behind may still write output.
+        truncated: whether the command truncated its own output.
     """
 
     exit_code: int | None = None
@@ -161,14 +161,14 @@ class Exit:
 
 @attrs.frozen(slots=True, kw_only=True)
 class ErrorInfo:
-    """Why there is no value, in the shape of the ``error`` object of the contract.
+    """Why there is no value: the ``error`` object of the contract.
 
     Attributes:
         code: stable, for programs.
-        message: what happened, for people.
-        repair: what to do about it, one sentence.
+        message: the event, for people.
+        repair: the remedy, one sentence.
         retryable: whether the same request under a new key may succeed later.
-        retry_after_ms: how long to wait before that, where known.
+        retry_after_ms: the wait before that, where known.
         details: JSON-ready facts.
     """
 
@@ -182,7 +182,7 @@ class ErrorInfo:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Job:
-    """What is known about a job at one moment.
+    """A job at one moment.
 
     Attributes:
         job_id: 32 lowercase hex digits.
@@ -191,32 +191,32 @@ class Job:
         reason: why a finished job is in its state, else ``None``.
         workspace: the real path of the directory it runs in.
         argv: the command.
-        labels: as given to ``start``.
-        created_at: when it came to exist.
+        labels: those of its request.
+        created_at: when it was created.
         started_at: when the command was spawned, or ``None``.
         completed_at: when it ended, or ``None``.
         elapsed_ms: from the spawn (or creation) to the end (or now).
         deadline_seconds: ``None`` when it has none.
         deadline_at: when the deadline falls, by the wall clock; ``None`` before the spawn.
-        ttl_seconds: how long it is kept after its end.
-        expires_at: when it will be forgotten; ``None`` while it lives.
-        poll_after_ms: a sensible pause before asking again; ``None`` for a finished job.
+        ttl_seconds: its time to live after its end.
+        expires_at: when it expires; ``None`` while it lives.
+        poll_after_ms: a sensible pause before the next ``status``; ``None`` for a finished job.
         result_available: whether ``result`` has something to return.
-        cost_usd: what the output says was spent, or ``None``.
+        cost_usd: the cost in the output, or ``None``.
         detail: for a failed job a short redacted reason, else ``None``.
-        warnings: what is unusual about its output, a sentence each.
+        warnings: unusual facts about its output, a sentence each.
         stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``).
-        progress: what the output of a running job says about how far it is, for kinds that report it.
+        progress: the progress in the output of a running job, for kinds that report it.
             Of an agent: ``turn``, ``tool``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``note``,
-            ``model``, ``finished``, ``skipped_lines``. ``partial``: what came first was not read, so
-            that counts are lower bounds.
-        engine: what runs it.
+            ``model``, ``finished``, ``skipped_lines``. ``partial``: the beginning was not read, so
+            counts are lower bounds.
+        engine: the engine that runs it.
         queue_reason: why it is queued, in the words of its engine ("Resources", "Priority"), where that is
-            known; ``"unreachable"`` when the engine cannot be asked.
+            known; ``"unreachable"`` when the engine does not answer.
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
-        stdout_bytes: how much it has written to stdout; of an ended job, until its end.
+        stdout_bytes: the bytes that it has written to stdout; of an ended job, until its end.
         stderr_bytes: the same of stderr.
         cpu_seconds: user and system time, where known.
         max_rss_bytes: the largest resident set, where known.
@@ -259,10 +259,10 @@ class Job:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Result:
-    """What a finished job gave: a value, or the reason why there is none.
+    """The result of a finished job: a value, or the reason why there is none.
 
     Attributes:
-        job_id: whose result it is.
+        job_id: the job's id.
         kind: how the output was read.
         value: by kind: text, parsed JSON, a normalised answer; ``None`` beside an error.
         encoding: ``"base64"`` when a raw output was not UTF-8, else ``None``.
@@ -289,7 +289,7 @@ class JobPage:
 
     Attributes:
         jobs: the jobs.
-        next_cursor: what to pass as ``cursor`` for the next page; ``None`` on the last.
+        next_cursor: the ``cursor`` of the next page; ``None`` on the last.
     """
 
     jobs: tuple[Job, ...]
@@ -298,12 +298,12 @@ class JobPage:
 
 @attrs.frozen(slots=True, kw_only=True)
 class JobEvent:
-    """A change of state or of progress, as it happened.
+    """A change of state or of progress.
 
     Attributes:
         job: the job after the change.
-        previous: its state before, or ``None`` when it came to exist (or was not known here);
-            its state now when only its progress has changed.
+        previous: its state before, or ``None`` when it was created (or was not known here);
+            its present state when only its progress has changed.
         lagged: how many earlier events this subscriber missed because it read too slowly.
     """
 
@@ -335,19 +335,19 @@ def _plain(member: State | Reason) -> str:
 
 
 def _seconds_to_json(seconds: float | None) -> float | None:
-    # 1800.0 goes out as 1800: the contract shows whole numbers, and some parsers insist.
+    # 1800.0 becomes 1800: the contract shows whole numbers, and some parsers require them.
     return int(seconds) if seconds is not None and seconds == seconds // 1 else seconds
 
 
 @cache
 def _converter() -> cattrs.Converter:
-    import cattrs  # with what it has to generate, half of what this module would cost a command that needs no JSON
+    import cattrs  # import and generated functions are half the cost of this module to a command without JSON
     from cattrs.gen import make_dict_unstructure_fn, override
 
     made = cattrs.Converter(forbid_extra_keys=False)
     made.register_unstructure_hook(datetime, _time_to_json)
     made.register_structure_hook(datetime, _time_from_json)
-    made.register_unstructure_hook(State, _plain)  # else members go out, not the plain strings
+    made.register_unstructure_hook(State, _plain)  # else the JSON has members, not plain strings
     made.register_unstructure_hook(Reason, _plain)
     made.register_unstructure_hook(
         JobSpec,
@@ -380,8 +380,8 @@ def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics | Super
     """Return the JSON-ready shape of the public contract for ``obj``.
 
     A ``Job`` gives ``{"ok": true, "job_id": ..., ...}``; a ``Result`` its success or failure
-    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``; an exception of ours
-    ``{"ok": false, "error": {...}}``. The value of a ``Result`` is passed through as it is, neither
+    shape; a ``JobPage`` ``{"ok": true, "jobs": [...], "next_cursor": ...}``; a ``SupervisorError``
+    ``{"ok": false, "error": {...}}``. The value of a ``Result`` is neither
     copied nor walked: it can be large and deep.
     """
     shape: dict[str, Any]
@@ -408,7 +408,7 @@ def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics | Super
 
 
 def error_to_json(error: SupervisorError, job: Job | None = None) -> dict[str, Any]:
-    """Return the failure shape of the contract for an exception of ours."""
+    """Return the failure shape of the contract."""
     info = ErrorInfo(
         code=error.code,
         message=error.message,

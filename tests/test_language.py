@@ -19,7 +19,6 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 # The most hidden subjects that each room or page may have. A number may only become smaller.
 LIMITS = {
-    "embedding": 10,
     "engines": 56,
     "interpret": 8,
     "jobdir": 5,

@@ -1,4 +1,4 @@
-"""The options of ``run`` and ``start``, and the job that they ask for."""
+"""The options of ``run`` and ``start``, and the request that they make."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from supervisor.model import JobOptions, JobSpec
 
 __all__ = ["COMMAND_LINE", "make_spec", "request_options"]
 
-# From the command's name on, every word is the command's own, options included.
+# Every word after the name of the command belongs to the command, options included.
 COMMAND_LINE: Final[dict[str, Any]] = {"context_settings": {"allow_interspersed_args": False}, "epilog": DEFAULTS}
 
 
@@ -32,16 +32,16 @@ def _complete_kind(_: click.Context, __: click.Parameter, incomplete: str) -> li
 
 
 class _KindOption(click.Option):
-    """An option whose help lists the kinds that can be used here; finding them takes a while, so only then."""
+    """An option whose help lists the kinds that are installed; only the help searches for them, which takes a while."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return what stands in the help."""
+        """Return the option and its help."""
         self.help = f"How its output is read: {', '.join(map(one_line, kinds()))}."
         return super().get_help_record(ctx)
 
 
 def _slurm_options(function: _F) -> _F:
-    """Add an option for each of the Slurm engine's; what its value may be is the engine's to say."""
+    """Add the options of the Slurm engine, which checks their values."""
     for name, (option, _, accepts) in reversed(SLURM_OPTIONS.items()):
         help_ = f"With --engine slurm, sbatch's {option}: {accepts}."
         function = click.option(f"--slurm-{name}", metavar=name.upper(), help=help_)(function)
@@ -49,7 +49,7 @@ def _slurm_options(function: _F) -> _F:
 
 
 def request_options(function: _F) -> _F:
-    """Add the options that describe a job, and its command; ``make_spec`` takes what they are passed as."""
+    """Add the options that describe a job, and its command: the arguments of ``make_spec``."""
     for add in reversed(
         (
             workspace_option("Run it in this directory, instead of the current one."),
@@ -72,41 +72,41 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--stdin",
                 metavar="FILE",
-                help="Give it this file to read ('-' is this command's own stdin), at most 64 MiB. Default: nothing.",
+                help="Have it read this file as stdin, at most 64 MiB; '-' is this command's own stdin. Default: none.",
             ),
             click.option(
                 "--env",
                 "env",
                 metavar="NAME[=VALUE]",
                 multiple=True,
-                help="Set a variable, beside those of this environment, which it gets anyway. A bare name insists that "
+                help="Set a variable, in addition to this environment, which it inherits. A bare name requires that "
                 "the variable is set, and keeps its value out of `ps`.",
             ),
             click.option(
                 "--env-file",
                 metavar="FILE",
                 multiple=True,
-                help="Set the variables in this file: lines NAME=VALUE, taken as they are; blank ones and those with # "
-                "in front do not count. --env wins.",
+                help="Set the variables in this file: lines NAME=VALUE, without quoting; blank lines and those with # "
+                "in front are ignored. --env wins.",
             ),
             label_option("Give it a label to find it by."),
             click.option(
                 "--key",
                 "idempotency_key",
                 metavar="KEY",
-                help="Start it once: the same key with the same request in the same directory is the first job.",
+                help="Start it once: the same key with the same request in the same directory returns the first job.",
             ),
             click.option(
                 "--engine",
                 metavar="ENGINE",
                 type=click.Choice(["local", "slurm"]),
-                help="What runs it: 'local' is this machine, 'slurm' a cluster, where it may have to wait.",
+                help="The engine: 'local' is this machine, 'slurm' a cluster, where the job may have to wait.",
             ),
             click.option(
                 "--shared-dir",
                 metavar="DIR",
                 type=click.Path(file_okay=False, readable=False),
-                help="Keep its files here, where the machines of the cluster see them. Default: SUPERVISOR_SHARED_DIR.",
+                help="Make its directory in this one, which the cluster shares. Default: SUPERVISOR_SHARED_DIR.",
             ),
             click.option(
                 "--deadline-from",
@@ -131,7 +131,7 @@ def make_spec(
     engine: str | None,
     **others: Any,
 ) -> JobSpec:
-    """Return the job that the options describe; one that bears the name of a job option is passed on as it is.
+    """Return the request that the options describe. An option named like one of ``JobOptions`` is used as it is.
 
     Raises:
         click.UsageError: a file cannot be read, a variable is not set, or an option is of another engine.
@@ -169,7 +169,7 @@ def _read(option: str, path: str) -> bytes:
 
 
 def _environment(variables: Iterable[str], files: Iterable[str]) -> dict[str, str] | None:
-    """Return this environment with what was asked for on top; ``None`` when nothing was."""
+    """Return this environment with the given variables on top; ``None`` when none are given."""
     asked: list[tuple[str, str]] = []
     for path in files:
         for number, line in enumerate(os.fsdecode(_read("--env-file", path)).splitlines(), 1):

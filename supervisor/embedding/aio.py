@@ -47,7 +47,7 @@ async def _settled_even_so(call: Call[Any], withdraw: Callable[[Call[Any]], obje
 
 
 class _Items(Generic[_T]):
-    """An async iterator over what a source gives."""
+    """An async iterator over the items of a source."""
 
     def __init__(self, source: Source[_T]) -> None:
         self._source = source
@@ -61,7 +61,7 @@ class _Items(Generic[_T]):
         async with self._turn:
             if self._pending is None:
                 self._pending = self._source.fetch()
-            await _settled(self._pending)  # when this is cancelled the item is for whoever comes next
+            await _settled(self._pending)  # when this is cancelled the next call gets the item
             call, self._pending = self._pending, None
             return call.result()
 

@@ -1,19 +1,17 @@
 """A Trio program on a thread of its own, and calls into it from any other thread.
 
-How the thread ends. ``stop`` asks for it, and whoever opened the portal waits for that and joins
-the thread. Where nobody does, the thread must not keep the interpreter alive: it is a daemon
-thread, and a hook that runs at interpreter exit, when all ordinary threads have ended, closes every
-portal that is still open and waits for it, but not for ever. An ordinary thread would be waited for
-before such hooks run, without end.
+How the thread ends. ``stop`` asks for it; the facade that opened the portal waits for that and joins
+the thread. A program that never leaves the block must end all the same, so the thread is a daemon
+thread, and a hook at interpreter exit closes every open portal and waits some seconds for it. The interpreter
+would wait for an ordinary thread without end, before it runs such hooks.
 
-What a caller meets. A call raises what was raised in the Trio thread, itself: a group of one is
-unwrapped, and ``trio.Cancelled`` never comes out. When the portal closes under a call, the Trio
-program goes first, so that everybody who waits there learns it from there; what still waits then is
-cut off, with ``SupervisorClosed``. So closing is no cancellation: a ``run`` under way lets go of its
-job. If the Trio program breaks down, callers get an ``InternalError`` from that, and so does whoever
-closes the portal.
+Errors. A call raises the exception that was raised in the Trio thread, itself: a group of one is
+unwrapped, and ``trio.Cancelled`` is never raised. When the portal closes during a call, the Trio
+program closes first, and its calls raise its errors. A call that still waits then raises ``SupervisorClosed``. So
+closing is no cancellation: a ``run`` does not stop its job. If the Trio program breaks down, calls raise an
+``InternalError`` with that cause, and so does closing the portal.
 
-In a forked child the thread does not exist. Every call refuses; closing does nothing.
+In a forked child the thread does not exist. Every call is rejected; closing does nothing.
 """
 
 from __future__ import annotations
@@ -43,18 +41,17 @@ _EXIT_SECONDS: Final = 10.0
 
 
 class Call(Generic[_T]):
-    """Something to be awaited in the Trio thread, once, for somebody who waits elsewhere.
+    """An awaitable to run in the Trio thread, once, for a caller in another thread.
 
-    ``ask`` is awaited with the context variables of whoever made the call. ``settled`` becomes true
-    when ``result()`` has something to return or raise. ``at_once``, where there is one, is called
-    first: what it returns without waiting, unless that is ``None``, spares a task and two rounds
-    of the event loop, which are half of what a call costs.
+    ``ask`` is awaited with the context variables of the caller. ``settled`` becomes true
+    when ``result()`` has something to return or raise. ``at_once``, if given, is called
+    first: unless it returns ``None``, its answer saves a task and two rounds of the event loop, which are half of the
+    cost of a call.
     """
 
     __slots__ = ("_error", "_value", "_wake", "ask", "at_once", "begun", "context", "forget", "scope", "settled")
 
     def __init__(self, ask: Callable[[], Awaitable[_T]], at_once: Callable[[], _T | None] | None = None) -> None:
-        """Prepare the call; ``Portal.submit`` makes it."""
         self.ask = ask
         self.at_once = at_once
         self.context = copy_context()
@@ -67,13 +64,13 @@ class Call(Generic[_T]):
         self.forget: Callable[[Call[_T]], object] | None = None
 
     def on_settled(self, wake: Callable[[], object]) -> None:
-        """Have ``wake`` called, from whichever thread, when it is settled: at once if it is, and maybe twice."""
+        """Call ``wake`` when the call is settled, in any thread; at once if it is settled now, and perhaps twice."""
         self._wake = wake
         if self.settled:
             wake()
 
     def settle(self, value: object = None, error: BaseException | None = None) -> None:
-        """Say what came of it; only the first time counts."""
+        """Set the result or the error; only the first time counts."""
         if self.settled:
             return
         self._value, self._error = value, error
@@ -82,11 +79,11 @@ class Call(Generic[_T]):
             self.forget(self)
         wake = self._wake
         if wake is not None:
-            with contextlib.suppress(RuntimeError):  # the event loop of who waited is closed: nobody waits
+            with contextlib.suppress(RuntimeError):  # the event loop of the caller is closed: no task waits
                 wake()
 
     def begin(self) -> None:
-        """Settle it if that needs no waiting."""
+        """Settle the call if that needs no waiting."""
         self.begun = True
         if self.at_once is not None:
             try:
@@ -98,7 +95,7 @@ class Call(Generic[_T]):
                     self.settle(value)
 
     def result(self) -> _T:
-        """Return what came of it, or raise that."""
+        """Return the result, or raise the error."""
         if self._error is not None:
             try:
                 raise self._error
@@ -109,7 +106,7 @@ class Call(Generic[_T]):
 
 
 async def nothing() -> None:
-    """Be what a call awaits that is settled by other means."""
+    """The awaitable of a call that is settled by other means."""
 
 
 def _failures(error: BaseException) -> list[BaseException]:
@@ -118,7 +115,7 @@ def _failures(error: BaseException) -> list[BaseException]:
 
 
 def _bare(error: BaseException) -> BaseException:
-    """Return the one exception that a group holds; for several, one of ours that tells of them."""
+    """Return the one exception in a group; for several, an ``InternalError`` that lists them."""
     found = _failures(error)
     if len(found) == 1:
         return found[0]
@@ -131,7 +128,6 @@ class Portal(Generic[_Target]):
     """Runs a Trio program on a thread of its own: ``opener``'s context manager, open until ``stop``."""
 
     def __init__(self, opener: Callable[[], AbstractAsyncContextManager[_Target]]) -> None:
-        """Prepare; ``start`` starts the thread."""
         self._opener = opener
         self._target: _Target | None = None
         self._thread: threading.Thread | None = None
@@ -151,7 +147,7 @@ class Portal(Generic[_Target]):
     # ------------------------------------------------------------ from other threads
 
     def start(self, opening: Call[None]) -> None:
-        """Start the thread. ``opening`` is settled when the program is open, or cannot be opened."""
+        """Start the thread. ``opening`` is settled when the program is open or cannot be opened."""
         self._opening = opening
         tell_in_child(self)
         run = copy_context().run
@@ -160,17 +156,17 @@ class Portal(Generic[_Target]):
         _running.add(self)
         try:
             self._thread.start()
-        except BaseException:  # no more threads can be had; or a KeyboardInterrupt, maybe too late
+        except BaseException:  # no thread can be started; or a KeyboardInterrupt, perhaps after the start
             if self._thread.ident is None:
                 _running.discard(self)
                 self._leavers = None
             raise
 
     def submit(self, call: Call[Any], begin: Callable[[Call[Any]], object] | None = None) -> None:
-        """Make a call, which is settled whatever happens; ``begin`` is called with it in the Trio thread.
+        """Make a call, which is settled in any case; ``begin`` is called with it in the Trio thread.
 
         Raises:
-            SupervisorClosed: there is nobody left to take it, or this is a forked child.
+            SupervisorClosed: the thread has ended, or this is a forked child.
             InternalError: the Trio program has broken down.
         """
         self._unsettled.add(call)
@@ -189,18 +185,18 @@ class Portal(Generic[_Target]):
             raise self._closed_error()
         try:
             token.run_sync_soon(action, *arguments)
-        except (trio.RunFinishedError, OSError):  # the latter: it has broken down, and its wake-up line is closed
+        except (trio.RunFinishedError, OSError):  # OSError: it has broken down, and its wake-up socket is closed
             raise self._closed_error() from None
 
     def cancel(self, call: Call[Any]) -> None:
-        """Cancel what is awaited for a call, which is settled then, even if ``submit`` was interrupted."""
+        """Cancel a call, which is settled then, even if ``submit`` was interrupted."""
         try:
             self.soon(self._withdraw, call)
         except SupervisorError as error:
             call.settle(error=error)
 
     def stop(self, ended: Call[None] | None = None) -> None:
-        """Ask the thread to end; ``ended`` is settled when it has."""
+        """Ask the thread to end; ``ended`` is settled when it has ended."""
         if ended is not None and not self._note_leaver(ended):
             ended.settle()
         self._stop_wanted = True
@@ -217,17 +213,17 @@ class Portal(Generic[_Target]):
             return True
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the thread, which was told to end."""
+        """Wait for the thread, which was asked to end."""
         if self._thread is not None and self._thread.ident is not None and not self._forked:
             self._thread.join(timeout)
 
     def in_child(self) -> None:
-        """Refuse every call from now on: this is a forked child, and the thread is not there."""
+        """Reject every call from now on: this is a forked child, which has no such thread."""
         self._forked = True
 
     @property
     def target(self) -> _Target:
-        """What the context manager gave."""
+        """The object that the context manager gave."""
         self.check_not_forked()
         if self._target is None:
             raise self._closed_error()
@@ -239,11 +235,7 @@ class Portal(Generic[_Target]):
             raise forked_error()
 
     def check(self) -> None:
-        """Raise if the Trio program has broken down by itself.
-
-        Raises:
-            InternalError: it has.
-        """
+        """Raise ``InternalError`` if the Trio program has broken down by itself."""
         if self._breakdown is not None:
             raise self._closed_error()
 
@@ -259,15 +251,15 @@ class Portal(Generic[_Target]):
     def _run(self) -> None:
         try:
             trio.run(self._main)
-        except BaseException as error:  # noqa: BLE001  # handed on to whoever opens, calls or closes
+        except BaseException as error:  # noqa: BLE001  # opening, calls and closing raise it
             self._broken(_bare(error))
         finally:
             self._settle_all()
 
     def _settle_all(self) -> None:
-        """Wake all waiters: Trio leaves tasks where they stand when it breaks down itself."""
+        """Wake all waiters: Trio does not end its tasks when it breaks down itself."""
         _running.discard(self)
-        self._token = None  # one that has broken down would take calls and make none
+        self._token = None  # the token of a broken run accepts calls and makes none
         with self._lock:
             leavers, self._leavers = self._leavers or [], None
         self._opening.settle(error=self._closed_error())
@@ -278,7 +270,7 @@ class Portal(Generic[_Target]):
 
     def _broken(self, error: BaseException) -> None:
         if self._target is None:
-            if isinstance(error, OSError):  # no descriptors for Trio's own, for one
+            if isinstance(error, OSError):  # Trio needs descriptors itself
                 error = state_error(error, "cannot start the supervisor")
             self._opening.settle(error=error)
         else:
@@ -287,7 +279,7 @@ class Portal(Generic[_Target]):
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        if self._stop_wanted:  # before there was a token; from now on `stop` uses that
+        if self._stop_wanted:  # before there was a token, which `stop` uses from now on
             return
         with self._scope:
             async with trio.open_nursery() as calls:
@@ -317,12 +309,12 @@ class Portal(Generic[_Target]):
     @staticmethod
     def _withdraw(call: Call[Any]) -> None:
         call.scope.cancel()
-        if not call.begun:  # calls arrive in order, so this one never will
+        if not call.begun:  # calls arrive in order, so this one will never begin
             call.settle(error=SupervisorClosed("the call was withdrawn"))
 
     @staticmethod
     async def serve(call: Call[Any], cut_off: list[Call[Any]]) -> None:
-        """Await what a call asks for, and settle it; if that is cancelled from outside, add it to ``cut_off``."""
+        """Run a call and settle it; if that is cancelled from outside, add it to ``cut_off``."""
         try:
             with call.scope:
                 call.settle(await call.ask())
@@ -335,9 +327,9 @@ class Portal(Generic[_Target]):
 
 
 class Source(Generic[_T]):
-    """An async context manager of the Trio program and the iterator that it gives, in the care of one task.
+    """An async context manager of the Trio program and the iterator that it gives, both run by one task.
 
-    ``opening`` is the call that begins it, settled when the iterator is there. Items are fetched one
+    ``opening`` is the call that begins it, settled when the iterator exists. Items are fetched one
     at a time, so that nothing is buffered here and a slow reader slows the reading.
     """
 
@@ -346,7 +338,6 @@ class Source(Generic[_T]):
         portal: Portal[Any],
         enter: Callable[[], AbstractAsyncContextManager[AsyncIterator[_T]]],
     ) -> None:
-        """Prepare; submitting ``opening`` begins it."""
         self._portal = portal
         self._enter = enter
         self._send, self._receive = trio.open_memory_channel[Call[_T]](float("inf"))
@@ -355,7 +346,7 @@ class Source(Generic[_T]):
         self.opening: Call[None] = Call(self._hold)
 
     def check(self) -> None:
-        """Raise in a forked child, before a lock is taken that a thread of the parent may hold."""
+        """Raise in a forked child, before the caller takes a lock that a thread of the parent may hold."""
         self._portal.check_not_forked()
 
     def fetch(self) -> Call[_T]:
@@ -365,7 +356,7 @@ class Source(Generic[_T]):
         return call
 
     def close(self) -> None:
-        """Leave the context manager, soon."""
+        """Ask the task to leave the context manager."""
         self._portal.cancel(self.opening)
 
     def _put(self, call: Call[_T]) -> None:
@@ -375,7 +366,7 @@ class Source(Generic[_T]):
             call.settle(error=self._end)
 
     async def _next(self) -> _T:
-        assert self._iterator is not None  # noqa: S101  # nothing is fetched before there is one
+        assert self._iterator is not None  # noqa: S101  # no call arrives before the iterator exists
         return await self._iterator.__anext__()
 
     async def _hold(self) -> None:
@@ -390,7 +381,7 @@ class Source(Generic[_T]):
             failure = _bare(error) if _failures(error) else None
             raise
         finally:
-            self._end = failure or SupervisorClosed("what was read from is closed")
+            self._end = failure or SupervisorClosed("the iterator is closed")
             with contextlib.suppress(trio.WouldBlock):
                 while True:
                     waiting.append(self._receive.receive_nowait())

@@ -40,7 +40,7 @@ def _settled_even_so(call: Call[Any], withdraw: Callable[[Call[Any]], object] | 
 
 
 class _Items(Generic[_T]):
-    """An iterator over what a source gives."""
+    """An iterator over the items of a source."""
 
     def __init__(self, source: Source[_T]) -> None:
         self._source = source
@@ -55,7 +55,7 @@ class _Items(Generic[_T]):
         with self._turn:
             if self._pending is None:
                 self._pending = self._source.fetch()
-            _settled(self._pending)  # when this is interrupted the item is for whoever comes next
+            _settled(self._pending)  # when this is interrupted the next call gets the item
             call, self._pending = self._pending, None
             try:
                 return call.result()
@@ -149,7 +149,7 @@ class BlockingSupervisor(BlockingSupervisorMethods):
         try:
             portal.submit(call)
             _settled(call)
-        except BaseException:  # KeyboardInterrupt, or whatever else a signal handler of the host raises
+        except BaseException:  # KeyboardInterrupt, or another exception from a signal handler of the host
             portal.cancel(call)
             _settled(call)
             raise

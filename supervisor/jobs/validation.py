@@ -1,4 +1,4 @@
-"""Requests to run a command: checked before anything is made, and told apart by a digest."""
+"""Checks requests to run a command, and tells them apart by a digest."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MAX_LABEL_CHARACTERS: Final = 1024
 _MAX_KEY_CHARACTERS: Final = 256
 
 MAX_DEADLINE_SECONDS: Final = 100 * 365 * 86400
-"""The longest there is, but for none at all."""
+"""The longest deadline; ``math.inf`` is none at all."""
 
 MAX_INPUT_BYTES: Final = 64 << 20
-"""Of stdin, which is held in memory until the job has read it: it is never written to disk."""
+"""Bytes of stdin: a local job's stay in memory until the job has read them."""
 
 
 def check_input(name: str, content: bytes) -> bytes:
-    """Return what a job is to be given; ``name`` is the argument that it comes from.
+    """Return the input of a job; ``name`` is the argument that it comes from.
 
     Raises:
-        InvalidArguments: it is more than ``MAX_INPUT_BYTES``.
+        InvalidArguments: it has more than ``MAX_INPUT_BYTES``.
     """
     if len(content) > MAX_INPUT_BYTES:
         message = f"{name} has more than {MAX_INPUT_BYTES} bytes, which is the limit"
@@ -48,7 +48,7 @@ def _check(condition: object, message: str) -> None:
 
 
 def _is(held: object, kind: type) -> bool:
-    """Whether a caller whom no type checker watched has given the right thing."""
+    """Check a type at run time: the caller may use no type checker."""
     return isinstance(held, kind)
 
 
@@ -71,21 +71,21 @@ def _check_labels(labels: Mapping[str, str]) -> None:
 
 def _check_env(env: Mapping[str, str]) -> None:
     _check(_all_strings(env), "env must map strings to strings")
-    nameless = "" in os.environ  # a copy of our own environment is no mistake; such an entry is left out
+    nameless = "" in os.environ  # then a copy of it is no mistake; the entry without a name is left out
     for name, value in env.items():
         fits = (name or nameless) and "=" not in name and "\0" not in name + value and encodable(name + value)
         _check(fits, f"env holds {name!r:.80}, whose name or value no environment can hold")
 
 
 def checked_spec(spec: JobSpec) -> JobSpec:
-    """Return ``spec`` if it can be run.
+    """Return ``spec``, checked.
 
     Raises:
-        InvalidArguments: it cannot, for the reason that the message gives.
+        InvalidArguments: it cannot be run, for the reason in the message.
     """
     _check(spec.argv, "argv is empty; it must hold at least the command")
     for word in spec.argv:
-        if not (_is(word, str) and word.isascii() and word.isprintable()):  # what has to be looked at closely
+        if not (_is(word, str) and word.isascii() and word.isprintable()):  # only such a word may be a mistake
             _check(_is(word, str), "argv must hold strings")
             _check("\0" not in word, "argv holds a NUL character, which no command can be given")
             _check(encodable(word), "argv holds a character that no command can be given")
@@ -106,7 +106,7 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     try:
         get_interpreter(spec.kind)
-    except OSError as error:  # the module of a kind is loaded when it is first used: no free descriptor, say
+    except OSError as error:  # the first use of a kind imports its module, which needs a descriptor
         raise state_error(error, f"the kind {spec.kind!r} cannot be loaded now") from error
     return spec
 
@@ -132,7 +132,7 @@ def spec_of(argv: Sequence[str] | JobSpec, options: JobOptions) -> JobSpec:
 
 
 def digest_of(spec: JobSpec, workspace: str) -> str:
-    """Return what an idempotency key stands for: kind, argv, workspace, stdin, names in the environment."""
+    """Return the digest of a request, for its idempotency key; values of the environment are no part of it."""
     request: list[Any] = [
         spec.kind,
         list(spec.argv),

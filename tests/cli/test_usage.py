@@ -188,7 +188,7 @@ OFFERED = {
     ("line", "value", "description"),
     [
         ("supervisor star", "start", COMMANDS["start"][2]),
-        ("supervisor run --env-f", "--env-file", "lines NAME=VALUE, taken as they are; blank ones"),
+        ("supervisor run --env-f", "--env-file", "lines NAME=VALUE, without quoting; blank lines"),
         ("supervisor status ", "JOB", ": echo a,b:c, d"),
     ],
 )

@@ -20,6 +20,7 @@ from supervisor import (
     State,
     Supervisor,
 )
+from supervisor.mcp_server.tasks import Tasks
 
 
 async def in_trio() -> None:
@@ -33,6 +34,12 @@ async def in_trio() -> None:
         async with sup.events() as events, sup.follow("id") as chunks:
             assert_type(await anext(events), JobEvent)
             assert_type(await anext(chunks), bytes)
+
+
+async def in_an_mcp_server(tasks: Tasks) -> None:
+    assert_type(await tasks.start(["true"], engine="slurm", engine_options={"cpus": 2}), Job)
+    assert_type(await tasks.start(JobSpec(argv=["true"])), Job)
+    await tasks.start(["true"], cwd="/")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 async def in_asyncio() -> None:

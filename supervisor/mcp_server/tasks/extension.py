@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, overload
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import attrs
 import trio
@@ -19,6 +18,7 @@ from mcp_types import CallToolRequestParams, CallToolResult, PaginatedRequestPar
 from pydantic import Field
 
 from supervisor.errors import SupervisorError
+from supervisor.jobs.validation import spec_of
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, TOOL_LABEL, scoped_key
 from supervisor.mcp_server.tasks import calls, legacy, refusals
 from supervisor.mcp_server.tasks.apart import run_apart
@@ -36,7 +36,7 @@ from supervisor.mcp_server.tasks.state import (
     legacy_shape,
     shape,
 )
-from supervisor.model import Job, JobSpec, error_to_json
+from supervisor.model import Job, JobOptions, JobSpec, error_to_json
 
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
@@ -321,11 +321,7 @@ class Tasks(Extension):
     async def start(
         self,
         argv: Sequence[str] | JobSpec,
-        *,
-        labels: Mapping[str, str] | None = None,
-        idempotency_key: str | None = None,
-        workspace: str | os.PathLike[str] = ".",
-        **others: Any,
+        **options: Unpack[JobOptions],
     ) -> Job:
         """Start a job that belongs to whoever makes the call being served.
 
@@ -335,16 +331,7 @@ class Tasks(Extension):
         runtime = await self._serving()
         call = calls.current()
         principal = None if call is None else call.principal
-        if isinstance(argv, JobSpec):
-            spec = argv
-        else:
-            spec = JobSpec(
-                argv=tuple(argv),
-                labels=dict(labels or {}),
-                idempotency_key=idempotency_key,
-                workspace=os.fspath(workspace),
-                **others,
-            )
+        spec = spec_of(argv, options)
         ours = {} if call is None else {TOOL_LABEL: call.tool}
         if principal is not None:
             ours[PRINCIPAL_LABEL] = principal

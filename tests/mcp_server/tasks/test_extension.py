@@ -10,7 +10,7 @@ import pytest
 import trio
 from mcp.server.mcpserver import Context
 
-from supervisor.errors import StateUnsafe
+from supervisor.errors import InvalidArguments, StateUnsafe
 from supervisor.mcp_server.tasks import Tasks
 from supervisor.testing import FakeEngine
 from tests.mcp_server.tasks.in_memory import LEGACY, Refused, World, Yes, kept
@@ -118,6 +118,8 @@ async def test_outside_of_a_call_nothing_becomes_a_task(world: World) -> None:
         assert world.tasks.wants_task() is False
         started = await world.tasks.start(["make"], workspace="/", labels={"a": "b"})
         assert started.labels == {"a": "b"}
+        with pytest.raises(InvalidArguments, match="there is no option 'cwd'"):
+            await world.tasks.start(["make"], cwd="/")
 
 
 async def test_a_function_that_begins_twice_is_one_task(world: World, state_dir: Path) -> None:
