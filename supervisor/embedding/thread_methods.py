@@ -198,7 +198,7 @@ class BlockingSupervisorMethods:
         Gives an iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
         and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
         the iterator goes on from the new beginning. Interrupting a wait for the next bytes
-        loses none.
+        loses none. What the command writes past its output limit is not given.
 
         Raises:
             JobNotFound: there is no job of this id.
