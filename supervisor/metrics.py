@@ -7,6 +7,7 @@ call, and cost a job nothing.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
@@ -125,4 +126,4 @@ class Counters:
         self.adoptions = 0
         self.stops = Times()
         self.overshoots = Times()
-        self.ended = {state.value: 0 for state in State if state.terminal}
+        self.ended = Counter({state.value: 0 for state in State if state.terminal})

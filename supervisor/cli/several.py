@@ -34,7 +34,7 @@ def resolve(catalog: Catalog, jobs: Sequence[str]) -> tuple[list[str], list[Supe
 def answer(call: Invocation, asked: Sequence[str], found: Sequence[Job], errors: Sequence[SupervisorError]) -> None:
     """Write the jobs: one as a document of its own if it was the only word, otherwise a list."""
     if not call.as_json:
-        call.print(*(f"{job.job_id}  {click.style(text.outcome(job), fg=text.COLOURS[job.status])}" for job in found))
+        call.print(*(f"{job.job_id}  {click.style(text.outcome(job), fg=text.colour(job))}" for job in found))
         for error in errors:
             call.fail(error)
         return

@@ -11,10 +11,10 @@ from supervisor.model import Job
 from supervisor.states import Reason, State
 
 __all__ = [
-    "COLOURS",
     "ago",
     "clean",
     "clock",
+    "colour",
     "columns",
     "command_line",
     "duration",
@@ -28,7 +28,7 @@ __all__ = [
     "size",
 ]
 
-COLOURS: Final = {
+_COLOURS: Final = {
     State.QUEUED: "yellow",
     State.RUNNING: "cyan",
     State.DONE: "green",
@@ -37,8 +37,12 @@ COLOURS: Final = {
     State.TIMEOUT: "red",
 }
 """Names of colours that both click and rich accept."""
-
 _GAP: Final = "  "
+
+
+def colour(job: Job) -> str:
+    """Return the colour of the job's state; a state that only a newer version knows is white."""
+    return _COLOURS.get(job.status, "white")
 
 
 def one_line(text: str) -> str:

@@ -84,6 +84,7 @@ class Observation:
         stop_requested: why a stop was asked for, if one was.
         to_stop: why it should be stopped now by whoever looks, because nobody else is there to.
         damage: what could not be read, in words.
+        newer: whether only a newer version of this package can judge it.
         unkept: whether it runs without a keeper, so that nobody else watches what it writes.
         queue_reason: why it waits, in the words of its engine.
         problem: why nothing can be known of it now; then the rest is what was known before.
@@ -95,6 +96,7 @@ class Observation:
     stop_requested: str | None = None
     to_stop: str | None = None
     damage: str | None = None
+    newer: bool = False
     unkept: bool = False
     queue_reason: str | None = None
     problem: OSError | SupervisorError | None = None

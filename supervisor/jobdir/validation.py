@@ -6,6 +6,7 @@ What no keeper can have written is ``{}`` here, as what cannot be read is, and c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.jobdir import records
@@ -19,11 +20,13 @@ __all__ = [
     "end",
     "exit_of",
     "integer",
+    "is_newer",
     "is_newer_request",
     "is_number",
     "keeper_of_claim",
     "launch",
     "launched_of",
+    "newer_records",
     "number",
     "process",
     "stop_facts",
@@ -56,10 +59,31 @@ _REQUEST: Final = frozenset(
 """The members of ``job.json`` that this version knows."""
 
 
+def is_newer(request: Mapping[str, Any]) -> bool:
+    """Whether a ``job.json`` has members, or a shape, that only a newer version knows."""
+    return not request.keys() <= _REQUEST or _has_newer_shape(request)
+
+
 def is_newer_request(directory: str) -> bool:
-    """Whether ``job.json`` says something that this version does not know."""
-    held = records.read(directory, records.JOB, newer=True) or {"v": records.VERSION}
-    return bool(held.get("v") != records.VERSION or not held.keys() <= _REQUEST)
+    """Whether the ``job.json`` in a job directory has members, or a shape, that only a newer version knows."""
+    return is_newer(records.read(directory, records.JOB, newer=True) or {})
+
+
+def newer_records(
+    directory: str,
+    process: dict[str, Any] | None = None,
+    stop: dict[str, Any] | None = None,
+    end: dict[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """Return the names of the records that are not readable here, as a newer version has written them."""
+    held = ((records.PROCESS, process), (records.STOP, stop), (records.EXIT, end))
+    unreadable = [name for name, record in held if record == {}]
+    return tuple(name for name in unreadable if _has_newer_shape(records.read(directory, name, newer=True) or {}))
+
+
+def _has_newer_shape(record: Mapping[str, Any]) -> bool:
+    version = record.get("v")
+    return type(version) is int and version > records.VERSION
 
 
 def keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:

@@ -197,7 +197,7 @@ class _Cancelling:
             if seen is not None and seen.problem is not None:
                 return self._put_off(job_id, seen.problem)
             if seen is None or seen.seen is Seen.ELSEWHERE:
-                return elsewhere_error(row)
+                return elsewhere_error(row, seen)
             directory = jobs.directory(row)
             engine = registry.made_elsewhere(row.request)
             if engine is not None:
@@ -253,10 +253,14 @@ class _Cancelling:
         self._left[row.job_id] = self._backstops[row.job_id]
 
 
-def elsewhere_error(row: Row) -> JobElsewhere:
-    """Return the error that says that a job cannot be reached from here."""
+def elsewhere_error(row: Row, seen: Observation | None) -> JobElsewhere:
+    """Return the error for a job that this process cannot stop."""
+    message = None
     if row.state not in UNFINISHED:
         message = f"job {row.job_id} is {row.state}, a state that this version of the package does not know"
+    elif seen is not None and seen.newer:
+        message = f"job {row.job_id} was made by a newer version of this package"
+    if message is not None:
         repair = "Repeat the call with the version that started the job, or a newer one."
         return JobElsewhere(message, repair=repair, details={"job_id": row.job_id})
     message = f"job {row.job_id} was started on another host or in another container"

@@ -97,7 +97,7 @@ class Janitor:
             if row.owner not in known:
                 known[row.owner] = self._catalog.layout.owners.is_alive(row.owner)
             overdue = row.deadline_boot_ns is not None and row.deadline_boot_ns + _BACKSTOP_NS < now
-            if (known[row.owner] and not overdue) or _is_elsewhere(row):
+            if (known[row.owner] and not overdue) or row.is_newer or _is_elsewhere(row):
                 waiting.append(row)
                 continue
             mine.append(row)

@@ -324,7 +324,7 @@ class Launcher:
             row, seen = await self._access.in_thread(lambda catalog: catalog.settled(row, drive=False))
             if not row.finished:
                 if seen is None or seen.seen is Seen.ELSEWHERE:
-                    raise elsewhere_error(row)
+                    raise elsewhere_error(row, seen)
                 self._access.check_open()
                 return self._registry.entries.get(job_id) or self.adopt(row, owned=False)
         return self._catalog.job(row)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from supervisor.jobdir import validation
 from supervisor.jobdir.facts import Launched
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
@@ -99,6 +100,11 @@ class Row:
     def finished(self) -> bool:
         """Whether the job is in a terminal state."""
         return self.completed_ns is not None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the request has something that only a newer version knows: then only that one commits the end."""
+        return validation.is_newer(self.request)
 
     def _copy(self) -> Row:
         row = Row(*_columns_of(self))  # 1 us, and attrs.evolve takes 4; twice a job

@@ -299,7 +299,7 @@ def test_peer_4_torn_exit_record_is_no_verdict(world: World) -> None:
     host.kill()
     keeper.kill()
     lies = b'{"v":1,"pid":1,"start":1,"boot":"x","ended_ns":1,"exit_code":0,"signal":null}'
-    for rubbish in (b"", b"{", b"[]", b"\0" * 512, b'{"v":99,"exit_code":0}', lies, b'{"v":1}'):
+    for rubbish in (b"", b"{", b"[]", b"\0" * 512, b'{"v":0,"exit_code":0}', lies, b'{"v":1}'):
         (world.job(job_id) / records.EXIT).write_bytes(rubbish)
         assert world.catalog.status(job_id).status == "running"
     world.gate.open()

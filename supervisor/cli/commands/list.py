@@ -107,7 +107,7 @@ def _show_table(jobs: Sequence[Job], heads: Sequence[str]) -> None:
         shown = _cells(job, with_workspace="WORKSPACE" in heads)
         cells = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in shown]  # Text disables markup in the cell
         cells[0] = Text(job.job_id[:length], style="bold")
-        cells[1] = Text(text.outcome(job), style=text.COLOURS[job.status])
+        cells[1] = Text(text.outcome(job), style=text.colour(job))
         table.add_row(*cells)
     with streams.writing():
         Console(highlight=False).print(table)

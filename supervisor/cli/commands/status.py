@@ -33,7 +33,7 @@ def _describe(job: Job) -> list[str]:
     finished = job.status.terminal
     now = datetime.now(UTC)
     took = text.duration(job.elapsed_ms / 1000)
-    head = click.style(text.outcome(job), fg=text.COLOURS[job.status], bold=True)
+    head = click.style(text.outcome(job), fg=text.colour(job), bold=True)
     since = {State.QUEUED: "since", State.RUNNING: "for"}.get(job.status, "after")
     command_known = job.started_at is not None or not finished
     usage = [

@@ -91,6 +91,7 @@ class Evidence:
         over_limit: whether it has written more than it may, and has no keeper to see that.
         is_newer: whether it was not launched, and its ``job.json`` says something that only a newer version
             knows, such as that another process will launch it.
+        newer_records: the records that a newer version has written in a shape that this version does not know.
         launched: whether it is known from elsewhere that it was launched. Then records that are missing were deleted.
     """
 
@@ -106,6 +107,7 @@ class Evidence:
     now_boot_ns: int = 0
     over_limit: bool = False
     is_newer: bool = False
+    newer_records: tuple[str, ...] = ()
     launched: bool = False
 
 
@@ -122,7 +124,7 @@ class Finding(Enum):
     NOTE_ZOMBIE = "it has ended and its status can be seen"
     NOTE_UNKNOWN = "it has ended and nobody knows how"
     ENDED = "its end is on record"
-    ELSEWHERE = "it can be judged only where it runs"
+    ELSEWHERE = "it can be judged only where it runs, or by the version that has made it"
 
 
 def recorded_keeper(directory: str) -> tuple[int, int] | None:
@@ -236,19 +238,21 @@ def examine(
             place = _place(str(record.get("boot", "")), str(record.get("ns", "")), about) or Place.HERE
     # The exit record comes last: whoever was alive above had not failed to write it yet.
     exit_record = validation.valid_exit(records.read(directory, records.EXIT), process)
+    stop = records.read_stop(directory)
     return Evidence(
         place=place,
         owner_lives=owner_lives,
         claim=claim,
         keeper_lives=keeper_lives,
         process=process,
-        stop=records.read_stop(directory),
+        stop=stop,
         exit=exit_record,
         leader=leader,
         zombie_status=zombie_status,
         now_boot_ns=processes.boottime_ns(),
         over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, about.record),
         is_newer=claim is None and process is None and not owner_lives and validation.is_newer_request(directory),
+        newer_records=validation.newer_records(directory, process, stop, exit_record),
         launched=launched,
     )
 
@@ -260,6 +264,8 @@ def _is_over_limit(directory: str, born: dict[str, Any]) -> bool:
 
 def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
     """Say what follows from the evidence, and from nothing else."""
+    if seen.newer_records:
+        return Finding.ELSEWHERE
     stop = seen.stop or {}
     unfinished_stop = stop.get("signalled_boot_ns") is not None and not stop.get("gone")
     if seen.exit:
@@ -291,7 +297,9 @@ def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
 
 def _decide_unlaunched(seen: Evidence) -> Finding:
     if seen.claim is None and seen.process is None and not seen.launched:
-        return Finding.WAIT_QUEUED if seen.owner_lives or seen.is_newer else Finding.RULE_NEVER_LAUNCHED
+        if seen.owner_lives:
+            return Finding.WAIT_QUEUED
+        return Finding.ELSEWHERE if seen.is_newer else Finding.RULE_NEVER_LAUNCHED
     if seen.claim == records.NOBODY:
         return Finding.NOTE_NEVER_LAUNCHED
     if seen.place is Place.EARLIER_BOOT:
@@ -398,6 +406,8 @@ def note(directory: str, process: dict[str, Any] | None, record: dict[str, objec
 
 
 def _damage(seen: Evidence) -> str | None:
+    if seen.newer_records:
+        return f"{', '.join(seen.newer_records)} cannot be read: a newer version of this package has written it"
     return validation.damage_of(seen.process, seen.stop, seen.exit)
 
 
@@ -484,6 +494,8 @@ def resolve_ended(directory: str) -> Observation | None:
     end, stop = validation.valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
     if not end or (stop and stop["signalled_boot_ns"] is not None and not stop["gone"]):
         return None
+    if {} in (process, stop) and validation.newer_records(directory, process, stop):
+        return None
     return _ended(process, stop, end, validation.damage_of(process, stop))
 
 
@@ -550,5 +562,6 @@ def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observ
         stop_requested=requested,
         to_stop=to_stop,
         damage=damage,
+        newer=seen.is_newer or seen.newer_records != (),
         unkept=seen.leader is Leader.ALIVE and not seen.keeper_lives,
     )

@@ -32,6 +32,11 @@ _STATUS = {
 }
 
 
+def _status_of(job: Job) -> Status:
+    """Return the status of the task; a state that only a newer version knows is one or the other."""
+    return _STATUS.get(job.status, Status.COMPLETED if job.status.terminal else Status.WORKING)
+
+
 def _ns(when: datetime) -> int:
     return int(when.timestamp() * 1e9)
 
@@ -60,20 +65,20 @@ def task_of(job: Job, result: CallToolResult | None = None) -> Task:
     """Return the task that a job is; ``result`` is its result, for one that is completed."""
     return Task(
         task_id=job.job_id,
-        status=_STATUS[job.status],
+        status=_status_of(job),
         message=_message(job),
         created_ns=_ns(job.created_at),
         updated_ns=_ns(job.completed_at or job.started_at or job.created_at),
         ttl_ms=_ttl_ms(job),
         poll_ms=job.poll_after_ms,
         result=None if result is None else on_the_wire(result),
-        is_error=job.status in {State.FAILED, State.TIMEOUT},
+        is_error=job.status.terminal and job.status not in {State.DONE, State.CANCELLED},
     )
 
 
 def ends_with_result(job: Job) -> bool:
     """Whether the job has ended in a way that has a result."""
-    return _STATUS[job.status] is Status.COMPLETED
+    return _status_of(job) is Status.COMPLETED
 
 
 def _answer(shape: dict[str, object], *, is_error: bool) -> CallToolResult:

@@ -300,7 +300,7 @@ def test_a_recycled_pid_is_somebody_else(job: Directory, gone: Identity, spawn: 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b"[]", b'{"v":2,"exit_code":0}', b'{"v":1}', b"\xff\xfe", b"[" * 100_000, bytes(4096)],
+    [b"", b"{", b"null", b"[]", b'{"v":0,"exit_code":0}', b'{"v":1}', b"\xff\xfe", b"[" * 100_000, bytes(4096)],
 )
 def test_a_torn_exit_record_is_none_and_is_replaced(job: Directory, gone: Identity, content: bytes) -> None:
     job.process(gone, gone)
