@@ -78,7 +78,7 @@ def cold(plan: Plan) -> Iterator[Figure]:
         values, missing = interleaved(plan.rounds, contenders)
     yield Figure(
         case="cold", name="supervisor run -- true, a whole process", unit="ms", values=values, missing=missing,
-        note="a keeper is brought up for it and leaves after it; task-spooler has its server up",
+        note="the job starts a keeper, which exits after it; the server of task-spooler runs already",
     )  # fmt: skip
     answers = {
         name: partial(_first_answer, plan, server, max(1, times // 5), environment)

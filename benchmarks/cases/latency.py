@@ -69,7 +69,7 @@ def starts(plan: Plan) -> Iterator[Figure]:
         values=values,
         missing={**plan.missing, **missing},
         goals=[Goal("<=", 5, of=BARE)],
-        note="medians of a round; beside a bare Popen call by call; peers of the shell by one process of theirs",
+        note="medians of a round; next to a bare Popen, call by call; peers for the shell use a process for each call",
     )
 
 
@@ -109,7 +109,7 @@ def exits(plan: Plan) -> Iterator[Figure]:
             goals=[Goal("<=", goal)],
             at=flight,
             along="jobs in flight",
-            note="the command's own clock, read as its last act, to the waiter's; so the end of its process is in it",
+            note="from the clock that the command reads last to the return of the wait, the process end included",
         )
 
 
@@ -245,7 +245,7 @@ def statuses(plan: Plan) -> Iterator[Figure]:
         values=values,
         missing={**plan.missing, **missing},
         goals=[Goal("<=", 10)],
-        note="peers of the shell by one process of theirs for each question",
+        note="peers for the shell use one process for each query",
     )
 
     figures: list[Figure] = []

@@ -119,7 +119,7 @@ def sleeping(plan: Plan) -> Iterator[Figure]:
                 name=f"memory per running job, {count:,} running",
                 unit="KiB",
                 values={OURS: [each["supervisor"] + each["keeper"] for each in found]},
-                note=f"private memory of supervisor and keeper; of it the keeper {number(found[-1]['keeper'])} KiB",
+                note=f"private memory of supervisor and keeper; the keeper has {number(found[-1]['keeper'])} KiB",
                 goals=[Goal("<=", 12)] if count >= 5000 else [],
                 **shape,
             )
@@ -252,7 +252,7 @@ def reopening(plan: Plan) -> Iterator[Figure]:
         about: dict[str, tuple[str, list[Goal]]] = {
             "opened": ("until it is open", [Goal("<=", 0.3)]),
             "listed": ("until the running ones are listed", []),
-            "adopted": ("until every running one is cared for", []),
+            "adopted": ("until every running job is adopted", []),
         }
         for what, values, missing in parted(plan.rounds, [*about], {OURS: lambda: apart(reopen, str(root))}):
             words, goals = about[what]

@@ -87,8 +87,8 @@ class Supervisord:
 
     name = "supervisord"
     about = (
-        "a program for each job in flight, started over and over by XML-RPC on a unix socket; it remembers how a"
-        " program last ended, and nothing of the runs before"
+        "a program for each job in flight, started repeatedly by XML-RPC on a unix socket; it stores the last end of a"
+        " program, and no earlier run"
     )
 
     def version(self) -> str:
@@ -198,7 +198,7 @@ class Circus:
     """A watcher for each job, without respawn; ends are events and are not recorded."""
 
     name = "circus"
-    about = "a watcher for each job, without respawn, told over its socket; an end is an event, and on no record"
+    about = "a watcher for each job, without respawn, controlled over its socket; an end is an event without a record"
 
     def version(self) -> str:
         if importlib.util.find_spec("circus") is None:

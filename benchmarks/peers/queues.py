@@ -110,7 +110,7 @@ class Nq:
     """Locked files, without a server. A queue runs one job at a time, so there are as many queues as jobs in flight."""
 
     name = "nq"
-    about = "a directory for each job in flight, as a queue runs one at a time; `nq -w` waits for what was queued"
+    about = "a directory for each job in flight, as a queue runs one at a time; `nq -w` waits for the queued jobs"
 
     def version(self) -> str:
         return debian_version("nq", "nq")

@@ -61,7 +61,7 @@ class Docket:
     def __init__(self, *, on_redis: bool) -> None:
         self._on_redis = on_redis
         self.name = f"docket, {'on Redis' if on_redis else 'in memory'}"
-        self.about = "a task that runs the command, asked for in the process of its worker; the outcome is kept"
+        self.about = "a task that runs the command, requested in the process of its worker; the outcome is kept"
         if on_redis:
             self.about += " on a Redis server that appends every write to a file"
 
