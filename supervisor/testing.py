@@ -48,6 +48,7 @@ import trio
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import LaunchRequest, Observation, Running, Seen
 from supervisor.engines.local import reconcile, stopping
+from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.engine import seconds_left
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import factories, measures, records, validation
@@ -316,6 +317,16 @@ class _FakeRunning:
             raise NotImplementedError(message)
 
 
+class _FakeClient(LocalClient):
+    def __init__(self, engine: FakeEngine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
+        del drive  # a fake engine stops its commands itself
+        return self._engine.observe(directory, owner_lives=owner_lives, launched=launched)
+
+
 class FakeEngine:
     """Runs nothing, and answers as if it had: an ``Engine`` for ``open_supervisor(engine=...)``.
 
@@ -354,6 +365,8 @@ class FakeEngine:
     def name(self) -> str:
         """Recorded with every job."""
         return "fake"
+
+    on_this_machine = True
 
     # ------------------------------------------------------------ for the test
 
@@ -450,6 +463,10 @@ class FakeEngine:
             ended=command.ended,
             stop_requested=command.stop_reason,
         )
+
+    def client(self) -> LocalClient:
+        """Return a new client, which observes fake commands, and the evidence of all other jobs."""
+        return _FakeClient(self)
 
     async def adopt(
         self,

@@ -476,6 +476,20 @@ async def test_a_shared_directory_that_is_away_loses_no_job(site: Site) -> None:
     assert site.shown("cancel", job.job_id)["status"] == "cancelled"
 
 
+async def test_a_cancel_says_that_the_shared_directory_is_away(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        job = await site.start(sup, "echo hi")
+    away = site.shared.with_name("away")
+    os.rename(site.shared, away)
+    error = site.shown("cancel", job.job_id)["error"]
+    assert error["message"] == f"the shared directory {site.shared} of job {job.job_id} cannot be seen from here"
+    assert "Mount" in error["repair"]
+    assert (error["code"], error["retryable"]) == ("state_busy", True)
+    os.rename(away, site.shared)
+    assert site.shown("cancel", job.job_id)["status"] == "cancelled"
+
+
 async def test_one_request_serves_all_jobs(site: Site) -> None:
     """For Slurm the cost of a round does not grow with the number of jobs."""
     site.slurm.arrange("hold")

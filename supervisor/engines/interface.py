@@ -14,7 +14,7 @@ cluster implements ``cluster.interface.Backend`` and ``SyncBackend`` only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,9 +24,11 @@ from supervisor.errors import SupervisorError
 from supervisor.jobdir.facts import Ended, Launched
 
 if TYPE_CHECKING:
+    import os
+
     import trio
 
-__all__ = ["Engine", "LaunchRequest", "Observation", "Running", "Seen"]
+__all__ = ["Client", "Engine", "EngineFactory", "LaunchRequest", "Observation", "Running", "Seen", "StopInProgress"]
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
@@ -157,7 +159,16 @@ class Engine(Protocol):
         """Recorded with every job."""
         ...
 
-    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it runs the jobs of this machine, so that it takes the place of the local engine."""
+        ...
+
+    def client(self) -> Client:
+        """Return a new client of this engine, for one thread."""
+        ...
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = ...) -> None:
         """Do the background work until cancelled. Cancelling it leaves every command running."""
         ...
 
@@ -166,13 +177,6 @@ class Engine(Protocol):
 
         A job directory is launched at most once, whatever crashes in between. ``accepted`` is called when the engine
         has queued the job, so that its start need not be awaited; an engine without a queue never calls it.
-        """
-        ...
-
-    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Return what the evidence proves about an unfinished job now, without waiting.
-
-        ``launched``: whether the job is known to have been launched, whatever is left in its directory.
         """
         ...
 
@@ -189,5 +193,148 @@ class Engine(Protocol):
         ``record`` is ``job.json``. ``owner_lives``, which may be called from any thread, returns whether the supervisor
         that created the job can still launch it; if not, and it has not, the job will never run. It raises ``NotKnown``
         while that cannot be determined.
+        """
+        ...
+
+
+class StopInProgress(Protocol):
+    """The stop of one job by a program that is not its supervisor."""
+
+    @property
+    def until(self) -> float | None:
+        """When to advance it again, by the monotonic clock; ``None`` when its end is on record, or will be at once."""
+        ...
+
+    @property
+    def is_handed_out(self) -> bool:
+        """Whether a step has returned that this process has to end the job, whose processes may resist that still."""
+        ...
+
+    def advance(self, to_stop: str | None, *, sound: bool) -> bool:
+        """Advance the stop by one step; return whether this process has to end the job itself, with ``Client.end``.
+
+        ``to_stop`` is why the job has to be stopped without its keeper, see ``Observation``. ``sound``: whether its job
+        directory may be written to.
+
+        Raises:
+            SupervisorError: the job cannot be stopped, or not within a reasonable time.
+            OSError: the request cannot be written; no process was signalled.
+        """
+        ...
+
+
+class Client(Protocol):
+    """One engine, for programs and threads without an event loop. One thread at a time may use it."""
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether its job directories are on a local disk, which answers quickly."""
+        ...
+
+    @property
+    def poll_seconds(self) -> float:
+        """How often to observe a job that is waited for; infinite where the kernel reports changes."""
+        ...
+
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
+        """Return what the evidence proves about an unfinished job now.
+
+        ``launched``: whether the job is known to have been launched, whatever is left in its directory. ``drive``: stop
+        a job that has to be stopped, and that no other process stops, here and now, which can take its grace.
+
+        Raises:
+            OSError: that is not known now.
+        """
+        ...
+
+    def cached(self, directory: str, found: os.stat_result) -> Observation | None:
+        """Return an observation that provably still holds, in microseconds; ``None`` without one.
+
+        ``found`` is the status of the job directory since this call began.
+        """
+        ...
+
+    def is_unended(self, directory: str) -> bool:
+        """Return whether a job provably has no recorded end; takes microseconds."""
+        ...
+
+    def stop_requested(self, directory: str) -> str | None:
+        """Return why a stop of the job was requested, as ``is_unended`` has read it."""
+        ...
+
+    def can_adopt(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a supervisor here can watch and stop the job whose ``job.json`` this is."""
+        ...
+
+    def has_processes(self, job_id: str) -> bool:
+        """Return whether processes of a job live here whose directory is lost."""
+        ...
+
+    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+        """Return the stop of a job, to be advanced step by step."""
+        ...
+
+    def signal(self) -> None:
+        """Deliver the requests of all stops that were advanced."""
+        ...
+
+    def end(self, stops: Iterable[StopInProgress]) -> None:
+        """End jobs from here, side by side; blocks for as long as that takes.
+
+        Raises:
+            OSError: their processes cannot be looked at, and could not for some time.
+        """
+        ...
+
+    def retry_stop(self, directory: str, by: str) -> None:
+        """Have a stop that was refused by the operating system tried again.
+
+        Raises:
+            OSError: the request cannot be written.
+        """
+        ...
+
+    def obstacle(self, directory: str, *, overdue: bool) -> SupervisorError | None:
+        """Return what keeps a job from ending that was asked to stop, ``None`` where that is not known (yet).
+
+        ``overdue``: whether the stop has had the time to take effect.
+
+        Raises:
+            OSError: it cannot be looked at now.
+        """
+        ...
+
+    def survivors(self, directory: str) -> SupervisorError | None:
+        """Return the error of a job that has ended, and that left processes which may not be signalled from here."""
+        ...
+
+    def close(self) -> None:
+        """Close what it holds."""
+        ...
+
+
+class EngineFactory(Protocol):
+    """Makes an engine and its clients; ``registry`` finds it by its name."""
+
+    def engine(self, root: str, python: str | os.PathLike[str] | None) -> Engine:
+        """Return the engine, to be served by the caller.
+
+        ``root`` is the state root, ``python`` the interpreter that runs keepers, if the user has named one.
+        """
+        ...
+
+    def client(self) -> Client:
+        """Return a new client, for one thread."""
+        ...
+
+    def accepted_options(self) -> dict[str, str]:
+        """Return the names of its options, and in words what each accepts."""
+        ...
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of a job as they are recorded with it.
+
+        Raises:
+            InvalidArguments: there is no such option, or a value does not fit.
         """
         ...

@@ -1,174 +1,110 @@
-"""The engines for many machines by their names: what can be asked of them, and done, without an event loop.
+"""The engines by their names.
 
-Importing this costs nothing; an engine's own modules are imported when a job of it turns up.
+Importing this costs nothing: the modules of an engine are imported when the engine is used. A package adds an engine
+with an entry point in the group ``supervisor.engines``, which refers to an ``EngineFactory``. Entry points are read
+only for a name that is not built in.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from supervisor.engines.interface import Observation
-from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
-from supervisor.jobdir import records
-from supervisor.system.paths import absolute, expanded
+from supervisor.engines.interface import Client, Engine, EngineFactory
+from supervisor.errors import InvalidArguments
 
-if TYPE_CHECKING:
-    from supervisor.engines.cluster.engine import BatchEngine
-    from supervisor.engines.cluster.interface import Desk
+__all__ = ["BUILT_IN", "LOCAL", "Clients", "engine_of", "factory", "make_engine", "names", "names_of"]
 
-__all__ = [
-    "NAMES",
-    "Desks",
-    "accepted_options",
-    "check_options",
-    "check_shared_directory",
-    "made_elsewhere",
-    "make_engine",
-    "make_job_directory",
-]
-
-NAMES: Final = ("slurm",)
-
-_ABOUT_DEADLINE: Final = ("start", "submission")
+LOCAL: Final = "local"
+BUILT_IN: Final = (LOCAL, "slurm")
+_GROUP: Final = "supervisor.engines"
 
 
-def make_engine(name: str) -> BatchEngine:
-    """Return the engine of this name, to be served by whoever has asked for it.
+def factory(name: str) -> EngineFactory:
+    """Return the factory of an engine.
 
     Raises:
-        InvalidArguments: there is none.
+        InvalidArguments: no engine has this name.
     """
-    _check_name(name)
-    from supervisor.engines.cluster.engine import BatchEngine
-    from supervisor.engines.cluster.slurm.backend import Slurm
-    from supervisor.engines.cluster.slurm.commands import SlurmDesk
+    if name == LOCAL:
+        from supervisor.engines.local.factory import FACTORY as LOCAL_FACTORY
 
-    return BatchEngine(Slurm(), SlurmDesk())
+        return LOCAL_FACTORY
+    if name == "slurm":
+        from supervisor.engines.cluster.slurm.factory import FACTORY as SLURM_FACTORY
+
+        return SLURM_FACTORY
+    from importlib.metadata import entry_points
+
+    for entry_point in entry_points(group=_GROUP, name=name):
+        made: EngineFactory = entry_point.load()
+        return made
+    message = f"engine is {name!r:.80}; it must be one of {', '.join(names())}"
+    raise InvalidArguments(message)
 
 
-def _check_name(name: str) -> None:
-    if name not in NAMES:
-        message = f"engine is {name!r:.80}; it must be one of local, {', '.join(NAMES)}"
-        raise InvalidArguments(message)
-
-
-def accepted_options(name: str) -> dict[str, str]:
-    """Return the options of an engine, and in words what each accepts.
+def make_engine(name: str, root: str, python: str | os.PathLike[str] | None = None) -> Engine:
+    """Return the engine of this name, to be served by the caller; for the arguments see ``EngineFactory.engine``.
 
     Raises:
-        InvalidArguments: there is no such engine.
+        InvalidArguments: no engine has this name.
     """
-    _check_name(name)
-    from supervisor.engines.cluster.slurm.options import OPTIONS
-
-    ours = {
-        "shared_dir": "the path of a directory that this machine and the nodes share",
-        "deadline_from": " or ".join(map(repr, _ABOUT_DEADLINE)),
-    }
-    return ours | {each: accepts for each, (_, _, accepts) in OPTIONS.items()}
+    return factory(name).engine(root, python)
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a job as they are recorded with it: ``shared_dir``, ``deadline_from``, the engine's own.
+def names() -> tuple[str, ...]:
+    """Return the names of all engines that are installed."""
+    from importlib.metadata import entry_points
 
-    Whoever reads options from a file, of a kind for instance, calls this as well, so that a mistake is found there
-    and not with the first job.
+    installed = {each.name for each in entry_points(group=_GROUP)}
+    return (*BUILT_IN, *sorted(installed.difference(BUILT_IN)))
 
-    Raises:
-        InvalidArguments: there is no such engine or option, or a value does not fit.
+
+def engine_of(record: Mapping[str, Any]) -> str:
+    """Return the name of the engine that runs the job whose ``job.json`` this is.
+
+    An engine of this machine, such as a fake one in tests, keeps its jobs where the local engine does: any program
+    reads them as local jobs.
     """
-    _check_name(name)
-    from supervisor.engines.cluster.slurm import commands
-
-    own = dict(options)
-    given = own.pop("shared_dir", None)
-    shared = str(given) if isinstance(given, str | Path) else ""
-    if not shared or "\0" in shared:
-        message = f"the {name} engine needs shared_dir: a directory that this machine and the nodes share"
-        raise InvalidArguments(message, repair="Give shared_dir among the engine's options, or --shared-dir.")
-    begin = own.pop("deadline_from", "start")
-    if begin not in _ABOUT_DEADLINE:
-        message = f"deadline_from is {begin!r:.80}; it must be 'start' or 'submission'"
-        raise InvalidArguments(message)
-    path = os.path.realpath(absolute(expanded(shared), "shared_dir"))
-    return {"shared_dir": path, "deadline_from": begin, "own": commands.check_options(own)}
+    return str(record.get("engine")) if isinstance(record.get("directory"), str) else LOCAL
 
 
-def check_shared_directory(path: str) -> None:
-    """Make a shared directory if it is not there, and check that nobody else can put things into it.
+def names_of(engine: Engine) -> set[str]:
+    """Return the names of the engines that ``engine`` takes the place of in its supervisor."""
+    return {engine.name, LOCAL} if engine.on_this_machine else {engine.name}
 
-    Raises:
-        StateUnsafe: it is somebody else's, or others may write into it.
-        PermissionDenied: it cannot be made.
+
+class Clients:
+    """The clients of all engines, each made when it is first used. For one thread at a time; close it.
+
+    Args:
+        own: an engine that answers for its jobs itself.
     """
+
+    def __init__(self, own: Engine | None = None) -> None:
+        self._clients: dict[str, Client] = {}
+        if own is not None:
+            self._clients = dict.fromkeys(names_of(own), own.client())
+
+    def of(self, record: Mapping[str, Any]) -> Client:
+        """Return the client for the job whose ``job.json`` this is."""
+        name = engine_of(record)
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = _client(name)
+        return client
+
+    def close(self) -> None:
+        """Close every client."""
+        while self._clients:
+            self._clients.popitem()[1].close()
+
+
+def _client(name: str) -> Client:
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.stat(path)
-    except OSError as error:
-        message = f"the shared directory {path} cannot be used: {error.strerror}"
-        raise PermissionDenied(message) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        message = f"the shared directory {path} is not yours alone to write to"
-        raise StateUnsafe(message, repair=f"Give a directory of your own, mode 0700: {path}/{os.geteuid()}, say.")
+        return factory(name).client()
+    except InvalidArguments as problem:
+        from supervisor.engines.cluster.client import MissingClient
 
-
-class Desks:
-    """Answers for the jobs of all engines for many machines; made once for each thread or program."""
-
-    def __init__(self) -> None:
-        """Know nothing yet."""
-        self._desks: dict[str, Desk] = {}
-
-    def _desk(self, name: str) -> Desk:
-        if name not in self._desks:
-            _check_name(name)
-            from supervisor.engines.cluster.slurm.commands import SlurmDesk
-
-            self._desks[name] = SlurmDesk()
-        return self._desks[name]
-
-    def observe(self, name: str, directory: str, *, owner_lives: bool) -> Observation:
-        """Look at a job: at its records first, and then at what its engine says."""
-        from supervisor.engines.cluster.sync_client import resolve_now
-
-        return resolve_now(directory, self._desk(name), name, owner_lives=owner_lives)
-
-    def request_end(self, name: str, directory: str, why: str, by: str) -> bool:
-        """Put on record that a job is to end, and tell its engine; ``True`` if it had not begun, and never will.
-
-        Raises:
-            OSError: it cannot be written down.
-        """
-        from supervisor.engines.cluster.sync_client import request_end
-
-        unrun = request_end(directory, why, by, engine=name)
-        self._desk(name).cancel(os.path.basename(directory), nudge=not unrun)
-        return unrun
-
-    def end(self, name: str, directory: str) -> None:
-        """Have the engine end a job whose keeper does not."""
-        self._desk(name).cancel(os.path.basename(directory))
-
-
-def made_elsewhere(request: Mapping[str, Any]) -> str | None:
-    """Return the engine for many machines that a job was given to, ``None`` for a job of this machine."""
-    name = request.get("engine")
-    return name if name in NAMES and isinstance(request.get("directory"), str) else None
-
-
-def make_job_directory(stub: str, directory: str, record: bytes) -> str:
-    """Make the directory of a job in a shared one, have ``stub`` in the state root lead to it, and return its path.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    os.mkdir(directory, 0o700)
-    os.symlink(directory, f"{stub}/{records.SHARED}")
-    descriptor = os.open(f"{directory}/{records.JOB}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(record)
-    return directory
+        return MissingClient(problem)

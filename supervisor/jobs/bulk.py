@@ -10,11 +10,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from supervisor.engines import registry
-from supervisor.engines.interface import Observation, Seen
-from supervisor.engines.local import reconcile, stopping
-from supervisor.engines.obstacles import obstacle, survivors_error
-from supervisor.errors import JobElsewhere, StateBusy, StateFull, SupervisorError
+from supervisor.engines.interface import Client, Observation, Seen, StopInProgress
+from supervisor.engines.local import stopping
+from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.store import Index, Layout, Row, is_job_id
@@ -24,8 +22,6 @@ from supervisor.system.observing import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECON
 
 __all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]
 
-_LOOK_ELSEWHERE_SECONDS: Final = 1.0
-_KEEPER_FAR_AWAY_SECONDS: Final = 6.0
 _PATIENCE_SECONDS: Final = 10.0
 """How long a job that is to be cancelled may be out of sight before the caller is to try again."""
 _NEVER: Final = float("inf")
@@ -36,7 +32,10 @@ class Jobs(Protocol):
 
     layout: Layout
     index: Index
-    desks: registry.Desks
+
+    def client(self, row: Row) -> Client:
+        """Return the client of the engine that runs a job."""
+        ...
 
     def row(self, job_id: str) -> Row:
         """Return the row of a job that is kept."""
@@ -92,8 +91,8 @@ class _Watch:
     def __init__(self, jobs: Jobs, rows: dict[str, Row]) -> None:
         unfinished = {job_id: row for job_id, row in rows.items() if not row.finished}
         self._ids = {jobs.directory(row): job_id for job_id, row in unfinished.items()}
-        # Nothing on this machine may tell of the ends of these, so that looking again is all there is.
-        self.elsewhere = {each for each, row in unfinished.items() if registry.made_elsewhere(row.request) is not None}
+        self._poll_seconds = {job_id: jobs.client(row).poll_seconds for job_id, row in unfinished.items()}
+        self._polled = {job_id for job_id, seconds in self._poll_seconds.items() if seconds != _NEVER}
         self._unknown: dict[str, float] = {}
         self._change = stopping.Change(self._ids, is_worth_a_look=_may_have_ended)
 
@@ -113,13 +112,13 @@ class _Watch:
 
     def wait(self, until: float) -> Sequence[str]:
         """Wait until something has happened, or until then by the monotonic clock; return what to look at."""
-        if self.elsewhere:
-            until = min(until, time.monotonic() + _LOOK_ELSEWHERE_SECONDS)
+        if self._polled:
+            until = min(until, time.monotonic() + min(map(self._poll_seconds.__getitem__, self._polled)))
         if self._unknown:
             until = min(until, time.monotonic() + min(self._unknown.values()))
         seconds = None if until == _NEVER else max(0.0, until - time.monotonic())
         changed = {self._ids[directory] for directory in self._change.wait(seconds)}
-        return [*{*changed, *self.elsewhere, *self._unknown}]
+        return [*{*changed, *self._polled, *self._unknown}]
 
 
 def _may_have_ended(directory: str) -> bool:
@@ -139,11 +138,10 @@ class _Cancelling:
         self._left = dict.fromkeys(job_ids, 0.0)
         """The jobs that have not ended, with when to look at them again although nothing has happened."""
         self._ends: dict[str, Job | SupervisorError] = {}
-        self._under_way: dict[str, stopping.Cancel] = {}
-        self._backstops: dict[str, float] = {}
+        self._stops: dict[str, StopInProgress] = {}
+        self._clients: dict[StopInProgress, Client] = {}
         self._troubles: dict[str, tuple[float, float]] = {}
         """Since when nothing could be known of a job, and how long it was waited for last."""
-        self._nudges = stopping.Nudges()
 
     def run(self) -> dict[str, Job | SupervisorError]:
         """Return how each has ended, or why that cannot be had."""
@@ -151,16 +149,17 @@ class _Cancelling:
         with _Watch(self._jobs, {job_id: row for job_id, row in found.items() if row is not None}) as watch:
             look: Iterable[str] = list(self._left)
             while True:
-                trees: dict[str, stopping.Tree] = {}
+                to_end: set[str] = set()
                 for job_id in look:
                     if job_id in self._left:
                         self._left[job_id] = _NEVER
-                        self._note(job_id, self._go_on(job_id, trees))
-                self._nudges.send()
+                        self._note(job_id, self._go_on(job_id, to_end))
+                for client in set(self._clients.values()):
+                    client.signal()
                 if not self._left:
                     return self._ends
-                if trees and self._stop(trees):
-                    look = trees
+                if to_end and self._end(to_end):
+                    look = to_end
                 elif self._left:
                     changed = watch.wait(min(self._left.values()))
                     now = time.monotonic()
@@ -171,57 +170,45 @@ class _Cancelling:
             self._ends[job_id] = end
             del self._left[job_id]
 
-    def _stop(self, trees: dict[str, stopping.Tree]) -> bool:
-        """End trees; ``False`` where they cannot be looked at now."""
+    def _end(self, to_end: set[str]) -> bool:
+        """End jobs from here; ``False`` where their processes cannot be looked at now."""
+        stops = [self._stops[job_id] for job_id in to_end]
         try:
-            stopping.stop_trees(trees.values())
+            for client in {self._clients[stop] for stop in stops}:
+                client.end([stop for stop in stops if self._clients[stop] is client])
         except OSError as error:
-            for job_id in trees:
+            for job_id in to_end:
                 self._note(job_id, self._put_off(job_id, error))
             return False
-        for job_id in trees:
+        for job_id in to_end:
             self._troubles.pop(job_id, None)
         return True
 
-    def _go_on(self, job_id: str, trees: dict[str, stopping.Tree]) -> Job | SupervisorError | None:
-        """Go on with cancelling a job; return its end, or ``None`` while there is something to wait for.
+    def _go_on(self, job_id: str, to_end: set[str]) -> Job | SupervisorError | None:
+        """Advance one cancellation by a step; return its result, or ``None`` while it is in progress.
 
-        A tree that nobody else will end is added to ``trees``.
+        A job that this process has to end is added to ``to_end``.
         """
         jobs = self._jobs
         try:
             row, seen = jobs.settled(jobs.row(job_id), drive=False)
-            cancel = self._under_way.get(job_id)
+            stop = self._stops.get(job_id)
             if row.finished:
-                return (None if cancel is None else survivors_error(job_id, cancel.directory)) or jobs.job(row)
-            if seen is not None and seen.problem is not None:
-                return self._put_off(job_id, seen.problem)
+                left = None if stop is None else self._clients[stop].survivors(jobs.directory(row))
+                return left or jobs.job(row)
             if seen is None or seen.seen is Seen.ELSEWHERE:
                 return elsewhere_error(row, seen)
-            directory = jobs.directory(row)
-            engine = registry.made_elsewhere(row.request)
-            if engine is not None:
-                self._cancel_elsewhere(engine, row, directory)
-            elif jobs.layout.is_sound(row.workspace_key, job_id):
-                if cancel is not None and cancel.is_over:
-                    return StateFull(f"job {job_id} was ended, and there is no room on the disk to write that down")
-                if cancel is not None and (problem := obstacle(job_id, directory, overdue=cancel.overdue)) is not None:
-                    return problem
-                if cancel is None:
-                    cancel = self._under_way[job_id] = stopping.Cancel(directory, self._by, self._nudges.owe)
-                tree = cancel.step(seen.to_stop or "cancelled", now=seen.to_stop is not None)
-                if tree is not None:
-                    trees[job_id] = tree
-                self._left[job_id] = cancel.until or 0.0  # without a time its end is on record: look at once
-                if tree is None and not cancel.is_handed_out:  # else what kept its tree from ending may do so still
-                    self._troubles.pop(job_id, None)
-            else:
-                leader = reconcile.find_marked_leader(job_id)
-                if leader is not None:
-                    process = {"pid": leader.pid, "start": leader.start}
-                    trees[job_id] = stopping.Tree(directory, process, sound=False)
-                else:
-                    self._left[job_id] = 0.0
+            if seen.problem is not None:
+                return self._put_off(job_id, seen.problem)
+            if stop is None:
+                client = jobs.client(row)
+                stop = self._stops[job_id] = client.begin_stop(jobs.directory(row), self._by)
+                self._clients[stop] = client
+            if stop.advance(seen.to_stop, sound=jobs.layout.is_sound(row.workspace_key, job_id)):
+                to_end.add(job_id)
+            elif not stop.is_handed_out:  # else what kept its processes from ending may do so still
+                self._troubles.pop(job_id, None)
+            self._left[job_id] = stop.until or 0.0  # without a time its end is on record: look at once
         except (NotKnown, StateBusy) as error:
             return self._put_off(job_id, error)
         except SupervisorError as error:
@@ -241,20 +228,11 @@ class _Cancelling:
         self._left[job_id] = now + delay
         return None
 
-    def _cancel_elsewhere(self, engine: str, row: Row, directory: str) -> None:
-        """Ask for the end of a job of an engine for many machines; if its keeper does not see to it, of the engine."""
-        now = time.monotonic()
-        if row.job_id not in self._backstops:
-            self._jobs.desks.request_end(engine, directory, "cancelled", self._by)
-            self._backstops[row.job_id] = now + row.request["grace_seconds"] + _KEEPER_FAR_AWAY_SECONDS
-        elif self._backstops[row.job_id] <= now:
-            self._jobs.desks.end(engine, directory)
-            self._backstops[row.job_id] = now + _KEEPER_FAR_AWAY_SECONDS
-        self._left[row.job_id] = self._backstops[row.job_id]
 
-
-def elsewhere_error(row: Row, seen: Observation | None) -> JobElsewhere:
+def elsewhere_error(row: Row, seen: Observation | None) -> SupervisorError:
     """Return the error for a job that this process cannot stop."""
+    if seen is not None and isinstance(seen.problem, SupervisorError):
+        return seen.problem
     message = None
     if row.state not in UNFINISHED:
         message = f"job {row.job_id} is {row.state}, a state that this version of the package does not know"

@@ -17,9 +17,7 @@ import attrs
 
 from supervisor import interpret, log
 from supervisor.engines import registry
-from supervisor.engines.interface import Observation, Seen
-from supervisor.engines.local import reconcile, stopping
-from supervisor.engines.local.liveness_cache import SecondLook
+from supervisor.engines.interface import Client, Observation, Seen
 from supervisor.errors import (
     InvalidArguments,
     JobNotFound,
@@ -31,7 +29,7 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
-from supervisor.jobdir import records, validation
+from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobs import bulk, retention
 from supervisor.jobs.listing import no_job, page_of, query_of
@@ -46,9 +44,8 @@ from supervisor.store.state_root import encodable, workspace_key
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 from supervisor.system.paths import absolute, expanded
 
-__all__ = ["Catalog", "Observe", "check_detail", "real_workspace"]
+__all__ = ["Catalog", "check_detail", "real_workspace"]
 
-Observe = Callable[[Row, str], Observation]
 _Look = Callable[[Row, str, Ended], interpret.Outcome]
 
 _MOST_TO_READ: Final = 1 << 20
@@ -87,7 +84,7 @@ class Catalog:
 
     Args:
         settings: where it is.
-        observe: how an unfinished job is looked at; by default by the evidence of a local job.
+        clients: of the engines; by default of those that are installed.
         wait_seconds: how long a lock on the registry is waited for.
         any_thread: whether it is used from more than one thread, one at a time.
         create: whether a state root is made if there is none; else it is one without jobs.
@@ -102,7 +99,7 @@ class Catalog:
         self,
         settings: Settings,
         *,
-        observe: Observe | None = None,
+        clients: registry.Clients | None = None,
         wait_seconds: float = 5,
         any_thread: bool = False,
         create: bool = True,
@@ -110,15 +107,13 @@ class Catalog:
         """Open the state root."""
         self.settings = settings
         self.layout = Layout(settings.state_dir, create=create)
-        self._observe = observe or self.look
+        self.clients = clients or registry.Clients()
         self.unwritten: Mapping[str, Row] = {}
-        self.desks = registry.Desks()
-        self._second_look = SecondLook()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
         """Close the registry."""
-        self._second_look.close()
+        self.clients.close()
         self.index.close()
 
     def __enter__(self) -> Self:
@@ -131,19 +126,22 @@ class Catalog:
 
     # ------------------------------------------------------------ finding out
 
+    def client(self, row: Row) -> Client:
+        """Return the client of the engine that runs a job."""
+        return self.clients.of(row.request)
+
     def directory(self, row: Row) -> str:
         """Return the job directory of a row, in the state root or in the shared directory that it was given."""
-        if '"directory":' in row.spec and registry.made_elsewhere(row.request) is not None:
-            return str(row.request["directory"])
-        return self.layout.job(row.workspace_key, row.job_id)
+        shared = row.request.get("directory")
+        return shared if isinstance(shared, str) else self.layout.job(row.workspace_key, row.job_id)
 
-    def look(self, row: Row, directory: str) -> Observation:
-        """Look at the evidence of an unfinished job, local or in the care of an engine for many machines."""
-        engine = registry.made_elsewhere(row.request)
-        if engine is not None:
-            return self.desks.observe(engine, directory, owner_lives=self.layout.owners.is_alive(row.owner))
-        owner_lives = self.layout.owners.is_alive(row.owner)
-        return reconcile.resolve(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
+    def _observe(self, row: Row, directory: str, *, drive: bool = False) -> Observation:
+        return self.client(row).observe(
+            directory,
+            owner_lives=self.layout.owners.is_alive(row.owner),
+            launched=row.started_ns is not None,
+            drive=drive,
+        )
 
     def judge(self, row: Row) -> tuple[Launched | None, JobOutcome | None]:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
@@ -222,22 +220,15 @@ class Catalog:
         found = self.layout.stat_job(row.workspace_key, row.job_id)
         if found is None:
             return self._without_directory(row)
-        if (kept := self._kept(row, directory, found)) is not None:
+        if (kept := self.client(row).cached(directory, found)) is not None:
             return self._entered(row, directory, kept), kept
         try:
-            seen = self._observe(row, directory)
-            if seen.to_stop is not None and drive:
-                self._stop_here(directory, seen.to_stop, by="nobody else was there")
-                seen = self._observe(row, directory)
+            seen = self._observe(row, directory, drive=drive)
         except OSError:
             if self.layout.is_sound(row.workspace_key, row.job_id):
                 raise
             return self._without_directory(row)
         return self._entered(row, directory, seen, look), seen
-
-    def _kept(self, row: Row, directory: str, found: os.stat_result) -> Observation | None:
-        """Return what is seen of a local job that runs in the care of its keeper, ``None`` for any other."""
-        return None if registry.made_elsewhere(row.request) else self._second_look.look(directory, found)
 
     def _entered(self, row: Row, directory: str, seen: Observation, look: _Look = view_of) -> Row:
         """Commit what was seen, and return the row as it is now."""
@@ -276,8 +267,7 @@ class Catalog:
             self._delete_row(row)
             message = f"there is no job {row.job_id!r}"
             raise JobNotFound(message, details={"job_id": row.job_id})
-        leader = reconcile.find_marked_leader(row.job_id)
-        if leader is not None:
+        if self.client(row).has_processes(row.job_id):
             return row, Observation(seen=Seen.RUNNING, launched=row.launched(), damage=_DAMAGED)
         ended = Ended(exit=Exit(ended_ns=time.time_ns()))
         seen = Observation(seen=Seen.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
@@ -354,7 +344,7 @@ class Catalog:
         directory = self.directory(row)
         try:
             found = self.layout.stat_job(row.workspace_key, row.job_id)
-            seen = None if found is None else self._kept(row, directory, found)
+            seen = None if found is None else self.client(row).cached(directory, found)
         except (NotKnown, StateBusy):
             return None
         if seen is None:
@@ -468,7 +458,7 @@ class Catalog:
         ended = row.ended
         if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MOST_AT_A_GLANCE:
             return None
-        if registry.made_elsewhere(row.request) is not None:  # on a file system that may be slow
+        if not self.client(row).on_this_machine:  # reading it may block
             return None
         try:
             result = self._result_of(row, level, ())
@@ -562,12 +552,6 @@ class Catalog:
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
         return bulk.cancel_all(self, job_ids, by=by)
-
-    @staticmethod
-    def _stop_here(directory: str, why: str, *, by: str) -> None:
-        process = validation.process(directory)
-        if process:
-            stopping.stop_trees([stopping.Tree(directory, process, stopping.request_stop(directory, why, by))])
 
     def wait(self, job_ids: Iterable[str], *, any_one: bool = False, timeout: float | None = None) -> Sequence[Job]:
         """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all.

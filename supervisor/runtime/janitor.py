@@ -14,7 +14,6 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.engines import registry as remote
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime.entry import Entry
@@ -97,7 +96,8 @@ class Janitor:
             if row.owner not in known:
                 known[row.owner] = self._catalog.layout.owners.is_alive(row.owner)
             overdue = row.deadline_boot_ns is not None and row.deadline_boot_ns + _BACKSTOP_NS < now
-            if (known[row.owner] and not overdue) or row.is_newer or _is_elsewhere(row):
+            adoptable = not row.is_newer and self._catalog.client(row).can_adopt(row.request)
+            if (known[row.owner] and not overdue) or not adoptable:
                 waiting.append(row)
                 continue
             mine.append(row)
@@ -141,16 +141,6 @@ class Janitor:
             return
         if size > _CHECKPOINT_BYTES:
             await trio.to_thread.run_sync(checkpoint, self._catalog)
-
-
-def _is_elsewhere(row: Row) -> bool:
-    """Whether a job was taken on where nobody here can watch or stop it: on another host, in another container."""
-    born = row.request
-    if remote.made_elsewhere(born) is not None:  # on whatever machine it runs, it is its engine that tells of it
-        return False
-    if born.get("boot") == processes.boot_id():
-        return born.get("ns") != processes.pid_namespace()
-    return processes.is_another_host(str(born.get("host")))
 
 
 def empty_trash(catalog: Catalog) -> bool:

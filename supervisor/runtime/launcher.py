@@ -19,6 +19,7 @@ import trio
 
 from supervisor import log
 from supervisor.engines import registry as engines
+from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, LaunchRequest, Seen
 from supervisor.errors import IdempotencyConflict, JobNotFound
 from supervisor.jobs.bulk import elsewhere_error
@@ -78,7 +79,7 @@ class Launcher:
         self._catalog = catalog
         self._registry = registry
         self._engine = engine
-        self._engines = {engine.name: engine}
+        self._engines = dict.fromkeys(engines.names_of(engine), engine)
         self._nursery = nursery
         self._services = services
         self._access = access
@@ -164,14 +165,20 @@ class Launcher:
 
     async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
         """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""
-        engine = self._engine
-        if spec.engine is None or (spec.engine == engine.name and engine.name not in engines.NAMES):
+        name = spec.engine
+        if name is None:
+            return self._engine, None
+        engine = self._engines.get(name)
+        if engine is not None and engine.on_this_machine:
             return engine, None
-        options = engines.check_options(spec.engine, {"shared_dir": self._settings.shared_dir, **spec.engine_options})
-        engine = self._engine_named(spec.engine)
+        given = {"shared_dir": self._settings.shared_dir, **spec.engine_options}
+        options = engines.factory(name).check_options(given)
+        engine = self._engine_named(name)
+        if not options:
+            return engine, None
         shared = options["shared_dir"]
         if shared not in self._shared:
-            await trio.to_thread.run_sync(engines.check_shared_directory, shared)
+            await trio.to_thread.run_sync(check_shared_directory, shared)
             self._shared.add(shared)
         return engine, options
 
@@ -223,7 +230,7 @@ class Launcher:
         if shared is None:
             return Entry(row, directory)
         try:
-            return Entry(row, await trio.to_thread.run_sync(engines.make_job_directory, directory, shared, content))
+            return Entry(row, await trio.to_thread.run_sync(make_job_directory, directory, shared, content))
         except OSError as error:
             await trio.to_thread.run_sync(remove_tree, directory)
             raise state_error(error, "cannot make the job directory") from error
@@ -270,15 +277,14 @@ class Launcher:
     def _engine_named(self, name: str) -> Engine:
         """Return an engine by its name; the first call starts it."""
         if name not in self._engines:
-            made = engines.make_engine(name)
+            made = engines.make_engine(name, self._catalog.layout.root, self._settings.python)
             self._engines[name] = made
             self._services.start_soon(made.serve)
         return self._engines[name]
 
     def _engine_of(self, row: Row) -> Engine:
         """Return the engine that a job was given to."""
-        name = engines.made_elsewhere(row.request)
-        return self._engine if name is None or name == self._engine.name else self._engine_named(name)
+        return self._engine_named(engines.engine_of(row.request))
 
     async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
         """Return the job that holds a key; ``None`` when the key is free."""

@@ -8,8 +8,6 @@ from typing import Any, Final
 
 import trio
 
-from supervisor.engines import registry as engines
-from supervisor.engines.local.liveness_cache import Unended
 from supervisor.errors import StateBusy
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.listing import Query, page_at_a_glance, page_of
@@ -38,7 +36,6 @@ class Lookup:
         self._catalog = catalog
         self._registry = registry
         self._access = access
-        self._unended = Unended()
 
     async def row(self, job_id: str) -> Row:
         """Return the row of a job, or raise ``JobNotFound``."""
@@ -85,10 +82,9 @@ class Lookup:
 
     def _is_unended(self, entry: Entry) -> bool:
         """Tell whether no end of an own job is on record; note the stop that another process has asked for."""
-        if engines.made_elsewhere(entry.row.request):  # its engine reads the records
-            return False
-        unended = self._unended.is_unended(entry.directory)
-        entry.stop_seen = self._unended.stop_requested(entry.directory)
+        client = self._catalog.client(entry.row)
+        unended = client.is_unended(entry.directory)
+        entry.stop_seen = client.stop_requested(entry.directory)
         return unended
 
     async def page(self, query: Query) -> JobPage:

@@ -16,12 +16,11 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import Any
 
 import trio
 
 from supervisor import log
-from supervisor.engines import registry as remote
+from supervisor.engines import registry as engines
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorError
 from supervisor.jobs.catalog import Catalog
@@ -97,15 +96,10 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
     tracing.prepare()
     async with contextlib.AsyncExitStack() as stack:
         catalog = stack.enter_context(Catalog(settings, wait_seconds=0))
-        running_on = _local_engine(settings, catalog) if engine is None else engine
+        running_on = engine or engines.make_engine(engines.LOCAL, catalog.layout.root, settings.python)
 
-        def look(row: Row, directory: str) -> Any:
-            if remote.made_elsewhere(row.request) not in {None, running_on.name}:
-                return catalog.look(row, directory)
-            owner_lives = catalog.layout.owners.is_alive(row.owner)
-            return running_on.observe(directory, owner_lives=owner_lives, launched=row.started_ns is not None)
-
-        foreign = stack.enter_context(Catalog(settings, any_thread=True, observe=look))
+        catalog.clients = engines.Clients(running_on)
+        foreign = stack.enter_context(Catalog(settings, any_thread=True, clients=engines.Clients(running_on)))
         foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows
         registry = Registry(catalog)
         stack.callback(registry.release_waiters)
@@ -130,12 +124,6 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         stack.push_async_callback(supervisor.access.finish)
         stack.callback(supervisor.close)
         yield supervisor
-
-
-def _local_engine(settings: Settings, catalog: Catalog) -> Engine:
-    from supervisor.engines.local.engine import LocalEngine
-
-    return LocalEngine(catalog.layout.root, settings.python)
 
 
 async def _sheltered(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:

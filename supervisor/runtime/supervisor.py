@@ -300,7 +300,7 @@ class Supervisor:
             return entry
         again = entry.stop_why is not None
         entry.stop("cancelled", "supervisor")
-        await wait_for_stop(entry, again=again)
+        await wait_for_stop(entry, self._catalog.client(entry.row), again=again)
         if entry.problem is not None:
             raise entry.problem
         job = entry.job()

@@ -16,9 +16,11 @@ import pytest
 import trio
 import trio.testing
 
+from supervisor.engines.cluster.shared_directory import make_job_directory
 from supervisor.engines.interface import Engine, LaunchRequest, Observation, Running, Seen
+from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.engine import LocalEngine
-from supervisor.engines.registry import make_engine, make_job_directory
+from supervisor.engines.registry import make_engine
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records
 from supervisor.runtime.follow import Chunks
@@ -27,6 +29,7 @@ from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 from supervisor.system.notifier import Notifier
 from supervisor.testing import FakeEngine, Script
+from tests.engines import toy_cluster
 
 # For real, and as a script. Those that print have their signals set up when they do.
 COMMANDS: dict[str, tuple[tuple[str, ...], Script]] = {
@@ -91,18 +94,21 @@ async def served(engine: Engine) -> AsyncGenerator[Engine]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(params=["fake", "local", "slurm"])
-def bench(request: pytest.FixtureRequest, state_dir: Path, tmp_path: Path) -> Bench:
+@pytest.fixture(params=["fake", "local", "slurm", "toy"])
+def bench(request: pytest.FixtureRequest, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """An engine that is not served yet; ``make`` gives what a supervisor opened later would have."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
     if request.param == "local":
-        return Bench(state_dir, workspace, lambda: LocalEngine(str(state_dir)))
-    if request.param == "slurm":
-        request.getfixturevalue("slurm")
+        return Bench(state_dir, workspace, lambda: make_engine("local", str(state_dir)))
+    if request.param != "fake":
+        if request.param == "slurm":
+            request.getfixturevalue("slurm")
+        else:
+            toy_cluster.install(tmp_path, monkeypatch)
         shared = tmp_path / "shared"
         shared.mkdir(mode=0o700)
-        return Bench(state_dir, workspace, lambda: make_engine("slurm"), shared)
+        return Bench(state_dir, workspace, lambda: make_engine(request.param, str(state_dir)), shared)
     machine = FakeEngine(lambda asked: SCRIPTS[asked.argv])
     return Bench(state_dir, workspace, lambda: machine)
 
@@ -198,7 +204,7 @@ async def test_a_wait_can_be_cancelled_and_begun_again(bench: Bench) -> None:
             scope.cancel()
             await running.wait()
         assert scope.cancelled_caught
-        assert engine.observe(request.directory, owner_lives=True).seen is Seen.RUNNING
+        assert engine.client().observe(request.directory, owner_lives=True).seen is Seen.RUNNING
         await running.stop("cancelled", "test")
         assert (await running.wait()).stopped == "cancelled"
 
@@ -253,7 +259,7 @@ async def test_a_command_that_has_ended_cannot_be_stopped(bench: Bench) -> None:
         await running.wait()
         await running.stop("cancelled", "test")
         ended = await running.wait()
-        seen = engine.observe(request.directory, owner_lives=True)
+        seen = engine.client().observe(request.directory, owner_lives=True)
     assert (ended.exit.exit_code, ended.stopped) == (7, None)
     assert seen.ended is not None
     assert (seen.ended.exit.exit_code, seen.ended.stopped) == (7, None)
@@ -264,7 +270,7 @@ async def test_stopping_one_leaves_the_others(bench: Bench) -> None:
         requests = [bench.request("sleeper") for _ in range(3)]
         first, second, third = [await launched(engine, request) for request in requests]
         await stopped(second)
-        seen = [engine.observe(request.directory, owner_lives=True).seen for request in requests]
+        seen = [engine.client().observe(request.directory, owner_lives=True).seen for request in requests]
         assert seen == [Seen.RUNNING, Seen.ENDED, Seen.RUNNING]
         await stopped(first)
         await stopped(third)
@@ -282,7 +288,7 @@ async def test_a_launch_that_fails_says_why_and_leaves_it_on_record(bench: Bench
     async with served(bench.make()) as engine:
         with pytest.raises(LaunchFailed) as raised:
             await launch(engine, request)
-        seen = engine.observe(request.directory, owner_lives=True)
+        seen = engine.client().observe(request.directory, owner_lives=True)
     assert raised.value.exit_status == status
     assert COMMANDS[command][0][0] in raised.value.message
     assert seen.seen is Seen.ENDED
@@ -316,7 +322,7 @@ async def test_one_directory_is_launched_once(bench: Bench) -> None:
 
 async def _observed(bench: Bench, request: LaunchRequest) -> Observation:
     async with served(bench.make()) as engine:
-        return engine.observe(request.directory, owner_lives=False)
+        return engine.client().observe(request.directory, owner_lives=False)
 
 
 async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
@@ -328,8 +334,8 @@ async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
 async def test_what_nobody_will_launch_was_never_launched(bench: Bench) -> None:
     request = bench.request("quick")
     async with served(bench.make()) as engine:
-        assert engine.observe(request.directory, owner_lives=True).seen is Seen.QUEUED
-        seen = engine.observe(request.directory, owner_lives=False)
+        assert engine.client().observe(request.directory, owner_lives=True).seen is Seen.QUEUED
+        seen = engine.client().observe(request.directory, owner_lives=False)
         assert seen.seen is Seen.ENDED
         assert seen.ended is not None
         assert seen.ended.exit.never_launched
@@ -419,7 +425,7 @@ async def test_commands_go_on_when_the_engine_is_left_and_can_be_adopted(bench: 
     async with served(bench.make()) as engine:
         pid = (await launched(engine, request)).launched.pid
     async with served(bench.make()) as engine:
-        seen = engine.observe(request.directory, owner_lives=False)
+        seen = engine.client().observe(request.directory, owner_lives=False)
         assert seen.seen is Seen.RUNNING
         assert seen.launched is not None
         assert seen.launched.pid == pid
@@ -440,7 +446,7 @@ async def test_an_end_while_nobody_looked_is_told_to_whoever_adopts(bench: Bench
         with trio.fail_after(5):
             ended = await running.wait()
         assert (ended.exit.exit_code, ended.stopped) == (0, None)
-        seen = engine.observe(request.directory, owner_lives=False)
+        seen = engine.client().observe(request.directory, owner_lives=False)
         assert seen.ended is not None
         assert seen.ended.exit == ended.exit
 
@@ -477,7 +483,7 @@ async def test_the_evidence_on_disk_agrees(bench: Bench) -> None:
                 await printed(request.directory)
                 await running.stop("cancelled", "test")
             ends.append(await running.wait())
-    local = LocalEngine(str(bench.root))
+    local = LocalClient()
     for request, ended in zip(requests, ends, strict=True):
         seen = local.observe(request.directory, owner_lives=False)
         assert seen.ended is not None

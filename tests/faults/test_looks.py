@@ -98,8 +98,6 @@ SINGLE: dict[Site, str] = {
     ("jobdir.records", "_write_in_spare", "open"): "writes",
     ("jobdir.records", "_write_whole", "open"): "writes",
     ("jobdir.records", "make_spares", "listdir"): "spare files",
-    ("engines.registry", "check_shared_directory", "stat"): "at the start of a job",
-    ("engines.registry", "make_job_directory", "open"): "writes",
     ("engines.local.pidfds", "of_launched", "getsid"): "without a pidfd the identity is read again",
     ("engines.local.pidfds", "of_launched", "pidfd_open"): "without a pidfd the identity is read again",
     ("engines.local.liveness_cache", "is_unended", "lstat"): "answers that it must be looked at",

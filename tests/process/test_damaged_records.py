@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from supervisor.engines.local.client import LocalClient
 from supervisor.jobdir import records
 
 if TYPE_CHECKING:
@@ -230,14 +231,14 @@ def test_a_job_that_cannot_be_looked_at_hides_no_other(world: World, monkeypatch
     odd, other = host.start("sleep", "600"), host.start("sleep", "600")
     look = world.catalog._observe
 
-    def refuse(row: Any, directory: str) -> Any:
+    def refuse(row: Any, directory: str, **options: Any) -> Any:
         if row.job_id == odd:
             raise OSError(28, "No space left on device")
-        return look(row, directory)
+        return look(row, directory, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(world.catalog, "_observe", refuse)
-        patched.setattr(world.catalog._second_look, "look", lambda *_: None)
+        patched.setattr(LocalClient, "cached", lambda *_: None)
         found = {job.job_id: job for job in world.catalog.list().jobs}
     assert found.keys() == {odd, other}
     assert "No space left" in (found[odd].detail or "")

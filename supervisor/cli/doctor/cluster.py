@@ -74,7 +74,7 @@ def _slurm(facts: dict[str, Any]) -> Check:
 
 def _shared(settings: Settings) -> Check:
     """Check the directory that jobs on a cluster share with this machine."""
-    from supervisor.engines import registry
+    from supervisor.engines.cluster.shared_directory import check_shared_directory
 
     name = "shared directory"
     if settings.shared_dir is None:
@@ -91,7 +91,7 @@ def _shared(settings: Settings) -> Check:
     words = text.one_line(words) + (f", on {kind}" if kind else "")
     try:
         if above == path:
-            registry.check_shared_directory(path)
+            check_shared_directory(path)
         elif not os.access(above, os.W_OK | os.X_OK):
             return Check(name, Severity.WARNING, f"{path} cannot be created in {above}", "Choose another one.", facts)
     except SupervisorError as error:

@@ -25,16 +25,16 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines.cluster.interface import Backend, Desk, Rejected, Standing, Unreachable, Word
-from supervisor.engines.cluster.reconcile import SUBMISSION, is_unclaimed, resolve
-from supervisor.engines.cluster.submission import Submitter, rule_out
-from supervisor.engines.cluster.sync_client import (
+from supervisor.engines.cluster.client import (
     NOTHING_SAID,
     REPEAT_WITHIN_SECONDS,
+    ClusterClient,
     read_submission,
     request_end,
-    resolve_now,
 )
+from supervisor.engines.cluster.interface import Backend, Rejected, Standing, Unreachable, Word
+from supervisor.engines.cluster.reconcile import SUBMISSION, is_unclaimed, resolve
+from supervisor.engines.cluster.submission import Submitter, rule_out
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import LaunchRequest, Observation, Seen
 from supervisor.errors import LaunchFailed
@@ -168,7 +168,7 @@ class BatchRunning:
     async def wait(self) -> Ended:
         """Wait until the command and every process that a stop has to reach have ended."""
         if self.failure is not None and self.ended is None:
-            observe = self._engine.observe
+            observe = self._engine.client().observe
             self.set_ended(await recorded_end(self.directory, self.failure, observe, in_thread=True))
         await self.finished.wait()
         assert self.ended is not None  # noqa: S101  # set right before the event
@@ -200,14 +200,17 @@ class BatchEngine:
 
     Args:
         backend: the engine, to a supervisor.
-        desk: the same engine, to a thread.
+        client: makes a client of the same engine, for a thread.
         python: what runs the keeper on the nodes; the path of this interpreter unless given.
     """
 
-    def __init__(self, backend: Backend, desk: Desk, *, python: str | None = None) -> None:
+    on_this_machine = False
+
+    def __init__(self, backend: Backend, client: Callable[[], ClusterClient], *, python: str | None = None) -> None:
         """Prepare; nothing is asked before the first job."""
         self._backend = backend
-        self._desk = desk
+        self.client = client
+        self._client = client()
         self._submitter = Submitter(backend, python or sys.executable)
         self._nursery: trio.Nursery | None = None
         self._notifier = Notifier()
@@ -311,11 +314,6 @@ class BatchEngine:
 
     # ------------------------------------------------------------ observe
 
-    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Look at the records, and ask the engine where they do not tell."""
-        del launched  # the engine knows
-        return resolve_now(directory, self._desk, self.name, owner_lives=owner_lives)
-
     def _tell(self, handle: BatchRunning) -> None:
         """Have the records of a job read."""
         self._news[handle] = None
@@ -356,7 +354,7 @@ class BatchEngine:
                     word,
                     owner_lives=owner_lives,
                     engine=self.name,
-                    collect=self._desk.collect,
+                    collect=self._client.collect,
                 )
             except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
                 log.warning("job_not_looked_at", job_id=handle.key, error=str(error))

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ import trio
 
 from supervisor import log
 from supervisor.engines.failed_launch import check_launch, recorded_end
-from supervisor.engines.interface import LaunchRequest, Observation
+from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import AdoptedJobs
+from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.engines.local.own_trees import Trees
 from supervisor.engines.local.pidfds import Pidfds
@@ -127,7 +129,7 @@ class LocalRunning(Watched):
     async def wait(self) -> Ended:
         """Wait until the command and every process that a stop has to reach have ended."""
         if self.failure is not None and self.ended is None:
-            self.set_ended(await recorded_end(self.directory, self.failure, self._engine.observe))
+            self.set_ended(await recorded_end(self.directory, self.failure, reconcile.resolve))
         await self.finished.wait()
         assert self.ended is not None  # noqa: S101  # set right before the event
         return self.ended
@@ -147,6 +149,7 @@ class LocalEngine:
     """
 
     name = "local"
+    on_this_machine = True
 
     def __init__(self, root: str, python: str | os.PathLike[str] | None = None) -> None:
         """Prepare; the keeper is started with the first launch."""
@@ -280,7 +283,8 @@ class LocalEngine:
         try:
             if records.read_claim(request.directory) is None and not final:
                 return False  # the next keeper may try, and its claim decides
-            seen = await trio.to_thread.run_sync(self._observe_unowned, request.directory)
+            resolve = partial(reconcile.resolve, request.directory, owner_lives=False)
+            seen = await trio.to_thread.run_sync(resolve)
         except OSError:
             self._watch(handle)  # which examines the evidence until it is known
             return True
@@ -382,12 +386,9 @@ class LocalEngine:
 
     # ------------------------------------------------------------ adopting
 
-    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Examine the evidence."""
-        return reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
-
-    def _observe_unowned(self, directory: str) -> Observation:
-        return self.observe(directory, owner_lives=False)
+    def client(self) -> LocalClient:
+        """Return a new client."""
+        return LocalClient()
 
     async def adopt(
         self,

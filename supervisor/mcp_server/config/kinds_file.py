@@ -173,8 +173,8 @@ class _Reader:
             return None
         from supervisor.engines import registry  # most files do not need it, and it delays the start of a server
 
-        if name not in registry.NAMES:
-            allowed = "one of " + ", ".join(("local", *registry.NAMES))
+        if name not in registry.BUILT_IN and name not in registry.names():
+            allowed = "one of " + ", ".join(registry.names())
             self._file.refuse(where, f"engine is {shown(name)}", allowed)
         return str(name)
 
@@ -187,17 +187,19 @@ class _Reader:
             return {}
         from supervisor.engines import registry
 
+        factory = registry.factory(engine)
+
         def accepting(name: str) -> Callable[[Any], Any]:
             def parse(value: Any) -> Any:
                 try:  # one by one, so that the message names the one that does not fit
-                    registry.check_options(engine, {"shared_dir": os.sep, name: value})
+                    factory.check_options({"shared_dir": os.sep, name: value})
                 except InvalidArguments as error:
                     raise ValueError from error
                 return value
 
             return parse
 
-        accepted = registry.accepted_options(engine)
+        accepted = factory.accepted_options()
         given = self._file.values(here, given, {name: (accepting(name), allowed) for name, allowed in accepted.items()})
         shared = given.get("shared_dir", self._shared_dir)
         if shared is None:

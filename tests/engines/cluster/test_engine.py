@@ -14,7 +14,7 @@ from supervisor.engines.cluster.engine import BatchEngine
 from supervisor.engines.cluster.interface import Standing
 from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.engines.cluster.slurm.backend import Slurm
-from supervisor.engines.cluster.slurm.commands import SlurmDesk
+from supervisor.engines.cluster.slurm.factory import FACTORY
 from supervisor.jobdir import records
 from supervisor.store.state_root import new_job_id
 
@@ -41,7 +41,7 @@ async def test_a_round_with_ten_thousand_jobs(fake_slurm: Any, tmp_path: Path, r
     directories = await trio.to_thread.run_sync(
         a_queue_of, 10_000, tmp_path / "shared", fake_slurm.directory / "squeue"
     )
-    engine = BatchEngine(Slurm(), SlurmDesk())
+    engine = BatchEngine(Slurm(), FACTORY.client)
     with trio.fail_after(110):
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.serve)

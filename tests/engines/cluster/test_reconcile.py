@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 
+from supervisor.engines.cluster.client import request_end
 from supervisor.engines.cluster.interface import Standing, Word
 from supervisor.engines.cluster.reconcile import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
-from supervisor.engines.cluster.sync_client import request_end
 from supervisor.engines.interface import Observation, Seen
 from supervisor.engines.local import stopping
 from supervisor.jobdir import records

@@ -184,7 +184,7 @@ def test_a_kind_that_runs_on_a_cluster() -> None:
     )
     (made,) = parse(S + f"shared_dir = '/jobs'\n{options.replace(', ', chr(10)).partition(chr(10))[2]}")
     assert (made.engine, made.engine_options["cpus"], made.engine_options["gpus"]) == ("slurm", 4, "a100:2")
-    assert set(made.engine_options) == set(registry.accepted_options("slurm"))
+    assert set(made.engine_options) == set(registry.factory("slurm").accepted_options())
     (inline,) = parse(K + f'engine = "slurm"\nengine_options = {{ {options} }}')
     assert inline.engine_options == {**made.engine_options, "shared_dir": "~/jobs"}
     (local,) = parse(K + 'engine = "local"')

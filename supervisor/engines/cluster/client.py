@@ -1,0 +1,204 @@
+"""Jobs of a cluster, for programs without an event loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from supervisor.engines.cluster.interface import Desk, Standing, Word
+from supervisor.engines.cluster.reconcile import SUBMISSION, resolve
+from supervisor.engines.interface import Observation, Seen, StopInProgress
+from supervisor.engines.local import stopping
+from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
+from supervisor.jobdir import records
+
+__all__ = ["NOTHING_SAID", "REPEAT_WITHIN_SECONDS", "ClusterClient", "MissingClient", "read_submission", "request_end"]
+
+REPEAT_WITHIN_SECONDS: Final = 240.0
+"""How long after a submission an engine that does not know of it is taken to have lost it, not to have ended it."""
+
+NOTHING_SAID: Final = Word(standing=Standing.UNREACHABLE)
+_KEEPER_ANSWERS_SECONDS: Final = 6.0
+"""How long past its grace the keeper on a node may take to end a job before the cluster is asked to end it."""
+
+
+class _Remote:
+    """What the clients of all jobs of other machines have in common: nothing here proves anything about them."""
+
+    on_this_machine = False
+    poll_seconds = 1.0
+
+    def cached(self, directory: str, found: os.stat_result) -> Observation | None:
+        """Return nothing: a job that ends on another machine changes nothing here."""
+        del directory, found
+        return None
+
+    def is_unended(self, directory: str) -> bool:
+        """Return no: reading its directory may block."""
+        del directory
+        return False
+
+    def stop_requested(self, directory: str) -> str | None:
+        """Return nothing: the engine of a supervisor reads that, see ``Running.stop_seen``."""
+        del directory
+        return None
+
+    def can_adopt(self, record: Mapping[str, Any]) -> bool:
+        """Return yes: any machine can watch a job of a cluster."""
+        del record
+        return True
+
+    def has_processes(self, job_id: str) -> bool:
+        """Return no: none of its processes are here."""
+        del job_id
+        return False
+
+    def signal(self) -> None:
+        """Do nothing: each request was sent at once."""
+
+    def end(self, stops: Iterable[StopInProgress]) -> None:
+        """Do nothing: no process of these jobs can be ended from here."""
+
+    def retry_stop(self, directory: str, by: str) -> None:
+        """Do nothing: the keeper on the node goes on."""
+
+    def obstacle(self, directory: str, *, overdue: bool) -> SupervisorError | None:
+        """Return nothing: that is not known here."""
+        del directory, overdue
+        return None
+
+    def survivors(self, directory: str) -> SupervisorError | None:
+        """Return nothing: that is not known here."""
+        del directory
+        return None
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class ClusterClient(_Remote):
+    """A ``Client``: the records of a job, and where they prove no end, the word of the cluster.
+
+    Args:
+        name: of the engine.
+        cluster: answers for it.
+    """
+
+    def __init__(self, name: str, cluster: Desk) -> None:
+        self._name = name
+        self._cluster = cluster
+
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
+        """Read the records of a job and, if they hold no end, ask the cluster."""
+        del launched, drive  # the cluster knows the one, and sees to the other
+        key = os.path.basename(directory)
+        try:
+            seen = resolve(directory, NOTHING_SAID, owner_lives=owner_lives, engine=self._name)
+            if seen.ended is not None:
+                return seen
+            word = self._cluster.observe([key]).get(key) or _absent(directory)
+            return resolve(directory, word, owner_lives=owner_lives, engine=self._name, collect=self.collect)
+        except FileNotFoundError:  # nothing follows from that: the job is where it last was
+            message = f"the shared directory {os.path.dirname(directory)} of job {key} cannot be seen from here"
+            repair = "Mount the shared directory again, under this path, and repeat the call."
+            problem = StateBusy(message, repair=repair, details={"job_id": key})
+            damage = "its shared directory cannot be seen from here"
+            return Observation(seen=Seen.ELSEWHERE, damage=damage, problem=problem)
+
+    def collect(self, handle: str) -> Word | None:
+        """Return the word of the cluster about an end, for a thread."""
+        return self._cluster.collect(handle)
+
+    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+        """Return the stop of a job."""
+        return _ClusterStop(directory, by, self._name, self._cluster)
+
+
+class _ClusterStop:
+    """The stop of one job: by its keeper on the node, and by the cluster if that does not do it."""
+
+    is_handed_out = False
+
+    def __init__(self, directory: str, by: str, engine: str, cluster: Desk) -> None:
+        self._directory = directory
+        self._key = os.path.basename(directory)
+        self._by = by
+        self._engine = engine
+        self._cluster = cluster
+        self.until: float | None = None
+
+    def advance(self, to_stop: str | None, *, sound: bool) -> bool:
+        del to_stop, sound  # what is in the state root only leads to the job
+        now = time.monotonic()
+        if self.until is None:
+            unrun = request_end(self._directory, "cancelled", self._by, engine=self._engine)
+            self._cluster.cancel(self._key, nudge=not unrun)
+            self.until = now + stopping.seconds_of_grace(self._directory) + _KEEPER_ANSWERS_SECONDS
+        elif self.until <= now:
+            self._cluster.cancel(self._key)
+            self.until = now + _KEEPER_ANSWERS_SECONDS
+        return False
+
+
+class MissingClient(_Remote):
+    """A ``Client`` for the jobs of an engine that is not installed here, of which nothing can be known.
+
+    Args:
+        problem: the error that says so.
+    """
+
+    poll_seconds = math.inf
+
+    def __init__(self, problem: SupervisorError) -> None:
+        self._problem = problem
+
+    def can_adopt(self, record: Mapping[str, Any]) -> bool:
+        """Return no."""
+        del record
+        return False
+
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
+        """Return that the job can be judged only where its engine is installed."""
+        del directory, owner_lives, launched, drive
+        damage = f"its engine is not installed here: {self._problem.message}"
+        return Observation(seen=Seen.ELSEWHERE, damage=damage, problem=self._error())
+
+    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+        """Raise the error."""
+        del directory, by
+        raise self._error()
+
+    def _error(self) -> SupervisorError:
+        return JobElsewhere(self._problem.message, repair="Repeat the call where the engine of the job is installed.")
+
+
+def request_end(directory: str, why: str, by: str, *, engine: str) -> bool:
+    """Request that a job ends; return whether it had not begun, and so never will.
+
+    The request comes before the claim, so that every process that sees the claim knows why.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    stopping.request_stop(directory, why, by)
+    if not records.take_claim(directory, records.NOBODY):
+        return records.read_claim(directory) == records.NOBODY
+    resolve(directory, NOTHING_SAID, owner_lives=False, engine=engine)
+    return True
+
+
+def _absent(directory: str) -> Word:
+    """Return what it means, at one look, that the engine does not know a job: of a young one, nothing yet."""
+    submitted = read_submission(directory).get("submitted_ns")
+    young = isinstance(submitted, int) and time.time_ns() - submitted < REPEAT_WITHIN_SECONDS * 1e9
+    if young:
+        return Word(standing=Standing.UNREACHABLE, reason="unknown so far")
+    return Word(standing=Standing.ABSENT)
+
+
+def read_submission(directory: str) -> dict[str, Any]:
+    """Return what was recorded at the submission of a job, nothing without one."""
+    return records.read(directory, SUBMISSION) or {}

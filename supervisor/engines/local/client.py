@@ -1,0 +1,133 @@
+"""Jobs of this machine, for programs without an event loop."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from supervisor.engines import obstacles
+from supervisor.engines.interface import Observation, StopInProgress
+from supervisor.engines.local import reconcile, stopping
+from supervisor.engines.local.liveness_cache import SecondLook, Unended
+from supervisor.errors import StateFull, SupervisorError
+from supervisor.jobdir import validation
+from supervisor.system import processes
+
+__all__ = ["LocalClient"]
+
+
+class LocalClient:
+    """A ``Client``: the evidence on disk and in the process table."""
+
+    on_this_machine = True
+    poll_seconds = math.inf
+
+    def __init__(self) -> None:
+        self._cache = SecondLook()
+        self._unended = Unended()
+        self._signals = stopping.Nudges()
+
+    def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
+        """Examine the evidence."""
+        seen = reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
+        if seen.to_stop is None or not drive:
+            return seen
+        process = validation.process(directory)
+        if process:
+            request = stopping.request_stop(directory, seen.to_stop, "nobody else was there")
+            stopping.stop_trees([stopping.Tree(directory, process, request)])
+        return reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
+
+    def cached(self, directory: str, found: os.stat_result) -> Observation | None:
+        """Return that a job runs under its keeper, if that provably still holds."""
+        return self._cache.look(directory, found)
+
+    def is_unended(self, directory: str) -> bool:
+        """Return whether a job directory is there, without a recorded end."""
+        return self._unended.is_unended(directory)
+
+    def stop_requested(self, directory: str) -> str | None:
+        """Return why a stop of the job was requested, as ``is_unended`` has read it."""
+        return self._unended.stop_requested(directory)
+
+    def can_adopt(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a job was created on this host, in this container."""
+        if record.get("boot") == processes.boot_id():
+            return record.get("ns") == processes.pid_namespace()
+        return not processes.is_another_host(str(record.get("host")))
+
+    def has_processes(self, job_id: str) -> bool:
+        """Search for a process that carries the mark of the job."""
+        return reconcile.find_marked_leader(job_id) is not None
+
+    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+        """Return the stop of a job."""
+        return _LocalStop(directory, by, self._signals)
+
+    def signal(self) -> None:
+        """Signal each keeper once, after all requests to it were written."""
+        self._signals.send()
+
+    def end(self, stops: Iterable[StopInProgress]) -> None:
+        """End the trees of jobs."""
+        stopping.stop_trees([each.tree for each in stops if isinstance(each, _LocalStop) and each.tree is not None])
+
+    def retry_stop(self, directory: str, by: str) -> None:
+        """Have a stop that was refused tried again."""
+        stopping.ask_again(directory, by)
+
+    def obstacle(self, directory: str, *, overdue: bool) -> SupervisorError | None:
+        """Return what keeps a job from ending."""
+        return obstacles.obstacle(os.path.basename(directory), directory, overdue=overdue)
+
+    def survivors(self, directory: str) -> SupervisorError | None:
+        """Return which processes of an ended job are left."""
+        return obstacles.survivors_error(os.path.basename(directory), directory)
+
+    def close(self) -> None:
+        """Close the pidfds of the keepers."""
+        self._cache.close()
+
+
+class _LocalStop:
+    """The stop of one job; ``tree`` is set when this process has to end it."""
+
+    def __init__(self, directory: str, by: str, signals: stopping.Nudges) -> None:
+        self._directory = directory
+        self._job_id = os.path.basename(directory)
+        self._by = by
+        self._signals = signals
+        self._cancel: stopping.Cancel | None = None
+        self._sound = True
+        self.tree: stopping.Tree | None = None
+
+    @property
+    def until(self) -> float | None:
+        return self._cancel.until if self._cancel is not None and self._sound else None
+
+    @property
+    def is_handed_out(self) -> bool:
+        return self._cancel is not None and self._cancel.is_handed_out
+
+    def advance(self, to_stop: str | None, *, sound: bool) -> bool:
+        self._sound = sound
+        self.tree = self._step(to_stop) if sound else self._marked()
+        return self.tree is not None
+
+    def _step(self, to_stop: str | None) -> stopping.Tree | None:
+        if self._cancel is None:
+            self._cancel = stopping.Cancel(self._directory, self._by, self._signals.owe)
+        elif self._cancel.is_over:
+            message = f"job {self._job_id} was ended, and there is no room on the disk to write that down"
+            raise StateFull(message)
+        elif (problem := obstacles.obstacle(self._job_id, self._directory, overdue=self._cancel.overdue)) is not None:
+            raise problem
+        return self._cancel.step(to_stop or "cancelled", now=to_stop is not None)
+
+    def _marked(self) -> stopping.Tree | None:
+        leader = reconcile.find_marked_leader(self._job_id)
+        if leader is None:
+            return None
+        return stopping.Tree(self._directory, {"pid": leader.pid, "start": leader.start}, sound=False)
