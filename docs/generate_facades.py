@@ -1,8 +1,8 @@
 """Generates the methods of the facades for asyncio and for threads from those of ``Supervisor``.
 
 ``python docs/generate_facades.py`` writes them into ``supervisor/embedding``; a test fails while they differ. Each
-public coroutine becomes a method: its head, its docstring in the words of the other world, and a call through the
-portal. Maintainers alone need this program, so it stands beside that of the picture of the states, outside the package.
+public coroutine becomes a method: its signature, its docstring in the terms of the facade, and a call through the
+portal. Only maintainers need this program, so it is next to that of the picture of the states, outside the package.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "supervisor/runtime/supervisor.py"
 
 STREAMS: Final = {"AsyncGenerator[Subscription]": "JobEvent", "AsyncGenerator[Chunks]": "bytes"}
-"""The items of the iterators that context managers give."""
+"""The item types of iterators that context managers return."""
 AT_ONCE: Final = {"status": "glance"}
-"""Methods of ``Supervisor`` that answer without waiting, or return ``None``."""
+"""Methods of ``Supervisor`` that return without waiting, or return ``None``."""
 SCOPED: Final = {"run"}
-"""Calls that go on when their task is discarded: a cancellation would stop a job."""
+"""Calls that continue when their task is discarded: a cancellation would stop a job."""
 
 MODULE: Final = '''"""The methods of ``{facade}``, made by docs/generate_facades.py from those of ``Supervisor``."""
 
@@ -65,7 +65,7 @@ class {facade}Methods:
 
 
 class World(NamedTuple):
-    """What a facade has in the place of Trio's words, in its code and in its docstrings."""
+    """The terms of each facade for Trio's terms, in code and docstrings."""
 
     facade: str
     imports: str
@@ -130,7 +130,7 @@ def _call(node: ast.AsyncFunctionDef, world: World, *, stream: bool) -> str:
 
 
 def _method(node: ast.AsyncFunctionDef, lines: list[str], world: World) -> str:
-    """Return a method: the head and the docstring of ``Supervisor`` in other words, and the body."""
+    """Return a method: the signature and docstring of ``Supervisor`` in the facade's terms, and the body."""
     returned = "" if node.returns is None else ast.unparse(node.returns)
     stream = returned in STREAMS
     first, last = node.body[0].lineno - 1, node.body[0].end_lineno
