@@ -98,7 +98,9 @@ async def test_how_long_stops_take_and_deadlines_overshoot(settings: Settings, m
     assert metrics.deadline_overshoot_seconds.total_seconds == pytest.approx(2, abs=0.02)
 
 
-async def test_adopted_jobs_count_for_who_sees_their_end(settings: Settings, mock_clock: MockClock) -> None:
+async def test_adopted_jobs_count_for_the_supervisor_that_records_their_end(
+    settings: Settings, mock_clock: MockClock
+) -> None:
     mock_clock.autojump_threshold = 0.01
     engine = FakeEngine(Script(seconds=100))
     async with open_supervisor(settings, engine=engine) as sup:

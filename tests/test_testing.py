@@ -60,7 +60,7 @@ async def anext_chunk(sup: Any, job_id: str) -> bytes:
         return data
 
 
-async def test_what_was_asked_for_can_be_seen(settings: Settings, tmp_path: Path) -> None:
+async def test_the_requests_can_be_read_back(settings: Settings, tmp_path: Path) -> None:
     engine = FakeEngine(Script(seconds=None))
     async with open_supervisor(settings, engine=engine) as sup:
         job = await sup.start(["a", "b"], workspace=tmp_path, env={"NAME": "value"}, stdin=b"in", deadline_seconds=9)

@@ -51,7 +51,7 @@ def _signalled(_directory: str, **named: Any) -> bool:
     return named.get("signalled") is not None
 
 
-def _by_nobody(_directory: str, holder: str) -> bool:
+def _rules_out(_directory: str, holder: str) -> bool:
     return holder == "nobody"
 
 
@@ -84,7 +84,7 @@ SUPERVISOR: dict[str, Seam] = {
     "settle.before": ("before", "store.index:Index", "finish", None),
     "settle.uncommitted": ("after", "store.index:Index", "finish", None),
     "write.committed": ("after", "store.index:Index", "write", None),
-    "rule.claimed": ("after", "jobdir.records", "take_claim", _by_nobody),
+    "rule.claimed": ("after", "jobdir.records", "take_claim", _rules_out),
     "exit.noting": ("before", "engines.local.reconcile", "note", None),
     "exit.noted": ("after", "engines.local.reconcile", "note", None),
     "adopt.marked": ("after", "engines.local.reconcile", "adopt_marked", None),

@@ -93,7 +93,7 @@ def test_a_job_that_was_forgotten_is_not_taken_for_one_that_waits_for_its_launch
 
 
 @pytest.mark.parametrize("owner_lives", [lambda: False, lambda: True])
-async def test_a_watched_job_that_somebody_forgets_takes_nobody_along(
+async def test_a_watched_job_that_another_process_forgets_harms_no_other_job(
     state_dir: Path,
     tmp_path: Path,
     owner_lives: Callable[[], bool],
@@ -223,7 +223,7 @@ async def test_what_an_interrupted_forgetter_left_does_not_come_back(state_dir: 
             catalog.status(job.job_id)
 
 
-async def test_a_command_is_watched_once_whoever_notices_first_that_its_keeper_died(
+async def test_a_command_is_watched_once_in_any_order_in_which_its_keepers_death_is_noticed(
     state_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -179,7 +179,7 @@ def test_seen_a_run_as_json_carries_it_all(agent: Agent) -> None:
         (signal.SIGKILL, 137, "killed_by_signal", "job_failed", None),
     ],
 )
-def test_seen_a_run_that_somebody_interrupts(
+def test_seen_a_run_that_is_interrupted(
     world: World, agent: Agent, number: signal.Signals, status: int, reason: str, code: str, exit_code: int | None
 ) -> None:
     argv, up, _ = agent.plays_by_step("claude/success")
@@ -369,7 +369,7 @@ def _status_elsewhere(world: World, job_id: str) -> supervisor.Job:
         return catalog.status(job_id)
 
 
-async def test_seen_progress_of_a_job_of_somebody_else_is_followed(world: World, agent: Agent) -> None:
+async def test_seen_progress_of_a_job_of_another_supervisor_is_followed(world: World, agent: Agent) -> None:
     argv, _, gate = agent.plays_by_step("claude/stream")
     job_id = await trio.to_thread.run_sync(lambda: world.host().start(*argv, kind="claude"))
     gate.open(2)

@@ -202,7 +202,7 @@ def test_an_exit_record_that_was_damaged_under_its_keeper_is_waited_for_no_longe
         b'{"v":1,"why":"x","signalled_boot_ns":-1}',
     ],
 )
-def test_a_stop_request_that_makes_no_sense_keeps_nobody_from_being_stopped(world: World, request_: bytes) -> None:
+def test_a_damaged_stop_request_does_not_prevent_a_stop(world: World, request_: bytes) -> None:
     host = world.host()
     jobs = [host.start("sleep", "600") for _ in range(3)]
     leaders = [world.leader(job_id) for job_id in jobs]

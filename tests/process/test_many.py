@@ -96,7 +96,7 @@ def test_two_hundred_waiters_on_one_job_in_several_processes(world: World) -> No
     assert {host.answer(number)["exit_code"] for host, number in asked} == {3}
 
 
-async def test_a_reader_of_events_that_never_reads_delays_nobody(world: World) -> None:
+async def test_a_subscriber_that_never_reads_delays_no_other(world: World) -> None:
     async with supervisor.open_supervisor() as sup, sup.events() as deaf, sup.events() as slow:
         assert world.root.exists()
         first = None

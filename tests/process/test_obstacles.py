@@ -126,7 +126,7 @@ def test_a_leader_that_became_another_user(world: World, cancel: Any, keeper_is:
 
 @becomes_another
 @pytest.mark.parametrize("supervisor_is", ["alive", "dead"])
-def test_a_deadline_that_reaches_nobody_ends_nothing(world: World, supervisor_is: str) -> None:
+def test_a_deadline_whose_signals_reach_no_process_ends_nothing(world: World, supervisor_is: str) -> None:
     host = host_without_kill(world)
     job_id = started(world, host, *AS_OTHER, deadline_seconds=0.5)
     if supervisor_is == "dead":

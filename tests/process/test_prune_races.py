@@ -163,7 +163,7 @@ DEAD = [nothing, write(records.JOB, ""), write(records.JOB, '{"v":1,"job_'), wri
 
 
 @pytest.mark.parametrize("make", DEAD)
-def test_what_a_dead_start_has_left_is_swept_once_nobody_can_be_at_it(
+def test_the_directory_of_a_dead_start_is_swept_once_no_supervisor_can_be_using_it(
     world: World, make: Callable[[Path], object]
 ) -> None:
     directory = orphan(world, make)

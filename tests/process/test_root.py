@@ -42,7 +42,7 @@ async def test_a_root_open_to_others_is_refused(world: World, mode: int) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
-def test_a_root_of_somebody_else_is_refused(world: World) -> None:
+def test_a_root_of_another_user_is_refused(world: World) -> None:
     os.chown(world.root, 65534, 65534)
     with pytest.raises(supervisor.StateUnsafe):
         Catalog(supervisor.Settings())
@@ -398,7 +398,7 @@ def dead_keeper() -> str:
     return records.keeper_claim(2**22 - 1, 1, processes.boot_id(), processes.pid_namespace())
 
 
-def test_peer_16_a_job_that_nobody_came_to_launch_never_ran_and_never_will(world: World) -> None:
+def test_peer_16_a_job_that_no_keeper_launched_never_ran_and_never_will(world: World) -> None:
     job_id, directory = forge(world, owner=DEAD_OWNER, claim=None)
     job = world.catalog.status(job_id)
     assert (job.status, job.reason) == ("failed", "launch_failed")
@@ -439,7 +439,7 @@ def test_peer_16_spawned_by_a_keeper_that_died_before_the_record_is_found_by_its
         assert not held.alive
 
 
-def test_a_registry_locked_by_somebody_else_delays_a_start_or_refuses_it_and_loses_nothing(world: World) -> None:
+def test_an_index_that_another_process_locks_delays_a_start_or_refuses_it_and_loses_nothing(world: World) -> None:
     host = world.host()
     host.call("run", ["true"])
     database = sqlite3.connect(world.root / "registry.db", isolation_level=None)
@@ -452,7 +452,7 @@ def test_a_registry_locked_by_somebody_else_delays_a_start_or_refuses_it_and_los
     assert host.answer(running)["job"]["exit_code"] == 3
 
 
-async def test_prune_sweeps_what_a_start_left_that_died_before_it_told_anybody(world: World) -> None:
+async def test_prune_sweeps_the_directory_of_a_start_that_died_before_it_returned(world: World) -> None:
     async with supervisor.open_supervisor() as sup:
         done = await sup.run(["true"])
         kept = world.job(done.job_id)

@@ -125,7 +125,7 @@ def test_the_end_is_seen_once_it_is_on_record(world: World, host: Host) -> None:
     assert (job.status, job.signal) == ("failed", 9)
 
 
-def test_a_keeper_that_was_killed_vouches_for_nobody(world: World, host: Host) -> None:
+def test_a_keeper_that_was_killed_proves_no_running_job(world: World, host: Host) -> None:
     job_id = remembered(world, host)
     leader, keeper = world.leader(job_id), world.keeper(job_id)
     world.stop(world.hold(host.pid))  # it would take over
@@ -138,7 +138,7 @@ def test_a_keeper_that_was_killed_vouches_for_nobody(world: World, host: Host) -
     assert world.catalog.status(job_id).status == "failed"
 
 
-def test_who_cancels_is_believed_by_those_who_have_looked_before(world: World, host: Host) -> None:
+def test_a_cancel_is_visible_to_processes_that_have_observed_the_job_before(world: World, host: Host) -> None:
     job_id = remembered(world, host)
     with Catalog(supervisor.Settings(state_dir=world.root)) as another:
         assert another.cancel(job_id).status == "cancelled"
@@ -148,7 +148,7 @@ def test_who_cancels_is_believed_by_those_who_have_looked_before(world: World, h
 def test_a_stop_under_way_is_seen_at_once(world: World, host: Host) -> None:
     job_id = remembered(world, host)
     world.stop(world.keeper(job_id))  # otherwise it would act on the request
-    records.create(str(world.job(job_id)), records.STOP, {"why": "cancelled", "by": "somebody"})
+    records.create(str(world.job(job_id)), records.STOP, {"why": "cancelled", "by": "another process"})
     pass_a_while(world.job(job_id))
     for _ in range(3):
         assert world.catalog.status(job_id).stop_requested == "cancelled"
@@ -199,7 +199,7 @@ def test_the_pid_of_a_keeper_may_be_a_strangers_by_now(world: World, host: Host)
     look.close()
 
 
-def test_a_keeper_that_nobody_has_reaped_does_not_live() -> None:
+def test_a_keeper_that_is_a_zombie_does_not_live() -> None:
     pid = os.posix_spawn("/bin/true", ["true"], {})
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     found = processes.read_process(pid)

@@ -154,7 +154,7 @@ def test_peer_14_output_limit_by_the_keeper_alone(world: World, monkeypatch: pyt
     assert (job.status, job.reason) == ("failed", "output_limit")
 
 
-def test_peer_6_one_that_ignores_sigterm_delays_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_6_one_that_ignores_sigterm_delays_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPERVISOR_STOP_GRACE_SECONDS", "3")
     told, gate = world.fifo(), world.fifo()
     host = world.host()

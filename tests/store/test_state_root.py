@@ -123,7 +123,7 @@ def test_a_root_that_is_open_to_others_is_refused(tmp_path: Path, open_to: int) 
     assert list((tmp_path / "state").iterdir()) == []
 
 
-def test_a_root_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     stranger = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: stranger)
