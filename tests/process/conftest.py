@@ -32,9 +32,9 @@ def _wait_readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a program of the tests."""
-    return os.environ | {"PYTHONPATH": str(PACKAGE)}
+def environment(package: Path = PACKAGE) -> dict[str, str]:
+    """Return the environment of a program that imports the package below ``package``."""
+    return os.environ | {"PYTHONPATH": str(package)}
 
 
 class Proc:
@@ -114,13 +114,13 @@ class Fifo:
 class Host:
     """A program that embeds a supervisor, see ``host.py``."""
 
-    def __init__(self, directory: Path, prefix: Sequence[str] = (), **options: Any) -> None:
+    def __init__(self, directory: Path, prefix: Sequence[str] = (), *, package: Path = PACKAGE, **options: Any) -> None:
         self._process = subprocess.Popen(
             [*prefix, sys.executable, str(HOST)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=directory,
-            env=environment(),
+            env=environment(package),
             start_new_session=True,
             **options,
         )
