@@ -152,7 +152,10 @@ class Reserve:
             self._memory.close()
             self._memory = None
         while self._held:
-            os.close(self._held.pop())
+            try:
+                os.close(self._held.pop())
+            except OSError:  # it is closed all the same
+                continue
 
     def use(self, step: Callable[..., Any], *args: Any) -> Any:
         """Do a step; if it fails for want of descriptors or memory, do it again with what was held in reserve."""
