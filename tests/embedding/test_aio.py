@@ -38,16 +38,16 @@ from supervisor.testing import FakeEngine, Script
 
 from .conftest import PATIENCE, Run, new_loop, portal_threads
 
-NOBODY = "0" * 32
+UNKNOWN = "0" * 32
 
 
 def inside(sup: AsyncioSupervisor) -> Any:
-    """Return the supervisor in the Trio thread, to look at."""
+    """Return the supervisor in the Trio thread."""
     return sup._portal.target
 
 
 async def until_waited_for(sup: AsyncioSupervisor, job_id: str, times: int = 1) -> None:
-    """Return once so many wait for the job in the Trio thread; nothing tells of that."""
+    """Return when so many calls wait for the job in the Trio thread, which no event announces."""
     entry = inside(sup)._registry.entries[job_id]
     while entry.waiters != times:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
@@ -155,7 +155,7 @@ def test_a_fake_command_is_led_from_asyncio(run: Run[None], state_dir: Path) -> 
             assert (await sup.wait(verbose.job_id)).reason == "output_limit"
 
     run(main())
-    engine.commands[0].finish()  # nothing: it has ended, and nobody serves it
+    engine.commands[0].finish()  # has no effect: it has ended, and no task serves it
 
 
 # ---------------------------------------------------------------- cancellation
@@ -281,7 +281,7 @@ def test_cancelled_while_opening(run: Run[None], settings: Settings, monkeypatch
 
 
 def test_context_variables_arrive(run: Run[None], settings: Settings) -> None:
-    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="nobody's")
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="unset")
     seen: list[tuple[str, bool]] = []
 
     class Watching(os.PathLike[str]):
@@ -297,7 +297,7 @@ def test_context_variables_arrive(run: Run[None], settings: Settings) -> None:
         async with open_supervisor_asyncio(settings, engine=FakeEngine()) as sup:
             await asyncio.gather(ask(sup, "one"), ask(sup, "two"))
         assert sorted(seen) == [("one", True), ("two", True)]
-        assert request.get() == "nobody's"
+        assert request.get() == "unset"
 
     run(main())
 
@@ -306,15 +306,15 @@ def test_errors_arrive_as_themselves(run: Run[None], settings: Settings) -> None
     async def main() -> None:
         async with open_supervisor_asyncio(settings) as sup:
             with pytest.raises(JobNotFound) as missing:
-                await sup.wait(NOBODY)
-            assert missing.value.details == {"job_id": NOBODY}
+                await sup.wait(UNKNOWN)
+            assert missing.value.details == {"job_id": UNKNOWN}
             with pytest.raises(InvalidArguments):
                 await sup.start([])
             with pytest.raises(JobNotFound):
-                async with sup.follow(NOBODY):
+                async with sup.follow(UNKNOWN):
                     raise AssertionError
             with pytest.raises(InvalidArguments):
-                async with sup.follow(NOBODY, "stdlog"):
+                async with sup.follow(UNKNOWN, "stdlog"):
                     raise AssertionError
 
     run(main())
@@ -374,7 +374,7 @@ def test_a_defect_behind_an_iterator_arrives_as_itself(
     run(main())
 
 
-def test_a_break_down_is_told_to_everybody(
+def test_every_call_raises_after_a_breakdown(
     run: Run[None],
     settings: Settings,
     endless: FakeEngine,
@@ -398,12 +398,12 @@ def test_a_break_down_is_told_to_everybody(
                 await asyncio.to_thread(each.join)
             with pytest.raises(InternalError):
                 await sup.status(job.job_id)
-            told.append("everybody")
+            told.append("all")
 
     with pytest.raises(InternalError) as caught:
         run(main())
     assert isinstance(caught.value.__cause__, LookupError)
-    assert told == ["everybody"]
+    assert told == ["all"]
 
 
 def test_what_is_in_memory_is_told_without_a_task(

@@ -1,4 +1,4 @@
-"""The manners of a guest: what a host must not notice, how an interpreter ends, and what a fork may do."""
+"""The host process: its state stays as it was, its interpreter ends, and a fork of it has no supervisor."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from supervisor.testing import FakeEngine, Script
 
 from .conftest import PATIENCE, portal_threads
 
-NOBODY = "0" * 32
+UNKNOWN = "0" * 32
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -150,10 +150,10 @@ def test_errors_arrive_as_themselves(settings: Settings) -> None:
     error = LookupError("mine")
     with pytest.raises(LookupError) as caught, BlockingSupervisor(settings) as sup:  # noqa: PT012
         with pytest.raises(JobNotFound):
-            sup.wait(NOBODY)
+            sup.wait(UNKNOWN)
         with pytest.raises(InvalidArguments):
             sup.start([])
-        with pytest.raises(JobNotFound), sup.follow(NOBODY):
+        with pytest.raises(JobNotFound), sup.follow(UNKNOWN):
             raise AssertionError
         with sup.events():
             raise error

@@ -1,4 +1,4 @@
-"""The front door in Trio, on a fake engine and, where time matters, a fake clock."""
+"""The public class in Trio, on a fake engine and, where time matters, a fake clock."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from supervisor.testing import FakeEngine, Script
 Clock = trio.testing.MockClock
 
 YEAR = 365 * 86400
-NOBODY = "0" * 32
+UNKNOWN = "0" * 32
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def settings(state_dir: Path) -> Settings:
 
 @pytest.fixture
 def endless() -> FakeEngine:
-    """Commands that run until they are told to end, or stopped."""
+    """Commands that run until a test ends or stops them."""
     return FakeEngine(Script(seconds=None))
 
 
@@ -65,7 +65,7 @@ async def sup(settings: Settings, endless: FakeEngine) -> AsyncIterator[Supervis
 
 @pytest.fixture(autouse=True)
 async def _patience(nursery: trio.Nursery) -> AsyncIterator[None]:
-    """End a test that hangs: under a mock clock no time-out of Trio's would."""
+    """End a test that hangs: under a mock clock, no time-out of Trio does that."""
     over = threading.Event()
 
     async def watch() -> None:
@@ -208,7 +208,7 @@ async def test_a_finished_job_can_be_forgotten(sup: Supervisor, endless: FakeEng
         await sup.forget(job.job_id)
 
 
-@pytest.mark.parametrize("job_id", [NOBODY, "", "../../etc", "A" * 32, NOBODY + "\n", "💥"])
+@pytest.mark.parametrize("job_id", [UNKNOWN, "", "../../etc", "A" * 32, UNKNOWN + "\n", "💥"])
 async def test_what_is_not_kept_is_not_found(sup: Supervisor, job_id: str) -> None:
     async def follow() -> None:
         async with sup.follow(job_id):
@@ -395,7 +395,7 @@ async def test_a_job_that_was_cancelled_by_others_before_its_launch_is_cancelled
     settings: Settings,
     mock_clock: Clock,
 ) -> None:
-    """The command line may rule that it will not be launched; the launch that comes then must say the same."""
+    """The command line may record that the job is never launched; a later launch must report the same."""
     engine = FakeEngine(Script(launch_seconds=2))
     async with (
         open_supervisor(settings, engine=engine) as sup,
@@ -472,7 +472,7 @@ async def test_run_returns_the_result(settings: Settings) -> None:
 
 
 async def test_what_run_has_started_is_kept_from_before_its_launch_to_its_result(settings: Settings) -> None:
-    """Its end and the start of another may both be on record before it gets its turn again."""
+    """Its end and the start of another job may both be on record before its task runs again."""
     wanted: list[bool] = []
 
     def script(request: LaunchRequest) -> Script:
@@ -518,7 +518,7 @@ async def test_a_deadline_ends_run_with_an_error_result(settings: Settings, auto
 
 async def test_run_waits_no_longer_than_the_grace_and_a_little(state_dir: Path, autojump_clock: Clock) -> None:
     class Undying(FakeEngine):
-        """Whatever is done, nothing ends."""
+        """No command ends, not even when it is stopped."""
 
         def submit(self, request: LaunchRequest, accepted: Any = None) -> Any:
             running = super().submit(request, accepted)
@@ -1047,7 +1047,7 @@ async def test_an_error_of_the_caller_comes_out_as_itself(settings: Settings, en
 async def test_an_error_of_ours_comes_out_as_itself(settings: Settings, endless: FakeEngine) -> None:
     with pytest.raises(JobNotFound):
         async with open_supervisor(settings, engine=endless) as sup:
-            await sup.status(NOBODY)
+            await sup.status(UNKNOWN)
 
 
 @pytest.mark.parametrize("inside", [[ValueError()], [ValueError(), LookupError()]])
@@ -1100,7 +1100,7 @@ async def test_waiting_for_a_job_that_another_is_about_to_launch_does_not_harm_i
     settings: Settings,
     mock_clock: Clock,
 ) -> None:
-    """Its deadline begins with the launch, which is not known here yet."""
+    """Its deadline begins with the launch, which is not on record here."""
     engine = FakeEngine(Script(launch_seconds=3, seconds=5))
     other = FakeEngine()
     ended = []
@@ -1218,7 +1218,7 @@ async def test_a_crash_of_the_registry_ends_the_supervisor(
 
 @pytest.fixture
 def holder(settings: Settings) -> Callable[[], sqlite3.Connection]:
-    """Another process, as it were, that holds the registry's lock until it rolls back."""
+    """Stand in for another process that holds the lock of the index until it rolls back."""
 
     def hold() -> sqlite3.Connection:
         connection = sqlite3.connect(settings.state_dir / "registry.db", isolation_level=None)

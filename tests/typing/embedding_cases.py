@@ -1,4 +1,4 @@
-"""What a type checker shows to somebody who embeds the supervisor; checked by mypy and pyright, never run."""
+"""The types of the public interface, as a program that embeds the supervisor uses it: checked, never run."""
 
 from __future__ import annotations
 
