@@ -136,6 +136,13 @@ class OutputLost(StateCorrupt):
         details = {"job_id": job_id, "stream": stream, "recorded_bytes": recorded, "found_bytes": found}
         return cls(message, details=details)
 
+    @classmethod
+    def gone(cls, directory: str, stream: str) -> OutputLost:
+        """Return the error of the job in ``directory``, whose command has deleted its output."""
+        job_id = directory.rpartition("/")[2]
+        message = f"the file with the {stream} of job {job_id} is gone; it was deleted before the command ended"
+        return cls(message, details={"job_id": job_id, "stream": stream})
+
 
 class StateBusy(SupervisorError):
     """The state root cannot be read or written now, so nothing is known and nothing was changed.

@@ -22,7 +22,7 @@ from supervisor.errors import OutputLost
 from supervisor.jobdir import records
 from supervisor.system.observing import ABSENT, find, not_known
 
-__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "read_output", "size_of"]
+__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "check_made", "read_output", "size_of"]
 
 CHUNK_BYTES: Final = 65536
 STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
@@ -42,11 +42,13 @@ class Output:
         offset: how many were read.
         restarts: how often the file was found truncated, so that reading started over.
         is_cut: whether there are bytes past ``limit``, as of the last look.
+        made: whether the file was made, as it is for each command that is launched.
     """
 
     def __init__(self, directory: str, stream: str, *, end: int | None = None, limit: int | None = None) -> None:
         """Open nothing yet; ``stream`` is ``"stdout"`` or ``"stderr"``. No byte past ``limit`` is read."""
         self.end = end
+        self.made = False
         self.is_cut = False
         self.offset = 0
         self.restarts = 0
@@ -73,6 +75,8 @@ class Output:
         found = self._look()
         size = 0 if found is None else found.st_size
         if self.end is not None:
+            if found is None and self.made and not self.end:
+                raise OutputLost.gone(self._directory, self._stream)
             if size < self.end:
                 raise OutputLost.of(self._directory, self._stream, self.end, size)
             size = self.end
@@ -147,6 +151,16 @@ def size_of(directory: str, stream: str) -> int:
     """
     found = find(f"{directory}/{STREAMS[stream]}")
     return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
+
+
+def check_made(directory: str, stream: str) -> None:
+    """Raise ``OutputLost`` where the file is gone that was made for a stream of a command."""
+    output = Output(directory, stream, end=0)
+    output.made = True
+    try:
+        output.size()
+    finally:
+        output.close()
 
 
 def read_output(directory: str, stream: str, *, size: int | None = None, last: int | None = None) -> bytes:

@@ -31,6 +31,7 @@ from supervisor.errors import (
 )
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
+from supervisor.jobdir.output import check_made
 from supervisor.jobs import bulk, retention
 from supervisor.jobs.listing import no_job, page_of, query_of
 from supervisor.jobs.outcome import outcome_of, view_of
@@ -479,6 +480,8 @@ class Catalog:
         interpreter = interpret.get_interpreter(row.kind)
         outcome = shown[-1] if shown else view_of(row, directory, _ended_of(job))
         try:
+            if row.has_files and not job.stdout_bytes:
+                check_made(directory, "stdout")
             value = interpret.render(interpreter, outcome, detail)
         except OutputLost:
             raise

@@ -27,6 +27,8 @@ class Chunks:
         finished: trio.Event,
         end: Callable[[], int | None],
         limit: int | None = None,
+        *,
+        made: bool = False,
     ) -> None:
         """Follow a stream of the job in ``directory`` until ``finished`` is set and all is read.
 
@@ -36,6 +38,7 @@ class Chunks:
         self._finished = finished
         self._end = end
         self._output = Output(directory, stream, limit=limit)
+        self._output.made = made
         self._changed = trio.Event()
         self._watched = False
         self._serving = trio.CancelScope()

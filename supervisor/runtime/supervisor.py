@@ -378,7 +378,7 @@ class Supervisor:
             found = entry.row if isinstance(entry, Entry) else row
             return None if found.ended is None else int(found.ended[f"{stream}_bytes"])
 
-        chunks = Chunks(directory, stream, finished, end, row.output_limit)
+        chunks = Chunks(directory, stream, finished, end, row.output_limit, made=row.has_files)
         # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
         await self._nursery.start(_serve, chunks, self._notifier)
         try:

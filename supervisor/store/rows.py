@@ -132,6 +132,11 @@ class Row:
         return row
 
     @property
+    def has_files(self) -> bool:
+        """Whether it was launched on this machine, where the files of its output are made before that."""
+        return self.started_ns is not None and '"directory":' not in self.spec
+
+    @property
     def output_limit(self) -> int | None:
         """How many bytes of stdout, and of stderr, it may write; ``None`` where that is not on record."""
         limit = self.request.get("output_limit")

@@ -172,3 +172,36 @@ def failing(fstat: Any, directory: Path) -> Any:
         return found
 
     return fails
+
+
+# ---------------------------------------------------------------- its output
+
+
+DELETES = 'F=$(readlink /proc/$$/fd/1); echo 1; rm "$F"'
+MOVES = 'F=$(readlink /proc/$$/fd/1); echo 1; mv "$F" "$F.x"; mkdir "$F"'
+
+
+@pytest.mark.parametrize("script", [DELETES, MOVES], ids=["deleted", "a directory in its place"])
+async def test_an_output_that_the_command_has_deleted_is_no_empty_answer(world: World, script: str) -> None:
+    async with supervisor.open_supervisor() as sup:
+        job = await sup.wait((await sup.start(["sh", "-c", script])).job_id)
+        assert job.status == "done"
+        with pytest.raises(supervisor.SupervisorError, match="the file with the stdout of job") as caught:
+            await sup.result(job.job_id)
+        assert caught.value.code == "output_lost"
+        with pytest.raises(supervisor.SupervisorError, match="is gone"):
+            async with sup.follow(job.job_id) as chunks:
+                assert [chunk async for chunk in chunks] == []
+        async with sup.follow(job.job_id, "stderr") as chunks:
+            assert [chunk async for chunk in chunks] == []
+    for words in (("result",), ("logs",), ("logs", "--follow")):
+        done = await trio.to_thread.run_sync(cli, world, *words, "--json", job.job_id)
+        assert json.loads(done.stdout)["error"]["code"] == "output_lost"
+        assert done.returncode == 125
+
+
+def test_the_logs_of_a_job_that_was_never_launched_are_empty(world: World) -> None:
+    done = cli(world, "start", "--json", "--", "/nowhere/nothing")
+    job_id = json.loads(done.stdout)["job"]["job_id"]
+    logs = cli(world, "logs", job_id)
+    assert (logs.returncode, logs.stdout) == (0, "")

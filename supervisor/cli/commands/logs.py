@@ -36,6 +36,7 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool) -> int:
         row = catalog.row(job_id)
         path = catalog.directory(row)
         output = Output(path, stream, limit=row.output_limit)
+        output.made = row.has_files
         if follow:
             chunks = _follow(catalog, job_id, path, stream, output)
         else:

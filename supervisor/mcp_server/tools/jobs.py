@@ -239,6 +239,7 @@ def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, 
         directory = catalog.directory(row := catalog.row(job.job_id))
     end = getattr(job, f"{stream}_bytes") if job.status.terminal else None
     with contextlib.closing(Output(directory, stream, end=end, limit=row.output_limit)) as output:
+        output.made = row.has_files
         size = output.size()
         restarted = offset is not None and offset > size and end is None
         begin = max(0, size - limit) if offset is None else 0 if restarted else min(offset, size)
