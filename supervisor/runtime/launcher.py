@@ -62,6 +62,7 @@ class Launcher:
         services: holds the tasks of further engines.
         access: closed with the supervisor.
         lookup: finds jobs.
+        follower: follows the progress of jobs.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Launcher:
         services: trio.Nursery,
         access: StoreAccess,
         lookup: Lookup,
+        follower: Follower,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -85,7 +87,7 @@ class Launcher:
         self._access = access
         self._lookup = lookup
         self._shared: set[str] = set()
-        self._follower = Follower(nursery, registry.publish_progress)
+        self._follower = follower
         self._owner: str | None = None
         self.workspaces = Workspaces()
         self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}

@@ -37,24 +37,20 @@ class Follower:
     Args:
         nursery: where its tasks run.
         publish: called after ``entry.progress`` has changed.
+        notifier: reports what is written in job directories.
     """
 
-    def __init__(self, nursery: trio.Nursery, publish: Callable[[Entry], None]) -> None:
+    def __init__(self, nursery: trio.Nursery, publish: Callable[[Entry], None], notifier: Notifier) -> None:
         """Run the tasks in ``nursery``."""
         self._nursery = nursery
         self._publish = publish
-        self._notifier = Notifier()
-        self._serving = False
+        self._notifier = notifier
 
     def attend(self, entry: Entry) -> None:
         """Follow a job to its end, if its kind reports progress."""
         reader = reader_of(entry.row.kind)
-        if reader is None:
-            return
-        if not self._serving:
-            self._serving = True
-            self._nursery.start_soon(self._notifier.serve)
-        self._nursery.start_soon(self._attend, entry, reader)
+        if reader is not None:
+            self._nursery.start_soon(self._attend, entry, reader)
 
     async def _attend(self, entry: Entry, reader: ProgressReader) -> None:
         await entry.started.wait()

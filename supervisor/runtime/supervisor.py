@@ -34,6 +34,7 @@ from supervisor.runtime.events import Subscription
 from supervisor.runtime.follow import Chunks
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
+from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import NoteFetched, Registry
 from supervisor.runtime.stops import wait_for_stop
 from supervisor.settings import Settings
@@ -73,10 +74,14 @@ class Supervisor:
         self._nursery = nursery
         self.access = StoreAccess(catalog, patient)
         self._lookup = Lookup(catalog, registry, self.access)
-        self.launcher = Launcher(settings, catalog, registry, engine, nursery, services, self.access, self._lookup)
-        self._opened_ns = time.time_ns()
+        # One for all that is written: a user may have few inotify instances. Engines watch other events.
         self._notifier = Notifier()
         services.start_soon(self._notifier.serve)
+        follower = Follower(nursery, registry.publish_progress, self._notifier)
+        self.launcher = Launcher(
+            settings, catalog, registry, engine, nursery, services, self.access, self._lookup, follower
+        )
+        self._opened_ns = time.time_ns()
 
     # ------------------------------------------------------------ starting
 

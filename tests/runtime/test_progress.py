@@ -65,15 +65,12 @@ async def until(events: AsyncIterator[JobEvent], number: int) -> list[JobEvent]:
     return told
 
 
-async def test_a_job_of_another_kind_is_not_looked_at(
-    sup: Supervisor, engine: FakeEngine, reads: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "Notifier", None)
+async def test_a_job_of_another_kind_is_not_looked_at(sup: Supervisor, engine: FakeEngine, reads: list[int]) -> None:
     for kind in ("raw", "json"):
         command = await start(sup, engine, kind)
         command.write(turn(1))
         assert (await sup.status(command.job_id)).progress is None
-    assert not sup.launcher._follower._serving
+    assert not sup._notifier._wanted.is_set()
     assert reads == []
 
 
