@@ -1,7 +1,4 @@
-"""Makes the records of a stop and of an end: one function for each shape, for every process that writes one.
-
-Standard library only: the keeper runs this file.
-"""
+"""Makes the records of a stop and of an end: one function for each shape, for every process that writes one."""
 
 from __future__ import annotations
 
@@ -93,7 +90,7 @@ def process_end(
 
 
 def exit_code_and_signal(status: int | None) -> tuple[int | None, int | None]:
-    """Return what a wait status says; neither for a status that is unknown."""
+    """Return the exit code or the signal in a wait status; neither for an unknown status."""
     if status is None:
         return None, None
     code = os.waitstatus_to_exitcode(status)

@@ -1,4 +1,4 @@
-"""The two facts about a command that its records hold: that it was launched, and how it ended."""
+"""The two facts about a command in its records: that it was launched, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Launched:
 
     Attributes:
         pid: its process id.
-        started_ns: when, by the wall clock.
-        deadline_boot_ns: when its deadline falls, on the boot clock.
+        started_ns: its start, on the wall clock.
+        deadline_boot_ns: its deadline, on the boot clock.
     """
 
     pid: int
@@ -29,11 +29,11 @@ class Ended:
     """A command that ended, with everything that a stop had to reach.
 
     Attributes:
-        exit: how.
+        exit: how it ended.
         stopped: why it was stopped (``cancelled``, ``deadline``, ``output_limit``), or ``None``
             when it ended by itself, even if a stop had been asked for.
-        survivors: processes of it that could not be ended because they are not ours to signal.
-        remark: what its engine says about the end, where nothing better is known.
+        survivors: its processes that live on because this user may not signal them.
+        remark: a sentence of its engine about the end, where nothing better is known.
     """
 
     exit: Exit

@@ -1,6 +1,4 @@
-"""The mark and the tag of a job: what each of its processes inherits, and what tells the process belongs to it.
-
-Standard library only: the keeper runs this file.
+"""The mark and the tag of a job, which all of its processes inherit.
 
 **The mark** is the job's id in the environment. A process can change its environment (``env -i``, ``setproctitle``).
 

@@ -1,7 +1,4 @@
-"""How much a job has written, taken at its end, and whether a process that it left behind may write on.
-
-Standard library only, no import from the package: the keeper runs this file too.
-"""
+"""How much a job has written by its end, and whether a process that it left behind may write on."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _CAN_LEASE = all(hasattr(fcntl, name) for name in ("F_SETSIG", "F_SETLEASE", "F_
 
 
 def sizes(directory: str) -> dict[str, object]:
-    """Return ``stdout_bytes`` and ``stderr_bytes`` as they are now, each ``None`` where it cannot be seen."""
+    """Return ``stdout_bytes`` and ``stderr_bytes`` as they are now, each ``None`` where it cannot be read."""
     found: dict[str, object] = {}
     for member, name in _STREAMS:
         try:
@@ -40,7 +37,7 @@ def sizes(directory: str) -> dict[str, object]:
 
 
 def sizes_and_writers(directory: str) -> tuple[dict[str, object], list[tuple[int, int] | None], bool | None]:
-    """Return what ``sizes`` does, size and time of the last change of each stream, and whether it has a writer.
+    """Return ``sizes``, the size and time of the last change of each stream, and whether a stream has a writer.
 
     The kernel gives a lease for reading only on a file that no process has open to write. ``None``: it gives none here.
     """
@@ -55,7 +52,7 @@ def sizes_and_writers(directory: str) -> tuple[dict[str, object], list[tuple[int
         try:
             if not writers and writers is not None:
                 writers = _has_writer(descriptor)
-            status = os.fstat(descriptor)  # after that: what was written by then is counted
+            status = os.fstat(descriptor)  # after that, so that all that a writer wrote counts
         finally:
             os.close(descriptor)
         found[member] = status.st_size if S_ISREG(status.st_mode) else 0
@@ -67,9 +64,9 @@ def _has_writer(descriptor: int) -> bool | None:
     if fcntl is None or not _CAN_LEASE:  # type: ignore[redundant-expr,unused-ignore]
         return None
     try:
-        # If a process opens it for writing just then, the kernel sends a signal: one that does nothing by default.
+        # If a process opens it for writing meanwhile, the kernel sends a signal: one that is ignored by default.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # closing gives it back
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)  # closing ends it
     except BlockingIOError:
         return True
     except OSError:

@@ -1,12 +1,12 @@
-"""Reading what a job has written: the one place that opens its streams.
+"""Reads the output of a job: the only module that opens its streams to read them.
 
 Three rules hold for every reader:
 
-* Of a job that has ended it reads as many bytes as the record of the end says: what a process that was left behind
-  writes afterwards is no part of the job. Fewer bytes than that are an error, ``OutputLost``, and never an answer.
+* Of a job that has ended it reads as many bytes as the record of the end says: what a leftover process
+  writes afterwards is no part of the job. Fewer bytes than that are an error, ``OutputLost``.
 * It reads no more at once than it is asked for, and nothing past the output limit: a hole makes a file of any size.
 * A command can truncate its own output (``> /dev/stderr``). A reader that finds the file shorter than it has read, or
-  with other bytes where it has just read, starts over and counts that. What was cut off before it was read is gone.
+  with other bytes where it has just read, starts over and counts that. Bytes that were cut off unread are gone.
 
 A file of the right size that holds zeros, as some file systems leave it after a loss of power, cannot be told from
 one that the command wrote so.
@@ -33,12 +33,12 @@ _MAX_AT_ONCE: Final = 1 << 30
 
 
 class Output:
-    """A stream of a job, read from where the last reading ended. Its file may not be there yet.
+    """A stream of a job, read from where the last reading ended. Its file may not exist yet.
 
-    Every method that looks at the file raises ``NotKnown`` where that cannot be done now.
+    Every method that reads the file raises ``NotKnown`` where that fails now.
 
     Attributes:
-        end: how many bytes belong to the job, once that is on record; ``None`` before.
+        end: how many bytes belong to the job, once that is recorded; ``None`` before.
         offset: how many were read.
         restarts: how often the file was found truncated, so that reading started over.
         is_cut: whether there are bytes past ``limit``, as of the last look.
@@ -67,12 +67,12 @@ class Output:
             self._descriptor = None
 
     def size(self) -> int:
-        """Return how many bytes of it there are to be read, whether or not they were.
+        """Return how many bytes belong to the job so far.
 
         Raises:
             OutputLost: there are fewer than belong to the job.
         """
-        found = self._look()
+        found = self._stat()
         size = 0 if found is None else found.st_size
         if self.end is not None:
             if found is None and self.made and not self.end:
@@ -89,12 +89,12 @@ class Output:
         return size if size < self.offset and self.end is None else max(0, size - self.offset)
 
     def read(self, most: int = CHUNK_BYTES) -> bytes:
-        """Return the next bytes, ``most`` at most; nothing where there are none now.
+        """Return the next bytes, ``most`` at most; nothing if there are none now.
 
         Raises:
             OutputLost: there are fewer than belong to the job.
         """
-        found = self._look()
+        found = self._stat()
         if found is None or self._descriptor is None:
             self.size()
             return b""
@@ -115,12 +115,12 @@ class Output:
         self.offset, self._last = offset, b""
 
     def _is_rewritten(self, descriptor: int, found: os.stat_result) -> bool:
-        """Whether other bytes stand where those were that were read last. What is appended leaves them alone."""
+        """Whether the bytes that were read last have changed. Appending leaves them alone."""
         if found.st_mtime_ns == self._changed_ns or not self._last:
             return False
         return self._read_at(descriptor, len(self._last), self.offset - len(self._last)) != self._last
 
-    def _look(self) -> os.stat_result | None:
+    def _stat(self) -> os.stat_result | None:
         """Return what the file is, ``None`` without one; anything but a regular file counts as none."""
         try:
             if self._descriptor is None:
@@ -182,7 +182,7 @@ def read_output(directory: str, stream: str, *, size: int | None = None, last: i
             while not output.restarts and (more := output.read(output.end)):
                 parts.append(more)
             data = b"".join(parts)
-        if output.restarts:  # under our hands
+        if output.restarts:  # meanwhile
             raise OutputLost.of(directory, stream, output.end, len(data))
         return data
     finally:

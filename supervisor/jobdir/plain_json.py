@@ -1,7 +1,6 @@
-"""Reading and quoting JSON with the interpreter's own scanner, without the modules that ``json`` imports.
+"""Reads and quotes JSON with the interpreter's own scanner, without the modules that ``json`` imports.
 
-Standard library only, no import from the package: the keeper runs this file. There ``json`` would cost half of its
-start, and an import in the middle of its life may find no Python any more.
+In the keeper ``json`` would take half of its start, and a later import may find no Python any more.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ quote: Callable[[str], str]
 
 
 class JSONDecodeError(ValueError):
-    """What the scanner raises, in the place of the one that it would import to do so."""
+    """Stands in for the exception that the scanner would import to raise it."""
 
 
 class _Rules:
-    """What the scanner asks for."""
+    """The parameters of the scanner."""
 
     strict = True
     object_hook = None
@@ -48,7 +47,7 @@ else:
     _scanner: Any = _json.make_scanner
     _scan: Callable[[str, int], tuple[Any, int]] = _scanner(_Rules)
     if "json.decoder" not in sys.modules and not __package__:
-        # In the keeper the scanner finds this module where it would look for the error that it raises.
+        # In the keeper the scanner imports its error from this module.
         sys.modules["json.decoder"] = sys.modules[__name__]
 
     def _read_by_scanner(text: str) -> Any:

@@ -1,15 +1,13 @@
-"""The records that say what became of a job's process, and how they are written.
+"""Reads and writes the records of a job.
 
-Standard library only: the keeper runs this file too. A record that cannot be read just now is neither missing
-nor damaged: see ``observing``.
+A record that cannot be read now is neither missing nor damaged: see ``observing``.
 
 Every record is one flat JSON object on one line; ``"v"`` is the version of the shape, and a reader
 ignores members that it does not know. Most are written under a temporary name and renamed or linked
-into place, so that whoever reads them sees all of it or none. What is written often goes without,
-since making a file can be the dearest part of a job: ``process.json`` is written where it stands,
-by the only one who may; ``stop.json`` is brought up to date by further lines; and the exit is
-a further line of ``process.json``, which then gets the name ``exit.json`` as well. So of ``process.json``
-the first line counts, of every other record the last whole one.
+into place, so that readers find all of it or none. Frequent records do without, since making a file can be the most
+expensive part of a job: ``process.json`` is written in place by the only process that may; ``stop.json`` is updated by
+further lines; and the exit is a further line of ``process.json``, which then gets the name ``exit.json`` as well. So of
+``process.json`` the first line counts, of every other record the last whole one.
 """
 
 from __future__ import annotations
@@ -65,7 +63,7 @@ STDERR: Final = "stderr.log"
 SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
 
 SPARES: Final = ".spare"
-"""In the state root: files that are there so that a full disk can be told what is needed to make room again."""
+"""In the state root: files that take records on a full disk."""
 _MAX_SPARES: Final = 16
 _SPARE_BYTES: Final = 4096
 
@@ -90,7 +88,7 @@ def _encode_value(value: object) -> str:
         return f'"{value}"'
     if isinstance(value, str):
         return quote(value)
-    from json import dumps  # for nothing that the keeper writes
+    from json import dumps  # not for the keeper's records
 
     return dumps(value)
 
@@ -110,7 +108,7 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
     try:
         descriptor = os.open(aside, flags, 0o600)
         try:
-            os.fchmod(descriptor, 0o600)  # whatever the umask of the writer
+            os.fchmod(descriptor, 0o600)  # for any umask of the writer
             _write_all(descriptor, data)
         except OSError:
             os.unlink(aside)
@@ -129,7 +127,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def make_spares(root: str) -> None:
-    """Make the files of a state root that take a record when the disk has no room for it, as far as that goes."""
+    """Make the files of a state root that take a record when the disk has no room for it."""
     directory = f"{root}/{SPARES}"
     try:
         left = len(os.listdir(directory))
@@ -142,7 +140,7 @@ def make_spares(root: str) -> None:
 
 
 def _write_in_spare(directory: str, aside: str, data: bytes) -> bool:
-    """Write ``data`` where there is room already: into the inode and the block of a file that was made for this."""
+    """Write ``data`` into the inode and the block of a spare file."""
     spares = f"{os.path.dirname(os.path.dirname(directory))}/{SPARES}"
     try:
         names = os.listdir(spares) if len(data) <= _SPARE_BYTES else []
@@ -150,7 +148,7 @@ def _write_in_spare(directory: str, aside: str, data: bytes) -> bool:
         return False
     for name in names:
         try:
-            os.rename(f"{spares}/{name}", aside)  # of several who want it, one gets it
+            os.rename(f"{spares}/{name}", aside)  # of several processes one gets it
             descriptor = os.open(aside, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             continue
@@ -171,16 +169,16 @@ def replace(directory: str, name: str, record: dict[str, object]) -> None:
     path, aside = f"{directory}/{name}", _write_aside(directory, name, encode(record))
     try:
         os.rename(aside, path)
-    except IsADirectoryError:  # somebody has put one there; it is kept, out of the way
+    except IsADirectoryError:  # not ours: it is moved out of the way
         os.rename(path, f"{aside}.in-the-way")
         os.rename(aside, path)
 
 
 def begin(directory: str, record: dict[str, object]) -> None:
-    """Write ``process.json``, which only the holder of the claim does.
+    """Write ``process.json``; only the holder of the claim may.
 
     Raises:
-        OSError: it could not be written, at least not all of it; ``replace`` mends that.
+        OSError: it could not be written whole; ``replace`` repairs that.
     """
     path = f"{directory}/{PROCESS}"
     _write_whole(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, encode(record))
@@ -190,7 +188,7 @@ def end(directory: str, record: dict[str, object]) -> None:
     """Write ``exit.json`` for a job whose ``process.json`` this process has begun.
 
     Raises:
-        OSError: it could not be written, at least not all of it; ``replace`` mends that.
+        OSError: it could not be written whole; ``replace`` repairs that.
     """
     append(directory, PROCESS, record)
     os.link(f"{directory}/{PROCESS}", f"{directory}/{EXIT}", follow_symlinks=False)
@@ -206,7 +204,7 @@ def _write_whole(path: str, flags: int, data: bytes) -> None:
 
 
 def create(directory: str, name: str, record: dict[str, object]) -> bool:
-    """Write a record unless there is one already; ``False`` when somebody else was first."""
+    """Write a record unless there is one already; ``False`` when there is."""
     aside = _write_aside(directory, name, encode(record))
     path = f"{directory}/{name}"
     try:
@@ -214,7 +212,7 @@ def create(directory: str, name: str, record: dict[str, object]) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        # A further name may need room as well, which a new one for the same file does not.
+        # A second name may need room as well, a rename does not.
         if error.errno not in NO_ROOM or find(path) is not None:
             raise
         os.rename(aside, path)
@@ -228,10 +226,10 @@ def create(directory: str, name: str, record: dict[str, object]) -> bool:
 
 
 def append(directory: str, name: str, record: dict[str, object]) -> None:
-    """Write a newer version of a record under the one that is there: a hundredth of what a new file costs.
+    """Write a newer version of a record as a further line: a hundredth of the cost of a new file.
 
-    One call writes the line, and what does not end with its newline does not count, so this is as
-    whole as a renamed file. The first newline ends what a full disk may have left of another.
+    One call writes the line, and a line without its newline does not count, so this is as
+    safe as a renamed file. The first newline ends a line that a full disk may have cut off.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     _write_whole(f"{directory}/{name}", flags, b"\n" + encode(record))
@@ -242,9 +240,9 @@ _LONGEST_JOB: Final = 1 << 26  # it has the whole command in it
 
 
 def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | None:
-    """Return a record; ``None`` when there is none (yet), ``{}`` when what is there is no record.
+    """Return a record; ``None`` when there is none (yet), ``{}`` when the file holds no record.
 
-    ``newer``: one whose shape is of a newer version, which this one does not know, is returned as well.
+    ``newer``: return a record of a newer version as well.
 
     Raises:
         NotKnown: it cannot be read now.
@@ -260,7 +258,7 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
         return {}
     if name == PROCESS:
         if not content:
-            return None  # its keeper is about to write it, or was killed before it could
+            return None  # its keeper is about to write it, or was killed before
         content = content.partition(b"\n")[0]
     whole, _, _ = content.rpartition(b"\n")
     record: Any
@@ -268,7 +266,7 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
         try:  # there may be several versions, of which the last whole one counts
             record = loads(str(whole.rstrip(b"\n").rpartition(b"\n")[2] or content, "utf-8"))
         except ValueError:
-            record = loads(content)  # spread over several lines by somebody's editor
+            record = loads(content)  # spread over several lines by an editor
     except (ValueError, RecursionError, StopIteration):
         return {}
     except MemoryError as error:
@@ -281,7 +279,7 @@ def read(directory: str, name: str, *, newer: bool = False) -> dict[str, Any] | 
 
 
 def _slurp(path: str, longest: int) -> bytes | None:
-    """Return all of a file, ``None`` for one that is longer than a record can be, or no file at all."""
+    """Return all of a file, ``None`` for one that is longer than a record can be, or not regular."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -295,7 +293,7 @@ def _slurp(path: str, longest: int) -> bytes | None:
     except OSError as error:
         if error.errno not in {ELOOP, ENXIO, EISDIR}:
             raise
-        found = find(path)  # a link, a socket, a directory, if that is what is there
+        found = find(path)  # a link, a socket, a directory
         if found is None or stat.S_ISREG(found.st_mode):
             raise
         return None
@@ -303,9 +301,9 @@ def _slurp(path: str, longest: int) -> bytes | None:
 
 
 def read_stop(directory: str) -> dict[str, Any] | None:
-    """Return the request to stop a job, ``{}`` for one that makes no sense, ``None`` when there is none.
+    """Return the request to stop a job, ``{}`` for a damaged one, ``None`` when there is none.
 
-    ``why`` is one of ``REASONS``, or the word of a version that knows more of them, ``signalled_boot_ns`` a time
+    ``why`` is one of ``REASONS`` or a word of a newer version, ``signalled_boot_ns`` a time
     or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``).
 
     Raises:
@@ -329,24 +327,23 @@ def read_stop(directory: str) -> dict[str, Any] | None:
 
 
 def is_gone(directory: str) -> bool:
-    """Whether a job directory is not there (any more): only finished jobs are ever forgotten.
+    """Whether a job directory does not exist (any more): only finished jobs are deleted.
 
     Raises:
-        NotKnown: that cannot be seen now.
+        NotKnown: that cannot be read now.
     """
     found = find(directory)
     return found is None or not stat.S_ISDIR(found.st_mode)
 
 
 def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
-    """Claim the right to launch a job, or to rule that nobody will; ``False`` when it is taken.
+    """Claim the right to launch a job, or to rule that no process will; ``False`` when it is taken.
 
     ``like`` is the directory of another job that the same holder has claimed: its claim then gets
-    a second name, which needs no new inode, wherever that can be done.
+    a second name, which needs no new inode, wherever that is possible.
 
-    A symbolic link that leads nowhere, because making one is a single system call that is
-    exclusive *and* carries who made it: there is no moment at which a claim exists and its holder
-    is not known. It is read with ``readlink`` and never followed.
+    A claim is a symbolic link to no file, because making one is a single system call that is exclusive *and* records
+    the holder: a claim never exists without its holder. It is read with ``readlink`` and never followed.
     """
     try:
         if like is not None:
@@ -354,7 +351,7 @@ def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
                 os.link(f"{like}/{CLAIM}", f"{directory}/{CLAIM}", follow_symlinks=False)
             except FileExistsError:
                 return False
-            except OSError:  # that job is forgotten, its inode has all the names it can have, links cannot be linked
+            except OSError:  # that job is deleted, its inode can have no more names, links cannot be linked
                 pass
             else:
                 return True
@@ -365,7 +362,7 @@ def take_claim(directory: str, holder: str, like: str | None = None) -> bool:
 
 
 def read_claim(directory: str) -> str | None:
-    """Return who holds the claim, ``""`` when what is there names no holder, ``None`` when there is none.
+    """Return the holder of the claim, ``""`` when the claim is damaged, ``None`` when there is none.
 
     Raises:
         NotKnown: it cannot be read now.
@@ -383,7 +380,7 @@ def read_claim(directory: str) -> str | None:
 
 
 def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:
-    """Return the claim of a keeper; short enough to stand in the link's own inode."""
+    """Return the claim of a keeper; short enough for the inode of the link."""
     return f"keeper.{pid}.{start}.{boot[:12]}.{namespace}"
 
 
@@ -396,10 +393,10 @@ def mark_stop(
     known: dict[str, object] | None = None,
     sizes: dict[str, object] | None = None,
 ) -> None:
-    """Note in ``stop.json`` that the first signal is about to go out, or that nothing is left.
+    """Record in ``stop.json`` that the first signal is about to go out, or that no process is left.
 
-    ``known`` is what stands there, if that was read or written already; ``sizes`` what ``measures.sizes`` says
-    now that nothing is left: those of the first who noted that count.
+    ``known`` is the record there, if it was read or written already; ``sizes`` is ``measures.sizes``
+    when no process is left: the first to be recorded count.
     """
     there = known or read_stop(directory)
     record = _bare(there)
@@ -418,10 +415,10 @@ def mark_stop(
 
 
 def take_back_stop(directory: str, refused: str = "", known: dict[str, object] | None = None) -> None:
-    """Note in ``stop.json`` that no signal has reached the command: its end, when it comes, is its own.
+    """Record in ``stop.json`` that no signal has reached the command: its end, when it comes, is its own.
 
-    ``refused`` are the pids of those that are not ours to signal, with spaces between them, where that is why; the
-    stop stays asked for. Nothing is taken back where another process, which could signal them, has ended the tree.
+    ``refused`` are the pids, with spaces between them, that this user may not signal, if that is why. The request
+    stays. Nothing is taken back where another process, which may signal them, has ended the tree.
     """
     there = read_stop(directory) or known
     if there and there.get("gone"):
@@ -433,7 +430,7 @@ def take_back_stop(directory: str, refused: str = "", known: dict[str, object] |
 
 
 def _bare(there: dict[str, Any] | None) -> dict[str, object]:
-    """Return a request to stop as it is written, without what an earlier attempt has come to."""
+    """Return a request to stop as it is written, without the outcome of an earlier attempt."""
     record: dict[str, object] = dict(there) if there else {"why": "cancelled"}
     for name in ("v", "refused", *(["survivors"] if not record.get("survivors") else [])):
         record.pop(name, None)

@@ -1,7 +1,7 @@
-"""What the records of a job say, once they are known to make sense.
+"""Validates the records of a job, and gives the facts in valid ones.
 
-Anything may stand in a state root: a record that was torn by a full disk, edited, or copied from another job.
-What no keeper can have written is ``{}`` here, as what cannot be read is, and counts as damage.
+A state root may hold records that a full disk has cut off, or that were edited or copied from another job.
+A record that no keeper can have written is ``{}`` here, like one that makes no sense, and counts as damage.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _has_newer_shape(record: Mapping[str, Any]) -> bool:
 
 
 def keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:
-    """Return (pid, start time, boot id, pid namespace) of the keeper that holds a claim, if one does."""
+    """Return (pid, start time, boot id, pid namespace) of the keeper that holds a claim, if a keeper does."""
     words = claim.split(".")
     if len(words) != 5 or words[0] != "keeper" or not all(is_number(word) for word in words[1:3]):
         return None
@@ -100,13 +100,13 @@ def is_number(word: str) -> bool:
 
 
 def integer(record: dict[str, Any] | None, name: str) -> int | None:
-    """Return a whole number of 64 bits that a record holds, if it does."""
+    """Return a member of a record if it is a whole number of 64 bits."""
     value: Any = record.get(name) if record else None
     return value if type(value) is int and -(2**63) <= value < 2**63 else None
 
 
 def number(held: Any, most: float) -> float | None:
-    """Return what a record holds if it is a number from 0 to ``most``, else ``None``."""
+    """Return a member of a record if it is a number from 0 to ``most``."""
     fits = isinstance(held, int | float) and not isinstance(held, bool) and 0 <= held <= most
     return float(held) if fits else None
 
@@ -114,8 +114,8 @@ def number(held: Any, most: float) -> float | None:
 def valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str, Any] | None:
     """Return a process record, ``{}`` for one that no keeper can have written.
 
-    It must agree with itself (the clock was read before and after the spawn) and with the claim, or it
-    may name a stranger.
+    A record that disagrees with itself (the clock was read before and after the spawn) or with the claim may name
+    another process.
     """
     if not record:
         return record
@@ -139,17 +139,17 @@ def valid_process(record: dict[str, Any] | None, claim: str | None) -> dict[str,
 
 
 def process(directory: str) -> dict[str, Any] | None:
-    """Return the process record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    """Return the process record if it is valid, ``{}`` if it is not, ``None`` if there is none."""
     return valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
 
 
 def end(directory: str) -> dict[str, Any] | None:
-    """Return the exit record if it can be trusted, ``{}`` if it cannot, ``None`` if there is none."""
+    """Return the exit record if it is valid, ``{}`` if it is not, ``None`` if there is none."""
     return valid_exit(records.read(directory, records.EXIT), process(directory))
 
 
 def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return an exit record that speaks of ``process``, if there is one; ``{}`` for one that does not."""
+    """Return an exit record if it is valid and about ``process``, if there is one; else ``{}``."""
     if not record:
         return record
     if isinstance(record.get("launch_error"), str):
@@ -157,7 +157,7 @@ def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) ->
     if integer(record, "ended_ns") is None:
         return {}
     if process and any(record.get(name) != process[name] for name in ("pid", "start", "boot")):
-        return {}  # it speaks of another process
+        return {}  # of another process
     for name, most in (("exit_code", 255), ("signal", 128)):
         value = record.get(name)
         if value is not None and (type(value) is not int or not 0 <= value <= most):
@@ -166,7 +166,7 @@ def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) ->
 
 
 def launched_of(process: dict[str, Any] | None) -> Launched | None:
-    """Return what a valid process record says of the launch."""
+    """Return the launch in a valid process record."""
     if not process:
         return None
     return Launched(
@@ -177,12 +177,12 @@ def launched_of(process: dict[str, Any] | None) -> Launched | None:
 
 
 def launch(directory: str) -> Launched | None:
-    """Return the launch that the keeper has put on record, whether or not it still runs."""
+    """Return the launch that the keeper has recorded, whether or not the command still runs."""
     return launched_of(process(directory))
 
 
 def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:
-    """Return what a valid exit record says. Of a command that was stopped, what all of its processes wrote counts."""
+    """Return the exit in a valid exit record. Of a stopped command, the output of all of its processes counts."""
     if isinstance(record.get("launch_error"), str):
         status = integer(record, "launch_status")
         return Exit(
@@ -214,7 +214,7 @@ def _size(record: dict[str, Any], stop: dict[str, Any] | None, name: str) -> int
 
 
 def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]]:
-    """Return why a command was stopped, if it was, and what of it could not be."""
+    """Return why a command was stopped, if it was, and the processes that live on."""
     if not stop or stop.get("signalled_boot_ns") is None:
         return None, ()
     return stop["why"], tuple(int(word) for word in stop["survivors"].split() if is_number(word))
@@ -225,7 +225,7 @@ def damage_of(
     stop: dict[str, Any] | None = None,
     end: dict[str, Any] | None = None,
 ) -> str | None:
-    """Say which of the records cannot be read, ``None`` when all can."""
+    """Return a sentence about the records that are damaged, ``None`` when none is."""
     held = ((records.PROCESS, process), (records.STOP, stop), (records.EXIT, end))
     names = [name for name, record in held if record == {}]
     return f"{', '.join(names)} cannot be read" if names else None

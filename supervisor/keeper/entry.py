@@ -1,10 +1,8 @@
-"""The keeper: a small detached process that is the parent of the job processes and lives as long as they do.
+"""The program of the keeper: ``python -I -S .../keeper/entry.py STATE_ROOT``, with a socket to its supervisor as stdin.
 
-This file is what ``ps`` shows: ``python -I -S .../keeper/entry.py STATE_ROOT``. It only detaches and hands over to
-``loop``, which is imported rather than run so that its compiled form is used (Python compiles a script at every start).
-
-Standard input is a socket to the supervisor that started it. As ``entry.py --job DIRECTORY`` it keeps
-the one job of that directory, on the machine where an engine started it, see ``single_job``.
+It detaches and runs ``loop``, which is a module of its own because Python compiles a script at every start.
+``entry.py --job DIRECTORY`` keeps the one job of that directory, on the machine where an engine started it: see
+``single_job``.
 """
 
 import os
@@ -25,7 +23,7 @@ def prepare(package: str) -> None:
     future.__dict__.setdefault("annotations", None)
     import _signal  # type: ignore[import-not-found]  # part of every Python, and of no stubs
 
-    # The same as `signal` without its enumerations, which take a third of the start of a keeper.
+    # `signal` without its enumerations, which take a third of the start of a keeper.
     sys.modules.setdefault("signal", _signal)
 
 
@@ -35,15 +33,15 @@ def main() -> None:
     if sys.argv[1] == "--job":  # an engine started this process and watches its session, so it stays in it
         from supervisor.keeper.single_job import keep_one
 
-        os._exit(keep_one(sys.argv[2]))  # an orderly end of the interpreter takes longer than the job may
+        os._exit(keep_one(sys.argv[2]))  # an orderly end takes longer than many jobs
     os.setsid()
     if os.fork():
-        os._exit(0)  # the supervisor waits for this process; init is the parent of the child
-    os.chdir(sys.argv[1])  # a state root that is renamed takes the working directory and all relative names along
+        os._exit(0)  # the supervisor waits for this process; the keeper becomes a child of init
+    os.chdir(sys.argv[1])  # relative names stay valid when the state root is renamed
     from supervisor.keeper.loop import Keeper
 
     Keeper(".").run()
-    os._exit(0)  # threads that still hang on a file system are given up
+    os._exit(0)  # also with threads that hang on a file system
 
 
 if __name__ == "__main__":

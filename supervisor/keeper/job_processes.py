@@ -1,7 +1,5 @@
 """Which processes belong to which job.
 
-Standard library only: the keeper runs this file.
-
 A process belongs to the tree of a job by the session or group of its leader, by descent, by the mark in its
 environment, by the tag in its limits (see ``job_marks``), or because it belonged to it before.
 
@@ -31,8 +29,6 @@ _YOUNG_TICKS: Final = 200  # a process younger than this may still be about to e
 
 class JobTree:
     """The tree of one job: its leader, and what is known of its processes."""
-
-    __slots__ = ("ended", "known", "mark", "pid", "session_known", "start", "tag")
 
     def __init__(self, job_id: str, pid: int, start: int, ended_ns: int | None = None) -> None:
         self.mark = job_id.encode("ascii")

@@ -1,7 +1,4 @@
-"""One launch of the keeper, from its claim to its answer: what may block of it stands here, apart from the loop.
-
-Standard library only: the keeper runs this file, outside the package.
-"""
+"""The launches of a keeper, from claim to answer, with the steps that may block; and the children that follow."""
 
 from __future__ import annotations
 
@@ -31,11 +28,10 @@ CANCELLED: Final = "it was stopped before it was launched"
 
 
 class Ticks:
-    """Tells the start tick of children, read from ``/proc`` only where the clock leaves a doubt."""
+    """Finds the start ticks of children, in ``/proc`` only where the clock leaves a doubt."""
 
     def __init__(self) -> None:
-        """Believe the clock until a child shows that it counts in another way, as it may in a sandbox."""
-        self.agree = True
+        self.agree = True  # in a sandbox the clock may count in another way
         self._checked = False
 
     def start_of(self, pid: int, before: int, after: int) -> int:
@@ -59,23 +55,7 @@ class Ticks:
 
 
 class Child:
-    """A job that was launched here and is not settled yet."""
-
-    __slots__ = (
-        "deadline",
-        "directory",
-        "end",
-        "exited",
-        "grace",
-        "output",
-        "pid",
-        "record",
-        "start",
-        "stop",
-        "stop_leftovers",
-        "token",
-        "why",
-    )
+    """A job that this keeper has launched, until its end is reported."""
 
     def __init__(self, asked: protocol.Launch) -> None:
         self.token = asked.token
@@ -87,10 +67,10 @@ class Child:
         self.deadline: int | None = None
         self.stop: tree_killer.Stop | None = None
         self.record: StopRecord | None = None  # of a stop that is under way
-        self.why: str | None = None  # why it was stopped, once the first signal went out
+        self.why: str | None = None  # why it is stopped, if a stop has begun
         self.end: End | None = None  # as it was reaped
         self.exited: protocol.Exited | None = None
-        self.output: dict[str, object] = {}  # what it had written when it ended
+        self.output: dict[str, object] = {}  # its sizes when it ended
 
     def tree(
         self,
@@ -116,29 +96,8 @@ class Child:
 class Launch:
     """A command that is about to be spawned."""
 
-    __slots__ = (
-        "_lock",
-        "after",
-        "asked",
-        "before",
-        "before_wall",
-        "child",
-        "entries",
-        "environment",
-        "error",
-        "given_up",
-        "held",
-        "pid",
-        "spawning",
-        "standard",
-        "start",
-        "stop",
-        "thread",
-        "workspace",
-    )
-
     def __init__(self, asked: protocol.Launch, held: list[int]) -> None:
-        """Take over ``held``, descriptors to close when it was spawned, or was not."""
+        """Take over ``held``, descriptors to close after the spawn, or without one."""
         self.asked = asked
         self.held = held
         self.environment: dict[bytes, bytes] = {}
@@ -164,7 +123,7 @@ class Launch:
         *,
         umask_is_odd: bool,
     ) -> None:
-        """Take over what the command is to have: an environment with its entries, and standard streams.
+        """Prepare the environment, its entries, and the standard streams of the command.
 
         Raises:
             LaunchError: the output files cannot be created.
@@ -190,13 +149,13 @@ class Launch:
         self.standard = (stdin, *outputs)
 
     def spawn(self, limits: resource_limits.Limits) -> None:
-        """Find the program and start it, or say in ``error`` why that cannot be; may block, and raises nothing."""
+        """Find the program and start it, or set ``error``; may block, and raises nothing."""
         try:
             self.pid = self._spawn(limits)
             self.after = processes.boottime_ns()
         except keeper_spawn.LaunchError as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
+        except Exception as error:  # noqa: BLE001  # the supervisor waits for an answer
             self.error = keeper_spawn.LaunchError(125, f"the keeper failed: {error!r}")
         finally:
             self.close()
@@ -217,13 +176,13 @@ class Launch:
             raise keeper_spawn.why_not(error, executable, self.workspace) from None
 
     def give_up(self) -> bool:
-        """See to it that it is never spawned; ``False`` when that has begun already."""
+        """Prevent the spawn; ``False`` when it has begun already."""
         with self._lock:
             self.given_up = not self.spawning
             return self.given_up
 
     def close(self) -> None:
-        """Close what was held for it."""
+        """Close the descriptors that are held for it."""
         while self.held:
             try:
                 os.close(self.held.pop())
@@ -231,21 +190,21 @@ class Launch:
                 continue
 
     def overdue_ns(self) -> int | None:
-        """Return when its deadline passes if it is not spawned before, on the boot clock."""
+        """Return when its deadline passes, on the boot clock."""
         deadline = self.asked.deadline_seconds
         return None if deadline is None else self.before + int(deadline * 1e9)
 
     def loading_pid(self, known: set[int]) -> int | None:
-        """Return the child whose program is being loaded, which is none of ``known``: nothing of it has run."""
-        ours = processes.slurp("/proc/self/cmdline")
+        """Return the child whose program is being loaded, so that nothing of it has run; none of ``known``."""
+        own = processes.slurp("/proc/self/cmdline")
         for word in processes.slurp(f"/proc/self/task/{self.thread}/children").split():
             pid = int(word)
-            if pid not in known and processes.slurp(f"/proc/{pid}/cmdline") == ours:  # still a copy of this process
+            if pid not in known and processes.slurp(f"/proc/{pid}/cmdline") == own:  # still a copy of this process
                 return pid
         return None
 
     def kill(self, known: set[int]) -> None:
-        """End the child, whose program does not come: a file system does not answer."""
+        """End the child whose program a file system does not deliver."""
         pid = self.loading_pid(known)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)

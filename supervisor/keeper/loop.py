@@ -1,10 +1,7 @@
-"""What the keeper does: launch, record, watch, stop, reap; one loop.
+"""The keeper: it launches jobs, records, watches, stops and reaps them, in the loop of ``turns``.
 
-Standard library only; see ``entry`` for how it is started and ``protocol`` for what is said on the
-line to its supervisor. When the supervisor is gone its jobs go on, and so does everything here, the deadlines
-now without the delay that leaves them to the supervisor first.
-
-The loop itself is in ``turns``.
+When the supervisor is gone the keeper goes on with its jobs. Their deadlines then fall without the delay that leaves
+them to the supervisor first.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ else:
 __all__ = ["BACKSTOP_NS", "Keeper"]
 
 BACKSTOP_NS: Final = 2_000_000_000
-_LOOK_AT_LAUNCH_NS: Final = 50_000_000  # one that is to end, and has not come back
+_KILL_AGAIN_NS: Final = 50_000_000  # a launch that is to end and has not returned
 
 
 class Keeper(turns.Turns):
@@ -48,17 +45,17 @@ class Keeper(turns.Turns):
         self.ticks = launches.Ticks()
         self.environments: dict[int, tuple[dict[bytes, bytes], list[bytes]]] = {}
         self.launching: dict[int, launches.Launch] = {}
-        self.early: dict[int, launches.End] = {}  # children that ended before they were known
+        self.early: dict[int, launches.End] = {}  # of children whose launches have not returned
         self.children: dict[int, launches.Child] = {}
         self.by_pid: dict[int, launches.Child] = {}
         self.killer = tree_killer.TreeKiller(self.by_pid)
         self.stopping: dict[tree_killer.Stop, launches.Child] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
-        self.leftovers: dict[int, launches.Child] = {}  # settled, and what was left behind may write on
+        self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
 
     def run(self) -> None:
-        """Keep jobs until the supervisor is gone and the last job is settled, registered as a keeper meanwhile."""
+        """Keep jobs until the supervisor is gone and the last job has ended, registered as a keeper meanwhile."""
         if self.registers:
             registration.register(self.root, self.claim)
         super().run()
@@ -68,7 +65,7 @@ class Keeper(turns.Turns):
         if self.registers:
             registration.unregister(self.root, self.claim)
 
-    # ------------------------------------------------------------ in its turns
+    # ------------------------------------------------------------ for the turns
 
     def _has_jobs(self) -> bool:
         return bool(self.children or self.launching or self.leftovers)
@@ -76,15 +73,15 @@ class Keeper(turns.Turns):
     def _watched(self) -> int:
         return self.outputs.descriptor
 
-    def _told(self) -> None:
-        self.outputs.heard()
+    def _handle_watched(self) -> None:
+        self.outputs.handle_events()
 
     def _due_ns(self) -> list[int]:
         due = [when for when in (self.killer.next_ns, self.outputs.next_ns) if when is not None]
         if self.deadlines:
             due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.connection.is_open else 0))
         for launch in self.launching.values():
-            until = processes.boottime_ns() + _LOOK_AT_LAUNCH_NS if launch.stop is not None else launch.overdue_ns()
+            until = processes.boottime_ns() + _KILL_AGAIN_NS if launch.stop is not None else launch.overdue_ns()
             if until is not None:
                 due.append(until)
         return due
@@ -98,13 +95,13 @@ class Keeper(turns.Turns):
                 self._attempt(self._begin_stop, child, "deadline", "keeper")
         if self.launching:
             self._on_time_for_launches(now)
-        for token in self.outputs.look():
+        for token in self.outputs.check():
             child = self.children.get(token)
             if child is not None and child.exited is None:
                 self._attempt(self._begin_stop, child, "output_limit", "keeper")
             elif token in self.leftovers:
                 self._end_leftovers(self.leftovers[token])
-        for token in self.outputs.quitted():
+        for token in self.outputs.take_quiet():
             self.leftovers.pop(token, None)
         due = self.killer.next_ns
         if due is not None and due <= now:
@@ -113,10 +110,10 @@ class Keeper(turns.Turns):
     def _tick(self) -> None:
         scarce = self.reserve.open()
         try:
-            for stop in self.killer.tick(self._attend):
+            for stop in self.killer.tick(self._handle_waiting):
                 self._attempt(self._stopped, stop)
         finally:
-            if self.killer.incomplete is not None:  # not all can be seen: what needs no look is not to wait for one
+            if self.killer.incomplete is not None:  # leaders that are children need no snapshot
                 for stop in self.killer.stops:
                     self._attempt(self._stop_blindly, stop)
             if scarce:
@@ -170,7 +167,7 @@ class Keeper(turns.Turns):
             launch.prepare(*self.environments[asked.environment], self.null, umask_is_odd=self.umask_is_odd)
         except spawn.LaunchError as error:
             launch.error = error
-        except Exception as error:  # noqa: BLE001  # an answer is owed whatever happens
+        except Exception as error:  # noqa: BLE001  # the supervisor waits for an answer
             self.journal.failure(error)
             reason = error.strerror if isinstance(error, OSError) else repr(error)
             launch.error = spawn.LaunchError(125, f"the keeper cannot launch it: {reason}")
@@ -188,17 +185,17 @@ class Keeper(turns.Turns):
         return records.take_claim(directory, self.claim, self.claimed)
 
     def _spawn(self, launch: launches.Launch) -> int:
-        """Spawn it, in whichever thread runs the loop now; may block, and raises nothing."""
+        """Spawn a command, in the thread that runs the loop; may block, and raises nothing."""
         launch.spawn(self.limits)
         if launch.pid and self.gives_tags:
             job_marks.put_tag(launch.pid, launch.asked.directory.rpartition("/")[2])
         return launch.pid
 
     def _launched(self, launch: launches.Launch) -> None:
-        """Take a launch into our care, or say why there is none. Everything here may be done again."""
+        """Take over a launch that has returned, or report why it failed. May be repeated."""
         token, directory = launch.asked.token, launch.asked.directory
         if launch.given_up:
-            return  # that was told when it was given up
+            return  # the supervisor has its answer
         if launch.error is not None:
             error = launch.error
             record = factories.launch_failure(error.message, error.status, final=error.final)
@@ -207,7 +204,7 @@ class Keeper(turns.Turns):
             self.launching.pop(token, None)
             return
         if launch.start is None:
-            if launch.pid in self.early:  # it is gone, so that no other process can be taken for it
+            if launch.pid in self.early:  # it is gone: no other process can be taken for it
                 launch.start = launch.before // processes.TICK_NS
             else:
                 launch.start = self.ticks.start_of(launch.pid, launch.before, launch.after)
@@ -259,7 +256,7 @@ class Keeper(turns.Turns):
             self.early.clear()
 
     def _on_time_for_launches(self, now: int) -> None:
-        """See to launches that hang: their deadlines run, and they can be stopped."""
+        """Stop the launches that hang past their deadlines, and kill those that are stopped."""
         for launch in list(self.launching.values()):
             until = launch.overdue_ns()
             if launch.stop is not None:
@@ -268,7 +265,7 @@ class Keeper(turns.Turns):
                 self._attempt(self._stop_launch, launch, "deadline", "keeper")
 
     def _stop_launch(self, launch: launches.Launch, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Give up a launch that hangs; if its process is there already, end that before it has run."""
+        """Give up a launch that hangs; if its process exists already, end it before its program runs."""
         token, directory = launch.asked.token, launch.asked.directory
         if token not in self.launching or launch.stop is not None:
             return
@@ -289,7 +286,7 @@ class Keeper(turns.Turns):
 
     # ------------------------------------------------------------ watching and stopping
 
-    def _look_for_stops(self) -> None:
+    def _find_stops(self) -> None:
         for token, child in list(self.children.items()):
             if child.exited is None and child.stop is None and _is_there(f"{child.directory}/{records.STOP}"):
                 self._attempt(self._begin_stop, self.children[token], "cancelled", "another process", True)
@@ -298,7 +295,7 @@ class Keeper(turns.Turns):
                 self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
 
     def _begin_stop(self, child: launches.Child, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Begin to end a tree; ``asked``: the request is on disk already. May be done again."""
+        """Begin to end a tree; ``asked``: the request is on disk already. May be repeated."""
         if child.stop is not None or child.why is not None:
             return
         # No process is known by descent alone: the first signal need not wait for a snapshot of all processes.
@@ -333,11 +330,11 @@ class Keeper(turns.Turns):
         record.unmark_signalled()
 
     def _stopped(self, stop: tree_killer.Stop) -> None:
-        """Note that nothing is left of a tree, or who is. May be done again."""
+        """Record that no process of a tree is left, or which are. May be repeated."""
         child = self.stopping.get(stop)
         if child is None:
             return
-        if child.stop is not stop:  # of what was left behind
+        if child.stop is not stop:  # of leftovers
             del self.stopping[stop]
             self.leftovers.pop(child.token, None)
             return
@@ -353,7 +350,7 @@ class Keeper(turns.Turns):
         del self.stopping[stop]
         child.stop = None
         if child.exited is not None:
-            self._attempt(self._settled, child, stop.survivors if child.why is not None else [])
+            self._attempt(self._report_end, child, stop.survivors if child.why is not None else [])
         else:
             self.to_reap = True
 
@@ -375,8 +372,8 @@ class Keeper(turns.Turns):
                 self._attempt(self._ended, child)
 
     def _ended(self, child: launches.Child) -> None:
-        """Record an end, and settle the job unless its tree is still to be ended. May be done again."""
-        assert child.end is not None  # noqa: S101  # only jobs that were reaped come here
+        """Record an end, and report it unless the tree of the job is still to be ended. May be repeated."""
+        assert child.end is not None  # noqa: S101  # set when it was reaped
         status, cpu, rss, wall, boot = child.end
         exit_code, by_signal = factories.exit_code_and_signal(status)
         rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
@@ -394,7 +391,7 @@ class Keeper(turns.Turns):
                 cpu_seconds=cpu,
                 max_rss_bytes=rss_bytes,
             )
-            self._end_record(child.directory, {**record, **child.output, **self._told_with_the_end(child)})
+            self._end_record(child.directory, {**record, **child.output, **self._more_of_the_end(child)})
             child.exited = protocol.Exited(
                 token=child.token,
                 exit_code=exit_code,
@@ -410,32 +407,32 @@ class Keeper(turns.Turns):
         if child.stop is None and child.why is None and _is_there(f"{child.directory}/{records.STOP}"):
             there = read_stop(child.directory, self.reserve) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
-                self._begin_stop(child, "cancelled", "another process")  # finish what somebody began
+                self._begin_stop(child, "cancelled", "another process")  # finish what that process began
             elif there.get("signalled_boot_ns") is not None:
                 child.why = str(there["why"])
         if child.stop is not None:
             child.stop.ended_at(boot)
             self.killer.hurry(child.stop)
         else:
-            self._settled(child, [])
+            self._report_end(child, [])
 
-    def _told_with_the_end(self, child: launches.Child) -> dict[str, object]:
-        """Return what the record of an end says besides."""
+    def _more_of_the_end(self, child: launches.Child) -> dict[str, object]:
+        """Return further members of the record of an end."""
         del child
         return {}
 
-    def _settled(self, child: launches.Child, survivors: list[int]) -> None:
-        assert child.exited is not None  # noqa: S101  # only jobs that ended come here
+    def _report_end(self, child: launches.Child, survivors: list[int]) -> None:
+        assert child.exited is not None  # noqa: S101  # set when its end was recorded
         if self.children.get(child.token) is child:
             child.exited.stopped, child.exited.survivors = child.why, survivors
             self.connection.queue(child.exited)
             del self.children[child.token]
 
-    # ------------------------------------------------------------ what was left behind
+    # ------------------------------------------------------------ leftovers
 
     def _measure(self, child: launches.Child) -> dict[str, object]:
-        """Return what a job has written that has just ended; keep an eye on it if something may write on."""
-        stopped = child.stop is not None or child.why is not None  # then nothing is left behind
+        """Return the sizes of the output of a job that has just ended; watch it if leftovers may write on."""
+        stopped = child.stop is not None or child.why is not None  # then there are no leftovers
         found, may_grow = self.outputs.end(child.token, child.directory, child.pid, watch=not stopped)
         if child.stop_leftovers and not stopped:
             self._end_leftovers(child)
@@ -444,20 +441,20 @@ class Keeper(turns.Turns):
         return found
 
     def _end_leftovers(self, child: launches.Child) -> None:
-        """End what a command has left behind, as a cancel would; its job has ended, and that changes nothing there."""
-        assert child.end is not None  # noqa: S101  # that is what leaves something behind
+        """End the processes that a command has left behind, as a cancel would; the end of its job stays as it is."""
+        assert child.end is not None  # noqa: S101  # set when it was reaped
         self.outputs.drop(child.token)
         self.leftovers[child.token] = child
-        stop = child.tree(lambda _: None, signalled_ns=processes.boottime_ns(), ended_ns=child.end[4])  # on no record
+        stop = child.tree(lambda _: None, signalled_ns=processes.boottime_ns(), ended_ns=child.end[4])  # not recorded
         self.stopping[stop] = child
         self.killer.add(stop)
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is a file of this name that can be read.
+    """Whether there is a file of this name.
 
     Raises:
-        OSError: that cannot be told now.
+        OSError: that cannot be read now.
     """
     try:
         os.lstat(path)

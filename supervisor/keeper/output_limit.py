@@ -1,10 +1,8 @@
-"""How the keeper sees that a job has written more than it may.
+"""How the keeper finds that a job has written more than it may.
 
-Standard library only: the keeper runs this file, outside the package.
-
-Sizes are looked at, at intervals: a busy job again when half of what is left could be used up, a quiet one less
-and less often. When there are many, the kernel is asked to tell when a quiet one writes again, and looks become
-rare; for a few, looking costs less than loading what can ask for that.
+It checks the sizes of the output files at intervals: of a busy job when half of what is left could be used up, of a
+quiet one less and less often. With many jobs, inotify reports when a quiet one writes again, and checks become rare.
+With few, checks cost less than inotify.
 """
 
 from __future__ import annotations
@@ -25,51 +23,37 @@ else:
 
     try:
         from supervisor.system import inotify
-    except ImportError:  # a Python without ctypes: the keeper reads the sizes in intervals instead
+    except ImportError:  # a Python without ctypes
         inotify = None
 
 __all__ = ["Output", "Outputs"]
 
 _SECOND: Final = 1_000_000_000
-_FIRST_LOOK_NS: Final = _SECOND // 2
-_SHORTEST_LOOK_NS: Final = _SECOND // 10
+_FIRST_CHECK_NS: Final = _SECOND // 2
+_SHORTEST_NS: Final = _SECOND // 10
 _QUIET_NS: Final = _SECOND
-"""The kernel is asked to tell about one that has not written for so long; many end before that."""
-_LONGEST_LOOK_NS: Final = 8 * _SECOND
-_TOLD_LOOK_NS: Final = 128 * _SECOND
-"""For one that the kernel tells about; some ways to write may come that it does not tell about."""
+"""inotify watches a job that has not written for so long; many end before that."""
+_LONGEST_NS: Final = 8 * _SECOND
+_REPORTED_NS: Final = 128 * _SECOND
+"""For a job that inotify watches; some ways to write may come that it does not report."""
 _MANY: Final = 64
 
 
 class Output:
-    """What a job has written so far."""
-
-    __slots__ = (
-        "changes",
-        "directory",
-        "due",
-        "gap",
-        "group",
-        "limit",
-        "looked",
-        "seen",
-        "token",
-        "truncated",
-        "watch",
-    )
+    """The output of one job."""
 
     def __init__(self, token: int, directory: str, limit: int, now: int) -> None:
-        """Nothing yet; ``limit`` is how many bytes of stdout or of stderr are too many."""
+        """``limit`` is how many bytes of stdout or of stderr are allowed."""
         self.token = token
         self.directory = directory
         self.limit = limit
-        self.seen = 0
-        self.looked = now
-        self.gap = _FIRST_LOOK_NS
+        self.largest = 0
+        self.checked = now
+        self.gap = _FIRST_CHECK_NS
         self.due = 0
         self.watch: int | None = None
         self.group: int | None = None
-        """The process group of a leader that has ended: only what it left behind may write on."""
+        """The process group of a leader that has ended: only processes that it left behind may write on."""
         self.changes: list[tuple[int, int] | None] = [None, None]
         self.truncated = False
 
@@ -87,10 +71,10 @@ class Output:
         return max(each[0] if each is not None else 0 for each in changes)
 
     def compare(self, changes: list[tuple[int, int] | None], *, final: bool) -> None:
-        """Note whether a stream was truncated since the last look.
+        """Note whether a stream was truncated since the last check.
 
-        It was if it is shorter now; and if it has changed and is not longer, unless a write is on its way: that sets
-        the time before the size. ``final``: none is.
+        It was if it is shorter now. It also was if it has changed and is not longer, unless a write is under way, which
+        sets the time before the size. ``final``: no write is under way.
         """
         for number, now in enumerate(changes):
             before = self.changes[number]
@@ -99,41 +83,40 @@ class Output:
             if before is not None and before[0] > 0:
                 rewritten = final and now[0] == before[0] and now[1] != before[1]
                 self.truncated |= now[0] < before[0] or rewritten
-            if before is None or now[0] != before[0]:  # else what may be a truncation stays to be seen at the end
+            if before is None or now[0] != before[0]:  # else the end decides whether it was truncated
                 self.changes[number] = now
 
 
 class Outputs:
-    """What all jobs of a keeper write."""
+    """The output of all jobs of a keeper."""
 
     def __init__(self) -> None:
-        """Watch nothing yet."""
         self._outputs: dict[int, Output] = {}
-        self._looks: list[tuple[int, int]] = []
+        self._checks: list[tuple[int, int]] = []
         self._notify: inotify.Inotify | None = None
         self._watched: dict[int, Output] = {}
-        self._may_be_told = True
-        self._quitted: list[int] = []
+        self._has_inotify = True
+        self._quiet: list[int] = []
 
     @property
     def next_ns(self) -> int | None:
-        """When to look again, on the boot clock."""
-        return self._looks[0][0] if self._looks else None
+        """When to call ``check`` again, on the boot clock."""
+        return self._checks[0][0] if self._checks else None
 
     @property
     def descriptor(self) -> int:
-        """What is readable when ``heard`` is to be called; below 0 as long as there is nothing."""
+        """A descriptor that is readable when ``handle_events`` has work; below 0 as long as there is none."""
         return -1 if self._notify is None else self._notify.descriptor
 
     def add(self, token: int, directory: str, limit: int, now: int) -> None:
-        """Watch the output of a job."""
+        """Check the output of a job from now on."""
         output = self._outputs[token] = Output(token, directory, limit, now)
-        self._look_at(output, now + output.gap)
+        self._check_at(output, now + output.gap)
 
     def end(self, token: int, directory: str, group: int, *, watch: bool) -> tuple[dict[str, object], bool]:
-        """Return what a job has written whose leader has ended, for its record, and whether something may write on.
+        """Return the sizes of the output of a job whose leader has ended, and whether leftovers may write on.
 
-        Only then, and if ``watch`` asks for it, is it watched on.
+        If so, and if ``watch`` asks for it, checks go on.
         """
         found, changes, writers = measures.sizes_and_writers(directory)
         may_grow = has_members(group) if writers is None else writers
@@ -150,23 +133,23 @@ class Outputs:
             found["may_grow"] = True
         return found, may_grow
 
-    def quitted(self) -> list[int]:
-        """Return the tokens of ended jobs that nothing writes to any more."""
-        quitted, self._quitted = self._quitted, []
-        return quitted
+    def take_quiet(self) -> list[int]:
+        """Return the tokens of ended jobs whose output has no writer any more."""
+        quiet, self._quiet = self._quiet, []
+        return quiet
 
     def drop(self, token: int) -> None:
-        """Watch the output of a job no more."""
+        """Stop checking the output of a job."""
         output = self._outputs.pop(token, None)
         if output is not None:
             self._unwatch(output)
 
-    def look(self) -> list[int]:
-        """Look at what is due, and return the tokens of those that have written too much."""
+    def check(self) -> list[int]:
+        """Check the jobs that are due, and return the tokens of those that have written too much."""
         over: list[int] = []
         now = processes.boottime_ns()
-        while self._looks and self._looks[0][0] <= now:
-            due, token = heappop(self._looks)
+        while self._checks and self._checks[0][0] <= now:
+            due, token = heappop(self._checks)
             output = self._outputs.get(token)
             if output is None or output.due != due:
                 continue
@@ -174,11 +157,11 @@ class Outputs:
                 if self._is_over(output, now):
                     over.append(token)
             except (OSError, MemoryError):  # not known now: the limit holds on
-                self._look_at(output, now + _SECOND)
+                self._check_at(output, now + _SECOND)
         return over
 
-    def heard(self) -> None:
-        """Take up those that the kernel says are writing."""
+    def handle_events(self) -> None:
+        """Check the jobs that inotify reports as writing."""
         if self._notify is None:
             return
         now = processes.boottime_ns()
@@ -189,12 +172,12 @@ class Outputs:
             output = self._watched.get(number)
             if output is not None:
                 self._unwatch(output)
-                output.looked = now - _SHORTEST_LOOK_NS  # it has begun just now: it may be fast
-                self._look_at(output, now)
+                output.checked = now - _SHORTEST_NS  # it may be fast
+                self._check_at(output, now)
 
-    def _look_at(self, output: Output, due: int) -> None:
+    def _check_at(self, output: Output, due: int) -> None:
         output.due = due
-        heappush(self._looks, (due, output.token))
+        heappush(self._checks, (due, output.token))
 
     def _is_over(self, output: Output, now: int) -> bool:
         largest = output.size()
@@ -204,31 +187,31 @@ class Outputs:
             _, _, writers = measures.sizes_and_writers(output.directory)
             if not (has_members(output.group) if writers is None else writers):
                 self.drop(output.token)
-                self._quitted.append(output.token)
+                self._quiet.append(output.token)
                 return False
-        grown = largest - output.seen
-        if grown > 0:  # look again when half of what is left could be used up
-            until_full = (output.limit - largest) * (now - output.looked) // (2 * grown)
-            output.gap = min(max(until_full, _SHORTEST_LOOK_NS), _SECOND)
+        grown = largest - output.largest
+        if grown > 0:  # check again when half of what is left could be used up
+            until_full = (output.limit - largest) * (now - output.checked) // (2 * grown)
+            output.gap = min(max(until_full, _SHORTEST_NS), _SECOND)
         elif output.gap >= _QUIET_NS and self._watch(output) and output.size() == largest:
-            output.gap = _TOLD_LOOK_NS  # what was written before the kernel looked would have shown in the size
+            output.gap = _REPORTED_NS  # a write before inotify began shows in the size
         else:
-            output.gap = min(2 * output.gap, _LONGEST_LOOK_NS)
-        output.seen, output.looked = largest, now
+            output.gap = min(2 * output.gap, _LONGEST_NS)
+        output.largest, output.checked = largest, now
         due = now + output.gap
-        if output.gap >= _SECOND:  # on the full second, so that a thousand quiet jobs cost one waking, not each its own
+        if output.gap >= _SECOND:  # on the full second, so that a thousand quiet jobs wake the keeper once
             due += -due % _SECOND
-        self._look_at(output, due)
+        self._check_at(output, due)
         return False
 
     def _watch(self, output: Output) -> bool:
         if output.watch is not None:
             return True
-        if not self._may_be_told or len(self._outputs) < _MANY:
+        if not self._has_inotify or len(self._outputs) < _MANY:
             return False
         if self._notify is None:
             self._notify = _open_inotify()
-            self._may_be_told = self._notify is not None
+            self._has_inotify = self._notify is not None
         number = None if self._notify is None else self._notify.watch(output.directory, _WRITTEN)
         if number is None:
             return False
@@ -260,5 +243,5 @@ _WRITTEN: Final = 0x2  # IN_MODIFY
 def _open_inotify() -> inotify.Inotify | None:
     try:
         return inotify.Inotify.open()
-    except AttributeError:  # there is no such module here
+    except AttributeError:  # the module is missing, see above
         return None

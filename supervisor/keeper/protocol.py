@@ -1,6 +1,6 @@
 """The protocol between a supervisor and its keeper: messages and frames for both ends, and the keeper's end.
 
-Standard library only: the keeper runs this file. The supervisor's end is ``engines/local/keeper_client.py``.
+The supervisor's end is ``engines/local/keeper_client.py``.
 
 The two ends share a socket pair. A frame is four bytes of length and a list of messages in the encoding of ``marshal``.
 A message is a tuple there: its kind, then its fields in the order of the class. Descriptors travel with the frame
@@ -35,6 +35,7 @@ __all__ = [
     "DropEnvironment",
     "Exited",
     "Failed",
+    "Fields",
     "Frames",
     "Hello",
     "Launch",
@@ -51,8 +52,15 @@ _KINDS: dict[str, type[Message]] = {}
 
 
 @dataclass_transform(kw_only_default=True)
-class Message:
-    """A message with named fields: those that the class annotates, in the order of the wire."""
+class Fields:
+    """A value with named fields: those that its class annotates."""
+
+    def __init__(self, **fields: object) -> None:
+        self.__dict__ = fields
+
+
+class Message(Fields):
+    """A message; its fields are in the order of the wire."""
 
     kind = ""
     names: ClassVar[tuple[str, ...]] = ()
@@ -60,9 +68,6 @@ class Message:
     def __init_subclass__(cls) -> None:  # noqa: D105  # nothing to say
         cls.names = tuple(cls.__annotations__)
         _KINDS[cls.kind] = cls
-
-    def __init__(self, **fields: object) -> None:
-        self.__dict__ = fields
 
     def encode(self) -> tuple[object, ...]:
         """Return the message as it stands in a frame."""

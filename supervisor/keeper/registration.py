@@ -1,7 +1,5 @@
 """The registration of keepers: a keeper is known by its file in a state root, and not by its command line.
 
-Standard library only: the keeper runs this file.
-
 ``.keepers`` in the state root holds an empty file for each keeper, named like its claim. The keeper of a single job has
 claimed that job instead. Any process can have the command line of a keeper, but not the registration.
 """

@@ -1,14 +1,11 @@
 """Which thread of the keeper runs its loop, so that a step that blocks stops nothing but itself.
 
-Standard library only, no import from the package: the keeper runs this file.
-
-A step that may block (a look at ``PATH``, an exec) is done by the thread that runs the loop, since handing each
-launch to another thread would cost more than the launch does. A step that has not come back after ``PATIENCE``
-keeps its thread; a standby thread runs the loop from there on. What comes back later finds that it was
-relieved, leaves its result to the loop, and stands by itself.
+The thread that runs the loop does each step that may block (a search of ``PATH``, an exec), since handing a launch to
+another thread costs more than the launch. A step that takes longer than ``PATIENCE`` keeps its thread, and a standby
+thread runs the loop from there on. When the step returns, its thread leaves the result to the loop and stands by.
 
 The standby thread sleeps until a timer expires, which is set at most once in ``PATIENCE`` and only while there are
-such steps: a keeper without launches is never woken by it.
+such steps: it never wakes a keeper without launches.
 """
 
 from __future__ import annotations
@@ -31,20 +28,19 @@ _STACK_BYTES: Final = 512 << 10
 
 
 class Relieved(BaseException):
-    """Another thread runs the loop by now: this one is to leave it, from wherever it is."""
+    """Another thread runs the loop: this one leaves it, from wherever it is."""
 
 
 class Relay:
     """Threads that run one loop in turn.
 
     Args:
-        loop: what they run; when it returns the process ends.
-        came_back: called with the arguments of a step that has come back after its thread was relieved.
-        signals: those that the loop lives on.
+        loop: when it returns the process ends.
+        came_back: called with the arguments of a step that has returned after its thread was relieved.
+        signals: those that wake the loop.
     """
 
     def __init__(self, loop: Callable[[], None], came_back: Callable[..., None], signals: Collection[int]) -> None:
-        """Have no standby yet."""
         self._signals = signals
         self._loop = loop
         self._came_back = came_back
@@ -56,12 +52,12 @@ class Relay:
         self.blocked = 0
 
     def recruit(self) -> None:
-        """See to it that a thread stands by, if that can be had."""
+        """Start a standby thread if there is none, as far as possible."""
         if self._standing or self.blocked >= MAX_BLOCKED or not self._runs:
             return
         if not hasattr(signal, "sigwait") or not hasattr(signal, "setitimer"):
             return
-        # For all threads: only the one that waits for it hears of the timer.
+        # For all threads: only the one that waits for the timer gets its signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         try:
             _thread.stack_size(_STACK_BYTES)
@@ -72,7 +68,7 @@ class Relay:
 
     @property
     def may_block(self) -> bool:
-        """Whether the loop goes on if a step blocks now; also where there are no threads, as long as nothing blocks."""
+        """Whether the loop goes on if a step blocks now; where there are no threads, whether no step blocks yet."""
         if not self._standing:
             self.recruit()
         return self._standing > 0 or not self.blocked
@@ -96,7 +92,7 @@ class Relay:
             step(*args)
             return
         me = _thread.get_ident()
-        # A signal is given to one thread, which may not come to it while it blocks: it is for the others.
+        # The kernel gives a signal to one thread, which may be blocked: the others are to get it.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         self._since = time.monotonic()
         if not self._timed:
@@ -120,7 +116,7 @@ class Relay:
     def _stand_by(self) -> None:
         while True:
             signal.sigwait([signal.SIGALRM])
-            self._timed = False  # before the look: a step that begins now sets the timer, or is seen
+            self._timed = False  # first: a step that begins now sets the timer, or counts below
             with self._lock:
                 since = self._since
                 if not since:
@@ -139,4 +135,4 @@ class Relay:
                 self._loop()
             except Relieved:
                 continue
-            os._exit(0)  # whatever still blocks has been given up
+            os._exit(0)  # also with steps that still block

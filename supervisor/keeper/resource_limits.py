@@ -1,7 +1,4 @@
-"""The resource limits of the keeper, and those that its jobs get: what the caller has set is meant for the jobs.
-
-Standard library only, no import from the package: the keeper runs this file.
-"""
+"""The resource limits of the keeper and of its jobs: those that the caller has set are for the jobs."""
 
 from __future__ import annotations
 
@@ -16,18 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["Limits"]
 
 _NAMES: Final = ("CPU", "FSIZE", "DATA", "AS")
-"""What would end a keeper, or keep it from writing, after its jobs have used up nothing of it themselves."""
+"""Limits that would end a keeper or keep it from writing."""
 
 
 class Limits:
     """Raises what limits this process, as far as it may, and gives its children what the caller has set."""
 
     def __init__(self) -> None:
-        """Raise the limits."""
         self._own: list[tuple[int, tuple[int, int]]] = []
         self._callers: list[tuple[int, tuple[int, int]]] = []
         self.left: list[str] = []
-        """The limits that stay, for people: only root may raise a hard limit."""
+        """The limits that stay, for the log: only root may raise a hard limit."""
         for name in _NAMES:
             number: int | None = getattr(resource, f"RLIMIT_{name}", None)
             if number is None:
@@ -43,18 +39,18 @@ class Limits:
                 self._callers.append((number, (soft, hard)))
 
     def spawn(self, spawn: Callable[..., int], *args: object) -> int:
-        """Have a child made that has the limits of the caller, and return its pid."""
+        """Call ``spawn`` so that the child has the limits of the caller, and return its pid."""
         if not self._callers:
             return spawn(*args)
         for (number, limit), (_, own) in zip(self._callers, self._own, strict=True):
-            # Ours may be below what we have used already: passing the soft one is a signal that is caught.
+            # The keeper may have used more already: for passing the soft limit it gets a signal, which it catches.
             resource.setrlimit(number, (limit[0], own[1]))
         try:
             pid = spawn(*args)
         except (OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.errno != ENOMEM:
                 raise
-            self._raise_again()  # we alone are larger than the caller allows
+            self._raise_again()  # the keeper alone is larger than the caller allows
             pid = spawn(*args)
         finally:
             self._raise_again()

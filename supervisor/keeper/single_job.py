@@ -1,18 +1,15 @@
-"""The keeper of a single job, on a node where an engine for many machines has started it.
+"""The keeper of a single job, which a cluster engine runs on a node as ``entry.py --job DIRECTORY``.
 
-Standard library only. ``entry.py --job DIRECTORY`` is all that such an engine is given to run. What to
-do stands in the job directory, on a file system that the submitter shares with the node:
+The job directory is on a file system that the submitter shares with the node, and holds
 
-* ``orders``: what to run, its environment included, see ``Orders``; unlinked once read;
-* ``stdin``: what the command reads, if anything; unlinked once opened.
+* ``orders``: the command and its environment, see ``Orders``; unlinked once read;
+* ``stdin``: the input of the command, if it has any; unlinked once opened.
 
-The claim decides: an engine may run a job twice (a submission that was repeated, a node that came back),
-and whoever finds the directory claimed leaves without having read a thing. From there on this is a keeper
-like any other, whose supervisor has gone: it launches, records, watches the deadline, ends the tree. Beside
-that it has a pulse (``heartbeat`` is touched every few seconds, so that others can tell a node that an
-engine has lost sight of from one that is gone) and hears of stops in three ways: SIGUSR1, sent through the
-engine; a look at the directory with every beat, for when the engine cannot be reached; and SIGTERM, by
-which the engine itself ends a job.
+The claim decides: a cluster may run a job twice (a repeated submission, a node that came back), and a keeper that finds
+the directory claimed leaves at once. From there on this is a keeper whose supervisor has gone. Beside that it touches
+``heartbeat`` every few seconds, which tells a node that the cluster has lost sight of from one that is gone. It learns
+of stops in three ways: SIGUSR1, sent through the cluster; ``stop.json``, which it checks with every beat, for when the
+cluster cannot be reached; and SIGTERM, by which the cluster itself ends a job.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ import sys
 import time
 
 from supervisor.jobdir import factories, job_marks, records
-from supervisor.keeper import launches, loop, protocol, spawn
+from supervisor.keeper import launches, loop, protocol, spawn, turns
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -37,11 +34,11 @@ ORDERS: Final = "orders"
 STDIN: Final = "stdin"
 HEARTBEAT: Final = "heartbeat"
 BEAT_NS: Final = 5_000_000_000
-UNKNOWN_STATUS: Final = 125  # never the command's: whoever reads it from the engine learns nothing of the command
+UNKNOWN_STATUS: Final = 125  # not the command's: readers of the cluster's accounts learn nothing of the command
 
 _ONLY_TOKEN: Final = 1
 _SHOWN_WITHIN_SECONDS: Final = 20
-# What the engine gives a job to find its place and its devices by; it knows better than the submitter.
+# The cluster sets these for the place and the devices of a job, and knows better than the submitter.
 _FROM_ENGINE: Final = (
     b"SLURM",
     b"CUDA_VISIBLE_DEVICES",
@@ -51,39 +48,24 @@ _FROM_ENGINE: Final = (
 )
 
 
-class Orders:
-    """What a keeper is to run.
+class Orders(protocol.Fields):
+    """What a keeper is to run. ``begun_ns`` is when its time began to run, if not with its start.
 
-    On disk these are fields, each ended by a NUL, that begin with a letter for what they are: this is read by
-    whatever Python a node has, a hundred times a second if need be, and JSON would take as long as all the rest.
+    On disk these are fields, each ended by a NUL, that begin with a letter for their kind: decoding JSON would take as
+    long as the rest of the start.
     """
 
-    __slots__ = ("argv", "begun_ns", "deadline", "environment", "grace", "job_id", "limit", "workspace")
-
-    def __init__(
-        self,
-        *,
-        job_id: str,
-        argv: list[bytes],
-        workspace: bytes,
-        environment: dict[bytes, bytes],
-        deadline: float | None,
-        grace: float,
-        limit: int,
-        begun_ns: int | None,
-    ) -> None:
-        """Take what was asked for; ``begun_ns`` is when its time began to run, if not with its start."""
-        self.job_id = job_id
-        self.argv = argv
-        self.workspace = workspace
-        self.environment = environment
-        self.deadline = deadline
-        self.grace = grace
-        self.limit = limit
-        self.begun_ns = begun_ns
+    job_id: str
+    argv: list[bytes]
+    workspace: bytes
+    environment: dict[bytes, bytes]
+    deadline: float | None
+    grace: float
+    limit: int
+    begun_ns: int | None
 
     def encode(self) -> bytes:
-        """Return what stands on disk."""
+        """Return the orders as they stand on disk."""
         fields = [b"i" + self.job_id.encode("ascii"), b"w" + self.workspace]
         fields += [b"a" + word for word in self.argv]
         fields += [b"e" + name + b"=" + value for name, value in self.environment.items()]
@@ -93,10 +75,10 @@ class Orders:
 
     @classmethod
     def decode(cls, data: bytes) -> Orders:
-        """Return what ``encode`` has written.
+        """Return the orders that ``encode`` has encoded.
 
         Raises:
-            KeyError, ValueError: it has not.
+            KeyError, ValueError: it has encoded no such data.
         """
         fields: dict[bytes, list[bytes]] = {}
         for field in data.split(b"\0")[:-1]:
@@ -123,24 +105,24 @@ class Orders:
 class JobKeeper(loop.Keeper):
     """Keeps one job to its end."""
 
-    registers = False  # its claim says who it is
+    registers = False  # its claim identifies it
 
     def __init__(self, directory: str) -> None:
-        """Prepare as any keeper does, with a supervisor's end of the line that leads nowhere."""
+        """Prepare as any keeper does, with a connection that this process holds both ends of."""
         ours, theirs = _socket.socketpair()
         os.dup2(theirs.fileno(), 0)
         theirs.close()
         super().__init__(directory)
-        self.nobody: _socket.socket = ours
+        self.peer: _socket.socket = ours
         self.directory = directory
         self.identity["host"] = os.uname().nodename
         self.identity["engine_id"] = os.environ.get("SLURM_JOB_ID")
         self.status = UNKNOWN_STATUS
         self.beat_ns = 0
-        signal.signal(signal.SIGTERM, _heard)
+        signal.signal(signal.SIGTERM, turns.ignore)
 
     def go(self) -> int:
-        """Run the job unless somebody else has claimed it; return what to exit with."""
+        """Run the job unless another keeper has claimed it; return the exit status of the keeper."""
         if not records.take_claim(self.directory, self.claim):
             return 0
         try:
@@ -168,14 +150,14 @@ class JobKeeper(loop.Keeper):
                 deadline_seconds=deadline,
                 grace_seconds=orders.grace,
                 output_limit=orders.limit,
-                stop_leftovers=False,  # the engine ends what is left with the job
+                stop_leftovers=False,  # the cluster ends leftovers with the job
                 descriptors=len(given),
             )
         )
         self.environments.clear()
-        self.beat_ns = processes.boottime_ns() + BEAT_NS  # until then the claim is the sign of life
-        self._look_for_stops()  # one may have been asked for before there was anything to stop
-        self.nobody.close()  # a keeper whose supervisor has gone: the deadline is its own from here on
+        self.beat_ns = processes.boottime_ns() + BEAT_NS  # until then the claim proves the keeper
+        self._find_stops()  # one may have been asked for before the launch
+        self.peer.close()  # from here on this is a keeper whose supervisor has gone
         self.run()
         return self.status
 
@@ -193,7 +175,7 @@ class JobKeeper(loop.Keeper):
                 with open(path, "rb") as file:
                     orders = Orders.decode(file.read())
                 break
-            except FileNotFoundError:  # a shared file system may show what was just written a little later
+            except FileNotFoundError:  # a shared file system may show new files a little later
                 if time.monotonic() > give_up:
                     raise
                 time.sleep(0.5)
@@ -218,15 +200,15 @@ class JobKeeper(loop.Keeper):
         return [workspace, stdin]
 
     def _refuse(self, why: str, status: int = UNKNOWN_STATUS, *, final: bool = False) -> int:
-        """Record that the command is not launched; return what to exit with."""
+        """Record that the command is not launched; return the exit status of the keeper."""
         records.create(self.directory, records.EXIT, factories.launch_failure(why, status, final=final))
         return UNKNOWN_STATUS
 
-    # ------------------------------------------------------------ what comes in
+    # ------------------------------------------------------------ signals
 
-    def _hear(self) -> set[int]:
-        numbers = super()._hear()
-        if signal.SIGTERM in numbers:  # first: the engine has sent it to the command as well, which may be dead by now
+    def _take_signals(self) -> set[int]:
+        numbers = super()._take_signals()
+        if signal.SIGTERM in numbers:  # first: the cluster has sent it to the command as well, which may be dead by now
             self._stop_by_engine()
         return numbers
 
@@ -242,7 +224,7 @@ class JobKeeper(loop.Keeper):
                     self.journal.failure(error)
                 self._begin_stop(child, "cancelled", "the engine")
 
-    # ------------------------------------------------------------ the pulse
+    # ------------------------------------------------------------ heartbeat
 
     def _timeout_ms(self) -> int:
         until_beat = max(0, -(-(self.beat_ns - processes.boottime_ns()) // 1_000_000))
@@ -252,7 +234,7 @@ class JobKeeper(loop.Keeper):
         super()._on_time()
         if self.beat_ns <= processes.boottime_ns():
             self._beat()
-            self._look_for_stops()
+            self._find_stops()
 
     def _beat(self) -> None:
         self.beat_ns = processes.boottime_ns() + BEAT_NS
@@ -263,31 +245,27 @@ class JobKeeper(loop.Keeper):
             except FileNotFoundError:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         except OSError:
-            pass  # a full disk, a server that is away: the next beat may be felt
+            pass  # a full disk, a server that is away: the next beat may succeed
 
-    def _told_with_the_end(self, child: launches.Child) -> dict[str, object]:
-        """Say why it was stopped: what a further line of ``stop.json`` says may be seen later than this new file."""
+    def _more_of_the_end(self, child: launches.Child) -> dict[str, object]:
+        """Return why it was stopped: readers may see a new line of ``stop.json`` later than this new file."""
         stopped = child.stop is not None and child.stop.signalled_ns is not None and child.stop.reached
         return {"stopped": child.why} if stopped else {}
 
     def _measure(self, child: launches.Child) -> dict[str, object]:
         found = super()._measure(child)
-        self.leftovers.clear()  # it must not hold the node because of them
+        self.leftovers.clear()  # this keeper must not hold the node for them
         return {**found, "may_grow": False}
 
-    def _settled(self, child: launches.Child, survivors: list[int]) -> None:
-        super()._settled(child, survivors)
-        assert child.exited is not None  # noqa: S101  # only jobs that ended come here
+    def _report_end(self, child: launches.Child, survivors: list[int]) -> None:
+        super()._report_end(child, survivors)
+        assert child.exited is not None  # noqa: S101  # set when its end was recorded
         code, number = child.exited.exit_code, child.exited.signal
         self.status = 128 + (number or 0) if code is None else code
 
 
-def _heard(_number: int, _frame: object) -> None:
-    """Do nothing: the descriptor that the signal made readable says it all."""
-
-
 def keep_one(directory: str) -> int:
-    """Keep the job of ``directory``; return what to exit with: as the command did, 128+N for a signal."""
+    """Keep the job of ``directory``; return the exit status of the command, 128+N for a signal."""
     if not os.path.isdir(directory):
         sys.stderr.write(f"{directory} cannot be seen on this node: is it shared?\n")
         sys.stderr.flush()

@@ -1,6 +1,4 @@
-"""How the keeper starts a command: which file that is, with what, and why it could not be started.
-
-Standard library only, no import from the package: the keeper runs this file.
+"""How the keeper starts a command: find its file, spawn it, and explain why it could not be started.
 
 ``os.posix_spawn`` holds the interpreter's lock until the program is loaded, and so stops every thread when a
 file system does not answer. The same call through ``ctypes`` does not hold it, and can enter the workspace in the
@@ -34,11 +32,11 @@ RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ")
 NO_WORKSPACE: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 )
-"""What the system says of a directory that cannot be entered, now or later; other errors may pass."""
+"""Errors of a directory that cannot be entered, now or later; other errors may pass."""
 
 
 class LaunchError(Exception):
-    """A command could not be started: ``status`` is what a shell would exit with; ``final``: nor can it later."""
+    """A command could not be started. ``status`` is that of a shell; ``final``: another attempt would fail as well."""
 
     def __init__(self, status: int, message: str, *, final: bool = False) -> None:
         super().__init__(message)
@@ -48,7 +46,7 @@ class LaunchError(Exception):
 
 
 def find_executable(name: bytes, environment: dict[bytes, bytes], workspace: int) -> bytes:
-    """Return the file that ``name`` means, by the job's own PATH and from its own directory.
+    """Return the file of the program ``name``, by the PATH of the job and from its workspace.
 
     May wait for a file system that does not answer.
 
@@ -162,7 +160,7 @@ def _spawn_by_os(executable: bytes, argv: list[bytes], entries: list[bytes], sta
             stderr=standard[2],
             start_new_session=True,
         )
-        process.returncode = 0  # reaped by our own wait, not by its destructor
+        process.returncode = 0  # the keeper reaps it, not the destructor
         return process.pid
 
 
@@ -172,7 +170,7 @@ _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80  # spawn.h of both
 
 
 def _prepare() -> tuple[Any, Any]:
-    """Return the C library and the attributes that every command is started with; ``None`` where there are none."""
+    """Return the C library and the attributes of every spawn; ``None`` where it has no such calls."""
     if not sys.platform.startswith("linux"):
         return None, None
     try:
@@ -182,7 +180,7 @@ def _prepare() -> tuple[Any, Any]:
         calls += [library.posix_spawn_file_actions_init]
     except (OSError, AttributeError):  # glibc before 2.29; no such module
         return None, None
-    del calls  # looked up, and kept by the library
+    del calls  # the library caches them
     attributes, signals = ctypes.create_string_buffer(2 * _ROOM), ctypes.create_string_buffer(_ROOM)
     library.posix_spawnattr_init(attributes)
     library.sigemptyset(signals)
@@ -207,7 +205,7 @@ def _may_enter(workspace: int) -> bool:
 
 
 def why_not(error: OSError, executable: bytes, workspace: int) -> LaunchError:
-    """Say what it means that ``spawn`` has failed. May wait as ``find_executable`` may."""
+    """Explain an error of ``spawn``. May wait as ``find_executable`` may."""
     shown = os.fsdecode(executable)
     if error.errno in {errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN} and not _may_enter(workspace):
         final = error.errno in NO_WORKSPACE

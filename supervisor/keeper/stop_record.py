@@ -1,7 +1,4 @@
-"""The ``stop.json`` of a job as its keeper writes it: now, or as soon as there is room for it.
-
-Standard library only: the keeper runs this file.
-"""
+"""The ``stop.json`` of a job as its keeper writes it: now, or as soon as there is room for it."""
 
 from __future__ import annotations
 
@@ -32,8 +29,6 @@ def read_stop(directory: str, reserve: unwritten.Reserve) -> dict[str, Any] | No
 
 class StopRecord:
     """The request that counts for one job. A full disk must not keep a job alive: it may be what fills it."""
-
-    __slots__ = ("_unwritten", "directory", "held")
 
     def __init__(self, directory: str, held: dict[str, Any], later: unwritten.Unwritten) -> None:
         self.directory = directory

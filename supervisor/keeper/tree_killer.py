@@ -1,7 +1,5 @@
 """Ends trees of processes: the signals to the processes of jobs that are stopped, until none is left.
 
-Standard library only: the keeper runs this file.
-
 A signal goes out only after the identity of the process was read again. No tree is taken for gone before all
 processes could be read.
 """
@@ -39,21 +37,6 @@ class Stop(JobTree):
     all the same; ``refused``, that this process may not signal the leader, which lives, nor any other that is left;
     ``survivors`` are those that are left because this process may not signal them.
     """
-
-    __slots__ = (
-        "delay_ns",
-        "denied",
-        "grace_ns",
-        "is_child",
-        "natural",
-        "next_ns",
-        "on_signal",
-        "reached",
-        "refused",
-        "signalled_ns",
-        "survivors",
-        "terminated",
-    )
 
     def __init__(
         self,

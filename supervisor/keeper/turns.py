@@ -1,10 +1,7 @@
-"""One turn of the keeper's loop after another: waiting, hearing, and doing again what has failed.
+"""The turns of the keeper's loop: wait, handle signals and messages, retry. ``loop`` has what the jobs need of it.
 
-Standard library only: the keeper runs this file, outside the package. What the turns are for is in ``loop``.
-
-Nothing is imported once it runs, and what fails for want of something (descriptors, memory, room on the disk) is kept
-and done again: a step that must be done goes through ``_attempt``, a record through ``unwritten``. What may
-block goes through ``relay``.
+The keeper imports no module once the loop runs. It retries each step that fails in a shortage (of descriptors, memory,
+room on the disk), through ``_attempt`` or, for a record, ``unwritten``. A step that may block goes through ``relay``.
 """
 
 from __future__ import annotations
@@ -26,17 +23,17 @@ if TYPE_CHECKING:
 else:
     from _collections import deque  # without the rest of `collections`
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "ignore"]
 
-_LOOK_AGAIN_MS: Final = 30_000  # no wait is longer: the boot clock runs on through a suspend, poll does not
-# Few launches at once are answered one by one, so that the supervisor has something to do meanwhile; of many, each
-# answer of its own would only wake it once more.
+_LONGEST_WAIT_MS: Final = 30_000  # the boot clock runs on through a suspend, the timeout of poll does not
+# Answers to few launches go out one by one, so that the supervisor has work meanwhile; of many, each
+# answer of its own would only wake the supervisor once more.
 _ANSWER_AFTER: Final = 4
-# The last says that the caller's limit on processor time has passed for us: it is meant for the jobs.
-_HEARD: Final = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGXCPU)
-_PAUSE_NS: Final = 50_000_000  # before what failed is done again
+# The last: the keeper has passed the caller's limit on processor time, which is for the jobs.
+_SIGNALS: Final = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGXCPU)
+_PAUSE_NS: Final = 50_000_000  # before the first retry
 _LONGEST_PAUSE_NS: Final = 500_000_000
-_MAX_TRIES: Final = 60  # of a step that fails for another reason than want of something
+_MAX_TRIES: Final = 60  # of a step that fails for another reason than a shortage
 
 
 class Turns:
@@ -49,9 +46,9 @@ class Turns:
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for standard in (0, 1):
             os.dup2(self.null, standard)
-        self.reserve = unwritten.Reserve(self.null)  # first, for its numbers are to be low
+        self.reserve = unwritten.Reserve(self.null)  # first, so that its descriptors have low numbers
         self.connection = protocol.Connection(connection)
-        # The umask of the process that started us is for the jobs. It cannot open to others what is made for its owner,
+        # The umask of the caller is for the jobs. It opens no file to other users that is made for its owner,
         # but it may close it to the owner.
         umask = os.umask(0o077)
         os.umask(umask)
@@ -59,16 +56,16 @@ class Turns:
         self.pid, self.start = processes.own_identity()
         self.limits = resource_limits.Limits()
         self.inbox: deque[protocol.Message] = deque()
-        self.back: deque[launches.Launch] = deque()  # launches that blocked, and have come back
+        self.back: deque[launches.Launch] = deque()  # launches that blocked, and have returned
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)
         self.unwritten = unwritten.Unwritten(self._write, self.journal.note)
-        self.again: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
-        self.to_reap = self.to_look = self.scarce = False
+        self.retries: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
+        self.to_reap = self.to_find_stops = self.scarce = False
         self.wake, self.waker = self._watch_signals()
         self.poll = select.poll()
         self.polled = {self.wake: select.POLLIN}
         self.poll.register(self.wake, select.POLLIN)
-        self.relay = relay.Relay(self._loop, self._came_back, _HEARD)
+        self.relay = relay.Relay(self._loop, self._came_back, _SIGNALS)
 
     @staticmethod
     def _watch_signals() -> tuple[int, int]:
@@ -82,8 +79,8 @@ class Turns:
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in _HEARD:
-            signal.signal(number, _heard)
+        for number in _SIGNALS:
+            signal.signal(number, ignore)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return reading, writing
 
@@ -95,11 +92,11 @@ class Turns:
             self.journal.note(f"limits of the caller that hold for the keeper too: {', '.join(self.limits.left)}")
         self.connection.queue(protocol.Hello(protocol=protocol.PROTOCOL, pid=self.pid, start=self.start))
         self.connection.send()
-        os.dup2(self.null, 2)  # what was said until here says why there is no greeting
+        os.dup2(self.null, 2)  # what stands there until now says why there is no greeting
         self.relay.run()
 
     def _is_needed(self) -> bool:
-        return self.connection.is_open or self._has_jobs() or bool(self.unwritten or self.again or self.inbox)
+        return self.connection.is_open or self._has_jobs() or bool(self.unwritten or self.retries or self.inbox)
 
     def _loop(self) -> None:
         while self._is_needed():
@@ -108,32 +105,32 @@ class Turns:
                 if self.scarce:
                     self.scarce = False
                     self.reserve.refill()
-            except Exception as error:  # noqa: BLE001  # whatever it was, the jobs still need their keeper
+            except Exception as error:  # noqa: BLE001  # the jobs still need their keeper
                 self.scarce = True
                 self.reserve.give_up()  # for the next turn
                 self.journal.failure(error)
-                time.sleep(_PAUSE_NS / 1e9)  # and if it comes again and again, not the whole processor
+                time.sleep(_PAUSE_NS / 1e9)  # an error that recurs must not take the whole processor
 
     def _turn(self) -> None:
         while self.back:
             self._attempt(self._launched, self.back.popleft())
-        if self.inbox:  # left by a thread that was relieved in the middle of them
+        if self.inbox:  # left by a thread that was relieved while it handled them
             self._handle_all()
         self.connection.send()
-        if not self._is_needed():  # the supervisor is gone, as was found out just now, and so is the last job
+        if not self._is_needed():  # the send has found the supervisor gone, after the last job
             return
         ready = self._wait()
-        if self.wake in ready or self.to_reap or self.to_look:
-            self._signalled()
+        if self.wake in ready or self.to_reap or self.to_find_stops:
+            self._handle_signals()
         if self.connection.descriptor in ready or self.connection.has_more:
             self._receive()
         if self._watched() in ready:
-            self._told()
+            self._handle_watched()
         self._on_time()
-        self._do_again()
+        self._retry()
 
     def _wait(self) -> set[int]:
-        """Return the descriptors for which there is something to do, at the latest when the next thing is due."""
+        """Return the readable descriptors, at the latest when the next step is due."""
         wanted = {self.wake: select.POLLIN}
         if (descriptor := self.connection.descriptor) >= 0:
             wanted[descriptor] = select.POLLIN | (select.POLLOUT if self.connection.unsent else 0)
@@ -147,19 +144,19 @@ class Turns:
             self.polled = wanted
         try:
             return {descriptor for descriptor, _ in self.poll.poll(self._timeout_ms())}
-        except OSError:  # no memory; a limit on descriptors that is lower than what is polled
+        except OSError:  # no memory; a limit on descriptors that is lower than their number
             time.sleep(_PAUSE_NS / 1e9)
-            self.to_reap = self.to_look = True
+            self.to_reap = self.to_find_stops = True
             return set(wanted)
 
     def _timeout_ms(self) -> int:
         now = processes.boottime_ns()
-        due = [*self._due_ns(), *(entry[0] for entry in self.again)]
+        due = [*self._due_ns(), *(entry[0] for entry in self.retries)]
         if (due_ns := self.unwritten.next_ns) is not None:
             due.append(due_ns)
-        if self.to_reap or self.to_look or self.connection.has_more or self.back:
+        if self.to_reap or self.to_find_stops or self.connection.has_more or self.back:
             due.append(now + _PAUSE_NS)
-        return min(_LOOK_AGAIN_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LOOK_AGAIN_MS
+        return min(_LONGEST_WAIT_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LONGEST_WAIT_MS
 
     def _came_back(self, launch: launches.Launch) -> None:
         """Hand a launch to the loop; from any thread."""
@@ -169,8 +166,8 @@ class Turns:
         except OSError:  # full: the loop wakes up anyway
             return
 
-    def _hear(self) -> set[int]:
-        """Return the signals that came since the last time; all that matter where it cannot be told."""
+    def _take_signals(self) -> set[int]:
+        """Return the signals that came since the last call; all that matter where they cannot be read."""
         try:
             return set(os.read(self.wake, 65536))
         except BlockingIOError:
@@ -178,43 +175,43 @@ class Turns:
         except OSError:
             return {signal.SIGCHLD, signal.SIGUSR1}
 
-    def _signalled(self) -> None:
-        numbers = self._hear()
+    def _handle_signals(self) -> None:
+        numbers = self._take_signals()
         if signal.SIGXCPU in numbers:
             self.journal.note("the caller's limit on processor time has passed for the keeper")
         self.to_reap |= signal.SIGCHLD in numbers
-        self.to_look |= signal.SIGUSR1 in numbers
+        self.to_find_stops |= signal.SIGUSR1 in numbers
         if self.to_reap:
             self._reap()
             self.to_reap = False
-        if self.to_look:
-            self._look_for_stops()
-            self.to_look = False
+        if self.to_find_stops:
+            self._find_stops()
+            self.to_find_stops = False
 
-    def _attend(self) -> None:
-        """See to what has come in the middle of something long: stops to begin, children to reap."""
+    def _handle_waiting(self) -> None:
+        """Handle signals and messages in the middle of a long step."""
         ready = self.poll.poll(0)
         if any(descriptor == self.wake for descriptor, _ in ready):
-            self._signalled()
+            self._handle_signals()
         if any(descriptor != self.wake and events & ~select.POLLOUT for descriptor, events in ready):
             self._receive()
         self.connection.send()
 
     def _attempt(self, step: Callable[..., object], *args: Any, tries: int = 0) -> None:
-        """Do a step that must be done and may be done again: if it fails now, a little later."""
+        """Do a step that must be done and may be repeated; if it fails, repeat it a little later."""
         try:
             self.reserve.use(step, *args)
         except Exception as error:  # noqa: BLE001  # as in the loop
             self.journal.failure(error)
             if tries < _MAX_TRIES or isinstance(error, MemoryError) or unwritten.is_shortage(error):
                 due = processes.boottime_ns() + min(_PAUSE_NS << min(tries, 8), _LONGEST_PAUSE_NS)
-                self.again.append((due, tries + 1, step, args))
+                self.retries.append((due, tries + 1, step, args))
 
-    def _do_again(self) -> None:
-        if self.again:
+    def _retry(self) -> None:
+        if self.retries:
             now = processes.boottime_ns()
-            for entry in [entry for entry in self.again if entry[0] <= now]:
-                self.again.remove(entry)
+            for entry in [entry for entry in self.retries if entry[0] <= now]:
+                self.retries.remove(entry)
                 self._attempt(entry[2], *entry[3], tries=entry[1])
         if self.unwritten:
             self.reserve.use(self.unwritten.flush)
@@ -230,7 +227,7 @@ class Turns:
                 self._write(directory, records.PROCESS, record)
             else:
                 self.reserve.use(records.begin, directory, record)
-        except (OSError, MemoryError):  # whatever stood in the way, writing it aside is what can be repeated
+        except (OSError, MemoryError):  # `begin` cannot be repeated, a replacement can
             self.unwritten.write(directory, records.PROCESS, record)
 
     def _end_record(self, directory: str, record: dict[str, object]) -> None:
@@ -239,10 +236,10 @@ class Turns:
         except (OSError, MemoryError):
             self.unwritten.write(directory, records.EXIT, record)
 
-    # ------------------------------------------------------------ the supervisor's end
+    # ------------------------------------------------------------ messages
 
     def _receive(self) -> None:
-        # Descriptors keep the frames that they come with apart, so there may be one launch in each.
+        # The kernel keeps frames with descriptors apart, so each call may bring a single launch.
         for _ in range(_ANSWER_AFTER):
             messages = self.connection.receive()
             if messages is None:
@@ -257,48 +254,44 @@ class Turns:
             self._handle(self.inbox.popleft())
             number += 1
             if number % answer_after == 0:
-                self._signalled()
+                self._handle_signals()
                 self.connection.send()
         self.connection.close_stray_descriptors()
 
-    # ------------------------------------------------------------ what a keeper does in its turns
+    # ------------------------------------------------------------ for the class that has the jobs
 
     def _has_jobs(self) -> bool:
-        """Whether it has to stay although its supervisor is gone."""
+        """Whether the keeper has to stay although its supervisor is gone."""
         raise NotImplementedError
 
     def _due_ns(self) -> list[int]:
-        """Return when something is to be done, on the boot clock."""
+        """Return when the jobs need a call of ``_on_time``, on the boot clock."""
         raise NotImplementedError
 
     def _on_time(self) -> None:
-        """Do what is due."""
         raise NotImplementedError
 
     def _watched(self) -> int:
-        """Return a descriptor that is to be waited for as well, or one below 0."""
+        """Return a further descriptor to poll, or one below 0; ``_handle_watched`` is called when it is readable."""
         raise NotImplementedError
 
-    def _told(self) -> None:
-        """Take what this descriptor has to say."""
+    def _handle_watched(self) -> None:
         raise NotImplementedError
 
     def _handle(self, message: protocol.Message) -> None:
-        """Do what the supervisor asks for."""
         raise NotImplementedError
 
     def _launched(self, launch: launches.Launch) -> None:
-        """Take a launch into our care, or say why there is none."""
+        """Take over a launch that has returned."""
         raise NotImplementedError
 
     def _reap(self) -> None:
-        """Take the ends of children."""
         raise NotImplementedError
 
-    def _look_for_stops(self) -> None:
-        """See which jobs others have asked to be stopped."""
+    def _find_stops(self) -> None:
+        """Find the jobs that another process has asked to be stopped."""
         raise NotImplementedError
 
 
-def _heard(_number: int, _frame: object) -> None:
-    """Do nothing: the descriptor that the signal made readable says it all."""
+def ignore(_number: int, _frame: object) -> None:
+    """Do nothing: the signal has made a descriptor readable."""

@@ -1,7 +1,4 @@
-"""What the keeper falls back on when the machine runs short: records that it still owes, and a reserve.
-
-Standard library only: the keeper runs this file, outside the package.
-"""
+"""What helps the keeper through a shortage: records to write later, a reserve of descriptors and memory, and a log."""
 
 from __future__ import annotations
 
@@ -24,36 +21,23 @@ _SECOND: Final = 1_000_000_000
 _LONGEST_PAUSE_NS: Final = 10 * _SECOND
 _MAX_TRIES: Final = 30
 _SHORTAGES: Final = frozenset(
-    {
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.EDQUOT,
-        errno.EFBIG,  # the caller's RLIMIT_FSIZE
-        errno.EINTR,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOBUFS,
-        errno.ENOLCK,
-        errno.ENOMEM,
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.ESTALE,
-    }
+    {errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOBUFS}
+    | {errno.ENOLCK, errno.ENOMEM, errno.ENOSPC, errno.EROFS, errno.ESTALE}
+    | {errno.EFBIG}  # the caller's RLIMIT_FSIZE
 )
-"""What passes by itself or is seen to by an administrator; anything else was done to the job directory."""
+"""Errors that pass by themselves or by an administrator's work; all others mean that the job directory was changed."""
 _NOWHERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Unwritten:
     """Records that could not be written, each tried again after a pause that doubles up to ten seconds.
 
-    A job directory that was deleted, or replaced by something else, is owed nothing: it is out of reach. What cannot be
-    written for a reason that does not pass by itself is given up after some minutes.
+    The records of a job directory that was deleted or replaced are dropped. A record that cannot be written for
+    another reason than a shortage is given up after some minutes.
 
     Args:
         write: writes a record, or raises ``OSError``.
-        give_up: is told of one that is given up.
+        give_up: called with a sentence about each record that is given up.
     """
 
     def __init__(
@@ -61,29 +45,28 @@ class Unwritten:
         write: Callable[[str, str, dict[str, object]], None],
         give_up: Callable[[str], None],
     ) -> None:
-        """Owe nothing."""
         self._write = write
         self._give_up = give_up
         self._records: list[tuple[int, int, str, str, dict[str, object]]] = []
 
     def __len__(self) -> int:
-        """Return how many records are owed."""
+        """Return how many records are unwritten."""
         return len(self._records)
 
     @property
     def next_ns(self) -> int | None:
-        """When to call ``retry`` again, on the boot clock."""
-        return min((owed[0] for owed in self._records), default=None) if self._records else None
+        """When to call ``flush`` again, on the boot clock."""
+        return min((entry[0] for entry in self._records), default=None)
 
     def add(self, directory: str, name: str, record: dict[str, object], tries: int = 0) -> None:
-        """Write a record with a later ``retry``, as it is then."""
-        if any(owed[4] is record for owed in self._records):
+        """Write a record with a later ``flush``, with the members that it has then."""
+        if any(entry[4] is record for entry in self._records):
             return
         pause = min(_SECOND << min(tries, 8), _LONGEST_PAUSE_NS)
         self._records.append((processes.boottime_ns() + pause, tries + 1, directory, name, record))
 
     def write(self, directory: str, name: str, record: dict[str, object], tries: int = 0) -> None:
-        """Write a record now, or owe it."""
+        """Write a record now, or add it."""
         try:
             self._write(directory, name, record)
         except OSError as error:
@@ -97,21 +80,21 @@ class Unwritten:
             self.add(directory, name, record, tries)
 
     def flush(self) -> None:
-        """Write what is due."""
+        """Write the records that are due."""
         now = processes.boottime_ns()
-        for owed in [owed for owed in self._records if owed[0] <= now]:
-            self._records.remove(owed)
-            _, tries, directory, name, record = owed
+        for entry in [entry for entry in self._records if entry[0] <= now]:
+            self._records.remove(entry)
+            _, tries, directory, name, record = entry
             self.write(directory, name, record, tries)
 
 
 def is_shortage(error: Exception) -> bool:
-    """Whether an error may pass by itself, and says nothing about what was looked for."""
+    """Whether an error may pass by itself, and says nothing about its path."""
     return isinstance(error, OSError) and error.errno in _SHORTAGES
 
 
 def leads_nowhere(directory: str, error: OSError) -> bool:
-    """Whether a record cannot be written because its job directory is none (any more)."""
+    """Whether a record cannot be written because its job directory is gone or is no directory."""
     if error.errno not in _NOWHERE:
         return False
     try:
@@ -121,7 +104,7 @@ def leads_nowhere(directory: str, error: OSError) -> bool:
 
 
 class Reserve:
-    """Descriptors and memory that are held in order to be given up when there are no others.
+    """Descriptors and memory that are released when the process can get no others.
 
     The descriptors have the lowest numbers that were free, so that they are of use even after the limit was lowered.
     """
@@ -137,7 +120,7 @@ class Reserve:
         self.refill()
 
     def refill(self) -> None:
-        """Hold as much as can be had."""
+        """Hold as much as the process can get."""
         try:
             while len(self._held) < self._DESCRIPTORS:
                 self._held.append(os.dup(self._spare))
@@ -147,7 +130,7 @@ class Reserve:
             pass
 
     def give_up(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         if self._memory is not None:
             self._memory.close()
             self._memory = None
@@ -158,7 +141,7 @@ class Reserve:
                 continue
 
     def use(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Do a step; if it fails for want of descriptors or memory, do it again with what was held in reserve."""
+        """Do a step; if it fails for want of descriptors or memory, do it again without the reserve."""
         try:
             return step(*args)
         except OSError as error:
@@ -173,7 +156,7 @@ class Reserve:
             self.refill()
 
     def open(self) -> bool:
-        """Give the reserve up if no descriptor is free, for steps that do not say so; ``refill`` ends it."""
+        """Release the reserve if no descriptor is free, for steps that hide such an error; ``refill`` ends it."""
         try:
             os.close(os.dup(self._spare))
         except OSError:
@@ -183,20 +166,19 @@ class Reserve:
 
 
 class Journal:
-    """Writes down what went wrong, for people; the same at most once a minute, and never more than a MiB."""
+    """Logs errors for people; the same text at most once a minute, and never more than a MiB."""
 
     _MAX_BYTES: Final = 1 << 20
     _AGAIN_NS: Final = 60 * _SECOND
     _MAX_KNOWN: Final = 100
 
     def __init__(self, path: str, pid: int) -> None:
-        """Write to the end of ``path``."""
         self._path = path
         self._pid = pid
         self._written: dict[str, int] = {}
 
     def failure(self, error: BaseException) -> None:
-        """Note an exception, and where it came from."""
+        """Log an exception, and where it came from."""
         try:
             lines: list[str] = []
             step = error.__traceback__
@@ -205,11 +187,11 @@ class Journal:
                 lines.append(f"  {code.co_filename}:{step.tb_lineno} {code.co_name}")
                 step = step.tb_next
             self.note("\n".join([f"{type(error).__name__}: {error}", *lines]))
-        except Exception:  # noqa: BLE001  # a journal is never worth a job
+        except Exception:  # noqa: BLE001  # a log is never worth a job
             return
 
     def note(self, text: str) -> None:
-        """Note a text."""
+        """Log a text."""
         now = processes.boottime_ns()
         last = self._written.get(text)
         if last is not None and now - last < self._AGAIN_NS:

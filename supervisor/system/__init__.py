@@ -1,4 +1,7 @@
-"""The operating system: processes, files, signals. Nothing in this package knows about jobs."""
+"""The operating system: processes, files, signals. No module of this package knows of jobs.
+
+The keeper runs some of these modules, which ``KEEPER_FILES`` names: they import the standard library only.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Looking again, in a Trio program, for as long as something cannot be known."""
+"""Repeats an observation, in a Trio program, for as long as its answer is not known."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ _T = TypeVar("_T")
 
 
 class Patience:
-    """Waits between looks at a job, longer each time, and says once in the log why."""
+    """Gives the pauses between observations of a job, longer each time, and logs the first error."""
 
     def __init__(self, directory: str) -> None:
-        """Have waited for nothing yet."""
         self._job_id = os.path.basename(directory)
         self._delay = 0.0
 
     def seconds(self, error: Exception) -> float:
-        """Return how long to wait now, since this has kept the last look from coming to an answer."""
+        """Return how long to wait now, since the last observation has failed with this error."""
         if not self._delay:
             log.warning("job_not_looked_at", job_id=self._job_id, error=str(error) or repr(error))
         self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS) if self._delay else FIRST_DELAY_SECONDS
         return self._delay
 
     def over(self) -> None:
-        """Begin anew: the last look has come to an answer."""
+        """Begin anew: the last observation has succeeded."""
         self._delay = 0.0
 
 
@@ -43,7 +42,7 @@ async def until_known(
     only: type[OSError] = OSError,
     in_thread: bool = False,
 ) -> _T:
-    """Return what ``look`` says of the job in ``directory``, as soon as it does not fail with such an error."""
+    """Return ``look()``, about the job in ``directory``, as soon as it does not fail with such an error."""
     patience = Patience(directory)
     while True:
         try:

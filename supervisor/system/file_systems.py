@@ -1,4 +1,4 @@
-"""Which file system holds a path: some cannot hold a state root, some can hang whoever touches them."""
+"""Which file system holds a path: some cannot hold a state root, some can hang a process that touches them."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ _SETTLED_COARSELY_NS: Final = 2_000_000_000
 def has_settled(directory: os.stat_result) -> bool:
     """Whether a directory's next change will give it another time, however coarsely its file system counts.
 
-    To be asked before anything is looked for in it: then what is found in it is there for as long as it bears the
-    same time (``st_ctime_ns``, which nobody can set), since every name that comes or goes is a change.
+    If so, names that are found in it afterwards stay valid for as long as it has the same time (``st_ctime_ns``,
+    which no process can set), since every name that comes or goes is a change.
     """
     changed_ns = directory.st_ctime_ns
     return time.time_ns() - changed_ns > (_SETTLED_NS if changed_ns % 1_000_000_000 else _SETTLED_COARSELY_NS)
 
 
 def _table() -> str:
-    """Return what is mounted where.
+    """Return the table of mounts.
 
     Raises:
-        OSError: there is no such table here.
+        OSError: there is none here.
     """
     descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -79,7 +79,7 @@ def _table() -> str:
 def network_of(path: str, device: int) -> str:
     """Return the type of the file system that holds a real path on ``device`` unless it is known to be local.
 
-    Empty for one that is, and where there is no table of mounts to tell from.
+    Empty for a local one, and without a table of mounts.
     """
     if os.major(device) and _SHARED_DISKS.isdisjoint(_registered()):  # a disk, and none that hosts share
         return ""
@@ -100,7 +100,7 @@ def _registered() -> Mapping[str, bool]:
 
 
 def file_system_of(path: str) -> str:
-    """Return the type of the file system that holds a real path; empty where that cannot be told."""
+    """Return the type of the file system that holds a real path; empty if it is unknown."""
     try:
         return _kind_in(_table(), path)
     except OSError:
@@ -122,7 +122,7 @@ def _kind_in(table: str, path: str) -> str:
 
 
 def may_hang() -> bool:
-    """Whether anything mounted here may make a path wait for another host, or for a daemon that has died."""
+    """Whether a mount here may make a path wait for another host, or for a daemon that has died."""
     try:
         for line in _table().splitlines():
             left, _, right = line.partition(" - ")
@@ -141,6 +141,6 @@ def _waits(kind: str) -> bool:
 def on_network(path: str) -> bool:
     """Whether touching ``path`` may wait for another host, or for a daemon that has died."""
     kind = file_system_of(path)
-    if not kind:  # no mount table here: believe nothing
+    if not kind:  # no mount table here
         return not os.path.exists("/proc/self/mountinfo")
     return _waits(kind)

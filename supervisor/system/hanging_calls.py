@@ -1,4 +1,4 @@
-"""Calls that may wait for a file system that does not answer, in threads of their own."""
+"""Runs calls that may wait for a file system that does not answer, in threads of their own."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ _AT_ONCE: Final = 4
 class HangingCalls:
     """Runs calls in threads, a few for each path.
 
-    A call that hangs keeps its thread. So they are counted apart from all other threads, and by path: those of one
-    path wait for each other, and nothing else waits for them.
+    A call that hangs keeps its thread. So these threads have limits of their own, by path: the calls of one
+    path wait for each other, and no other call waits for them.
     """
 
     def __init__(self) -> None:
-        """Have no threads yet."""
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
     async def run(self, path: str, call: Callable[[*_Given], _Got], *args: *_Given) -> _Got:
-        """Return what ``call`` returns; cancelling leaves it to itself."""
+        """Return what ``call`` returns; when cancelled, abandon it."""
         limiter = self._limiters.setdefault(path, trio.CapacityLimiter(_AT_ONCE))
         try:
             return await trio.to_thread.run_sync(call, *args, limiter=limiter, abandon_on_cancel=True)

@@ -1,4 +1,4 @@
-"""Being told about changes in a directory, on Linux; elsewhere there is nothing, and callers look again.
+"""Reports changes in directories, on Linux; elsewhere callers poll.
 
 ``os`` has no inotify(7), and the three calls that are needed are not worth a dependency.
 """
@@ -34,7 +34,7 @@ MODIFIED: Final = _MODIFY | CHANGED
 """The same, or a file in it was written to."""
 
 OVERFLOWN: Final = -1
-"""In place of a watch's number: more has happened than the kernel could keep in mind, to any of them."""
+"""In place of a watch's number: the kernel has dropped events of any of the watches."""
 
 _HEAD: Final = struct.Struct("iIII")
 
@@ -44,11 +44,11 @@ _found: list[tuple[Callable[..., int], Callable[..., int], Callable[..., int]] |
 
 def _calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None:
     if not _found:
-        _found.append(_look_for_calls())
+        _found.append(_find_calls())
     return _found[0]
 
 
-def _look_for_calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None:
+def _find_calls() -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]] | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -63,7 +63,6 @@ class Inotify:
     """One inotify instance. ``Inotify.open()`` returns ``None`` where there can be none."""
 
     def __init__(self, descriptor: int) -> None:
-        """Take over an instance that ``open`` made."""
         self.descriptor = descriptor
         self._watches: dict[str, tuple[int, int]] = {}
 
@@ -83,7 +82,7 @@ class Inotify:
             self.descriptor = -1
 
     def watch(self, directory: str, mask: int) -> int | None:
-        """Watch a directory, as often as it is asked for; returns the watch's number or ``None``."""
+        """Watch a directory, and return the number of the watch or ``None``; each call needs an ``unwatch``."""
         calls = _calls()
         if calls is None or self.descriptor < 0:
             return None
@@ -94,7 +93,7 @@ class Inotify:
         return number
 
     def unwatch(self, directory: str) -> None:
-        """Take back one ``watch``."""
+        """End one ``watch``."""
         calls = _calls()
         number, times = self._watches.get(directory, (0, 0))
         if times > 1:
@@ -105,9 +104,9 @@ class Inotify:
                 calls[2](self.descriptor, number)
 
     def read(self) -> set[int]:
-        """Return the numbers of the watches that something happened to; never waits.
+        """Return the numbers of the watches that have events; never waits.
 
-        ``OVERFLOWN`` is among them where they cannot be read now, too.
+        ``OVERFLOWN`` is also among them where they cannot be read now.
         """
         changed: set[int] = set()
         while True:

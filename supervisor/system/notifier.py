@@ -1,4 +1,4 @@
-"""Being told, in a Trio program, when something happens in a directory; one inotify instance for all."""
+"""Calls back, in a Trio program, at changes in directories; one inotify instance for all."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ class Notifier:
     """Calls back when a watched directory changes. Its ``serve`` has to run for that."""
 
     def __init__(self) -> None:
-        """Watch nothing yet."""
         self._notify: Inotify | None = None
         self._wanted = trio.Event()
         self._callbacks: dict[int, list[Callable[[], None]]] = {}
 
     async def serve(self) -> None:
-        """Pass on what happens, until cancelled."""
+        """Call back at changes, until cancelled."""
         await self._wanted.wait()
-        assert self._notify is not None  # noqa: S101  # that is what was waited for
+        assert self._notify is not None  # noqa: S101  # set before the event
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._notify.descriptor)
@@ -40,7 +39,7 @@ class Notifier:
 
     @contextlib.contextmanager
     def watching(self, directory: str, mask: int, callback: Callable[[], None]) -> Generator[bool]:
-        """Have ``callback`` called at every change; gives ``False`` where that cannot be had."""
+        """Have ``callback`` called at every change; gives ``False`` where inotify is missing."""
         unwatch = self.watch(directory, mask, callback)
         try:
             yield unwatch is not None
@@ -49,10 +48,10 @@ class Notifier:
                 unwatch()
 
     def watch(self, directory: str, mask: int, callback: Callable[[], None]) -> Callable[[], None] | None:
-        """Do as ``watching`` until what is returned is called; ``None`` where it cannot be had."""
+        """Do as ``watching`` until the returned function is called; ``None`` where inotify is missing."""
         if self._notify is None and not self._wanted.is_set():
             self._notify = Inotify.open()
-            if self._notify is not None:  # otherwise the next may have more luck
+            if self._notify is not None:  # otherwise the next call tries again
                 self._wanted.set()
         number = None if self._notify is None else self._notify.watch(directory, mask)
         if number is None:

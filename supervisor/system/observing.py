@@ -1,14 +1,12 @@
-"""Looking at processes and at what jobs have left on disk: what is evidence, and what says nothing.
+"""Observes processes and files: which errors are evidence, and which are not.
 
-Standard library only, no import from the package: the keeper runs this file too.
+The rule: **an error of an observation is not evidence.** Only ``ENOENT`` and ``ESRCH`` say that a thing does not exist,
+and only a record that was read whole counts. Every other error (no descriptor or memory to spare, no permission,
+a disk that does not answer) says nothing about its object, which is not known now. So
 
-The rule: **an error while looking is not evidence.** ``ENOENT`` and ``ESRCH`` say that something is not there;
-a record that was read whole says what it says. Every other error (no descriptor or memory to spare, no permission,
-a disk that does not answer) says nothing about what was looked for: it is not known now. So
-
-* what looks returns "not there" for those two alone, and raises ``NotKnown`` for the rest;
-* a caller that meets ``NotKnown`` answers with what was known before, or with an error that can be retried,
-  changes nothing on disk because of it, and looks again later, less and less often.
+* an observation returns "absent" for those two alone, and raises ``NotKnown`` for the rest;
+* a caller that gets ``NotKnown`` answers with the last known state or a retryable error,
+  changes nothing on disk because of it, and repeats the observation later, less and less often.
 """
 
 from __future__ import annotations
@@ -42,15 +40,15 @@ SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAI
 
 FIRST_DELAY_SECONDS: Final = 0.05
 LONGEST_DELAY_SECONDS: Final = 2.0
-"""Between two looks while it is not known: doubled from the first to the longest."""
+"""Between two observations that fail: doubled from the first to the longest."""
 
 
 class NotKnown(OSError):
-    """What was looked for could not be seen just now, which says nothing about it."""
+    """An observation has failed, which says nothing about its object."""
 
 
 def not_known(error: Exception, path: str) -> NotKnown:
-    """Return the ``NotKnown`` that stands for an error which was met while ``path`` was looked at."""
+    """Return the ``NotKnown`` for an error at ``path``."""
     if isinstance(error, OSError):
         return NotKnown(error.errno, error.strerror, path)
     number = errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO
@@ -76,10 +74,10 @@ def is_absent(error: OSError, path: str) -> bool:
 
 
 def find(path: str) -> os.stat_result | None:
-    """Return what ``path`` itself is, links not followed; ``None`` when there is nothing.
+    """Return the status of ``path`` itself, links not followed; ``None`` when it does not exist.
 
     Raises:
-        NotKnown: that cannot be seen now.
+        NotKnown: that cannot be observed now.
     """
     try:
         return os.lstat(path)
@@ -90,19 +88,19 @@ def find(path: str) -> os.stat_result | None:
 
 
 def identity_of(path: str) -> tuple[int, int] | None:
-    """Return what tells a file or directory from every other, ``None`` when there is nothing.
+    """Return device and inode, ``None`` when ``path`` does not exist.
 
     Raises:
-        NotKnown: that cannot be seen now.
+        NotKnown: that cannot be observed now.
     """
     found = find(path)
     return None if found is None else (found.st_dev, found.st_ino)
 
 
 def is_there(path: str) -> bool:
-    """Whether there is anything under this name, links not followed.
+    """Whether ``path`` exists, links not followed.
 
     Raises:
-        NotKnown: that cannot be seen now.
+        NotKnown: that cannot be observed now.
     """
     return find(path) is not None

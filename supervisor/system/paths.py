@@ -1,4 +1,4 @@
-"""What a path of a caller means: ``~`` and the current directory, either of which there may be none of."""
+"""Resolves the paths of callers: ``~`` and the current directory, neither of which need exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["absolute", "expanded"]
 
 
 def absolute(path: str, name: str) -> str:
-    """Return ``path`` from the root; ``name`` is the argument or setting that it comes from.
+    """Return ``path`` as an absolute one; ``name`` is the argument or setting that it comes from.
 
     Raises:
         InvalidArguments: it is relative, and the current directory was deleted or cannot be found out.

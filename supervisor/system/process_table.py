@@ -1,7 +1,4 @@
-"""All processes of the machine, listed again and again by one process.
-
-Standard library only: the keeper runs this file.
-"""
+"""Lists all processes of the machine, again and again."""
 
 from __future__ import annotations
 

@@ -1,16 +1,13 @@
-"""Which process is which, and how a signal reaches exactly the one that is meant.
-
-Standard library only, no import from the package: the keeper runs this file too, in an
-interpreter started with ``-I -S``.
+"""Identifies processes, and signals exactly the one that is meant.
 
 A process is known by (boot, pid namespace, pid, start time). The start time is in kernel clock
 ticks since boot (proc(5), field 22 of ``/proc/PID/stat``), so a recycled pid differs in it. A
 signal goes out only after that identity was read again, through a pidfd where there is one, so
-that the process which was checked is the process which gets it.
+that the process that was checked gets it.
 
 Without ``/proc`` (macOS) ``ps`` answers the same questions, more slowly.
 
-What cannot be seen just now is not taken for gone: see ``observing``.
+A process that cannot be observed now is not taken for gone: see ``observing``.
 """
 
 from __future__ import annotations
@@ -33,7 +30,6 @@ __all__ = [
     "boot_id",
     "boottime_ns",
     "command_of",
-    "exit_status_of_pidfd",
     "exit_status_of_zombie",
     "has_child_ended",
     "host_id",
@@ -42,7 +38,6 @@ __all__ = [
     "is_another_host",
     "is_held",
     "may_have_children",
-    "open_pidfd",
     "own_identity",
     "pid_namespace",
     "read_file_of",
@@ -57,7 +52,7 @@ def _have_proc() -> bool:
         os.stat("/proc/self/stat")
     except FileNotFoundError:
         return False
-    except OSError:  # it is there, for all that is known
+    except OSError:  # it may exist
         pass
     return sys.platform.startswith("linux")
 
@@ -72,7 +67,7 @@ _DEAD: Final = frozenset("ZXx")
 
 
 def boottime_ns() -> int:
-    """Return nanoseconds since boot, suspended time included: what deadlines are counted in."""
+    """Return nanoseconds since boot, suspended time included: the clock of deadlines."""
     return time.clock_gettime_ns(_BOOT_CLOCK)
 
 
@@ -103,7 +98,7 @@ _facts: dict[str, str] = {}
 
 
 def _fact(name: str, read: Callable[[], str | None]) -> str:
-    """Return what stays as it is for as long as this process lives; empty, and read again next time, for ``None``."""
+    """Return a fact that is constant while this process lives; ``None`` counts as empty, and is read again."""
     known = _facts.get(name)
     if known is None:
         found = read()
@@ -114,7 +109,7 @@ def _fact(name: str, read: Callable[[], str | None]) -> str:
 
 
 def _read_text(path: str) -> str | None:
-    """Return the words of a file, empty without one, ``None`` for one that this process may not read."""
+    """Return the text of a file, empty without one, ``None`` for one that this process may not read."""
     try:
         return slurp(path).decode("ascii", "replace").strip()  # a text file would have its codec imported: 1 ms
     except FileNotFoundError:
@@ -126,7 +121,7 @@ def _read_text(path: str) -> str | None:
 
 
 def ask(*argv: str) -> str:
-    """Return what a program prints.
+    """Return the output of a program.
 
     Raises:
         NotKnown: it cannot be run, or was killed.
@@ -146,11 +141,10 @@ _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 def boot_id() -> str:
-    """Return what names this boot of this kernel, without dashes; empty where nothing does.
+    """Return the name of this boot of this kernel, without dashes; empty where it has none.
 
-    A container may be shown a name of its own in the place of the kernel's (systemd-nspawn does that). Such a
-    name is told by its file, which is not on ``/proc``. It begins with ``v``, which is no hexadecimal digit: two
-    of different names may be of the same boot.
+    A container may have a name of its own in the place of the kernel's (systemd-nspawn does that). Its file is then not
+    on ``/proc``. Such a name begins with ``v``, which is no hexadecimal digit: two of them may be of the same boot.
 
     Raises:
         NotKnown: it cannot be read now.
@@ -182,7 +176,7 @@ def is_another_boot(boot: str) -> bool:
 
 
 def pid_namespace() -> str:
-    """Return what names the pid namespace of this process; empty where there are none.
+    """Return the name of the pid namespace of this process; empty where there are none.
 
     Raises:
         NotKnown: it cannot be read now.
@@ -200,7 +194,7 @@ def pid_namespace() -> str:
 
 
 def host_id() -> str:
-    """Return what names this installation: the machine id, else the host's name.
+    """Return the name of this installation: the machine id, else the host's name.
 
     Raises:
         NotKnown: it cannot be read now.
@@ -229,7 +223,7 @@ def forget_facts() -> None:
 
 
 class Process:
-    """One process as it was at one look. ``exit_status`` is that of a zombie, as ``waitpid`` gives it."""
+    """One process at one moment. ``exit_status`` is that of a zombie, as ``waitpid`` gives it."""
 
     __slots__ = ("exit_status", "flags", "group", "parent", "pid", "session", "start", "state")
 
@@ -244,7 +238,6 @@ class Process:
         flags: int = 0,
         exit_status: int | None = None,
     ) -> None:
-        """Take the fields of ``/proc/PID/stat``, or what ``ps`` says."""
         self.pid = pid
         self.state = state
         self.parent = parent
@@ -256,7 +249,7 @@ class Process:
 
     @property
     def dead(self) -> bool:
-        """Whether it has ended and only waits to be reaped."""
+        """Whether it has ended and waits to be reaped."""
         return self.state in _DEAD
 
 
@@ -322,7 +315,7 @@ def read_process(pid: int) -> Process | None:
     """Return the process that has ``pid`` now, a zombie included, or ``None`` when there is none.
 
     Raises:
-        NotKnown: it cannot be seen now, or never by this user (``hidepid``).
+        NotKnown: it cannot be observed now, or never by this user (``hidepid``).
     """
     if not HAVE_PROC:
         return list_by_ps(pid).get(pid)
@@ -338,7 +331,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of a pid that ``/proc`` does not show: with ``hidepid``, one of another user."""
+    """Whether a process exists that ``/proc`` hides: with ``hidepid``, one of another user."""
     if pid <= 0:
         return False
     try:
@@ -356,14 +349,14 @@ def is_alive(pid: int, start: int) -> bool:
     """Whether exactly this process still runs; a zombie does not.
 
     Raises:
-        NotKnown: it cannot be seen now.
+        NotKnown: it cannot be observed now.
     """
     found = read_process(pid)
     return found is not None and found.start == start and not found.dead
 
 
 def may_have_children(pid: int) -> bool:
-    """Whether a process has children; also where that cannot be told (a kernel without those lists)."""
+    """Whether a process has children; ``True`` as well where the kernel has no such lists."""
     try:
         return any(slurp(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task"))
     except OSError:
@@ -371,7 +364,7 @@ def may_have_children(pid: int) -> bool:
 
 
 def has_child_ended(pid: int) -> bool:
-    """Whether a child of this process that was not reaped yet has ended; it is still to be reaped afterwards."""
+    """Whether a child of this process has ended; does not reap it."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
@@ -382,20 +375,20 @@ def has_child_ended(pid: int) -> bool:
 
 
 def is_held(pid: int, start: int) -> bool:
-    """Whether this process lives and cannot do anything just now: it was stopped, or waits for a disk.
+    """Whether this process lives and does not run: it was stopped, or waits for a disk.
 
     Raises:
-        NotKnown: it cannot be seen now.
+        NotKnown: it cannot be observed now.
     """
     found = read_process(pid)
     return found is not None and found.start == start and found.state in _HELD
 
 
 def own_identity() -> tuple[int, int]:
-    """Return (pid, start time) of this process; the time is 0 where nothing tells it.
+    """Return (pid, start time) of this process; the time is 0 where it is unknown.
 
     Raises:
-        NotKnown: it cannot be seen now.
+        NotKnown: it cannot be observed now.
     """
     pid = os.getpid()
     found = read_process(pid)
@@ -405,11 +398,11 @@ def own_identity() -> tuple[int, int]:
 def exit_status_of_zombie(pid: int, start: int) -> int | None:
     """Return the wait status of a process that ended but was not reaped yet, or ``None``.
 
-    The kernel shows 0 in that field to those who may not see it (proc(5)), so it counts only
-    for a process of our own user.
+    The kernel shows 0 in that field to a process without permission (proc(5)), so it counts only
+    for a process of this user.
 
     Raises:
-        NotKnown: it cannot be seen now.
+        NotKnown: it cannot be observed now.
     """
     found = read_process(pid)
     if found is None or found.start != start or not found.dead or found.exit_status is None:
@@ -440,55 +433,12 @@ def list_by_ps(*pids: int) -> dict[int, Process]:
     return found
 
 
-# ---------------------------------------------------------------- pidfds
-
-
-def open_pidfd(pid: int, start: int) -> int | None:
-    """Return a pidfd of exactly this process, or ``None``: it is gone, or no pidfd of it can be had (now)."""
-    if not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return None
-    try:
-        found = read_process(pid)
-    except NotKnown:
-        found = None
-    if found is None or found.start != start:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-_PIDFD_GET_INFO: Final = 0xC040FF0B  # _IOWR(0xFF, 11, 64 bytes), include/uapi/linux/pidfd.h
-_PIDFD_INFO_EXIT: Final = 1 << 3
-
-
-def exit_status_of_pidfd(descriptor: int) -> int | None:
-    """Return the wait status behind a pidfd that was opened while the process lived, or ``None``.
-
-    Linux 6.15 and newer keep it, and show it once the process has been reaped, by whomever.
-    """
-    import fcntl
-
-    info = bytearray(64)
-    info[0:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
-    try:
-        fcntl.ioctl(descriptor, _PIDFD_GET_INFO, info)
-    except OSError:
-        return None
-    if not int.from_bytes(info[0:8], sys.byteorder) & _PIDFD_INFO_EXIT:
-        return None
-    return int.from_bytes(info[60:64], sys.byteorder, signed=True)
-
-
 def send_signal(pid: int, start: int, number: int) -> bool:
     """Send a signal to exactly this process. ``False`` when it is gone already.
 
     Raises:
-        NotKnown: whether it is the one cannot be seen now; nothing was signalled.
-        PermissionError: it lives, and is not ours to signal.
+        NotKnown: its identity cannot be observed now; no process was signalled.
+        PermissionError: it lives, and this user may not signal it.
     """
     descriptor: int | None = None
     if hasattr(os, "pidfd_open"):

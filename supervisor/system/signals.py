@@ -1,4 +1,4 @@
-"""Hearing signals, without a change to those that this process was started to ignore."""
+"""Receives signals, but for those that this process was started to ignore."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["heard"]
 
 @contextlib.contextmanager
 def heard(*numbers: int) -> Generator[AsyncIterator[int]]:
-    """Yield what gives each of these signals as it arrives; one that is ignored (``nohup``) stays ignored."""
+    """Yield an iterator of these signals as they arrive; one that is ignored (``nohup``) stays ignored."""
     wanted = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    if not wanted:  # which Trio refuses
+    if not wanted:  # Trio refuses an empty list
         yield _silence()
         return
     with trio.open_signal_receiver(*wanted) as signals:

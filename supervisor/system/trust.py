@@ -1,7 +1,6 @@
-"""Who could replace what stands at a path: everyone who may write a directory above it.
+"""Which users could replace a file: all that may write to a directory above it.
 
-One rule for all that decides which processes are signalled and which commands run: the state root, and the
-kinds file.
+The state root and the kinds file decide which processes are signalled and which commands run.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ _OTHERS_WRITE: Final = 0o022
 
 
 class Exposure(NamedTuple):
-    """A place above a path at which others can replace what stands there.
+    """A place above a path at which other users can replace it.
 
     ``place`` is a directory or a symbolic link, ``why`` completes a sentence that begins with it, and ``owner`` is
-    the other user that it belongs to, or ``None`` where its mode is what lets others in.
+    the other user that it belongs to, or ``None`` where its mode lets others write.
     """
 
     place: str
@@ -30,7 +29,7 @@ class Exposure(NamedTuple):
 
     @property
     def repair(self) -> str:
-        """What to do about it."""
+        """The repair for people."""
         if self.owner is None:
             return f"If no other user tampered with it: chmod go-w {self.place}"
         return f"Run it as user {user_name(self.owner)}, or choose a directory of your own (after `sudo -E`: set HOME)."
@@ -40,11 +39,11 @@ def exposure_of(path: str) -> Exposure | None:
     """Return the first place above a path at which others can replace it; ``None`` if there is none.
 
     Above means every directory and symbolic link that the path leads through. Each has to belong to this user or
-    to root, and no other user may write to it, unless it is sticky. What stands at the path itself is not looked
-    at, and neither is what is missing.
+    to root, and no other user may write to it, unless it is sticky. The path itself is not checked, and neither are
+    parts that do not exist.
 
     Raises:
-        OSError: a part of the path cannot be looked at.
+        OSError: a part of the path cannot be read.
     """
     if not path.startswith("/"):
         path = f"{os.getcwd()}/{path}"
@@ -95,9 +94,9 @@ def _is_trusted(owner: int) -> bool:
 
 
 def _is_outside(owner: int) -> bool:
-    """Whether an owner is shown only because it has no number in our user namespace, as root of the host has none.
+    """Whether an owner stands for users without a number in this user namespace.
 
-    In a sandbox that maps a single user all that belongs to the host's root is shown like that.
+    In a sandbox that maps a single user all files of the host's root have this owner.
     """
     try:
         with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:

@@ -124,7 +124,7 @@ KEEPER: dict[str, Seam] = {
     "keeper.killed": ("after", "keeper.tree_killer", "_kill", None),
     "keeper.unmarked": ("before", "jobdir.records", "mark_stop", _gone),
     "keeper.gone": ("after", "jobdir.records", "mark_stop", _gone),
-    "keeper.telling": ("after", "keeper.loop:Keeper", "_settled", None),
+    "keeper.telling": ("after", "keeper.loop:Keeper", "_report_end", None),
 }
 
 # Reached only by an index that has to be created; the driver damages it in those rounds.

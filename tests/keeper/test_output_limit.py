@@ -30,7 +30,7 @@ class Clock:
         begun, due = self.now, outputs.next_ns
         assert due is not None
         self.now = max(self.now, due)
-        return (self.now - begun) / SECOND, outputs.look()
+        return (self.now - begun) / SECOND, outputs.check()
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def test_of_a_quiet_job_the_kernel_tells(tmp_path: Path, clock: Clock) -> None:
     assert not is_told(outputs)
     write(tmp_path, 10)
     assert is_told(outputs)
-    outputs.heard()
+    outputs.handle_events()
     assert clock.look(outputs) == (0.0, [])
     write(tmp_path, LIMIT)
-    outputs.heard()
+    outputs.handle_events()
     gap, over = clock.look(outputs)  # at intervals from here on, however often it writes
     assert 0 < gap <= 1
     assert over == [7]
@@ -88,7 +88,7 @@ def test_a_burst_after_a_long_time_is_seen_at_once(tmp_path: Path, clock: Clock,
     outputs.add(7, str(tmp_path), LIMIT, clock.now)
     quiet(clock, outputs)
     write(tmp_path, LIMIT + 1, name)
-    outputs.heard()
+    outputs.handle_events()
     assert clock.look(outputs) == (0.0, [7])
 
 
@@ -101,7 +101,7 @@ def test_writes_that_the_kernel_has_lost_are_looked_for(
     quiet(clock, outputs)
     write(tmp_path, LIMIT + 1)
     monkeypatch.setattr(Inotify, "read", lambda _: {OVERFLOWN})
-    outputs.heard()
+    outputs.handle_events()
     assert clock.look(outputs) == (0.0, [7])
 
 
@@ -176,11 +176,11 @@ def test_one_that_is_dropped_is_forgotten(tmp_path: Path, clock: Clock) -> None:
     outputs.drop(7)
     outputs.drop(7)
     write(tmp_path / "7", LIMIT + 1)
-    outputs.heard()
+    outputs.handle_events()
     assert outputs.next_ns is not None
     assert outputs.next_ns > clock.now
     write(tmp_path / "8", LIMIT + 1)
-    outputs.heard()
+    outputs.handle_events()
     assert clock.look(outputs) == (0.0, [8])
 
 
@@ -206,12 +206,12 @@ def test_what_was_left_behind_is_watched_until_nothing_can_write(tmp_path: Path,
         assert (left.may_grow, left.found) == (True, {"stdout_bytes": 10, "stderr_bytes": 0, "may_grow": True})
         for _ in range(5):
             assert clock.look(outputs)[1] == []
-        assert outputs.quitted() == []
+        assert outputs.take_quiet() == []
     finally:
         os.close(left.descriptor)
     assert clock.look(outputs)[1] == []
-    assert outputs.quitted() == [7]
-    assert outputs.quitted() == []
+    assert outputs.take_quiet() == [7]
+    assert outputs.take_quiet() == []
     assert outputs.next_ns is None
 
 

@@ -25,7 +25,7 @@ class Idle(Turns):
 
     def __init__(self) -> None:
         self.connection: Any = Connection()
-        self.back, self.inbox, self.unwritten, self.again = deque(), deque(), (), []  # type: ignore[assignment]
+        self.back, self.inbox, self.unwritten, self.retries = deque(), deque(), (), []  # type: ignore[assignment]
         self.scarce = False
 
     def _has_jobs(self) -> bool:

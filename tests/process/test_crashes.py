@@ -19,7 +19,7 @@ from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.local.engine import LocalEngine, LocalRunning
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import Host, Proc, World
@@ -36,7 +36,7 @@ def kernel_tells() -> bool:
     descriptor = os.pidfd_open(pid)
     try:
         os.waitpid(pid, 0)
-        return processes.exit_status_of_pidfd(descriptor) is not None
+        return pidfd.exit_status_of(descriptor) is not None
     finally:
         os.close(descriptor)
 

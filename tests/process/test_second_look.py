@@ -16,7 +16,7 @@ from supervisor.engines.local import liveness_cache, reconcile
 from supervisor.engines.local.liveness_cache import SecondLook, Unended
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
-from supervisor.system import file_systems, processes
+from supervisor.system import file_systems, pidfd, processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import Host, World
@@ -231,7 +231,7 @@ def test_only_so_many_are_remembered(world: World, host: Host, monkeypatch: pyte
 
 
 def test_without_pidfds_the_process_table_is_asked(world: World, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "open_pidfd", lambda *_: None)
+    monkeypatch.setattr(pidfd, "open_of", lambda *_: None)
     job_id = remembered(world, host)
     world.stop(world.hold(host.pid))
     world.keeper(job_id).kill()

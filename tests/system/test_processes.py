@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 
 linux = pytest.mark.skipif(not processes.HAVE_PROC, reason="reads /proc")
 
@@ -132,12 +132,12 @@ def test_the_status_of_a_zombie_that_we_may_not_see_is_unknown(monkeypatch: pyte
 @linux
 def test_a_pidfd_is_of_exactly_one_process() -> None:
     pid, start = processes.own_identity()
-    descriptor = processes.open_pidfd(pid, start)
+    descriptor = pidfd.open_of(pid, start)
     assert descriptor is not None
-    assert processes.exit_status_of_pidfd(descriptor) is None  # it lives
+    assert pidfd.exit_status_of(descriptor) is None  # it lives
     os.close(descriptor)
     before = len(os.listdir("/proc/self/fd"))
-    assert processes.open_pidfd(pid, start + 1) is None
+    assert pidfd.open_of(pid, start + 1) is None
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -152,11 +152,11 @@ def test_a_pidfd_tells_the_status_after_the_process_was_reaped(command: str, sta
     with subprocess.Popen(["sh", "-c", f"read x; {command}"], stdin=subprocess.PIPE) as process:
         found = processes.read_process(process.pid)
         assert found is not None
-        descriptor = processes.open_pidfd(process.pid, found.start)
+        descriptor = pidfd.open_of(process.pid, found.start)
         assert descriptor is not None
         process.communicate(b"\n")
         try:
-            told = processes.exit_status_of_pidfd(descriptor)
+            told = pidfd.exit_status_of(descriptor)
         finally:
             os.close(descriptor)
     if told is None:
@@ -165,7 +165,7 @@ def test_a_pidfd_tells_the_status_after_the_process_was_reaped(command: str, sta
 
 
 def test_what_is_no_pidfd_has_no_status() -> None:
-    assert processes.exit_status_of_pidfd(0) is None
+    assert pidfd.exit_status_of(0) is None
 
 
 @linux
@@ -184,7 +184,7 @@ def test_a_signal_goes_to_exactly_one_process() -> None:
 def test_without_pidfds_the_same_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     test_a_signal_goes_to_exactly_one_process()
-    assert processes.open_pidfd(*processes.own_identity()) is None
+    assert pidfd.open_of(*processes.own_identity()) is None
 
 
 @linux

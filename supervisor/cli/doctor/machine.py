@@ -18,7 +18,7 @@ from supervisor.cli import text
 from supervisor.cli.doctor.check import Check, Severity
 from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.settings import Settings
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 from supervisor.system.inotify import Inotify
 
 __all__ = [
@@ -232,7 +232,7 @@ def _pidfd() -> Check:
     if descriptor is None:
         message = "not available: adopted jobs are polled for their end"
         return Check("pidfd", Severity.WARNING, message, facts={"pidfd": False, "get_info": False})
-    status = processes.exit_status_of_pidfd(descriptor)
+    status = pidfd.exit_status_of(descriptor)
     os.close(descriptor)
     known = status is not None and os.waitstatus_to_exitcode(status) == 7
     limit = "also after it was reaped" if known else "but not after it was reaped (that needs Linux 6.15)"

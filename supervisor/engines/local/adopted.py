@@ -17,7 +17,7 @@ import trio
 from supervisor.engines.local.liveness_cache import look_again
 from supervisor.engines.local.watching import Watched
 from supervisor.jobdir.facts import Launched
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier
 from supervisor.system.observing import NotKnown
@@ -102,7 +102,7 @@ class AdoptedJobs:
             nonlocal keeper
             keeper = self._keepers.get((pid, start))
             if keeper is None:
-                descriptor = processes.open_pidfd(pid, start)
+                descriptor = pidfd.open_of(pid, start)
                 if descriptor is None:
                     return False
                 try:

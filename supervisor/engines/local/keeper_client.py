@@ -22,7 +22,7 @@ from supervisor.system.fork_safety import tell_in_child
 __all__ = ["KeeperClient"]
 
 _MAX_DESCRIPTORS: Final = 200
-# A Python that needs these to start needs them in the keeper too; everything else stays out of it.
+# A Python that needs these to start needs them in the keeper too; no other variable reaches the keeper.
 _KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 _START_SECONDS: Final = 30
 _REPAIR: Final = (
@@ -71,16 +71,16 @@ class KeeperClient:
         """
         argv = _command(root, self._python)
         ours, theirs = socket.socketpair()
-        hearing, telling = os.pipe()  # not a file: a keeper that hangs may hold it for long
+        reading, writing = os.pipe()  # not a file, which a keeper that hangs may hold for long
         try:
-            os.set_blocking(hearing, False)
+            os.set_blocking(reading, False)
             try:
                 ours.setblocking(False)
                 process = await trio.lowlevel.open_process(
                     argv,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=telling,
+                    stderr=writing,
                     env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
                     cwd="/",
                 )
@@ -95,22 +95,22 @@ class KeeperClient:
                 raise
             finally:
                 theirs.close()
-                os.close(telling)
+                os.close(writing)
             self._socket = ours
             self.alive = True
             tell_in_child(self)
             nursery.start_soon(self._read)
             nursery.start_soon(self._write)
             with trio.move_on_after(_START_SECONDS) as patience:
-                await process.wait()  # what we started leaves at once; its child is the keeper
+                await process.wait()  # that process leaves at once; its child is the keeper
                 await self._greeted.wait()
             if self._protocol == protocol.PROTOCOL:
                 return
-            self.said = _last_line(hearing)
+            self.said = _last_line(reading)
         finally:
-            os.close(hearing)
+            os.close(reading)
         if not self.alive and not patience.cancelled_caught and not self.said and not process.returncode:
-            return  # it was killed on its way up
+            return  # it was killed as it started
         self.close()
         if self._protocol is not None:
             message = "the keeper is of another version: the package was replaced under a running process"
@@ -123,17 +123,17 @@ class KeeperClient:
         raise LaunchFailed(message, repair=_REPAIR, retryable=_MEMORY in said)
 
     def send(self, message: protocol.Message, descriptors: tuple[int, ...] = ()) -> None:
-        """Send at once, or as soon as the keeper takes it; takes the descriptors over."""
+        """Send a message at once, or as soon as the keeper takes it; takes the descriptors over."""
         self._outbox.append((message, descriptors))
         if len(self._outbox) == 1 and self._socket is not None and not self._unsent:
-            # It is at work by the time that the next message comes, which then goes with others.
-            with contextlib.suppress(OSError):  # whoever reads meets it too
+            # The keeper is at work by the time that the next message comes, which then goes with others.
+            with contextlib.suppress(OSError):  # the reader gets the same error
                 self._send_frame(self._socket)
         if self._outbox or self._unsent:
             self._wake.set()
 
     def close(self) -> None:
-        """Let go of the keeper: it goes on with its jobs, and leaves after the last."""
+        """Close the connection: the keeper goes on with its jobs, and leaves after the last."""
         if self._socket is not None:
             with contextlib.suppress(Exception):
                 trio.lowlevel.notify_closing(self._socket)
@@ -149,7 +149,7 @@ class KeeperClient:
             self._lost(self)
 
     def in_child(self) -> None:
-        """Let go of our copy of the line, or the keeper would take the child for the supervisor."""
+        """Close the copy in a forked child, or the keeper would take the child for the supervisor."""
         if self._socket is not None:
             os.close(self._socket.detach())
             self._socket = None
@@ -167,7 +167,7 @@ class KeeperClient:
         self.close()
 
     def _send_frame(self, connection: socket.socket) -> None:
-        """Send what is left of the last frame, or a new one of what waits, as far as it is taken now."""
+        """Send what is left of the last frame, or a new one of the waiting messages, as far as the socket takes it."""
         if not self._unsent:
             batch: list[protocol.Message] = []
             while self._outbox and len(self._passing) + len(self._outbox[0][1]) <= _MAX_DESCRIPTORS:
@@ -180,7 +180,7 @@ class KeeperClient:
             self._unsent = self._unsent[connection.sendmsg([self._unsent], rights) :]
         except BlockingIOError:
             return
-        for descriptor in self._passing:  # they go with the first byte
+        for descriptor in self._passing:  # sent with the first byte
             os.close(descriptor)
         self._passing = []
 
@@ -206,10 +206,10 @@ class KeeperClient:
 
 
 def _command(root: str, python: str | os.PathLike[str] | None) -> list[str]:
-    """Return what to run.
+    """Return the command line of a keeper.
 
     Raises:
-        LaunchFailed: there is no Python, no program, or nothing by which a keeper could tell one process from another.
+        LaunchFailed: there is no Python, no program, or nothing that tells one process from another.
     """
     try:
         known = bool(processes.boot_id()) and bool(processes.own_identity()[1])
@@ -227,7 +227,7 @@ def _command(root: str, python: str | os.PathLike[str] | None) -> list[str]:
 
 
 def _last_line(descriptor: int) -> str:
-    """Return the last line of what is in a pipe: of a traceback, what was raised."""
+    """Return the last line in a pipe: of a traceback, the exception."""
     try:
         said = os.read(descriptor, 1 << 16)
     except OSError:

@@ -17,7 +17,7 @@ from typing import Final
 from supervisor.engines.interface import Observation
 from supervisor.engines.local import reconcile
 from supervisor.jobdir import records
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 from supervisor.system.file_systems import has_settled
 from supervisor.system.observing import is_there
 
@@ -147,7 +147,7 @@ class _Keeper:
         """Whether it has not ended; a zombie has."""
         if self._poll is not None:
             return not self._poll.poll(0)
-        if self._asked and (descriptor := processes.open_pidfd(*self._identity)) is not None:
+        if self._asked and (descriptor := pidfd.open_of(*self._identity)) is not None:
             self._descriptor, self._poll = descriptor, select.poll()
             self._poll.register(descriptor, select.POLLIN)
             return not self._poll.poll(0)

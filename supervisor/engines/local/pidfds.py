@@ -8,7 +8,7 @@ import resource
 
 import trio
 
-from supervisor.system import processes
+from supervisor.system import pidfd
 
 __all__ = ["Pidfds"]
 
@@ -44,7 +44,7 @@ class Pidfds:
 
     def of_process(self, pid: int, start: int) -> int | None:
         """Return a pidfd of the process of this identity; ``None`` if none can be had."""
-        descriptor = processes.open_pidfd(pid, start) if self.has_room else None
+        descriptor = pidfd.open_of(pid, start) if self.has_room else None
         if descriptor is not None:
             self._held.add(descriptor)
         return descriptor

@@ -21,7 +21,7 @@ import attrs
 from supervisor.engines.local import reconcile
 from supervisor.jobdir import factories, measures, records, validation
 from supervisor.keeper import tree_killer
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
 from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown, is_absent, not_known
 
@@ -481,7 +481,7 @@ class Change:
         if not processes.is_alive(pid, start):
             return False
         if len(self._by_pidfd) < self._most_pidfds or self._most_pidfds <= 0:
-            descriptor = processes.open_pidfd(pid, start)
+            descriptor = pidfd.open_of(pid, start)
             if descriptor is not None:
                 self._by_pidfd[descriptor] = known[pid, start] = {directory}
                 self._poll.register(descriptor, select.POLLIN)

@@ -15,7 +15,7 @@ from supervisor.engines.local.pidfds import Pidfds
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.model import Exit
-from supervisor.system import processes
+from supervisor.system import pidfd, processes
 from supervisor.system.backoff import Patience
 from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier
@@ -146,7 +146,7 @@ class Watcher:
     @staticmethod
     def _observe(job: Watched) -> Observation:
         def reaped_status() -> int | None:
-            return None if job.pidfd is None else processes.exit_status_of_pidfd(job.pidfd)
+            return None if job.pidfd is None else pidfd.exit_status_of(job.pidfd)
 
         return reconcile.resolve(
             job.directory,
@@ -184,7 +184,7 @@ class Watcher:
             await trio.lowlevel.wait_readable(descriptor)
         except trio.ClosedResourceError:
             return
-        if processes.exit_status_of_pidfd(descriptor) is None:
+        if pidfd.exit_status_of(descriptor) is None:
             # A zombie: its status can be read as it is, or a moment later from the pidfd.
             await trio.sleep(_REAPED_SOON_SECONDS)
         job.poke()
