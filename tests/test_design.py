@@ -14,6 +14,7 @@ import supervisor
 from supervisor.states import State
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "supervisor"
 PAGE = (ROOT / "docs/design.md").read_text(encoding="utf-8")
 NAMED = ("docs/design.md", "CONTRIBUTING.md", "docs/slurm.md", "docs/kinds.md", "docs/performance.md")
 
@@ -23,8 +24,19 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     paths = re.findall(
         r"`((?:supervisor/|tests/|docs/)?[a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", (ROOT / page).read_text("utf-8")
     )
-    missing = [each for each in paths if not any((base / each).exists() for base in (ROOT, ROOT / "supervisor"))]
+    missing = [each for each in paths if not any((base / each).exists() for base in (ROOT, PACKAGE))]
     assert not missing
+
+
+def test_the_names_in_each_list_of_files_are_in_those_files() -> None:
+    lists = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Where to add\n")[2]
+    items = re.split(r"^\d\. ", lists, flags=re.MULTILINE)[1:]
+    assert len(items) > 20
+    for item in items:
+        words = re.findall(r"`([\w./]+)`", item.partition("\n\n")[0])
+        paths = [path for word in words for base in (ROOT, PACKAGE) if (path := base / word).is_file()]
+        text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+        assert [word for word in words if word.isidentifier() and paths and word not in text] == [], item
 
 
 def test_each_term_has_one_definition() -> None:
