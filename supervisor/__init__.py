@@ -2,26 +2,26 @@
 
 The rooms, top down; a module imports only from its own room and from rooms below it::
 
-    cli          what people type: a file for each command
+    cli          the command line: one file for each command
     load         the load generator of `supervisor bench`
-    mcp_server   what MCP hosts call, with the extra `mcp`
+    mcp_server   the MCP server, with the extra `mcp`
     embedding    the supervisor for asyncio and for threads
     testing      fakes for tests of code that uses the supervisor
-    runtime      a supervisor at work in Trio: the public class, the registry actor, an actor for each job
-    jobs         what can be asked of a state root, or done to its jobs, without an event loop
-    engines      how commands are run: on this machine or on a cluster
+    runtime      a supervisor in Trio: the public class, the registry actor, an actor for each job
+    jobs         queries and changes of a state root that need no event loop
+    engines      running commands: on this machine or on a cluster
     store        the state root: directories, and the SQLite index over them
     keeper       the program that outlives the supervisor and is the parent of the jobs
-    jobdir       the job directory: records, output, and the facts that they state
-    interpret    what the output of a command means, by kind
+    jobdir       the job directory: records, output, and their facts
+    interpret    verdicts on the output of a command, by kind
     settings     the settings and their environment variables
     system       the operating system: processes, files, signals
     log          the log events
-    text         secrets taken out, JSON found in text
-    model        the values that the public functions take and return
-    metrics      what a supervisor counts
-    states       the states of a job and the ways between them
-    errors       every exception, each with a code and a repair
+    text         redaction of secrets, JSON in text, TOML
+    model        the arguments and results of the public functions
+    metrics      the counts of a supervisor
+    states       the states of a job and the transitions between them
+    errors       all exceptions, each with a code and a repair
 """
 
 from __future__ import annotations
