@@ -46,7 +46,7 @@ import attrs
 import trio
 
 from supervisor.engines.failed_launch import check_launch, recorded_end
-from supervisor.engines.interface import LaunchRequest, Observation, Running, Seen
+from supervisor.engines.interface import JobPhase, LaunchRequest, Observation, Running
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.engine import seconds_left
@@ -282,12 +282,12 @@ class _FakeRunning:
         if self._failure is not None:
             raise self._failure
         while not self.launched.pid:
-            seen = self._engine.observe(self._directory, owner_lives=self._owner_lives())
-            if seen.ended is not None:
-                check_launch(seen.ended)
+            observation = self._engine.observe(self._directory, owner_lives=self._owner_lives())
+            if observation.ended is not None:
+                check_launch(observation.ended)
                 break
-            if seen.launched is not None:
-                self.launched = seen.launched
+            if observation.launched is not None:
+                self.launched = observation.launched
             else:
                 await trio.sleep(_CHECK_SECONDS)
 
@@ -303,9 +303,9 @@ class _FakeRunning:
             return await self._command.wait()
         while True:
             await trio.lowlevel.checkpoint()
-            seen = self._engine.observe(self._directory, owner_lives=self._owner_lives())
-            if seen.ended is not None:
-                return seen.ended
+            observation = self._engine.observe(self._directory, owner_lives=self._owner_lives())
+            if observation.ended is not None:
+                return observation.ended
             await trio.sleep(_CHECK_SECONDS)
 
     async def stop(self, why: str, by: str) -> None:
@@ -458,7 +458,7 @@ class FakeEngine:
             born = records.read(directory, records.JOB) or {}
             return reconcile.resolve(directory, owner_lives=owner_lives, born=born, launched=launched)
         return Observation(
-            seen=Seen.RUNNING if command.ended is None else Seen.ENDED,
+            phase=JobPhase.RUNNING if command.ended is None else JobPhase.ENDED,
             launched=command.launched(),
             ended=command.ended,
             stop_requested=command.stop_reason,

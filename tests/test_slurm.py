@@ -20,7 +20,7 @@ import trio
 
 import supervisor
 from supervisor.engines.cluster import engine as batch
-from supervisor.engines.cluster.interface import Standing
+from supervisor.engines.cluster.interface import QueueState
 from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.errors import InvalidArguments, StateUnsafe
 from supervisor.jobdir import records
@@ -498,9 +498,9 @@ async def test_one_request_serves_all_jobs(site: Site) -> None:
             await site.start(sup, "true")
         before = len(site.slurm.calls("squeue"))
         engine = sup.launcher._engines["slurm"]
-        assert isinstance(engine, batch.BatchEngine)
-        words = await engine._backend.observe(())
-        assert [word.standing for word in words.values()] == [Standing.QUEUED] * 5
+        assert isinstance(engine, batch.ClusterEngine)
+        reports = await engine._backend.observe(())
+        assert [report.queue_state for report in reports.values()] == [QueueState.QUEUED] * 5
         assert len(site.slurm.calls("squeue")) <= before + 2
         for job in (await sup.list()).jobs:
             await sup.cancel(job.job_id)

@@ -35,8 +35,8 @@ async def recorded_end(
 ) -> Ended:
     """Return the recorded end of a job that was not launched, so that every process reports the same."""
     look = partial(observe, directory, owner_lives=True)
-    seen = await until_known(directory, look, only=NotKnown, in_thread=in_thread)
-    if seen.ended is not None and seen.ended.exit.launch_error is not None:
-        return seen.ended
+    observation = await until_known(directory, look, only=NotKnown, in_thread=in_thread)
+    if observation.ended is not None and observation.ended.exit.launch_error is not None:
+        return observation.ended
     exit_ = Exit(ended_ns=time.time_ns(), launch_error=failure.message, launch_status=failure.exit_status)
     return Ended(exit=exit_)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import trio
 
-__all__ = ["Client", "Engine", "EngineFactory", "LaunchRequest", "Observation", "Running", "Seen", "StopInProgress"]
+__all__ = ["Client", "Engine", "EngineFactory", "JobPhase", "LaunchRequest", "Observation", "Running", "StopInProgress"]
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
@@ -66,7 +66,7 @@ class LaunchRequest:
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
-class Seen(Enum):
+class JobPhase(Enum):
     """What one look at an unfinished job finds."""
 
     QUEUED = "queued"
@@ -80,7 +80,7 @@ class Observation:
     """What is known about an unfinished job, from evidence alone.
 
     Attributes:
-        seen: the finding.
+        phase: how far it has come.
         launched: present once it was spawned.
         ended: present when it has ended.
         stop_requested: why a stop was asked for, if one was.
@@ -92,7 +92,7 @@ class Observation:
         problem: why nothing can be known of it now; then the rest is what was known before.
     """
 
-    seen: Seen
+    phase: JobPhase
     launched: Launched | None = None
     ended: Ended | None = None
     stop_requested: str | None = None

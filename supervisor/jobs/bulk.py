@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
-from supervisor.engines.interface import Client, Observation, Seen, StopInProgress
+from supervisor.engines.interface import Client, JobPhase, Observation, StopInProgress
 from supervisor.engines.local import stopping
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
@@ -45,11 +45,11 @@ class Jobs(Protocol):
         """Return its job directory."""
         ...
 
-    def settled(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
+    def refresh(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence."""
         ...
 
-    def job(self, row: Row, seen: Observation | None = None) -> Job:
+    def job(self, row: Row, observation: Observation | None = None) -> Job:
         """Return the job that a row describes."""
         ...
 
@@ -75,10 +75,10 @@ def wait_for(jobs: Jobs, job_ids: Iterable[str], *, any_one: bool, timeout: floa
         while True:
             for job_id in look:
                 if job_id not in finished:
-                    row, seen = jobs.settled(jobs.row(job_id))
+                    row, observation = jobs.refresh(jobs.row(job_id))
                     if row.finished:
                         finished[job_id] = jobs.status(job_id, progress=False)
-                    watch.looked(job_id, known=seen is None or seen.problem is None)
+                    watch.looked(job_id, known=observation is None or observation.problem is None)
             enough = bool(finished) if any_one else finished.keys() >= set(ids)
             if enough or until <= time.monotonic():
                 return [finished.get(job_id) or jobs.status(job_id) for job_id in ids]
@@ -191,20 +191,20 @@ class _Cancelling:
         """
         jobs = self._jobs
         try:
-            row, seen = jobs.settled(jobs.row(job_id), drive=False)
+            row, observation = jobs.refresh(jobs.row(job_id), drive=False)
             stop = self._stops.get(job_id)
             if row.finished:
                 left = None if stop is None else self._clients[stop].survivors(jobs.directory(row))
                 return left or jobs.job(row)
-            if seen is None or seen.seen is Seen.ELSEWHERE:
-                return elsewhere_error(row, seen)
-            if seen.problem is not None:
-                return self._put_off(job_id, seen.problem)
+            if observation is None or observation.phase is JobPhase.ELSEWHERE:
+                return elsewhere_error(row, observation)
+            if observation.problem is not None:
+                return self._put_off(job_id, observation.problem)
             if stop is None:
                 client = jobs.client(row)
                 stop = self._stops[job_id] = client.begin_stop(jobs.directory(row), self._by)
                 self._clients[stop] = client
-            if stop.advance(seen.to_stop, sound=jobs.layout.is_sound(row.workspace_key, job_id)):
+            if stop.advance(observation.to_stop, sound=jobs.layout.is_sound(row.workspace_key, job_id)):
                 to_end.add(job_id)
             elif not stop.is_handed_out:  # else what kept its processes from ending may do so still
                 self._troubles.pop(job_id, None)
@@ -229,14 +229,14 @@ class _Cancelling:
         return None
 
 
-def elsewhere_error(row: Row, seen: Observation | None) -> SupervisorError:
+def elsewhere_error(row: Row, observation: Observation | None) -> SupervisorError:
     """Return the error for a job that this process cannot stop."""
-    if seen is not None and isinstance(seen.problem, SupervisorError):
-        return seen.problem
+    if observation is not None and isinstance(observation.problem, SupervisorError):
+        return observation.problem
     message = None
     if row.state not in UNFINISHED:
         message = f"job {row.job_id} is {row.state}, a state that this version of the package does not know"
-    elif seen is not None and seen.newer:
+    elif observation is not None and observation.newer:
         message = f"job {row.job_id} was made by a newer version of this package"
     if message is not None:
         repair = "Repeat the call with the version that started the job, or a newer one."

@@ -17,7 +17,7 @@ import attrs
 
 from supervisor import interpret, log
 from supervisor.engines import registry
-from supervisor.engines.interface import Client, Observation, Seen
+from supervisor.engines.interface import Client, JobPhase, Observation
 from supervisor.errors import (
     InvalidArguments,
     JobNotFound,
@@ -49,11 +49,11 @@ __all__ = ["Catalog", "check_detail", "real_workspace"]
 
 _Look = Callable[[Row, str, Ended], interpret.Outcome]
 
-_MOST_TO_READ: Final = 1 << 20
+_MAX_TO_READ: Final = 1 << 20
 """Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
-_MOST_AT_A_GLANCE: Final = 1 << 16
+_MAX_AT_A_GLANCE: Final = 1 << 16
 """Of output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
-_MOST_NAMED: Final = 10
+_MAX_NAMED: Final = 10
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -148,14 +148,14 @@ class Catalog:
         """Say how far an unfinished job has come: how it was launched, and how it ended."""
         directory = self.directory(row)
         try:
-            seen = self._observe(row, directory)
+            observation = self._observe(row, directory)
             outcome = None
-            if seen.seen is Seen.ENDED and seen.ended is not None:
+            if observation.phase is JobPhase.ENDED and observation.ended is not None:
                 with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
-                    outcome = outcome_of(row, directory, seen.ended)
+                    outcome = outcome_of(row, directory, observation.ended)
         except (OSError, StateBusy):  # not known now, or being forgotten: the next question about it tells
             return None, None
-        return seen.launched, outcome
+        return observation.launched, outcome
 
     def row(self, job_id: str) -> Row:
         """Return the row of a job that is kept.
@@ -189,7 +189,7 @@ class Catalog:
             log.warning("job_recovered", job_id=job_id)
         return self.index.get(job_id) or row
 
-    def settled(
+    def refresh(
         self,
         row: Row,
         *,
@@ -212,9 +212,9 @@ class Catalog:
             return self._looked_at(row, drive=drive, look=look)
         except (OSError, StateBusy) as error:
             log.warning("job_not_looked_at", job_id=row.job_id, error=str(error))
-            seen = Seen.QUEUED if row.started_ns is None else Seen.RUNNING
+            observation = JobPhase.QUEUED if row.started_ns is None else JobPhase.RUNNING
             damage = f"it cannot be looked at now: {getattr(error, 'strerror', None) or error}"
-            return row, Observation(seen=seen, launched=row.launched(), damage=damage, problem=error)
+            return row, Observation(phase=observation, launched=row.launched(), damage=damage, problem=error)
 
     def _looked_at(self, row: Row, *, drive: bool, look: _Look) -> tuple[Row, Observation | None]:
         directory = self.directory(row)
@@ -224,20 +224,20 @@ class Catalog:
         if (kept := self.client(row).cached(directory, found)) is not None:
             return self._entered(row, directory, kept), kept
         try:
-            seen = self._observe(row, directory, drive=drive)
+            observation = self._observe(row, directory, drive=drive)
         except OSError:
             if self.layout.is_sound(row.workspace_key, row.job_id):
                 raise
             return self._without_directory(row)
-        return self._entered(row, directory, seen, look), seen
+        return self._entered(row, directory, observation, look), observation
 
-    def _entered(self, row: Row, directory: str, seen: Observation, look: _Look = view_of) -> Row:
+    def _entered(self, row: Row, directory: str, observation: Observation, look: _Look = view_of) -> Row:
         """Commit what was seen, and return the row as it is now."""
         outcome: JobOutcome | None = None
-        if seen.seen is Seen.ENDED and seen.ended is not None:
+        if observation.phase is JobPhase.ENDED and observation.ended is not None:
             with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
-                outcome = outcome_of(row, directory, seen.ended, look)
-        launched = seen.launched
+                outcome = outcome_of(row, directory, observation.ended, look)
+        launched = observation.launched
         if outcome is None and (launched is None or row.started_ns is not None):
             return row
 
@@ -269,10 +269,10 @@ class Catalog:
             message = f"there is no job {row.job_id!r}"
             raise JobNotFound(message, details={"job_id": row.job_id})
         if self.client(row).has_processes(row.job_id):
-            return row, Observation(seen=Seen.RUNNING, launched=row.launched(), damage=_DAMAGED)
+            return row, Observation(phase=JobPhase.RUNNING, launched=row.launched(), damage=_DAMAGED)
         ended = Ended(exit=Exit(ended_ns=time.time_ns()))
-        seen = Observation(seen=Seen.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
-        return self._entered(row, self.directory(row), seen), seen
+        observation = Observation(phase=JobPhase.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
+        return self._entered(row, self.directory(row), observation), observation
 
     def is_in_trash(self, job_id: str) -> bool:
         """Whether a job was forgotten, and is not deleted yet."""
@@ -289,17 +289,17 @@ class Catalog:
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
             self.index.write(lambda: self.index.delete(row.job_id))
 
-    def job(self, row: Row, seen: Observation | None = None, *, read: int = 0) -> Job:
+    def job(self, row: Row, observation: Observation | None = None, *, read: int = 0) -> Job:
         """Return the job that a row, and what was just seen of it, describe.
 
         ``read``: how much of what it has written so far may be read for its progress.
         """
         directory = self.directory(row)
-        damage = None if seen is None else seen.damage
-        if seen is None and not self.layout.is_sound(row.workspace_key, row.job_id):
+        damage = None if observation is None else observation.damage
+        if observation is None and not self.layout.is_sound(row.workspace_key, row.job_id):
             damage = _DAMAGED
-        requested = None if seen is None or row.finished else seen.stop_requested
-        queue_reason = None if seen is None or row.finished else seen.queue_reason
+        requested = None if observation is None or row.finished else observation.stop_requested
+        queue_reason = None if observation is None or row.finished else observation.queue_reason
         progress = None
         if read and not row.finished and damage is None:
             progress = read_so_far(directory, row.kind, read)
@@ -327,12 +327,12 @@ class Catalog:
             if self.is_in_trash(job_id):
                 self._delete_row(row)  # whoever was forgetting it was interrupted
                 return self.job(self.row(job_id))
-        return self.job(*self.settled(row), read=_MOST_TO_READ if progress else 0)
+        return self.job(*self.refresh(row), read=_MAX_TO_READ if progress else 0)
 
     def now(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job:
         """Return the job of an unfinished row as it is now; ``progress`` is what is known of that already."""
-        row, seen = self.settled(row, drive=False)
-        job = self.job(row, seen, read=_MOST_TO_READ if progress is None else 0)
+        row, observation = self.refresh(row, drive=False)
+        job = self.job(row, observation, read=_MAX_TO_READ if progress is None else 0)
         return job if progress is None or row.finished else attrs.evolve(job, progress=progress)
 
     def at_a_glance(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job | None:
@@ -345,15 +345,17 @@ class Catalog:
         directory = self.directory(row)
         try:
             found = self.layout.stat_job(row.workspace_key, row.job_id)
-            seen = None if found is None else self.client(row).cached(directory, found)
+            observation = None if found is None else self.client(row).cached(directory, found)
         except (NotKnown, StateBusy):
             return None
-        if seen is None:
+        if observation is None:
             return None
-        row = self._entered(row, directory, seen)
+        row = self._entered(row, directory, observation)
         if row.finished:
             return None
-        return job_of(row, directory, stop_requested=seen.stop_requested, damage=seen.damage, progress=progress)
+        return job_of(
+            row, directory, stop_requested=observation.stop_requested, damage=observation.damage, progress=progress
+        )
 
     def resolve_prefix(self, prefix: str) -> str:
         """Return the only job id that begins with ``prefix``, of 4 characters or more.
@@ -367,10 +369,10 @@ class Catalog:
         if len(prefix) < 4:
             message = f"{prefix!r} is too short for a job id: give at least 4 characters of it"
             raise InvalidArguments(message)
-        rows = self.index.with_prefix(prefix, _MOST_NAMED + 1) if set(prefix) <= set("0123456789abcdef") else []
+        rows = self.index.with_prefix(prefix, _MAX_NAMED + 1) if set(prefix) <= set("0123456789abcdef") else []
         if len(rows) > 1:
-            named = [(row.job_id, self._state_now(row)) for row in rows[:_MOST_NAMED]]
-            more = " and others" if len(rows) > _MOST_NAMED else ""
+            named = [(row.job_id, self._state_now(row)) for row in rows[:_MAX_NAMED]]
+            more = " and others" if len(rows) > _MAX_NAMED else ""
             listed = ", ".join(f"{job_id} ({state})" for job_id, state in named)
             details: dict[str, Any] = {
                 "job_ids": [job_id for job_id, _ in named],
@@ -387,7 +389,7 @@ class Catalog:
     def _state_now(self, row: Row) -> str:
         """Return the state of a job for a list of names, the one on record where it cannot be looked at now."""
         with contextlib.suppress(SupervisorError):
-            return self.settled(row, drive=False)[0].state
+            return self.refresh(row, drive=False)[0].state
         return row.state
 
     def list(
@@ -427,9 +429,9 @@ class Catalog:
             shown.append(view_of(row, directory, ended))
             return shown[-1]
 
-        row, seen = self.settled(self.row(job_id), look=look)
+        row, observation = self.refresh(self.row(job_id), look=look)
         if not row.finished:
-            raise running_error(self.job(row, seen))
+            raise running_error(self.job(row, observation))
         try:
             result = self._result_of(row, level, shown)
         except StateCorrupt:
@@ -457,7 +459,7 @@ class Catalog:
         level = check_detail(detail)
         row = self.row(job_id)
         ended = row.ended
-        if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MOST_AT_A_GLANCE:
+        if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MAX_AT_A_GLANCE:
             return None
         if not self.client(row).on_this_machine:  # reading it may block
             return None
@@ -503,9 +505,9 @@ class Catalog:
             JobNotFound: there is none of this id.
             JobRunning: it has not ended; cancel it first.
         """
-        row, seen = self.settled(self.row(job_id))
+        row, observation = self.refresh(self.row(job_id))
         if not row.finished:
-            raise running_error(self.job(row, seen))
+            raise running_error(self.job(row, observation))
         retention.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:

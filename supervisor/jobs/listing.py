@@ -37,7 +37,7 @@ class Jobs(Protocol):
         """Return the job directory of a row."""
         ...
 
-    def settled(self, row: Row, *, drive: bool) -> tuple[Row, Observation | None]:
+    def refresh(self, row: Row, *, drive: bool) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence."""
         ...
 
@@ -134,7 +134,7 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = no_job)
         with contextlib.suppress(StateBusy):  # a job that cannot be observed now is listed by its row
             for row in _orphans(jobs, query.workspace):  # jobs that have ended since the last observation belong here
                 with contextlib.suppress(JobNotFound):
-                    jobs.settled(row, drive=False)
+                    jobs.refresh(row, drive=False)
 
     is_sound = jobs.layout.soundness()
 
@@ -142,7 +142,7 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = no_job)
         try:
             if row.finished:
                 return _finished(jobs, row, is_sound)
-            return jobs.job(*jobs.settled(row, drive=False), read=_MAX_TO_READ)
+            return jobs.job(*jobs.refresh(row, drive=False), read=_MAX_TO_READ)
         except JobNotFound:
             return None
         except SupervisorError as problem:  # a job that cannot be observed must not hide all others

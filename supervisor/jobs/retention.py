@@ -30,7 +30,7 @@ class RetainedJobs(Protocol):
     layout: Layout
     index: Index
 
-    def settled(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
+    def refresh(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence."""
         ...
 
@@ -44,7 +44,7 @@ def prune(jobs: RetainedJobs, key: str | None, *, spared: Iterable[str]) -> Sequ
     for row in jobs.index.unfinished():
         if key in {None, row.workspace_key}:
             with contextlib.suppress(JobNotFound):
-                jobs.settled(row, drive=False)
+                jobs.refresh(row, drive=False)
     keep = set(spared)
     forgotten: list[str] = []
     now_ns = jobs.layout.clock.now_ns()

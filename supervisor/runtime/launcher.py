@@ -20,7 +20,7 @@ import trio
 from supervisor import log
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
-from supervisor.engines.interface import Engine, LaunchRequest, Seen
+from supervisor.engines.interface import Engine, JobPhase, LaunchRequest
 from supervisor.errors import IdempotencyConflict, JobNotFound
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
@@ -329,9 +329,9 @@ class Launcher:
             return entry
         row = await self._lookup.row(job_id)
         if not row.finished:
-            row, seen = await self._access.in_thread(lambda catalog: catalog.settled(row, drive=False))
+            row, seen = await self._access.in_thread(lambda catalog: catalog.refresh(row, drive=False))
             if not row.finished:
-                if seen is None or seen.seen is Seen.ELSEWHERE:
+                if seen is None or seen.phase is JobPhase.ELSEWHERE:
                     raise elsewhere_error(row, seen)
                 self._access.check_open()
                 return self._registry.entries.get(job_id) or self.adopt(row, owned=False)

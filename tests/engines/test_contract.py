@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from supervisor.engines.cluster.shared_directory import make_job_directory
-from supervisor.engines.interface import Engine, LaunchRequest, Observation, Running, Seen
+from supervisor.engines.interface import Engine, JobPhase, LaunchRequest, Observation, Running
 from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.engine import LocalEngine
 from supervisor.engines.registry import make_engine
@@ -204,7 +204,7 @@ async def test_a_wait_can_be_cancelled_and_begun_again(bench: Bench) -> None:
             scope.cancel()
             await running.wait()
         assert scope.cancelled_caught
-        assert engine.client().observe(request.directory, owner_lives=True).seen is Seen.RUNNING
+        assert engine.client().observe(request.directory, owner_lives=True).phase is JobPhase.RUNNING
         await running.stop("cancelled", "test")
         assert (await running.wait()).stopped == "cancelled"
 
@@ -270,8 +270,8 @@ async def test_stopping_one_leaves_the_others(bench: Bench) -> None:
         requests = [bench.request("sleeper") for _ in range(3)]
         first, second, third = [await launched(engine, request) for request in requests]
         await stopped(second)
-        seen = [engine.client().observe(request.directory, owner_lives=True).seen for request in requests]
-        assert seen == [Seen.RUNNING, Seen.ENDED, Seen.RUNNING]
+        seen = [engine.client().observe(request.directory, owner_lives=True).phase for request in requests]
+        assert seen == [JobPhase.RUNNING, JobPhase.ENDED, JobPhase.RUNNING]
         await stopped(first)
         await stopped(third)
 
@@ -291,7 +291,7 @@ async def test_a_launch_that_fails_says_why_and_leaves_it_on_record(bench: Bench
         seen = engine.client().observe(request.directory, owner_lives=True)
     assert raised.value.exit_status == status
     assert COMMANDS[command][0][0] in raised.value.message
-    assert seen.seen is Seen.ENDED
+    assert seen.phase is JobPhase.ENDED
     assert seen.launched is None
     assert seen.ended is not None
     exit_ = seen.ended.exit
@@ -315,7 +315,7 @@ async def test_one_directory_is_launched_once(bench: Bench) -> None:
         second = await launch(engine, request)
         await second.stop("cancelled", "test")
         told = (await first.wait(), await second.wait())
-    assert first.launched.pid == (await _settled_pid(bench, request)) > 1
+    assert first.launched.pid == (await _recorded_pid(bench, request)) > 1
     assert {ended.stopped for ended in told} == {"cancelled"}
     assert output(request) == b"ready\n"
 
@@ -325,7 +325,7 @@ async def _observed(bench: Bench, request: LaunchRequest) -> Observation:
         return engine.client().observe(request.directory, owner_lives=False)
 
 
-async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
+async def _recorded_pid(bench: Bench, request: LaunchRequest) -> int:
     seen = await _observed(bench, request)
     assert seen.launched is not None
     return seen.launched.pid
@@ -334,9 +334,9 @@ async def _settled_pid(bench: Bench, request: LaunchRequest) -> int:
 async def test_what_nobody_will_launch_was_never_launched(bench: Bench) -> None:
     request = bench.request("quick")
     async with served(bench.make()) as engine:
-        assert engine.client().observe(request.directory, owner_lives=True).seen is Seen.QUEUED
+        assert engine.client().observe(request.directory, owner_lives=True).phase is JobPhase.QUEUED
         seen = engine.client().observe(request.directory, owner_lives=False)
-        assert seen.seen is Seen.ENDED
+        assert seen.phase is JobPhase.ENDED
         assert seen.ended is not None
         assert seen.ended.exit.never_launched
         with pytest.raises(LaunchFailed):  # and that ruling is final
@@ -410,7 +410,7 @@ async def test_a_launch_that_is_not_waited_for_can_be_stopped(bench: Bench) -> N
         with trio.fail_after(20):
             ended = await running.wait()
     assert ended.stopped == "cancelled"
-    assert (await _observed(bench, request)).seen is Seen.ENDED
+    assert (await _observed(bench, request)).phase is JobPhase.ENDED
 
 
 async def test_an_engine_that_is_not_served_launches_nothing(bench: Bench) -> None:
@@ -426,7 +426,7 @@ async def test_commands_go_on_when_the_engine_is_left_and_can_be_adopted(bench: 
         pid = (await launched(engine, request)).launched.pid
     async with served(bench.make()) as engine:
         seen = engine.client().observe(request.directory, owner_lives=False)
-        assert seen.seen is Seen.RUNNING
+        assert seen.phase is JobPhase.RUNNING
         assert seen.launched is not None
         assert seen.launched.pid == pid
         running = await engine.adopt(request.directory, seen.launched)

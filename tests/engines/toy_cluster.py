@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from supervisor.engines.cluster.factory import ClusterFactory
-from supervisor.engines.cluster.interface import Standing, Submission, Word
+from supervisor.engines.cluster.interface import JobReport, QueueState, Submission
 from supervisor.errors import InvalidArguments
 from supervisor.system import processes
 
@@ -42,20 +42,20 @@ class ToySyncBackend:
         there.write_text(handle, "ascii")
         return handle
 
-    def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
-        words = {}
+    def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
+        reports = {}
         for key in keys:
             if (_queue() / key).exists():
-                standing = Standing.RUNNING if processes.is_alive(*self._identity(key)) else Standing.ENDED
-                words[key] = Word(standing=standing, handle=key)
-        return words
+                queue_state = QueueState.RUNNING if processes.is_alive(*self._identity(key)) else QueueState.ENDED
+                reports[key] = JobReport(queue_state=queue_state, handle=key)
+        return reports
 
     def cancel(self, key: str, *, nudge: bool = False) -> bool:
         if (_queue() / key).exists():
             processes.send_signal(*self._identity(key), signal.SIGUSR1 if nudge else signal.SIGTERM)
         return True
 
-    def collect(self, handle: str) -> Word | None:
+    def collect(self, handle: str) -> JobReport | None:
         del handle
         return None
 
@@ -75,13 +75,13 @@ class ToyBackend:
     async def submit(self, submission: Submission) -> str:
         return self._cluster.submit(submission)
 
-    async def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+    async def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
         return self._cluster.observe(keys)
 
     async def cancel(self, key: str, *, nudge: bool = False) -> None:
         self._cluster.cancel(key, nudge=nudge)
 
-    async def collect(self, handle: str) -> Word | None:
+    async def collect(self, handle: str) -> JobReport | None:
         return self._cluster.collect(handle)
 
     async def recover(self, keys: Collection[str]) -> Mapping[str, str]:

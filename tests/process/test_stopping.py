@@ -390,9 +390,9 @@ def test_of_many_each_is_looked_at_when_something_has_happened_to_it(
     done = hosts[0].call("run", ["true"])["job"]["job_id"]
     looks: list[str] = []
     nudged: list[object] = []
-    settled, nudge = world.catalog.settled, stopping.nudge_keeper
+    settled, nudge = world.catalog.refresh, stopping.nudge_keeper
     monkeypatch.setattr(
-        world.catalog, "settled", lambda row, **more: (looks.append(row.job_id), settled(row, **more))[1]
+        world.catalog, "refresh", lambda row, **more: (looks.append(row.job_id), settled(row, **more))[1]
     )
     monkeypatch.setattr(stopping, "nudge_keeper", lambda keeper: (nudged.append(keeper), nudge(keeper))[1])
     ends = world.catalog.cancel_all([*jobs, done, "0" * 32, jobs[0]])

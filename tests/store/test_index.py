@@ -87,7 +87,7 @@ def make(
         end: dict[str, object] = {"pid": pid, "start": start, "boot": processes.boot_id(), "exit_code": ended}
         records.create(directory, records.EXIT, end | {"signal": None, "ended_ns": now + 1_000_000})
     assert catalog.index.write(lambda: catalog.index.insert(row))
-    catalog.settled(row)
+    catalog.refresh(row)
     found = catalog.index.get(row.job_id)
     assert found is not None
     assert found.state == ("running" if ended is None else "done" if ended == 0 else "failed")

@@ -123,8 +123,8 @@ def check_registry(settings: Settings) -> Iterator[Check]:
             aside = catalog.index.set_aside
             states: list[str] = []
             for row in unfinished:
-                settled, seen = catalog.settled(row, drive=False)
-                states.append(settled.state if settled.finished or seen is None else seen.seen.value)
+                now, observation = catalog.refresh(row, drive=False)
+                states.append(now.state if now.finished or observation is None else observation.phase.value)
     except SupervisorError as error:
         yield Check("registry", Severity.PROBLEM, error.message, error.repair)
         return

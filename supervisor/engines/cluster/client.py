@@ -8,19 +8,26 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from supervisor.engines.cluster.interface import Desk, Standing, Word
+from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBackend
 from supervisor.engines.cluster.reconcile import SUBMISSION, resolve
-from supervisor.engines.interface import Observation, Seen, StopInProgress
+from supervisor.engines.interface import JobPhase, Observation, StopInProgress
 from supervisor.engines.local import stopping
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
 
-__all__ = ["NOTHING_SAID", "REPEAT_WITHIN_SECONDS", "ClusterClient", "MissingClient", "read_submission", "request_end"]
+__all__ = [
+    "REPEAT_WITHIN_SECONDS",
+    "UNREACHABLE_REPORT",
+    "ClusterClient",
+    "MissingClient",
+    "read_submission",
+    "request_end",
+]
 
 REPEAT_WITHIN_SECONDS: Final = 240.0
 """How long after a submission an engine that does not know of it is taken to have lost it, not to have ended it."""
 
-NOTHING_SAID: Final = Word(standing=Standing.UNREACHABLE)
+UNREACHABLE_REPORT: Final = JobReport(queue_state=QueueState.UNREACHABLE)
 _KEEPER_ANSWERS_SECONDS: Final = 6.0
 """How long past its grace the keeper on a node may take to end a job before the cluster is asked to end it."""
 
@@ -87,7 +94,7 @@ class ClusterClient(_Remote):
         cluster: answers for it.
     """
 
-    def __init__(self, name: str, cluster: Desk) -> None:
+    def __init__(self, name: str, cluster: SyncBackend) -> None:
         self._name = name
         self._cluster = cluster
 
@@ -96,19 +103,19 @@ class ClusterClient(_Remote):
         del launched, drive  # the cluster knows the one, and sees to the other
         key = os.path.basename(directory)
         try:
-            seen = resolve(directory, NOTHING_SAID, owner_lives=owner_lives, engine=self._name)
-            if seen.ended is not None:
-                return seen
-            word = self._cluster.observe([key]).get(key) or _absent(directory)
-            return resolve(directory, word, owner_lives=owner_lives, engine=self._name, collect=self.collect)
+            observation = resolve(directory, UNREACHABLE_REPORT, owner_lives=owner_lives, engine=self._name)
+            if observation.ended is not None:
+                return observation
+            report = self._cluster.observe([key]).get(key) or _absent(directory)
+            return resolve(directory, report, owner_lives=owner_lives, engine=self._name, collect=self.collect)
         except FileNotFoundError:  # nothing follows from that: the job is where it last was
             message = f"the shared directory {os.path.dirname(directory)} of job {key} cannot be seen from here"
             repair = "Mount the shared directory again, under this path, and repeat the call."
             problem = StateBusy(message, repair=repair, details={"job_id": key})
             damage = "its shared directory cannot be seen from here"
-            return Observation(seen=Seen.ELSEWHERE, damage=damage, problem=problem)
+            return Observation(phase=JobPhase.ELSEWHERE, damage=damage, problem=problem)
 
-    def collect(self, handle: str) -> Word | None:
+    def collect(self, handle: str) -> JobReport | None:
         """Return the word of the cluster about an end, for a thread."""
         return self._cluster.collect(handle)
 
@@ -122,7 +129,7 @@ class _ClusterStop:
 
     is_handed_out = False
 
-    def __init__(self, directory: str, by: str, engine: str, cluster: Desk) -> None:
+    def __init__(self, directory: str, by: str, engine: str, cluster: SyncBackend) -> None:
         self._directory = directory
         self._key = os.path.basename(directory)
         self._by = by
@@ -164,7 +171,7 @@ class MissingClient(_Remote):
         """Return that the job can be judged only where its engine is installed."""
         del directory, owner_lives, launched, drive
         damage = f"its engine is not installed here: {self._problem.message}"
-        return Observation(seen=Seen.ELSEWHERE, damage=damage, problem=self._error())
+        return Observation(phase=JobPhase.ELSEWHERE, damage=damage, problem=self._error())
 
     def begin_stop(self, directory: str, by: str) -> StopInProgress:
         """Raise the error."""
@@ -186,17 +193,17 @@ def request_end(directory: str, why: str, by: str, *, engine: str) -> bool:
     stopping.request_stop(directory, why, by)
     if not records.take_claim(directory, records.NOBODY):
         return records.read_claim(directory) == records.NOBODY
-    resolve(directory, NOTHING_SAID, owner_lives=False, engine=engine)
+    resolve(directory, UNREACHABLE_REPORT, owner_lives=False, engine=engine)
     return True
 
 
-def _absent(directory: str) -> Word:
+def _absent(directory: str) -> JobReport:
     """Return what it means, at one look, that the engine does not know a job: of a young one, nothing yet."""
     submitted = read_submission(directory).get("submitted_ns")
     young = isinstance(submitted, int) and time.time_ns() - submitted < REPEAT_WITHIN_SECONDS * 1e9
     if young:
-        return Word(standing=Standing.UNREACHABLE, reason="unknown so far")
-    return Word(standing=Standing.ABSENT)
+        return JobReport(queue_state=QueueState.UNREACHABLE, reason="unknown so far")
+    return JobReport(queue_state=QueueState.ABSENT)
 
 
 def read_submission(directory: str) -> dict[str, Any]:

@@ -26,17 +26,17 @@ import trio
 
 from supervisor import log
 from supervisor.engines.cluster.client import (
-    NOTHING_SAID,
     REPEAT_WITHIN_SECONDS,
+    UNREACHABLE_REPORT,
     ClusterClient,
     read_submission,
     request_end,
 )
-from supervisor.engines.cluster.interface import Backend, Rejected, Standing, Unreachable, Word
+from supervisor.engines.cluster.interface import Backend, JobReport, QueueState, Rejected, Unreachable
 from supervisor.engines.cluster.reconcile import SUBMISSION, is_unclaimed, resolve
 from supervisor.engines.cluster.submission import Submitter, rule_out
 from supervisor.engines.failed_launch import check_launch, recorded_end
-from supervisor.engines.interface import LaunchRequest, Observation, Seen
+from supervisor.engines.interface import JobPhase, LaunchRequest, Observation
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
@@ -45,14 +45,14 @@ from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier
 from supervisor.system.observing import NotKnown, is_there
 
-__all__ = ["BatchEngine", "BatchRunning"]
+__all__ = ["ClusterEngine", "ClusterRunning"]
 
 _ROUND_SECONDS: Final = 1.0
 _SHARE_OF_TIME: Final = 20  # a round that takes long is followed by a pause of so many times that
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _ABSENT_SECONDS: Final = 10.0
 _SETTLED_SECONDS: Final = 10.0
-_MOST_SUBMISSIONS: Final = 4
+_MAX_SUBMISSIONS: Final = 4
 _SUBMIT_FOR_SECONDS: Final = 120.0
 _BETWEEN_LOOKS_SECONDS: Final = 0.03
 _DEADLINE_BACKSTOP_SECONDS: Final = 3.0
@@ -66,8 +66,8 @@ def _is_forgotten(directory: str) -> bool:
         return False
 
 
-class BatchRunning:
-    """A job on an engine for many machines. Made by ``BatchEngine``."""
+class ClusterRunning:
+    """A job on an engine for many machines. Made by ``ClusterEngine``."""
 
     __slots__ = (
         "_accepted",
@@ -87,18 +87,18 @@ class BatchRunning:
         "key",
         "launched",
         "owner_lives",
+        "report",
         "stop_asked",
         "stop_seen",
         "submitted_ns",
         "submitting",
         "unreached_since",
         "watched",
-        "word",
     )
 
     def __init__(
         self,
-        engine: BatchEngine,
+        engine: ClusterEngine,
         directory: str,
         record: Mapping[str, Any],
         request: LaunchRequest | None = None,
@@ -117,7 +117,7 @@ class BatchRunning:
         self.finished = trio.Event()
         self.failure: LaunchFailed | None = None
         self.ended: Ended | None = None
-        self.word = NOTHING_SAID
+        self.report = UNREACHABLE_REPORT
         self.owner_lives: Callable[[], bool] = lambda: False
         self.stop_asked: str | None = None
         self.stop_seen: str | None = None
@@ -134,11 +134,11 @@ class BatchRunning:
         """Why it waits, in the words of its engine."""
         if self.begun.is_set():
             return None
-        if self.word.standing is Standing.QUEUED:
-            return self.word.reason
+        if self.report.queue_state is QueueState.QUEUED:
+            return self.report.reason
         if self.unreached_since is not None:
             return "unreachable"
-        return "starting" if self.word.standing is Standing.RUNNING else None
+        return "starting" if self.report.queue_state is QueueState.RUNNING else None
 
     async def started(self) -> None:
         """Submit it, unless that was begun before, and wait until a node runs it, or it has ended without that."""
@@ -195,7 +195,7 @@ class BatchRunning:
         self.finished.set()
 
 
-class BatchEngine:
+class ClusterEngine:
     """Runs commands on many machines.
 
     Args:
@@ -214,8 +214,8 @@ class BatchEngine:
         self._submitter = Submitter(backend, python or sys.executable)
         self._nursery: trio.Nursery | None = None
         self._notifier = Notifier()
-        self._handles: dict[str, list[BatchRunning]] = {}
-        self._news: dict[BatchRunning, None] = {}
+        self._handles: dict[str, list[ClusterRunning]] = {}
+        self._dirty: dict[ClusterRunning, None] = {}
         self._heard = trio.Event()
         self._wanted = trio.Event()
 
@@ -230,8 +230,8 @@ class BatchEngine:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._notifier.serve)
-                nursery.start_soon(self._look)
-                nursery.start_soon(self._observe)
+                nursery.start_soon(self._read_dirty)
+                nursery.start_soon(self._poll)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -239,11 +239,11 @@ class BatchEngine:
 
     # ------------------------------------------------------------ submit
 
-    def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> BatchRunning:
+    def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> ClusterRunning:
         """Return the command of a new job, which its ``started`` submits."""
-        return BatchRunning(self, request.directory, request.record, request, accepted)
+        return ClusterRunning(self, request.directory, request.record, request, accepted)
 
-    async def launch(self, handle: BatchRunning, request: LaunchRequest) -> None:
+    async def launch(self, handle: ClusterRunning, request: LaunchRequest) -> None:
         """Submit a job: returns when the engine has accepted it. A cancelled call leaves that open.
 
         Raises:
@@ -267,7 +267,7 @@ class BatchEngine:
                     refusal = str(error)
                 else:
                     handle.attempts, handle.submitted_ns = 1, time.time_ns()
-                    handle.word = Word(standing=Standing.QUEUED, handle=number)
+                    handle.report = JobReport(queue_state=QueueState.QUEUED, handle=number)
                     self.watch(handle)
                     handle.set_accepted()
                     return
@@ -290,9 +290,9 @@ class BatchEngine:
         *,
         record: Mapping[str, Any] | None = None,
         owner_lives: Callable[[], bool] = lambda: False,
-    ) -> BatchRunning:
+    ) -> ClusterRunning:
         """Watch a command that another supervisor has submitted, or is about to submit."""
-        handle = BatchRunning(self, directory, record or {})
+        handle = ClusterRunning(self, directory, record or {})
         handle.owner_lives = owner_lives
         if launched is not None:
             handle.set_launched(launched)
@@ -303,55 +303,55 @@ class BatchEngine:
         self.watch(handle)
         return handle
 
-    def watch(self, handle: BatchRunning) -> None:
+    def watch(self, handle: ClusterRunning) -> None:
         """Have the records of a job read, and its engine asked about it, until its end."""
         if self._nursery is not None and not handle.watched:
             handle.watched = True
             self._handles.setdefault(handle.key, []).append(handle)
             self._nursery.start_soon(self._listen, handle)
             self._wanted.set()
-            self._tell(handle)
+            self._mark_dirty(handle)
 
     # ------------------------------------------------------------ observe
 
-    def _tell(self, handle: BatchRunning) -> None:
+    def _mark_dirty(self, handle: ClusterRunning) -> None:
         """Have the records of a job read."""
-        self._news[handle] = None
+        self._dirty[handle] = None
         self._heard.set()
 
-    async def _listen(self, handle: BatchRunning) -> None:
-        with self._notifier.watching(handle.directory, CHANGED, lambda: self._tell(handle)):
+    async def _listen(self, handle: ClusterRunning) -> None:
+        with self._notifier.watching(handle.directory, CHANGED, lambda: self._mark_dirty(handle)):
             await handle.finished.wait()
 
-    async def _look(self) -> None:
+    async def _read_dirty(self) -> None:
         """Read the records of jobs of which there may be news."""
         while True:
             await self._heard.wait()
             self._heard = trio.Event()
-            handles, self._news = [each for each in self._news if each.ended is None], {}
-            asked: list[tuple[BatchRunning, Word, bool]] = []
+            handles, self._dirty = [each for each in self._dirty if each.ended is None], {}
+            asked: list[tuple[ClusterRunning, JobReport, bool]] = []
             for each in handles:
                 try:
-                    asked.append((each, each.word, each.owner_lives()))
+                    asked.append((each, each.report, each.owner_lives()))
                 except NotKnown as error:  # the engine's next word brings us back to it
                     log.warning("job_not_looked_at", job_id=each.key, error=str(error))
-            for handle, seen in await trio.to_thread.run_sync(self._look_at, asked):
-                self._learn(handle, seen)
+            for handle, observation in await trio.to_thread.run_sync(self._resolve_all, asked):
+                self._apply(handle, observation)
             await trio.sleep(
                 _BETWEEN_LOOKS_SECONDS
             )  # a starting job writes half a dozen files: one look for all of them
 
-    def _look_at(
+    def _resolve_all(
         self,
-        asked: Iterable[tuple[BatchRunning, Word, bool]],
-    ) -> list[tuple[BatchRunning, Observation | None]]:
-        found: list[tuple[BatchRunning, Observation | None]] = []
-        for handle, word, owner_lives in asked:
-            seen: Observation | None
+        asked: Iterable[tuple[ClusterRunning, JobReport, bool]],
+    ) -> list[tuple[ClusterRunning, Observation | None]]:
+        found: list[tuple[ClusterRunning, Observation | None]] = []
+        for handle, report, owner_lives in asked:
+            observation: Observation | None
             try:
-                seen = resolve(
+                observation = resolve(
                     handle.directory,
-                    word,
+                    report,
                     owner_lives=owner_lives,
                     engine=self.name,
                     collect=self._client.collect,
@@ -359,20 +359,22 @@ class BatchEngine:
             except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
                 log.warning("job_not_looked_at", job_id=handle.key, error=str(error))
                 ended = Ended(exit=Exit(ended_ns=time.time_ns()))
-                seen = Observation(seen=Seen.ENDED, ended=ended) if _is_forgotten(handle.directory) else None
-            found.append((handle, seen))
+                observation = (
+                    Observation(phase=JobPhase.ENDED, ended=ended) if _is_forgotten(handle.directory) else None
+                )
+            found.append((handle, observation))
         return found
 
-    def _learn(self, handle: BatchRunning, seen: Observation | None) -> None:
-        if seen is None:
+    def _apply(self, handle: ClusterRunning, observation: Observation | None) -> None:
+        if observation is None:
             return
-        handle.stop_seen = seen.stop_requested
-        if seen.launched is not None and not handle.begun.is_set():
-            handle.set_launched(seen.launched)
-        if seen.ended is not None:
-            self._end(handle, seen.ended)
+        handle.stop_seen = observation.stop_requested
+        if observation.launched is not None and not handle.begun.is_set():
+            handle.set_launched(observation.launched)
+        if observation.ended is not None:
+            self._end(handle, observation.ended)
 
-    def _end(self, handle: BatchRunning, ended: Ended) -> None:
+    def _end(self, handle: ClusterRunning, ended: Ended) -> None:
         if handle.ended is None:
             handles = self._handles.get(handle.key, [])
             if handle in handles:
@@ -381,7 +383,7 @@ class BatchEngine:
                 self._handles.pop(handle.key, None)
             handle.set_ended(ended)
 
-    async def _observe(self) -> None:
+    async def _poll(self) -> None:
         """Ask the engine about all jobs at once, again and again while there are any."""
         failures = 0
         while True:
@@ -390,7 +392,7 @@ class BatchEngine:
                 await self._wanted.wait()
             begun = trio.current_time()
             try:
-                words = await self._backend.observe(tuple(self._handles))
+                reports = await self._backend.observe(tuple(self._handles))
             except Unreachable as problem:
                 failures += 1
                 log.info("engine_unreachable", engine=self.name, error=str(problem))
@@ -398,7 +400,7 @@ class BatchEngine:
                 await trio.sleep(min(_ROUND_SECONDS * 2 ** (failures - 1), _LONGEST_PAUSE_SECONDS))
                 continue
             failures = 0
-            await self._heed(words)
+            await self._apply_reports(reports)
             took = trio.current_time() - begun
             await trio.sleep(min(max(_ROUND_SECONDS, _SHARE_OF_TIME * took), _LONGEST_PAUSE_SECONDS))
 
@@ -408,31 +410,31 @@ class BatchEngine:
                 if handle.unreached_since is None:
                     handle.unreached_since = now
                 handle.absent_since = None
-                self._tell(handle)  # what the nodes write can be read all the same
+                self._mark_dirty(handle)  # what the nodes write can be read all the same
 
-    async def _heed(self, words: Mapping[str, Word]) -> None:
+    async def _apply_reports(self, reports: Mapping[str, JobReport]) -> None:
         """Take in what the engine says, and look where that is news."""
         now, wall_ns = trio.current_time(), time.time_ns()
         confirmed: list[str] = []
-        again: list[BatchRunning] = []
+        again: list[ClusterRunning] = []
         for key, handles in self._handles.items():
-            word = words.get(key)
+            report = reports.get(key)
             for handle in handles:
-                if word is None:
-                    self._miss(handle, now, wall_ns, again)
+                if report is None:
+                    self._handle_missing(handle, now, wall_ns, again)
                     continue
                 handle.absent_since = handle.unreached_since = None
-                news = word.standing is not handle.word.standing
-                handle.word = word
+                news = report.queue_state is not handle.report.queue_state
+                handle.report = report
                 if (
                     news
-                    or word.standing is Standing.ENDED
-                    or (word.standing is Standing.RUNNING and not handle.launched.pid)
+                    or report.queue_state is QueueState.ENDED
+                    or (report.queue_state is QueueState.RUNNING and not handle.launched.pid)
                 ):
-                    self._tell(handle)
+                    self._mark_dirty(handle)
                 if not handle.confirmed and handle.submitted_ns is not None:
                     handle.confirmed = wall_ns - handle.submitted_ns >= _SETTLED_SECONDS * 1e9
-                    if handle.confirmed and word.standing is Standing.QUEUED:
+                    if handle.confirmed and report.queue_state is QueueState.QUEUED:
                         confirmed.append(handle.directory)
         if confirmed:
             await trio.to_thread.run_sync(_note_confirmed, confirmed)
@@ -440,9 +442,9 @@ class BatchEngine:
             if self._nursery is not None:
                 self._nursery.start_soon(self._submit_again, handle)
 
-    def _miss(self, handle: BatchRunning, now: float, wall_ns: int, again: list[BatchRunning]) -> None:
+    def _handle_missing(self, handle: ClusterRunning, now: float, wall_ns: int, again: list[ClusterRunning]) -> None:
         """Deal with a job that the engine does not know: at first it may be that it does not know it yet."""
-        self._tell(handle)
+        self._mark_dirty(handle)
         if handle.submitting:  # of course it does not
             return
         if handle.absent_since is None:
@@ -454,30 +456,30 @@ class BatchEngine:
             or (handle.unreached_since is not None and handle.attempts > 0)
         )
         handle.unreached_since = None
-        if recent and not handle.confirmed and handle.attempts < _MOST_SUBMISSIONS and handle.stop_asked is None:
+        if recent and not handle.confirmed and handle.attempts < _MAX_SUBMISSIONS and handle.stop_asked is None:
             handle.absent_since = None
             handle.submitting = True
             again.append(handle)
         else:
-            handle.word = Word(standing=Standing.ABSENT)
+            handle.report = JobReport(queue_state=QueueState.ABSENT)
 
-    async def _submit_again(self, handle: BatchRunning) -> None:
+    async def _submit_again(self, handle: ClusterRunning) -> None:
         """Repeat a submission that its engine has forgotten, unless the job has run."""
         try:
             await self._repeat(handle)
         finally:
             handle.submitting = False
-        self._tell(handle)
+        self._mark_dirty(handle)
 
-    async def _repeat(self, handle: BatchRunning) -> None:
+    async def _repeat(self, handle: ClusterRunning) -> None:
         submission = await self._submitter.again(handle.directory)
         if submission is None:
-            handle.word = Word(standing=Standing.ABSENT)
+            handle.report = JobReport(queue_state=QueueState.ABSENT)
             return
         log.warning("submission_repeated", job_id=handle.key, engine=self.name)
         handle.attempts += 1
         try:
-            handle.word = Word(standing=Standing.QUEUED, handle=await self._submitter.submit(submission))
+            handle.report = JobReport(queue_state=QueueState.QUEUED, handle=await self._submitter.submit(submission))
             handle.submitted_ns = time.time_ns()
         except Rejected as refusal:
             await trio.to_thread.run_sync(rule_out, handle.directory, str(refusal))
@@ -486,7 +488,7 @@ class BatchEngine:
 
     # ------------------------------------------------------------ cancel
 
-    def stop(self, handle: BatchRunning, why: str, by: str) -> None:
+    def stop(self, handle: ClusterRunning, why: str, by: str) -> None:
         """See to it that a job is ended: by its keeper, and by its engine if that does not do it."""
         over = handle.finished.is_set() or handle.failure is not None
         if self._nursery is None or over or handle.stop_asked is not None:
@@ -494,7 +496,7 @@ class BatchEngine:
         handle.stop_asked = why
         self._nursery.start_soon(self._stop, handle, why, by)
 
-    async def _stop(self, handle: BatchRunning, why: str, by: str) -> None:
+    async def _stop(self, handle: ClusterRunning, why: str, by: str) -> None:
         if why == "deadline" and handle.launched.pid and await _ends_within(handle, _DEADLINE_BACKSTOP_SECONDS):
             return  # its keeper has seen to that, to the second
         try:
@@ -503,7 +505,7 @@ class BatchEngine:
         except OSError as error:
             log.warning("stop_not_recorded", job_id=handle.key, error=str(error))
             unrun = False
-        self._tell(handle)
+        self._mark_dirty(handle)
         if unrun:
             await self._until_asked(handle, nudge=False)
             return
@@ -511,7 +513,7 @@ class BatchEngine:
         if not await _ends_within(handle, handle.grace + 2 * _DEADLINE_BACKSTOP_SECONDS):
             await self._until_asked(handle, nudge=False)
 
-    async def _until_asked(self, handle: BatchRunning, *, nudge: bool) -> None:
+    async def _until_asked(self, handle: ClusterRunning, *, nudge: bool) -> None:
         """Ask the engine until the request has arrived, or is void because the job has ended otherwise."""
         pause = 0.5
         while True:
@@ -527,7 +529,7 @@ class BatchEngine:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-async def _ends_within(handle: BatchRunning, seconds: float) -> bool:
+async def _ends_within(handle: ClusterRunning, seconds: float) -> bool:
     with trio.move_on_after(seconds):
         await handle.finished.wait()
     return handle.finished.is_set()

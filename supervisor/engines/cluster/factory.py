@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from supervisor.engines.cluster.interface import Backend, Desk
+from supervisor.engines.cluster.interface import Backend, SyncBackend
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments
 from supervisor.system.paths import absolute, expanded
@@ -36,16 +36,16 @@ class ClusterFactory:
 
     name: str
     backend: Callable[[], Backend]
-    sync_backend: Callable[[], Desk]
+    sync_backend: Callable[[], SyncBackend]
     options: Mapping[str, str] = attrs.field(factory=dict[str, str])
     check: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 
     def engine(self, root: str, python: str | os.PathLike[str] | None) -> Engine:
         """Return the engine. The nodes have no state root, and run the Python of this process."""
         del root, python
-        from supervisor.engines.cluster.engine import BatchEngine
+        from supervisor.engines.cluster.engine import ClusterEngine
 
-        return BatchEngine(self.backend(), self.client)
+        return ClusterEngine(self.backend(), self.client)
 
     def client(self) -> ClusterClient:
         """Return a new client."""

@@ -1,8 +1,8 @@
 """What an engine for many machines has to offer: five operations, and the words in which it answers.
 
-To add one (Kubernetes Jobs, say) write a ``Backend`` for supervisors, a ``Desk`` for programs without an
+To add one (Kubernetes Jobs, say) write a ``Backend`` for supervisors, a ``SyncBackend`` for programs without an
 event loop, a check of its options, and give the three a name in ``remote.py``. Everything else is here
-already: ``batch.BatchEngine`` turns a backend into an ``Engine``, ``reconcile`` decides what a job's
+already: ``batch.ClusterEngine`` turns a backend into an ``Engine``, ``reconcile`` decides what a job's
 records and the engine's word mean together, ``single_job`` is what the engine has to run on the node.
 
 What a backend must get right:
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 import attrs
 
-__all__ = ["Backend", "Desk", "Rejected", "Standing", "Submission", "Unreachable", "Word"]
+__all__ = ["Backend", "JobReport", "QueueState", "Rejected", "Submission", "SyncBackend", "Unreachable"]
 
 
 class Unreachable(Exception):
@@ -40,7 +40,7 @@ class Rejected(Exception):
     """The engine has refused a job, for the reason that the message gives, and did not take it on."""
 
 
-class Standing(Enum):
+class QueueState(Enum):
     """Where a job stands, as its engine has it."""
 
     QUEUED = "queued"
@@ -51,7 +51,7 @@ class Standing(Enum):
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class Word:
+class JobReport:
     """What an engine says about one job.
 
     Attributes:
@@ -64,7 +64,7 @@ class Word:
         overdue: it was ended for running longer than the engine was told.
     """
 
-    standing: Standing
+    queue_state: QueueState
     handle: str | None = None
     reason: str | None = None
     state: str | None = None
@@ -111,7 +111,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+    async def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
         """Say where these jobs stand, in one request; what is missing in the answer is absent.
 
         Raises:
@@ -127,7 +127,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def collect(self, handle: str) -> Word | None:
+    async def collect(self, handle: str) -> JobReport | None:
         """Return the engine's word about how a job ended, ``None`` when it does not know the job any more.
 
         Raises:
@@ -144,10 +144,10 @@ class Backend(Protocol):
         ...
 
 
-class Desk(Protocol):
+class SyncBackend(Protocol):
     """The same, as far as programs without an event loop need it; every call is short, and may block for that long."""
 
-    def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+    def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
         """Say where these jobs stand; ``Unreachable`` is a word here, so that what is on disk still gets told."""
         ...
 
@@ -155,6 +155,6 @@ class Desk(Protocol):
         """Ask for a job to be ended, or its keeper to look; ``False`` when the engine cannot be reached."""
         ...
 
-    def collect(self, handle: str) -> Word | None:
+    def collect(self, handle: str) -> JobReport | None:
         """Return the engine's word about how a job ended, ``None`` when there is none to be had."""
         ...

@@ -24,15 +24,17 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines.cluster.interface import Standing, Word
-from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.cluster.interface import JobReport, QueueState
+from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local.reconcile import NEVER_LAUNCHED, note, note_exit
 from supervisor.jobdir import factories, records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobdir.validation import exit_of, stop_facts, valid_exit, valid_process
 from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
 
-__all__ = ["SUBMISSION", "Facts", "Finding", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
+__all__ = ["SUBMISSION", "ClusterEvidence", "Step", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
+
+_Collect = Callable[[str], JobReport | None]
 
 SUBMISSION: Final = "submission.json"
 SILENT_SECONDS: Final = 4 * BEAT_NS / 1e9
@@ -40,7 +42,7 @@ _OWN_PULSE: Final = ".now"
 
 
 @attrs.frozen(slots=True, kw_only=True)
-class Facts:
+class ClusterEvidence:
     """Everything that is known of a job at one moment.
 
     Attributes:
@@ -60,13 +62,13 @@ class Facts:
     stop: dict[str, Any] | None
     exit: dict[str, Any] | None
     submission: dict[str, Any] | None
-    word: Word
+    report: JobReport
     silent: bool
     owner_lives: bool
     overdue: bool = False
 
 
-class Finding(Enum):
+class Step(Enum):
     """What follows from the facts."""
 
     QUEUED = "it waits for its turn, or for its submission"
@@ -93,21 +95,21 @@ def _age_of_pulse(directory: str) -> float:
     return (now - then) / 1e9
 
 
-def examine(directory: str, word: Word, *, owner_lives: bool) -> Facts:
+def examine(directory: str, report: JobReport, *, owner_lives: bool) -> ClusterEvidence:
     """Read all there is."""
     process = valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
     claim = records.read_claim(directory)
     exit_record = valid_exit(records.read(directory, records.EXIT), process)
     kept = process is not None or claim not in {None, records.NOBODY}
-    gone = word.standing in {Standing.ENDED, Standing.ABSENT}
+    gone = report.queue_state in {QueueState.ENDED, QueueState.ABSENT}
     born = records.read(directory, records.JOB) or {}
-    return Facts(
+    return ClusterEvidence(
         claim=claim,
         process=process,
         stop=_stop_told_by_the_end(exit_record, records.read_stop(directory)),
         exit=exit_record,
         submission=records.read(directory, SUBMISSION),
-        word=word,
+        report=report,
         silent=kept and gone and _age_of_pulse(directory) > SILENT_SECONDS,
         owner_lives=owner_lives,
         overdue=_is_overdue(born),
@@ -133,24 +135,24 @@ def _is_overdue(born: dict[str, Any]) -> bool:
     return isinstance(seconds, int | float) and created_ns + int(seconds * 1e9) <= time.time_ns()
 
 
-def decide(seen: Facts) -> Finding:  # a decision table, one return per row
+def decide(evidence: ClusterEvidence) -> Step:  # a decision table, one return per row
     """Say what follows from the facts, and from nothing else."""
-    gone = seen.word.standing in {Standing.ENDED, Standing.ABSENT}
-    if seen.exit:
-        stop = seen.stop or {}
+    gone = evidence.report.queue_state in {QueueState.ENDED, QueueState.ABSENT}
+    if evidence.exit:
+        stop = evidence.stop or {}
         unfinished = stop.get("signalled_boot_ns") is not None and not stop.get("gone")
-        return Finding.RUNNING if unfinished and seen.process and not (gone and seen.silent) else Finding.ENDED
-    if seen.claim == records.NOBODY:
-        return Finding.RULE_NEVER_LAUNCHED
-    if seen.process is not None or seen.claim is not None:
-        if gone and seen.silent:
-            return Finding.NOTE_ENGINES_WORD
-        return Finding.RUNNING if seen.process else Finding.QUEUED
-    if not gone and not seen.overdue:
-        return Finding.QUEUED
-    if seen.submission is None and seen.owner_lives and not seen.overdue:
-        return Finding.QUEUED
-    return Finding.RULE_NEVER_LAUNCHED
+        return Step.RUNNING if unfinished and evidence.process and not (gone and evidence.silent) else Step.ENDED
+    if evidence.claim == records.NOBODY:
+        return Step.RULE_NEVER_LAUNCHED
+    if evidence.process is not None or evidence.claim is not None:
+        if gone and evidence.silent:
+            return Step.NOTE_ENGINES_WORD
+        return Step.RUNNING if evidence.process else Step.QUEUED
+    if not gone and not evidence.overdue:
+        return Step.QUEUED
+    if evidence.submission is None and evidence.owner_lives and not evidence.overdue:
+        return Step.QUEUED
+    return Step.RULE_NEVER_LAUNCHED
 
 
 def is_unclaimed(directory: str) -> bool:
@@ -167,13 +169,13 @@ def drop_secrets(directory: str) -> None:
 
 def resolve(
     directory: str,
-    word: Word,
+    report: JobReport,
     *,
     owner_lives: bool,
     engine: str,
-    collect: Callable[[str], Word | None] = lambda _: None,
+    collect: _Collect = lambda _: None,
 ) -> Observation:
-    """Come to a finding that needs nothing more to be done here, and return it.
+    """Come to a step that needs nothing more to be done here, and return it.
 
     ``collect`` is the engine's word about an end; it is asked only where there is no record.
 
@@ -184,53 +186,55 @@ def resolve(
     while True:
         if records.is_gone(directory):
             raise FileNotFoundError(errno.ENOENT, "the job directory cannot be seen", directory)
-        seen = examine(directory, word, owner_lives=owner_lives)
-        finding = decide(seen)
-        if finding is Finding.RULE_NEVER_LAUNCHED:
-            if records.take_claim(directory, records.NOBODY) or seen.claim == records.NOBODY:
+        evidence = examine(directory, report, owner_lives=owner_lives)
+        step = decide(evidence)
+        if step is Step.RULE_NEVER_LAUNCHED:
+            if records.take_claim(directory, records.NOBODY) or evidence.claim == records.NOBODY:
                 drop_secrets(directory)
-                _note_never_launched(directory, seen, engine)
-        elif finding is Finding.NOTE_ENGINES_WORD:
-            _note_engines_word(directory, seen, engine, collect)
+                _note_never_launched(directory, evidence, engine)
+        elif step is Step.NOTE_ENGINES_WORD:
+            _note_engines_word(directory, evidence, engine, collect)
         else:
-            return _observation(finding, seen)
+            return _observation(step, evidence)
 
 
-def _note_never_launched(directory: str, seen: Facts, engine: str) -> None:
-    word = seen.word
+def _note_never_launched(directory: str, evidence: ClusterEvidence, engine: str) -> None:
+    report = evidence.report
     stop = records.read_stop(directory)  # now that it is ruled out: a request came before, or not at all
     if stop:
         records.mark_stop(directory, signalled=0, gone=True)
-    elif word.cancelled or word.overdue or seen.overdue:
-        _note_stop(directory, "cancelled" if word.cancelled else "deadline", engine)
+    elif report.cancelled or report.overdue or evidence.overdue:
+        _note_stop(directory, "cancelled" if report.cancelled else "deadline", engine)
     never_launched = False
     if stop:
         error = f"it was to be stopped ({stop.get('why')}) before it was launched"
-    elif seen.overdue:
+    elif evidence.overdue:
         error = "its deadline passed before it was launched"
-    elif seen.submission is None:
+    elif evidence.submission is None:
         error, never_launched = NEVER_LAUNCHED, True
-    elif word.standing is Standing.ENDED:
+    elif report.queue_state is QueueState.ENDED:
         log = "see engine.log"
         if not os.path.exists(f"{directory}/engine.log"):  # the first that a node makes, before it runs anything
             log = f"it made no engine.log: does the node see {os.path.dirname(directory)}?"
-        error = f"{engine} did not get it to run on a node: {word.state} ({log})"
+        error = f"{engine} did not get it to run on a node: {report.state} ({log})"
     else:
         error, never_launched = f"{engine} does not know it any more, and it never ran", True
     note(directory, None, factories.launch_failure(error, never_launched=never_launched))
 
 
-def _note_engines_word(directory: str, seen: Facts, engine: str, collect: Callable[[str], Word | None]) -> None:
-    word = seen.word
-    if word.standing is Standing.ENDED and word.handle is not None and seen.process:
-        word = collect(word.handle) or word
-    if word.cancelled or word.overdue:
-        _note_stop(directory, "cancelled" if word.cancelled else "deadline", engine)
-    known = word.exit_code is not None and word.exit_code < UNKNOWN_STATUS
-    remark = f"{engine}: {word.state or 'it is not known there any more'}; its keeper left no record"
-    if seen.process:
-        status = (word.exit_code or 0) << 8 if known else None
-        note_exit(directory, seen.process, status, by=engine, remark=remark)
+def _note_engines_word(
+    directory: str, evidence: ClusterEvidence, engine: str, collect: Callable[[str], JobReport | None]
+) -> None:
+    report = evidence.report
+    if report.queue_state is QueueState.ENDED and report.handle is not None and evidence.process:
+        report = collect(report.handle) or report
+    if report.cancelled or report.overdue:
+        _note_stop(directory, "cancelled" if report.cancelled else "deadline", engine)
+    known = report.exit_code is not None and report.exit_code < UNKNOWN_STATUS
+    remark = f"{engine}: {report.state or 'it is not known there any more'}; its keeper left no record"
+    if evidence.process:
+        status = (report.exit_code or 0) << 8 if known else None
+        note_exit(directory, evidence.process, status, by=engine, remark=remark)
     else:
         note_exit(directory, None, None, by=engine, remark=remark)
 
@@ -241,34 +245,34 @@ def _note_stop(directory: str, why: str, by: str) -> None:
         records.mark_stop(directory, signalled=0, gone=True)
 
 
-def _observation(finding: Finding, seen: Facts) -> Observation:
+def _observation(step: Step, evidence: ClusterEvidence) -> Observation:
     launched = None
-    if seen.process:  # its boot clock is another machine's: nobody here can compare that
-        launched = Launched(pid=seen.process["pid"], started_ns=seen.process["started_ns"])
-    requested = seen.stop.get("why") if seen.stop else None
-    if finding is Finding.ENDED:
-        assert seen.exit is not None  # noqa: S101  # that is what the finding means
-        stopped, survivors = stop_facts(seen.stop)
-        remark = seen.exit.get("remark")
+    if evidence.process:  # its boot clock is another machine's: nobody here can compare that
+        launched = Launched(pid=evidence.process["pid"], started_ns=evidence.process["started_ns"])
+    requested = evidence.stop.get("why") if evidence.stop else None
+    if step is Step.ENDED:
+        assert evidence.exit is not None  # noqa: S101  # that is what the step means
+        stopped, survivors = stop_facts(evidence.stop)
+        remark = evidence.exit.get("remark")
         ended = Ended(
-            exit=exit_of(seen.exit, seen.stop),
+            exit=exit_of(evidence.exit, evidence.stop),
             stopped=stopped,
             survivors=survivors,
             remark=remark if isinstance(remark, str) else None,
         )
-        return Observation(seen=Seen.ENDED, launched=launched, ended=ended, stop_requested=requested)
-    if finding is Finding.RUNNING:
-        return Observation(seen=Seen.RUNNING, launched=launched, stop_requested=requested)
-    return Observation(seen=Seen.QUEUED, stop_requested=requested, queue_reason=_why_queued(seen))
+        return Observation(phase=JobPhase.ENDED, launched=launched, ended=ended, stop_requested=requested)
+    if step is Step.RUNNING:
+        return Observation(phase=JobPhase.RUNNING, launched=launched, stop_requested=requested)
+    return Observation(phase=JobPhase.QUEUED, stop_requested=requested, queue_reason=_why_queued(evidence))
 
 
-def _why_queued(seen: Facts) -> str:
-    match seen.word.standing:
-        case Standing.QUEUED:
-            return seen.word.reason or "queued"
-        case Standing.UNREACHABLE:
-            return seen.word.reason or "unreachable"
-        case Standing.RUNNING:
+def _why_queued(evidence: ClusterEvidence) -> str:
+    match evidence.report.queue_state:
+        case QueueState.QUEUED:
+            return evidence.report.reason or "queued"
+        case QueueState.UNREACHABLE:
+            return evidence.report.reason or "unreachable"
+        case QueueState.RUNNING:
             return "starting"
         case _:
-            return "unknown" if seen.submission else "not submitted yet"
+            return "unknown" if evidence.submission else "not submitted yet"

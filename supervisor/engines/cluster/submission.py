@@ -23,7 +23,7 @@ from supervisor.keeper.single_job import ORDERS, STDIN, Orders
 __all__ = ["Submitter", "rule_out"]
 
 _LONGEST_PAUSE_SECONDS: Final = 10.0
-_MOST_THREADS: Final = 4  # forty write a hundred jobs no faster, and have to be started and take turns
+_MAX_THREADS: Final = 4  # forty write a hundred jobs no faster, and have to be started and take turns
 
 
 class Submitter:
@@ -41,7 +41,7 @@ class Submitter:
         self._python = python
         self._programs: dict[str, str] = {}
         self._placing = threading.Lock()
-        self._threads = trio.CapacityLimiter(_MOST_THREADS)
+        self._threads = trio.CapacityLimiter(_MAX_THREADS)
 
     async def prepare(self, request: LaunchRequest) -> Submission | None:
         """Put everything in place that the node needs; ``None`` for a job that was claimed or submitted before.

@@ -24,7 +24,7 @@ from supervisor.system.observing import NotKnown
 
 __all__ = ["AdoptedJobs"]
 
-_MOST_INLINE: Final = 8
+_MAX_INLINE: Final = 8
 """A look takes some 60 us; going to a thread and back takes as long as a few."""
 
 
@@ -62,7 +62,7 @@ class AdoptedJobs:
                     self._wake = trio.Event()
                     jobs, self._to_look_at = list(self._to_look_at), {}
                     directories = [kept.directory for kept in jobs]
-                    if len(directories) <= _MOST_INLINE:
+                    if len(directories) <= _MAX_INLINE:
                         found = self._look(directories)
                     else:
                         found = await trio.to_thread.run_sync(self._look, directories)

@@ -10,7 +10,7 @@ from typing import Any
 from supervisor.engines import obstacles
 from supervisor.engines.interface import Observation, StopInProgress
 from supervisor.engines.local import reconcile, stopping
-from supervisor.engines.local.liveness_cache import SecondLook, Unended
+from supervisor.engines.local.liveness_cache import LivenessCache, UnendedCache
 from supervisor.errors import StateFull, SupervisorError
 from supervisor.jobdir import validation
 from supervisor.system import processes
@@ -25,18 +25,18 @@ class LocalClient:
     poll_seconds = math.inf
 
     def __init__(self) -> None:
-        self._cache = SecondLook()
-        self._unended = Unended()
-        self._signals = stopping.Nudges()
+        self._cache = LivenessCache()
+        self._unended = UnendedCache()
+        self._signals = stopping.KeeperSignals()
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
         """Examine the evidence."""
-        seen = reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
-        if seen.to_stop is None or not drive:
-            return seen
+        observation = reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
+        if observation.to_stop is None or not drive:
+            return observation
         process = validation.process(directory)
         if process:
-            request = stopping.request_stop(directory, seen.to_stop, "nobody else was there")
+            request = stopping.request_stop(directory, observation.to_stop, "nobody else was there")
             stopping.stop_trees([stopping.Tree(directory, process, request)])
         return reconcile.resolve(directory, owner_lives=owner_lives, launched=launched)
 
@@ -94,7 +94,7 @@ class LocalClient:
 class _LocalStop:
     """The stop of one job; ``tree`` is set when this process has to end it."""
 
-    def __init__(self, directory: str, by: str, signals: stopping.Nudges) -> None:
+    def __init__(self, directory: str, by: str, signals: stopping.KeeperSignals) -> None:
         self._directory = directory
         self._job_id = os.path.basename(directory)
         self._by = by

@@ -284,13 +284,13 @@ class LocalEngine:
             if records.read_claim(request.directory) is None and not final:
                 return False  # the next keeper may try, and its claim decides
             resolve = partial(reconcile.resolve, request.directory, owner_lives=False)
-            seen = await trio.to_thread.run_sync(resolve)
+            observation = await trio.to_thread.run_sync(resolve)
         except OSError:
             self._watch(handle)  # which examines the evidence until it is known
             return True
-        check_launch(seen.ended)
-        if seen.launched is not None:
-            handle.set_launched(seen.launched)
+        check_launch(observation.ended)
+        if observation.launched is not None:
+            handle.set_launched(observation.launched)
         self._watch(handle)
         return True
 

@@ -21,10 +21,10 @@ from supervisor.system import pidfd, processes
 from supervisor.system.file_systems import has_settled
 from supervisor.system.observing import is_there
 
-__all__ = ["SecondLook", "Unended", "look_again"]
+__all__ = ["LivenessCache", "UnendedCache", "look_again"]
 
-_MOST_JOBS: Final = 4096
-_MOST_KEEPERS: Final = 16
+_MAX_JOBS: Final = 4096
+_MAX_KEEPERS: Final = 16
 
 _known: dict[str, tuple[tuple[int, int], tuple[int, int], Observation]] = {}
 """By job directory: its stamp, its keeper, and what was seen. Of this process, whoever in it looks, in any thread."""
@@ -52,16 +52,16 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
         keepers.append((pid, start))
         return lives(pid, start)
 
-    seen = reconcile.resolve_kept(directory, asked)
+    observation = reconcile.resolve_kept(directory, asked)
     # A stop is written on in place, which leaves the directory as it was.
-    if settled and seen is not None and seen.stop_requested is None and seen.damage is None:
-        if len(_known) >= _MOST_JOBS:
+    if settled and observation is not None and observation.stop_requested is None and observation.damage is None:
+        if len(_known) >= _MAX_JOBS:
             _known.clear()
-        _known[directory] = stamp, keepers[0], seen
-    return seen
+        _known[directory] = stamp, keepers[0], observation
+    return observation
 
 
-class SecondLook:
+class LivenessCache:
     """Says of jobs that they run in the care of their keepers, which it holds on to.
 
     To be used by one thread at a time, and closed.
@@ -87,7 +87,7 @@ class SecondLook:
         """Whether a keeper lives; who is asked about a second time is held from then on."""
         keeper = self._keepers.get((pid, start))
         if keeper is None:
-            while len(self._keepers) >= _MOST_KEEPERS:
+            while len(self._keepers) >= _MAX_KEEPERS:
                 self._keepers.pop(next(iter(self._keepers))).close()
             keeper = self._keepers[pid, start] = _Keeper(pid, start)
         if keeper.lives():
@@ -96,7 +96,7 @@ class SecondLook:
         return False
 
 
-class Unended:
+class UnendedCache:
     """Says of a job that no end of it is on record, so that no process can have settled it, and what stop is."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Unended:
             os.lstat(directory)  # in the trash by now, the records would not have been found either
         except OSError:
             return False
-        if len(self._stamps) + len(self._stops) >= _MOST_JOBS:
+        if len(self._stamps) + len(self._stops) >= _MAX_JOBS:
             self._stamps.clear()
             self._stops.clear()
         if stop:

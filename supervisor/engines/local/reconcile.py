@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.interface import JobPhase, Observation
 from supervisor.jobdir import factories, job_marks, measures, records, validation
 from supervisor.jobdir.facts import Ended
 from supervisor.jobdir.output import STREAMS, size_of
@@ -33,10 +33,10 @@ from supervisor.system.observing import is_there
 
 __all__ = [
     "NEVER_LAUNCHED",
+    "Decision",
     "Evidence",
-    "Finding",
     "Leader",
-    "Place",
+    "Origin",
     "adopt_marked",
     "decide",
     "examine",
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 
-class Place(Enum):
+class Origin(Enum):
     """Where the process was started, seen from here.
 
     Two names of a boot that differ may still be of the same one, seen from two containers. Within one pid
@@ -95,7 +95,7 @@ class Evidence:
         launched: whether it is known from elsewhere that it was launched. Then records that are missing were deleted.
     """
 
-    place: Place
+    place: Origin
     owner_lives: bool
     claim: str | None
     keeper_lives: bool
@@ -111,7 +111,7 @@ class Evidence:
     launched: bool = False
 
 
-class Finding(Enum):
+class Decision(Enum):
     """What follows from the evidence."""
 
     WAIT_QUEUED = "somebody is about to launch it"
@@ -135,10 +135,10 @@ def recorded_keeper(directory: str) -> tuple[int, int] | None:
     holder = validation.keeper_of_claim(records.read_claim(directory) or "")
     if holder is None:
         return None
-    place = _place(holder[2], holder[3], None)
+    place = _origin(holder[2], holder[3], None)
     if place is None:
-        place = Place.HERE if _is_proved_keeper(*holder) else Place.EARLIER_BOOT
-    return holder[:2] if place is Place.HERE else None
+        place = Origin.HERE if _is_proved_keeper(*holder) else Origin.EARLIER_BOOT
+    return holder[:2] if place is Origin.HERE else None
 
 
 class _Born:
@@ -155,17 +155,17 @@ class _Born:
         return self._record
 
 
-def _place(boot: str, namespace: str, born: _Born | None) -> Place | None:
+def _origin(boot: str, namespace: str, born: _Born | None) -> Origin | None:
     """Return where something was started; ``None`` where the process table has to tell that."""
     own = processes.boot_id()
     if boot and own.startswith(boot):
-        return Place.HERE if namespace == processes.pid_namespace() else Place.ELSEWHERE
+        return Origin.HERE if namespace == processes.pid_namespace() else Origin.ELSEWHERE
     host = None if born is None else born.record.get("host")
     if host is not None and processes.is_another_host(host):
-        return Place.ELSEWHERE
+        return Origin.ELSEWHERE
     if processes.is_another_boot(boot):
-        return Place.EARLIER_BOOT
-    return None if namespace == processes.pid_namespace() else Place.ELSEWHERE
+        return Origin.EARLIER_BOOT
+    return None if namespace == processes.pid_namespace() else Origin.ELSEWHERE
 
 
 def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
@@ -188,18 +188,18 @@ def _look_at_leader(process: dict[str, Any]) -> tuple[Leader, int | None]:
     return Leader.ALIVE, None
 
 
-def _place_by_table(directory: str, process: dict[str, Any], leader: Leader) -> tuple[Place, bool]:
+def _origin_by_table(directory: str, process: dict[str, Any], leader: Leader) -> tuple[Origin, bool]:
     """Return where a process was started whose pid namespace is ours and whose boot has another name, and its keeper.
 
     One that has its pid and its start time may be a stranger, unless it carries the mark, or its keeper is there.
     """
     keeper = process["keeper_pid"], process["keeper_start"]
     if _is_proved_keeper(*keeper, process["boot"], process["ns"]):
-        return Place.HERE, True
+        return Origin.HERE, True
     if leader is Leader.ALIVE and _is_proved_leader(directory, process["pid"]):
-        return Place.HERE, False
+        return Origin.HERE, False
     ended = leader is Leader.GONE and not processes.is_alive(*keeper)
-    return (Place.EARLIER_BOOT if ended else Place.ELSEWHERE), False
+    return (Origin.EARLIER_BOOT if ended else Origin.ELSEWHERE), False
 
 
 def examine(
@@ -216,26 +216,26 @@ def examine(
     claim = records.read_claim(directory)
     process = validation.valid_process(records.read(directory, records.PROCESS), claim)
     leader, zombie_status = Leader.NONE, None
-    place, keeper_lives = Place.HERE, False
+    place, keeper_lives = Origin.HERE, False
     if process:
-        told = _place(process["boot"], process["ns"], about)
-        if told in {None, Place.HERE}:
+        told = _origin(process["boot"], process["ns"], about)
+        if told in {None, Origin.HERE}:
             # In this order: a keeper that was alive had not failed to see its child's end yet.
             keeper_lives = processes.is_alive(process["keeper_pid"], process["keeper_start"])
             leader, zombie_status = _look_at_leader(process)
         if told is None:
-            told, keeper_lives = _place_by_table(directory, process, leader)
+            told, keeper_lives = _origin_by_table(directory, process, leader)
         place = told
     else:
         holder = validation.keeper_of_claim(claim) if claim else None
         if holder is not None:
-            told = _place(holder[2], holder[3], about)
-            keeper_lives = told is Place.HERE and processes.is_alive(holder[0], holder[1])
+            told = _origin(holder[2], holder[3], about)
+            keeper_lives = told is Origin.HERE and processes.is_alive(holder[0], holder[1])
             if told is None:
                 keeper_lives = _is_proved_keeper(*holder)
-            place = told or Place.HERE  # where it is found by its mark
+            place = told or Origin.HERE  # where it is found by its mark
         elif record := about.record:
-            place = _place(str(record.get("boot", "")), str(record.get("ns", "")), about) or Place.HERE
+            place = _origin(str(record.get("boot", "")), str(record.get("ns", "")), about) or Origin.HERE
     # The exit record comes last: whoever was alive above had not failed to write it yet.
     exit_record = validation.valid_exit(records.read(directory, records.EXIT), process)
     stop = records.read_stop(directory)
@@ -262,51 +262,51 @@ def _is_over_limit(directory: str, born: dict[str, Any]) -> bool:
     return limit is not None and any(size_of(directory, stream) > limit for stream in STREAMS)
 
 
-def decide(seen: Evidence) -> Finding:  # a decision table, one return per row
+def decide(evidence: Evidence) -> Decision:  # a decision table, one return per row
     """Say what follows from the evidence, and from nothing else."""
-    if seen.newer_records:
-        return Finding.ELSEWHERE
-    stop = seen.stop or {}
+    if evidence.newer_records:
+        return Decision.ELSEWHERE
+    stop = evidence.stop or {}
     unfinished_stop = stop.get("signalled_boot_ns") is not None and not stop.get("gone")
-    if seen.exit:
-        if unfinished_stop and seen.place is Place.HERE and seen.process:
-            return Finding.WAIT_RUNNING if seen.keeper_lives else Finding.STOP
-        return Finding.ENDED
-    if seen.place is Place.ELSEWHERE:
-        return Finding.ELSEWHERE
-    if not seen.process:
-        return _decide_unlaunched(seen)
-    if seen.place is Place.EARLIER_BOOT:
-        return Finding.NOTE_UNKNOWN
-    if seen.keeper_lives:
+    if evidence.exit:
+        if unfinished_stop and evidence.place is Origin.HERE and evidence.process:
+            return Decision.WAIT_RUNNING if evidence.keeper_lives else Decision.STOP
+        return Decision.ENDED
+    if evidence.place is Origin.ELSEWHERE:
+        return Decision.ELSEWHERE
+    if not evidence.process:
+        return _decide_unlaunched(evidence)
+    if evidence.place is Origin.EARLIER_BOOT:
+        return Decision.NOTE_UNKNOWN
+    if evidence.keeper_lives:
         # It writes the end down once. If that was damaged since, nobody will write it again.
-        written = seen.exit is not None and seen.leader is Leader.GONE and not unfinished_stop
-        return Finding.NOTE_UNKNOWN if written else Finding.WAIT_RUNNING
-    if seen.leader is Leader.ALIVE:
-        deadline = seen.process.get("deadline_boot_ns")
-        overdue = deadline is not None and deadline <= seen.now_boot_ns
+        written = evidence.exit is not None and evidence.leader is Leader.GONE and not unfinished_stop
+        return Decision.NOTE_UNKNOWN if written else Decision.WAIT_RUNNING
+    if evidence.leader is Leader.ALIVE:
+        deadline = evidence.process.get("deadline_boot_ns")
+        overdue = deadline is not None and deadline <= evidence.now_boot_ns
         if stop.get("refused"):  # until it is asked for anew
-            return Finding.WAIT_RUNNING
-        return Finding.STOP if overdue or seen.over_limit or seen.stop else Finding.WAIT_RUNNING
+            return Decision.WAIT_RUNNING
+        return Decision.STOP if overdue or evidence.over_limit or evidence.stop else Decision.WAIT_RUNNING
     if unfinished_stop:
-        return Finding.STOP
-    if seen.zombie_status is not None:
-        return Finding.NOTE_ZOMBIE
-    return Finding.NOTE_UNKNOWN
+        return Decision.STOP
+    if evidence.zombie_status is not None:
+        return Decision.NOTE_ZOMBIE
+    return Decision.NOTE_UNKNOWN
 
 
-def _decide_unlaunched(seen: Evidence) -> Finding:
-    if seen.claim is None and seen.process is None and not seen.launched:
-        if seen.owner_lives:
-            return Finding.WAIT_QUEUED
-        return Finding.ELSEWHERE if seen.is_newer else Finding.RULE_NEVER_LAUNCHED
-    if seen.claim == records.NOBODY:
-        return Finding.NOTE_NEVER_LAUNCHED
-    if seen.place is Place.EARLIER_BOOT:
-        return Finding.NOTE_UNKNOWN
-    if seen.keeper_lives and seen.exit is None:  # one that was damaged since says at least that there was an end
-        return Finding.WAIT_QUEUED if seen.process is None else Finding.RESTORE
-    return Finding.SEARCH_MARK
+def _decide_unlaunched(evidence: Evidence) -> Decision:
+    if evidence.claim is None and evidence.process is None and not evidence.launched:
+        if evidence.owner_lives:
+            return Decision.WAIT_QUEUED
+        return Decision.ELSEWHERE if evidence.is_newer else Decision.RULE_NEVER_LAUNCHED
+    if evidence.claim == records.NOBODY:
+        return Decision.NOTE_NEVER_LAUNCHED
+    if evidence.place is Origin.EARLIER_BOOT:
+        return Decision.NOTE_UNKNOWN
+    if evidence.keeper_lives and evidence.exit is None:  # a damaged one proves that there was an end
+        return Decision.WAIT_QUEUED if evidence.process is None else Decision.RESTORE
+    return Decision.SEARCH_MARK
 
 
 def note_cancelled(directory: str) -> None:
@@ -405,16 +405,16 @@ def note(directory: str, process: dict[str, Any] | None, record: dict[str, objec
             records.replace(directory, records.EXIT, record)
 
 
-def _damage(seen: Evidence) -> str | None:
-    if seen.newer_records:
-        return f"{', '.join(seen.newer_records)} cannot be read: a newer version of this package has written it"
-    return validation.damage_of(seen.process, seen.stop, seen.exit)
+def _damage(evidence: Evidence) -> str | None:
+    if evidence.newer_records:
+        return f"{', '.join(evidence.newer_records)} cannot be read: a newer version of this package has written it"
+    return validation.damage_of(evidence.process, evidence.stop, evidence.exit)
 
 
-_MOST_ACTS: Final = 8
+_MAX_ACTS: Final = 8
 """Of looks that each find something to be noted: one or two, and some more where others do the same meanwhile."""
 _NOTHING_TO_DO: Final = frozenset(
-    {Finding.WAIT_QUEUED, Finding.WAIT_RUNNING, Finding.STOP, Finding.ENDED, Finding.ELSEWHERE}
+    {Decision.WAIT_QUEUED, Decision.WAIT_RUNNING, Decision.STOP, Decision.ENDED, Decision.ELSEWHERE}
 )
 
 
@@ -426,7 +426,7 @@ def resolve(
     launched: bool = False,
     reaped_status: Callable[[], int | None] = lambda: None,
 ) -> Observation:
-    """Come to a finding that needs nothing more to be done here, and return it.
+    """Come to a decision that needs nothing more to be done here, and return it.
 
     ``launched``: whether the job is known to have been launched, whatever is left in its directory.
     ``reaped_status`` may know the wait status of a process that is gone (from a pidfd that the
@@ -444,43 +444,43 @@ def resolve(
     owner_until: float | None = None
     acted = 0
     while True:
-        seen = examine(directory, owner_lives=owner_lives, born=born, launched=launched)
-        if seen.claim is None and seen.process is None and records.is_gone(directory):
+        evidence = examine(directory, owner_lives=owner_lives, born=born, launched=launched)
+        if evidence.claim is None and evidence.process is None and records.is_gone(directory):
             raise FileNotFoundError(errno.ENOENT, "the job has been forgotten", directory)
-        damage = damage or _damage(seen)
-        finding = decide(seen)
+        damage = damage or _damage(evidence)
+        decision = decide(evidence)
         acted += 1
-        if acted > _MOST_ACTS and finding not in _NOTHING_TO_DO:
+        if acted > _MAX_ACTS and decision not in _NOTHING_TO_DO:
             # What was written does not show. Writing it again and again would not make it true.
-            raise OSError(errno.EIO, f"it stays so that {finding.value}, whatever is noted", directory)
-        if finding is Finding.RULE_NEVER_LAUNCHED:
+            raise OSError(errno.EIO, f"it stays so that {decision.value}, whatever is noted", directory)
+        if decision is Decision.RULE_NEVER_LAUNCHED:
             records.take_claim(directory, records.NOBODY)
-        elif finding is Finding.NOTE_NEVER_LAUNCHED:
-            if seen.stop is not None:  # damaged or not, it was asked for
+        elif decision is Decision.NOTE_NEVER_LAUNCHED:
+            if evidence.stop is not None:  # damaged or not, it was asked for
                 note_cancelled(directory)
                 continue
             note(directory, None, factories.launch_failure(NEVER_LAUNCHED, never_launched=True))
-        elif finding is Finding.SEARCH_MARK:
+        elif decision is Decision.SEARCH_MARK:
             if not adopt_marked(directory, patient=True):
                 note_exit(directory, None, None, by="mark search")
-        elif finding is Finding.RESTORE:
+        elif decision is Decision.RESTORE:
             # Its keeper needs no record of ours to go on; one without its mark cannot be told from a stranger.
             if not adopt_marked(directory):
-                return _observation(Finding.WAIT_QUEUED, seen, damage)
-        elif finding is Finding.NOTE_ZOMBIE:
-            note_exit(directory, seen.process, seen.zombie_status, by="zombie")
-        elif finding is Finding.NOTE_UNKNOWN:
+                return _observation(Decision.WAIT_QUEUED, evidence, damage)
+        elif decision is Decision.NOTE_ZOMBIE:
+            note_exit(directory, evidence.process, evidence.zombie_status, by="zombie")
+        elif decision is Decision.NOTE_UNKNOWN:
             status = reaped_status()
-            if status is None and seen.owner_lives and seen.process and seen.place is Place.HERE:
+            if status is None and evidence.owner_lives and evidence.process and evidence.place is Origin.HERE:
                 now = time.monotonic()
                 owner_until = owner_until or now + _OWNER_KNOWS_SECONDS
                 if now < owner_until:
                     acted -= 1
                     time.sleep(0.01)
                     continue
-            note_exit(directory, seen.process, status, by="nobody" if status is None else "pidfd")
+            note_exit(directory, evidence.process, status, by="nobody" if status is None else "pidfd")
         else:
-            return _observation(finding, seen, damage)
+            return _observation(decision, evidence, damage)
 
 
 def resolve_ended(directory: str) -> Observation | None:
@@ -509,7 +509,7 @@ def resolve_kept(
     a thousand of them does not take long. ``lives`` says whether a keeper is there.
     """
     process = validation.process(directory)
-    if not process or _place(process["boot"], process["ns"], None) is not Place.HERE:
+    if not process or _origin(process["boot"], process["ns"], None) is not Origin.HERE:
         return None
     # In this order: a keeper that was alive had not failed to write the end down yet.
     if not lives(process["keeper_pid"], process["keeper_start"]):
@@ -518,7 +518,7 @@ def resolve_kept(
         return None
     stop = records.read_stop(directory)
     return Observation(
-        seen=Seen.RUNNING,
+        phase=JobPhase.RUNNING,
         launched=validation.launched_of(process),
         stop_requested=stop.get("why") if stop else None,
         damage=validation.damage_of(stop=stop),
@@ -533,7 +533,7 @@ def _ended(
 ) -> Observation:
     stopped, survivors = validation.stop_facts(stop)
     return Observation(
-        seen=Seen.ENDED,
+        phase=JobPhase.ENDED,
         launched=validation.launched_of(process),
         ended=Ended(exit=validation.exit_of(end, stop), stopped=stopped, survivors=survivors),
         stop_requested=stop.get("why") if stop else None,
@@ -541,27 +541,27 @@ def _ended(
     )
 
 
-def _observation(finding: Finding, seen: Evidence, damage: str | None) -> Observation:
-    launched = validation.launched_of(seen.process)
-    requested = seen.stop.get("why") if seen.stop else None
-    if finding is Finding.ENDED:
-        assert seen.exit is not None  # noqa: S101  # that is what the finding means
-        return _ended(seen.process, seen.stop, seen.exit, damage)
+def _observation(decision: Decision, evidence: Evidence, damage: str | None) -> Observation:
+    launched = validation.launched_of(evidence.process)
+    requested = evidence.stop.get("why") if evidence.stop else None
+    if decision is Decision.ENDED:
+        assert evidence.exit is not None  # noqa: S101  # that is what the decision means
+        return _ended(evidence.process, evidence.stop, evidence.exit, damage)
     state = {
-        Finding.WAIT_QUEUED: Seen.QUEUED,
-        Finding.WAIT_RUNNING: Seen.RUNNING,
-        Finding.STOP: Seen.RUNNING,
-        Finding.ELSEWHERE: Seen.ELSEWHERE,
-    }[finding]
+        Decision.WAIT_QUEUED: JobPhase.QUEUED,
+        Decision.WAIT_RUNNING: JobPhase.RUNNING,
+        Decision.STOP: JobPhase.RUNNING,
+        Decision.ELSEWHERE: JobPhase.ELSEWHERE,
+    }[decision]
     to_stop = None
-    if finding is Finding.STOP:
-        to_stop = requested or ("output_limit" if seen.over_limit else "deadline")
+    if decision is Decision.STOP:
+        to_stop = requested or ("output_limit" if evidence.over_limit else "deadline")
     return Observation(
-        seen=state,
+        phase=state,
         launched=launched,
         stop_requested=requested,
         to_stop=to_stop,
         damage=damage,
-        newer=seen.is_newer or seen.newer_records != (),
-        unkept=seen.leader is Leader.ALIVE and not seen.keeper_lives,
+        newer=evidence.is_newer or evidence.newer_records != (),
+        unkept=evidence.leader is Leader.ALIVE and not evidence.keeper_lives,
     )

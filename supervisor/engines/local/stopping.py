@@ -31,7 +31,7 @@ __all__ = [
     "STUCK_SECONDS",
     "Cancel",
     "Change",
-    "Nudges",
+    "KeeperSignals",
     "Tree",
     "ask_again",
     "cancel_queued",
@@ -105,8 +105,8 @@ def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
         return False
 
 
-class Nudges:
-    """Nudges each of several keepers once, after everything that it is to find has been written."""
+class KeeperSignals:
+    """KeeperSignals each of several keepers once, after everything that it is to find has been written."""
 
     def __init__(self) -> None:
         """Owe nobody a nudge yet."""

@@ -108,7 +108,7 @@ class Watcher:
                 while ended is None:
                     job.poked = trio.Event()
                     try:
-                        seen = await trio.to_thread.run_sync(self._observe, job)
+                        observation = await trio.to_thread.run_sync(self._observe, job)
                     except OSError as error:  # a full disk, no descriptors left: it may pass, and other jobs go on
                         if self._is_forgotten(job.directory):
                             ended = Ended(exit=Exit(ended_ns=time.time_ns()))
@@ -116,15 +116,15 @@ class Watcher:
                         await trio.sleep(not_known.seconds(error))
                         continue
                     not_known.over()
-                    ended = seen.ended
+                    ended = observation.ended
                     if ended is not None:
                         break
-                    if seen.launched is not None:
-                        job.set_launched(seen.launched)
-                    if seen.to_stop is not None:
-                        await self._trees.stop(job.directory, seen.to_stop, "nobody else was there")
+                    if observation.launched is not None:
+                        job.set_launched(observation.launched)
+                    if observation.to_stop is not None:
+                        await self._trees.stop(job.directory, observation.to_stop, "nobody else was there")
                         continue
-                    patience = _CHECK_OUTPUT_SECONDS if seen.unkept else _CHECK_SECONDS
+                    patience = _CHECK_OUTPUT_SECONDS if observation.unkept else _CHECK_SECONDS
                     try:
                         blind = self._follow_processes(job, followed, pokers)
                     except NotKnown:

@@ -1,4 +1,4 @@
-"""What ``BatchEngine`` makes of a backend: the cost of a round with very many jobs."""
+"""What ``ClusterEngine`` makes of a backend: the cost of a round with very many jobs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from supervisor.engines.cluster.engine import BatchEngine
-from supervisor.engines.cluster.interface import Standing
+from supervisor.engines.cluster.engine import ClusterEngine
+from supervisor.engines.cluster.interface import QueueState
 from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.engines.cluster.slurm.backend import Slurm
 from supervisor.engines.cluster.slurm.factory import FACTORY
@@ -41,7 +41,7 @@ async def test_a_round_with_ten_thousand_jobs(fake_slurm: Any, tmp_path: Path, r
     directories = await trio.to_thread.run_sync(
         a_queue_of, 10_000, tmp_path / "shared", fake_slurm.directory / "squeue"
     )
-    engine = BatchEngine(Slurm(), FACTORY.client)
+    engine = ClusterEngine(Slurm(), FACTORY.client)
     with trio.fail_after(110):
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.serve)
@@ -51,11 +51,11 @@ async def test_a_round_with_ten_thousand_jobs(fake_slurm: Any, tmp_path: Path, r
             cpu, wall = [], []
             for _ in range(5):
                 begun, used = time.perf_counter(), time.process_time()
-                await engine._heed(await engine._backend.observe(()))
+                await engine._apply_reports(await engine._backend.observe(()))
                 wall.append(time.perf_counter() - begun)
                 cpu.append(time.process_time() - used)
             nursery.cancel_scope.cancel()
-    assert {handle.word.standing for handle in handles} == {Standing.QUEUED}
+    assert {handle.word.queue_state for handle in handles} == {QueueState.QUEUED}
     assert len(fake_slurm.calls("sbatch")) == 0
     took = sorted(cpu)[2]
     print(f"a round with 10,000 jobs: {sorted(wall)[2] * 1e3:.0f} ms, {took * 1e3:.0f} ms of CPU time")  # noqa: T201

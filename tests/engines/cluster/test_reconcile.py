@@ -11,9 +11,16 @@ import attrs
 import pytest
 
 from supervisor.engines.cluster.client import request_end
-from supervisor.engines.cluster.interface import Standing, Word
-from supervisor.engines.cluster.reconcile import SILENT_SECONDS, SUBMISSION, Facts, Finding, decide, resolve
-from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.cluster.interface import JobReport, QueueState
+from supervisor.engines.cluster.reconcile import (
+    SILENT_SECONDS,
+    SUBMISSION,
+    ClusterEvidence,
+    Step,
+    decide,
+    resolve,
+)
+from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local import stopping
 from supervisor.jobdir import records
 from supervisor.keeper.single_job import HEARTBEAT, ORDERS, STDIN
@@ -31,20 +38,20 @@ PROCESS = {
 }
 EXIT = {"pid": 42, "start": 7, "boot": "b", "exit_code": 3, "signal": None, "ended_ns": 10**18 + 1}
 BY_KEEPER = "keeper.41.6.b.1"
-UNASKED = Word(standing=Standing.UNREACHABLE)
-QUEUED = Word(standing=Standing.QUEUED, handle="5", reason="Priority")
-RUNNING = Word(standing=Standing.RUNNING, handle="5")
-ENDED = Word(standing=Standing.ENDED, handle="5", state="NODE_FAIL")
-ABSENT = Word(standing=Standing.ABSENT)
-WORDS = (UNASKED, QUEUED, RUNNING, ENDED, ABSENT)
+UNASKED = JobReport(queue_state=QueueState.UNREACHABLE)
+QUEUED = JobReport(queue_state=QueueState.QUEUED, handle="5", reason="Priority")
+RUNNING = JobReport(queue_state=QueueState.RUNNING, handle="5")
+ENDED = JobReport(queue_state=QueueState.ENDED, handle="5", state="NODE_FAIL")
+ABSENT = JobReport(queue_state=QueueState.ABSENT)
+REPORTS = (UNASKED, QUEUED, RUNNING, ENDED, ABSENT)
 
-NOTHING = Facts(
+NOTHING = ClusterEvidence(
     claim=None,
     process=None,
     stop=None,
     exit=None,
     submission={"handle": "5"},
-    word=UNASKED,
+    report=UNASKED,
     silent=False,
     owner_lives=False,
 )
@@ -53,56 +60,56 @@ SPAWNED = attrs.evolve(CLAIMED, process=PROCESS)
 STOPPING = {"why": "cancelled", "signalled_boot_ns": 1, "gone": False}
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_an_end_on_record_is_the_truth_whatever_the_engine_says(word: Word) -> None:
-    assert decide(attrs.evolve(SPAWNED, exit=EXIT, word=word)) is Finding.ENDED
+@pytest.mark.parametrize("report", REPORTS)
+def test_an_end_on_record_is_the_truth_whatever_the_engine_says(report: JobReport) -> None:
+    assert decide(attrs.evolve(SPAWNED, exit=EXIT, report=report)) is Step.ENDED
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_a_pulse_is_believed_more_than_the_engine(word: Word) -> None:
-    assert decide(attrs.evolve(SPAWNED, word=word)) is Finding.RUNNING
-    assert decide(attrs.evolve(CLAIMED, word=word)) is Finding.QUEUED
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_pulse_is_believed_more_than_the_engine(report: JobReport) -> None:
+    assert decide(attrs.evolve(SPAWNED, report=report)) is Step.RUNNING
+    assert decide(attrs.evolve(CLAIMED, report=report)) is Step.QUEUED
 
 
 @pytest.mark.parametrize("facts", [CLAIMED, SPAWNED])
-@pytest.mark.parametrize("word", [ENDED, ABSENT])
-def test_without_a_pulse_the_engine_is_believed(facts: Facts, word: Word) -> None:
-    assert decide(attrs.evolve(facts, word=word, silent=True)) is Finding.NOTE_ENGINES_WORD
+@pytest.mark.parametrize("report", [ENDED, ABSENT])
+def test_without_a_pulse_the_engine_is_believed(facts: ClusterEvidence, report: JobReport) -> None:
+    assert decide(attrs.evolve(facts, report=report, silent=True)) is Step.NOTE_ENGINES_WORD
 
 
-@pytest.mark.parametrize("word", [UNASKED, QUEUED, RUNNING])
-def test_what_cannot_be_asked_is_not_absent(word: Word) -> None:
+@pytest.mark.parametrize("report", [UNASKED, QUEUED, RUNNING])
+def test_what_cannot_be_asked_is_not_absent(report: JobReport) -> None:
     for facts in (NOTHING, attrs.evolve(NOTHING, submission=None)):
-        assert decide(attrs.evolve(facts, word=word)) is Finding.QUEUED
+        assert decide(attrs.evolve(facts, report=report)) is Step.QUEUED
 
 
-@pytest.mark.parametrize("word", [ENDED, ABSENT])
-def test_an_unclaimed_job_that_is_gone_never_ran(word: Word) -> None:
-    assert decide(attrs.evolve(NOTHING, word=word)) is Finding.RULE_NEVER_LAUNCHED
+@pytest.mark.parametrize("report", [ENDED, ABSENT])
+def test_an_unclaimed_job_that_is_gone_never_ran(report: JobReport) -> None:
+    assert decide(attrs.evolve(NOTHING, report=report)) is Step.RULE_NEVER_LAUNCHED
 
 
 def test_who_is_about_to_submit_is_waited_for() -> None:
-    unsubmitted = attrs.evolve(NOTHING, submission=None, word=ABSENT)
-    assert decide(attrs.evolve(unsubmitted, owner_lives=True)) is Finding.QUEUED
-    assert decide(unsubmitted) is Finding.RULE_NEVER_LAUNCHED
+    unsubmitted = attrs.evolve(NOTHING, submission=None, report=ABSENT)
+    assert decide(attrs.evolve(unsubmitted, owner_lives=True)) is Step.QUEUED
+    assert decide(unsubmitted) is Step.RULE_NEVER_LAUNCHED
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_a_ruling_is_final(word: Word) -> None:
-    assert decide(attrs.evolve(NOTHING, claim=records.NOBODY, word=word)) is Finding.RULE_NEVER_LAUNCHED
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_ruling_is_final(report: JobReport) -> None:
+    assert decide(attrs.evolve(NOTHING, claim=records.NOBODY, report=report)) is Step.RULE_NEVER_LAUNCHED
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_a_job_whose_time_was_over_in_the_queue_never_runs(word: Word) -> None:
-    assert decide(attrs.evolve(NOTHING, word=word, overdue=True)) is Finding.RULE_NEVER_LAUNCHED
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_job_whose_time_was_over_in_the_queue_never_runs(report: JobReport) -> None:
+    assert decide(attrs.evolve(NOTHING, report=report, overdue=True)) is Step.RULE_NEVER_LAUNCHED
 
 
 def test_the_end_of_a_tree_that_is_being_stopped_is_waited_for() -> None:
     facts = attrs.evolve(SPAWNED, exit=EXIT, stop=STOPPING)
-    assert decide(attrs.evolve(facts, word=RUNNING)) is Finding.RUNNING
-    assert decide(attrs.evolve(facts, word=ENDED)) is Finding.RUNNING
-    assert decide(attrs.evolve(facts, word=ENDED, silent=True)) is Finding.ENDED
-    assert decide(attrs.evolve(facts, word=RUNNING, stop={**STOPPING, "gone": True})) is Finding.ENDED
+    assert decide(attrs.evolve(facts, report=RUNNING)) is Step.RUNNING
+    assert decide(attrs.evolve(facts, report=ENDED)) is Step.RUNNING
+    assert decide(attrs.evolve(facts, report=ENDED, silent=True)) is Step.ENDED
+    assert decide(attrs.evolve(facts, report=RUNNING, stop={**STOPPING, "gone": True})) is Step.ENDED
 
 
 # ---------------------------------------------------------------- what is done about it
@@ -129,12 +136,12 @@ def spawned(job: Path, *, beat_seconds_ago: float = 0) -> None:
     os.utime(job / HEARTBEAT, (then, then))
 
 
-def look(job: Path, word: Word, **rest: Any) -> Observation:
-    return resolve(str(job), word, **{"owner_lives": False, "engine": "slurm", **rest})
+def look(job: Path, report: JobReport, **rest: Any) -> Observation:
+    return resolve(str(job), report, **{"owner_lives": False, "engine": "slurm", **rest})
 
 
 def test_a_job_in_the_queue_says_why(job: Path) -> None:
-    assert [look(job, word).queue_reason for word in (QUEUED, RUNNING, UNASKED)] == [
+    assert [look(job, report).queue_reason for report in (QUEUED, RUNNING, UNASKED)] == [
         "Priority",
         "starting",
         "unreachable",
@@ -145,15 +152,15 @@ def test_a_job_in_the_queue_says_why(job: Path) -> None:
 def test_a_running_job_has_the_launch_of_the_node_and_no_clock_of_ours(job: Path) -> None:
     spawned(job)
     seen = look(job, RUNNING)
-    assert seen.seen is Seen.RUNNING
+    assert seen.phase is JobPhase.RUNNING
     assert seen.launched is not None
     assert (seen.launched.pid, seen.launched.deadline_boot_ns) == (42, None)
 
 
-@pytest.mark.parametrize("word", [ENDED, ABSENT])
-def test_a_job_that_never_ran_never_will(job: Path, word: Word) -> None:
+@pytest.mark.parametrize("report", [ENDED, ABSENT])
+def test_a_job_that_never_ran_never_will(job: Path, report: JobReport) -> None:
     for _ in range(2):
-        seen = look(job, word)
+        seen = look(job, report)
         assert seen.ended is not None
         assert seen.ended.exit.launch_error is not None
     assert records.read_claim(str(job)) == records.NOBODY
@@ -181,7 +188,7 @@ def test_a_job_that_was_claimed_is_asked_to_end_and_not_ruled_out(job: Path) -> 
     spawned(job)
     assert not request_end(str(job), "cancelled", "test", engine="slurm")
     assert look(job, RUNNING).stop_requested == "cancelled"
-    assert look(job, RUNNING).seen is Seen.RUNNING
+    assert look(job, RUNNING).phase is JobPhase.RUNNING
 
 
 @pytest.mark.parametrize("shown", ["no request", "a request not yet carried out"])
@@ -190,7 +197,7 @@ def test_an_end_that_is_seen_before_the_last_word_on_its_stop_tells_of_it(job: P
     if shown != "no request":
         assert not request_end(str(job), "deadline", "test", engine="slurm")
     records.replace(str(job), records.EXIT, {**EXIT, "exit_code": None, "signal": 15, "stopped": "deadline"})
-    assert look(job, RUNNING).seen is Seen.RUNNING  # whether something of its tree is left the old file knows
+    assert look(job, RUNNING).phase is JobPhase.RUNNING  # whether something of its tree is left the old file knows
     records.replace(str(job), records.STOP, {**STOPPING, "why": "deadline", "gone": True, "survivors": "7"})
     ended = look(job, RUNNING).ended
     assert ended is not None
@@ -208,14 +215,14 @@ def test_an_end_that_tells_of_no_stop_was_none(job: Path, stopped: object) -> No
 
 def test_an_engine_that_has_lost_sight_of_a_living_job_is_not_believed(job: Path) -> None:
     spawned(job, beat_seconds_ago=SILENT_SECONDS - 5)
-    assert [look(job, word).seen for word in WORDS] == [Seen.RUNNING] * len(WORDS)
+    assert [look(job, report).phase for report in REPORTS] == [JobPhase.RUNNING] * len(REPORTS)
 
 
-@pytest.mark.parametrize("word", [ENDED, ABSENT])
-def test_a_dead_node_leaves_an_unknown_end(job: Path, word: Word) -> None:
+@pytest.mark.parametrize("report", [ENDED, ABSENT])
+def test_a_dead_node_leaves_an_unknown_end(job: Path, report: JobReport) -> None:
     spawned(job, beat_seconds_ago=SILENT_SECONDS + 5)
-    assert look(job, UNASKED).seen is Seen.RUNNING
-    seen = look(job, word)
+    assert look(job, UNASKED).phase is JobPhase.RUNNING
+    seen = look(job, report)
     assert seen.ended is not None
     assert not seen.ended.exit.known
     assert seen.ended.remark is not None
@@ -242,7 +249,7 @@ def test_a_time_limit_of_the_engine_is_a_deadline(job: Path) -> None:
 def test_who_is_first_wins(job: Path) -> None:
     spawned(job, beat_seconds_ago=SILENT_SECONDS + 5)
 
-    def late(_: str) -> Word:
+    def late(_: str) -> JobReport:
         records.replace(str(job), records.EXIT, dict(EXIT))  # it was there all the time, and becomes visible now
         return ENDED
 

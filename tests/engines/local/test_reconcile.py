@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.engines.interface import Observation, Seen
+from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local import reconcile
-from supervisor.engines.local.reconcile import Evidence, Finding, Leader, Place, decide
+from supervisor.engines.local.reconcile import Decision, Evidence, Leader, Origin, decide
 from supervisor.jobdir import records
 from supervisor.system import processes
 
@@ -23,7 +23,7 @@ PROCESS = {"pid": 7, "start": 8, "boot": "b", "ns": "n", "keeper_pid": 10, "keep
 
 # Every value that makes a difference, by the names that the table below uses.
 VALUES: dict[str, dict[str, Any]] = {
-    "place": {"here": Place.HERE, "earlier": Place.EARLIER_BOOT, "elsewhere": Place.ELSEWHERE},
+    "place": {"here": Origin.HERE, "earlier": Origin.EARLIER_BOOT, "elsewhere": Origin.ELSEWHERE},
     "owner": {"lives": True, "gone": False},
     "claim": {"none": None, "nobody": records.NOBODY, "keeper": KEEPER, "unreadable": ""},
     "keeper": {"lives": True, "gone": False},
@@ -48,32 +48,35 @@ VALUES: dict[str, dict[str, Any]] = {
 KNOWN = "endless|in time|overdue"
 
 # The first row that fits decides. What is not named does not matter.
-TABLE: list[tuple[dict[str, str], Finding]] = [
+TABLE: list[tuple[dict[str, str], Decision]] = [
     # An exit record is the end, unless a stop had begun and the rest of the tree is still to be ended.
-    ({"exit": "there", "stop": "begun", "place": "here", "process": KNOWN, "keeper": "lives"}, Finding.WAIT_RUNNING),
-    ({"exit": "there", "stop": "begun", "place": "here", "process": KNOWN, "keeper": "gone"}, Finding.STOP),
-    ({"exit": "there"}, Finding.ENDED),
+    ({"exit": "there", "stop": "begun", "place": "here", "process": KNOWN, "keeper": "lives"}, Decision.WAIT_RUNNING),
+    ({"exit": "there", "stop": "begun", "place": "here", "process": KNOWN, "keeper": "gone"}, Decision.STOP),
+    ({"exit": "there"}, Decision.ENDED),
     # Without one, another host or namespace is out of reach.
-    ({"place": "elsewhere"}, Finding.ELSEWHERE),
+    ({"place": "elsewhere"}, Decision.ELSEWHERE),
     # Never launched, as far as is known.
-    ({"process": "none", "claim": "none", "owner": "lives"}, Finding.WAIT_QUEUED),
-    ({"process": "none", "claim": "none", "owner": "gone"}, Finding.RULE_NEVER_LAUNCHED),
-    ({"process": "none|damaged", "claim": "nobody"}, Finding.NOTE_NEVER_LAUNCHED),
-    ({"process": "none|damaged", "place": "earlier"}, Finding.NOTE_UNKNOWN),
-    ({"process": "none", "keeper": "lives", "exit": "none"}, Finding.WAIT_QUEUED),
-    ({"process": "damaged", "keeper": "lives", "exit": "none"}, Finding.RESTORE),
-    ({"process": "none|damaged"}, Finding.SEARCH_MARK),
+    ({"process": "none", "claim": "none", "owner": "lives"}, Decision.WAIT_QUEUED),
+    ({"process": "none", "claim": "none", "owner": "gone"}, Decision.RULE_NEVER_LAUNCHED),
+    ({"process": "none|damaged", "claim": "nobody"}, Decision.NOTE_NEVER_LAUNCHED),
+    ({"process": "none|damaged", "place": "earlier"}, Decision.NOTE_UNKNOWN),
+    ({"process": "none", "keeper": "lives", "exit": "none"}, Decision.WAIT_QUEUED),
+    ({"process": "damaged", "keeper": "lives", "exit": "none"}, Decision.RESTORE),
+    ({"process": "none|damaged"}, Decision.SEARCH_MARK),
     # Launched: nothing outlives its boot, and a keeper notes every end.
-    ({"place": "earlier"}, Finding.NOTE_UNKNOWN),
-    ({"keeper": "lives", "exit": "damaged", "leader": "gone", "stop": "none|damaged|asked|done"}, Finding.NOTE_UNKNOWN),
-    ({"keeper": "lives"}, Finding.WAIT_RUNNING),
+    ({"place": "earlier"}, Decision.NOTE_UNKNOWN),
+    (
+        {"keeper": "lives", "exit": "damaged", "leader": "gone", "stop": "none|damaged|asked|done"},
+        Decision.NOTE_UNKNOWN,
+    ),
+    ({"keeper": "lives"}, Decision.WAIT_RUNNING),
     # Nobody watches it: whoever looks has to act.
-    ({"leader": "alive", "stop": "asked|begun|done"}, Finding.STOP),
-    ({"leader": "alive", "process": "overdue"}, Finding.STOP),
-    ({"leader": "alive"}, Finding.WAIT_RUNNING),
-    ({"stop": "begun"}, Finding.STOP),
-    ({"status": "known"}, Finding.NOTE_ZOMBIE),
-    ({}, Finding.NOTE_UNKNOWN),
+    ({"leader": "alive", "stop": "asked|begun|done"}, Decision.STOP),
+    ({"leader": "alive", "process": "overdue"}, Decision.STOP),
+    ({"leader": "alive"}, Decision.WAIT_RUNNING),
+    ({"stop": "begun"}, Decision.STOP),
+    ({"status": "known"}, Decision.NOTE_ZOMBIE),
+    ({}, Decision.NOTE_UNKNOWN),
 ]
 
 
@@ -100,7 +103,7 @@ def test_decide_agrees_with_the_table_in_every_case() -> None:
             zombie_status=values["status"],
             now_boot_ns=NOW,
         )
-        number, wanted = next((n, finding) for n, (row, finding) in enumerate(TABLE) if fits(row, case))
+        number, wanted = next((n, decision) for n, (row, decision) in enumerate(TABLE) if fits(row, case))
         used.add(number)
         cases += 1
         if decide(seen) is not wanted:
@@ -108,7 +111,7 @@ def test_decide_agrees_with_the_table_in_every_case() -> None:
     assert not wrong, wrong[:3]
     assert used == set(range(len(TABLE)))
     assert cases == 28_800
-    assert {finding for _, finding in TABLE} == set(Finding)
+    assert {decision for _, decision in TABLE} == set(Decision)
 
 
 # ---------------------------------------------------------------- on real directories
@@ -194,7 +197,7 @@ def job(tmp_path: Path) -> Directory:
 
 
 def how(seen: Observation) -> tuple[int | None, int | None, str | None]:
-    assert seen.seen is Seen.ENDED
+    assert seen.phase is JobPhase.ENDED
     assert seen.ended is not None
     return seen.ended.exit.exit_code, seen.ended.exit.signal, seen.ended.stopped
 
@@ -215,12 +218,12 @@ def test_an_exit_record_says_how_it_ended(job: Directory, gone: Identity) -> Non
 def test_a_running_job_with_a_keeper_is_waited_for(job: Directory, spawn: Callable[..., Identity]) -> None:
     job.process(spawn(), spawn(), deadline_boot_ns=1)
     seen = job.resolve()
-    assert (seen.seen, seen.to_stop) == (Seen.RUNNING, None)
+    assert (seen.phase, seen.to_stop) == (JobPhase.RUNNING, None)
 
 
 def test_an_ended_leader_is_left_to_a_keeper_that_lives(job: Directory, gone: Identity, spawn: Any) -> None:
     job.process(gone, spawn())
-    assert job.resolve().seen is Seen.RUNNING
+    assert job.resolve().phase is JobPhase.RUNNING
     assert records.read(job.path, records.EXIT) is None
 
 
@@ -246,7 +249,7 @@ def test_without_a_keeper_whoever_looks_stops_what_has_to_be_stopped(
     if stop is not None:
         job.stop(**stop)
     seen = job.resolve()
-    assert (seen.seen, seen.to_stop) == (Seen.RUNNING, to_stop)
+    assert (seen.phase, seen.to_stop) == (JobPhase.RUNNING, to_stop)
 
 
 def test_a_record_need_not_name_a_deadline(job: Directory, gone: Identity, spawn: Callable[..., Identity]) -> None:
@@ -256,7 +259,7 @@ def test_a_record_need_not_name_a_deadline(job: Directory, gone: Identity, spawn
     del record["deadline_boot_ns"], record["v"]
     records.replace(job.path, records.PROCESS, record)
     seen = job.resolve()
-    assert (seen.seen, seen.to_stop, seen.damage) == (Seen.RUNNING, None, None)
+    assert (seen.phase, seen.to_stop, seen.damage) == (JobPhase.RUNNING, None, None)
 
 
 @pytest.mark.parametrize(("command", "end"), [("exit 5", (5, None)), ("kill -9 $$", (None, 9))])
@@ -334,7 +337,7 @@ def test_a_torn_exit_record_is_left_to_the_keeper(job: Directory, spawn: Callabl
     job.process(spawn(), spawn())
     job.raw(records.EXIT, b"{")
     seen = job.resolve()
-    assert (seen.seen, seen.damage) == (Seen.RUNNING, "exit.json cannot be read")
+    assert (seen.phase, seen.damage) == (JobPhase.RUNNING, "exit.json cannot be read")
     assert Path(job.path, records.EXIT).read_bytes() == b"{"
 
 
@@ -376,7 +379,7 @@ def test_a_torn_process_record_is_restored_from_the_mark(
     job.raw(records.JOB, b'{"v":1,"deadline_seconds":null}')
     job.raw(records.PROCESS, b"{")
     seen = job.resolve()
-    assert seen.seen is Seen.RUNNING
+    assert seen.phase is JobPhase.RUNNING
     assert seen.launched is not None
     assert seen.launched.pid == leader.pid
     assert abs(seen.launched.started_ns - time.time_ns()) < 60 * 10**9
@@ -413,7 +416,7 @@ def test_another_host_or_namespace_is_out_of_reach(
     job.stop(why="cancelled")
     born = {"host": host or processes.host_id(), "boot": "0" * 32, "ns": "1"}
     seen = job.resolve(born=born)
-    assert (seen.seen, seen.to_stop, seen.stop_requested) == (Seen.ELSEWHERE, None, "cancelled")
+    assert (seen.phase, seen.to_stop, seen.stop_requested) == (JobPhase.ELSEWHERE, None, "cancelled")
     assert sorted(os.listdir(job.path)) == ["process.json", "stop.json"]
 
 
@@ -426,7 +429,7 @@ def test_an_end_elsewhere_is_believed(job: Directory, gone: Identity) -> None:
 @pytest.mark.parametrize("born", [{"boot": "0" * 32, "host": "another"}, {"ns": "1"}])
 def test_a_job_that_is_queued_elsewhere_is_left_alone(job: Directory, born: dict[str, str]) -> None:
     here = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
-    assert job.resolve(born=here | born).seen is Seen.ELSEWHERE
+    assert job.resolve(born=here | born).phase is JobPhase.ELSEWHERE
     assert os.listdir(job.path) == []
 
 
@@ -434,7 +437,7 @@ def test_a_job_that_is_queued_elsewhere_is_left_alone(job: Directory, born: dict
 
 
 def test_nobody_claims_a_job_whose_owner_lives(job: Directory) -> None:
-    assert job.resolve(owner_lives=True).seen is Seen.QUEUED
+    assert job.resolve(owner_lives=True).phase is JobPhase.QUEUED
     assert records.read_claim(job.path) is None
 
 
@@ -468,7 +471,7 @@ def test_a_ruling_that_was_not_noted_is_noted(job: Directory) -> None:
 
 def test_a_claim_of_a_keeper_that_lives_is_waited_for(job: Directory, spawn: Callable[..., Identity]) -> None:
     job.claim(spawn())
-    assert job.resolve().seen is Seen.QUEUED
+    assert job.resolve().phase is JobPhase.QUEUED
 
 
 def test_a_claim_of_a_dead_keeper_without_a_process_is_lost(job: Directory, gone: Identity) -> None:
@@ -489,7 +492,7 @@ def test_what_a_dead_keeper_has_spawned_is_found_by_its_mark(
     job.claim(gone)
     job.raw(records.JOB, b'{"v":1,"deadline_seconds":30}')
     seen = job.resolve()
-    assert seen.seen is Seen.RUNNING
+    assert seen.phase is JobPhase.RUNNING
     assert seen.launched is not None
     assert seen.launched.pid == leader.pid
     assert seen.launched.deadline_boot_ns is not None
@@ -504,7 +507,7 @@ def test_a_claim_from_elsewhere_is_left_alone(
     namespace: str | None,
 ) -> None:
     job.claim(gone, boot=boot, namespace=namespace)
-    assert job.resolve(born={"host": "another", "boot": "0" * 32, "ns": "1"}).seen is Seen.ELSEWHERE
+    assert job.resolve(born={"host": "another", "boot": "0" * 32, "ns": "1"}).phase is JobPhase.ELSEWHERE
 
 
 def test_a_claim_that_cannot_be_read_is_taken_for_a_launch(job: Directory) -> None:
@@ -539,7 +542,7 @@ def test_a_tree_is_ended_before_its_leader_counts_as_ended(job: Directory, gone:
     job.exit(gone)
     job.stop(signalled_boot_ns=5)
     seen = job.resolve()
-    assert (seen.seen, seen.to_stop) == (Seen.RUNNING, "deadline")
+    assert (seen.phase, seen.to_stop) == (JobPhase.RUNNING, "deadline")
     records.mark_stop(job.path, gone=True)
     assert how(job.resolve()) == (3, None, "deadline")
 
@@ -555,7 +558,7 @@ def test_a_torn_stop_record_stops_nothing(job: Directory, gone: Identity, spawn:
     job.process(spawn(), gone)
     job.raw(records.STOP, b"{")
     seen = job.resolve()
-    assert (seen.seen, seen.to_stop, seen.damage) == (Seen.RUNNING, None, "stop.json cannot be read")
+    assert (seen.phase, seen.to_stop, seen.damage) == (JobPhase.RUNNING, None, "stop.json cannot be read")
 
 
 def test_a_launch_that_failed_is_an_end(job: Directory) -> None:

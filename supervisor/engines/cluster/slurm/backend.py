@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from supervisor.engines.cluster.interface import Rejected, Submission, Unreachable, Word
+from supervisor.engines.cluster.interface import JobReport, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.slurm import commands
 from supervisor.engines.cluster.slurm.commands import Answer, Command
 
@@ -18,7 +18,7 @@ __all__ = ["Slurm"]
 
 # Its clients give up by themselves when the controller is away, after MessageTimeout or so: 10 s as a rule.
 _COMMAND_SECONDS: Final = 20.0
-_MOST_AT_ONCE: Final = 4
+_MAX_AT_ONCE: Final = 4
 
 
 class Slurm:
@@ -32,8 +32,8 @@ class Slurm:
     def __init__(self) -> None:
         """Ask nothing yet."""
         self._environment = commands.environment(os.environ)
-        self._limiter = trio.CapacityLimiter(_MOST_AT_ONCE)
-        self._seen: dict[str, tuple[str, Word]] = {}
+        self._limiter = trio.CapacityLimiter(_MAX_AT_ONCE)
+        self._seen: dict[str, tuple[str, JobReport]] = {}
         self._version_checked = False
         self._checking = trio.Lock()
 
@@ -46,7 +46,7 @@ class Slurm:
                     self._version_checked = True
         return commands.read_submit(await self._run(commands.submit(submission)))
 
-    async def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+    async def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
         """Say where these jobs stand: one ``squeue``, however many there are."""
         del keys  # it lists all that are ours
         answer = await self._run(commands.squeue())
@@ -56,14 +56,16 @@ class Slurm:
         """Ask for a job to be ended, or its keeper to look."""
         commands.read_cancel(await self._run(commands.cancel(key, nudge=nudge)))
 
-    async def collect(self, handle: str) -> Word | None:
+    async def collect(self, handle: str) -> JobReport | None:
         """Return Slurm's word about an end."""
         return commands.read_show(await self._run(commands.show(handle)))
 
     async def recover(self, keys: Collection[str]) -> Mapping[str, str]:
         """Return the numbers of those of these jobs that Slurm knows."""
-        words = await self.observe(keys)
-        return {key: word.handle for key in keys if (word := words.get(key)) is not None and word.handle is not None}
+        reports = await self.observe(keys)
+        return {
+            key: report.handle for key in keys if (report := reports.get(key)) is not None and report.handle is not None
+        }
 
     async def _run(self, command: Command) -> Answer:
         run = partial(

@@ -1,6 +1,6 @@
 """Slurm's commands: what they are given, what their answers mean, and how a program without an event loop asks.
 
-Nothing is run here except by ``SlurmDesk``. ``slurm`` runs the same commands from a supervisor.
+Nothing is run here except by ``SlurmSyncBackend``. ``slurm`` runs the same commands from a supervisor.
 
 Jobs are known by their name, which holds the job's id: a controller that was killed may forget a submission
 that it has acknowledged, and give the same number to the next one.
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.engines.cluster.interface import Rejected, Standing, Submission, Unreachable, Word
+from supervisor.engines.cluster.interface import JobReport, QueueState, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.slurm.options import OPTIONS
 from supervisor.errors import InvalidArguments
 
@@ -27,7 +27,7 @@ __all__ = [
     "Answer",
     "Command",
     "Partition",
-    "SlurmDesk",
+    "SlurmSyncBackend",
     "ask",
     "cancel",
     "check_options",
@@ -196,7 +196,7 @@ def squeue() -> Command:
     return Command(("squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r|%j"))
 
 
-def read_squeue(answer: Answer, seen: dict[str, tuple[str, Word]] | None = None) -> dict[str, Word]:
+def read_squeue(answer: Answer, cache: dict[str, tuple[str, JobReport]] | None = None) -> dict[str, JobReport]:
     """Return what it says, by key. Of several jobs of one name the one that is furthest from its end counts.
 
     ``seen`` keeps what each line meant from one call to the next: of thousands of jobs few have anything new.
@@ -207,35 +207,35 @@ def read_squeue(answer: Answer, seen: dict[str, tuple[str, Word]] | None = None)
     if answer.status != 0:
         raise Unreachable(answer.complaint)
     lines = answer.stdout.splitlines()
-    known = {} if seen is None else seen
+    known = {} if cache is None else cache
     now = {line: known.get(line) or _read_line(line) for line in lines}
-    if seen is not None:
-        seen.clear()
-        seen.update(now)
-    words: dict[str, Word] = {}
-    for name, word in now.values():
-        there = words.get(name)
-        if there is None or (there.standing is Standing.ENDED and word.standing is not Standing.ENDED):
-            words[name] = word
-    words.pop("", None)
-    return words
+    if cache is not None:
+        cache.clear()
+        cache.update(now)
+    reports: dict[str, JobReport] = {}
+    for name, report in now.values():
+        there = reports.get(name)
+        if there is None or (there.queue_state is QueueState.ENDED and report.queue_state is not QueueState.ENDED):
+            reports[name] = report
+    reports.pop("", None)
+    return reports
 
 
-def _read_line(line: str) -> tuple[str, Word]:
+def _read_line(line: str) -> tuple[str, JobReport]:
     """Return the key and the word of a line, an empty key for a job that is not of ours."""
     handle, _, rest = line.partition("|")
     state, _, rest = rest.partition("|")
     reason, ours, name = rest.rpartition(f"|{_PREFIX}")
-    return name if ours and handle.isdigit() else "", _word(handle, state, reason)
+    return name if ours and handle.isdigit() else "", _report(handle, state, reason)
 
 
-def _word(handle: str, state: str, reason: str) -> Word:
+def _report(handle: str, state: str, reason: str) -> JobReport:
     if state in _QUEUED:
-        return Word(standing=Standing.QUEUED, handle=handle, reason=reason, state=state)
+        return JobReport(queue_state=QueueState.QUEUED, handle=handle, reason=reason, state=state)
     if state in _RUNNING:
-        return Word(standing=Standing.RUNNING, handle=handle, state=state)
-    return Word(
-        standing=Standing.ENDED,
+        return JobReport(queue_state=QueueState.RUNNING, handle=handle, state=state)
+    return JobReport(
+        queue_state=QueueState.ENDED,
         handle=handle,
         state=state,
         cancelled=state.startswith("CANCELLED"),
@@ -264,7 +264,7 @@ def show(handle: str) -> Command:
     return Command(("scontrol", "--oneliner", "show", "job", handle))
 
 
-def read_show(answer: Answer) -> Word | None:
+def read_show(answer: Answer) -> JobReport | None:
     """Return how a job ended, ``None`` when Slurm does not know it (any more) or it has not.
 
     Raises:
@@ -275,12 +275,12 @@ def read_show(answer: Answer) -> Word | None:
             return None
         raise Unreachable(answer.complaint)
     facts = dict(re.findall(r"(JobId|JobState|ExitCode)=(\S+)", answer.stdout))
-    word = _word(facts.get("JobId", ""), facts.get("JobState", ""), "")
-    if word.standing is not Standing.ENDED:
+    report = _report(facts.get("JobId", ""), facts.get("JobState", ""), "")
+    if report.queue_state is not QueueState.ENDED:
         return None
     code, _, number = facts.get("ExitCode", "").partition(":")
-    known = code.isdigit() and number == "0" and word.state in {"COMPLETED", "FAILED"}
-    return attrs.evolve(word, exit_code=int(code) if known else None)
+    known = code.isdigit() and number == "0" and report.state in {"COMPLETED", "FAILED"}
+    return attrs.evolve(report, exit_code=int(code) if known else None)
 
 
 # ---------------------------------------------------------------- what there is to run on
@@ -358,16 +358,16 @@ def ask(command: Command) -> Answer:
     return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
-class SlurmDesk:
+class SlurmSyncBackend:
     """Asks Slurm while somebody waits: briefly, once for all jobs, and not again at once if it does not answer."""
 
     def __init__(self) -> None:
         """Know nothing yet."""
-        self._words: Mapping[str, Word] | None = None
+        self._words: Mapping[str, JobReport] | None = None
         self._asked = -_BELIEVED_SECONDS
         self._silent_until = 0.0
 
-    def observe(self, keys: Collection[str]) -> Mapping[str, Word]:
+    def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
         """Say where these jobs stand."""
         now = time.monotonic()
         if now - self._asked >= _BELIEVED_SECONDS:
@@ -379,7 +379,7 @@ class SlurmDesk:
                     self._silent_until = time.monotonic() + 2 * _ANSWER_SECONDS
             self._asked = time.monotonic()
         if self._words is None:
-            return dict.fromkeys(keys, Word(standing=Standing.UNREACHABLE))
+            return dict.fromkeys(keys, JobReport(queue_state=QueueState.UNREACHABLE))
         return {key: self._words[key] for key in keys if key in self._words}
 
     def cancel(self, key: str, *, nudge: bool = False) -> bool:
@@ -391,7 +391,7 @@ class SlurmDesk:
         self._asked = -_BELIEVED_SECONDS  # it changes what is known
         return True
 
-    def collect(self, handle: str) -> Word | None:
+    def collect(self, handle: str) -> JobReport | None:
         """Return the engine's word about an end."""
         try:
             return read_show(ask(show(handle)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.engines.cluster.factory import ClusterFactory
-from supervisor.engines.cluster.interface import Backend, Desk
+from supervisor.engines.cluster.interface import Backend, SyncBackend
 from supervisor.engines.cluster.slurm.options import OPTIONS
 
 __all__ = ["FACTORY"]
@@ -18,10 +18,10 @@ def _backend() -> Backend:
     return Slurm()
 
 
-def _sync_backend() -> Desk:
-    from supervisor.engines.cluster.slurm.commands import SlurmDesk
+def _sync_backend() -> SyncBackend:
+    from supervisor.engines.cluster.slurm.commands import SlurmSyncBackend
 
-    return SlurmDesk()
+    return SlurmSyncBackend()
 
 
 def _check(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.engines.cluster.interface import Rejected, Standing, Submission, Unreachable, Word
+from supervisor.engines.cluster.interface import JobReport, QueueState, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.slurm import commands
 from supervisor.engines.cluster.slurm.commands import Answer
 from supervisor.errors import InvalidArguments
@@ -23,7 +23,7 @@ def test_a_submission_names_the_job_and_hands_over_nothing_else() -> None:
     command = commands.submit(submission())
     assert f"--job-name=supervisor-{KEY}" in command.argv
     assert "--no-requeue" in command.argv
-    assert not any(word.startswith("--time") for word in command.argv)
+    assert not any(report.startswith("--time") for report in command.argv)
     assert command.stdin == b"#!/bin/sh\nexec python3 '/a b/keeper.py' --job\n"
 
 
@@ -141,12 +141,12 @@ def test_a_refusal_is_passed_on(complaint: str) -> None:
         commands.read_submit(Answer(1, "", complaint))
 
 
-def queue(*lines: str) -> dict[str, Word]:
+def queue(*lines: str) -> dict[str, JobReport]:
     return commands.read_squeue(Answer(0, "".join(f"{line}\n" for line in lines)))
 
 
 def test_a_queue_is_read_by_name() -> None:
-    words = queue(
+    reports = queue(
         f"7|PENDING|Resources|supervisor-{KEY}",
         "8|RUNNING|None|somebody's own|job",
         "9|RUNNING|None|supervisor-b",
@@ -155,14 +155,18 @@ def test_a_queue_is_read_by_name() -> None:
         "12|NODE_FAIL|None|supervisor-e",
         "garbage",
     )
-    assert words[KEY] == Word(standing=Standing.QUEUED, handle="7", reason="Resources", state="PENDING")
-    assert {key: word.standing for key, word in words.items() if key != KEY} == {
-        "b": Standing.RUNNING,
-        "c": Standing.ENDED,
-        "d": Standing.ENDED,
-        "e": Standing.ENDED,
+    assert reports[KEY] == JobReport(queue_state=QueueState.QUEUED, handle="7", reason="Resources", state="PENDING")
+    assert {key: report.queue_state for key, report in reports.items() if key != KEY} == {
+        "b": QueueState.RUNNING,
+        "c": QueueState.ENDED,
+        "d": QueueState.ENDED,
+        "e": QueueState.ENDED,
     }
-    assert [(words[key].cancelled, words[key].overdue) for key in "cde"] == [(True, False), (False, True), (False,) * 2]
+    assert [(reports[key].cancelled, reports[key].overdue) for key in "cde"] == [
+        (True, False),
+        (False, True),
+        (False,) * 2,
+    ]
 
 
 def test_of_two_submissions_the_one_that_lives_counts() -> None:
@@ -188,9 +192,9 @@ def test_a_queue_that_cannot_be_read_is_not_an_empty_one(answer: Answer) -> None
     ],
 )
 def test_the_word_about_an_end(text: str, code: int | None) -> None:
-    word = commands.read_show(Answer(0, text))
-    assert word is not None
-    assert (word.standing, word.exit_code) == (Standing.ENDED, code)
+    report = commands.read_show(Answer(0, text))
+    assert report is not None
+    assert (report.queue_state, report.exit_code) == (QueueState.ENDED, code)
 
 
 def test_there_may_be_no_word_about_an_end() -> None:

@@ -11,9 +11,9 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines.interface import Seen
+from supervisor.engines.interface import JobPhase
 from supervisor.engines.local import liveness_cache, reconcile
-from supervisor.engines.local.liveness_cache import SecondLook, Unended
+from supervisor.engines.local.liveness_cache import LivenessCache, UnendedCache
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.system import file_systems, pidfd, processes
@@ -92,7 +92,7 @@ def test_what_settles_while_it_is_read_is_not_remembered(
 ) -> None:
     directory = world.job(host.start("sleep", "600"))
     resolve, exists = reconcile.resolve_kept, os.path.lexists
-    unended = Unended()
+    unended = UnendedCache()
 
     def slowly(path: str, *rest: Any) -> Any:
         seen = resolve(path, *rest)
@@ -192,7 +192,7 @@ def test_a_keeper_is_held_by_one_descriptor_until_the_catalog_is_closed(world: W
 def test_the_pid_of_a_keeper_may_be_a_strangers_by_now(world: World, host: Host) -> None:
     job_id = host.start("sleep", "600")
     keeper = world.keeper(job_id)
-    look = SecondLook()
+    look = LivenessCache()
     for start in (keeper.start, keeper.start + 1, keeper.start + 1):
         assert look._lives(keeper.pid, start) is (start == keeper.start)
     assert list(look._keepers) == [(keeper.pid, keeper.start)]
@@ -204,7 +204,7 @@ def test_a_keeper_that_is_a_zombie_does_not_live() -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     found = processes.read_process(pid)
     assert found is not None
-    look = SecondLook()
+    look = LivenessCache()
     held = liveness_cache._Keeper(pid, found.start)
     assert [look._lives(pid, found.start), held.lives(), held.lives()] == [False, False, False]
     held.close()
@@ -212,16 +212,16 @@ def test_a_keeper_that_is_a_zombie_does_not_live() -> None:
 
 
 def test_only_so_many_are_remembered(world: World, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_MOST_JOBS", "_MOST_KEEPERS"):
+    for name in ("_MAX_JOBS", "_MAX_KEEPERS"):
         monkeypatch.setattr(liveness_cache, name, 1)
-    look, unended = SecondLook(), Unended()
+    look, unended = LivenessCache(), UnendedCache()
     for _ in range(3):
         directory = world.job(host.start("sleep", "600"))
         pass_a_while(directory)
         for _ in range(3):
             seen = look.look(str(directory), directory.stat())
             assert seen is not None
-            assert seen.seen is Seen.RUNNING
+            assert seen.phase is JobPhase.RUNNING
             assert unended.is_unended(str(directory))
         assert len(liveness_cache._known) == len(unended._stamps) == 1
     own = processes.own_identity()
@@ -243,7 +243,7 @@ def test_without_pidfds_the_process_table_is_asked(world: World, host: Host, mon
 
 
 def test_no_end_is_on_record(tmp_path: Path) -> None:
-    unended, directory = Unended(), tmp_path / "job"
+    unended, directory = UnendedCache(), tmp_path / "job"
     assert not unended.is_unended(str(directory))
     directory.mkdir()
     assert unended.is_unended(str(directory))
