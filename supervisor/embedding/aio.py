@@ -27,22 +27,22 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _settled(call: Call[Any]) -> None:
-    """Wait on the running loop until a call is settled."""
+async def _until_done(call: Call[Any]) -> None:
+    """Wait on the running loop until a call is done."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    call.on_settled(lambda: loop.call_soon_threadsafe(_set, future))
+    call.on_done(lambda: loop.call_soon_threadsafe(_set, future))
     await future
 
 
-async def _settled_even_so(call: Call[Any], withdraw: Callable[[Call[Any]], object] | None = None) -> None:
-    """Wait until a call is settled. When cancelled, ``withdraw`` it and wait on; when cancelled again, no longer."""
+async def _until_done_or_withdrawn(call: Call[Any], withdraw: Callable[[Call[Any]], object] | None = None) -> None:
+    """Wait until a call is done. When cancelled, ``withdraw`` it and wait on; when cancelled again, no longer."""
     try:
-        await _settled(call)
+        await _until_done(call)
     except asyncio.CancelledError:
         if withdraw is not None:
             withdraw(call)
-        await _settled(call)
+        await _until_done(call)
         raise
 
 
@@ -61,7 +61,7 @@ class _Items(Generic[_T]):
         async with self._turn:
             if self._pending is None:
                 self._pending = self._source.fetch()
-            await _settled(self._pending)  # when this is cancelled the next call gets the item
+            await _until_done(self._pending)  # when this is cancelled the next call gets the item
             call, self._pending = self._pending, None
             return call.result()
 
@@ -94,7 +94,7 @@ class AsyncioSupervisor(AsyncioSupervisorMethods):
         call = Call(lambda: ask(self._portal.target), quick)
         self._portal.submit(call)
         try:
-            await _settled_even_so(call, self._portal.cancel)
+            await _until_done_or_withdrawn(call, self._portal.cancel)
         except GeneratorExit:  # the task was discarded, not cancelled: a job goes on
             if not scoped:
                 self._portal.cancel(call)
@@ -109,7 +109,7 @@ class AsyncioSupervisor(AsyncioSupervisorMethods):
         source = Source(self._portal, lambda: enter(self._portal.target))
         self._portal.submit(source.opening)
         try:
-            await _settled_even_so(source.opening, self._portal.cancel)
+            await _until_done_or_withdrawn(source.opening, self._portal.cancel)
             source.opening.result()
             yield _Items(source)
         finally:
@@ -173,7 +173,7 @@ async def open_supervisor_asyncio(
     try:
         opening: Call[None] = Call(nothing)
         portal.start(opening)
-        await _settled(opening)
+        await _until_done(opening)
         opening.result()
         yield AsyncioSupervisor(portal)
     finally:
@@ -183,6 +183,6 @@ async def open_supervisor_asyncio(
         del watching
         ended: Call[None] = Call(nothing)
         portal.stop(ended)
-        await _settled_even_so(ended)
+        await _until_done_or_withdrawn(ended)
         portal.join()
     portal.check()

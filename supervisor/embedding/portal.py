@@ -43,13 +43,13 @@ _EXIT_SECONDS: Final = 10.0
 class Call(Generic[_T]):
     """An awaitable to run in the Trio thread, once, for a caller in another thread.
 
-    ``ask`` is awaited with the context variables of the caller. ``settled`` becomes true
+    ``ask`` is awaited with the context variables of the caller. ``done`` becomes true
     when ``result()`` has something to return or raise. ``at_once``, if given, is called
     first: unless it returns ``None``, its answer saves a task and two rounds of the event loop, which are half of the
     cost of a call.
     """
 
-    __slots__ = ("_error", "_value", "_wake", "ask", "at_once", "begun", "context", "forget", "scope", "settled")
+    __slots__ = ("_error", "_value", "_wake", "ask", "at_once", "begun", "context", "done", "forget", "scope")
 
     def __init__(self, ask: Callable[[], Awaitable[_T]], at_once: Callable[[], _T | None] | None = None) -> None:
         self.ask = ask
@@ -57,24 +57,24 @@ class Call(Generic[_T]):
         self.context = copy_context()
         self.scope = trio.CancelScope()
         self.begun = False
-        self.settled = False
+        self.done = False
         self._value: Any = None
         self._error: BaseException | None = None
         self._wake: Callable[[], object] | None = None
         self.forget: Callable[[Call[_T]], object] | None = None
 
-    def on_settled(self, wake: Callable[[], object]) -> None:
-        """Call ``wake`` when the call is settled, in any thread; at once if it is settled now, and perhaps twice."""
+    def on_done(self, wake: Callable[[], object]) -> None:
+        """Call ``wake`` when the call is done, in any thread; at once if it is done now, and perhaps twice."""
         self._wake = wake
-        if self.settled:
+        if self.done:
             wake()
 
-    def settle(self, value: object = None, error: BaseException | None = None) -> None:
+    def finish(self, value: object = None, error: BaseException | None = None) -> None:
         """Set the result or the error; only the first time counts."""
-        if self.settled:
+        if self.done:
             return
         self._value, self._error = value, error
-        self.settled = True
+        self.done = True
         if self.forget is not None:
             self.forget(self)
         wake = self._wake
@@ -83,16 +83,16 @@ class Call(Generic[_T]):
                 wake()
 
     def begin(self) -> None:
-        """Settle the call if that needs no waiting."""
+        """Finish the call if that needs no waiting."""
         self.begun = True
         if self.at_once is not None:
             try:
                 value = self.context.run(self.at_once)
             except Exception as error:  # noqa: BLE001  # it is the caller's, as when it is awaited
-                self.settle(error=error)
+                self.finish(error=error)
             else:
                 if value is not None:
-                    self.settle(value)
+                    self.finish(value)
 
     def result(self) -> _T:
         """Return the result, or raise the error."""
@@ -106,7 +106,7 @@ class Call(Generic[_T]):
 
 
 async def nothing() -> None:
-    """The awaitable of a call that is settled by other means."""
+    """The awaitable of a call that other code finishes."""
 
 
 def _failures(error: BaseException) -> list[BaseException]:
@@ -138,7 +138,7 @@ class Portal(Generic[_Target]):
         self._stop_wanted = False
         self._opening: Call[None] = Call(nothing)
         self._cut_off: list[Call[Any]] = []
-        self._unsettled: set[Call[Any]] = set()
+        self._unfinished: set[Call[Any]] = set()
         self._lock = threading.Lock()
         self._leavers: list[Call[None]] | None = None
         self._forked = False
@@ -147,7 +147,7 @@ class Portal(Generic[_Target]):
     # ------------------------------------------------------------ from other threads
 
     def start(self, opening: Call[None]) -> None:
-        """Start the thread. ``opening`` is settled when the program is open or cannot be opened."""
+        """Start the thread. ``opening`` finishes when the program is open or cannot be opened."""
         self._opening = opening
         tell_in_child(self)
         run = copy_context().run
@@ -163,18 +163,18 @@ class Portal(Generic[_Target]):
             raise
 
     def submit(self, call: Call[Any], begin: Callable[[Call[Any]], object] | None = None) -> None:
-        """Make a call, which is settled in any case; ``begin`` is called with it in the Trio thread.
+        """Make a call, which finishes in any case; ``begin`` is called with it in the Trio thread.
 
         Raises:
             SupervisorClosed: the thread has ended, or this is a forked child.
             InternalError: the Trio program has broken down.
         """
-        self._unsettled.add(call)
-        call.forget = self._unsettled.discard
+        self._unfinished.add(call)
+        call.forget = self._unfinished.discard
         try:
             self.soon(begin or self._begin, call)
         except SupervisorError:
-            self._unsettled.discard(call)
+            self._unfinished.discard(call)
             raise
 
     def soon(self, action: Callable[..., object], *arguments: Any) -> None:
@@ -189,16 +189,16 @@ class Portal(Generic[_Target]):
             raise self._closed_error() from None
 
     def cancel(self, call: Call[Any]) -> None:
-        """Cancel a call, which is settled then, even if ``submit`` was interrupted."""
+        """Cancel a call, which finishes then, even if ``submit`` was interrupted."""
         try:
             self.soon(self._withdraw, call)
         except SupervisorError as error:
-            call.settle(error=error)
+            call.finish(error=error)
 
     def stop(self, ended: Call[None] | None = None) -> None:
-        """Ask the thread to end; ``ended`` is settled when it has ended."""
+        """Ask the thread to end; ``ended`` finishes when it has ended."""
         if ended is not None and not self._note_leaver(ended):
-            ended.settle()
+            ended.finish()
         self._stop_wanted = True
         with contextlib.suppress(SupervisorError):
             self.soon(self._leave)
@@ -254,25 +254,25 @@ class Portal(Generic[_Target]):
         except BaseException as error:  # noqa: BLE001  # opening, calls and closing raise it
             self._broken(_bare(error))
         finally:
-            self._settle_all()
+            self._finish_all()
 
-    def _settle_all(self) -> None:
+    def _finish_all(self) -> None:
         """Wake all waiters: Trio does not end its tasks when it breaks down itself."""
         _running.discard(self)
         self._token = None  # the token of a broken run accepts calls and makes none
         with self._lock:
             leavers, self._leavers = self._leavers or [], None
-        self._opening.settle(error=self._closed_error())
-        for call in (*self._cut_off, *tuple(self._unsettled)):
-            call.settle(error=self._closed_error())
+        self._opening.finish(error=self._closed_error())
+        for call in (*self._cut_off, *tuple(self._unfinished)):
+            call.finish(error=self._closed_error())
         for ended in leavers:
-            ended.settle()
+            ended.finish()
 
     def _broken(self, error: BaseException) -> None:
         if self._target is None:
             if isinstance(error, OSError):  # Trio needs descriptors itself
                 error = state_error(error, "cannot start the supervisor")
-            self._opening.settle(error=error)
+            self._opening.finish(error=error)
         else:
             self._breakdown = error
             log.warning("supervisor_broke_down", error=repr(error))
@@ -285,7 +285,7 @@ class Portal(Generic[_Target]):
             async with trio.open_nursery() as calls:
                 async with self._opener() as target:
                     self._target, self._calls = target, calls
-                    self._opening.settle()
+                    self._opening.finish()
                     try:
                         await self._leaving.wait()
                     finally:
@@ -300,36 +300,36 @@ class Portal(Generic[_Target]):
     def _begin(self, call: Call[Any]) -> None:
         if self._calls is None:
             call.begun = True
-            call.settle(error=self._closed_error())
+            call.finish(error=self._closed_error())
             return
         call.begin()
-        if not call.settled:
+        if not call.done:
             call.context.run(self._calls.start_soon, self.serve, call, self._cut_off)
 
     @staticmethod
     def _withdraw(call: Call[Any]) -> None:
         call.scope.cancel()
         if not call.begun:  # calls arrive in order, so this one will never begin
-            call.settle(error=SupervisorClosed("the call was withdrawn"))
+            call.finish(error=SupervisorClosed("the call was withdrawn"))
 
     @staticmethod
     async def serve(call: Call[Any], cut_off: list[Call[Any]]) -> None:
-        """Run a call and settle it; if that is cancelled from outside, add it to ``cut_off``."""
+        """Run a call and finish it; if that is cancelled from outside, add it to ``cut_off``."""
         try:
             with call.scope:
-                call.settle(await call.ask())
+                call.finish(await call.ask())
         except BaseException as error:
             if not _failures(error):
                 cut_off.append(call)
                 raise
-            call.settle(error=_bare(error))
-        call.settle(error=SupervisorClosed("the call was withdrawn"))  # if its own scope was cancelled
+            call.finish(error=_bare(error))
+        call.finish(error=SupervisorClosed("the call was withdrawn"))  # if its own scope was cancelled
 
 
 class Source(Generic[_T]):
     """An async context manager of the Trio program and the iterator that it gives, both run by one task.
 
-    ``opening`` is the call that begins it, settled when the iterator exists. Items are fetched one
+    ``opening`` is the call that begins it; it finishes when the iterator exists. Items are fetched one
     at a time, so that nothing is buffered here and a slow reader slows the reading.
     """
 
@@ -363,7 +363,7 @@ class Source(Generic[_T]):
         if self._end is None:
             self._send.send_nowait(call)
         else:
-            call.settle(error=self._end)
+            call.finish(error=self._end)
 
     async def _next(self) -> _T:
         assert self._iterator is not None  # noqa: S101  # no call arrives before the iterator exists
@@ -374,7 +374,7 @@ class Source(Generic[_T]):
         failure: BaseException | None = None
         try:
             async with self._enter() as self._iterator:
-                self.opening.settle()
+                self.opening.finish()
                 async for call in self._receive:
                     await self._portal.serve(call, waiting)
         except BaseException as error:
@@ -386,7 +386,7 @@ class Source(Generic[_T]):
                 while True:
                     waiting.append(self._receive.receive_nowait())
             for call in waiting:
-                call.settle(error=self._end)
+                call.finish(error=self._end)
 
 
 _running: set[Portal[Any]] = set()

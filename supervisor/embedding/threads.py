@@ -21,21 +21,21 @@ __all__ = ["BlockingSupervisor"]
 _T = TypeVar("_T")
 
 
-def _settled(call: Call[Any]) -> None:
-    """Wait in this thread until a call is settled."""
+def _until_done(call: Call[Any]) -> None:
+    """Wait in this thread until a call is done."""
     event = threading.Event()
-    call.on_settled(event.set)
+    call.on_done(event.set)
     event.wait()
 
 
-def _settled_even_so(call: Call[Any], withdraw: Callable[[Call[Any]], object] | None = None) -> None:
-    """Wait until a call is settled. When interrupted, ``withdraw`` it and wait on; the next time, no longer."""
+def _until_done_or_withdrawn(call: Call[Any], withdraw: Callable[[Call[Any]], object] | None = None) -> None:
+    """Wait until a call is done. When interrupted, ``withdraw`` it and wait on; the next time, no longer."""
     try:
-        _settled(call)
+        _until_done(call)
     except BaseException:
         if withdraw is not None:
             withdraw(call)
-        _settled(call)
+        _until_done(call)
         raise
 
 
@@ -55,7 +55,7 @@ class _Items(Generic[_T]):
         with self._turn:
             if self._pending is None:
                 self._pending = self._source.fetch()
-            _settled(self._pending)  # when this is interrupted the next call gets the item
+            _until_done(self._pending)  # when this is interrupted the next call gets the item
             call, self._pending = self._pending, None
             try:
                 return call.result()
@@ -102,7 +102,7 @@ class BlockingSupervisor(BlockingSupervisorMethods):
         opening: Call[None] = Call(nothing)
         try:
             self._portal.start(opening)
-            _settled(opening)
+            _until_done(opening)
             opening.result()
         except BaseException:
             self._close()
@@ -126,7 +126,7 @@ class BlockingSupervisor(BlockingSupervisorMethods):
         if portal is not None:
             ended: Call[None] = Call(nothing)
             portal.stop(ended)
-            _settled_even_so(ended)
+            _until_done_or_withdrawn(ended)
             portal.join()
         return portal
 
@@ -148,10 +148,10 @@ class BlockingSupervisor(BlockingSupervisorMethods):
         call = Call(lambda: ask(portal.target), quick)
         try:
             portal.submit(call)
-            _settled(call)
+            _until_done(call)
         except BaseException:  # KeyboardInterrupt, or another exception from a signal handler of the host
             portal.cancel(call)
-            _settled(call)
+            _until_done(call)
             raise
         return call.result()
 
@@ -164,7 +164,7 @@ class BlockingSupervisor(BlockingSupervisorMethods):
         source = Source(portal, lambda: enter(portal.target))
         try:
             portal.submit(source.opening)
-            _settled_even_so(source.opening, portal.cancel)
+            _until_done_or_withdrawn(source.opening, portal.cancel)
             source.opening.result()
             yield _Items(source)
         finally:

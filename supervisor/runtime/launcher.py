@@ -116,22 +116,23 @@ class Launcher:
                     raise
         return made
 
-    async def begun(self, made: Entry, spec: JobSpec, protection: contextlib.ExitStack | None = None) -> Job:
-        """Return a job that ``begin`` made, or another job that has got its key first.
+    async def begun(self, made: Entry | Job, spec: JobSpec, protection: contextlib.ExitStack | None = None) -> Job:
+        """Return the job that ``begin`` has returned, or another one that got its key first.
 
         A job whose launch takes long is returned while it is queued.
 
         Raises:
             SupervisorError: it could not be recorded; there is no such job.
         """
+        if isinstance(made, Job):
+            return made
         if not made.started.is_set() and made.row.job_id not in self._registry.entries:
             await made.started.wait()  # no caller knows its id yet
         if made.key_conflict or made.problem is not None:
             await trio.to_thread.run_sync(self._catalog.layout.remove_job, made.row.workspace_key, made.row.job_id)
             if made.problem is not None:
                 raise made.problem
-            again = await self.begin(spec, protection)
-            return again if isinstance(again, Job) else await self.begun(again, spec, protection)
+            return await self.begun(await self.begin(spec, protection), spec, protection)
         job = made.job()
         if job.status is State.QUEUED:
             self._access.check_open()

@@ -114,8 +114,7 @@ class Supervisor:
             id the caller does not know, goes on; an idempotency key finds it again.
         """
         spec = spec_of(argv, options)
-        made = await self.launcher.begin(spec)
-        return made if isinstance(made, Job) else await self.launcher.begun(made, spec)
+        return await self.launcher.begun(await self.launcher.begin(spec), spec)
 
     @overload
     async def run(self, argv: JobSpec) -> Result: ...
@@ -136,7 +135,7 @@ class Supervisor:
         try:
             with contextlib.ExitStack() as protection:
                 made = await self.launcher.begin(spec, protection)
-                job = made if isinstance(made, Job) else await self.launcher.begun(made, spec, protection)
+                job = await self.launcher.begun(made, spec, protection)
                 protection.enter_context(self._registry.protected_job(job.job_id))  # the key may belong to this one
                 await self.wait(job.job_id)
                 return await self.result(job.job_id)

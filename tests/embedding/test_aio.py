@@ -606,20 +606,20 @@ def test_no_thread_can_be_had(run: Run[None], settings: Settings, monkeypatch: p
 
 
 def test_interrupted_before_a_call_arrived(settings: Settings) -> None:
-    """As when a signal handler raises in the middle of ``submit``: the call is settled all the same."""
+    """As when a signal handler raises in the middle of ``submit``: the call is done even so."""
     from supervisor.embedding.portal import Call, nothing
 
     portal = Portal(lambda: supervisor.open_supervisor(settings, engine=FakeEngine()))
     opened = threading.Event()
     opening: Call[None] = Call(nothing)
-    opening.on_settled(opened.set)
+    opening.on_done(opened.set)
     portal.start(opening)
     assert opened.wait(PATIENCE)
     call: Call[None] = Call(trio.sleep_forever)
-    settled = threading.Event()
-    call.on_settled(settled.set)
+    done = threading.Event()
+    call.on_done(done.set)
     portal.cancel(call)
-    assert settled.wait(PATIENCE)
+    assert done.wait(PATIENCE)
     with pytest.raises(SupervisorClosed):
         call.result()
     portal.stop()

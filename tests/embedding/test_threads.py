@@ -337,7 +337,7 @@ BREAKS_DOWN = """
     thread = threading.Thread(target=ask, args=(sup, sup.start(["x"]).job_id), daemon=True)
     portal = sup._through()
     thread.start()
-    while not portal._unsettled:
+    while not portal._unfinished:
         time.sleep(0.001)
     portal.soon(portal._calls.start_soon, break_down)
     thread.join(30)
@@ -345,7 +345,7 @@ BREAKS_DOWN = """
         sup.list()
     except SupervisorError as error:
         met.append(error)
-    print(thread.is_alive(), *(type(error).__name__ for error in met), len(portal._unsettled), flush=True)
+    print(thread.is_alive(), *(type(error).__name__ for error in met), len(portal._unfinished), flush=True)
     os._exit(0)
 """
 
@@ -359,7 +359,7 @@ def test_a_call_comes_back_when_trio_itself_breaks_down(what: str) -> None:
     assert done.stdout == "False InternalError InternalError 0\n", done
 
 
-def test_what_was_settled_is_forgotten(settings: Settings, endless: FakeEngine) -> None:
+def test_calls_that_are_done_are_forgotten(settings: Settings, endless: FakeEngine) -> None:
     with BlockingSupervisor(settings, engine=endless) as sup:
         portal = sup._through()
         job = sup.start(["x"])
@@ -367,7 +367,7 @@ def test_what_was_settled_is_forgotten(settings: Settings, endless: FakeEngine) 
         with sup.events(job.job_id), pytest.raises(JobRunning):
             sup.wait(job.job_id, timeout=0)
         sup.cancel(job.job_id)
-        until(lambda: not portal._unsettled)
+        until(lambda: not portal._unfinished)
 
 
 def test_no_descriptors_for_the_thread_of_trio(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
