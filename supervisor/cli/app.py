@@ -56,8 +56,6 @@ Examples:
 
 
 class _App(click.Group):
-    """The group: imports commands by name, and reports usage errors in the same shape as other errors."""
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return list(COMMANDS)

@@ -228,10 +228,7 @@ def group_option(name: str, ctx: click.Context | None = None) -> Any:
     return None if group is None else group.params.get(name)
 
 
-def command(
-    name: str,
-    **attributes: Any,
-) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
+def command(name: str, **attributes: Any) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
     """Return a decorator that makes a command of a function, see the module's docstring."""
 
     def decorate(function: Callable[Concatenate[Invocation, _P], int]) -> click.Command:

@@ -11,13 +11,7 @@ from typing import Final
 
 from supervisor.cli import streams
 
-__all__ = [
-    "is_closed",
-    "is_writable",
-    "restore_environment",
-    "take_descriptors",
-    "warn_of_unread_input",
-]
+__all__ = ["is_closed", "is_writable", "restore_environment", "take_descriptors", "warn_of_unread_input"]
 
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _COERCED: Final = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})

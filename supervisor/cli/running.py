@@ -242,7 +242,6 @@ class _Screen:
         self._writing = 0
 
     def show(self, line: str) -> None:
-        """Draw the line, except in the middle of a line of output."""
         if self.on_terminal and self._at_line_start and not self._writing:
             terminal.write(f"\r{terminal.fitted(line)}\x1b[K")
             self._drawn = True
@@ -267,7 +266,6 @@ class _Screen:
             self._at_line_start = chunk.endswith(b"\n")
 
     def note(self, message: str, head: str = "supervisor: ") -> None:
-        """Write a line of its own."""
         if self._used:
             self.erase()
             begin = "" if self._at_line_start else "\n"

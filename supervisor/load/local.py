@@ -33,11 +33,7 @@ class _LocalDriver:
         self._supervisor = supervisor
         self._workspace = workspace
         self._environment = {"PATH": os.environ.get("PATH", os.defpath)}
-        self.facts = {
-            "kind": "local",
-            "state_dir": str(supervisor.settings.state_dir),
-            "workspace": workspace,
-        }
+        self.facts = {"kind": "local", "state_dir": str(supervisor.settings.state_dir), "workspace": workspace}
 
     async def start(self, request: Request) -> Job:
         spec = JobSpec(

@@ -154,13 +154,7 @@ class Mix:
 
 
 def simple(
-    *,
-    seconds: Spread,
-    output_bytes: Spread,
-    cancels: float,
-    timeouts: float,
-    failures: float,
-    **rest: Any,
+    *, seconds: Spread, output_bytes: Spread, cancels: float, timeouts: float, failures: float, **rest: Any
 ) -> Mix:
     """Return the mix that a few options describe; ``rest`` are attributes of ``Mix``.
 
@@ -254,10 +248,7 @@ def _bytes_spread(value: Any) -> Spread:
 _POSITIVE: Final = real(lambda value: value > 0)
 
 _MIX_KEYS: Final[Mapping[str, Parser]] = {
-    "rate": (
-        real(lambda value: 0 < value <= _MAX_RATE),
-        f"a number of jobs a second, above 0 and at most {_MAX_RATE}",
-    ),
+    "rate": (real(lambda value: 0 < value <= _MAX_RATE), f"a number of jobs a second, above 0 and at most {_MAX_RATE}"),
     "for_seconds": (_POSITIVE, "a number of seconds above 0"),
     "jobs": (whole(1), "a whole number of at least 1"),
     "arrivals": (parser(str, ARRIVALS.__contains__), " or ".join(f'"{name}"' for name in ARRIVALS)),

@@ -119,7 +119,6 @@ class _McpDriver:
     async def _call(
         self, tool: str, arguments: Mapping[str, Any], waits: float = 0, *, even_failed: bool = False
     ) -> Mapping[str, Any]:
-        """Call a tool and return its structured content."""
         try:
             answer = await self._client.call_tool(
                 tool, dict(arguments), read_timeout_seconds=waits + 10 * _MARGIN_SECONDS

@@ -1,14 +1,14 @@
-"""Jobs for MCP hosts, with the official SDK on Trio. What is in here needs ``trio-supervisor[mcp]``.
+"""Jobs for MCP hosts, with the official SDK on Trio. It needs ``trio-supervisor[mcp]``.
 
-The way of a request, top down; nothing in here decides anything about jobs::
+The path of a request, top down. The library, not this package, decides about jobs::
 
     serving         one server from its settings to its end: stdio or HTTP
-    server          the SDK's server, put together
-    transports/     stdio and HTTP; what each caller over HTTP may hold
-    tasks/          any tool as a durable task
-    tools/          what a host can call and read: job tools, one tool for each kind, job://ID
-    access/         tokens, principals, and the directories that no job of a caller may use
-    config/         what the operator sets: kinds, templates, patterns, places, the environment of jobs
-    backend         the supervisor, opened after the first answer
-    review/         the program that the shipped examples run: a git diff, made fit to be read
+    server          the SDK's server with its tools
+    transports/     stdio and HTTP; the limits of each caller over HTTP
+    tasks/          durable tasks for any tool
+    tools/          the tools and resources of a host: job tools, one tool for each kind, job://ID
+    access/         tokens, principals, and the directories that are forbidden to jobs of callers
+    config/         the operator's configuration: kinds, templates, patterns, workspaces, environment
+    lazy            the supervisor, opened after the first answer
+    review/         the program of the shipped review kinds: it prepares a git diff for an agent
 """

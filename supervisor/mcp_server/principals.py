@@ -1,4 +1,4 @@
-"""The documented path of ``supervisor.mcp_server.access.principals``, for servers that were written before it moved."""
+"""The former path of ``supervisor.mcp_server.access.principals``, which is documented."""
 
 from __future__ import annotations
 

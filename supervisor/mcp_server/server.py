@@ -1,4 +1,4 @@
-"""The SDK's server, put together: tools by name, resources, and errors in the contract's shape."""
+"""The SDK's server with tools by name, and errors in the shape of the public JSON."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ from supervisor._version import __version__
 from supervisor.errors import InternalError, SupervisorError
 from supervisor.mcp_server.config.arguments import checked, schema_of
 from supervisor.mcp_server.tools.answers import error_answer
-from supervisor.mcp_server.tools.jobs import Tool
+from supervisor.mcp_server.tools.tool import Call, Tool
 from supervisor.store.state_errors import state_error
 from supervisor.system.observing import NotKnown
 
 __all__ = ["extend", "make_server"]
 
 _INSTRUCTIONS: Final = (
-    "Long commands as background jobs that outlive this session. A tool that starts one answers with a job_id: "
-    "call job_wait until it has ended, then job_result. Give an idempotency_key to be able to repeat a start safely."
+    "Long commands as background jobs that outlive this session. A tool that starts a job answers with its job_id: "
+    "call job_wait until it has ended, then job_result. To repeat a start safely, give it an idempotency_key."
 )
 
 
 def make_server(tools: Sequence[Tool]) -> Server[Any]:
-    """Return a server that has these tools."""
+    """Return a server with these tools."""
     by_name = {tool.name: tool for tool in tools}
     listed = ListToolsResult(tools=[tool.describe() for tool in tools])
 
-    async def list_tools(_: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
-        del params
+    async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
         return listed
 
     async def call_tool(
@@ -52,14 +51,14 @@ def make_server(tools: Sequence[Tool]) -> Server[Any]:
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"there is no tool {params.name!r:.80}; there are {', '.join(by_name)}")
         try:
-            return await tool.call(ctx, params, checked(tool.parameters, params.arguments or {}))
+            return await tool.run(Call(ctx, params, checked(tool.parameters, params.arguments or {})))
         except SupervisorError as error:
             return error_answer(error)
         except NotKnown as error:
             return error_answer(state_error(error, f"{tool.name} cannot look at the job now"))
         except MCPError:
             raise
-        except Exception as error:  # noqa: BLE001  # one defect costs one call
+        except Exception as error:  # noqa: BLE001  # a defect in one tool must not end the server
             log.warning("mcp_tool_failed", tool=tool.name, error=repr(error))
             return error_answer(InternalError(f"{tool.name} failed: {error!r}", repair="Report this as a defect."))
 
@@ -75,7 +74,7 @@ def make_server(tools: Sequence[Tool]) -> Server[Any]:
 
 
 def extend(server: Server[Any], extension: Extension, *middleware: ServerMiddleware[Any]) -> None:
-    """Put an extension on a server, as the SDK's own ``MCPServer`` does with those that it is made with."""
+    """Add an extension to a server, as the SDK's ``MCPServer`` does."""
     for method in extension.methods():
         server.add_request_handler(method.method, method.params_type, _gated(method))
     call_tool = server.get_request_handler("tools/call")

@@ -12,9 +12,9 @@ from mcp.server.lowlevel import Server
 
 from supervisor.mcp_server.access.guarded import guarded
 from supervisor.mcp_server.access.principals import principal_of
-from supervisor.mcp_server.backend import Backend, opening
 from supervisor.mcp_server.config.kinds import Kind
-from supervisor.mcp_server.config.places import Places
+from supervisor.mcp_server.config.workspaces import WorkspacePolicy
+from supervisor.mcp_server.lazy import LazySupervisor, opener
 from supervisor.mcp_server.server import extend, make_server
 from supervisor.mcp_server.tasks import Tasks
 from supervisor.mcp_server.tools.answers import result_answer
@@ -34,12 +34,12 @@ __all__ = ["Options", "assemble", "serve_http", "serve_stdio"]
 
 @attrs.frozen(slots=True, kw_only=True)
 class Options:
-    """What a server offers.
+    """The options of a server.
 
     Attributes:
-        settings: where the jobs are, and the defaults.
-        kinds: what may be started.
-        allow_commands: patterns of commands that ``job_start`` may start; none, no ``job_start``.
+        settings: the state root and the defaults.
+        kinds: the sorts of jobs that callers may start.
+        allow_commands: patterns of commands that ``job_start`` may start; without one there is no ``job_start``.
     """
 
     settings: Settings
@@ -47,34 +47,33 @@ class Options:
     allow_commands: Sequence[str] = ()
 
 
-def assemble(options: Options, backend: Backend, *, trust_roots: bool) -> Server[Any]:
-    """Return the server; ``trust_roots``: whether the client's roots may widen where jobs may run."""
-    tasks = Tasks(principal=principal_of, supervisor=backend.supervisor, render=result_answer)
-    starter = Starter(
-        backend, options.settings, Places(trust_roots=trust_roots, guarded=guarded(options.settings)), tasks.became
-    )
+def assemble(options: Options, lazy: LazySupervisor, *, trust_roots: bool) -> Server[Any]:
+    """Return the server; ``trust_roots``: whether the client's roots are allowed directories for jobs."""
+    tasks = Tasks(principal=principal_of, supervisor=lazy.supervisor, render=result_answer)
+    workspaces = WorkspacePolicy(trust_roots=trust_roots, guarded=guarded(options.settings))
+    starter = Starter(lazy, options.settings, workspaces, tasks.became)
     starting = [kind_tool(kind, starter) for kind in options.kinds]
     if options.allow_commands:
         starting.append(start_tool(options.allow_commands, starter))
     for tool in starting:
         tasks.add_job_tool(tool.name)
-    server = make_server([*starting, *job_tools(backend, options.settings)])
-    Resources(backend, options.settings).offer(server)
-    if starting:  # else no call can become a task
+    server = make_server([*starting, *job_tools(lazy, options.settings)])
+    Resources(lazy, options.settings).offer(server)
+    if starting:  # otherwise no call can become a task
         extend(server, tasks, tasks.middleware)
-        backend.beside.append(tasks.serving)
+        lazy.attachments.append(tasks.serving)
     return server
 
 
 async def serve_stdio(options: Options) -> None:
-    """Serve the host at the other end of stdin and stdout, until the end of file or a signal."""
-    backend = Backend(opening(options.settings))
-    server = assemble(options, backend, trust_roots=True)
+    """Serve the host over stdin and stdout, until the end of file or a signal."""
+    lazy = LazySupervisor(opener(options.settings))
+    server = assemble(options, lazy, trust_roots=True)
     with stdio.diverted() as ends:
         async with trio.open_nursery() as nursery:
             await nursery.start(_until_signalled, nursery.cancel_scope)
-            nursery.start_soon(backend.run)
-            await stdio.serve(server, ends, answered=backend.begin, ending=backend.ending)
+            nursery.start_soon(lazy.run)
+            await stdio.serve(server, ends, answered=lazy.begin, ending=lazy.ending)
             nursery.cancel_scope.cancel()
 
 
@@ -86,26 +85,26 @@ async def serve_http(
     allowed_hosts: Sequence[str],
     started: Callable[[Address], None],
 ) -> None:
-    """Serve whoever comes to ``address``, until a signal; ``started`` is told the port that was taken."""
-    from supervisor.mcp_server.transports import http  # Hypercorn, which stdio has no need of
+    """Serve clients at ``address`` until a signal; ``started`` is called with the bound address."""
+    from supervisor.mcp_server.transports import http  # it imports Hypercorn, which stdio does not need
 
-    backend = Backend(opening(options.settings))
-    # A client of another user could claim any root; without tokens everybody on this machine could.
-    server = assemble(options, backend, trust_roots=False)
+    lazy = LazySupervisor(opener(options.settings))
+    # Clients of other users could claim any root.
+    server = assemble(options, lazy, trust_roots=False)
     signalled = trio.CancelScope()
 
     async def shutdown() -> None:
         with signalled:
             await trio.sleep_forever()
-        backend.ending.set()
+        lazy.ending.set()
 
     def begin(bound: Address) -> None:
         started(bound)
-        backend.begin()
+        lazy.begin()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(_until_signalled, signalled)
-        nursery.start_soon(backend.run)
+        nursery.start_soon(lazy.run)
         await http.serve(server, address, tokens=tokens, allowed_hosts=allowed_hosts, shutdown=shutdown, started=begin)
         nursery.cancel_scope.cancel()
 

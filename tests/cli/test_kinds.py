@@ -46,7 +46,7 @@ def test_the_doctor_loads_every_kind(cli: Any, install: Callable[..., None]) -> 
     assert "no_such_module" in check["message"]
 
 
-def test_a_kind_that_nobody_brings_is_refused_with_those_there_are(cli: Any) -> None:
+def test_a_missing_kind_is_refused_with_those_there_are(cli: Any) -> None:
     done = cli("run", "--kind", "surely-no-such-kind", "--", "true")
     assert done.exit_code == 2
     assert "claude, codex, json, raw" in done.stderr

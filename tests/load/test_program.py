@@ -79,7 +79,7 @@ def test_one_whose_sleep_alone_is_stopped_does_not_go_on(tmp_path: Path) -> None
     assert read_marks(str(tmp_path / "marks")).ended == {}
 
 
-def test_marks_that_nobody_made(tmp_path: Path) -> None:
+def test_marks_of_no_job(tmp_path: Path) -> None:
     assert read_marks(str(tmp_path / "none")).begun == {}
     (tmp_path / "marks").write_text("a-1 + 5\nrubbish\n", encoding="ascii")
     assert read_marks(str(tmp_path / "marks")).begun == {"a-1": 1, "rubbish": 1}

@@ -13,8 +13,8 @@ import trio
 from mcp import Client
 
 from supervisor import Settings, open_supervisor
-from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.config import kinds_file
+from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.testing import FakeEngine, Script
 
@@ -83,10 +83,10 @@ class Servers:
         options = Options(
             settings=self.settings, kinds=kinds_file.parse(text, "kinds.toml"), allow_commands=allow_commands
         )
-        backend = Backend(lambda: open_supervisor(self.settings, engine=self.engine))
-        server = assemble(options, backend, trust_roots=trust_roots)
+        lazy = LazySupervisor(lambda: open_supervisor(self.settings, engine=self.engine))
+        server = assemble(options, lazy, trust_roots=trust_roots)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(backend.run)
+            nursery.start_soon(lazy.run)
             async with Client(server, mode=era, **client) as connected:
                 yield Caller(connected, self.engine)
             nursery.cancel_scope.cancel()

@@ -45,7 +45,7 @@ PIPES = [
 def test_git_that_waits_for_a_pipe_is_given_up(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(review, "_LONGEST_SECONDS", 0.3)
+    monkeypatch.setattr(review, "_MAX_GIT_SECONDS", 0.3)
     pipe = repository.path / name
     pipe.unlink(missing_ok=True)
     pipe.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def test_a_review_that_is_cancelled_leaves_no_files(repository: Repository) -> N
 
 
 def test_an_index_that_is_too_large_is_not_copied(repository: Repository) -> None:
-    os.truncate(repository.path / ".git/index", git_view._LARGEST_INDEX + 1)
+    os.truncate(repository.path / ".git/index", git_view._MAX_INDEX_BYTES + 1)
     with pytest.raises(review._Stop, match="the index of the git repository has 1073741825 bytes") as caught:
         review.collect("working", None, 1000)
     assert caught.value.status == 4

@@ -17,7 +17,7 @@ import trio
 
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.access.tokens import Tokens
-from supervisor.mcp_server.backend import Backend
+from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.transports.http import _Guarded
 from tests.mcp_server.transports.test_http import Server, call
 from tests.mcp_server.transports.test_http import start as start  # noqa: PLC0414  # a fixture
@@ -52,7 +52,7 @@ def connect(stack: contextlib.ExitStack, server: Server) -> socket.socket:
 
 @pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
-async def test_silent_connections_of_anybody_starve_nobody(start: Callable[..., Server], state_dir: Path) -> None:
+async def test_silent_connections_do_not_starve_other_clients(start: Callable[..., Server], state_dir: Path) -> None:
     server = start()
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (128, 4096))
     with contextlib.ExitStack() as stack, trio.fail_after(60):
@@ -217,14 +217,14 @@ async def test_a_supervisor_that_breaks_down_behind_a_server_is_opened_again() -
     async def _break() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    backend = Backend(open_it)
+    lazy = LazySupervisor(open_it)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(backend.run)
+            nursery.start_soon(lazy.run)
             seen: set[object] = set()
             while 1 not in seen:
                 with contextlib.suppress(SupervisorError):
-                    seen.add(await backend.supervisor())
+                    seen.add(await lazy.supervisor())
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     assert opened == [0, 1]

@@ -112,11 +112,7 @@ _FILE: Final = click.Path(path_type=Path)
     help="The share of jobs that exit with 3. Default, if none of the three shares is given: 0.05 each.",
 )
 @click.option(
-    "--mix",
-    "mix_file",
-    metavar="FILE",
-    type=_FILE,
-    help="Read the jobs from a TOML file, which options override.",
+    "--mix", "mix_file", metavar="FILE", type=_FILE, help="Read the jobs from a TOML file, which options override."
 )
 @click.option("--print-example", is_flag=True, help="Print an example of such a file and exit.")
 @click.option("--url", metavar="URL", help="Use the MCP endpoint at this URL, with the token in SUPERVISOR_MCP_TOKEN.")

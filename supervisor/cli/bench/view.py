@@ -102,7 +102,6 @@ def _summary(bench: Bench, load: Load) -> str:
 
 
 def _latencies(load: Load) -> list[str]:
-    """Return the latencies measured since the last call."""
     lines: list[str] = []
     for name, shown in _SHOWN.items():
         recent = load.figures[name].recent()

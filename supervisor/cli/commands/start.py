@@ -48,7 +48,6 @@ def start(call: Invocation, /, **options: Any) -> int:
 
 
 def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
-    """Start a job; return it, and its result if it could not be launched."""
     import trio
 
     from supervisor.runtime.opening import open_supervisor

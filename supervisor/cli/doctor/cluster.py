@@ -73,7 +73,6 @@ def _slurm(facts: dict[str, Any]) -> Check:
 
 
 def _shared(settings: Settings) -> Check:
-    """Check the directory that jobs on a cluster share with this machine."""
     from supervisor.engines.cluster.shared_directory import check_shared_directory
 
     name = "shared directory"

@@ -93,7 +93,6 @@ def _cgroup() -> Iterator[Check]:
 
 
 def _own_cgroups(path: str) -> Check:
-    """Check whether this process may create cgroups for its jobs."""
     mounts = _read("/proc/self/mountinfo").splitlines()
     mount = next((line.split(" ")[4] for line in mounts if " - cgroup2 " in line), "")
     directory = f"{mount}{path}".rstrip("/")

@@ -1,1 +1,1 @@
-"""Who may call, and whose job is whose."""
+"""Tokens, principals, and guarded paths."""

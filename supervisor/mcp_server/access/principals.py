@@ -1,10 +1,9 @@
-"""Whose job is whose, when a server has more than one caller.
+"""Principals: the callers of a server, each of which may access only its own jobs.
 
-Over stdio, at the command line and with ``--no-token`` there is one caller, the owner of the state
-root, who may see everything: its principal is ``None``. Over HTTP each token is a principal by
-name; a job that it starts carries the name as a label, and other principals are told that there is
-no such job. An idempotency key is kept apart by the same name, or one principal could be handed
-the job of another.
+Over stdio, at the command line and with ``--no-token``, the only caller is the owner of the state root,
+whose principal is ``None`` and who may access every job. Over HTTP each token is a principal with a
+name. The label of a job contains the name of its principal; for other principals the job does not exist.
+Idempotency keys are prefixed with the name, so that a key never returns the job of another principal.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["PRINCIPAL_LABEL", "RESERVED_PREFIX", "TOOL_LABEL", "may_see", "principal_of", "scoped_key"]
 
 RESERVED_PREFIX: Final = "mcp."
-"""Labels that begin with it are ours to give; callers over MCP may look for them, and not set them."""
+"""The prefix of the labels that the server sets. Callers over MCP may search for them, but not set them."""
 
 PRINCIPAL_LABEL: Final = "mcp.principal"
 TOOL_LABEL: Final = "mcp.tool"
 
 
 def principal_of(ctx: ServerRequestContext[Any, Any]) -> str | None:
-    """Return who makes this request; ``None`` is the owner of the state root."""
+    """Return the principal of a request; ``None`` is the owner of the state root."""
     scope = getattr(ctx.request, "scope", None)
     user = None if scope is None else scope.get("user")
     return None if user is None else str(user.username)
 
 
 def may_see(principal: str | None, job: Job) -> bool:
-    """Whether a job may be shown to ``principal``, and touched by it."""
+    """Whether ``principal`` may access a job."""
     return principal is None or job.labels.get(PRINCIPAL_LABEL) == principal
 
 
 def scoped_key(principal: str | None, key: str | None) -> str | None:
-    """Return the idempotency key under which a job of ``principal`` is kept."""
+    """Return the idempotency key of a job of ``principal``, distinct from those of other principals."""
     return key if principal is None or key is None else f"mcp:{principal}/{key}"

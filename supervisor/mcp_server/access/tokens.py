@@ -1,9 +1,9 @@
-"""Who may come in over HTTP: one file for each principal, named like it, that holds its token.
+"""The tokens for HTTP: each principal has a file with its name that contains its token.
 
-They stand in ``mcp-tokens`` under the state root, where nobody else can read. The first start makes
-one, ``default``. A new file is a new principal, a removed or changed one locks out at the next
-request: nothing has to be restarted. As long as nothing has changed no descriptor is needed to tell
-that; what cannot be read now is neither a known token nor an unknown one.
+The files are in ``mcp-tokens`` below the state root, where other users cannot read. The first start
+creates one, ``default``. Changes apply from the next request on, without a restart: a new file is a new
+principal, and a removed file locks its principal out. Checking for changes uses only ``lstat``, so it
+works when no descriptor is free. If a file cannot be read, a token is neither known nor unknown.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ __all__ = ["Tokens"]
 
 _DEFAULT: Final = "default"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_FEWEST_CHARACTERS: Final = 16
+_MIN_TOKEN_CHARACTERS: Final = 16
 
 
 class Tokens:
-    """The tokens of a state root.
+    """The tokens of a state root; the first is created if there is none.
 
     Raises:
-        StateUnsafe, PermissionDenied, StateFull: they cannot be kept or made.
+        StateUnsafe, PermissionDenied, StateFull: the tokens cannot be read or created.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Find them; make the first if there is none."""
         self.directory = Path(Layout(state_dir).root, "mcp-tokens")
         self._known: dict[bytes, str] = {}
         self._names: list[str] = []
         self._shared: list[str] = []
-        self._seen: object = None
+        self._stamp: object = None
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             if not os.listdir(self.directory):
@@ -56,7 +55,7 @@ class Tokens:
 
     @property
     def default(self) -> Path:
-        """The file of the principal that is made by itself, or else of the first there is."""
+        """The file of the principal ``default``, or of the first principal if that was removed."""
         made = self.directory / _DEFAULT
         return made if made.exists() else min(self.directory.iterdir(), default=made)
 
@@ -69,71 +68,69 @@ class Tokens:
             file.write(f"{secrets.token_urlsafe(32)}\n")
 
     def principal(self, token: str) -> str | None:
-        """Return whose token it is, ``None`` when it is no principal's.
+        """Return the principal with this token; ``None`` if there is none.
 
         Raises:
-            SupervisorError: that cannot be told now.
+            SupervisorError: a file cannot be read now.
         """
         self._read()
         given = token.encode(errors="replace")
         found = None
-        for held, name in self._known.items():  # all of them: how long it takes tells nothing
-            if hmac.compare_digest(held, given):
+        for known, name in self._known.items():  # all of them: the time does not depend on the token
+            if hmac.compare_digest(known, given):
                 found = name
         return found
 
-    def _look(self) -> tuple[object, bool]:
-        """Return what would be another with any change to the files that were read, and whether it is sure to be."""
+    def _stamp_now(self) -> tuple[object, bool]:
+        """Return a value that differs after a change of the files, and whether it is certain to differ."""
         found = [os.lstat(self.directory), *(os.lstat(self.directory / name) for name in self._names)]
         stamps = [(each.st_ino, each.st_ctime_ns, each.st_size, each.st_mode) for each in found]
         return stamps, all(map(has_settled, found))
 
     def _read(self) -> None:
-        """Read the files again if anything about them has changed."""
         try:
-            if self._seen is not None and self._look()[0] == self._seen:
+            if self._stamp is not None and self._stamp_now()[0] == self._stamp:
                 return
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise state_error(error, "cannot look at the tokens") from error
-        self._seen, self._known = None, {}
+            raise state_error(error, "cannot check the tokens") from error
+        self._stamp, self._known = None, {}
         try:
             self._names = sorted(os.listdir(self.directory))
-            seen, settled = self._look()
+            stamp, certain = self._stamp_now()
             known = self._tokens()
         except FileNotFoundError:
             return
         except OSError as error:
             raise state_error(error, "cannot read the tokens") from error
         self._known = known
-        self._seen = seen if settled else None
+        self._stamp = stamp if certain else None
 
     def _tokens(self) -> dict[bytes, str]:
-        """Return the tokens that may be used, and whose they are."""
-        held: dict[bytes, list[str]] = {}
+        found: dict[bytes, list[str]] = {}
         for name in self._names:
             try:
-                held.setdefault(self._token(name, os.lstat(self.directory / name)).encode(), []).append(name)
+                found.setdefault(self._token(name, os.lstat(self.directory / name)).encode(), []).append(name)
             except (ValueError, StateUnsafe) as error:
                 log.warning("mcp_token_refused", file=str(self.directory / name), why=str(error))
-        self._shared = [name for names in held.values() if len(names) > 1 for name in names]
-        for names in held.values():
+        self._shared = [name for names in found.values() if len(names) > 1 for name in names]
+        for names in found.values():
             for name in names if len(names) > 1 else ():
-                why = f"it holds the same token as {', '.join(each for each in names if each != name)}"
+                why = f"it has the same token as {', '.join(each for each in names if each != name)}"
                 log.warning("mcp_token_refused", file=str(self.directory / name), why=why)
-        return {token: names[0] for token, names in held.items() if len(names) == 1}
+        return {token: names[0] for token, names in found.items() if len(names) == 1}
 
     def _token(self, name: str, found: os.stat_result) -> str:
         path = self.directory / name
         if not _NAME.fullmatch(name) or not stat.S_ISREG(found.st_mode):
-            message = "its name is not that of a principal, or it is no file"
+            message = "its name is not valid for a principal, or it is not a regular file"
             raise StateUnsafe(message)
         if found.st_uid != os.geteuid() or found.st_mode & 0o077:
             message = f"others may read or write it: chmod 600 {path}"
             raise StateUnsafe(message)
         token = path.read_text(encoding="ascii").strip()
-        if len(token) < _FEWEST_CHARACTERS or not token.isprintable() or " " in token:
-            message = f"a token has at least {_FEWEST_CHARACTERS} printable characters and no space"
+        if len(token) < _MIN_TOKEN_CHARACTERS or not token.isprintable() or " " in token:
+            message = f"a token has at least {_MIN_TOKEN_CHARACTERS} printable characters and no space"
             raise StateUnsafe(message)
         return token

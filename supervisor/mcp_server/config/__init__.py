@@ -1,1 +1,1 @@
-"""What an operator configures: kinds, templates, patterns, places and the environment of jobs."""
+"""The operator's configuration: kinds, templates, command patterns, workspaces, the environment of jobs."""

@@ -1,4 +1,4 @@
-"""What a tool may be given: one description for the schema that a host reads and for the check."""
+"""The parameters of tools: one description gives the schema for hosts and the check of arguments."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["MAX_INTEGER", "TYPES", "Parameter", "checked", "schema_of"]
 TYPES: Final = ("string", "integer", "number", "boolean")
 _LABELS: Final = "labels"
 _WORDS: Final = "words"
-_MOST: Final = sys.float_info.max
+_MAX_FLOAT: Final = sys.float_info.max
 MAX_INTEGER: Final = 1 << 63
-_HALF: Final = re.compile("[\ud800-\udfff]+")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]+")
 _NAMES: Final = {
     "string": "a string",
     "integer": "a whole number",
@@ -31,21 +31,21 @@ _NAMES: Final = {
 
 @attrs.frozen(slots=True, kw_only=True)
 class Parameter:
-    """One argument of a tool.
+    """One parameter of a tool.
 
     Attributes:
-        name: as it is given.
+        name: the name of the argument.
         type: ``string``, ``integer``, ``number``, ``boolean``; ``labels``, an object of strings; or
             ``words``, a list of strings.
-        description: for the model that fills it in.
-        required: whether it must be given.
-        default: the value when it is not; ``None`` is no value.
-        enum: the only values there are; empty for any.
+        description: the description for models.
+        required: whether a call must give it.
+        default: the value if a call does not give it; ``None`` is no value.
+        enum: all allowed values; empty for any.
         minimum: the least number.
         maximum: the greatest number.
-        min_length: in characters.
-        max_length: in characters.
-        pattern: a regular expression that the whole string must match, its classes being those of ASCII.
+        min_length: the minimum number of characters.
+        max_length: the maximum number of characters.
+        pattern: a regular expression that the whole string must match, with ASCII character classes.
     """
 
     name: str
@@ -83,24 +83,24 @@ class Parameter:
         return shape | {name: value for name, value in bounds.items() if value is not None}
 
     def check(self, value: Any) -> Any:
-        """Return a value that was given, if it fits.
+        """Return the value, normalised.
 
         Raises:
-            InvalidArguments: it does not; the message says what would.
+            InvalidArguments: the value is not allowed; the message names the allowed values.
         """
-        given: Any = value  # pattern matching would make of it a list of who knows what
+        given: Any = value  # type checkers narrow ``value`` to collections of unknown types
         match self.type, value:
             case "string", str():
-                given = _whole(value)
+                given = _encodable(value)
                 self._check_text(given)
             case (("integer" | "number"), int() | float()) if not isinstance(value, bool):
                 given = self._checked_number(given)
             case "boolean", bool():
                 pass
             case "labels", dict() if _all_text(given):
-                given = {_whole(name): _whole(text) for name, text in given.items()}
+                given = {_encodable(name): _encodable(text) for name, text in given.items()}
             case "words", list() if value and _all_text(given):
-                given = [_whole(word) for word in given]
+                given = [_encodable(word) for word in given]
             case _:
                 raise self._refused(given, _NAMES[self.type])
         if self.enum and given not in self.enum:
@@ -113,12 +113,12 @@ class Parameter:
         if self.min_length is not None and len(text) < self.min_length:
             raise self._refused(text, f"at least {self.min_length} characters")
         if self.max_length is not None and len(text) > self.max_length:
-            raise self._refused(text, f"at most {self.max_length} characters, and this is {len(text)}")
+            raise self._refused(text, f"at most {self.max_length} characters; this has {len(text)}")
         if self.pattern is not None and re.fullmatch(self.pattern, text, re.ASCII) is None:
-            raise self._refused(text, f"what matches {self.pattern}")
+            raise self._refused(text, f"a string that matches {self.pattern}")
 
     def _checked_number(self, number: float) -> float:
-        if not -_MOST <= number <= _MOST:  # not a number neither
+        if not -_MAX_FLOAT <= number <= _MAX_FLOAT:  # also false for NaN
             raise self._refused(number, "a finite number")
         if self.type == "integer":
             if number != number // 1:
@@ -135,17 +135,17 @@ class Parameter:
     def _refused(self, value: object, accepts: str) -> InvalidArguments:
         try:
             shown = repr(value[:80] if isinstance(value, str) else value)
-        except (ValueError, RecursionError):  # an integer of thousands of digits; what nests too deeply
-            shown = "a value that is too long to be shown"
+        except (ValueError, RecursionError):  # an integer with thousands of digits; deep nesting
+            shown = "too long to be shown"
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
         message = f"{self.name} is {shown}; it accepts {accepts}"
         return InvalidArguments(message, details={"argument": self.name})
 
 
-def _whole(text: str) -> str:
-    """Return a text that can be written as UTF-8: U+FFFD where JSON held half a surrogate pair."""
-    return _HALF.sub(lambda found: found[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace"), text)
+def _encodable(text: str) -> str:
+    """Return a text that can be encoded as UTF-8, with U+FFFD for each half of a surrogate pair."""
+    return _SURROGATES.sub(lambda found: found[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace"), text)
 
 
 def _all_text(held: Any) -> bool:
@@ -167,12 +167,12 @@ def schema_of(parameters: Iterable[Parameter]) -> dict[str, Any]:
 
 
 def checked(parameters: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call, defaults filled in; one without a value is ``None``.
+    """Return the arguments of a call with defaults; one without a value is ``None``.
 
-    ``null`` for what need not be given is the same as leaving it out: models like to fill in all.
+    ``null`` for an optional argument counts as absent, because models often fill in all arguments.
 
     Raises:
-        InvalidArguments: one is missing, unknown, or does not fit.
+        InvalidArguments: an argument is missing, unknown, or has a value that is not allowed.
     """
     known = {each.name: each for each in parameters}
     for name in given:

@@ -1,4 +1,4 @@
-"""What a job gets of the server's environment: hosts hand servers their secrets, and jobs have no need of them."""
+"""The environment of a job: hosts pass secrets to servers, so a job gets only a part of the server's environment."""
 
 from __future__ import annotations
 
@@ -8,24 +8,12 @@ from typing import Final
 
 __all__ = ["ALWAYS", "environment_of"]
 
-ALWAYS: Final = (
-    "HOME",
-    "LANG",
-    "LANGUAGE",
-    "LC_*",
-    "LOGNAME",
-    "PATH",
-    "SHELL",
-    "TERM",
-    "TMPDIR",
-    "TZ",
-    "USER",
-)
-"""Names, and patterns of names, that every job is given if the server has them."""
+ALWAYS: Final = ("HOME", "LANG", "LANGUAGE", "LC_*", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
+"""Names, and patterns of names, of the variables that every job gets."""
 
 
 def environment_of(server: Mapping[str, str], passed: Sequence[str], set_: Mapping[str, str]) -> dict[str, str]:
-    """Return the whole environment of a job: the small allowed set, what its kind passes, what its kind sets."""
+    """Return the environment of a job: the variables in ``ALWAYS``, those its kind passes, those its kind sets."""
     patterns = (*ALWAYS, *passed)
-    own = {name: value for name, value in server.items() if any(fnmatchcase(name, each) for each in patterns)}
-    return own | dict(set_)
+    inherited = {name: value for name, value in server.items() if any(fnmatchcase(name, each) for each in patterns)}
+    return inherited | dict(set_)

@@ -1,7 +1,7 @@
-"""Regular expressions that mean the same to us and to the hosts that are given them in a JSON schema.
+"""Regular expressions with the same meaning for Python and for the hosts that get them in a JSON schema.
 
-We match with Python's ``re``; hosts compile the ``pattern`` of a schema as ECMA-262 has it, mostly in Unicode mode, and
-some drop a whole server over one that does not compile. So a kinds file may use what both have, and nothing else.
+This server matches with Python's ``re``. Hosts compile the ``pattern`` of a schema as ECMA-262, mostly in Unicode
+mode, and some drop a server if one does not compile. So a kinds file may use only the common syntax.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _GROUP: Final = re.compile(r"\((?:\?(?P<kind>:|=|!|<=|<!))?")
 
 
 def fault(pattern: str) -> str | None:
-    """Return what a pattern has that is not the same in ECMA-262, with what to write instead; ``None``: nothing.
+    """Return the part of a pattern that differs in ECMA-262, with its replacement; ``None`` if there is none.
 
     Raises:
-        re.error: it is none of Python's.
+        re.error: the pattern is not valid in Python.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)  # of what a later Python, and Unicode sets, read otherwise
+        warnings.simplefilter("error", FutureWarning)  # about syntax whose meaning may change
         try:
             re.compile(pattern)
         except FutureWarning as warning:
-            return f"{warning}; write a bracket or a doubled sign in a class as \\[ or once"
+            return f"{warning}; in a class, write a bracket as \\[ and a doubled sign once"
     at = 0
     repeatable = False
-    open_groups: list[bool] = []  # of each whether it can be repeated, which an assertion cannot
+    open_groups: list[bool] = []  # for each, whether it can be repeated; an assertion cannot
     while at < len(pattern):
         here = pattern[at : at + 4]
         if pattern[at] == "\\":
@@ -59,7 +59,7 @@ def fault(pattern: str) -> str | None:
                 return f"{quantifier[0]!r} where ECMA-262 has nothing to repeat; one quantifier follows a group"
             at, repeatable = quantifier.end(), False
         elif pattern[at] in "{}]":
-            return f"a {pattern[at]!r} that ECMA-262 reads otherwise; write \\{pattern[at]}, and {{0,n}} for {{,n}}"
+            return f"a {pattern[at]!r}, which differs in ECMA-262; write \\{pattern[at]}, and {{0,n}} for {{,n}}"
         else:
             repeatable = pattern[at] not in "^$|"
             at += 1
@@ -67,7 +67,7 @@ def fault(pattern: str) -> str | None:
 
 
 def _end_of_class(pattern: str, at: int) -> int | str:
-    """Return where the class that begins at ``at`` ends, or what is wrong with it."""
+    """Return the end of the class that begins at ``at``, or its fault."""
     at += 2 if pattern.startswith("[^", at) else 1
     if pattern.startswith("]", at):
         return "a ']' first in a class, which ends it in ECMA-262; write \\]"

@@ -1,8 +1,8 @@
-"""Patterns of commands, as ``--allow-command`` takes them: which words may vary, and never into an option.
+"""Patterns of commands for ``--allow-command``.
 
-A pattern is matched word by word, ``*``, ``?`` and ``[...]`` within a word matching within that word; a last word
-``*`` matches all that follow. As with the places of a kind's command, what they match cannot be an option: a word
-that begins with ``-`` is allowed only where the pattern's word does, and in that they stand only after ``=``.
+A pattern is matched word by word; ``*``, ``?`` and ``[...]`` match within one word, and a final word ``*`` matches
+all further words. They never match an option: a word that begins with ``-`` is allowed only if the pattern's word
+does too, and there they may occur only after ``=``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _VARIES: Final = re.compile(r"[*?\[]")
 
 
 def check_pattern(pattern: str) -> None:
-    """Check a pattern before a server is offered with it.
+    """Check a pattern.
 
     Raises:
-        InvalidArguments: it has no words, or would let a caller choose an option.
+        InvalidArguments: it has no words, or lets a caller choose an option.
     """
     try:
         words = shlex.split(pattern)
@@ -32,23 +32,23 @@ def check_pattern(pattern: str) -> None:
         message = f"--allow-command is {pattern!r}: {error}"
         raise InvalidArguments(message) from error
     if not words:
-        message = "--allow-command is empty; it accepts a command, with * for what may vary"
+        message = "--allow-command is empty; it accepts a command, with * for parts that vary"
         raise InvalidArguments(message)
     for word in words:
         option = word.partition("=")[0]
         if word.startswith("-") and _VARIES.search(_literal_brackets(option)):
-            message = f"--allow-command is {pattern!r}: in {word!r} what varies could become another option"
-            repair = "Write options out; a value may vary after '=', as in '--name=*', or as a word of its own: '*'."
+            message = f"--allow-command is {pattern!r}: {word!r} also matches other options"
+            repair = "Write the option out. Its value may vary after '=', as in '--name=*', or as a separate word: '*'."
             raise InvalidArguments(message, repair=repair)
 
 
 def _literal_brackets(word: str) -> str:
-    """Return a word without the characters that stand for themselves: ``[*]``, ``[?]`` and ``[[]``."""
+    """Return a word without its literal wildcards: ``[*]``, ``[?]`` and ``[[]``."""
     return re.sub(r"\[[*?\[]\]", "", word)
 
 
 def allows(pattern: str, command: Sequence[str]) -> bool:
-    """Whether a command is one that ``pattern`` allows.
+    """Whether ``pattern`` allows a command.
 
     Raises:
         ValueError: the pattern cannot be split into words.

@@ -1,10 +1,9 @@
-"""Command lines from templates: a value fills a place in one word, and never makes an option or a second word.
+"""Templates of command lines: the value of a placeholder stays in its word, and never becomes an option.
 
-``{name}`` stands for the value of a parameter, ``{{`` and ``}}`` for braces. There is no shell, and
-a word is never split. A word with a place for which there is no value is left out. The command
-itself is fixed. A word that begins with a place may not come out beginning with ``-``, and in a
-word that begins with ``-`` places stand only after ``=``, so which options there are is decided by
-whoever wrote the template.
+``{name}`` is a placeholder for a parameter, ``{{`` and ``}}`` are braces. There is no shell, and a word
+is never split. A word with a placeholder without a value is omitted. The command itself is fixed. A word
+that begins with a placeholder may not expand to a word with ``-`` in front, and a word that begins with
+``-`` may have placeholders only after ``=``. So the author of the template decides about the options.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from supervisor.errors import InvalidArguments
 __all__ = ["TemplateError", "check_word", "expand_text", "expand_word", "names_in"]
 
 _TOKEN: Final = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
-_LONGEST_WORD: Final = 131071  # MAX_ARG_STRLEN of Linux, less the NUL at the end
+_MAX_WORD_BYTES: Final = 131071  # MAX_ARG_STRLEN of Linux, less the NUL at the end
 
 
 class TemplateError(ValueError):
-    """A template cannot be used; the message says why."""
+    """A template is not valid; the message continues a sentence about it."""
 
 
 def _pieces(template: str) -> list[tuple[str, str | None]]:
-    """Return the template as pairs: literal text, and the name of the place behind it (or ``None``)."""
+    """Return the template as pairs: literal text, and the name of the placeholder after it (or ``None``)."""
     pieces: list[tuple[str, str | None]] = []
     literal, at = "", 0
     for token in _TOKEN.finditer(template):
@@ -36,7 +35,7 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
             case "{{" | "}}":
                 literal += token[0][0]
             case "{" | "}":
-                message = f"has a {token[0]!r} that belongs to no {{name}}; write {token[0] * 2!r} for the character"
+                message = f"has a {token[0]!r} that belongs to no {{name}}; write {token[0] * 2!r} for a literal brace"
                 raise TemplateError(message)
             case _:
                 pieces.append((literal, token[1]))
@@ -45,19 +44,19 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
 
 
 def names_in(template: str) -> list[str]:
-    """Return the names of the places in a template.
+    """Return the names of the placeholders in a template.
 
     Raises:
-        TemplateError: a brace belongs to none.
+        TemplateError: a brace belongs to no placeholder.
     """
     return [name for _, name in _pieces(template) if name is not None]
 
 
 def check_word(word: str, *, is_command: bool) -> None:
-    """Check that no value can turn a word of a command template into something else.
+    """Check that no value can turn a word of a command template into a command or an option.
 
     Raises:
-        TemplateError: one could.
+        TemplateError: a value could.
     """
     pieces = _pieces(word)
     if pieces[0][1] is None:
@@ -71,10 +70,10 @@ def check_word(word: str, *, is_command: bool) -> None:
 
 
 def expand_word(word: str, values: Mapping[str, Any]) -> str | None:
-    """Return a word of a command; ``None`` when there is no value for a place in it.
+    """Return the expanded word; ``None`` if one of its placeholders has no value.
 
     Raises:
-        InvalidArguments: the value would make it an option, or it is too long for a command line.
+        InvalidArguments: the value makes it an option, or it is too long for a command line.
     """
     pieces = _pieces(word)
     names = [name for _, name in pieces if name is not None]
@@ -82,18 +81,18 @@ def expand_word(word: str, values: Mapping[str, Any]) -> str | None:
         return None
     text = _joined(pieces, values)
     if names and text.startswith("-") and not pieces[0][0].startswith("-"):
-        message = f"{names[0]} must not begin with '-': it would be taken for an option"
+        message = f"{names[0]} must not begin with '-', which makes it an option"
         raise InvalidArguments(message, details={"argument": names[0]})
-    if len(text.encode(errors="surrogateescape")) > _LONGEST_WORD:
+    if len(text.encode(errors="surrogateescape")) > _MAX_WORD_BYTES:
         message = (
-            f"{' and '.join(names) or 'a word'} is longer than the {_LONGEST_WORD} bytes that a command line takes"
+            f"{' and '.join(names) or 'a word'} is longer than the {_MAX_WORD_BYTES} bytes that a command line allows"
         )
-        raise InvalidArguments(message, repair="Shorten it, or have its kind pass it through stdin.")
+        raise InvalidArguments(message, repair="Shorten it, or change its kind to pass it through stdin.")
     return text
 
 
 def expand_text(template: str, values: Mapping[str, Any]) -> str:
-    """Return the text for stdin; a place without a value is empty."""
+    """Return the text for stdin; a placeholder without a value is empty."""
     return _joined(_pieces(template), values)
 
 

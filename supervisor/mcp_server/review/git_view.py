@@ -1,14 +1,14 @@
-"""A git repository without its configuration: nothing that the repository names can be run, because git never reads it.
+"""A view of a git repository without its configuration, so that git runs no program that the repository names.
 
-What git runs on behalf of a repository - filters, external diffs, text conversions, monitors, hooks, pagers, the
-programs of a remote from which a partial clone fetches - is named by its configuration. A list of all such keys to
-turn off would be out of date with the next version of git. So git is given a directory of our own: its configuration
-has a few values that are copied after they were compared with what they may be; objects and references are those of
-the repository, by links; the index is a copy, so that nothing is written. The configuration of the user and of the
-machine is left out as well, since the attributes of a repository choose among the filters that it has.
+The configuration of a repository can name programs for git to run: filters, external diffs, text conversions,
+monitors, hooks, pagers, and the programs of a remote from which a partial clone fetches. A list of all such keys
+would be out of date with the next version of git. So git gets a temporary git directory. Its configuration has a
+few copied values, each checked against its allowed values. Objects and references are links into the repository.
+The index is a copy, so that the repository is not written. The configuration of the user and of the machine is
+left out too, because the attributes of a repository select among the filters in it.
 
-Submodules are repositories with a configuration of their own. git runs itself in them to see whether they are dirty,
-so callers have to tell it to ignore that (``IGNORE_SUBMODULES``).
+Submodules have a configuration of their own, and git runs in them to check whether they are dirty. So callers must
+pass ``IGNORE_SUBMODULES``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["IGNORE_SUBMODULES", "NoRepository", "View", "open_view"]
 
 IGNORE_SUBMODULES: Final = "--ignore-submodules=dirty"
 
-_SMALL: Final = 1 << 20
-_LARGEST_INDEX: Final = 1 << 30
+_MAX_READ: Final = 1 << 20
+_MAX_INDEX_BYTES: Final = 1 << 30
 _LINKED: Final = ("objects", "refs", "packed-refs", "logs", "shallow", "info", "reftable")
 _BOOLEAN: Final = re.compile(r"true|false|yes|no|on|off|0|1", re.IGNORECASE)
-# What has to be as the repository has it for git to see its files as they are.
+# git needs the repository's own values of these keys to read its files correctly.
 _COPIED: Final[Mapping[str, re.Pattern[str]]] = {
     "core.filemode": _BOOLEAN,
     "core.ignorecase": _BOOLEAN,
@@ -53,11 +53,11 @@ class NoRepository(Exception):
 
 @attrs.frozen
 class View:
-    """A repository, ready to be looked at.
+    """A view of a repository.
 
     Attributes:
-        environment: for git; it names the directories and keeps everything else out.
-        partial: whether objects may be missing, because it is a partial clone; they are not fetched.
+        environment: the environment for git, which names the view and the working tree.
+        partial: whether it is a partial clone, in which objects may be missing; they are not fetched.
     """
 
     environment: Mapping[str, str]
@@ -105,10 +105,12 @@ def open_view() -> Generator[View]:
                 message = f"not a git repository: {common}"
                 raise NoRepository(message)
             if _is_file(own / "index"):
-                if (size := os.stat(own / "index").st_size) > _LARGEST_INDEX:  # it is copied
-                    message = f"the index of the git repository has {size} bytes; it may have {_LARGEST_INDEX} at most"
+                if (size := os.stat(own / "index").st_size) > _MAX_INDEX_BYTES:  # it is copied
+                    message = (
+                        f"the index of the git repository has {size} bytes; at most {_MAX_INDEX_BYTES} are allowed"
+                    )
                     raise NoRepository(message)
-                # With its time: what was changed in the same moment, git finds by comparing times with this one.
+                # With its time, with which git compares the times of files that changed in the same moment.
                 shutil.copy2(own / "index", view / "index")
             for shared in own.glob("sharedindex.*"):
                 (view / shared.name).symlink_to(shared)
@@ -123,7 +125,7 @@ def open_view() -> Generator[View]:
 def _find(start: Path) -> tuple[Path, Path]:
     """Return the top of the working tree around ``start``, and its own git directory.
 
-    A repository without a working tree is none to look at, so that one that lies about as a directory is passed over.
+    A bare repository has no working tree, and is ignored.
     """
     ceilings = {Path(each) for each in os.environ.get("GIT_CEILING_DIRECTORIES", "").split(os.pathsep) if each}
     for top in (start, *start.parents):
@@ -139,7 +141,7 @@ def _find(start: Path) -> tuple[Path, Path]:
 
 
 def _below(base: Path, file: Path, prefix: bytes = b"") -> Path | None:
-    """Return the directory that ``file`` names, relative to ``base``; ``None`` where it names none."""
+    """Return the directory that ``file`` names, relative to ``base``; ``None`` if it names none."""
     content = _read(file)
     if content is None or not content.startswith(prefix):
         return None
@@ -154,11 +156,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return what stands in a small file; ``None`` for anything else, a pipe above all."""
+    """Return the contents of a small regular file; ``None`` for anything else, for instance a pipe."""
     if not _is_file(path):
         return None
     with path.open("rb") as file:
-        return file.read(_SMALL)
+        return file.read(_MAX_READ)
 
 
 def _git_config(environment: Mapping[str, str], *words: str) -> str:
@@ -179,7 +181,6 @@ def _git_config(environment: Mapping[str, str], *words: str) -> str:
 
 
 def _users_excludes(environment: Mapping[str, str]) -> str:
-    """Return the file in which the user, not the repository, says which files are of no interest."""
     named = _git_config(environment, "--global", "--type=path", "--get", "core.excludesFile").strip("\n")
     home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", "/"), ".config")
     return named or os.path.join(home, "git/ignore")

@@ -1,7 +1,7 @@
-"""A call that is run apart from its request, so that it can go on when the request has been answered.
+"""A call that runs apart from its request, so that it can run on after the request has been answered.
 
-What it does first (checking its arguments, asking in rounds) belongs to the request still: if it ends
-there, its result is the answer. When it begins to be a task, the task is the answer.
+The call belongs to its request until it becomes a task. If it ends before (it checks its arguments, or
+asks in rounds), its result is the answer. If it becomes a task, the task is the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.tasks import calls, refusals
-from supervisor.mcp_server.tasks.calls import Call
+from supervisor.mcp_server.tasks.calls import TaskCall
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.runtime import Runtime
 from supervisor.mcp_server.tasks.session import TaskSession
@@ -26,7 +26,7 @@ __all__ = ["run_apart"]
 
 
 class _Apart:
-    def __init__(self, runtime: Runtime, call: Call, ctx: ServerRequestContext[Any, Any]) -> None:
+    def __init__(self, runtime: Runtime, call: TaskCall, ctx: ServerRequestContext[Any, Any]) -> None:
         self.scope = trio.CancelScope()
         self.decided = trio.Event()
         self.outcome: HandlerResult | MCPError = None
@@ -47,13 +47,12 @@ class _Apart:
             self.decided.set()
 
     async def run(self, call_next: CallNext) -> None:
-        """See the function through, and its task to its recorded end."""
         ended = False
         try:
             with self.scope:
                 self.outcome = await self._outcome(call_next)
             ended = True
-        finally:  # reached by a cancellation as well: the server is closing
+        finally:  # also on cancellation, when the server closes
             if self.task is not None:
                 cancelled = not ended or self.scope.cancelled_caught
                 if self.task.finish(self.outcome, cancelled=cancelled):
@@ -68,20 +67,17 @@ class _Apart:
             return error
         except SupervisorError as error:
             return refusals.internal(error.message)
-        except Exception as error:  # noqa: BLE001  # the function's own; without a task the SDK says as little of it
+        except Exception as error:  # noqa: BLE001  # an error of the function; the client gets as little as from the SDK
             log.warning("mcp_function_failed", tool=self._call.tool, error=repr(error))
             return refusals.internal("Internal server error")
 
 
 async def run_apart(
-    runtime: Runtime,
-    call: Call,
-    ctx: ServerRequestContext[Any, Any],
-    call_next: CallNext,
+    runtime: Runtime, call: TaskCall, ctx: ServerRequestContext[Any, Any], call_next: CallNext
 ) -> FunctionTask | HandlerResult:
-    """Run a call apart from its request; return the task when it becomes one, else what it gives.
+    """Run a call apart from its request; return its task if it becomes one, otherwise its result.
 
-    Cancelling it ends the call, unless that has become a task by then.
+    Cancellation ends the call, unless it has become a task.
 
     Raises:
         MCPError: the call raised it before it was a task.

@@ -1,7 +1,7 @@
-"""The call that is being served, as the tool behind it sees it: may it become a task, and has it.
+"""The current call, for the tool that serves it: whether it may become a task, and how.
 
-A context variable, so that it reaches a tool through whatever stands in between. What makes a call a
-task (``became``, ``begin``) leaves by an exception that the interceptor turns into the answer.
+It is a context variable, which reaches a tool through any layers in between. A call that becomes a task
+ends with an exception (``BecameTask``), which the interceptor turns into the answer.
 """
 
 from __future__ import annotations
@@ -9,37 +9,34 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
-from typing import Final
 
 import attrs
 from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
 
 from supervisor.mcp_server.tasks.state import Task
 
-__all__ = ["BecameTask", "Call", "current", "serving"]
-
-_INTERNAL_ERROR: Final = -32603
+__all__ = ["BecameTask", "TaskCall", "current", "serving"]
 
 
 class BecameTask(MCPError):
-    """Not an error: this call is answered with a task. Tools let errors of this kind pass."""
+    """No error: the answer of this call is a task. Tools must not catch it."""
 
     def __init__(self, task: Task) -> None:
-        """Keep the task, as it is now."""
-        super().__init__(_INTERNAL_ERROR, f"The call became task {task.task_id}, and nobody was there to say so")
+        super().__init__(INTERNAL_ERROR, f"The call became task {task.task_id}, but no extension answered with it")
         self.task = task
 
 
 @attrs.define(kw_only=True)
-class Call:
-    """One ``tools/call``.
+class TaskCall:
+    """One ``tools/call``, as far as tasks are concerned.
 
     Attributes:
-        tool: the name it was called by.
-        principal: who calls.
-        as_task: whether the client can be answered with a task, and expects it.
-        ttl_ms: for how long the client would like the task to be kept, if it said so.
-        begin: makes a function's call a task, and returns when that is on record; ``None`` elsewhere.
+        tool: the name of the tool.
+        principal: the principal of the request.
+        as_task: whether the client accepts and expects a task as the answer.
+        ttl_ms: the time to live that the client asked for, if any.
+        begin: makes a function's call a task, and returns once that is recorded; ``None`` for other calls.
     """
 
     tool: str
@@ -49,17 +46,17 @@ class Call:
     begin: Callable[[], Awaitable[None]] | None = None
 
 
-_current: ContextVar[Call | None] = ContextVar("supervisor_mcp_call", default=None)
+_current: ContextVar[TaskCall | None] = ContextVar("supervisor_mcp_call", default=None)
 
 
-def current() -> Call | None:
-    """Return the call that is being served in this context."""
+def current() -> TaskCall | None:
+    """Return the current call of this context."""
     return _current.get()
 
 
 @contextlib.contextmanager
-def serving(call: Call) -> Generator[None]:
-    """Have tools in this context see ``call``."""
+def serving(call: TaskCall) -> Generator[None]:
+    """Make ``call`` the current call of this context."""
     token = _current.set(call)
     try:
         yield

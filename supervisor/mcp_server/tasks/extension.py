@@ -1,4 +1,4 @@
-"""``Tasks``: the extension and the middleware that put durable tasks on somebody's MCP server."""
+"""``Tasks``: the extension and the middleware that add durable tasks to an MCP server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
-from mcp_types import CallToolRequestParams, CallToolResult, PaginatedRequestParams, RequestParams
+from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, PaginatedRequestParams, RequestParams
 from pydantic import Field
 
 from supervisor.errors import SupervisorError
@@ -22,7 +22,7 @@ from supervisor.jobs.validation import spec_of
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, TOOL_LABEL, scoped_key
 from supervisor.mcp_server.tasks import calls, legacy, refusals
 from supervisor.mcp_server.tasks.apart import run_apart
-from supervisor.mcp_server.tasks.calls import BecameTask, Call
+from supervisor.mcp_server.tasks.calls import BecameTask, TaskCall
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.jobs import Render, handle, render_result, task_of
 from supervisor.mcp_server.tasks.listening import listen, task_ids
@@ -47,7 +47,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Context = ServerRequestContext[Any, Any]
 Principal = Callable[[_Context], str | None]
-"""Says who makes a request: ``None`` is the owner of the state root, who may see everything."""
+"""Returns the principal of a request; ``None`` is the owner of the state root, who may access every job."""
 
 _BOTH: Final = frozenset({LEGACY_VERSION, MODERN_VERSION})
 
@@ -68,7 +68,7 @@ class _Tool:
 
 
 def _authenticated(ctx: _Context) -> str | None:
-    from mcp.server.request_state import authenticated_principal  # 30 ms of cryptography, which not every server needs
+    from mcp.server.request_state import authenticated_principal  # it imports cryptography, which takes 30 ms
 
     return authenticated_principal(ctx)
 
@@ -84,23 +84,21 @@ def _require_declared(ctx: _Context) -> None:
 
 
 def _check_name_header(ctx: _Context, task_id: str, *, required: bool) -> None:
-    """Check the header that intermediaries route by; stdio has none."""
+    """Check the header by which intermediaries route; stdio has none."""
     headers = getattr(ctx.request, "headers", None)
     if headers is None:
         return
-    held = headers.get(MCP_NAME_HEADER)
-    found = decode_header_value(held)
-    if found != task_id and (held is not None or required):
-        raise refusals.header_mismatch(held, task_id)
+    given = headers.get(MCP_NAME_HEADER)
+    if decode_header_value(given) != task_id and (given is not None or required):
+        raise refusals.header_mismatch(given, task_id)
 
 
 @contextlib.contextmanager
 def _translated() -> Generator[None]:
-    """Turn errors of ours into JSON-RPC errors that say the same."""
     try:
         yield
     except SupervisorError as error:
-        raise MCPError(-32603, error.message, error_to_json(error)["error"]) from error
+        raise MCPError(INTERNAL_ERROR, error.message, error_to_json(error)["error"]) from error
 
 
 class Tasks(Extension):
@@ -120,14 +118,14 @@ class Tasks(Extension):
             ...  # serve
 
     Args:
-        principal: says who makes a request; by default the SDK's authenticated principal.
-        supervisor: awaited by each request before tasks are looked at; may raise a
-            ``SupervisorError``, which the client is told. ``None`` waits for ``serving``.
-        job_tools: names of tools that call ``became`` by themselves.
-        render: makes the result of a job the result of its tool.
-        name_header_required: refuse, over HTTP, requests about tasks without an ``Mcp-Name`` header,
-            as the specification would have it; some clients (FastMCP 4.1 is one) do not send it. One
-            that names something else is always refused.
+        principal: returns the principal of a request; by default the SDK's authenticated principal.
+        supervisor: awaited by each request about tasks; may raise a ``SupervisorError``, which the client
+            gets. ``None`` waits for ``serving``.
+        job_tools: names of tools that call ``became`` themselves.
+        render: turns the result of a job into the result of its tool.
+        name_header_required: refuse requests about tasks over HTTP without an ``Mcp-Name`` header, as the
+            specification demands; some clients (FastMCP 4.1 for instance) do not send it. A header that
+            names something else is always refused.
     """
 
     identifier = EXTENSION_ID
@@ -141,7 +139,6 @@ class Tasks(Extension):
         render: Render = render_result,
         name_header_required: bool = False,
     ) -> None:
-        """Keep what is given; nothing is opened yet."""
         self._principal = _authenticated if principal is None else principal
         self._opened = supervisor
         self._render = render
@@ -152,14 +149,14 @@ class Tasks(Extension):
         for name in job_tools:
             self.add_job_tool(name)
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ serving
 
     @contextlib.asynccontextmanager
     async def serving(self, supervisor: Supervisor) -> AsyncGenerator[None]:
-        """Serve tasks over an open supervisor, inside of whose block this is entered.
+        """Serve tasks over an open supervisor. Enter this inside of the supervisor's block.
 
-        Requests that came before wait until then. On leaving, jobs run on; functions are stopped,
-        and their tasks are recorded as failed.
+        Earlier requests wait until then. On leaving, jobs run on. Functions are stopped, and their tasks
+        are recorded as failed.
 
         Raises:
             StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
@@ -197,9 +194,9 @@ class Tasks(Extension):
     # ------------------------------------------------------------ tools
 
     def add_job_tool(self, name: str, *, required: bool = False) -> None:
-        """Say that the tool of this name starts a job and calls ``became``.
+        """Register a tool that starts a job and calls ``became``.
 
-        ``required``: a client that knows no tasks is refused.
+        ``required``: clients that do not support tasks are refused.
         """
         self._tools[name] = _Tool("job", required)
 
@@ -207,11 +204,7 @@ class Tasks(Extension):
     def job(self, function: Callable[_P, Awaitable[object]], /) -> Callable[_P, Awaitable[Any]]: ...
     @overload
     def job(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        required: bool = False,
+        self, /, *, name: str | None = None, required: bool = False
     ) -> Callable[[Callable[_P, Awaitable[object]]], Callable[_P, Awaitable[Any]]]: ...
 
     def job(
@@ -222,13 +215,13 @@ class Tasks(Extension):
         name: str | None = None,
         required: bool = False,
     ) -> Any:
-        """Make a tool's function, which starts a job and returns it, one whose call becomes a task.
+        """Decorate a tool's function that starts a job and returns it: its calls become tasks.
 
         Input
             function: an async function that returns a ``Job`` from ``start``, or anything else that
                 a tool may return (an error result, an ``InputRequiredResult``), which is passed on.
-            name: the tool's name on the server, where it is not the function's.
-            required: refuse clients that know no tasks; else those are given the job as it is.
+            name: the tool's name on the server, if it differs from the function's.
+            required: refuse clients that do not support tasks; otherwise those get the current job.
         """
         if function is None:
             return functools.partial(self.job, name=name, required=required)
@@ -252,12 +245,7 @@ class Tasks(Extension):
     def function(self, function: Callable[_P, Awaitable[_T]], /) -> Callable[_P, Awaitable[_T]]: ...
     @overload
     def function(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        required: bool = False,
-        asks_first: bool = False,
+        self, /, *, name: str | None = None, required: bool = False, asks_first: bool = False
     ) -> Callable[[Callable[_P, Awaitable[_T]]], Callable[_P, Awaitable[_T]]]: ...
 
     def function(
@@ -269,15 +257,15 @@ class Tasks(Extension):
         required: bool = False,
         asks_first: bool = False,
     ) -> Any:
-        """Make a tool's async function one that goes on as a task after its call was answered.
+        """Decorate a tool's async function: it runs on as a task after its call was answered.
 
         Input
-            function: any async tool function. What it asks its client for becomes a question of the
-                task, its progress the status message.
-            name: the tool's name on the server, where it is not the function's.
-            required: refuse clients that know no tasks; else those wait for the function.
-            asks_first: it may return an ``InputRequiredResult`` before it becomes a task, and says
-                itself by ``begin`` when it does.
+            function: any async tool function. Its requests to the client become questions of the task,
+                and its progress becomes the status message.
+            name: the tool's name on the server, if it differs from the function's.
+            required: refuse clients that do not support tasks; otherwise those wait for the function.
+            asks_first: whether it may return an ``InputRequiredResult`` before it becomes a task. It must
+                then call ``begin`` itself.
         """
         if function is None:
             return functools.partial(self.function, name=name, required=required, asks_first=asks_first)
@@ -295,24 +283,24 @@ class Tasks(Extension):
     # ------------------------------------------------------------ within a call
 
     def wants_task(self) -> bool:
-        """Whether the call that is being served is one that is going to be answered with a task."""
+        """Whether the answer of the current call will be a task."""
         call = calls.current()
         return call is not None and call.as_task
 
     def became(self, job: Job) -> None:
-        """Answer the call that is being served with the task that ``job`` is; return if it wants none.
+        """Answer the current call with ``job`` as a task; return if the client wants no task.
 
-        Leaves by an ``MCPError`` that the extension turns into the answer: let it pass.
+        Raises an ``MCPError`` that the extension turns into the answer: do not catch it.
         """
         call = calls.current()
         if call is not None and call.as_task:
             raise BecameTask(task_of(job))
 
     async def begin(self) -> None:
-        """Make the call that is being served a task, and go on; return if it wants none.
+        """Make the current call a task, and run on; return if the client wants no task.
 
         Raises:
-            StateFull, PermissionDenied: the task cannot be recorded; there is none.
+            StateFull, PermissionDenied: the task cannot be recorded, and does not exist.
         """
         call = calls.current()
         if call is not None and call.begin is not None:
@@ -323,29 +311,27 @@ class Tasks(Extension):
         argv: Sequence[str] | JobSpec,
         **options: Unpack[JobOptions],
     ) -> Job:
-        """Start a job that belongs to whoever makes the call being served.
+        """Start a job that belongs to the principal of the current call.
 
-        Takes what ``Supervisor.start`` takes and raises what it raises. An idempotency key holds for
-        its principal alone.
+        The arguments and errors are those of ``Supervisor.start``. Each principal has its own
+        idempotency keys.
         """
         runtime = await self._serving()
         call = calls.current()
         principal = None if call is None else call.principal
         spec = spec_of(argv, options)
-        ours = {} if call is None else {TOOL_LABEL: call.tool}
+        reserved = {} if call is None else {TOOL_LABEL: call.tool}
         if principal is not None:
-            ours[PRINCIPAL_LABEL] = principal
+            reserved[PRINCIPAL_LABEL] = principal
         spec = attrs.evolve(
-            spec,
-            labels={**spec.labels, **ours},
-            idempotency_key=scoped_key(principal, spec.idempotency_key),
+            spec, labels={**spec.labels, **reserved}, idempotency_key=scoped_key(principal, spec.idempotency_key)
         )
         return await runtime.supervisor.start(spec)
 
     # ------------------------------------------------------------ for the SDK
 
     def methods(self) -> Sequence[MethodBinding]:
-        """Return the methods of both generations."""
+        """Return the methods of both protocol versions."""
         old = frozenset({LEGACY_VERSION})
         new = frozenset({MODERN_VERSION})
         return (
@@ -357,12 +343,9 @@ class Tasks(Extension):
         )
 
     async def intercept_tool_call(
-        self,
-        params: CallToolRequestParams,
-        ctx: _Context,
-        call_next: CallNext,
+        self, params: CallToolRequestParams, ctx: _Context, call_next: CallNext
     ) -> HandlerResult:
-        """Serve ``tools/call``: as a task where the tool can be one and the client wants it."""
+        """Serve ``tools/call``: as a task if the tool supports it and the client wants it."""
         tool = self._tools.get(params.name)
         principal = self._principal(ctx)
         if ctx.protocol_version == LEGACY_VERSION:
@@ -375,7 +358,7 @@ class Tasks(Extension):
             wanted, ttl_ms = tool is not None and ctx.protocol_version == MODERN_VERSION and _declared(ctx), None
             if tool is not None and tool.required and not wanted:
                 _require_declared(ctx)
-        call = Call(tool=params.name, principal=principal, as_task=wanted, ttl_ms=ttl_ms)
+        call = TaskCall(tool=params.name, principal=principal, as_task=wanted, ttl_ms=ttl_ms)
         if tool is None or not wanted or tool.kind == "job":
             try:
                 with calls.serving(call):
@@ -388,11 +371,11 @@ class Tasks(Extension):
                 return outcome
             task = outcome.task()
         if ctx.protocol_version == LEGACY_VERSION:
-            raise BecameTask(task)  # its shape would not pass the SDK's check of results; `middleware` answers
+            raise BecameTask(task)  # the SDK's check of results would refuse its JSON, so `middleware` answers
         return created_shape(task)
 
     async def middleware(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
-        """Serve what no extension can: task ids in listen filters, and what 2025-11-25 has in its core."""
+        """Serve what an extension cannot: task ids in listen filters, and the tasks of 2025-11-25."""
         if ctx.method == "initialize":
             return legacy.capable(await call_next(ctx))
         if ctx.protocol_version == LEGACY_VERSION and ctx.request_id is not None:
@@ -415,7 +398,7 @@ class Tasks(Extension):
     # ------------------------------------------------------------ methods
 
     async def _entered(self, ctx: _Context, task_id: str) -> tuple[Runtime, str | None]:
-        """Check what every request about a task has to pass."""
+        """Check a request about a task; return the runtime and the principal."""
         if ctx.protocol_version == MODERN_VERSION:
             _check_name_header(ctx, task_id, required=self._name_header_required)
             _require_declared(ctx)

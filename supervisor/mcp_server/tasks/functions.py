@@ -1,9 +1,8 @@
-"""Function tasks: a tool's function that goes on after its call has been answered.
+"""Function tasks: a tool's function that runs on after its call has been answered.
 
-The function runs in a task of its own, in the nursery of whoever serves tasks, so that a client's
-leaving does not reach it. What it asks for and how far it is live here; that it exists and how it
-ended are on record, see ``records``. A function does not survive its process: its task does, and
-says then that it has failed.
+The function runs in the nursery of the server, so that the end of a connection does not cancel it. Its
+questions and its progress are in memory; its creation and its end are recorded, see ``records``. A function
+does not survive its process. Its task does, and has then failed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import attrs
 import trio
 from mcp.server.context import HandlerResult
 from mcp.shared.exceptions import MCPError
-from mcp_types import CreateMessageResult, CreateMessageResultWithTools, ElicitResult, ListRootsResult
+from mcp_types import INTERNAL_ERROR, CreateMessageResult, CreateMessageResultWithTools, ElicitResult, ListRootsResult
 from pydantic import BaseModel, ValidationError
 
 from supervisor import log
@@ -36,7 +35,7 @@ _ANSWERS: Final[Mapping[str, tuple[type[BaseModel], ...]]] = {
 
 
 def on_the_wire(result: HandlerResult) -> dict[str, Any]:
-    """Return a handler's result as it goes over the wire."""
+    """Return a handler's result as JSON values."""
     if isinstance(result, BaseModel):
         return result.model_dump(by_alias=True, mode="json", exclude_none=True)
     return dict(result or {})
@@ -51,15 +50,17 @@ class _Question:
 
 
 class FunctionTask:
-    """A function task that this process runs.
+    """A function task of this process.
 
     Attributes:
-        made: what is on record of its making.
-        changed: set, and replaced by a new one, at every change.
+        made: the record of its creation.
+        changed: set, and replaced by a new event, at every change.
+
+    Args:
+        scope: the cancel scope around the function.
     """
 
     def __init__(self, made: Made, records: TaskRecords, scope: trio.CancelScope) -> None:
-        """Begin to keep track of what has just been recorded; ``scope`` is around the function."""
         self.made = made
         self.changed = trio.Event()
         self._records = records
@@ -72,58 +73,55 @@ class FunctionTask:
         self._stop_requested = False
         self._expired = False
 
-    # ------------------------------------------------------------ asking
+    # ------------------------------------------------------------ its state
 
     def task(self) -> Task:
-        """Return the task as it is now."""
+        """Return the current state of the task."""
         if self._ended is not None:
             return self._ended
         if self._asked:
             return self.made.task(
-                Status.INPUT_REQUIRED,
-                self._updated_ns,
-                message=self._message,
-                input_requests=self.questions(),
+                Status.INPUT_REQUIRED, self._updated_ns, message=self._message, input_requests=self.questions()
             )
         return self.made.task(Status.WORKING, self._updated_ns, message=self._message)
 
-    def _tell(self) -> None:
+    def _mark_changed(self) -> None:
         self._updated_ns = max(self._updated_ns + 1, time.time_ns())
         self.changed.set()
         self.changed = trio.Event()
 
-    # ------------------------------------------------------------ what the function does
+    # ------------------------------------------------------------ for the function
 
     def report(self, message: str) -> None:
-        """Say how far it is."""
+        """Set the status message."""
         self._message = message
-        self._tell()
+        self._mark_changed()
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Ask the client for something, and wait for the answer; the task is ``input_required`` meanwhile.
+        """Ask the client a question, and wait for the answer; until then the task is ``input_required``.
 
-        Each question has a key of its own, which is never used again.
+        Each question has a unique key.
         """
         self._count += 1
         key = f"{request['method'].partition('/')[0]}-{self._count}"
         question = self._asked[key] = _Question(request)
-        self._tell()
+        self._mark_changed()
         try:
             await question.answered.wait()
         finally:
-            if self._asked.pop(key, None) is not None:  # it was cancelled: nobody waits for the answer any more
-                self._tell()
+            if self._asked.pop(key, None) is not None:  # the wait was cancelled
+                self._mark_changed()
         if question.refusal is not None:
             raise question.refusal
         return question.answer
 
-    # ------------------------------------------------------------ what clients do
+    # ------------------------------------------------------------ for clients
 
     def answer(self, responses: Mapping[str, Any]) -> None:
-        """Take answers. Those to questions that are not open are passed over, as the specification says.
+        """Accept answers. Answers to questions that are not open are ignored, as the specification says.
 
         Raises:
-            MCPError: an answer does not fit its question; none of them was taken.
+            MCPError: an answer does not fit its question, and no answer was accepted.
         """
         fitting = {
             key: _checked(key, self._asked[key].request, given)
@@ -135,37 +133,37 @@ class FunctionTask:
             question.answer = given
             question.answered.set()
         if fitting:
-            self._tell()
+            self._mark_changed()
 
     def questions(self) -> Mapping[str, dict[str, Any]]:
         """Return the open questions."""
         return {key: question.request for key, question in self._asked.items()}
 
     def refuse(self, key: str, error: MCPError) -> None:
-        """Have the function meet ``error`` where it waits for an answer."""
+        """Raise ``error`` in the function, where it waits for the answer."""
         question = self._asked.pop(key, None)
         if question is not None:
             question.refusal = error
             question.answered.set()
-            self._tell()
+            self._mark_changed()
 
     def cancel(self) -> None:
-        """Ask the function to stop; it stops where it next waits."""
+        """Cancel the function."""
         if self._ended is None:
             self._stop_requested = True
             self._scope.cancel()
 
     def expire(self) -> None:
-        """Stop the function because its task is being forgotten."""
+        """Cancel the function because its task is deleted."""
         self._expired = True
         self.cancel()
 
-    # ------------------------------------------------------------ its life
+    # ------------------------------------------------------------ its end
 
     def finish(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> bool:
-        """Record how the function ended: with a result, an error, or because it was stopped.
+        """Record the end of the function: a result, an error, or a cancellation.
 
-        ``False``: it could not be recorded, and is known only here.
+        Returns ``False`` if the end could not be recorded, and is only in memory.
         """
         self._asked.clear()
         recorded = True
@@ -175,11 +173,11 @@ class FunctionTask:
                 self._ended = self.made.task(status, time.time_ns(), **facts)
             else:
                 self._ended = self._records.end(self.made, status, **facts)
-        except SupervisorError as error:  # a full disk: what it was can be told for as long as we live
+        except SupervisorError as error:  # a full disk, for instance: this process still answers for the task
             log.warning("mcp_task_end_not_recorded", task_id=self.made.task_id, error=str(error))
             self._ended = self.made.task(status, time.time_ns(), **facts)
             recorded = False
-        self._tell()
+        self._mark_changed()
         return recorded
 
     def _end(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> tuple[Status, dict[str, Any]]:
@@ -187,7 +185,7 @@ class FunctionTask:
             if self._stop_requested:
                 return Status.CANCELLED, {"message": "Cancelled at the client's request"}
             message = "The server was shut down before this task had ended"
-            return Status.FAILED, {"message": message, "error": {"code": -32603, "message": message}}
+            return Status.FAILED, {"message": message, "error": {"code": INTERNAL_ERROR, "message": message}}
         if isinstance(outcome, MCPError):
             error = outcome.error.model_dump(by_alias=True, mode="json", exclude_none=True)
             return Status.FAILED, {"message": outcome.message, "error": error}
@@ -201,5 +199,5 @@ def _checked(key: str, request: Mapping[str, Any], given: object) -> dict[str, A
         except ValidationError:
             continue
         return checked.model_dump(by_alias=True, mode="json", exclude_none=True)
-    message = f"The response to {key!r:.80} is not an answer to {request['method']}; nothing was taken"
+    message = f"The response to {key!r:.80} is not an answer to {request['method']}; no answer was accepted"
     raise refusals.invalid(message)

@@ -1,7 +1,7 @@
-"""Job tasks: a job of the supervisor, looked at as a task. Its id is the job's id.
+"""Job tasks: a job of the supervisor as a task. Its id is the job's id.
 
-A job that ended badly is a *completed* task whose result is an error result: ``failed`` is for
-JSON-RPC errors, and there was none.
+A job that failed is a *completed* task whose result is an error result: ``failed`` is only for tasks that
+end with a JSON-RPC error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _ns(when: datetime) -> int:
 
 
 def _ttl_ms(job: Job) -> int | None:
-    """Return how long from its creation a job is kept: exactly, or while it runs at most."""
+    """Return the time to live from the creation of a job; for a running job, its maximum."""
     if job.expires_at is not None:
         return round((job.expires_at - job.created_at).total_seconds() * 1000)
     if job.deadline_seconds is None:
@@ -55,14 +55,14 @@ def _message(job: Job) -> str | None:
         return f"Being stopped ({job.stop_requested})"
     if job.status.terminal:
         return job.detail or (None if job.reason is None else f"The job has ended: {job.reason.value}")
-    said = dict(job.progress or {})
-    words = [f"turn {said['turn']}"] if said.get("turn") else []
-    words += [str(said[name]) for name in ("tool", "note") if said.get(name)]
+    progress = dict(job.progress or {})
+    words = [f"turn {progress['turn']}"] if progress.get("turn") else []
+    words += [str(progress[name]) for name in ("tool", "note") if progress.get(name)]
     return ", ".join(words) or f"The job is {job.status.value}"
 
 
 def task_of(job: Job, result: CallToolResult | None = None) -> Task:
-    """Return the task that a job is; ``result`` is its result, for one that is completed."""
+    """Return a job as a task; ``result`` is the result of a completed one."""
     return Task(
         task_id=job.job_id,
         status=_status_of(job),
@@ -77,7 +77,7 @@ def task_of(job: Job, result: CallToolResult | None = None) -> Task:
 
 
 def ends_with_result(job: Job) -> bool:
-    """Whether the job has ended in a way that has a result."""
+    """Whether a job has ended with a result."""
     return _status_of(job) is Status.COMPLETED
 
 
@@ -87,15 +87,15 @@ def _answer(shape: dict[str, object], *, is_error: bool) -> CallToolResult:
 
 
 def handle(job: Job) -> CallToolResult:
-    """Return what a client that knows no tasks is given: the job as it is now."""
+    """Return the answer for a client that does not support tasks: the current job."""
     return _answer(to_json(job), is_error=False)
 
 
 def render_result(result: Result) -> CallToolResult:
-    """Return the result of a job as that of the tool which started it."""
+    """Return the result of a job as the result of its tool."""
     return _answer(to_json(result), is_error=not result.ok)
 
 
 def spoilt(error: StateCorrupt, job: Job) -> CallToolResult:
-    """Return the result of a job whose output is not there any more."""
+    """Return the result of a job whose output is lost."""
     return _answer(error_to_json(error, job), is_error=True)

@@ -1,8 +1,8 @@
-"""Tasks as 2025-11-25 has them, in the core of the protocol; the SDK knows their types and nothing more.
+"""Tasks of 2025-11-25, in the core of the protocol; the SDK has only their types.
 
-What differs from 2026-07-28: a client asks for a task by ``params.task``; tools say in ``tools/list``
-whether they can be asked for one; ``tasks/list``; ``tasks/result``, which waits for the end and
-meanwhile asks the client what the task wants to know; and an error result counts as ``failed``.
+The differences to 2026-07-28: a client asks for a task with ``params.task``; ``tools/list`` says which tools
+support tasks; there are ``tasks/list`` and ``tasks/result``, which waits for the end and passes the questions
+of the task to the client; an error result counts as ``failed``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _QUESTIONS: Final[Mapping[str, tuple[type[BaseModel], type[BaseModel]]]] = {
 
 
 def capable(result: HandlerResult) -> HandlerResult:
-    """Return the result of ``initialize`` with what tasks add to it, if this generation was agreed on."""
+    """Return the result of ``initialize`` with the capability for tasks, if this version was negotiated."""
     shape = on_the_wire(result)
     if shape.get("protocolVersion") == LEGACY_VERSION:
         shape["capabilities"] = {**shape.get("capabilities", {}), "tasks": dict(_CAPABILITY)}
@@ -53,7 +53,7 @@ def with_support(result: HandlerResult, support: Mapping[str, str]) -> HandlerRe
 
 
 def requested_ttl(params: Mapping[str, Any] | None) -> tuple[bool, int | None]:
-    """Return whether a call asks to be a task, and for how many milliseconds it should be kept.
+    """Return whether a call asks for a task, and the requested time to live in milliseconds.
 
     Raises:
         MCPError: ``params.task`` is malformed.
@@ -86,12 +86,9 @@ async def listed(runtime: Runtime, principal: str | None, cursor: str | None) ->
 
 
 async def payload(
-    ctx: ServerRequestContext[Any, Any],
-    runtime: Runtime,
-    principal: str | None,
-    task_id: str,
+    ctx: ServerRequestContext[Any, Any], runtime: Runtime, principal: str | None, task_id: str
 ) -> dict[str, Any]:
-    """Wait for the end of a task and return what its request would have returned.
+    """Wait for the end of a task and return the result of its request.
 
     Raises:
         MCPError: there is no such task, it failed with this error, or it was cancelled.
@@ -109,7 +106,7 @@ async def payload(
 
         try:
             task = await runtime.ended(task_id, principal, relay_questions)
-        except MCPError as error:  # to be raised bare, not in the nursery's group
+        except MCPError as error:  # raised below, outside of an exception group
             task = error
         nursery.cancel_scope.cancel()
     if isinstance(task, MCPError):
@@ -124,12 +121,8 @@ async def payload(
 
 
 async def _relay(
-    ctx: ServerRequestContext[Any, Any],
-    function: FunctionTask,
-    key: str,
-    request: Mapping[str, Any],
+    ctx: ServerRequestContext[Any, Any], function: FunctionTask, key: str, request: Mapping[str, Any]
 ) -> None:
-    """Ask the client one question of the task, over the stream of its waiting request."""
     question, answer = _QUESTIONS[request["method"]]
     params = dict(request.get("params") or {})
     params["_meta"] = {**params.get("_meta", {}), RELATED_TASK: {"taskId": function.made.task_id}}

@@ -1,7 +1,7 @@
-"""``notifications/tasks`` over ``subscriptions/listen``, beside whatever else its filter asks for.
+"""``notifications/tasks`` over ``subscriptions/listen``, in addition to the rest of its filter.
 
-The stock handler knows nothing of task ids, and stays in charge of all the rest: it is given the
-filter without them, and a session that adds them to its acknowledgement.
+The SDK's handler does not support task ids, and serves the rest. It gets the filter without them, and a
+session that adds them to the acknowledgement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from supervisor.mcp_server.tasks.state import Task, shape
 
 __all__ = ["listen", "task_ids"]
 
-_MOST_IDS = 1000
+_MAX_IDS = 1000
 
 
 class _TaskNotification(Notification[dict[str, Any], Literal["notifications/tasks"]]):
@@ -33,7 +33,7 @@ class _TaskNotification(Notification[dict[str, Any], Literal["notifications/task
 
 
 class _Session:
-    """A session whose acknowledgement names the tasks too, and tells when it has gone out."""
+    """A session that adds the task ids to the acknowledgement, and sets an event once that is sent."""
 
     def __init__(self, session: ServerSession, granted: Sequence[str]) -> None:
         self._session = session
@@ -44,9 +44,7 @@ class _Session:
         return getattr(self._session, name)
 
     async def send_notification(
-        self,
-        notification: ServerNotification,
-        related_request_id: RequestId | None = None,
+        self, notification: ServerNotification, related_request_id: RequestId | None = None
     ) -> None:
         if not isinstance(notification, SubscriptionsAcknowledgedNotification):
             await self._session.send_notification(notification, related_request_id)
@@ -59,10 +57,10 @@ class _Session:
 
 
 def task_ids(params: Mapping[str, Any] | None) -> list[str] | None:
-    """Return the task ids of a listen request; ``None`` when it has none.
+    """Return the task ids of a listen request; ``None`` if it has none.
 
     Raises:
-        MCPError: what stands there is no list of strings.
+        MCPError: the value is not a list of strings, or too long.
     """
     wanted: object = (params or {}).get("notifications")
     ids: object = cast("Mapping[str, object]", wanted).get("taskIds") if isinstance(wanted, Mapping) else None
@@ -72,8 +70,8 @@ def task_ids(params: Mapping[str, Any] | None) -> list[str] | None:
         message = "notifications.taskIds must be a list of strings"
         raise refusals.invalid(message)
     held = list(dict.fromkeys(cast("list[str]", ids)))
-    if len(held) > _MOST_IDS:
-        message = f"notifications.taskIds names {len(held)} tasks; at most {_MOST_IDS} can be listened to at once"
+    if len(held) > _MAX_IDS:
+        message = f"notifications.taskIds names {len(held)} tasks; at most {_MAX_IDS} are allowed"
         raise refusals.invalid(message)
     return held
 
@@ -85,10 +83,10 @@ async def listen(
     principal: str | None,
     wanted: Sequence[str],
 ) -> HandlerResult:
-    """Serve a listen request that names tasks, until its client leaves.
+    """Serve a listen request that names tasks, until its client disconnects.
 
-    Of the tasks that ``principal`` may see, the state at the moment is told first, so that no change
-    is lost between the last question and the subscription.
+    The first notification of each task that ``principal`` may access has its current state, so that no
+    change before the subscription is lost.
     """
     granted: list[str] = []
     for task_id in wanted:
@@ -98,20 +96,18 @@ async def listen(
     session = _Session(ctx.session, granted)
     meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
 
-    async def tell(task: Task) -> None:
+    async def notify(task: Task) -> None:
         notification = _TaskNotification(params={**shape(task), "_meta": meta})
         await ctx.session.send_notification(cast("ServerNotification", notification), ctx.request_id)
 
     async def follow(task_id: str) -> None:
         await session.acknowledged.wait()
-        with contextlib.suppress(MCPError):  # forgotten meanwhile
-            await runtime.follow(task_id, principal, tell)
+        with contextlib.suppress(MCPError):  # the task was deleted
+            await runtime.follow(task_id, principal, notify)
 
     notifications = {name: value for name, value in (ctx.params or {})["notifications"].items() if name != "taskIds"}
     below = replace(
-        ctx,
-        params={**(ctx.params or {}), "notifications": notifications},
-        session=cast("ServerSession", session),
+        ctx, params={**(ctx.params or {}), "notifications": notifications}, session=cast("ServerSession", session)
     )
     async with trio.open_nursery() as nursery:
         for task_id in granted:

@@ -1,13 +1,13 @@
-"""What is on disk of function tasks: who made one and when, and how it ended.
+"""The files of function tasks: their creation and their end.
 
 ::
 
-    <state root>/.tasks/<task id>/      0700, laid out, checked and discarded as a job directory is
-      job.json                          written once, before anybody is told of the task
-      end.json                          written once, by whoever is first to know the end
+    <state root>/.tasks/<task id>/      0700, created, checked and deleted as a job directory is
+      job.json                          written once, before the answer with the task
+      end.json                          written once, by the process that knows the end first
 
-What happens in between lives with the function, in its process, and dies with it: then whoever asks
-next finds the owner gone, and writes the end that is left to write, a failure that says so.
+The states in between are in the memory of the function's process. If that process dies, the next process
+that reads the task finds its owner gone, and records that the task failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+from mcp_types import INTERNAL_ERROR
 
 from supervisor.jobdir import records
 from supervisor.mcp_server.tasks.state import Status, Task
@@ -31,20 +32,19 @@ __all__ = ["Made", "TaskRecords"]
 
 _END: Final = "end.json"
 _POLL_MS: Final = 1000
-_SERVER_GONE: Final = "The server that ran this task ended before the task did; what it was doing is unknown"
-_INTERNAL_ERROR: Final = -32603
+_SERVER_GONE: Final = "The server that ran this task ended before the task did; how far the task was is unknown"
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Made:
-    """A function task as it was made.
+    """The record of a function task's creation.
 
     Attributes:
         task_id: 32 lowercase hex digits.
         tool: the name of the tool.
-        principal: who made it; ``None`` is the owner of the state root.
-        created_ns: wall-clock nanoseconds since the epoch.
-        ttl_ms: milliseconds from then on for which it is kept; ``None`` is for good.
+        principal: the principal of the request; ``None`` is the owner of the state root.
+        created_ns: the time of creation, in wall-clock nanoseconds since the epoch.
+        ttl_ms: the time to live from then on in milliseconds; ``None`` for no limit.
         owner: the process that runs it, by its name in the state root.
     """
 
@@ -57,15 +57,15 @@ class Made:
 
     @property
     def expires_ns(self) -> int | None:
-        """When it is forgotten, likewise."""
+        """The time when it expires, in the unit of ``created_ns``."""
         return None if self.ttl_ms is None else self.created_ns + self.ttl_ms * 1_000_000
 
     def expired(self, now_ns: int) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires_ns is not None and self.expires_ns <= now_ns
 
     def task(self, status: Status, updated_ns: int, *, result: Mapping[str, Any] | None = None, **others: Any) -> Task:
-        """Return the task at the moment that the arguments describe."""
+        """Return the task in the state that the arguments describe."""
         return Task(
             task_id=self.task_id,
             status=status,
@@ -80,30 +80,31 @@ class Made:
 
 
 class TaskRecords:
-    """The function tasks of one state root. Small files, read and written where they are asked for.
+    """The function tasks of one state root; this process is registered as an owner of tasks.
+
+    The files are small, so every call reads and writes them without a thread.
 
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Check the state root, and announce this process as one that runs tasks."""
         self._layout = Layout(state_dir)
         self.owner = self._layout.owners.register()
 
     def close(self) -> None:
-        """Say that what this process was running is over."""
+        """Remove the registration of this process."""
         self._layout.owners.unregister(self.owner)
 
     def now_ns(self) -> int:
-        """Return the time by which tasks expire: that of the state root, whatever becomes of the wall clock."""
+        """Return the time by which tasks expire: the state root's, which does not jump with the wall clock."""
         return self._layout.clock.now_ns()
 
     def make(self, tool: str, principal: str | None, ttl_ms: int | None) -> Made:
-        """Make a task. Once this has returned, it is there for everybody and after every crash of ours.
+        """Create a task. Once this has returned, every process finds it, also after a crash.
 
         Raises:
-            StateFull, PermissionDenied: it cannot be written down; there is no task.
+            StateFull, PermissionDenied: it cannot be recorded, and does not exist.
         """
         made = Made(
             task_id=new_job_id(),
@@ -118,60 +119,57 @@ class TaskRecords:
         return made
 
     def find(self, task_id: str) -> Made | None:
-        """Return a task that is kept; ``None`` for anything else, whatever it looks like."""
+        """Return an existing task; ``None`` if there is none or its record is not valid."""
         if not is_job_id(task_id) or not self._layout.is_sound(TASKS, task_id):
             return None
-        held = records.read(self._directory(task_id), records.JOB) or {}
+        record = records.read(self._directory(task_id), records.JOB) or {}
         try:
             made = Made(
                 task_id=task_id,
-                tool=str(held["tool"]),
-                principal=None if held["principal"] is None else str(held["principal"]),
-                created_ns=int(held["created_ns"]),
-                ttl_ms=None if held["ttl_ms"] is None else int(held["ttl_ms"]),
-                owner=str(held["owner"]),
+                tool=str(record["tool"]),
+                principal=None if record["principal"] is None else str(record["principal"]),
+                created_ns=int(record["created_ns"]),
+                ttl_ms=None if record["ttl_ms"] is None else int(record["ttl_ms"]),
+                owner=str(record["owner"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
         return None if made.expired(self.now_ns()) else made
 
     def end(self, made: Made, status: Status, **others: Any) -> Task:
-        """Write down how a task ended, and return how it did: as somebody else said, if they were first.
+        """Record the end of a task; return the recorded end, which another process may have written first.
 
         Raises:
-            StateFull, PermissionDenied: it cannot be written down.
+            StateFull, PermissionDenied: it cannot be recorded.
         """
         record: dict[str, object] = {"status": status.value, "updated_ns": time.time_ns(), **others}
         try:
             records.create(self._directory(made.task_id), _END, record)
         except OSError as error:
-            raise state_error(error, "cannot write down how a task ended") from error
+            raise state_error(error, "cannot record the end of a task") from error
         return self._ended(made) or made.task(status, time.time_ns(), **others)
 
-    def seen(self, made: Made) -> Task:
-        """Return what the disk tells of a task; the end of one whose process is gone is written now."""
+    def observe(self, made: Made) -> Task:
+        """Return the recorded state of a task; if its process is gone, record that it failed."""
         ended = self._ended(made)
         if ended is None and self._layout.owners.is_alive(made.owner):
             return made.task(Status.WORKING, made.created_ns)
-        if ended is None:  # its last words may have come between the two looks
+        if ended is None:  # its process may have recorded the end since
             ended = self._ended(made) or self.end(
-                made,
-                Status.FAILED,
-                message=_SERVER_GONE,
-                error={"code": _INTERNAL_ERROR, "message": _SERVER_GONE},
+                made, Status.FAILED, message=_SERVER_GONE, error={"code": INTERNAL_ERROR, "message": _SERVER_GONE}
             )
         return ended
 
     def forget(self, task_id: str) -> None:
-        """Forget a task; the janitor of the state root deletes what is left of it."""
+        """Delete a task; the janitor of the state root deletes its remaining files."""
         self._layout.discard(TASKS, task_id)
 
     def all(self) -> Iterator[Made]:
-        """Yield every task that is kept; forget those whose time is over."""
+        """Yield every existing task; delete expired ones."""
         now_ns = self.now_ns()
         try:
             names = os.listdir(f"{self._layout.root}/{TASKS}")
-        except OSError:  # there never was one, mostly
+        except OSError:  # usually because there never was a task
             return
         for name in names:
             made = self.find(name)
@@ -181,8 +179,8 @@ class TaskRecords:
                 self.forget(name)
 
     def _is_over(self, task_id: str, now_ns: int) -> bool:
-        held: Mapping[str, Any] = records.read(self._directory(task_id), records.JOB) or {}
-        created_ns, ttl_ms = held.get("created_ns"), held.get("ttl_ms")
+        record: Mapping[str, Any] = records.read(self._directory(task_id), records.JOB) or {}
+        created_ns, ttl_ms = record.get("created_ns"), record.get("ttl_ms")
         if not isinstance(created_ns, int) or not isinstance(ttl_ms, int):
             return False
         return created_ns + ttl_ms * 1_000_000 <= now_ns
@@ -191,22 +189,18 @@ class TaskRecords:
         return self._layout.job(TASKS, task_id)
 
     def _ended(self, made: Made) -> Task | None:
-        held = records.read(self._directory(made.task_id), _END)
-        if held is None:
+        record = records.read(self._directory(made.task_id), _END)
+        if record is None:
             return None
         try:
             return made.task(
-                Status(held["status"]),
-                int(held["updated_ns"]),
-                message=held.get("message"),
-                result=held.get("result"),
-                error=held.get("error"),
+                Status(record["status"]),
+                int(record["updated_ns"]),
+                message=record.get("message"),
+                result=record.get("result"),
+                error=record.get("error"),
             )
         except (KeyError, TypeError, ValueError):
-            message = "The record of how this task ended is damaged"
-            return made.task(
-                Status.FAILED,
-                made.created_ns,
-                message=message,
-                error={"code": _INTERNAL_ERROR, "message": message},
-            )
+            message = "The record of the end of this task is damaged"
+            error = {"code": INTERNAL_ERROR, "message": message}
+            return made.task(Status.FAILED, made.created_ns, message=message, error=error)

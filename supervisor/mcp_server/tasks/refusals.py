@@ -1,4 +1,4 @@
-"""The errors that a client meets, each with its JSON-RPC code."""
+"""The errors for clients, each with its JSON-RPC code."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ __all__ = [
 
 
 def no_such_task(task_id: object) -> MCPError:
-    """There is no such task, it has expired, or it belongs to somebody else: nobody is to know which."""
-    return MCPError(INVALID_PARAMS, f"There is no task {task_id!r:.80}; finished tasks are forgotten after their TTL")
+    """There is no such task, it has expired, or it belongs to another principal; the error does not say which."""
+    return MCPError(INVALID_PARAMS, f"There is no task {task_id!r:.80}; finished tasks are deleted after their TTL")
 
 
 def invalid(message: str) -> MCPError:
-    """Something in the request does not fit."""
+    """The request is not valid."""
     return MCPError(INVALID_PARAMS, message)
 
 
 def internal(message: str) -> MCPError:
-    """It could not be done, and that is not the client's fault."""
+    """The server failed."""
     return MCPError(INTERNAL_ERROR, message)
 
 
-def elsewhere(task_id: str, what: str) -> MCPError:
-    """The task is run by another process of this machine, which alone can do that."""
-    return MCPError(INTERNAL_ERROR, f"Task {task_id} is run by another server process; {what} there")
+def elsewhere(task_id: str, request: str) -> MCPError:
+    """Only the process that runs the task can serve this request."""
+    return MCPError(INTERNAL_ERROR, f"Task {task_id} is run by another server process; {request} there")
 
 
 def no_such_method(method: str, why: str) -> MCPError:
-    """The method does not exist in this protocol version, or not for this tool."""
+    """The method does not exist in this protocol version, or for this tool."""
     return MCPError(METHOD_NOT_FOUND, why, method)
 
 
 def header_mismatch(found: str | None, task_id: str) -> MCPError:
-    """The header that routes a request does not say what the request says."""
-    said = "is missing" if found is None else f"is {found!r:.80}"
-    return MCPError(HEADER_MISMATCH, f"The Mcp-Name header {said}; it must be the task id {task_id!r:.80}")
+    """The header by which requests are routed contradicts the request."""
+    value = "is missing" if found is None else f"is {found!r:.80}"
+    return MCPError(HEADER_MISMATCH, f"The Mcp-Name header {value}; it must be the task id {task_id!r:.80}")
 
 
-def missing_capability(capabilities: dict[str, Any], what: str) -> MCPError:
-    """The client has not declared what this takes."""
-    message = f"Missing required client capability: {what}"
+def missing_capability(capabilities: dict[str, Any], name: str) -> MCPError:
+    """The client has not declared a capability that the request needs."""
+    message = f"Missing required client capability: {name}"
     return MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, message, {"requiredCapabilities": capabilities})

@@ -1,7 +1,6 @@
-"""All tasks that a server answers for, whatever stands behind them: asked, followed, answered, cancelled.
+"""All tasks of a server, job tasks and function tasks: read, followed, answered, cancelled.
 
-Every way in takes a principal and checks it. A task of somebody else is answered for as one that
-does not exist.
+Every method that takes a task id checks the principal. For other principals, a task does not exist.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Runtime"]
 
 _CANCEL_SECONDS: Final = 0.5
-"""How long the answer to a cancel waits, so that what stops quickly is seen as stopped by the next question."""
-_LONGEST_SLEEP_SECONDS: Final = 86400
+"""How long a cancel request waits for the end, so that its answer usually has the final state."""
+_MAX_SLEEP_SECONDS: Final = 86400
 _PAGE: Final = 50
 _CURSOR: Final = re.compile(r"f:(?P<functions>[0-9]{1,20})|j:(?P<jobs>[0-9]{1,20})", re.ASCII)
 
@@ -43,12 +42,11 @@ class Runtime:
     """The tasks of one server, over an open supervisor.
 
     Attributes:
-        supervisor: whose jobs are tasks.
-        nursery: where functions run.
+        supervisor: the supervisor of job tasks.
+        nursery: the nursery of function tasks.
     """
 
     def __init__(self, supervisor: Supervisor, nursery: trio.Nursery, records: TaskRecords, render: Render) -> None:
-        """Keep what is given."""
         self.supervisor = supervisor
         self.nursery = nursery
         self._render = render
@@ -57,13 +55,13 @@ class Runtime:
         self._expiries: list[tuple[int, str]] = []
         self._expiring = trio.Event()
 
-    # ------------------------------------------------------------ asking
+    # ------------------------------------------------------------ reading
 
     async def get(self, task_id: str, principal: str | None) -> Task:
-        """Return a task as it is now.
+        """Return the current state of a task.
 
         Raises:
-            MCPError: there is none that ``principal`` may see.
+            MCPError: there is no such task for ``principal``.
         """
         function = self._functions.get(task_id)
         if function is not None:
@@ -74,7 +72,7 @@ class Runtime:
         if made is not None:
             self._check(made, principal)
             await trio.lowlevel.checkpoint()
-            return self._records.seen(made)
+            return self._records.observe(made)
         return await self._job_task(await self._job(task_id, principal))
 
     async def _job(self, task_id: str, principal: str | None) -> Job:
@@ -93,7 +91,7 @@ class Runtime:
             return task_of(job)
         try:
             result = await self.supervisor.result(job.job_id)
-        except JobNotFound:  # consumed or expired since
+        except JobNotFound:  # it was consumed or has expired
             raise refusals.no_such_task(job.job_id) from None
         except StateCorrupt as error:
             return task_of(job, spoilt(error, job))
@@ -104,10 +102,12 @@ class Runtime:
             raise refusals.no_such_task(made.task_id)
 
     async def page(self, principal: str | None, cursor: str | None) -> tuple[list[Task], str | None]:
-        """Return some tasks that ``principal`` may see, function tasks first, newest first; and the next cursor.
+        """Return a page of tasks that ``principal`` may access, and the next cursor.
+
+        Function tasks come first, and newer tasks before older ones.
 
         Raises:
-            MCPError: the cursor is none of ours.
+            MCPError: the cursor is not valid.
         """
         if cursor is None:
             return await self._page_of_functions(principal, None)
@@ -128,14 +128,14 @@ class Runtime:
         return tasks + jobs, following
 
     def _recorded(self, principal: str | None, before: int | None) -> tuple[list[Task], bool]:
-        """Read a page of function tasks from the disk, in a thread; say whether there are more."""
+        """Read a page of function tasks from the disk, in a thread; return also whether there are more."""
         mine = [
             made
             for made in self._records.all()
             if principal in {None, made.principal} and (before is None or made.created_ns < before)
         ]
         mine.sort(key=lambda made: made.created_ns, reverse=True)
-        return [self._records.seen(made) for made in mine[:_PAGE]], len(mine) > _PAGE
+        return [self._records.observe(made) for made in mine[:_PAGE]], len(mine) > _PAGE
 
     async def _page_of_jobs(self, principal: str | None, cursor: str | None) -> tuple[list[Task], str | None]:
         labels = None if principal is None else {PRINCIPAL_LABEL: principal}
@@ -147,44 +147,43 @@ class Runtime:
 
     # ------------------------------------------------------------ following
 
-    async def follow(self, task_id: str, principal: str | None, tell: Callable[[Task], Awaitable[object]]) -> None:
-        """Tell of a task as it is now, then of every change, until it has ended; unread changes are merged.
+    async def follow(self, task_id: str, principal: str | None, notify: Callable[[Task], Awaitable[object]]) -> None:
+        """Call ``notify`` with the current state of a task, then after changes, until it has ended.
+
+        Changes during a call of ``notify`` are merged.
 
         Raises:
-            MCPError: there is no such task, or none any more.
+            MCPError: the task does not exist, or was deleted.
         """
         function = self._functions.get(task_id)
         if function is not None:
             self._check(function.made, principal)
             while True:
                 changed, task = function.changed, function.task()
-                await tell(task)
+                await notify(task)
                 if task.status.terminal:
                     return
                 await changed.wait()
         if self._records.find(task_id) is not None:  # it has ended, or is run by another process
-            await tell(await self.get(task_id, principal))
+            await notify(await self.get(task_id, principal))
             return
         await self._job(task_id, principal)
         try:
             async with self.supervisor.events(task_id) as events:
                 task = await self.get(task_id, principal)
-                await tell(task)
+                await notify(task)
                 while not task.status.terminal:
                     await anext(events)
                     before, task = task, await self.get(task_id, principal)
                     if task != before:
-                        await tell(task)
+                        await notify(task)
         except (JobNotFound, JobElsewhere, StopAsyncIteration):
             return
 
     async def ended(
-        self,
-        task_id: str,
-        principal: str | None,
-        meanwhile: Callable[[FunctionTask], Awaitable[None]],
+        self, task_id: str, principal: str | None, meanwhile: Callable[[FunctionTask], Awaitable[None]]
     ) -> Task:
-        """Wait for the end of a task and return it; ``meanwhile`` is given a function task before each wait."""
+        """Wait for the end of a task and return it; call ``meanwhile`` with a function task before each wait."""
         task = await self.get(task_id, principal)
         function = self._functions.get(task_id)
         while function is not None and not task.status.terminal:
@@ -202,10 +201,10 @@ class Runtime:
             raise refusals.elsewhere(task_id, "wait for it")
         return task
 
-    # ------------------------------------------------------------ doing
+    # ------------------------------------------------------------ changing
 
     def begin(self, tool: str, principal: str | None, ttl_ms: int | None, scope: trio.CancelScope) -> FunctionTask:
-        """Make a function task; ``scope`` is around the function. It is on record when this returns.
+        """Create and record a function task; ``scope`` is around the function.
 
         Raises:
             StateFull, PermissionDenied: it cannot be recorded.
@@ -213,15 +212,15 @@ class Runtime:
         longest = round(self.supervisor.settings.job_ttl * 1000)
         made = self._records.make(tool, principal, longest if ttl_ms is None else min(ttl_ms, longest))
         function = self._functions[made.task_id] = FunctionTask(made, self._records, scope)
-        self._expect(made)
+        self._schedule_expiry(made)
         return function
 
     def finished(self, function: FunctionTask) -> None:
-        """Answer for a function task from its record from now on."""
+        """Read a function task from its record from now on."""
         self._functions.pop(function.made.task_id, None)
 
     async def update(self, task_id: str, principal: str | None, responses: Mapping[str, Any]) -> None:
-        """Give a task answers to its questions; to one without open questions that means nothing.
+        """Pass answers to the questions of a task; ignore them if it has no open questions.
 
         Raises:
             MCPError: there is no such task, it is run by another process, or an answer does not fit.
@@ -237,12 +236,12 @@ class Runtime:
         function.answer(responses)
 
     async def cancel(self, task_id: str, principal: str | None) -> Task:
-        """Ask a task to stop, and return it as it is soon after; one that has ended is returned unchanged.
+        """Cancel a task, and return its state shortly after; a task that has ended is returned unchanged.
 
-        Cancelling the call does not take the request back.
+        Cancellation of this call does not withdraw the request.
 
         Raises:
-            MCPError: there is no such task, or it cannot be stopped from here.
+            MCPError: there is no such task, or another process runs it.
         """
         function = self._functions.get(task_id)
         if function is not None:
@@ -265,7 +264,7 @@ class Runtime:
         problem: list[MCPError] = []
         done = trio.Event()
 
-        async def stop() -> None:  # not in the task of the request: a client that leaves does not take it back
+        async def stop() -> None:  # in another Trio task than the request, whose cancellation must not withdraw it
             try:
                 await self.supervisor.cancel(job_id)
             except JobNotFound:
@@ -279,29 +278,29 @@ class Runtime:
         if problem:
             raise problem[0]
 
-    # ------------------------------------------------------------ forgetting
+    # ------------------------------------------------------------ expiry
 
-    def _expect(self, made: Made) -> None:
+    def _schedule_expiry(self, made: Made) -> None:
         if made.expires_ns is not None:
             heapq.heappush(self._expiries, (made.expires_ns, made.task_id))
             self._expiring.set()
             self._expiring = trio.Event()
 
     async def expire(self) -> None:
-        """Forget function tasks when their time is over; a function that still runs then is stopped."""
+        """Delete function tasks when they expire, and stop their functions."""
         for made in await trio.to_thread.run_sync(self._sweep):
-            self._expect(made)
+            self._schedule_expiry(made)
         while True:
             left = math.inf if not self._expiries else (self._expiries[0][0] - self._records.now_ns()) / 1e9
             if left > 0:
-                with trio.move_on_after(min(left, _LONGEST_SLEEP_SECONDS)):
+                with trio.move_on_after(min(left, _MAX_SLEEP_SECONDS)):
                     await self._expiring.wait()
                 continue
             _, task_id = heapq.heappop(self._expiries)
             function = self._functions.pop(task_id, None)
             if function is not None:
                 function.expire()
-            with contextlib.suppress(SupervisorError):  # it is not shown any more; the next server tries again
+            with contextlib.suppress(SupervisorError):  # it is not shown any more; the next server deletes it
                 self._records.forget(task_id)
             await trio.lowlevel.checkpoint()
 

@@ -1,9 +1,8 @@
-"""The session that a tool's function sees once its call has become a task.
+"""The session of a tool's function whose call has become a task.
 
-The call's own session is of no use then: its request has been answered. What the function asks the
-client for (``ctx.elicit``, ``ctx.session.create_message``, ``ctx.session.list_roots``) becomes a
-question of the task instead, and progress its status message, so that a function need not know
-whether it is run as a task.
+The session of the call cannot be used any more, because its request has been answered. Requests of the
+function to the client (``ctx.elicit``, ``ctx.session.create_message``, ``ctx.session.list_roots``) become
+questions of the task, and progress becomes its status message. So a function works the same as a task.
 """
 
 from __future__ import annotations
@@ -34,10 +33,12 @@ _NEEDS = {"elicitation/create": "elicitation", "sampling/createMessage": "sampli
 
 
 class TaskSession(ServerSession):
-    """A call's session until the call becomes a task, from then on the task's."""
+    """The session of a call until the call becomes a task, then the session of the task.
+
+    The base class is not initialised, because all methods that use its state are overridden.
+    """
 
     def __init__(self, session: ServerSession) -> None:
-        """Stand before ``session``. The base class is not initialised: all it does with its own state is replaced."""
         self._before = session
         self.task: FunctionTask | None = None
 
@@ -53,7 +54,7 @@ class TaskSession(ServerSession):
 
     @property
     def can_send_request(self) -> bool:
-        """A task can always ask, of clients that have said that they answer such questions."""
+        """Whether requests are possible: always for a task, if the client has declared the capability."""
         return self.task is not None or self._before.can_send_request
 
     @property
@@ -73,18 +74,14 @@ class TaskSession(ServerSession):
         metadata: ServerMessageMetadata | None = None,
         progress_callback: ProgressFnT | None = None,
     ) -> _ResultT:
-        """Ask the client and wait for its answer, however long that takes.
+        """Send a request to the client and wait for its answer, without a time limit.
 
         Raises:
-            MCPError: the client has not declared that it answers this, or it refuses to.
+            MCPError: the client has not declared the capability, or it refuses.
         """
         if self.task is None:
             return await self._before.send_request(
-                request,
-                result_type,
-                request_read_timeout_seconds,
-                metadata,
-                progress_callback,
+                request, result_type, request_read_timeout_seconds, metadata, progress_callback
             )
         needed = _NEEDS.get(request.method)
         if needed is None:
@@ -97,16 +94,14 @@ class TaskSession(ServerSession):
         return result_type.model_validate(await self.task.ask(shape), by_name=False)
 
     async def send_notification(
-        self,
-        notification: ServerNotification,
-        related_request_id: RequestId | None = None,
+        self, notification: ServerNotification, related_request_id: RequestId | None = None
     ) -> None:
-        """Send a notification; a task has no stream that would carry it, and drops it."""
+        """Send a notification; that of a task is dropped, because the task has no stream."""
         if self.task is None:
             await self._before.send_notification(notification, related_request_id)
 
     async def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Report progress: as the task's status message."""
+        """Report progress; that of a task becomes its status message."""
         if self.task is None:
             await self._before.report_progress(progress, total, message)
         else:
@@ -114,12 +109,8 @@ class TaskSession(ServerSession):
             self.task.report(so_far if message is None else f"{message} ({so_far})")
 
     async def send_log_message(
-        self,
-        level: LoggingLevel,
-        data: Any,
-        logger: str | None = None,
-        related_request_id: RequestId | None = None,
+        self, level: LoggingLevel, data: Any, logger: str | None = None, related_request_id: RequestId | None = None
     ) -> None:
-        """Send a log message; one of a task has nowhere to go, and is dropped."""
+        """Send a log message; that of a task is dropped, because the task has no stream."""
         if self.task is None:
             await self._before.send_log_message(level, data, logger, related_request_id)  # pyright: ignore[reportDeprecated]

@@ -1,7 +1,4 @@
-"""What a task is at one moment, whatever stands behind it, and its shape on the wire of each protocol generation.
-
-Pure: nothing is read or awaited here.
-"""
+"""The state of a task, and its JSON in each protocol version. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ LEGACY_VERSION: Final = "2025-11-25"
 
 
 class Status(StrEnum):
-    """Where a task stands; the names are those of both generations."""
+    """The status of a task, by its name in both protocol versions."""
 
     WORKING = "working"
     INPUT_REQUIRED = "input_required"
@@ -41,25 +38,25 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether the status is final."""
         return self in {Status.COMPLETED, Status.FAILED, Status.CANCELLED}
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Task:
-    """What is known about a task at one moment.
+    """The state of a task at one moment.
 
     Attributes:
-        task_id: 32 lowercase hex digits; of a job task the id of its job.
-        status: where it stands.
-        message: a line for people, or ``None``.
-        created_ns: wall-clock nanoseconds since the epoch.
-        updated_ns: when it last changed, likewise.
-        ttl_ms: milliseconds from its creation after which it may be forgotten; ``None`` while that is open.
-        poll_ms: a sensible pause between two questions.
-        input_requests: what it waits for, by key, while it is ``input_required``.
-        result: the result of the request, as it goes over the wire, once it is ``completed``.
-        error: the JSON-RPC error that it ended with, once it has ``failed``.
+        task_id: 32 lowercase hex digits; for a job task the id of its job.
+        status: its status.
+        message: a line of text, or ``None``.
+        created_ns: the time of creation, in wall-clock nanoseconds since the epoch.
+        updated_ns: the time of the last change, in the same unit.
+        ttl_ms: the time to live from its creation in milliseconds; ``None`` if not known yet.
+        poll_ms: the suggested interval between two requests.
+        input_requests: its open questions by key, while it is ``input_required``.
+        result: the result of the request as JSON, once it is ``completed``.
+        error: the JSON-RPC error with which it ``failed``.
         is_error: whether the result is an error result.
     """
 
@@ -91,7 +88,7 @@ def _common(task: Task, status: Status) -> dict[str, Any]:
 
 
 def created_shape(task: Task) -> dict[str, Any]:
-    """Return a 2026-07-28 ``CreateTaskResult``: the task without what it waits for and what it gave."""
+    """Return a 2026-07-28 ``CreateTaskResult``: the task without its questions and its result."""
     shape = {"resultType": "task", **_common(task, task.status), "ttlMs": task.ttl_ms}
     if task.poll_ms is not None and not task.status.terminal:
         shape["pollIntervalMs"] = task.poll_ms
@@ -99,7 +96,7 @@ def created_shape(task: Task) -> dict[str, Any]:
 
 
 def shape(task: Task) -> dict[str, Any]:
-    """Return a 2026-07-28 ``DetailedTask``, as ``tasks/get`` and ``notifications/tasks`` carry it."""
+    """Return a 2026-07-28 ``DetailedTask``, for ``tasks/get`` and ``notifications/tasks``."""
     whole = created_shape(task)
     del whole["resultType"]
     match task.status:

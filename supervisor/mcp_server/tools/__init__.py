@@ -1,1 +1,1 @@
-"""What a host can call and read: tools and resources, and the shape of their answers."""
+"""The tools and resources of a server, and the shape of their answers."""

@@ -1,7 +1,7 @@
-"""The tools that start jobs: one for each kind, and ``job_start`` for commands that were allowed by pattern.
+"""The tools that start jobs: one for each kind, and ``job_start`` for commands that a pattern allows.
 
-A job outlives the call, the connection and the server that started it. The caller gets a handle at
-once, or the result if it is ready within ``wait_seconds``; a client that speaks Tasks gets a task.
+A job outlives the call, the connection and the server. The answer is the job, or its result if it ends
+within ``wait_seconds``. A client that supports tasks gets a task.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
 
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import BUILT_IN
-from supervisor.mcp_server.access.principals import (
-    PRINCIPAL_LABEL,
-    RESERVED_PREFIX,
-    TOOL_LABEL,
-    principal_of,
-    scoped_key,
-)
-from supervisor.mcp_server.backend import Backend
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, RESERVED_PREFIX, TOOL_LABEL, scoped_key
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.mcp_server.config.environment import environment_of
 from supervisor.mcp_server.config.kinds import COMMON, Kind
 from supervisor.mcp_server.config.patterns import allows
-from supervisor.mcp_server.config.places import Places
+from supervisor.mcp_server.config.workspaces import WorkspacePolicy
+from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.tools.answers import job_answer, result_answer
-from supervisor.mcp_server.tools.jobs import JOB_SHAPE, JobTools, Tool
+from supervisor.mcp_server.tools.jobs import JOB_SHAPE, JobTools
+from supervisor.mcp_server.tools.tool import Call, Tool
 from supervisor.model import JobSpec
 from supervisor.settings import Settings
 from supervisor.states import Reason
@@ -38,11 +33,9 @@ from supervisor.states import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mcp.server.context import ServerRequestContext
-
     from supervisor.model import Job
 
-__all__ = ["Starter", "allows", "kind_tool", "start_tool"]
+__all__ = ["Starter", "kind_tool", "start_tool"]
 
 START: Final = "job_start"
 
@@ -53,49 +46,46 @@ _NO_EFFECTS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=True)
 
 _COMMAND: Final = (
     Parameter(name="command", type="words", required=True, description="The program, then each argument. No shell."),
-    Parameter(name="stdin", max_length=1_000_000, description="What it reads."),
-    Parameter(name="interpret", enum=tuple(BUILT_IN), default="raw", description="How its output is read."),
+    Parameter(name="stdin", max_length=1_000_000, description="The input of the command."),
+    Parameter(name="interpret", enum=tuple(BUILT_IN), default="raw", description="How its output is interpreted."),
 )
 
 
 class Starter:
-    """Starts jobs for callers of tools."""
+    """Starts jobs for callers of tools.
+
+    Args:
+        became: called with each job; it may answer the call with a task, by raising an exception.
+    """
 
     def __init__(
         self,
-        backend: Backend,
+        lazy: LazySupervisor,
         settings: Settings,
-        places: Places,
+        workspaces: WorkspacePolicy,
         became: Callable[[Job], None] = lambda _: None,
     ) -> None:
-        """``became`` is told of each job, and may answer the call by itself, by an exception."""
-        self._backend = backend
-        self._waiting = JobTools(backend, settings)
-        self._places = places
+        self._lazy = lazy
+        self._waiting = JobTools(lazy, settings)
+        self._workspaces = workspaces
         self._became = became
 
     async def start(
-        self,
-        ctx: ServerRequestContext[Any, Any],
-        params: CallToolRequestParams,
-        values: Mapping[str, Any],
-        kind: Kind,
-        argv: Sequence[str],
-        stdin: bytes | None,
+        self, call: Call, kind: Kind, argv: Sequence[str], stdin: bytes | None
     ) -> CallToolResult | InputRequiredResult:
-        """Start a job and answer with it, or with what it gave if that is wanted and there in time."""
-        principal = principal_of(ctx)
+        """Start a job and answer with it, or with its result if the caller waits and it ends in time."""
+        values, principal = call.values, call.principal
         labels = _own_labels(values["labels"]) | {TOOL_LABEL: kind.name}
         if principal is not None:
             labels[PRINCIPAL_LABEL] = principal
         deadline = _deadline(values["deadline_seconds"], kind)
-        place = await self._places.choose(ctx, params, values["workspace"], kind.workspaces)
-        if isinstance(place, InputRequiredResult):
-            return place
-        supervisor = await self._backend.supervisor()
+        chosen = await self._workspaces.choose(call.context, call.params, values["workspace"], kind.workspaces)
+        if isinstance(chosen, InputRequiredResult):
+            return chosen
+        supervisor = await self._lazy.supervisor()
         spec = JobSpec(
             argv=tuple(argv),
-            workspace=place.workspace,
+            workspace=chosen.workspace,
             kind=kind.interpret,
             deadline_seconds=deadline,
             stdin=stdin,
@@ -110,17 +100,15 @@ class Starter:
         wait = values["wait_seconds"] or 0
         if wait and not job.status.terminal:
             job = await self._waiting.waited(supervisor, job.job_id, wait)
-        never_ran = job.reason is Reason.LAUNCH_FAILED
-        if never_ran or (wait and job.status.terminal):
-            result = await supervisor.result(job.job_id)
-            return result_answer(result, warnings=place.warnings)
-        return job_answer(job, warnings=place.warnings)
+        if job.reason is Reason.LAUNCH_FAILED or (wait and job.status.terminal):
+            return result_answer(await supervisor.result(job.job_id), warnings=chosen.warnings)
+        return job_answer(job, warnings=chosen.warnings)
 
 
 def _own_labels(given: Mapping[str, str] | None) -> dict[str, str]:
     for name in given or {}:
         if name.startswith(RESERVED_PREFIX):
-            message = f"labels has {name!r:.80}; names that begin with {RESERVED_PREFIX!r} are the server's own"
+            message = f"labels has {name!r:.80}; names that begin with {RESERVED_PREFIX!r} are reserved for the server"
             raise InvalidArguments(message, details={"argument": "labels"})
     return dict(given or {})
 
@@ -137,19 +125,16 @@ def _deadline(given: float | None, kind: Kind) -> float | None:
 def kind_tool(kind: Kind, starter: Starter) -> Tool:
     """Return the tool that starts jobs of a kind."""
 
-    async def call(
-        ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
-    ) -> CallToolResult | InputRequiredResult:
-        argv, stdin = kind.request(values, sys.executable)
-        return await starter.start(ctx, params, values, kind, argv, stdin)
+    async def run(call: Call) -> CallToolResult | InputRequiredResult:
+        return await starter.start(call, kind, *kind.request(call.values, sys.executable))
 
     return Tool(
         name=kind.name,
-        description=f"{kind.description.rstrip()} Starts a background job; follow it with job_wait and job_result.",
+        description=f"{kind.description.rstrip()} Starts a background job; call job_wait and job_result next.",
         parameters=(*kind.parameters, *COMMON),
         output=JOB_SHAPE,
         annotations=_NO_EFFECTS if kind.read_only else _UNKNOWN_EFFECTS,
-        call=call,
+        run=run,
     )
 
 
@@ -157,24 +142,22 @@ def start_tool(patterns: Sequence[str], starter: Starter) -> Tool:
     """Return the tool that starts any command that one of the patterns allows."""
     shown = ", ".join(patterns)
 
-    async def call(
-        ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams, values: Mapping[str, Any]
-    ) -> CallToolResult | InputRequiredResult:
-        command: list[str] = values["command"]
+    async def run(call: Call) -> CallToolResult | InputRequiredResult:
+        command: list[str] = call.values["command"]
         if not any(allows(pattern, command) for pattern in patterns):
-            message = f"the command {shlex.join(command)!r:.200} is not one of those allowed here: {shown}"
-            repair = "Give one that is allowed; a * stands for operands, never for an option."
+            message = f"the command {shlex.join(command)!r:.200} is not allowed here; allowed are: {shown}"
+            repair = "Give an allowed command; a * matches operands, never an option."
             raise InvalidArguments(message, repair=repair, details={"argument": "command", "allowed": list(patterns)})
-        stdin = values["stdin"]
-        kind = Kind(name=START, description="", command=(), interpret=values["interpret"])
-        return await starter.start(ctx, params, values, kind, command, None if stdin is None else stdin.encode())
+        stdin = call.values["stdin"]
+        kind = Kind(name=START, description="", command=(), interpret=call.values["interpret"])
+        return await starter.start(call, kind, command, None if stdin is None else stdin.encode())
 
     return Tool(
         name=START,
-        description="Start a command as a background job; follow it with job_wait and job_result. Allowed (where"
-        f" * is no option): {shown}",
+        description="Start a command as a background job; call job_wait and job_result next. Allowed commands (a *"
+        f" matches no option): {shown}",
         parameters=(*_COMMAND, *COMMON),
         output=JOB_SHAPE,
         annotations=_UNKNOWN_EFFECTS,
-        call=call,
+        run=run,
     )

@@ -1,11 +1,10 @@
-"""Taking connections, and never so many that nothing is left for the jobs.
+"""Accepts connections, with a limit that leaves enough descriptors for the jobs.
 
-Any user that reaches the port may connect before a token is asked for. So connections get at most half of what
-this process may open; registry, records, output and keepers have the rest. When they are used up, the
-oldest connection that serves no request makes room for a new one: of the peer that has the most of them.
-A connection serves a request when all of it has been read, and its principal is known. Until then it
-has a few seconds, whatever it says or leaves unsaid. Each connection is served by Hypercorn, and what goes
-wrong with one ends that one.
+Any user who reaches the port can connect before a token is checked. So connections get at most half of the
+open files of this process; the index, records, output and keepers have the rest. At the limit, a new
+connection replaces the oldest idle one of the peer that has the most idle connections. A connection is idle
+until a request of it has been read completely and its principal is known; that must happen within a few
+seconds. Hypercorn serves each connection, and an error in one ends only that one.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app  # pyright: ignore[reportUnknownVariableType]
 
 from supervisor import log
-from supervisor.mcp_server.transports.listening import peer_may
+from supervisor.mcp_server.transports.listening import peer_is_allowed
 
-__all__ = ["Connection", "most_connections", "serve"]
+__all__ = ["Connection", "max_connections", "serve"]
 
-_FEWEST: Final = 8
-_MOST: Final = 4096
+_MIN_CONNECTIONS: Final = 8
+_MAX_CONNECTIONS: Final = 4096
 _FIRST_DELAY_SECONDS: Final = 0.05
-_LONGEST_DELAY_SECONDS: Final = 1.0
+_MAX_DELAY_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 15.0
 _SEND_SECONDS: Final = 30.0
 _SENT_AT_ONCE: Final = 1 << 16
@@ -63,7 +62,7 @@ async def serve(
         async with trio.open_nursery() as connections:
             task_status.started()
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(_Door(connections, converse).accept, listener)
+                accepting.start_soon(_Acceptor(connections, converse).accept, listener)
                 await shutdown()
                 accepting.cancel_scope.cancel()
             await context.terminated.set()
@@ -73,10 +72,9 @@ async def serve(
 
 
 class Connection:
-    """A stream, as Hypercorn uses it, that knows whether it serves a request, and ends when none comes in time."""
+    """A stream for Hypercorn, which ends unless a complete request arrives in time."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        """Give the peer as long as a request may take."""
         self._stream = stream
         self.socket = stream.socket
         self.scope = trio.CancelScope()
@@ -90,44 +88,44 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it serves no request that was read whole."""
+        """Whether it serves no completely read request."""
         return not self._served
 
     @contextlib.contextmanager
     def request(self) -> Generator[Callable[[], None]]:
-        """Note a request from its first line to its last answer; call what is given when it has been read whole."""
-        whole = False
+        """Enclose a request; the caller calls the yielded function once the request has been read completely."""
+        complete = False
 
-        def is_whole() -> None:
-            nonlocal whole
-            if not whole:
-                whole = True
+        def mark_complete() -> None:
+            nonlocal complete
+            if not complete:
+                complete = True
                 self._served += 1
                 self.scope.deadline = math.inf
 
         try:
-            yield is_whole
+            yield mark_complete
         finally:
-            if whole:
+            if complete:
                 self._served -= 1
                 if not self._served:
                     self.scope.deadline = trio.current_time() + _REQUEST_SECONDS
 
     async def receive_some(self, most: int | None = None) -> bytes:
-        """Receive."""
+        """Receive bytes."""
         return bytes(await self._stream.receive_some(most))
 
     async def send_all(self, data: bytes) -> None:
-        """Send; a peer that takes nothing for long is taken to be gone. Hypercorn does not let this be cancelled."""
+        """Send bytes; a peer that reads nothing for a long time counts as gone. Hypercorn shields this call."""
         for begin in range(0, len(data), _SENT_AT_ONCE):
             with trio.move_on_after(_SEND_SECONDS) as patience:
                 await self._stream.send_all(data[begin : begin + _SENT_AT_ONCE])
             if patience.cancelled_caught:
-                message = "the peer takes nothing"
+                message = "the peer does not read"
                 raise trio.BrokenResourceError(message)
 
     async def send_eof(self) -> None:
-        """Send no more."""
+        """Close the sending side."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
@@ -135,53 +133,53 @@ class Connection:
         await self._stream.aclose()
 
 
-def most_connections() -> int:
-    """Return how many connections are held at once, by the limit of open files as it is now."""
+def max_connections() -> int:
+    """Return the maximum number of connections, by the current limit of open files."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else max(_FEWEST, min(_MOST, soft // 2))
+    return (
+        _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, soft // 2))
+    )
 
 
-class _Door:
-    """Lets connections in, each of which is served in a nursery."""
-
+class _Acceptor:
     def __init__(self, nursery: trio.Nursery, converse: Callable[[Connection], Awaitable[None]]) -> None:
         self._nursery = nursery
         self._converse = converse
-        self._held: dict[Connection, None] = {}
-        self._left = trio.Event()
+        self._open: dict[Connection, None] = {}
+        self._closed = trio.Event()
 
     async def accept(self, listener: socket.socket) -> None:
-        """Accept until cancelled."""
         delay = 0.0
-        async with trio.SocketListener(trio.socket.from_stdlib_socket(listener)) as door:
+        async with trio.SocketListener(trio.socket.from_stdlib_socket(listener)) as accepting:
             while True:
                 try:
-                    stream = await door.accept()
-                except OSError as error:  # no descriptor is free, no memory: the queue of the kernel keeps who waits
+                    stream = await accepting.accept()
+                except OSError as error:  # no free descriptor or memory; new connections wait in the kernel's queue
                     if not delay:
                         log.warning("mcp_connection_not_accepted", error=str(error))
-                    delay = min(_LONGEST_DELAY_SECONDS, delay * 2 or _FIRST_DELAY_SECONDS)
-                    self._end_an_idle_one()
+                    delay = min(_MAX_DELAY_SECONDS, delay * 2 or _FIRST_DELAY_SECONDS)
+                    self._end_idle()
                     await trio.sleep(delay)
                     continue
                 delay = 0.0
                 try:
-                    if stream.socket.family == socket.AF_UNIX and not peer_may(stream.socket):  # type: ignore[arg-type]
+                    if stream.socket.family == socket.AF_UNIX and not peer_is_allowed(stream.socket):  # type: ignore[arg-type]
                         await trio.aclose_forcefully(stream)
                         continue
                     connection = Connection(stream)
-                except OSError:  # gone already
+                except OSError:  # disconnected already
                     await trio.aclose_forcefully(stream)
                     continue
-                self._held[connection] = None
+                self._open[connection] = None
                 self._nursery.start_soon(self._serve, connection)
-                while len(self._held) > most_connections():
-                    self._left = trio.Event()
-                    self._end_an_idle_one(but=connection)
-                    await self._left.wait()
+                while len(self._open) > max_connections():
+                    self._closed = trio.Event()
+                    self._end_idle(but=connection)
+                    await self._closed.wait()
 
-    def _end_an_idle_one(self, but: Connection | None = None) -> None:
-        idle = [each for each in self._held if each.is_idle and each is not but and not each.scope.cancel_called]
+    def _end_idle(self, but: Connection | None = None) -> None:
+        """End the oldest idle connection of the peer that has the most."""
+        idle = [each for each in self._open if each.is_idle and each is not but and not each.scope.cancel_called]
         if idle:
             ((peer, _),) = Counter(each.peer for each in idle).most_common(1)
             next(each for each in idle if each.peer == peer).scope.cancel()
@@ -190,9 +188,9 @@ class _Door:
         try:
             with connection.scope:
                 await self._converse(connection)
-        except Exception as error:  # noqa: BLE001  # one client's trouble is not that of all others
+        except Exception as error:  # noqa: BLE001  # an error of one connection must not end the others
             log.warning("mcp_connection_failed", error=repr(error))
         finally:
-            del self._held[connection]
-            self._left.set()
+            del self._open[connection]
+            self._closed.set()
             await trio.aclose_forcefully(connection)  # type: ignore[arg-type]

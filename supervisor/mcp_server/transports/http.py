@@ -1,8 +1,8 @@
-"""Streamable HTTP at ``/mcp``: Hypercorn on Trio in front of the SDK's application.
+"""Streamable HTTP at ``/mcp``: the SDK's application, served by Hypercorn on Trio.
 
-Other users of a machine reach its loopback too, and so do web pages that its browser shows. So
-there is a bearer token always, unless that was declined for loopback, and Host and Origin are
-checked. A client that goes away takes nothing with it but its own request: jobs live elsewhere.
+Other users of a machine reach its loopback, and so do web pages in a browser on it. So every request needs
+a bearer token, unless ``--no-token`` was given for loopback, and Host and Origin are checked. A client that
+disconnects cancels only its own requests: jobs are in processes of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.access.tokens import Tokens
 from supervisor.mcp_server.transports import accepting, listening
-from supervisor.mcp_server.transports.limits import SESSION_IDLE_SECONDS, Limited, Timely, say
+from supervisor.mcp_server.transports.limits import SESSION_IDLE_SECONDS, Limited, Timely, refuse
 from supervisor.mcp_server.transports.listening import Address, parse_address
 
 __all__ = ["Address", "parse_address", "serve"]
@@ -33,7 +33,7 @@ _Receive = Callable[[], Awaitable[dict[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 _App = Callable[[Any, Any, Any], Awaitable[None]]
 
-_MOST_BODY_BYTES: Final = 4 << 20
+_MAX_BODY_BYTES: Final = 4 << 20
 _LAST_ANSWERS_SECONDS: Final = 1.0
 
 
@@ -48,14 +48,14 @@ async def serve(
 ) -> None:
     """Serve until ``shutdown`` returns.
 
-    ``tokens``: who may come in; ``None`` lets everybody in as the owner. ``allowed_hosts``: names by
-    which clients may call this machine, besides its address. ``started`` is told where it listens.
+    ``tokens`` are the accepted tokens; with ``None`` every request is the owner's. ``allowed_hosts`` are
+    names of this machine in the Host header, besides its address. ``started`` gets the bound address.
 
     Raises:
-        PermissionDenied: it cannot listen there.
+        PermissionDenied: the address cannot be bound.
     """
     application = server.streamable_http_app(
-        max_request_body_size=_MOST_BODY_BYTES,
+        max_request_body_size=_MAX_BODY_BYTES,
         session_idle_timeout=SESSION_IDLE_SECONDS,
         transport_security=_security(address, allowed_hosts),
     )
@@ -73,16 +73,15 @@ async def serve(
             await nursery.start(partial(accepting.serve, app, config, listener, shutdown=shutdown))
             started(bound)
     finally:
-        listening.let_go(address)
+        listening.remove_socket(address)
 
 
 def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuritySettings:
-    """Return what Host and Origin may be: this machine by the names that it is known to have."""
     names = list(allowed_hosts)
     host = f"[{address.host}]" if ":" in address.host else address.host
     if address.loopback:
         names += ["127.0.0.1", "localhost", "[::1]"]
-    if host not in names and host not in {"0.0.0.0", "[::]"}:  # noqa: S104  # never a name that a client calls
+    if host not in names and host not in {"0.0.0.0", "[::]"}:  # noqa: S104  # no client connects to these
         names.append(host)
     return TransportSecuritySettings(
         enable_dns_rebinding_protection=True,
@@ -94,7 +93,7 @@ def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuri
 
 
 class _Guarded:
-    """Lets only requests with a known token in, and tells the rest who makes them."""
+    """Refuses requests without a known token, and adds the principal to the others."""
 
     def __init__(self, app: _App, tokens: Tokens) -> None:
         self._app = app
@@ -105,13 +104,17 @@ class _Guarded:
             given = _bearer(scope)
             try:
                 principal = None if given is None else self._tokens.principal(given)
-            except SupervisorError as error:  # whether it is known cannot be told now
-                await _refuse_for_now(send, error)
+            except SupervisorError as error:  # the tokens cannot be read now
+                log.warning("mcp_tokens_unreadable", error=error.message)
+                why = "the tokens cannot be read now; try again"
+                await refuse(send, 503, "temporarily_unavailable", why, (b"retry-after", b"1"))
                 return
             if given is None or principal is None:
-                await _refuse(send, "a bearer token is needed" if given is None else "this token is not known")
+                problem = "a bearer token is needed" if given is None else "this token is not known"
+                why = f"{problem}; `supervisor mcp` prints where it is"
+                await refuse(send, 401, "invalid_token", why, (b"www-authenticate", b'Bearer error="invalid_token"'))
                 return
-            # The SDK's own class: its sessions then answer only whoever has opened them.
+            # The SDK's own class: a session then accepts only requests of the principal that opened it.
             scope["user"] = AuthenticatedUser(AccessToken(token=given, client_id=principal, scopes=[]))
         await self._app(scope, receive, send)
 
@@ -122,14 +125,3 @@ def _bearer(scope: _Scope) -> str | None:
         return None
     scheme, _, token = values[0].decode("latin-1").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
-
-
-async def _refuse(send: _Send, why: str) -> None:
-    why = f"{why}; `supervisor mcp` prints where it is"
-    await say(send, 401, "invalid_token", why, (b"www-authenticate", b'Bearer error="invalid_token"'))
-
-
-async def _refuse_for_now(send: _Send, error: SupervisorError) -> None:
-    log.warning("mcp_tokens_unreadable", error=error.message)
-    why = "the tokens cannot be read now; try again"
-    await say(send, 503, "temporarily_unavailable", why, (b"retry-after", b"1"))

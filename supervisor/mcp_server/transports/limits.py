@@ -1,7 +1,8 @@
-"""What one caller over HTTP may hold, so that there is room for the others.
+"""The limits of each caller over HTTP, which leave room for the others.
 
-A request must be whole in time, see ``accepting``. A principal has so many requests under way and so many sessions:
-the session it used least recently is ended for a new one, and its client opens another, as the protocol has it.
+A request must be complete in time, see ``accepting``. The numbers of concurrent requests and of sessions of a
+principal are limited. A new session ends the least recently used one; its client then opens another, as the
+protocol says.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from supervisor import log
-from supervisor.mcp_server.transports.accepting import Connection, most_connections
+from supervisor.mcp_server.transports.accepting import Connection, max_connections
 
-__all__ = ["SESSION_IDLE_SECONDS", "Limited", "Timely", "say"]
+__all__ = ["SESSION_IDLE_SECONDS", "Limited", "Timely", "refuse"]
 
 SESSION_IDLE_SECONDS: Final = 900.0
-"""After so long without a request a session is ended."""
+"""A session ends after this time without a request."""
 
-_MOST_SESSIONS: Final = 100
+_MAX_SESSIONS: Final = 100
 _SESSION: Final = b"mcp-session-id"
 _SOON: Final = (b"retry-after", b"1")
 
@@ -30,10 +31,9 @@ _App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Limited:
-    """An application that serves each principal within its limits."""
+    """An application that limits the requests and sessions of each principal of ``app``."""
 
     def __init__(self, app: _App) -> None:
-        """Stand before ``app``."""
         self._app = app
         self._requests: Counter[str | None] = Counter()
         self._sessions: dict[str | None, OrderedDict[bytes, int]] = {}
@@ -44,10 +44,10 @@ class Limited:
             await self._app(scope, receive, send)
             return
         principal = None if scope.get("user") is None else scope["user"].username
-        if self._requests[principal] >= max(1, most_connections() // 2):
-            await say(send, 429, "too_many_requests", "too many requests of this principal are under way", _SOON)
+        if self._requests[principal] >= max(1, max_connections() // 2):
+            await refuse(send, 429, "too_many_requests", "too many concurrent requests of this principal", _SOON)
             return
-        # There is no store of events to resume from: a stream begins anew. The SDK would answer with nothing.
+        # Streams cannot be resumed, because events are not stored; with this header, the SDK would send none.
         scope = {**scope, "headers": [each for each in scope["headers"] if each[0] != b"last-event-id"]}
         self._requests[principal] += 1
         try:
@@ -89,11 +89,11 @@ class Limited:
                 self._sessions.pop(principal, None)
 
     async def _make_room(self, principal: str | None, held: OrderedDict[bytes, int], scope: dict[str, Any]) -> None:
-        while len(held) > _MOST_SESSIONS:
+        while len(held) > _MAX_SESSIONS:
             idle = [each for each, requests in held.items() if not requests]
             oldest = (idle or list(held))[0]
             del held[oldest]
-            log.info("mcp_session_ended", principal=principal or "", most=_MOST_SESSIONS)
+            log.info("mcp_session_ended", principal=principal or "", most=_MAX_SESSIONS)
             headers = [each for each in scope["headers"] if each[0] in {b"host", b"authorization"}]
             await self._app({**scope, "method": "DELETE", "headers": [*headers, (_SESSION, oldest)]}, _nothing, _drop)
 
@@ -107,31 +107,30 @@ async def _drop(_: _Message) -> None:
 
 
 class Timely:
-    """An application whose requests have to be whole in time; ``accepting`` keeps the time."""
+    """An application that reports the complete requests of ``app``, for the time limit in ``accepting``."""
 
     def __init__(self, app: _App) -> None:
-        """Stand before ``app``, which knows who may come in."""
         self._app = app
 
     async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
-        """Serve a request; it is whole, and has all the time it needs, when the application has read the last of it."""
+        """Serve a request; once the application has read all of it, the time limit ends."""
         connection: Connection | None = scope.get("state", {}).get("connection")
         if connection is None or scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with connection.request() as whole:
+        with connection.request() as mark_complete:
 
             async def read() -> _Message:
                 message = await receive()
                 if message["type"] == "http.request" and not message.get("more_body", False):
-                    whole()
+                    mark_complete()
                 return message
 
             await self._app(scope, read, send)
 
 
-async def say(send: _Send, status: int, error: str, why: str, *more: tuple[bytes, bytes]) -> None:
-    """Answer a request with an error, as OAuth's bearer tokens have it."""
+async def refuse(send: _Send, status: int, error: str, why: str, *more: tuple[bytes, bytes]) -> None:
+    """Answer a request with an error, in the format of OAuth bearer tokens."""
     body = json.dumps({"error": error, "error_description": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})

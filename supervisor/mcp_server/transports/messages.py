@@ -1,8 +1,8 @@
-"""One line of JSON-RPC over stdio: the message in it, or what its sender is told instead.
+"""One line of JSON-RPC over stdio: the message in it, or the refusal for its sender.
 
-The SDK drops a line that it cannot parse, and a host that waits for the answer then hangs. So each request
-that cannot be taken is refused here, under the id that it has: found even where the rest of the line is no
-JSON. What only the SDK's parser refuses (half a surrogate pair, which JSON can express) is accepted.
+The SDK drops a line that it cannot parse, and a host that waits for the answer then hangs. So this module
+refuses each request that cannot be parsed, with the request's id, which it finds even if the rest of the line
+is no JSON. It accepts half a surrogate pair, which JSON allows and only the SDK's parser refuses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_ID: Final = b"null"
 _ID: Final = rb'-?[0-9]{1,4300}(?:\.[0-9]{1,99})?(?:[eE][+-]?[0-9]{1,9})?|"(?:[^"\\\x00-\x1f]|\\.){0,4300}"'
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]++|[\]}]++', re.DOTALL)
 _KEY: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?:(" + _ID + rb")[ \t\r\n]*[,}])?")
-# The last member, or with none but these behind it: the end of the line is the end of the message.
+# An id that is the last member, or is followed only by these two: the end of the line is the end of the message.
 _LAST_ID: Final = re.compile(
     rb'(?<!\\)"id"[ \t]*:[ \t]*(' + _ID + rb')[ \t]*(?:,[ \t]*"(?:jsonrpc|method)"[ \t]*:[ \t]*"[^"\\]*"[ \t]*)*\}\s*\Z'
 )
@@ -40,12 +40,12 @@ _LAST_ID: Final = re.compile(
 
 @attrs.frozen(slots=True)
 class Refusal:
-    """The error with which a request is answered that was not taken.
+    """The error that answers a refused request.
 
     Attributes:
-        id: the request's, as JSON text as it stood there; ``null`` when there was none to be found.
-        code: of JSON-RPC.
-        message: what is wrong with it.
+        id: the id of the request, as its JSON text; ``null`` if none was found.
+        code: the JSON-RPC code.
+        message: the reason.
     """
 
     id: bytes
@@ -53,26 +53,26 @@ class Refusal:
     message: str
 
     def line(self) -> bytes:
-        """Return it as a line."""
+        """Return the error as a line."""
         error = json.dumps({"code": self.code, "message": self.message}, separators=(",", ":"))
         return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (self.id, error.encode())
 
 
 def parse(line: bytes) -> JSONRPCMessage | Iterator[Refusal]:
-    """Return the message in a line, or the refusals that are to be sent for it: none where it is an answer."""
+    """Return the message in a line, or its refusals; a broken answer gets none."""
     line = line.removeprefix(codecs.BOM_UTF8)
     try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValueError:
         pass
     else:
-        # The SDK takes a request whose id is none (1.5, null) for a notification, and says nothing.
+        # The SDK treats a request with an invalid id (1.5, null) as a notification, and does not answer.
         if not isinstance(message, JSONRPCNotification) or b'"id"' not in line or "id" not in _outline(line):
             return message
     try:
         held: Any = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
-        why = "it nests too deeply" if isinstance(error, RecursionError) else f"{error}"[:200]
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else f"{error}"[:200]
         why = f"This line is not JSON in UTF-8: {why}"
         return (each for outline in _outlines(line) for each in _refused(outline, PARSE_ERROR, why))
     if isinstance(held, list):
@@ -88,7 +88,7 @@ def parse(line: bytes) -> JSONRPCMessage | Iterator[Refusal]:
 
 
 def too_long(head: bytes, tail: bytes, most: int) -> Iterator[Refusal]:
-    """Return what is to be sent for a line of more than ``most`` bytes that begins and ends like this."""
+    """Return the refusals for a line of more than ``most`` bytes; ``head`` and ``tail`` are its begin and end."""
     outline = _outline(head.removeprefix(codecs.BOM_UTF8))
     if outline.get("id", _NO_ID) == _NO_ID and (last := _LAST_ID.search(tail)) is not None:
         outline["id"] = last[1]
@@ -96,10 +96,10 @@ def too_long(head: bytes, tail: bytes, most: int) -> Iterator[Refusal]:
 
 
 def dumped(message: JSONRPCMessage) -> bytes:
-    """Return a message as a line; one that cannot be written as JSON as the error that says so."""
+    """Return a message as a line; an error if the message cannot be encoded as JSON."""
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
-    except (ValueError, RecursionError):  # half a surrogate pair that was given back, for instance
+    except (ValueError, RecursionError):  # for instance half a surrogate pair
         pass
     try:
         return json.dumps(message.model_dump(by_alias=True, exclude_unset=True), separators=(",", ":")).encode() + b"\n"
@@ -109,13 +109,13 @@ def dumped(message: JSONRPCMessage) -> bytes:
 
 
 def _refused(outline: Mapping[str, bytes], code: int, message: str) -> Iterator[Refusal]:
-    # An answer to a question of ours has an id of ours, which may be that of a request of the host's too.
+    # The id of an answer is that of a request of this server, and may equal the id of a request of the host.
     if "method" in outline or not outline.keys() & {"result", "error"}:
         yield Refusal(outline.get("id", _NO_ID), code, message)
 
 
 def _refused_batch(messages: list[Any]) -> Iterator[Refusal]:
-    why = "Invalid request: batches are not taken, send each message on a line of its own"
+    why = "Invalid request: batches are not supported, send each message on a line of its own"
     any_id = False
     for each in messages:
         held = cast("dict[str, Any]", each if isinstance(each, dict) else {})
@@ -132,14 +132,14 @@ def _is_id(value: object) -> bool:
 
 
 def _outline(data: bytes) -> dict[str, bytes]:
-    """Return the members of a message by name, those that could be ids as JSON text and the others as ``null``."""
+    """Return the members of a message by name: possible ids as their JSON text, other values as ``null``."""
     return next(_outlines(data))
 
 
 def _outlines(data: bytes) -> Iterator[dict[str, bytes]]:
-    """Yield the outline of each message that stands in a line, or in a batch that is one, and at least one.
+    """Yield the outline of each message in a line or in a batch, at least one.
 
-    After the first only those with an id of their own: what is broken is not to be answered twice.
+    After the first, only messages with an id: a broken message must not be answered twice.
     """
     own = 1 + data.lstrip().startswith(b"[")
     depth = 0

@@ -1,8 +1,8 @@
-"""stdio: JSON lines on descriptors 0 and 1, which nothing else in this process or below it gets to see.
+"""stdio: JSON lines on descriptors 0 and 1, which are hidden from the rest of this process and its children.
 
-The SDK's own transport reads stdin in a thread, and so cannot be cancelled before the end of file.
-This one can, at once. At the end of file it lets everything that was read be answered, as long as
-that takes no more than a few seconds: a host that was killed leaves no more behind than that.
+The SDK's own transport reads stdin in a thread, and cannot be cancelled before the end of file. This one can
+be cancelled at once. At the end of file, it waits a few seconds for the answers to all requests. So the server
+ends soon after its host was killed.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from supervisor.mcp_server.transports import messages
 
 __all__ = ["diverted", "serve"]
 
-_LONGEST_LINE: Final = 1 << 24
+_MAX_LINE_BYTES: Final = 1 << 24
 _CHUNK: Final = 1 << 16
-_ENDS: Final = 1 << 16
+_MAX_END_BYTES: Final = 1 << 16
 _LAST_ANSWERS_SECONDS: Final = 5
 
-# A host that takes no answers is read from no further: what waits for it stays small, however much it asks.
-_MOST_NOT_TAKEN: Final = 16
-_MOST_OPEN: Final = 1024
+# While a host does not read its answers, its requests are not read, so that the waiting answers stay few.
+_MAX_UNSENT: Final = 16
+_MAX_OPEN: Final = 1024
 _PATIENCE_SECONDS: Final = 5
-_LOOK_AGAIN_SECONDS: Final = 1
+_POLL_SECONDS: Final = 1
 _BUSY: Final = -32000
 
 
 @contextlib.contextmanager
 def diverted() -> Generator[tuple[int, int]]:
-    """Take descriptors 0 and 1 out of everybody's reach and give private ones, until left.
+    """Replace descriptors 0 and 1 by an empty stdin and by stderr, and yield private copies of the originals.
 
-    Children, and whoever prints, find an empty stdin, and stderr in the place of stdout.
+    So the output of children, and of ``print``, does not mix with the protocol.
     """
-    kept = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 3) for each in (0, 1)]
+    originals = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 3) for each in (0, 1)]
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.dup2(nothing, 0)
         os.dup2(2, 1)
-        yield kept[0], kept[1]
+        yield originals[0], originals[1]
     finally:
         os.close(nothing)
-        for number, each in enumerate(kept):
+        for number, each in enumerate(originals):
             os.dup2(each, number)
             os.close(each)
 
@@ -65,12 +65,12 @@ async def serve(
 ) -> None:
     """Serve one host over these descriptors until the end of file, or until it no longer reads answers.
 
-    ``answered`` is called after each answer; ``ending`` is set at the end of file, so that those who
-    wait for something tell what they know.
+    ``answered`` is called after each answer. ``ending`` is set at the end of file, so that calls that wait
+    answer with the current state.
     """
     to_server, from_host = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_host, from_server = anyio.create_memory_object_stream[SessionMessage](0)
-    # Duplicates, because a stream closes what it reads, and these are put back when all is over.
+    # Duplicates, because a stream closes its descriptor, and ``diverted`` restores the originals.
     async with (
         trio.lowlevel.FdStream(os.dup(ends[0])) as stdin,
         trio.lowlevel.FdStream(os.dup(ends[1])) as stdout,
@@ -91,13 +91,13 @@ async def serve(
 
 
 async def _hung_up(descriptor: int) -> None:
-    """Return when the other end of a descriptor that is only written to has been closed."""
+    """Return once the reader of a descriptor has closed it."""
     try:
         while not _is_hung_up(descriptor):
-            await trio.lowlevel.wait_readable(descriptor)  # an error wakes it, and there is nothing to read
-            if not _is_hung_up(descriptor):  # a terminal, or a socket that stdin shares
-                await trio.sleep(_LOOK_AGAIN_SECONDS)
-    except OSError:  # a file, which has no other end
+            await trio.lowlevel.wait_readable(descriptor)  # a closed reader wakes it
+            if not _is_hung_up(descriptor):  # a terminal, or a socket that stdin shares, has data to read
+                await trio.sleep(_POLL_SECONDS)
+    except OSError:  # a file, which has no reader
         await trio.sleep_forever()
 
 
@@ -112,8 +112,6 @@ def _key(request_id: str | int) -> tuple[type, str | int]:
 
 
 class _Connection:
-    """Knows which requests have been read and not been answered."""
-
     def __init__(
         self,
         ends: tuple[int, int],
@@ -134,7 +132,7 @@ class _Connection:
         self._at_end = False
 
     async def read(self, stdin: trio.abc.ReceiveStream, to_server: MemoryObjectSendStream[Any]) -> None:
-        """Hand the host's messages to the server; then wait for the last answers, and end it."""
+        """Pass the host's messages to the server; at the end of file, wait for the last answers."""
         async with to_server, contextlib.aclosing(_lines(stdin)) as lines:
             async for line in lines:
                 found = messages.parse(line) if isinstance(line, bytes) else line
@@ -142,55 +140,55 @@ class _Connection:
                     await self._refuse(found)
                     continue
                 if isinstance(found, JSONRPCRequest):
-                    if not await self._read_on() or _is_hung_up(self._ends[1]):
+                    if not await self._may_read() or _is_hung_up(self._ends[1]):
                         break
-                    if len(self._open) >= _MOST_OPEN:
-                        why = f"{_MOST_OPEN} requests wait for their answers: ask again when one has been answered"
+                    if len(self._open) >= _MAX_OPEN:
+                        why = f"{_MAX_OPEN} requests are unanswered; send this one again after an answer"
                         await self._refuse([messages.Refusal(json.dumps(found.id).encode(), _BUSY, why)])
                         continue
-                self._note_read(found)
+                self._track(found)
                 await to_server.send(SessionMessage(found))
             self._at_end = True
             self._ending.set()
-            self._check()
+            self._check_end()
             with trio.move_on_after(_LAST_ANSWERS_SECONDS):
                 await self._all_answered.wait()
 
-    async def _read_on(self) -> bool:
-        """Wait until the host has taken most of its answers; whether there is still one that may take them."""
+    async def _may_read(self) -> bool:
+        """Wait until the host has read most of its answers; return false if it has closed stdin instead."""
         patience = trio.current_time() + _PATIENCE_SECONDS
         while True:
-            not_taken = self._from_server.statistics().tasks_waiting_send
-            if not_taken < _MOST_NOT_TAKEN and (
-                len(self._open) < _MOST_OPEN or trio.current_time() >= patience  # they may all be long ones
+            unsent = self._from_server.statistics().tasks_waiting_send
+            if unsent < _MAX_UNSENT and (
+                len(self._open) < _MAX_OPEN or trio.current_time() >= patience  # all of them may take long
             ):
                 return True
             with trio.move_on_after(_PATIENCE_SECONDS) as scope:
                 await self._progress.wait()
-            if not_taken and scope.cancelled_caught and _is_hung_up(self._ends[0]):
+            if unsent and scope.cancelled_caught and _is_hung_up(self._ends[0]):
                 return False
 
-    def _note_read(self, message: Any) -> None:
+    def _track(self, message: Any) -> None:
         match message:
             case JSONRPCRequest():
                 self._open.add(_key(message.id))
             case JSONRPCNotification(method="notifications/cancelled"):
                 cancelled = (message.params or {}).get("requestId")
-                if isinstance(cancelled, str | int):  # it will not be answered any more
-                    # The SDK holds "7" and 7 for one id, as hosts do that keep ids as text.
+                if isinstance(cancelled, str | int):  # there will be no answer
+                    # The SDK treats "7" and 7 as one id, like hosts that store ids as text.
                     same = [key for key in self._open if coerce_request_id(key[1]) == coerce_request_id(cancelled)]
                     exact = _key(cancelled)
                     self._open.difference_update([exact] if exact in same else same)
-                    self._proceed()
+                    self._mark_progress()
             case _:
                 pass
 
-    def _proceed(self) -> None:
+    def _mark_progress(self) -> None:
         progress, self._progress = self._progress, trio.Event()
         progress.set()
-        self._check()
+        self._check_end()
 
-    def _check(self) -> None:
+    def _check_end(self) -> None:
         if self._at_end and not self._open:
             self._all_answered.set()
 
@@ -201,7 +199,7 @@ class _Connection:
                 return
 
     async def _send(self, line: bytes) -> bool:
-        """Write a line; whether there was a reader to take it."""
+        """Write a line; return false if the host has closed stdout."""
         async with self._writing:
             try:
                 await self._stdout.send_all(line)
@@ -210,7 +208,6 @@ class _Connection:
         return True
 
     async def write(self) -> None:
-        """Write the server's messages, one a line."""
         async with self._from_server:
             async for message in self._from_server:
                 if not await self._send(messages.dumped(message.message)):
@@ -222,13 +219,13 @@ class _Connection:
                     if message.message.id is not None:
                         self._open.discard(_key(message.message.id))
                     self._answered()
-                self._proceed()
+                self._mark_progress()
 
 
 async def _lines(stdin: trio.abc.ReceiveStream) -> AsyncGenerator[bytes | Iterator[messages.Refusal]]:
-    """Yield lines that are not empty; of one that is longer than any message, what is said to its sender."""
+    """Yield lines that are not empty, and the refusals for a line that is too long."""
     held = bytearray()
-    head: bytes | None = None  # of a line that is too long: how it begins
+    head: bytes | None = None  # the begin of a line that is too long
     while True:
         try:
             chunk = bytes(await stdin.receive_some(_CHUNK))
@@ -239,9 +236,11 @@ async def _lines(stdin: trio.abc.ReceiveStream) -> AsyncGenerator[bytes | Iterat
             complete = [rest]  # a last line without a newline
         for end in complete:
             held += end
-            if head is not None or len(held) > _LONGEST_LINE:
-                log.warning("mcp_line_too_long", most=_LONGEST_LINE)
-                yield messages.too_long(head or bytes(held[:_ENDS]), bytes(held[-_ENDS:]), _LONGEST_LINE)
+            if head is not None or len(held) > _MAX_LINE_BYTES:
+                log.warning("mcp_line_too_long", most=_MAX_LINE_BYTES)
+                yield messages.too_long(
+                    head or bytes(held[:_MAX_END_BYTES]), bytes(held[-_MAX_END_BYTES:]), _MAX_LINE_BYTES
+                )
             elif held.strip():
                 yield bytes(held)
             held.clear()
@@ -250,7 +249,7 @@ async def _lines(stdin: trio.abc.ReceiveStream) -> AsyncGenerator[bytes | Iterat
             return
         held += rest
         if head is not None:
-            del held[:-_ENDS]
-        elif len(held) > _LONGEST_LINE:
-            head = bytes(held[:_ENDS])
-            del held[:-_ENDS]
+            del held[:-_MAX_END_BYTES]
+        elif len(held) > _MAX_LINE_BYTES:
+            head = bytes(held[:_MAX_END_BYTES])
+            del held[:-_MAX_END_BYTES]

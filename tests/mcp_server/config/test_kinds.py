@@ -343,9 +343,9 @@ def test_expressions_compile_in_javascript() -> None:
         ('enum = ["a", 1]', "a string"),
         ('enum = ["a", "a"]', "each value once"),
         ('enum = ["a"], default = "b"', "one of a"),
-        ('enum = ["a"], pattern = "b"', "what matches b"),
+        ('enum = ["a"], pattern = "b"', "a string that matches b"),
         ('enum = ["abc"], max_length = 2', "at most 2 characters"),
-        ('pattern = "a", default = "b"', "what matches a"),
+        ('pattern = "a", default = "b"', "a string that matches a"),
         ('type = "boolean", default = 1', "true or false"),
     ],
 )

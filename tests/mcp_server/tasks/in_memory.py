@@ -208,7 +208,7 @@ class World:
                 raise ToolError(message)
             if how == "protocol":
                 raise MCPError(-32042, "as the protocol does", {"why": "asked to"})
-            message = "as nobody should"
+            message = "secret of the server"
             raise ZeroDivisionError(message)
 
     @contextlib.asynccontextmanager

@@ -138,7 +138,7 @@ async def test_a_function_that_begins_twice_is_one_task(world: World, state_dir:
 async def test_unknown_tools_are_the_servers_matter(world: World) -> None:
     async with world.open(), world.peer() as peer, world.peer(capabilities={}) as other:
         for each in (peer, other):
-            answer = await each("tools/call", name="nobody", arguments={})
+            answer = await each("tools/call", name="no_such_tool", arguments={})
             assert answer["isError"] is True
 
 

@@ -80,7 +80,7 @@ async def test_lists_hold_ones_own(world: World) -> None:
         assert await listed(owner) == anns | bobs
 
 
-async def test_nobody_listens_to_the_tasks_of_others(world: World) -> None:
+async def test_no_client_listens_to_the_tasks_of_others(world: World) -> None:
     async with world.open(), world.peer("ann") as ann, world.peer("bob") as bob, trio.open_nursery() as nursery:
         theirs = (await ann.call("think"))["taskId"]
         own = (await bob.call("think"))["taskId"]

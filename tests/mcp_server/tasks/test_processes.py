@@ -168,7 +168,7 @@ def test_a_job_task_outlives_the_keeper(killed: Killed, gate: Path, root: Path, 
     if content["ok"]:
         assert content["value"] == "begun\nstill here\n"
         assert content["job"]["exit_code"] == 0
-    else:  # a kernel that does not tell how somebody else's child has ended: said, and not guessed
+    else:  # a kernel that hides the exit status of another process's child: the status is unknown, not guessed
         assert content["error"]["code"] == "job_lost"
         assert content["job"]["exit_code"] is None
 

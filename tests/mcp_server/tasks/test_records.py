@@ -29,7 +29,7 @@ def test_a_task_is_found_as_it_was_made(records: TaskRecords, state_dir: Path) -
     made = records.make("tool", "ann", 60_000)
     again = TaskRecords(state_dir)
     assert again.find(made.task_id) == made
-    assert again.seen(made).status is Status.WORKING
+    assert again.observe(made).status is Status.WORKING
     assert list(again.all()) == [made]
     again.close()
 
@@ -51,17 +51,17 @@ def test_the_first_end_stands(records: TaskRecords) -> None:
     made = records.make("tool", None, None)
     first = records.end(made, Status.COMPLETED, result={"content": []})
     assert records.end(made, Status.CANCELLED) == first
-    assert records.seen(made) == first
+    assert records.observe(made) == first
 
 
 def test_whoever_finds_the_owner_gone_writes_the_end(state_dir: Path, records: TaskRecords) -> None:
     owner = TaskRecords(state_dir)
     made = owner.make("tool", None, None)
     owner.close()
-    found = records.seen(made)
+    found = records.observe(made)
     assert found.status is Status.FAILED
     assert found.error is not None
-    assert records.seen(made) == found  # and it stays
+    assert records.observe(made) == found  # and it stays
 
 
 def test_an_error_result_is_known_for_one(records: TaskRecords) -> None:
@@ -105,7 +105,7 @@ def test_damage_to_what_was_made_is_no_task(records: TaskRecords, state_dir: Pat
 def test_damage_to_an_end_is_said(records: TaskRecords, state_dir: Path, text: str) -> None:
     made = records.make("tool", None, None)
     (folder(state_dir, made) / "end.json").write_text(text)
-    found = records.seen(made)
+    found = records.observe(made)
     assert found.status is Status.FAILED
     assert found.error is not None
     assert "damaged" in found.error["message"]
@@ -115,7 +115,7 @@ def test_what_a_client_sent_goes_through_unharmed(records: TaskRecords) -> None:
     result = {"content": [{"type": "text", "text": 'quote " newline \n snowman ☃ \ud800'}], "structuredContent": None}
     made = records.make('a "tool"', "ann\n☃", 1)
     records.end(made, Status.COMPLETED, message="☃", result=result)
-    assert json.dumps(records.seen(made).result) == json.dumps(result)
+    assert json.dumps(records.observe(made).result) == json.dumps(result)
 
 
 def test_the_jobs_of_the_root_are_left_alone(records: TaskRecords, state_dir: Path) -> None:

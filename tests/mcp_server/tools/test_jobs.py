@@ -235,7 +235,7 @@ BAD_CALLS = [
     ("count", {"upto": 0}, "upto is 0; it accepts a number of at least 1"),
     ("count", {"upto": 1000}, "it accepts a number of at most 100"),
     ("count", {"upto": 1, "deadline_seconds": -1}, "it accepts a number of at least 0"),
-    ("count", {"upto": 1, "labels": {"mcp.principal": "root"}}, "are the server's own"),
+    ("count", {"upto": 1, "labels": {"mcp.principal": "root"}}, "are reserved for the server"),
     ("ask", {"prompt": "x" * 1001}, "it accepts at most 1000 characters"),
     ("ask", {"prompt": "\0"}, "without NUL characters"),
     ("ask", {"prompt": "x", "deadline_seconds": 601}, "ask may run for at most 600"),
@@ -354,8 +354,8 @@ async def test_logs_of_a_job_that_has_truncated_its_output_begin_again(servers: 
 
 
 async def test_one_answer_is_never_longer_than_its_bound(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.mcp_server.tools.jobs._MOST_CHARACTERS_AT_ALL", 1000)
-    monkeypatch.setattr("supervisor.mcp_server.tools.jobs._MOST_ON_THE_LOOP", 100)
+    monkeypatch.setattr("supervisor.mcp_server.tools.jobs._MAX_ANSWER_CHARACTERS", 1000)
+    monkeypatch.setattr("supervisor.mcp_server.tools.jobs._MAX_ON_THE_LOOP", 100)
     servers.script = Script(seconds=None)
     async with servers() as call:
         job_id = (await call("count", upto=3))["job_id"]

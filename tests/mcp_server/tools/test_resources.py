@@ -99,7 +99,7 @@ async def test_a_stream_is_told_and_ends_with_the_client(servers: Any) -> None:
                 assert (await anext(second)).uri == uris[0]
 
 
-async def test_nobody_listens_to_a_job_that_is_not_there(servers: Any) -> None:
+async def test_no_client_listens_to_a_missing_job(servers: Any) -> None:
     async with servers(era="auto") as call:
         with pytest.raises(MCPError, match="there is no job"):
             async with call.client.listen(resource_subscriptions=[f"job://{'0' * 32}"]):

@@ -126,7 +126,7 @@ async def test_without_roots_it_is_the_servers_directory_with_a_warning(servers:
         job = await call("count", upto=2)
         assert job["workspace"] == str(tmp_path / "workspace")
         assert job["warnings"] == [
-            f"workspace was not given: the server's own directory was taken, {tmp_path / 'workspace'}"
+            f"workspace was not given: the job runs in the server's own directory, {tmp_path / 'workspace'}"
         ]
         assert not (await call("count", upto=2, workspace="."))["warnings"]
         waited = await call("count", upto=2, wait_seconds=5)
@@ -149,7 +149,7 @@ async def test_roots_come_before_that(servers: Any, tmp_path: Path, era: str) ->
     async with servers(era=era, list_roots_callback=roots(other, tmp_path)) as call:
         job = await call("count", upto=2)
         assert job["workspace"] == str(other)
-        assert "the first was taken" in job["warnings"][0]
+        assert "the first of the host's roots" in job["warnings"][0]
 
 
 @ERAS
@@ -183,7 +183,7 @@ async def test_a_kind_says_where_it_may_run(servers: Any, tmp_path: Path) -> Non
     async with servers(text, list_roots_callback=roots(elsewhere)) as call:
         job = await call("k")
         assert job["workspace"] == str(allowed)
-        assert "the only one allowed was taken" in job["warnings"][0]
+        assert "the only allowed one" in job["warnings"][0]
         for wrong in (elsewhere, allowed / "..", allowed / "link", "/", "~"):
             error = await call.refused("k", workspace=str(wrong))
             assert error["code"] == "invalid_arguments"
@@ -297,7 +297,7 @@ async def test_commands_that_are_allowed(servers: Any) -> None:
         assert servers.engine.commands[0].request.stdin == b"in"
         assert (job["kind"], job["labels"]) == ("json", {"mcp.tool": "job_start"})
         error = await call.refused("job_start", command=["rm", "-rf", "/"])
-        assert error["message"] == "the command 'rm -rf /' is not one of those allowed here: make *, true"
+        assert error["message"] == "the command 'rm -rf /' is not allowed here; allowed are: make *, true"
         for wrong in ([], "make test", ["make", 5]):
             assert "a list of at least one string" in (await call.refused("job_start", command=wrong))["message"]
         assert len(servers.engine.commands) == 1

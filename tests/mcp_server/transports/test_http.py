@@ -135,7 +135,7 @@ async def release(fifo: Path) -> None:
 # ---------------------------------------------------------------- who comes in
 
 
-def test_the_token_is_made_once_and_nobody_else_reads_it(start: Callable[..., Server], state_dir: Path) -> None:
+def test_the_token_is_made_once_and_no_other_user_reads_it(start: Callable[..., Server], state_dir: Path) -> None:
     server = start()
     assert server.token_file == state_dir / "mcp-tokens" / "default"
     assert stat.S_IMODE(server.token_file.stat().st_mode) == 0o600
@@ -232,7 +232,7 @@ class TestTokens:
         assert tokens.principal("alices-token-0123456789") is None
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
-    def test_a_file_that_others_may_read_is_nobodys(self, state_dir: Path, mode: int) -> None:
+    def test_a_file_that_others_may_read_gives_no_access(self, state_dir: Path, mode: int) -> None:
         tokens = Tokens(state_dir)
         tokens.default.chmod(mode)
         assert tokens.principal(tokens.default.read_text().strip()) is None
@@ -285,7 +285,7 @@ async def test_a_principal_sees_its_own_jobs_and_no_others(start: Callable[..., 
         assert catalog.status(job_id).labels["mcp.principal"] == "alice"
 
 
-async def test_nobody_listens_to_the_job_of_another(start: Callable[..., Server], fifo: Path) -> None:
+async def test_no_client_listens_to_the_job_of_another(start: Callable[..., Server], fifo: Path) -> None:
     server = start()
     bob = server.principal("bob", "bobs-token-0123456789")
     async with server.client() as mine, server.client(bob) as his:

@@ -19,8 +19,8 @@ import trio
 from supervisor import open_supervisor
 from supervisor.errors import InvalidArguments, PermissionDenied, StateUnsafe
 from supervisor.mcp_server.access.tokens import Tokens
-from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.config import kinds_file
+from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.mcp_server.tools import resources
 from supervisor.mcp_server.transports import accepting, http, limits, listening
@@ -56,14 +56,14 @@ async def served(servers: Servers, address: str = "127.0.0.1:0") -> AsyncIterato
         (tokens.directory / name).touch(mode=0o600)
         (tokens.directory / name).write_text(token)
     options = Options(settings=servers.settings, kinds=kinds_file.parse(KINDS, "kinds.toml"))
-    backend = Backend(lambda: open_supervisor(servers.settings, engine=servers.engine))
-    server = assemble(options, backend, trust_roots=False)
+    lazy = LazySupervisor(lambda: open_supervisor(servers.settings, engine=servers.engine))
+    server = assemble(options, lazy, trust_roots=False)
     found: list[Address] = []
     listens, over, ended = trio.Event(), trio.Event(), trio.Event()
 
     def started(bound: Address) -> None:
         found.append(bound)
-        backend.begin()
+        lazy.begin()
         listens.set()
 
     async def serve() -> None:
@@ -74,11 +74,11 @@ async def served(servers: Servers, address: str = "127.0.0.1:0") -> AsyncIterato
 
     with trio.fail_after(2 * PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(backend.run)
+            nursery.start_soon(lazy.run)
             nursery.start_soon(serve)
             await listens.wait()
             yield Server(found[0])
-            backend.ending.set()
+            lazy.ending.set()
             over.set()
             await ended.wait()
             nursery.cancel_scope.cancel()
@@ -160,7 +160,7 @@ async def test_a_request_that_is_served_has_all_the_time_it_needs(
 
 async def test_who_is_let_in_finds_room(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many connect and say something, but no request."""
-    monkeypatch.setattr(accepting, "most_connections", lambda: 8)
+    monkeypatch.setattr(accepting, "max_connections", lambda: 8)
     async with served(servers) as server, contextlib.AsyncExitStack() as stack:
         for number in range(40):
             stream = await stack.enter_async_context(await server.connect())
@@ -174,7 +174,7 @@ async def test_who_is_let_in_finds_room(servers: Servers, monkeypatch: pytest.Mo
 async def test_requests_under_way_are_bounded_for_each_principal(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "most_connections", lambda: 4)
+    monkeypatch.setattr(limits, "max_connections", lambda: 4)
     async with served(servers) as server, server.requests() as hers, server.requests("bob") as his:
         one = (await initialize(hers)).headers["mcp-session-id"]
         two = (await initialize(hers)).headers["mcp-session-id"]
@@ -193,7 +193,7 @@ async def test_requests_under_way_are_bounded_for_each_principal(
 
 
 async def test_sessions_are_bounded_for_each_principal(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_MOST_SESSIONS", 3)
+    monkeypatch.setattr(limits, "_MAX_SESSIONS", 3)
     async with served(servers) as server, server.requests() as hers, server.requests("bob") as his:
         bobs = (await initialize(his)).headers["mcp-session-id"]
         first = (await initialize(hers)).headers["mcp-session-id"]
@@ -216,7 +216,7 @@ async def test_a_session_that_is_not_used_ends(servers: Servers, monkeypatch: py
 
 
 async def test_subscriptions_are_bounded_for_each_principal(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "_MOST_OF_A_PRINCIPAL", 2)
+    monkeypatch.setattr(resources, "_MAX_OF_A_PRINCIPAL", 2)
     servers.script = Script(seconds=3000)
     async with served(servers) as server, server.requests() as hers, server.requests("bob") as his:
         for requests in (hers, his):
@@ -264,7 +264,7 @@ async def test_a_unix_socket_is_its_owners(servers: Servers, tmp_path: Path) -> 
             assert (await initialize(requests)).status_code == 200
             for headers, status in (({"Host": "evil.example"}, 421), ({"Authorization": "Bearer no"}, 401)):
                 assert (await requests.post("/mcp", content=message("ping"), headers=headers)).status_code == status
-            with pytest.raises(PermissionDenied, match="a server listens there"):
+            with pytest.raises(PermissionDenied, match="a server listens on it"):
                 listening.listen(server.address)
         assert not path.exists()
     finally:
@@ -312,7 +312,7 @@ def test_what_is_no_place_for_a_socket(tmp_path: Path) -> None:
 def test_only_our_user_is_at_the_other_end() -> None:
     one, other = socket.socketpair()
     with one, other:
-        assert listening.peer_may(one)
+        assert listening.peer_is_allowed(one)
 
 
 # ---------------------------------------------------------------- tokens

@@ -292,7 +292,7 @@ def test_a_host_that_was_killed_leaves_nothing_but_the_jobs(start: Callable[...,
     job_id = host.call("hold", fifo=str(fifo))["job_id"]
     host.request("tools/call", name="job_wait", arguments={"job_id": job_id})
     assert host.process.stdout is not None
-    host.process.stdout.close()  # nobody will read the answer
+    host.process.stdout.close()  # the answer has no reader
     host.close()
     assert host.ended(10) == 0
     another = start()
@@ -369,8 +369,8 @@ def test_a_kinds_file_with_a_mistake(start: Callable[..., Host], tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--no-token",), b"--no-token has a meaning only with --http"),
-        (("--allow-host", "x"), b"--allow-host has a meaning only with --http"),
+        (("--no-token",), b"--no-token needs --http"),
+        (("--allow-host", "x"), b"--allow-host needs --http"),
         (("--allow-command", "a 'b"), b"No closing quotation"),
         (("--allow-command", ""), b"--allow-command is empty"),
         (("--http", "8000"), b"it accepts HOST:PORT"),
@@ -447,7 +447,7 @@ def test_the_examples_are_printed_and_can_be_served(start: Callable[..., Host], 
     assert result["value"]["verdict"] == "pass"
 
 
-def test_examples_in_a_file_are_nobody_elses_to_write(start: Callable[..., Host], tmp_path: Path) -> None:
+def test_examples_in_a_file_are_not_writable_by_others(start: Callable[..., Host], tmp_path: Path) -> None:
     """With the umask that many systems give their users."""
     file = tmp_path / "kinds.toml"
     file.unlink()

@@ -16,8 +16,8 @@ from trio.lowlevel import FdStream
 from trio.testing import wait_all_tasks_blocked
 
 from supervisor import open_supervisor
-from supervisor.mcp_server.backend import Backend
 from supervisor.mcp_server.config import kinds_file
+from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.serving import Options, assemble
 from supervisor.mcp_server.transports import stdio
 from supervisor.testing import Script
@@ -72,8 +72,8 @@ def call(tool: str, request_id: object, /, **arguments: Any) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def connected(servers: Servers) -> AsyncIterator[Host]:
     options = Options(settings=servers.settings, kinds=kinds_file.parse(KINDS, "kinds.toml"), allow_commands=["cat"])
-    backend = Backend(lambda: open_supervisor(servers.settings, engine=servers.engine))
-    server = assemble(options, backend, trust_roots=True)
+    lazy = LazySupervisor(lambda: open_supervisor(servers.settings, engine=servers.engine))
+    server = assemble(options, lazy, trust_roots=True)
     its_in, to_it = os.pipe()
     from_it, its_out = os.pipe()
     with trio.fail_after(PATIENCE):
@@ -82,13 +82,13 @@ async def connected(servers: Servers) -> AsyncIterator[Host]:
 
             async def serve() -> None:
                 try:
-                    await stdio.serve(server, (its_in, its_out), answered=backend.begin, ending=backend.ending)
+                    await stdio.serve(server, (its_in, its_out), answered=lazy.begin, ending=lazy.ending)
                 finally:
                     os.close(its_in)
                     os.close(its_out)
                 host.ended.set()
 
-            nursery.start_soon(backend.run)
+            nursery.start_soon(lazy.run)
             nursery.start_soon(serve)
             yield host
             await stdin.aclose()
@@ -133,7 +133,7 @@ async def test_every_request_is_answered_and_the_session_goes_on(servers: Server
 async def test_a_line_longer_than_any_message(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, head: bytes, tail: bytes, request_id: object
 ) -> None:
-    monkeypatch.setattr(stdio, "_LONGEST_LINE", 200_000)
+    monkeypatch.setattr(stdio, "_MAX_LINE_BYTES", 200_000)
     async with connected(servers) as host:
         await host.initialize()
         for size in (200_001, 300_000, 1_000_000):
@@ -246,7 +246,7 @@ async def test_a_host_that_never_reads_and_goes(servers: Servers, monkeypatch: p
 
 
 async def test_more_requests_at_once_than_can_be_kept(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stdio, "_MOST_OPEN", 3)
+    monkeypatch.setattr(stdio, "_MAX_OPEN", 3)
     monkeypatch.setattr(stdio, "_PATIENCE_SECONDS", 0.01)
     servers.script = Script(seconds=3000)
     async with connected(servers) as host:

@@ -1,12 +1,12 @@
-"""The directory in which a job of a caller may run.
+"""The workspace of a caller's job.
 
-It comes from the argument, else from the host's roots, else it is the server's own directory, with
-a warning in the answer: hosts start servers in odd places. It has to lie in (or below) one of those
-that the kind allows; a kind that names none allows the server's own directory, and over stdio,
-where the host is the user's own, the host's roots. Whoever comes in over HTTP can claim any
-root, so there roots choose among what is allowed and never add to it. The root directory and what lies
-in the state root are never allowed, as the server's own directory or as a root; what contains the state
-root, as a home directory does, is not over HTTP, and over stdio it comes with a warning.
+It comes from the argument, otherwise from the host's roots, otherwise it is the server's own directory. The last
+two add a warning to the answer, because hosts start servers in arbitrary directories. It must be (below) one of the
+directories that the kind allows. A kind without ``workspaces`` allows the server's own directory, and over stdio also
+the host's roots, because the host belongs to the user. A client over HTTP can claim any root, so there the roots only
+select an allowed directory. ``/`` and directories in the state root are never allowed as the server's own directory or
+as a root. A directory that contains the state root, a home directory for instance, is forbidden over HTTP, and gives a
+warning over stdio.
 """
 
 from __future__ import annotations
@@ -39,40 +39,44 @@ from supervisor.system.paths import expanded
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
-__all__ = ["Place", "Places"]
+__all__ = ["ChosenWorkspace", "WorkspacePolicy"]
 
 _ROOTS_SECONDS: Final = 5
 _ROOTS: Final = "roots"
-_ELSEWHERE: Final = "Name `workspaces` in the kinds file, or start the server in the directory of a project."
+_REPAIR: Final = "Set `workspaces` in the kinds file, or start the server in the directory of a project."
 
 
 @attrs.frozen(slots=True)
-class Place:
-    """Where a job is to run, and what its caller should know about that."""
+class ChosenWorkspace:
+    """The workspace of a job, and warnings for its caller."""
 
     workspace: str
     warnings: tuple[str, ...] = ()
 
 
-class Places:
-    """Chooses directories for jobs."""
+class WorkspacePolicy:
+    """Chooses the workspaces of jobs.
+
+    Args:
+        trust_roots: whether the roots of a client are allowed directories.
+        guarded: the guarded paths, see ``exposed``.
+    """
 
     def __init__(self, *, trust_roots: bool, guarded: Mapping[str, str] | None = None) -> None:
-        """``trust_roots``: whether the roots of a client widen what is allowed. ``guarded``: as ``exposed`` has it."""
         self._guarded = guarded or {}
-        self._nowhere: InvalidArguments | None = None
+        self._no_own: InvalidArguments | None = None
         try:
             self._own: str | None = real_workspace(os.curdir)
-        except InvalidArguments as error:  # raised by the calls that need it; others do not
-            repair = "Start the server again in a directory that exists, or name `workspaces` in the kinds file."
+        except InvalidArguments as error:  # raised by the calls that need the directory
+            repair = "Start the server again in a directory that exists, or set `workspaces` in the kinds file."
             message = f"the server has no directory of its own: {error.message}"
-            self._own, self._nowhere = None, InvalidArguments(message, repair=repair, details=error.details)
+            self._own, self._no_own = None, InvalidArguments(message, repair=repair, details=error.details)
         self._trust_roots = trust_roots
         if self._own is not None and (why := exposed(self._own, self._guarded)) is not None:
             log.warning("mcp_directory_exposes", why=why)
             if self._is_refused(self._own):
                 message = f"the server's own directory is not allowed: {why}, which a job there could read or change"
-                self._nowhere = InvalidArguments(message, repair=_ELSEWHERE, details={"argument": "workspace"})
+                self._no_own = InvalidArguments(message, repair=_REPAIR, details={"argument": "workspace"})
                 self._own = None
 
     async def choose(
@@ -81,28 +85,28 @@ class Places:
         params: CallToolRequestParams,
         given: str | None,
         allowed: Sequence[str] | None,
-    ) -> Place | InputRequiredResult:
-        """Return where a job is to run, or what the client has to be asked first.
+    ) -> ChosenWorkspace | InputRequiredResult:
+        """Return the workspace of a job, or the question that the client must answer first.
 
         Raises:
-            InvalidArguments: it would be none of the allowed directories.
+            InvalidArguments: the workspace is not allowed.
         """
         own = [] if self._own is None else [self._own]
         within = own if allowed is None else list(allowed)
         if given is not None:
             wanted = await trio.to_thread.run_sync(real_workspace, self._absolute(given), abandon_on_cancel=True)
             if _inside(wanted, within):
-                return self._place(wanted)
+                return self._chosen(wanted)
             if allowed is None and self._trust_roots:
                 roots = await _roots_of(ctx, params)
                 if isinstance(roots, InputRequiredResult):
                     return roots
                 within += [root for root in roots if not self._is_refused(root)]
             if not _inside(wanted, within):
-                if not within and self._nowhere is not None:
-                    raise self._nowhere
+                if not within and self._no_own is not None:
+                    raise self._no_own
                 raise _refused(given, within)
-            return self._place(wanted)
+            return self._chosen(wanted)
         roots = await _roots_of(ctx, params)
         if isinstance(roots, InputRequiredResult):
             return roots
@@ -111,39 +115,41 @@ class Places:
         return self._default(roots, within, allowed)
 
     def _is_refused(self, directory: str) -> bool:
-        """Whether a directory that the kinds file does not name is none to run in, or below."""
-        why = exposed(directory, self._guarded)
-        if why is None or directory == "/":  # which would allow every directory there is
-            return directory == "/"
+        """Whether a directory that the kinds file does not name is forbidden as a workspace, with those below it."""
+        if directory == "/":  # it contains every directory
+            return True
+        if exposed(directory, self._guarded) is None:
+            return False
         return not self._trust_roots or _inside(directory, list(self._guarded))
 
-    def _place(self, workspace: str, *warnings: str) -> Place:
+    def _chosen(self, workspace: str, *warnings: str) -> ChosenWorkspace:
         why = exposed(workspace, self._guarded)
         if _inside(workspace, list(self._guarded)):
-            message = f"workspace is {workspace!r:.200}, which is no place for jobs: {why}"
-            raise InvalidArguments(message, repair=_ELSEWHERE, details={"argument": "workspace"})
+            message = f"workspace is {workspace!r:.200}, where no job may run: {why}"
+            raise InvalidArguments(message, repair=_REPAIR, details={"argument": "workspace"})
         more = () if why is None else (f"{why}: a job that runs there can read and change it",)
-        return Place(workspace, (*warnings, *more))
+        return ChosenWorkspace(workspace, (*warnings, *more))
 
-    def _default(self, roots: Sequence[str], within: Sequence[str], allowed: Sequence[str] | None) -> Place:
+    def _default(self, roots: Sequence[str], within: Sequence[str], allowed: Sequence[str] | None) -> ChosenWorkspace:
         fitting = [root for root in roots if _inside(root, within)]
         if fitting:
-            others = f"workspace was not given: of the host's roots the first was taken, {fitting[0]}"
-            return self._place(fitting[0], *([others] if len(roots) > 1 else []))
+            warning = f"workspace was not given: the job runs in the first of the host's roots, {fitting[0]}"
+            return self._chosen(fitting[0], *([warning] if len(roots) > 1 else []))
         own = self._own
         if own is not None and _inside(own, within):
-            return self._place(own, f"workspace was not given: the server's own directory was taken, {own}")
+            return self._chosen(own, f"workspace was not given: the job runs in the server's own directory, {own}")
         if allowed is not None and len(allowed) == 1:
-            return Place(allowed[0], (f"workspace was not given: the only one allowed was taken, {allowed[0]}",))
-        if self._nowhere is not None:
-            raise self._nowhere
+            warning = f"workspace was not given: the job runs in the only allowed one, {allowed[0]}"
+            return ChosenWorkspace(allowed[0], (warning,))
+        if self._no_own is not None:
+            raise self._no_own
         message = "workspace is not given, and the server's own directory is not allowed here"
-        raise InvalidArguments(message, repair=f"Give as workspace a directory in: {', '.join(within)}.")
+        raise InvalidArguments(message, repair=f"Give a workspace in one of: {', '.join(within)}.")
 
     def _absolute(self, given: str) -> str:
         path = expanded(given)
-        if not os.path.isabs(path) and self._nowhere is not None:
-            raise self._nowhere
+        if not os.path.isabs(path) and self._no_own is not None:
+            raise self._no_own
         return os.path.join(self._own or "/", path)
 
 
@@ -155,19 +161,18 @@ def _refused(given: str, within: Sequence[str]) -> InvalidArguments:
     message = f"workspace is {given!r:.200}, which is not in {' or '.join(within)}"
     return InvalidArguments(
         message,
-        repair="Give a directory in one of these, or have the user add it to `workspaces` in the kinds file.",
+        repair="Give a directory in one of these, or ask the user to add it to `workspaces` in the kinds file.",
         details={"argument": "workspace", "allowed": list(within)},
     )
 
 
 async def _roots_of(
-    ctx: ServerRequestContext[Any, Any],
-    params: CallToolRequestParams,
+    ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams
 ) -> list[str] | InputRequiredResult:
-    """Return the real paths of the client's roots, or what to ask it; none when it has none, or does not answer."""
+    """Return the real paths of the client's roots, or the question to ask it. No answer counts as no roots."""
     if not ctx.session.check_client_capability(ClientCapabilities(roots=RootsCapability())):
         return []
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:  # a server asks no questions there, it has the call repeated
+    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:  # there the client repeats the call with the answer
         responses = params.input_responses or {}
         if _ROOTS not in responses:
             return InputRequiredResult(input_requests={_ROOTS: ListRootsRequest()})

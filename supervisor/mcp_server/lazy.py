@@ -1,7 +1,7 @@
-"""The supervisor behind a server, opened after the first answer.
+"""The supervisor of a server, opened after the first answer.
 
-Some hosts silently drop a server that has not answered within a second, and most of that goes on
-imports. So nothing that the first answer does not need is imported before it.
+Some hosts silently drop a server that does not answer within a second, and imports take most of that
+time. So modules that the first answer does not need are imported after it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from supervisor.settings import Settings
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
 
-__all__ = ["Backend", "opening"]
+__all__ = ["LazySupervisor", "opener"]
 
-Beside = Callable[["Supervisor"], AbstractAsyncContextManager[None]]
+Attachment = Callable[["Supervisor"], AbstractAsyncContextManager[None]]
 Open = Callable[[], AbstractAsyncContextManager["Supervisor"]]
 
 
-def opening(settings: Settings) -> Open:
-    """Return what opens the supervisor of a state root."""
+def opener(settings: Settings) -> Open:
+    """Return a function that opens the supervisor of a state root."""
 
     def open_it() -> AbstractAsyncContextManager[Supervisor]:
         from supervisor.runtime.opening import open_supervisor
@@ -42,16 +42,15 @@ def _import() -> None:
         import_module(module)
 
 
-class Backend:
-    """Opens the supervisor when it is time, and hands it out.
+class LazySupervisor:
+    """Opens the supervisor after the first answer, or when a request needs it.
 
     Attributes:
-        beside: what is opened over the supervisor, and closed before it.
-        ending: set when the server is about to end: whoever waits for a job tells what it knows.
+        attachments: context managers that are entered with the supervisor, and left before it closes.
+        ending: set when the server is about to end: calls that wait for a job then answer with its state.
     """
 
     def __init__(self, open_it: Open) -> None:
-        """Open nothing yet."""
         self._open = open_it
         self._supervisor: Supervisor | None = None
         self._wanted = trio.Event()
@@ -59,28 +58,28 @@ class Backend:
         self._nursery: trio.Nursery | None = None
         self._problem: SupervisorError = InternalError("the server has ended")
         self.ending = trio.Event()
-        self.beside: list[Beside] = []
+        self.attachments: list[Attachment] = []
 
-    def look_after(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run ``task`` until the server ends; what goes wrong in it is logged."""
+    def run_in_background(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run ``task`` until the server ends; log its errors."""
 
         async def run() -> None:
             try:
                 await task()
-            except Exception as error:  # noqa: BLE001  # one subscriber's trouble is not everybody's
+            except Exception as error:  # noqa: BLE001  # an error of one subscriber must not end the server
                 log.warning("mcp_background_failed", error=repr(error))
 
         if self._nursery is not None:
             self._nursery.start_soon(run)
 
     def begin(self) -> None:
-        """Open the supervisor now; called after the first answer."""
+        """Open the supervisor, after the first answer."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Hold the supervisor open until cancelled; a state root that cannot be used is tried again when asked for."""
-        # In a thread, so that requests which need no supervisor are answered meanwhile.
+        """Hold the supervisor open until cancelled. After a failure, the next request opens it again."""
         await self._wanted.wait()
+        # In a thread: requests that need no supervisor are answered during the import.
         await trio.to_thread.run_sync(_import, abandon_on_cancel=True)
         while True:
             await self._wanted.wait()
@@ -89,30 +88,30 @@ class Backend:
             except SupervisorError as error:
                 log.warning("mcp_state_unusable", error=error.message)
                 self._problem = error
-            except Exception as error:  # noqa: BLE001  # jobs outlive a supervisor, and so does who asks about them
+            except Exception as error:  # noqa: BLE001  # the server and the jobs go on without this supervisor
                 log.warning("mcp_background_failed", error=repr(error))
-                self._problem = InternalError(f"the supervisor behind this server has broken down: {error!r}")
+                self._problem = InternalError(f"the supervisor of this server has failed: {error!r}")
             self._wanted = trio.Event()
-            self._tell()
+            self._end_attempt()
 
     async def _hold_open(self) -> None:
         async with self._open() as supervisor, AsyncExitStack() as stack:
-            for beside in self.beside:
-                await stack.enter_async_context(beside(supervisor))
+            for attachment in self.attachments:
+                await stack.enter_async_context(attachment(supervisor))
             async with trio.open_nursery() as nursery:
                 self._nursery, self._supervisor = nursery, supervisor
-                self._tell()
+                self._end_attempt()
                 try:
                     await trio.sleep_forever()
                 finally:
                     self._nursery = self._supervisor = None
 
-    def _tell(self) -> None:
+    def _end_attempt(self) -> None:
         attempt, self._attempt = self._attempt, trio.Event()
         attempt.set()
 
     async def supervisor(self) -> Supervisor:
-        """Return the supervisor, waiting until it is open.
+        """Return the supervisor once it is open.
 
         Raises:
             SupervisorError: the state root cannot be used.
