@@ -191,6 +191,21 @@ def check_kernel() -> Iterator[Check]:
         yield Check("inotify", Severity.FINE, message, facts={"inotify": True})
 
 
+# Prints the hard limit that is left of processor time, in seconds, once the keeper has raised it; -1 for none.
+_CPU_LIMIT: Final = """
+try:
+    from resource import RLIMIT_CPU, RLIM_INFINITY, getrlimit, setrlimit
+    setrlimit(RLIMIT_CPU, (RLIM_INFINITY, RLIM_INFINITY))
+except (ImportError, OSError, ValueError):
+    pass
+try:
+    hard = getrlimit(RLIMIT_CPU)[1]
+    print(-1 if hard == RLIM_INFINITY else hard)
+except NameError:
+    print(-1)
+"""
+
+
 def check_keeper(settings: Settings) -> Iterator[Check]:
     """Check the interpreter that runs the keeper, and its version."""
     import subprocess
@@ -203,20 +218,24 @@ def check_keeper(settings: Settings) -> Iterator[Check]:
         yield Check("keeper", Severity.PROBLEM, error.message, error.repair)
         return
     repair = "Set SUPERVISOR_PYTHON to a Python 3.11 or newer."
-    program = "import sys; print(*sys.version_info[:2])"
+    program = "import sys; print(*sys.version_info[:2])\n" + _CPU_LIMIT
     try:
         done = subprocess.run(
             [python, "-I", "-S", "-c", program], capture_output=True, text=True, check=False, timeout=20, cwd="/"
         )
-        version = tuple(map(int, done.stdout.split()))
+        *version, cpu_seconds = map(int, done.stdout.split() or ["-1"])
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         yield Check("keeper", Severity.PROBLEM, f"{python} does not run: {error}", repair, {"python": python})
         return
     shown = ".".join(map(str, version))
     facts = {"python": python, "version": shown}
-    if done.returncode or version < (3, 11):
+    if done.returncode or version < [3, 11]:
         reason = f"Python {shown}" if version else done.stderr.strip().rpartition("\n")[2]
         yield Check("keeper", Severity.PROBLEM, f"{python} cannot run it: {reason}", repair, facts)
+    elif cpu_seconds >= 0:
+        message = f"the kernel kills it after {cpu_seconds} s of processor time (hard limit, RLIMIT_CPU)"
+        repair = "Raise the hard limit of the service or session (LimitCPU=infinity, `ulimit -Ht`), or give it "
+        yield Check("keeper", Severity.WARNING, message, f"{repair}CAP_SYS_RESOURCE.", facts)
     else:
         yield Check("keeper", Severity.FINE, f"run by {python} (Python {shown})", facts=facts)
 
