@@ -87,7 +87,7 @@ class JobSpec:
         labels: names and values to find it by.
         idempotency_key: a second start under the same key, with the same request and workspace, starts nothing
             and returns the first job as it is now.
-        engine: what runs it: ``"slurm"``, or ``None`` for the engine that the supervisor was opened with.
+        engine: the engine that runs it: ``"slurm"``, or ``None`` for the one that the supervisor was opened with.
         engine_options: options of that engine: ``shared_dir``, ``partition``, ... (``docs/slurm.md``).
     """
 

@@ -162,7 +162,7 @@ async def open_supervisor_asyncio(
         InvalidSettings: a setting does not parse.
         StateUnsafe, PermissionDenied, StateFull, StateBusy: the state root cannot be used.
         InternalError: at the end of the block, if the supervisor broke down during it; calls raise it too.
-        What the block raises comes out as it is.
+        An exception of the block is raised as it is.
 
     Cancellation
         Leaves the block as any exception does: when the supervisor is closed, or at once if it is

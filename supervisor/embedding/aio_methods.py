@@ -149,7 +149,7 @@ class AsyncioSupervisorMethods:
     async def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, and its present load.
 
-        The call measures nothing, so it may be made often; it looks at every job in memory once.
+        The call measures nothing, so it may be made often; it counts the jobs in memory.
         """
         return await self._ask(lambda sup: sup.metrics())
 
@@ -193,12 +193,12 @@ class AsyncioSupervisorMethods:
         return self._open(lambda sup: sup.events(job_id))
 
     def follow(self, job_id: str, stream: str = "stdout") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Read what a job writes, from the beginning, as it is written.
+        """Read the output of a job, from the beginning, as it is written.
 
         Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
         and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
         the iterator goes on from the new beginning. Cancelling a wait for the next bytes
-        loses none. What the command writes past its output limit is not given.
+        loses none. Bytes past its output limit are left out.
 
         Raises:
             JobNotFound: there is no job of this id.

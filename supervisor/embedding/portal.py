@@ -119,9 +119,9 @@ def _bare(error: BaseException) -> BaseException:
     found = _failures(error)
     if len(found) == 1:
         return found[0]
-    told = InternalError(f"several errors at once: {', '.join(map(repr, found))}")
-    told.__cause__ = error
-    return told
+    several = InternalError(f"several errors at once: {', '.join(map(repr, found))}")
+    several.__cause__ = error
+    return several
 
 
 class Portal(Generic[_Target]):

@@ -1,4 +1,4 @@
-"""Checks requests to run a command, and tells them apart by a digest."""
+"""Checks requests to run a command, and makes the digests that distinguish them."""
 
 from __future__ import annotations
 

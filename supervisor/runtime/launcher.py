@@ -330,17 +330,19 @@ class Launcher:
             return entry
         row = await self._lookup.row(job_id)
         if not row.finished:
-            row, seen = await self._access.in_thread(lambda catalog: catalog.refresh(row, drive=False))
+            row, observation = await self._access.in_thread(lambda catalog: catalog.refresh(row, drive=False))
             if not row.finished:
-                if seen is None or seen.phase is JobPhase.ELSEWHERE:
-                    raise elsewhere_error(row, seen)
+                if observation is None or observation.phase is JobPhase.ELSEWHERE:
+                    raise elsewhere_error(row, observation)
                 self._access.check_open()
                 return self._registry.entries.get(job_id) or self.adopt(row, owned=False)
         return self._catalog.job(row)
 
     def take_over(self, rows: Sequence[Row]) -> None:
         """Record this supervisor as the owner of jobs whose supervisor is gone: a hint for other processes."""
-        launched = [row for row in rows if row.started_ns is not None]  # the owner is who may still launch a job
+        launched = [
+            row for row in rows if row.started_ns is not None
+        ]  # only a job that may still be launched needs its owner
         if not launched:
             return
         index = self._catalog.index

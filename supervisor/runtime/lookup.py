@@ -81,7 +81,7 @@ class Lookup:
         return entry
 
     def _is_unended(self, entry: Entry) -> bool:
-        """Tell whether no end of an own job is on record; note the stop that another process has asked for."""
+        """Return whether no end of an own job is on record; note the stop that another process has asked for."""
         client = self._catalog.client(entry.row)
         unended = client.is_unended(entry.directory)
         entry.stop_seen = client.stop_requested(entry.directory)

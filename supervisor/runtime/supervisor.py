@@ -261,7 +261,7 @@ class Supervisor:
     async def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, and its present load.
 
-        The call measures nothing, so it may be made often; it looks at every job in memory once.
+        The call measures nothing, so it may be made often; it counts the jobs in memory.
         """
         self.access.check_open()
         await trio.lowlevel.checkpoint()
@@ -355,12 +355,12 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def follow(self, job_id: str, stream: str = "stdout") -> AsyncGenerator[Chunks]:
-        """Read what a job writes, from the beginning, as it is written.
+        """Read the output of a job, from the beginning, as it is written.
 
         Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
         and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
         the iterator goes on from the new beginning; its ``restarts`` counts that. Cancelling a wait for the next bytes
-        loses none. What the command writes past its output limit is not given.
+        loses none. Bytes past its output limit are left out.
 
         Raises:
             JobNotFound: there is no job of this id.
@@ -383,7 +383,7 @@ class Supervisor:
             return None if found.ended is None else int(found.ended[f"{stream}_bytes"])
 
         chunks = Chunks(directory, stream, finished, end, row.output_limit, made=row.has_files)
-        # Not in a nursery around the caller's block, whose exceptions have to come out as themselves.
+        # A nursery around the caller's block would wrap the exceptions of the block in a group.
         await self._nursery.start(_serve, chunks, self._notifier)
         try:
             yield chunks
