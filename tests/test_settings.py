@@ -271,7 +271,7 @@ def test_the_pages_and_the_help_tell_the_defaults(monkeypatch: pytest.MonkeyPatc
     }
     assert {name: by_variable[name] for name in told} == told
     assert by_variable["SUPERVISOR_STATE_DIR"].strip("`") == str(settings.state_dir).replace(str(Path.home()), "~")
-    assert f"stdin at most | {MAX_INPUT_BYTES >> 20} MiB |" in page
+    assert f"the stdin of a job | {MAX_INPUT_BYTES >> 20} MiB |" in page
     readme = (root / "README.md").read_text(encoding="utf-8")
     for text in (" ".join(readme.replace("`", "").split()), DEFAULTS):
         for variable, default in told.items():
