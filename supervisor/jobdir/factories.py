@@ -46,7 +46,7 @@ def launch_failure(
 ) -> dict[str, Any]:
     """Return the ``exit.json`` of a command that was not spawned and will not be.
 
-    ``status`` is what a shell would exit with. ``final``: another attempt would fail as well. ``never_launched``: no
+    ``status`` is that of a shell. ``final``: another attempt would fail as well. ``never_launched``: no
     attempt was made, since the supervisor ended first.
     """
     record: dict[str, Any] = {"launch_error": error, "launch_status": status}

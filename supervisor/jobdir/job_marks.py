@@ -59,7 +59,7 @@ def marks_by_ps() -> dict[int, bytes]:
 
 
 def tag_of_job(job_id: str) -> int:
-    """Return the tag of a job, 0 for what is no job's id."""
+    """Return the tag of a job, 0 for any other text."""
     try:
         return _FIRST + int(job_id[:_DIGITS], 16)
     except ValueError:

@@ -2,13 +2,13 @@
 
 Three rules hold for every reader:
 
-* Of a job that has ended it reads as many bytes as the record of the end says: what a leftover process
-  writes afterwards is no part of the job. Fewer bytes than that are an error, ``OutputLost``.
+* Of a job that has ended it reads as many bytes as the record of the end says: bytes that a leftover
+  process writes afterwards are no part of the job. Fewer bytes than that are an error, ``OutputLost``.
 * It reads no more at once than it is asked for, and nothing past the output limit: a hole makes a file of any size.
 * A command can truncate its own output (``> /dev/stderr``). A reader that finds the file shorter than it has read, or
   with other bytes where it has just read, starts over and counts that. Bytes that were cut off unread are gone.
 
-A file of the right size that holds zeros, as some file systems leave it after a loss of power, cannot be told from
+A file of the right size that holds zeros, as some file systems leave it after a loss of power, looks like
 one that the command wrote so.
 """
 
@@ -41,7 +41,7 @@ class Output:
         end: how many bytes belong to the job, once that is recorded; ``None`` before.
         offset: how many were read.
         restarts: how often the file was found truncated, so that reading started over.
-        is_cut: whether there are bytes past ``limit``, as of the last look.
+        is_cut: whether there are bytes past ``limit``, as of the last observation.
         made: whether the file was made, as it is for each command that is launched.
     """
 
@@ -121,7 +121,7 @@ class Output:
         return self._read_at(descriptor, len(self._last), self.offset - len(self._last)) != self._last
 
     def _stat(self) -> os.stat_result | None:
-        """Return what the file is, ``None`` without one; anything but a regular file counts as none."""
+        """Return the status of the file, ``None`` without a regular one."""
         try:
             if self._descriptor is None:
                 flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -164,7 +164,7 @@ def check_made(directory: str, stream: str) -> None:
 
 
 def read_output(directory: str, stream: str, *, size: int | None = None, last: int | None = None) -> bytes:
-    """Return what a job wrote to a stream, or its ``last`` bytes; nothing when there is no such file.
+    """Return a stream of a job, or its ``last`` bytes; nothing when there is no such file.
 
     ``size``: how many bytes belong to the job; ``None`` takes all that are there.
 

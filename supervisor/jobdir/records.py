@@ -169,7 +169,7 @@ def replace(directory: str, name: str, record: dict[str, object]) -> None:
     path, aside = f"{directory}/{name}", _write_aside(directory, name, encode(record))
     try:
         os.rename(aside, path)
-    except IsADirectoryError:  # not ours: it is moved out of the way
+    except IsADirectoryError:  # another program's: it is moved out of the way
         os.rename(path, f"{aside}.in-the-way")
         os.rename(aside, path)
 

@@ -28,7 +28,7 @@ _YOUNG_TICKS: Final = 200  # a process younger than this may still be about to e
 
 
 class JobTree:
-    """The tree of one job: its leader, and what is known of its processes."""
+    """The tree of one job: its leader, and its known processes."""
 
     def __init__(self, job_id: str, pid: int, start: int, ended_ns: int | None = None) -> None:
         self.mark = job_id.encode("ascii")
@@ -183,7 +183,7 @@ class Snapshot:
         ways += self._session(tree, leads=leader is not None)
         ways += self._by_mark.get(tree.mark, ())
         ways += self._by_tag.get(tree.tag, ())
-        # A member may have lost what it was known by: its parent by our own SIGTERM, its session by its own doing.
+        # A member may have lost its parent by a SIGTERM from here, and its session by its own doing.
         for pid, start in tree.known:
             process = self._table.get(pid)
             if process is not None and process.start == start:

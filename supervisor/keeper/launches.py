@@ -17,7 +17,7 @@ from supervisor.system import processes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
+    from typing import Any, Final
 
     End = tuple[int, float, int, int, int]
     """Wait status, CPU seconds, largest RSS as the kernel counts it, and when it was reaped on either clock."""
@@ -72,25 +72,10 @@ class Child:
         self.exited: protocol.Exited | None = None
         self.output: dict[str, object] = {}  # its sizes when it ended
 
-    def tree(
-        self,
-        on_signal: Callable[[int], object],
-        *,
-        signalled_ns: int | None,
-        ended_ns: int | None = None,
-        is_child: bool = False,
-    ) -> tree_killer.Stop:
-        """Return a stop of its tree."""
-        return tree_killer.Stop(
-            self.directory.rpartition("/")[2],
-            self.pid,
-            self.start,
-            self.grace,
-            on_signal,
-            signalled_ns=signalled_ns,
-            ended_ns=ended_ns,
-            is_child=is_child,
-        )
+    def new_stop(self, on_signal: Callable[[int], object], **more: Any) -> tree_killer.Stop:
+        """Return a stop of its tree; ``more`` are arguments of ``Stop``."""
+        job_id = self.directory.rpartition("/")[2]
+        return tree_killer.Stop(job_id, self.pid, self.start, self.grace, on_signal, **more)
 
 
 class Launch:
@@ -186,7 +171,7 @@ class Launch:
         while self.held:
             try:
                 os.close(self.held.pop())
-            except OSError:  # the disk of an output does not take what was written; it is closed all the same
+            except OSError:  # of an output that its disk does not take; it is closed all the same
                 continue
 
     def overdue_ns(self) -> int | None:

@@ -306,7 +306,7 @@ class Keeper(turns.Turns):
             return  # until it is asked for anew
         signalled = record.held.get("signalled_boot_ns")
         at_once = at_once and signalled in {None, request["signalled_boot_ns"]}
-        stop = child.stop = child.tree(record.mark_signalled, signalled_ns=signalled, is_child=True)
+        stop = child.stop = child.new_stop(record.mark_signalled, signalled_ns=signalled, is_child=True)
         child.why, child.record = str(record.held["why"]), record
         self.stopping[stop] = child
         self.outputs.drop(child.token)
@@ -445,7 +445,9 @@ class Keeper(turns.Turns):
         assert child.end is not None  # noqa: S101  # set when it was reaped
         self.outputs.drop(child.token)
         self.leftovers[child.token] = child
-        stop = child.tree(lambda _: None, signalled_ns=processes.boottime_ns(), ended_ns=child.end[4])  # not recorded
+        stop = child.new_stop(
+            lambda _: None, signalled_ns=processes.boottime_ns(), ended_ns=child.end[4]
+        )  # not recorded
         self.stopping[stop] = child
         self.killer.add(stop)
 

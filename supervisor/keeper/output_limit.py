@@ -1,6 +1,6 @@
 """How the keeper finds that a job has written more than it may.
 
-It checks the sizes of the output files at intervals: of a busy job when half of what is left could be used up, of a
+It checks the sizes of the output files at intervals: of a busy job when half of the rest could be used up, of a
 quiet one less and less often. With many jobs, inotify reports when a quiet one writes again, and checks become rare.
 With few, checks cost less than inotify.
 """
@@ -166,7 +166,7 @@ class Outputs:
             return
         now = processes.boottime_ns()
         numbers = self._notify.read()
-        if inotify.OVERFLOWN in numbers:  # the kernel has told of some writes only
+        if inotify.OVERFLOWN in numbers:  # the kernel has reported some writes only
             numbers |= self._watched.keys()
         for number in numbers:
             output = self._watched.get(number)
@@ -190,7 +190,7 @@ class Outputs:
                 self._quiet.append(output.token)
                 return False
         grown = largest - output.largest
-        if grown > 0:  # check again when half of what is left could be used up
+        if grown > 0:  # check again when half of the rest could be used up
             until_full = (output.limit - largest) * (now - output.checked) // (2 * grown)
             output.gap = min(max(until_full, _SHORTEST_NS), _SECOND)
         elif output.gap >= _QUIET_NS and self._watch(output) and output.size() == largest:

@@ -89,19 +89,18 @@ def is_registered(words: list[bytes], claim: str) -> bool:
         OSError: it cannot be read now.
     """
     wanted = claim.encode("ascii")
-    for word in words[1:]:
-        if word.startswith(b"/"):
-            try:
-                os.lstat(b"%s/%s/%s" % (word, KEEPERS.encode(), wanted))
-            except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
-            else:
-                return True
-            try:
-                if os.readlink(word + b"/claim") == wanted:
-                    return True
-            except OSError as error:
-                if error.errno not in _NOT_THERE:
-                    raise
-    return False
+    return any(
+        _find(os.lstat, b"%s/%s/%s" % (word, KEEPERS.encode(), wanted)) is not None
+        or _find(os.readlink, word + b"/claim") == wanted
+        for word in words[1:]
+        if word.startswith(b"/")
+    )
+
+
+def _find(call: Callable[[bytes], object], path: bytes) -> object:
+    try:
+        return call(path)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        return None

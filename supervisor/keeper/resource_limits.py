@@ -17,7 +17,7 @@ _NAMES: Final = ("CPU", "FSIZE", "DATA", "AS")
 
 
 class Limits:
-    """Raises what limits this process, as far as it may, and gives its children what the caller has set."""
+    """Raises the limits of this process, as far as it may, and gives its children those of the caller."""
 
     def __init__(self) -> None:
         self._own: list[tuple[int, tuple[int, int]]] = []

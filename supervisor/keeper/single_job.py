@@ -7,7 +7,7 @@ The job directory is on a file system that the submitter shares with the node, a
 
 The claim decides: a cluster may run a job twice (a repeated submission, a node that came back), and a keeper that finds
 the directory claimed leaves at once. From there on this is a keeper whose supervisor has gone. Beside that it touches
-``heartbeat`` every few seconds, which tells a node that the cluster has lost sight of from one that is gone. It learns
+``heartbeat`` every few seconds: a node that the cluster has lost contact with may still be running. It learns
 of stops in three ways: SIGUSR1, sent through the cluster; ``stop.json``, which it checks with every beat, for when the
 cluster cannot be reached; and SIGTERM, by which the cluster itself ends a job.
 """
@@ -109,11 +109,10 @@ class JobKeeper(loop.Keeper):
 
     def __init__(self, directory: str) -> None:
         """Prepare as any keeper does, with a connection that this process holds both ends of."""
-        ours, theirs = _socket.socketpair()
-        os.dup2(theirs.fileno(), 0)
-        theirs.close()
+        self.peer, own = _socket.socketpair()
+        os.dup2(own.fileno(), 0)
+        own.close()
         super().__init__(directory)
-        self.peer: _socket.socket = ours
         self.directory = directory
         self.identity["host"] = os.uname().nodename
         self.identity["engine_id"] = os.environ.get("SLURM_JOB_ID")

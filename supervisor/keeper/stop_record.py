@@ -58,7 +58,7 @@ class StopRecord:
                 first = True
                 later.add(directory, records.STOP, request)
             held = request if first else (read_stop(directory, reserve) or {})
-        if not held:  # what is there is no request
+        if not held:  # the one on disk is damaged
             later.write(directory, records.STOP, request)
             held = request
         return cls(directory, held, later)

@@ -29,7 +29,7 @@ _STOPPED: Final = frozenset("Tt")
 class Stop(JobTree):
     """One tree that is being ended.
 
-    ``on_signal`` is called right before the first signal, with the boot-clock time: what it records is on
+    ``on_signal`` is called right before the first signal, with the boot-clock time: its record is on
     disk before a process is signalled. It is called once, and again later only if it raises ``NotKnown``.
     ``is_child`` says that the leader is a child of this process and was not reaped yet, so that its pid is its own.
 
@@ -250,7 +250,7 @@ def _kill(stop: Stop, members: Iterable[processes.Process]) -> None:
                 stop.reached = True
             stop.denied.discard(process.pid)
         except (ProcessLookupError, NotKnown):
-            pass  # the next snapshot tells
+            pass  # the next snapshot decides
         except PermissionError:
             stop.denied.add(process.pid)
 

@@ -1,4 +1,4 @@
-"""The turns of the keeper's loop: wait, handle signals and messages, retry. ``loop`` has what the jobs need of it.
+"""The turns of the keeper's loop: wait, handle signals and messages, retry. ``loop`` has the part about jobs.
 
 The keeper imports no module once the loop runs. It retries each step that fails in a shortage (of descriptors, memory,
 room on the disk), through ``_attempt`` or, for a record, ``unwritten``. A step that may block goes through ``relay``.
@@ -87,12 +87,12 @@ class Turns:
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Keep jobs until the supervisor is gone and the last job is settled."""
+        """Keep jobs until the supervisor is gone and the last job has ended."""
         if self.limits.left:
             self.journal.note(f"limits of the caller that hold for the keeper too: {', '.join(self.limits.left)}")
         self.connection.queue(protocol.Hello(protocol=protocol.PROTOCOL, pid=self.pid, start=self.start))
         self.connection.send()
-        os.dup2(self.null, 2)  # what stands there until now says why there is no greeting
+        os.dup2(self.null, 2)  # text before this point explains a missing greeting
         self.relay.run()
 
     def _is_needed(self) -> bool:

@@ -37,15 +37,15 @@ class Patience:
 
 async def until_known(
     directory: str,
-    look: Callable[[], _T],
+    observe: Callable[[], _T],
     *,
     only: type[OSError] = OSError,
     in_thread: bool = False,
 ) -> _T:
-    """Return ``look()``, about the job in ``directory``, as soon as it does not fail with such an error."""
+    """Return ``observe()``, about the job in ``directory``, as soon as it does not fail with such an error."""
     patience = Patience(directory)
     while True:
         try:
-            return await trio.to_thread.run_sync(look) if in_thread else look()
+            return await trio.to_thread.run_sync(observe) if in_thread else observe()
         except only as error:
             await trio.sleep(patience.seconds(error))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # typing costs the keeper 5 ms
 __all__ = ["CHANGED", "MODIFIED", "OVERFLOWN", "Inotify"]
 
 _MODIFY: Final = 0x2
-_CLOSE_WRITE: Final = 0x8  # a further line in stop.json; not what a job writes, which keeps its files open
+_CLOSE_WRITE: Final = 0x8  # a further line in stop.json; not the output of a job, which keeps its files open
 _CREATE: Final = 0x100
 _MOVED_TO: Final = 0x80
 _DELETE_SELF: Final = 0x400

@@ -32,7 +32,7 @@ def expanded(path: str) -> str:
     """Return ``path`` with a leading ``~`` or ``~user`` replaced; one of an unknown user stays. An empty HOME is none.
 
     Raises:
-        InvalidArguments: it is in the home directory of this user, who has none.
+        InvalidArguments: it is in the home directory of a user without one.
     """
     if path != "~" and not path.startswith("~/"):
         return os.path.expanduser(path)

@@ -166,10 +166,10 @@ def boot_id() -> str:
 
 
 def is_another_boot(boot: str) -> bool:
-    """Whether a boot id (or its beginning) is certainly not of this boot: it and ours are the kernel's own names.
+    """Whether a boot id (or its beginning) is certainly not of this boot: both names are the kernel's.
 
     Raises:
-        NotKnown: ours cannot be read now.
+        NotKnown: that of this boot cannot be read now.
     """
     own = boot_id()
     return boot != "" and own != "" and "v" not in {boot[0], own[0]} and not own.startswith(boot)
@@ -208,7 +208,7 @@ def is_another_host(host: str) -> bool:
     A machine id that this process may not read says nothing, while one that is not there leaves the host's name.
 
     Raises:
-        NotKnown: ours cannot be read now.
+        NotKnown: that of this installation cannot be read now.
     """
     return host != host_id() and "host" in _facts
 

@@ -70,33 +70,33 @@ class KeeperClient:
             LaunchFailed: it cannot be started, or it does not answer.
         """
         argv = _command(root, self._python)
-        ours, theirs = socket.socketpair()
+        own_end, its_end = socket.socketpair()
         reading, writing = os.pipe()  # not a file, which a keeper that hangs may hold for long
         try:
             os.set_blocking(reading, False)
             try:
-                ours.setblocking(False)
+                own_end.setblocking(False)
                 process = await trio.lowlevel.open_process(
                     argv,
-                    stdin=theirs.fileno(),
+                    stdin=its_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=writing,
                     env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
                     cwd="/",
                 )
             except OSError as error:
-                ours.close()
+                own_end.close()
                 message = f"the keeper could not be started: {argv[0]}: {error.strerror or error}"
                 passing = error.errno in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
                 repair = None if passing else _REPAIR
                 raise LaunchFailed(message, retryable=passing, repair=repair) from error
             except BaseException:
-                ours.close()
+                own_end.close()
                 raise
             finally:
-                theirs.close()
+                its_end.close()
                 os.close(writing)
-            self._socket = ours
+            self._socket = own_end
             self.alive = True
             tell_in_child(self)
             nursery.start_soon(self._read)
@@ -167,7 +167,7 @@ class KeeperClient:
         self.close()
 
     def _send_frame(self, connection: socket.socket) -> None:
-        """Send what is left of the last frame, or a new one of the waiting messages, as far as the socket takes it."""
+        """Send the rest of the last frame, or a new one of the waiting messages, as far as the socket takes it."""
         if not self._unsent:
             batch: list[protocol.Message] = []
             while self._outbox and len(self._passing) + len(self._outbox[0][1]) <= _MAX_DESCRIPTORS:
