@@ -1,15 +1,15 @@
 """What the output of a finished command means, per kind.
 
-An interpreter is pure: how a command ended and what it wrote go in, a ``Verdict`` comes
-out. It is called when a job ends (for its state) and again whenever somebody fetches the
+An interpreter is pure: its input is how a command ended and what it wrote, its output a
+``Verdict``. It is called when a job ends (for the state) and again for each fetch of the
 result (for the value), possibly in another process and another version, so it must not
 depend on anything else.
 
 To add a kind, write a class with a ``name``, ``verdict`` and ``value`` (see
 ``Interpreter``) and register an instance or a class without arguments under the entry
-point group ``supervisor.kinds``. Two methods are optional, and looked for: ``render``
-(``Renders``: the value at a chosen level of detail) and ``progress`` (``Reports``: what
-stdout says while the command still runs)::
+point group ``supervisor.kinds``. Two methods are optional: ``render`` (``Renders``: the
+value at a chosen level of detail) and ``progress`` (``Reports``: the progress, read from
+stdout while the command runs)::
 
     class Coverage:  # done when the report parses and the total reaches 80 per cent
         name = "coverage"
@@ -29,7 +29,7 @@ stdout says while the command still runs)::
         def value(self, outcome: Outcome) -> Value:
             return Value(value=json.loads(outcome.read_stdout())["total"])
 
-    # pyproject.toml of the distribution that brings it:
+    # pyproject.toml of the distribution that has the class:
     # [project.entry-points."supervisor.kinds"]
     # coverage = "my_package:Coverage"
 """
@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 Detail = Literal["summary", "full"]
-"""How much of a value is wanted: a compact form for a reader with little room, or all of it."""
+"""How much of a value is returned: a compact form for a reader with little room, or all of it."""
 
 
 def _nothing() -> bytes:
@@ -78,17 +78,17 @@ class Outcome:
     Attributes:
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the number of the signal that ended it, or ``None``.
-        read_stdout: returns all of stdout, as bytes; read it only if you need it.
+        read_stdout: returns all of stdout, as bytes, which may be large.
         read_stderr: returns the last 64 KiB of stderr, as bytes.
         read_stdout_tail: returns the last 64 KiB of stdout, as bytes.
         interrupted: why it was stopped (``cancelled``, ``deadline``, ``output_limit``) or
-            ``None``. The state is already decided then; cost and detail may still be known.
+            ``None``. This decides the state already; the verdict adds cost and detail.
         ended_ns: wall-clock nanoseconds at which the end was observed, or 0 when that is not
-            known; turns a moment that the output names into a time to wait.
+            known; an interpreter needs it to compute the time until a moment that the output names.
         launch_error: why the command was never started, or ``None`` when it was.
-        launch_status: what a shell would exit with then: 127, 126 or 125.
-        memo: where an interpreter may keep what it has parsed, so that ``verdict`` and
-            ``value`` of the same outcome parse once; it goes away with the outcome.
+        launch_status: the exit status of a shell in this case: 127, 126 or 125.
+        memo: a cache for an interpreter, so that ``verdict`` and ``value`` of the same
+            outcome parse once.
     """
 
     exit_code: int | None = None
@@ -110,22 +110,21 @@ class Outcome:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Verdict:
-    """What an ended command means.
+    """The meaning of the end of a command.
 
     Attributes:
         reason: ``exited`` (the job is done), ``nonzero_exit``, ``killed_by_signal``,
             ``invalid_output``, ``reported_error``, or ``lost`` when the exit status is unknown
-            and the output does not settle it; ``launch_failed`` for an outcome with a
-            ``launch_error``. For an interrupted outcome the reason is settled already and
-            this one is not asked for.
-        code: the error code of the contract; ``None`` takes the one that goes with ``reason``.
-        message: what went wrong, for people; ``None`` takes a standard one.
-        repair: what to do about it; ``None`` takes a standard one.
+            and the output does not replace it; ``launch_failed`` for an outcome with a
+            ``launch_error``. It is ignored for an interrupted outcome.
+        code: the error code of the contract; ``None`` takes the code of ``reason``.
+        message: what went wrong, for people; ``None`` takes a standard message.
+        repair: what to do; ``None`` takes a standard repair.
         retryable: whether the same request under a new key may succeed later.
-        retry_after_ms: how long to wait before that, where the output says so.
-        detail: one short line about the failure, redacted; for a job that is done only a remark.
-        cost_usd: what the output says was spent.
-        details: JSON-ready facts that go into the error.
+        retry_after_ms: how long to wait before that, if the output has it.
+        detail: one short line about the failure, redacted; for a job that is done, a remark.
+        cost_usd: the cost, as the output states it.
+        details: JSON-ready facts for the error.
     """
 
     reason: Reason
@@ -149,7 +148,7 @@ class Value:
 
 @runtime_checkable
 class Interpreter(Protocol):
-    """What a kind has to offer. Neither method may raise for any bytes; both must be pure."""
+    """The interface of a kind. No method may raise, whatever the bytes are; all must be pure."""
 
     @property
     def name(self) -> str:
@@ -157,7 +156,7 @@ class Interpreter(Protocol):
         ...
 
     def verdict(self, outcome: Outcome) -> Verdict:
-        """Say what the end of the command means."""
+        """Return the meaning of the end of the command."""
         ...
 
     def value(self, outcome: Outcome) -> Value:
@@ -167,14 +166,14 @@ class Interpreter(Protocol):
 
 @runtime_checkable
 class Renders(Protocol):
-    """What an interpreter offers besides when its value can be large: a choice of detail.
+    """The further method of an interpreter whose value can be large: a choice of detail.
 
     ``value`` stays the default rendering. ``render`` may be called for a stored run at any
-    time, so whoever got a cut value can ask for all of it later.
+    time, so a caller that got a cut value can fetch all of it later.
     """
 
     def render(self, outcome: Outcome, detail: Detail) -> Value:
-        """Return the value at ``detail``; a cut value says itself what was cut."""
+        """Return the value at ``detail``; a cut value names what was cut."""
         ...
 
 
@@ -182,25 +181,25 @@ class ProgressReader(Protocol):
     """Reads the stdout of a command that still runs, chunk by chunk, in bounded memory."""
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes; say whether ``snapshot`` would now return something else."""
+        """Read the next bytes; return whether ``snapshot`` has changed."""
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what is known so far, JSON-ready and small."""
+        """Return the progress so far, JSON-ready and small."""
         ...
 
 
 @runtime_checkable
 class Reports(Protocol):
-    """What an interpreter offers besides when the output tells how far the command is."""
+    """The further method of an interpreter whose output has the progress of the command."""
 
     def progress(self) -> ProgressReader:
-        """Return a reader for one run, to be fed from the beginning of its stdout."""
+        """Return a reader for one run, which is fed from the beginning of its stdout."""
         ...
 
 
 def render(interpreter: Interpreter, outcome: Outcome, detail: Detail | None = None) -> Value:
-    """Return the value at ``detail``, or as the kind gives it by itself where it knows no levels."""
+    """Return the value at ``detail``; of a kind without levels, its only value."""
     if detail is not None and isinstance(interpreter, Renders):
         return interpreter.render(outcome, detail)
     return interpreter.value(outcome)
@@ -212,20 +211,20 @@ def read_progress(interpreter: Interpreter) -> ProgressReader | None:
 
 
 def interrupted_reason(outcome: Outcome) -> Reason | None:
-    """Return the reason that a requested stop gives the job, or ``None`` when nobody stopped it."""
+    """Return the reason that a requested stop gives the job, or ``None`` without a stop."""
     if outcome.interrupted is None:
         return None
     try:
         return Reason(outcome.interrupted)
-    except ValueError:  # a newer version stopped it for something that this one has no word for
+    except ValueError:  # a newer version stopped it for a reason that this one does not know
         return Reason.CANCELLED
 
 
 def exit_verdict(outcome: Outcome) -> Verdict:
-    """Judge by the exit status alone, with a redacted tail of stderr, or else of stdout, as the detail of a failure."""
+    """Judge by the exit status alone; the detail of a failure is a redacted tail of stderr, or else of stdout."""
     if outcome.exit_code == 0 and outcome.launch_error is None:
         return Verdict(reason=Reason.EXITED)
-    from supervisor.text.redact import excerpt, tail  # only failures pay for it
+    from supervisor.text.redact import excerpt, tail  # imported for failures only
 
     if outcome.launch_error is not None:
         error = excerpt(outcome.launch_error)
@@ -235,7 +234,7 @@ def exit_verdict(outcome: Outcome) -> Verdict:
     elif outcome.exit_code is not None:
         reason, message = Reason.NONZERO_EXIT, f"The command exited with status {outcome.exit_code}."
     else:
-        reason, message = Reason.LOST, "The command has ended; how cannot be known any more."
+        reason, message = Reason.LOST, "The command has ended, and its exit status is lost."
     return Verdict(
         reason=reason, message=message, detail=tail(outcome.read_stderr()) or tail(outcome.read_stdout_tail())
     )
@@ -247,7 +246,7 @@ BUILT_IN: Final[Mapping[str, str]] = {
     "claude": "supervisor.interpret.claude:Claude",
     "codex": "supervisor.interpret.codex:Codex",
 }
-"""The kinds that come with the package: name, and where its class stands."""
+"""The kinds of this package: the name, and the path of the class."""
 
 
 @cache
@@ -255,7 +254,7 @@ def get_interpreter(kind: str) -> Interpreter:
     """Return the interpreter of ``kind``, built in or registered by an entry point.
 
     Raises:
-        InvalidArguments: nobody registered such a kind, or what was registered cannot be used.
+        InvalidArguments: no such kind is registered, or the registered object cannot be used.
     """
     from importlib import import_module
 
@@ -271,7 +270,7 @@ def get_interpreter(kind: str) -> Interpreter:
         try:
             loaded = point.load()
             made = loaded() if isinstance(loaded, type) else loaded
-        except Exception as error:  # noqa: BLE001 - it is somebody else's code, and anything can be wrong with it
+        except Exception as error:  # noqa: BLE001  # code of another package may raise anything
             message = f"the kind {kind!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
             break
         if isinstance(made, Interpreter):

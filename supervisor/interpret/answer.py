@@ -1,9 +1,9 @@
 """The normalised answer of an agent: one shape for every agent kind, at a chosen level of detail.
 
-Everything that leaves through here is redacted and bounded, and says what was cut. There are
-three sets of bounds. ``summary`` is for a reader with little room, such as the context of
-another model. ``full`` has none. The default lies between: it returns any answer that a
-person would read uncut, and keeps a runaway one from filling the memory of the host.
+Every answer is redacted and bounded, and names what was cut. There are three sets of bounds.
+``summary`` is for a reader with little room, such as the context of another model. ``full``
+has no bounds. The default is between the two: an answer that a person would read is uncut,
+and a runaway answer does not fill the memory of the host.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Bounds:
         summary: characters of ``summary``.
         field: characters of any other string.
         items: entries of any list.
-        tree: characters of a JSON value that is passed on as it is, all its strings together.
+        tree: characters of any other JSON value, all its strings together.
     """
 
     detail: Detail
@@ -61,13 +61,13 @@ def build_answer(
     facts: Mapping[str, Any],
     bounds: Bounds,
 ) -> dict[str, Any]:
-    """Return the answer as the contract has it.
+    """Return the answer in the shape of the contract.
 
     Args:
-        text: what the model said last; ``None`` when it said nothing.
+        text: the last message of the model; ``None`` without one.
         structured: output that the program itself checked against a schema; a review in it
             is preferred to one in the text.
-        facts: what else is known about the run, in the order in which it is to appear.
+        facts: the other facts about the run, in the order of the answer.
         bounds: how much to return.
     """
     said = text or ""
@@ -109,20 +109,20 @@ def _review_of(structured: Any) -> Review | None:
 
 
 def bounded(value: Any, characters: int, items: int = 100) -> Any:
-    """Return a redacted copy of a JSON value of about ``characters``; a note stands where something is left out."""
+    """Return a redacted copy of a JSON value of about ``characters``; a note replaces each omission."""
     cut = _Cutter(Bounds(detail="summary", field=min(characters, 1000), items=items, tree=characters))
     return redact_value(cut.tree("", value))
 
 
 class _Cutter:
-    """Cuts by its bounds, and remembers what it cut."""
+    """Cuts values to its bounds, and records the cuts."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._cuts: dict[str, dict[str, Any]] = {}
 
     def notice(self) -> dict[str, Any] | None:
-        """Return what was cut and how to get it, or ``None`` when everything is there."""
+        """Return the cuts and how to get the rest, or ``None`` without cuts."""
         if not self._cuts:
             return None
         more = 'Ask for this result again with detail "full"; the output itself is the stdout of the job.'
@@ -135,7 +135,7 @@ class _Cutter:
         if text is None or len(text) <= limit:
             return text
         kept = text[:limit]
-        # Between words, so that a token that the cut would halve is not left half standing.
+        # Between words, so that the cut does not leave half of a token, which redaction would not recognise.
         blank = max(kept.rfind(" ", limit - 4096), kept.rfind("\n", limit - 4096)) if limit > 8192 else kept.rfind(" ")
         if blank > limit // 2:
             kept = kept[:blank]
@@ -156,7 +156,7 @@ class _Cutter:
         }
 
     def tree(self, field: str, value: Any) -> Any:
-        """Return a copy of a JSON value, walked in order until the characters allowed are used up."""
+        """Return a copy of a JSON value, in order, until the allowed characters are used up."""
         if self._bounds.tree >= _NO_LIMIT or value is None or isinstance(value, bool | int | float):
             return value
         left = [self._bounds.tree]

@@ -1,7 +1,7 @@
-"""Everything that is assumed about the Claude Code command line program, in one place.
+"""All assumptions about the Claude Code command line program.
 
 Observed with versions 2.1.x, ``claude -p --output-format json`` and ``stream-json``. When
-the program changes, this file changes, and nothing else. The rules that are easy to get wrong:
+the program changes, only this file changes. The rules that are easy to get wrong:
 
 * An API error ends with ``subtype: "success"``; only ``is_error`` tells.
 * SIGINT ends with exit status 0, with or without an envelope.
@@ -12,11 +12,11 @@ the program changes, this file changes, and nothing else. The rules that are eas
 * When agents worked in the background there are several ``result`` messages. ``usage``,
   ``num_turns`` and ``duration_ms`` are of the part that each of them ends; ``total_cost_usd`` and
   ``modelUsage`` are sums. Where only the last one was written, ``result_index`` tells.
-* ``result`` is empty when the model said its last words before a tool call. They stand in the
+* ``result`` is empty when the model's last text came before a tool call. That text is in the
   last ``assistant`` message of the main line, which only the array and the stream have.
-* A limit is a field only in the array and the stream; else it is wording with a clock time in it.
+* A limit is a field only in the array and the stream; otherwise it is wording with a clock time.
 
-Classification goes by fields; wording is consulted last, and only where no field tells.
+Fields decide the classification; wording does only where no field decides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import attrs
 from supervisor.text.json_lines import Reading, is_list, is_object, messages_backwards, number, read_all, text_of
 
 __all__ = [
-    "EXIT_CODES_OF_SIGNALS",
     "NAME",
     "Envelope",
     "Hints",
@@ -43,9 +42,6 @@ __all__ = [
 ]
 
 NAME: Final = "claude"
-
-EXIT_CODES_OF_SIGNALS: Final[Mapping[int, str]] = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}
-"""The exit statuses that the program chooses when one of these signals ends it."""
 
 _TYPE: Final = "result"
 _SUCCESS: Final = "success"
@@ -98,8 +94,8 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = {
 _STATUSES_AT_REST: Final = frozenset({408, 409, 425})
 _SERVER_ERROR: Final = 500
 
-# What wording may say more precisely than the fields: a refused login and a refused key share theirs, and so do a
-# request that is wrong, a limit that passes, and an account without credit.
+# Where wording is more precise than the fields: a refused login and a refused key have the same fields, and so have an
+# invalid request, a limit that passes, and an account without credit.
 _REFINED: Final = frozenset(
     {
         ("api_key_invalid", "claude_auth_required"),

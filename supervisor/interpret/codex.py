@@ -1,8 +1,8 @@
 """The ``codex`` kind: what a run of ``codex exec --json`` means.
 
-Done when the exit status is 0 (or honestly unknown) and the last turn completed. The value
-has the shape of the ``claude`` kind; Codex names no price, so ``cost_usd`` is never set. What
-the program is assumed to do stands in ``codex_cli``.
+Done when the exit status is 0 (or unknown) and the last turn completed. The value has the
+shape of the ``claude`` kind; Codex reports no cost, so ``cost_usd`` is never set. ``codex_cli``
+has the assumptions about the program.
 """
 
 from __future__ import annotations
@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from supervisor.interpret import Detail, Outcome, Value, Verdict, exit_verdict, interrupted_reason
-from supervisor.interpret.codex_cli import EXIT_CODES_OF_SIGNALS, NAME, Run, code_of_stderr, read_run, without_noise
-from supervisor.interpret.failures import FAILURES, Failure, at_rest, retry_after_ms
+from supervisor.interpret.codex_cli import NAME, ApiError, Run, code_of_stderr, read_run, without_noise
+from supervisor.interpret.failures import (
+    ANSWER_WRITTEN,
+    FAILED_LATER,
+    FAILURES,
+    UNKNOWN_STATUS,
+    Failure,
+    at_rest,
+    ended_by_signal,
+    failed,
+    known_details,
+    not_started,
+    retry_after_ms,
+)
 from supervisor.states import Reason
 
 if TYPE_CHECKING:
@@ -21,9 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Codex"]
 
-_UNKNOWN_STATUS: Final = "The exit status is not known; the output is complete and says success."
 _NO_WORDS: Final = "the last turn completed without a message of the agent"
-_MORE_TO_COME: Final = "more was to come after the last completed turn"
+_MORE_TO_COME: Final = "more output was to follow the last completed turn"
 _NEEDS_JSON: Final = "Start the command as `codex exec --json ...`, and look at the output (`supervisor logs JOB`)."
 
 
@@ -33,30 +44,43 @@ class Codex:
     name = NAME
 
     def verdict(self, outcome: Outcome) -> Verdict:
-        """Say whether there is an answer, and what to do when there is none."""
+        """Return whether there is an answer, and what to do when there is none."""
         if outcome.launch_error is not None:
-            return _not_started(outcome)
+            return not_started(outcome, NAME)
         run = _read(outcome)
         stopped = interrupted_reason(outcome)
         if stopped is not None:
             complete = run.answered and not run.followed
-            detail = "A complete answer had already been written; it is in the stdout of the job." if complete else None
-            return Verdict(reason=stopped, detail=detail, details=_details(run))
+            return Verdict(reason=stopped, detail=ANSWER_WRITTEN if complete else None, details=_details(run))
         if run.success and (outcome.exit_code == 0 or not outcome.known):
             return _well(outcome, run)
         if run.error is not None:
-            return _reported(outcome, run)
+            return _reported(outcome, run, run.error)
         if outcome.exit_code == 0:
             return _without_answer(outcome, run)
         return _bad_exit(outcome, run)
 
     def value(self, outcome: Outcome) -> Value:
-        """Return the normalised answer, uncut unless it is larger than anybody would read."""
-        return _answer(outcome, None)
+        """Return the normalised answer, uncut unless it is larger than a person would read."""
+        return self.render(outcome, None)
 
-    def render(self, outcome: Outcome, detail: Detail) -> Value:
+    def render(self, outcome: Outcome, detail: Detail | None) -> Value:
         """Return the normalised answer at ``detail``."""
-        return _answer(outcome, detail)
+        from supervisor.interpret.answer import bounds_for, build_answer
+
+        run = _read(outcome)
+        facts = {
+            "session_id": run.thread_id,
+            "model": None,
+            "usage": run.usage,
+            "model_usage": None,
+            "cost_usd": None,
+            "num_turns": run.turns,
+            "duration_ms": None,
+            "permission_denials": run.declined,
+            "remarks": run.remarks,
+        }
+        return Value(value=build_answer(run.text, facts=facts, bounds=bounds_for(detail)))
 
     def progress(self) -> CodexProgress:
         """Return a reader for the events."""
@@ -74,26 +98,8 @@ def _read(outcome: Outcome) -> Run:
     return run
 
 
-def _answer(outcome: Outcome, detail: Detail | None) -> Value:
-    from supervisor.interpret.answer import bounds_for, build_answer
-
-    run = _read(outcome)
-    facts = {
-        "session_id": run.thread_id,
-        "model": None,
-        "usage": run.usage,
-        "model_usage": None,
-        "cost_usd": None,
-        "num_turns": run.turns,
-        "duration_ms": None,
-        "permission_denials": run.declined,
-        "remarks": run.remarks,
-    }
-    return Value(value=build_answer(run.text, facts=facts, bounds=bounds_for(detail)))
-
-
 def _well(outcome: Outcome, run: Run) -> Verdict:
-    """Nothing speaks against the run; there is an answer, or it is said that there is none."""
+    """Return the verdict for a run that reports success; it may have no answer."""
     if run.answered and (outcome.known or not run.followed):
         return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
     if outcome.known:
@@ -106,15 +112,13 @@ def _well(outcome: Outcome, run: Run) -> Verdict:
 def _remark(outcome: Outcome, run: Run) -> str | None:
     remarks: list[str] = []
     if not outcome.known:
-        remarks.append(_UNKNOWN_STATUS)
+        remarks.append(UNKNOWN_STATUS)
     if run.declined:
         remarks.append(f"{len(run.declined)} tool call(s) were not permitted.")
     return " ".join(remarks) or None
 
 
 def _details(run: Run) -> dict[str, Any]:
-    from supervisor.interpret.answer import bounded
-
     found: dict[str, Any] = {
         "session_id": run.thread_id,
         "num_turns": run.turns or None,
@@ -123,40 +127,22 @@ def _details(run: Run) -> dict[str, Any]:
     }
     if run.error is not None:
         found.update(api_error_type=run.error.type, api_error_status=run.error.status)
-    return {name: bounded(value, 4000, 20) for name, value in found.items() if value not in (None, [], {})}
+    return known_details(found)
 
 
 def _failed(reason: Reason, code: str, run: Run, *, detail: str | None, failure: Failure | None = None) -> Verdict:
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
-    return Verdict(
-        reason=reason,
-        code=None if code == "job_failed" else failure.code or code,
-        message=failure.message,
-        repair=failure.repair,
-        retryable=failure.retryable,
-        retry_after_ms=retry_after_ms(detail or "") if failure.retryable else None,
-        detail=detail,
-        details=_details(run),
-    )
+    wait = retry_after_ms(detail or "") if failure.retryable else None
+    return failed(failure, code, reason, retry_after_ms=wait, detail=detail, details=_details(run))
 
 
-def _not_started(outcome: Outcome) -> Verdict:
-    verdict = exit_verdict(outcome)
-    if outcome.launch_status != 127:
-        return verdict
-    failure = FAILURES["codex_not_found"]
-    return attrs.evolve(verdict, code="codex_not_found", message=failure.message, repair=failure.repair)
-
-
-def _reported(outcome: Outcome, run: Run) -> Verdict:
+def _reported(outcome: Outcome, run: Run, error: ApiError) -> Verdict:
     from supervisor.text.redact import excerpt
 
-    if run.error is None:  # pragma: no cover - the caller has looked
-        return _bad_exit(outcome, run)
-    code, passing = run.error.failure()
+    code, passing = error.failure()
     failure = at_rest(FAILURES[code]) if passing else FAILURES[code]
     reason = Reason.KILLED_BY_SIGNAL if outcome.signal is not None else Reason.REPORTED_ERROR
-    return _failed(reason, code, run, detail=excerpt(run.error.text), failure=failure)
+    return _failed(reason, code, run, detail=excerpt(error.text), failure=failure)
 
 
 def _without_answer(outcome: Outcome, run: Run) -> Verdict:
@@ -182,23 +168,18 @@ def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
     verdict = _by_exit(outcome, run)
     if run.answered:
         said = f"The output has a complete answer, but t{(verdict.message or 'The exit is bad.')[1:]}"
-        repair = "The answer is in `supervisor logs JOB`; find out what made the command fail after it."
         detail = verdict.detail or said
-        return attrs.evolve(verdict, message=said, repair=repair, detail=detail, details=_details(run))
+        return attrs.evolve(verdict, message=said, repair=FAILED_LATER, detail=detail, details=_details(run))
     if verdict.reason is not Reason.NONZERO_EXIT:
         return attrs.evolve(verdict, details=_details(run))
     code = code_of_stderr(clean(stderr[-16384:].decode(errors="replace")), outcome.exit_code)
     if code is not None:
         return _failed(Reason.NONZERO_EXIT, code, run, detail=verdict.detail)
-    signal = EXIT_CODES_OF_SIGNALS.get(outcome.exit_code or 0)
-    if signal is not None:
-        message = f"codex was ended by {signal} from outside (it exited with status {outcome.exit_code})."
-        verdict = attrs.evolve(verdict, message=message, retryable=True)
-    return attrs.evolve(verdict, details=_details(run))
+    return attrs.evolve(ended_by_signal(verdict, NAME, outcome.exit_code) or verdict, details=_details(run))
 
 
 def _by_exit(outcome: Outcome, run: Run) -> Verdict:
-    """Judge by the exit status; a complete turn on stdout says nothing about a failure, nor do standing remarks."""
+    """Judge by the exit status; a complete turn and the usual remarks on stderr say nothing about a failure."""
     tail = b"" if run.success else outcome.read_stdout_tail()
     stderr = without_noise(outcome.read_stderr())
     return exit_verdict(attrs.evolve(outcome, read_stderr=lambda: stderr, read_stdout_tail=lambda: tail))

@@ -1,15 +1,15 @@
-"""Everything that is assumed about the Codex command line program, in one place.
+"""All assumptions about the Codex command line program.
 
 Observed with version 0.169, ``codex exec --json``: JSON lines, a ``thread.started``, then for
-each turn ``turn.started``, items, and ``turn.completed`` or ``turn.failed``. What is easy to
-get wrong:
+each turn ``turn.started``, items, and ``turn.completed`` or ``turn.failed``. The rules that are
+easy to get wrong:
 
-* An ``error`` *item* is a remark; it stands in successful runs too.
-* An ``error`` *line* may be a retry that came right ("Reconnecting..."). Only ``turn.failed``,
+* An ``error`` *item* is a remark; successful runs have them too.
+* An ``error`` *line* may be a retry that succeeded ("Reconnecting..."). Only ``turn.failed``,
   or an ``error`` line after which no turn completes, is the failure.
 * The message of an error can itself be a JSON document with the API's error in it.
-* Two events may stand on one line, without a newline between them.
-* stderr has remarks on every run, which say nothing about a failure.
+* Two events may be on one line, without a newline between them.
+* Every run writes remarks to stderr that say nothing about a failure.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ import attrs
 
 from supervisor.text.json_lines import MAX_DOCUMENT_BYTES, JsonProblem, is_object, messages_in, number, parse, text_of
 
-__all__ = ["EXIT_CODES_OF_SIGNALS", "NAME", "ApiError", "Run", "code_of_stderr", "read_run", "without_noise"]
+__all__ = ["NAME", "ApiError", "Run", "code_of_stderr", "read_run", "without_noise"]
 
 NAME: Final = "codex"
-
-EXIT_CODES_OF_SIGNALS: Final[Mapping[int, str]] = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}
 
 _CODE_OF_ERROR_TYPE: Final[Mapping[str, str]] = {
     "invalid_request_error": "api_error",
@@ -54,7 +52,7 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = {
 }
 _SERVER_ERROR: Final = 500
 
-# What wording may say more precisely than the fields.
+# Where wording is more precise than the fields.
 _REFINED: Final = frozenset(
     {
         ("api_key_invalid", "codex_auth_required"),

@@ -1,7 +1,6 @@
-"""The ways in which an agent's run fails, with what to tell the caller about each.
+"""The failures of an agent's run, with a message and a repair for each, and the verdicts about them.
 
-Shared by the kinds that run an agent: how a failure is recognised is their business, what
-it means and what to do about it is the same for all of them. The codes are part of the
+The kinds that run an agent share this module: each kind recognises the failures by itself. The codes are part of the
 public contract.
 """
 
@@ -10,11 +9,33 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
-__all__ = ["FAILURES", "Failure", "at_rest", "resets_at", "retry_after_ms"]
+from supervisor.interpret import Outcome, Verdict, exit_verdict
+from supervisor.states import Reason
+
+__all__ = [
+    "ANSWER_WRITTEN",
+    "FAILED_LATER",
+    "FAILURES",
+    "UNKNOWN_STATUS",
+    "Failure",
+    "at_rest",
+    "ended_by_signal",
+    "failed",
+    "known_details",
+    "not_started",
+    "resets_at",
+    "retry_after_ms",
+]
+
+UNKNOWN_STATUS: Final = "The exit status is not known; the output is complete and says success."
+ANSWER_WRITTEN: Final = "A complete answer had already been written; it is in the stdout of the job."
+FAILED_LATER: Final = "The answer is in `supervisor logs JOB`; find out what made the command fail after it."
+_SIGNALS: Final[Mapping[int, str]] = {129: "SIGHUP", 130: "SIGINT", 143: "SIGTERM"}
+"""By the exit status that an agent chooses when this signal ends it."""
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -22,8 +43,8 @@ class Failure:
     """What a code means to a caller.
 
     Attributes:
-        message: what happened; ``{cli}`` stands for the name of the program.
-        repair: what to do about it.
+        message: what happened; ``{cli}`` is replaced by the name of the program.
+        repair: what to do.
         retryable: whether the same request under a new key may succeed later.
         code: the code of the contract, where it is not the name of the failure.
     """
@@ -147,7 +168,7 @@ _READ_CHARACTERS: Final = 4096
 
 
 def at_rest(failure: Failure) -> Failure:
-    """Return ``failure`` as one that lies with the other side and may pass by itself."""
+    """Return ``failure`` as one of the server or the connection, which may pass by itself."""
     return attrs.evolve(_AT_REST) if failure is FAILURES["api_error"] else attrs.evolve(failure, retryable=True)
 
 
@@ -167,8 +188,8 @@ def retry_after_ms(text: str) -> int | None:
 def resets_at(text: str, after_ns: int) -> int | None:
     """Return the moment that ``text`` names by a clock ("resets 8pm (Europe/Berlin)"), in seconds since the epoch.
 
-    It is the first one after ``after_ns``, in nanoseconds since the epoch. ``None`` where the text names
-    none, or no time zone, or one that is not known here: whose clock is meant is not guessed.
+    It is the first one after ``after_ns``, in nanoseconds since the epoch. ``None`` if the text has no time, or no
+    known time zone: the time zone is not guessed.
     """
     match = _CLOCK.search(text[:_READ_CHARACTERS])
     if match is None or not after_ns:
@@ -190,3 +211,41 @@ def resets_at(text: str, after_ns: int) -> int | None:
     except (LookupError, ValueError, OverflowError, OSError):  # no such zone, no such day
         return None
     return int(moment.timestamp())
+
+
+def not_started(outcome: Outcome, cli: str) -> Verdict:
+    """Return the verdict for a program that could not be started."""
+    verdict = exit_verdict(outcome)
+    if outcome.launch_status != 127:
+        return verdict
+    code = f"{cli}_not_found"
+    return attrs.evolve(verdict, code=code, message=FAILURES[code].message, repair=FAILURES[code].repair)
+
+
+def ended_by_signal(verdict: Verdict, cli: str, exit_code: int | None) -> Verdict | None:
+    """Return the verdict for an exit status that stands for a signal, ``None`` for any other."""
+    signal = _SIGNALS.get(exit_code or 0)
+    if signal is None:
+        return None
+    message = f"{cli} was ended by {signal} from outside (it exits with status {exit_code} then)."
+    detail = verdict.detail or f"ended by {signal} from outside"
+    return attrs.evolve(verdict, message=message, retryable=True, detail=detail)
+
+
+def failed(failure: Failure, code: str, reason: Reason, **rest: Any) -> Verdict:
+    """Return the verdict for a failure, which is named ``code``; ``rest`` are the other fields of the verdict."""
+    return Verdict(
+        reason=reason,
+        code=None if code == "job_failed" else failure.code or code,
+        message=failure.message,
+        repair=failure.repair,
+        retryable=failure.retryable,
+        **rest,
+    )
+
+
+def known_details(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that hold something, redacted and bounded, for the details of an error."""
+    from supervisor.interpret.answer import bounded
+
+    return {name: bounded(value, 4000, 20) for name, value in found.items() if value not in (None, [], {})}

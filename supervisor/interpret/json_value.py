@@ -15,7 +15,7 @@ class JsonError(ValueError):
     """Not exactly one JSON value; ``line`` and ``column`` (both from 1) say where."""
 
     def __init__(self, message: str, line: int, column: int) -> None:
-        """Keep where it went wrong."""
+        """Set the position of the error."""
         super().__init__(message)
         self.line = line
         self.column = column
@@ -56,7 +56,7 @@ class JsonValue:
     name = "json"
 
     def verdict(self, outcome: Outcome) -> Verdict:
-        """Say ``exited`` on status 0 and one JSON value, ``invalid_output`` on anything else on stdout."""
+        """Return ``exited`` for status 0 and one JSON value, ``invalid_output`` for any other stdout."""
         verdict = exit_verdict(outcome)
         if verdict.reason is not Reason.EXITED:
             return verdict

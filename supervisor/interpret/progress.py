@@ -1,9 +1,9 @@
-"""How far a running agent is, read from its stdout as it grows.
+"""The progress of a running agent, read from its stdout as it grows.
 
-A reader is fed chunks of bytes, cut anywhere, and keeps a small snapshot: turn, current
-tool, tokens, cost so far. Torn and foreign lines are skipped and counted. Memory is
-bounded: a line longer than ``MAX_LINE_BYTES`` is let go as it comes, and of past messages
-and tools only the latest few are remembered.
+A reader gets chunks of bytes, cut anywhere, and maintains a small snapshot: turn, current
+tool, tokens, cost so far. It skips and counts torn and foreign lines. Memory is bounded:
+a line longer than ``MAX_LINE_BYTES`` is dropped while it is read, and only the latest
+messages and tools are remembered.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Progress:
         input_tokens: read so far, cache included.
         output_tokens: written so far; while a message is being written this lags behind.
         cost_usd: spent so far, where the output says so before its end.
-        note: what holds the run up, such as a retry; ``None`` when it goes on.
+        note: what delays the run, such as a retry, or ``None``.
         skipped_lines: lines that were torn, foreign or too long.
         model: the model that was announced, or ``None``.
         finished: the output says that the run is over; the process may still be running.
@@ -61,7 +61,7 @@ class Progress:
 
 
 class _Lines(ABC):
-    """Cuts a stream into JSON lines, and keeps the snapshot that subclasses make of them."""
+    """Cuts a stream into JSON lines; subclasses update the snapshot from them."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -70,7 +70,7 @@ class _Lines(ABC):
         self._skipped = 0
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes of stdout; say whether the snapshot has changed."""
+        """Read the next bytes of stdout; return whether the snapshot has changed."""
         before, skipped = self._progress, self._skipped
         start = 0
         while (newline := chunk.find(b"\n", start)) >= 0:
@@ -81,18 +81,18 @@ class _Lines(ABC):
         return self._skipped != skipped or self._progress != before
 
     def close(self) -> bool:
-        """Take what stands after the last newline as a line; say whether the snapshot has changed."""
+        """Read the rest after the last newline as a line; return whether the snapshot has changed."""
         before, skipped = self._progress, self._skipped
         self._end_of_line()
         return self._skipped != skipped or self._progress != before
 
     @property
     def progress(self) -> Progress:
-        """What is known so far."""
+        """The progress so far."""
         return attrs.evolve(self._progress, skipped_lines=self._skipped)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what is known so far, JSON-ready."""
+        """Return the progress so far, JSON-ready."""
         return attrs.asdict(self.progress)
 
     def _extend(self, chunk: bytes, start: int, end: int) -> None:
@@ -121,11 +121,11 @@ class _Lines(ABC):
 
     @abstractmethod
     def _event(self, kind: str, event: dict[str, Any]) -> None:
-        """Take one event into the snapshot. Kinds that are not known are news, not errors."""
+        """Update the snapshot from one event; ignore unknown kinds."""
 
 
 class _Tools:
-    """The tools under way, by the id of their call; the latest one is shown."""
+    """The running tools, by the id of their call; the latest one is current."""
 
     def __init__(self) -> None:
         self._names: OrderedDict[str, str] = OrderedDict()
@@ -163,7 +163,7 @@ class ClaudeProgress(_Lines):
     """
 
     def __init__(self) -> None:
-        """Start before the first byte."""
+        """Begin before the first byte."""
         super().__init__()
         self._tools = _Tools()
         self._usage: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -211,7 +211,7 @@ class ClaudeProgress(_Lines):
         self._reach(turn, tokens_in, tokens_out, tool=self._tools.current, note=None, finished=False)
 
     def _reach(self, turn: int, tokens_in: int, tokens_out: int, **changes: Any) -> None:
-        """Set what is counted, which never goes back, from any counter."""
+        """Set the counts, which never decrease."""
         now = self._progress
         self._set(
             turn=max(now.turn, turn),
@@ -228,7 +228,7 @@ class ClaudeProgress(_Lines):
             self._settled = self._settled[0] + tokens_in, self._settled[1] + tokens_out
 
     def _result(self, event: dict[str, Any]) -> None:
-        """Take the end of a part of the run: turns and usage are of that part, the cost and `modelUsage` are sums."""
+        """Add the end of a part of the run: turns and usage are of that part, the cost and `modelUsage` are sums."""
         self._tools.clear()
         done, tokens_in, tokens_out = self._reported
         part_in, part_out = _tokens(event.get("usage"))
@@ -266,10 +266,10 @@ def _tokens_of_model(entry: Any) -> tuple[int, int]:
 
 
 class CodexProgress(_Lines):
-    """Reads the events of ``codex exec --json``; they name no price."""
+    """Reads the events of ``codex exec --json``; they have no cost."""
 
     def __init__(self) -> None:
-        """Start before the first byte."""
+        """Begin before the first byte."""
         super().__init__()
         self._tools = _Tools()
 
@@ -298,7 +298,7 @@ class CodexProgress(_Lines):
         name, call = item.get("type"), item.get("id")
         if not isinstance(name, str) or name not in _CODEX_TOOLS or not isinstance(call, str):
             if name != "error":
-                self._set(note=None)  # whatever was tried again has come right
+                self._set(note=None)  # the retry has succeeded
             return
         if kind == "item.completed":
             self._tools.end(call)

@@ -15,7 +15,7 @@ class Raw:
     name = "raw"
 
     def verdict(self, outcome: Outcome) -> Verdict:
-        """Say ``exited`` on status 0."""
+        """Return ``exited`` for status 0."""
         return exit_verdict(outcome)
 
     def value(self, outcome: Outcome) -> Value:

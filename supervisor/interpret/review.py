@@ -1,9 +1,7 @@
-"""Finding the structured review in what a model said, and bringing it into one shape.
+"""Finding the structured review in the text of a model, and normalising it.
 
 A review is a JSON object with findings, a verdict or a summary, anywhere in the text, fenced
-or not, between other braces. The search is linear: every attempt to read an object is
-charged with the characters it may have looked at, and the search ends when the account is
-empty - which honest text never sees.
+or not, between other braces. The search is linear: ``objects_in`` bounds it.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from supervisor.text.json_lines import is_list, is_object, number, objects_in, t
 __all__ = ["SEARCHED_CHARACTERS", "SEVERITIES", "Review", "find_review", "normalise"]
 
 SEARCHED_CHARACTERS: Final = 1024 * 1024
-"""How much of a text is searched for a review; one with a thousand findings is no longer than this."""
+"""The part of a text that is searched for a review; a review with a thousand findings is no longer."""
 
 SEVERITIES: Final = ("critical", "high", "medium", "low", "info", "unknown")
-"""Most severe first; ``unknown`` is a severity that the review names in words not known here."""
+"""Most severe first; ``unknown`` is a severity in words that this module does not know."""
 
 _SEVERITY: Final[Mapping[str, str]] = {
     **{name: name for name in SEVERITIES},
@@ -95,7 +93,7 @@ def find_review(text: str) -> Review | None:
 
 
 def _score(candidate: Any) -> int:
-    """Say how much an object looks like a review; 0 is not at all."""
+    """Return how much an object resembles a review; 0 is not at all."""
     if not is_object(candidate):
         return 0
     score = 3 * is_list(candidate.get("findings"))
@@ -109,7 +107,7 @@ def _score(candidate: Any) -> int:
 
 
 def normalise(data: Mapping[str, Any]) -> Review:
-    """Bring a review as it was written into the one shape."""
+    """Return a review in the shape of the contract."""
     raw_findings = data.get("findings")
     findings: list[dict[str, Any]] = []
     dropped = 0
@@ -195,7 +193,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _text_or_json(value: Any) -> str | None:
-    """Return a text as it is and anything else as JSON, so that nothing that was said is lost."""
+    """Return a text as it is and any other value as JSON."""
     if value is None or isinstance(value, str):
         return text_of(value)
     try:

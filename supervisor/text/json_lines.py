@@ -1,9 +1,9 @@
-"""Reading the JSON messages that matter out of the stdout of a program.
+"""Finding JSON messages in the stdout of a program.
 
-A message is a JSON object whose ``type`` is a string. It may stand alone, on one of many lines, in
-an array, next to another one on the same line, between escape sequences or other text, or not at
-all; the bytes may be torn, hostile or huge. Whatever they are, no function here raises, ``parse``
-aside, and each takes time linear in the bytes.
+A message is a JSON object whose ``type`` is a string. It may be alone, on one of many lines, in
+an array, next to another one on the same line, or between escape sequences or other text; the
+bytes may be torn, hostile or huge. No function here but ``parse`` raises, and each takes time
+linear in the bytes.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = [
 ]
 
 MAX_DOCUMENT_BYTES: Final = 256 * 1024 * 1024
-"""A document larger than this is not parsed: it would take several times as much memory of the host."""
+"""A larger document is not parsed: that would take several times as much memory."""
 
 _OPENING: Final = re.compile(r"\{\s{0,64}[\"}]")
 _BEGUN: Final = re.compile(rb"\{\s{0,64}(?:\"|\Z)")  # a message, or the beginning of one
-_BUDGET: Final = 3  # times the length of the text; an honest text costs once
+_BUDGET: Final = 3  # times the length of the text; a usual text costs its length once
 _ATTEMPTS: Final = 1000  # objects that do not parse
 _WINDOW: Final = 4096
 _GROWTH: Final = 16
-_EDGE: Final = 32  # an error this close to the end of a window may be the cut's, not the text's
-_MAX_DIGITS: Final = 400  # more than a double can hold; far more would take Python quadratic time
+_EDGE: Final = 32  # the end of the window may have caused an error this close to it
+_MAX_DIGITS: Final = 400  # more than a double can hold; Python converts many digits in quadratic time
 
 Document = dict[str, Any]
 
@@ -51,13 +51,13 @@ class JsonProblem(ValueError):
 
 @attrs.frozen(slots=True, kw_only=True)
 class Reading:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        messages: the messages of the type that was looked for, the oldest first.
-        followed: something else was written behind the last of them: another message, or the beginning of one.
+        messages: the messages of the given type, the oldest first.
+        followed: another message, or the beginning of one, follows the last of them.
         problem: why there is none, in a few words.
-        empty: there is nothing on stdout but white space.
+        empty: stdout has only white space.
     """
 
     messages: tuple[Document, ...] = ()
@@ -79,7 +79,7 @@ _PATIENT: Final = json.JSONDecoder(strict=False, parse_int=_integer, parse_const
 
 
 def parse(text: str) -> Any:
-    """Return the one JSON value in ``text``, taking what can be taken: control characters, NaN.
+    """Return the one JSON value in ``text``; control characters and NaN are accepted.
 
     Raises:
         JsonProblem: it is not one JSON value, nests too deeply, or does not fit into memory.
@@ -101,7 +101,7 @@ def parse(text: str) -> Any:
 
 
 def _decode(data: bytes, start: int, end: int) -> str:
-    view = memoryview(data)[start:end]  # the copy of a line of 100 MB is worth avoiding
+    view = memoryview(data)[start:end]  # no copy: a line may have 100 MB
     try:
         return str(view, "utf-8")
     except UnicodeDecodeError:
@@ -109,7 +109,7 @@ def _decode(data: bytes, start: int, end: int) -> str:
 
 
 def _lines_backwards(data: bytes, mark: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the lines of ``data`` that hold ``mark``, the last one first."""
+    """Yield start and end of each line of ``data`` that contains ``mark``, the last line first."""
     end = len(data)
     while (at := data.rfind(mark, 0, end)) >= 0:
         newline = data.find(b"\n", at, end)
@@ -119,10 +119,10 @@ def _lines_backwards(data: bytes, mark: bytes) -> Iterator[tuple[int, int]]:
 
 
 def objects_in(text: str) -> Iterator[tuple[Document, int]]:
-    """Yield each outermost JSON object in ``text`` with the position of its end, whatever stands around it.
+    """Yield each outermost JSON object in ``text`` with the position of its end; any text may surround it.
 
-    Every attempt to read an object is charged with the characters that it may have looked at, and the
-    search ends when the account is empty, which honest text never sees.
+    The search has a budget of characters. Every attempt to read an object costs the characters that it may have
+    read, and the search ends when the budget is used up, which no usual text does.
     """
     account = _BUDGET * len(text)
     attempts = _ATTEMPTS
@@ -141,10 +141,10 @@ def objects_in(text: str) -> Iterator[tuple[Document, int]]:
 
 
 def _decode_at(text: str, start: int) -> tuple[Document | None, int]:
-    """Read the object that opens at ``start``; return it, or ``None``, and how far that looked.
+    """Read the object that opens at ``start``; return it, or ``None``, and how many characters that read.
 
-    The decoder works on a window that grows while the object reaches beyond it: to raise an
-    error it counts the lines before the error, so it must never see the text before ``start``.
+    The decoder reads a window that grows while the object is longer. To raise an error it counts the lines before
+    the error, so the window must begin at ``start``.
     """
     size = _WINDOW
     while True:
@@ -164,10 +164,10 @@ def _decode_at(text: str, start: int) -> tuple[Document | None, int]:
 
 
 def messages_in(text: str) -> tuple[list[Document], str]:
-    """Return the messages in ``text``, in order, and what stands behind the last one.
+    """Return the messages in ``text``, in order, and the text after the last one.
 
     ``text`` is one line or all of stdout: one message, an array of them, or any number of them with other
-    text around. The rest is empty where ``text`` is JSON as a whole.
+    text around. The rest is empty where ``text`` as a whole is JSON.
     """
     try:
         value = parse(text.lstrip("\ufeff"))
@@ -182,9 +182,9 @@ def _messages(values: Iterable[Any]) -> list[Document]:
 
 
 def messages_backwards(stdout: bytes, mark: bytes = b'"type"') -> Iterator[Document]:
-    """Yield the messages on stdout, the last one first; ``mark`` is what those that matter hold for certain.
+    """Yield the messages on stdout that contain ``mark``, the last one first, and maybe others.
 
-    Other messages may come as well. Messages over several lines are found where no line holds a whole one.
+    Messages over several lines are found if no line has a whole message.
     """
     whole = True
     for start, end in _lines_backwards(stdout, mark):
@@ -196,9 +196,9 @@ def messages_backwards(stdout: bytes, mark: bytes = b'"type"') -> Iterator[Docum
 
 
 def read_all(stdout: bytes, kind: str) -> Reading:
-    """Return the messages of type ``kind`` on stdout, and whether the last of them is the last thing there."""
+    """Return the messages of type ``kind`` on stdout, and whether another message follows the last of them."""
     if len(stdout) > MAX_DOCUMENT_BYTES:
-        return Reading(problem=f"stdout is {len(stdout)} bytes, more than is read ({MAX_DOCUMENT_BYTES})")
+        return Reading(problem=f"stdout is {len(stdout)} bytes, more than the limit ({MAX_DOCUMENT_BYTES})")
     if not stdout.strip():
         return Reading(problem="stdout is empty", empty=True)
     found: list[Document] = []
@@ -228,21 +228,21 @@ def _why_not(stdout: bytes) -> str:
         parse(_decode(stdout, 0, len(stdout)).lstrip("\ufeff"))
     except JsonProblem as error:
         return f"it is not JSON ({error})"
-    return "it holds JSON, but not the message that was expected"
+    return "it has JSON, but not the expected message"
 
 
 def is_object(value: Any) -> TypeGuard[Document]:
-    """Say whether a parsed value is a JSON object."""
+    """Return whether a parsed value is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_list(value: Any) -> TypeGuard[list[Any]]:
-    """Say whether a parsed value is a JSON array."""
+    """Return whether a parsed value is a JSON array."""
     return isinstance(value, list)
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number that is not negative as a float, or ``None`` for anything else."""
+    """Return a finite number that is not negative as a float, ``None`` for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -253,5 +253,5 @@ def number(value: Any) -> float | None:
 
 
 def text_of(value: Any) -> str | None:
-    """Return ``value`` when it is a string with something in it, else ``None``."""
+    """Return ``value`` if it is a string that is not blank, else ``None``."""
     return value if isinstance(value, str) and value.strip() else None

@@ -1,12 +1,12 @@
-"""Taking secrets and control characters out of what we compose ourselves.
+"""Removing secrets and control characters from the texts that this package composes.
 
 Used for details, errors, log lines and normalised answers; never for the owner's own bytes
 (``raw`` and ``json`` values, ``logs``, ``follow``, ``run``). Three shapes are masked: tokens
 that are secrets by construction, credentials in URLs and headers, and values assigned to
-names that say so. Ordinary prose passes unchanged.
+names of secrets. Ordinary prose passes unchanged.
 
-Time is linear in the length of the text, whatever stands in it: ``secret_tokens`` says how. Each of
-the two kinds of finding, secrets that show by themselves and values of names that say so, has a module.
+Time is linear in the length of any text, see ``secret_tokens``. That module finds secrets by
+their shape, ``secret_names`` by their names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from supervisor.text.secret_names import MASK
 __all__ = ["MASK", "MAX_DEPTH", "clean", "encodable", "excerpt", "redact", "redact_value", "tail"]
 
 MAX_DEPTH: Final = 64
-"""How many levels of a JSON value are kept; what lies deeper is replaced by a note."""
+"""How many levels of a JSON value are kept; a note replaces deeper values."""
 
 # -- control characters -------------------------------------------------------------------
 
@@ -43,7 +43,7 @@ _TAIL_CHARACTERS: Final = 400
 def redact(text: str) -> str:
     """Return ``text`` with secrets replaced by ``[redacted]``, in time linear in its length."""
     spans = _spans(text)
-    if "\\" in text:  # what is quoted within JSON: the same text, as long, without the escapes
+    if "\\" in text:  # JSON quoted within JSON: the text without escapes, padded to the same length
         plain = _ESCAPED.sub(_without_escape, text)
         spans += _spans(plain) if plain != text else []
     spans.sort()
@@ -61,29 +61,29 @@ def redact(text: str) -> str:
 
 def _spans(text: str) -> list[secret_tokens.Span]:
     low = text.lower()
-    if len(low) != len(text):  # one letter of Unicode (U+0130) grows; positions have to agree
+    if len(low) != len(text):  # one letter of Unicode (U+0130) grows, and positions must agree
         low = "".join(letter if len(letter) == 1 else "?" for letter in map(str.lower, text))
     return [*secret_tokens.spans(text, low), *secret_names.spans(text, low)]
 
 
 def _without_escape(escape: re.Match[str]) -> str:
     blanks = " " * (len(escape[0]) - 1)
-    if escape[1] in "nrt":  # behind it something begins, as a line does
+    if escape[1] in "nrt":  # what follows begins a line or a word
         return blanks + {"n": "\n", "r": "\r", "t": "\t"}[escape[1]]
     return escape[1] + blanks
 
 
 def redact_value(value: Any, *, depth: int = MAX_DEPTH) -> Any:
-    """Return a copy of a JSON value that is safe to hand on: redacted, encodable, finite and not too deep.
+    """Return a safe copy of a JSON value: redacted, encodable, finite and not too deep.
 
-    Every string is redacted, keys too; the value of a key that names a secret is masked whole.
+    Strings are redacted, keys too; the value of a key that names a secret is masked whole.
     Numbers that JSON cannot carry become ``None``, integers past 64 bits floats.
     """
     strings: list[str] = []
     skeleton = _take_strings(value, strings, depth)
     joined = "\0".join(strings)
     redacted = redact(joined).split("\0")
-    # No pattern crosses a NUL, so the pieces come back one for one.
+    # No pattern crosses a NUL, so each piece corresponds to one string.
     if len(redacted) != len(strings):  # pragma: no cover - would be a defect in a pattern
         redacted = [redact(text) for text in strings]
     return _put_strings(skeleton, redacted)
@@ -91,7 +91,7 @@ def redact_value(value: Any, *, depth: int = MAX_DEPTH) -> Any:
 
 @attrs.frozen(slots=True, eq=False)
 class _Slot:
-    """The place of a string that is being redacted together with all the others."""
+    """The place of a string, as all strings are redacted together."""
 
     index: int
 
@@ -111,7 +111,7 @@ class _Array:
 
 
 def encodable(text: str) -> str:
-    """Return ``text`` without half surrogates, which no encoder takes, and without NUL."""
+    """Return ``text`` without half surrogates, which cannot be encoded, and without NUL."""
     if "\0" in text:
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if not text.isascii():
@@ -176,8 +176,8 @@ def clean(text: str) -> str:
 def excerpt(text: str, limit: int = _TAIL_CHARACTERS) -> str:
     """Return the beginning of ``text``, cleaned and redacted, ``limit`` characters at most.
 
-    Only the beginning is looked at, however long the text is; it is cut between words
-    before and after the redaction, so that no half of a secret stands at the edge.
+    Only the beginning is read, however long the text is; it is cut between words before
+    and after the redaction, so that no half of a secret is at the edge.
     """
     window = text
     if len(text) > 8 * limit:
@@ -197,8 +197,8 @@ def _whole_words(text: str) -> str:
 def tail(stderr: bytes, limit: int = _TAIL_CHARACTERS) -> str | None:
     """Return the last lines of ``stderr``, cleaned and redacted, ``limit`` characters at most.
 
-    ``None`` when there is nothing in it. Redaction comes before the cut, so that a cut can
-    never leave half a secret standing.
+    ``None`` when it is blank. Redaction comes before the cut, so that the cut cannot leave
+    half of a secret.
     """
     text = redact(clean(stderr.decode(errors="replace"))).strip()
     if not text:

@@ -1,9 +1,9 @@
-"""Finding secrets by their names: values that are assigned to a name which says so, and what is no secret all the same.
+"""Finding secrets by their names: the values that are assigned to the name of a secret, and the exceptions.
 
 An assignment is a name with one of a few words in it, a separator, and a value: in a shell, a query string, JSON (also
 quoted within JSON), YAML, TOML, INI, XML, a table of comma-separated values, a header, an option. Code, prose and the
-places that tools print look alike, so what decides is the whole of name, separator and value. The rule of linearity is
-that of ``secret_tokens``.
+messages of tools look similar, so name, separator and value decide together. The rule of linearity is that of
+``secret_tokens``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MEDIUM: Final = frozenset({"pass", "pw"})  # of a strong kind, but a word like 
 _WEAK: Final = ("token", "key", "credential", "signature", "_auth", "creds", "sig", "sessid", "psk", "-auth")
 _WORDS: Final = (*sorted(_STRONG), *sorted(_MEDIUM), *_WEAK)
 _BEFORE: Final = {
-    # "key" alone is a word like any other; these make it a secret.
+    # "key" alone is an ordinary word; with one of these before it, it names a secret.
     "key": re.compile(
         r"(?:api|private|access|account|signing|encryption|master|auth|license|service|subscription|functions?|shared|storage"
         r"|client|deploy|app|application|consumer|webhook|ssh|root|admin|aes|hmac|jwt|session|write|integration|ingest|routing"
@@ -44,7 +44,7 @@ _SAME_WORD: Final = re.compile(r"[a-z]{0,40}+")
 _INFLECTED: Final = re.compile(
     r"(?:ords?|d|s|phrases?|codes?)?(?:access|auth|api|secret|client|user)?(?:keys?|tokens?|secrets?|value|string|data|hash)?"
 )
-# What a name may end in that speaks about a secret instead of being one.
+# Endings of names that describe a secret: ``token_type`` is not a secret.
 _LAST_PART: Final = re.compile(r"(?:(?<=[a-z0-9])[A-Z][a-z]*|(?<![A-Za-z])(?:[A-Z]+|[A-Z]?[a-z]+)s?)\Z")
 _ABOUT: Final = re.compile(
     r"types?|ur[li]s?|endpoint|names?|ids?|counts?|limits?|files?|filename|path|dir|refs?|expir\w*|ttl|lifetime|len|length|size|policy"
@@ -79,11 +79,11 @@ _MARKUP: Final = re.compile(
 )
 _NEXT_WORD: Final = re.compile(r"""\\{0,7}["'],\s{1,40}(?=\\{0,7}["'](?!-))""")  # of a list in JSON or Python
 _BLANK: Final = re.compile(r"[ \t]{1,4}(?:\\\r?\n[ \t]{0,40})?(?:=[ \t])?(?!-)")
-# What stands before a name whose value follows after a blank: an option, a declaration, a line of .netrc.
+# The text before a name whose value follows after a blank: an option, a declaration, a line of .netrc.
 _INTRODUCED: Final = re.compile(
     r"(?<![\w-])--?[\w-]{0,24}\Z|(?:\A|[\s\x00])(?:ENV|ARG|setenv|set\s+-\w+|config:set)\s+[\w-]{0,24}\Z|\blogin\s{1,8}\S{1,80}\s{1,40}\Z",
 )
-# Said in a sentence: a value that looks like a secret, or that stands in quotes and has a digit.
+# In a sentence: a value that looks like a secret, or that is quoted and has a digit.
 _SAID: Final = re.compile(
     r"""[ \t](?:(?:is|was|for[ \t](?:user[ \t])?\S{1,100}?)[ \t:]{1,3})?(?:
         (?P<q>["'`]|)(?P<value>(?=[^\s/]{0,80}?[0-9])(?=[^\s/]{0,80}?[A-Z])(?=[^\s/]{0,80}?[a-z])[A-Za-z0-9+_=-]{20,1000})(?P=q)(?![\w/.:(]))""",
@@ -98,7 +98,7 @@ _SAID_STRONG: Final = re.compile(
 _COUNT: Final = re.compile(r"[~<>^=v]{0,2}[0-9][0-9,._/]*[kKmM%s]?[).:;\]}]*")
 _WHERE: Final = re.compile(r"[0-9]{1,7}(?::[0-9]{1,5})?(?:[:,)\]]|\Z)")
 _WORD: Final = re.compile(r"[A-Za-z]{1,19}[.!?):}\]]*|[A-Za-z]{1,19}[-/'][A-Za-z'-]{1,19}[.!?):}\]]*")
-# What stands in the place of a secret, quoted or not.
+# Placeholders of a secret, quoted or not.
 _PLACEHOLDER: Final = re.compile(
     r"""(?:(?i:str|string|bytes|text|int|integer|number|bool|boolean|none|null|nil|true|false|any|object|required|optional|undefined
         |unknown|missing|redacted|secretstr|buffer|bytea|varchar|void|self|this|yes|no|on|off|n/a|await|new|lambda|function|async|bearer
@@ -110,7 +110,7 @@ _PLACEHOLDER: Final = re.compile(
       | \(\w+\)\Z | \[[a-z]+\]\Z | ![A-Za-z]+\Z | [)\],;}=|] | (?:process\.env|os\.environ|secrets|vars|env)[.\[] """,
     re.VERBOSE,
 )
-# What code has there, unquoted.
+# Unquoted values in code.
 _CODE: Final = re.compile(
     r"""[A-Za-z_][\w.]*(?:\(|\[|\{|->|::|<) | ::? | / | \+ | &[a-z]\w*\W*\Z | \*?[a-z]+\*\Z
       | (?:self|this|args?|config|cfg|settings|options|opts|params|request|req|ctx|context|props|state|user|data|vars?
@@ -149,12 +149,12 @@ _LONGEST_LINE: Final = 1000
 
 
 def names_a_secret(key: str) -> bool:
-    """Say whether the value of a JSON member with this key is to be masked whole."""
+    """Return whether the value of a JSON member with this key is masked whole."""
     return _SECRET_NAME.search(key.lower()) is not None and not _speaks_about(key)
 
 
 def _speaks_about(name: str) -> bool:
-    """Say whether a name ends in what is about a secret, and no secret: ``token_type``, ``passwordExpiresAt``."""
+    """Return whether a name describes a secret and does not name one: ``token_type``, ``passwordExpiresAt``."""
     last = _LAST_PART.search(name[-20:])
     return last is not None and _ABOUT.fullmatch(last[0]) is not None
 
@@ -171,7 +171,7 @@ def spans(text: str, low: str) -> Iterator[Span]:
 
 
 def _value_of(text: str, low: str, at: int, word: str) -> Span | None:  # shape by shape
-    """Return where the value is that belongs to the name with ``word`` in it at ``at``, if it is a secret."""
+    """Return the place of the value of the name with ``word`` in it at ``at``, if it is a secret."""
     before = _BEFORE.get(word)
     if before is not None and not before.search(low, max(0, at - 14), at):
         return None
@@ -201,7 +201,7 @@ def _value_of(text: str, low: str, at: int, word: str) -> Span | None:  # shape 
         return None if about or MASK in match[group] or _CODE.match(match[group]) else match.span(group)
     else:
         return None
-    # A value is looked at to its end only once it is to be masked: else the next name in it would look again.
+    # A value is read to its end only when it is masked: otherwise the next name in it would read it again.
     if text.find("::", max(0, at - 200), at) >= 0 and _PYTEST.search(text, max(0, at - 200), at):
         return None
     return _span_of_value(text, start, how, word, text[at:after], about=about)
@@ -210,7 +210,7 @@ def _value_of(text: str, low: str, at: int, word: str) -> Span | None:  # shape 
 def _is_introduced(text: str, at: int) -> bool:
     window = text[max(0, at - 100) : at]
     near = window[-30:]
-    # Most of the text is prose: what is cheap comes first.
+    # Most text is prose: the cheap tests come first.
     if "-" not in near and "login" not in window and not any(word in near for word in ("ENV", "ARG", "set")):
         return False
     return _INTRODUCED.search(window) is not None
@@ -240,7 +240,7 @@ def _span_of_value(text: str, start: int, how: str, word: str, spelled: str, *, 
 
 
 def _block(text: str, block: re.Match[str]) -> Span:
-    """Return the lines of a block of YAML: those that are indented as the first one is."""
+    """Return the lines of a block of YAML: those with the indentation of the first."""
     start = end = block.end("indent")
     indent = block["indent"]
     while end < len(text):
@@ -256,7 +256,7 @@ def _block(text: str, block: re.Match[str]) -> Span:
 
 
 def _is_harmless(value: str, word: str, how: str, spelled: str, *, quoted: bool) -> bool:
-    """Say whether a value is no secret, whatever its name says; of a long one only the beginning is given."""
+    """Return whether a value is no secret, whatever its name is; ``value`` is the beginning of a long one."""
     if _PLACEHOLDER.match(value) or (not quoted and _CODE.match(value)):
         return True
     if quoted and value[0] in "<[" and value[-1] in ">]" and len(value) < 30:
@@ -345,7 +345,7 @@ def _column_of(heading: str) -> tuple[str, dict[int, int], int] | None:
 
 
 def _least(heading: str) -> int:
-    """Return how long the fields are that are masked: a token has a length, a password is what its owner took."""
+    """Return the least length of a masked field: tokens are long, and passwords have any length."""
     if re.search("passw|passphrase|pwd", heading, re.IGNORECASE):
         return 3
     return 6 if "pass" in heading.lower() else 12

@@ -1,11 +1,11 @@
-"""Finding secrets that show by themselves: issued tokens, key blocks, credentials in URLs, headers and command lines.
+"""Finding secrets by their shape: issued tokens, key blocks, credentials in URLs, headers and command lines.
 
-Prefixes and lengths are facts that the issuers publish; which of them there are was checked against the lists of
-gitleaks (MIT) and detect-secrets (Apache 2.0).
+The issuers publish prefixes and lengths; the set was compared with the lists of gitleaks (MIT) and detect-secrets
+(Apache 2.0).
 
-The rule of linearity, here and in ``secret_names``: no regular expression searches the text. Candidates are found by
-``str.find``; a pattern is then *matched* where a candidate stands. It either has an upper bound on what it looks at,
-or masks what it consumes, which is never looked at again for the same kind of candidate.
+The rule of linearity, here and in ``secret_names``: no regular expression searches the text. ``str.find`` finds
+candidates, and a pattern is *matched* at each candidate. A pattern either has an upper bound on what it reads, or
+masks what it consumes, which is not read again for the same kind of candidate.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE,
 )
-# A JSON web token; tried only where the run ends in a dot, since all of the run is looked at.
+# A JSON web token; matched only where the run ends in a dot, since the pattern reads the whole run.
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){0,3}")
-# A token after a separator in the same run, as in TOKEN_ghp_... The set in front makes the search quick.
+# A token after a separator in the same run, as in TOKEN_ghp_... The first set makes the search fast.
 _INSIDE: Final = re.compile(
     r"[_-](?=sk-|sk_|rk|pk|gh|github|gl|xo|xapp|A|G|npm|hf|do|dckr|eyJ|pypi|xai|wh|gsk|key-|nvapi|lsv|r8|shp)"
 )
-# Tokens whose prefix ends in a dot, a colon or a tilde: the run of 16 is what comes after it.
+# Tokens whose prefix ends in a dot, a colon or a tilde: the run of 16 follows it.
 _DOTTED: Final = re.compile(
     r"(?:ya29|hv[sbr]|SG|dp\.(?:pt|st|ct|sa|scim|audit)|dt0[a-z][0-9]{2}|sk|pk|atlasv1|sl|1//0?[A-Z]?)\.?\Z|(?<![0-9])[0-9]{8,10}:\Z|sha256~\Z"
 )
@@ -164,7 +164,7 @@ _PORTS: Final = (":5432:", ":5433:", ":6432:", ":*:")
 
 
 def find_all(text: str, literal: str) -> Iterator[int]:
-    """Yield where ``literal`` stands in ``text``, without overlaps."""
+    """Yield the positions of ``literal`` in ``text``, without overlaps."""
     at = text.find(literal)
     while at >= 0:
         yield at
@@ -172,7 +172,7 @@ def find_all(text: str, literal: str) -> Iterator[int]:
 
 
 def is_basic(value: str) -> bool:
-    """Say whether ``value`` is ``user:password`` in base64."""
+    """Return whether ``value`` is ``user:password`` in base64."""
     try:
         return b":" in base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_" if "-" in value else None)
     except (binascii.Error, ValueError):
@@ -209,12 +209,12 @@ def _tokens(text: str) -> Iterator[Span]:
 
 
 def _in_run(text: str, start: int, end: int) -> Generator[Span, None, int]:
-    """Yield the tokens in one run of token characters, and return where to go on."""
+    """Yield the tokens in one run of token characters, and return the position to continue from."""
     dotted = _DOTTED.search(text, max(0, start - 12), start)
     if dotted and (match := _DOTTED_REST.match(text, start)):
         yield dotted.start(), match.end()
         return max(end, match.end())
-    # In text that is itself quoted JSON the letter of an escape (\n) sticks to the token.
+    # In quoted JSON the letter of an escape (\n) is adjacent to the token.
     starts = (start, start + 1) if start and text[start - 1] == "\\" else (start,)
     for at in starts:
         if match := _at(text, at, end):

@@ -1,4 +1,4 @@
-"""Where a key stands in a TOML file, for messages: the parser of the standard library does not tell."""
+"""The lines of keys in a TOML file, for messages: the parser of the standard library does not return them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def line_of(text: str, path: Sequence[str]) -> int | None:
             key = (*table, *_names(assignment[1]))
             found.setdefault(key, number + 1)
             value = "\n".join(lines[number : number + taken])[assignment.end() :]
-            for inner in _INLINE.finditer(value):  # keys of inline tables, not told apart by depth
+            for inner in _INLINE.finditer(value):  # keys of inline tables, at any depth
                 found.setdefault((*key, *_names(inner[1])), number + 1 + value.count("\n", 0, inner.start(1)))
             number += taken - 1
         number += 1

@@ -340,7 +340,7 @@ def test_an_output_past_the_limit_is_not_parsed(
     monkeypatch.setattr(json_lines, "MAX_DOCUMENT_BYTES", 1000)
     verdict = check(outcome_of(line(success_envelope)))
     assert verdict.reason is Reason.INVALID_OUTPUT
-    assert "more than is read" in (verdict.detail or "")
+    assert "more than the limit" in (verdict.detail or "")
 
 
 @pytest.mark.slow
@@ -739,4 +739,4 @@ def test_messages_are_no_detail_of_a_bad_exit(
     stdout = line(success_envelope) + b'{"type": "assist'
     outcome = attrs.evolve(outcome_of(stdout, exit_code=exit_code), read_stdout_tail=lambda: stdout)
     detail = check(outcome).detail or ""
-    assert detail.startswith("The output says success" if exit_code else "more was to come")
+    assert detail.startswith("The output says success" if exit_code else "more output was to follow")

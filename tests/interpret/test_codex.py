@@ -228,4 +228,4 @@ def test_events_are_no_detail_of_a_bad_exit(exit_code: int | None, outcome_of: C
     stdout = lines(message, {"type": "turn.completed"}) + b'{"type": "tu'
     outcome = attrs.evolve(outcome_of(stdout, exit_code=exit_code), read_stdout_tail=lambda: stdout)
     detail = check(outcome).detail or ""
-    assert detail.startswith("The output has a complete answer" if exit_code else "more was to come")
+    assert detail.startswith("The output has a complete answer" if exit_code else "more output was to follow")

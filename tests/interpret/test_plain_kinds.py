@@ -27,7 +27,7 @@ RAW, JSON = get_interpreter("raw"), get_interpreter("json")
         ({"exit_code": 0}, "exited", None),
         ({"exit_code": 7}, "nonzero_exit", "The command exited with status 7."),
         ({"exit_code": None, "signal": 9}, "killed_by_signal", "The command was ended by signal 9."),
-        ({"exit_code": None}, "lost", "The command has ended; how cannot be known any more."),
+        ({"exit_code": None}, "lost", "The command has ended, and its exit status is lost."),
     ],
 )
 @pytest.mark.parametrize("kind", [RAW, JSON])
