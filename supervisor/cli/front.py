@@ -197,7 +197,7 @@ def report_unexpected(error: Exception, *, as_json: bool) -> int:
     if isinstance(error, NotKnown):
         from supervisor.store.state_errors import state_error
 
-        return report(state_error(error, "cannot look at the job now"), as_json=as_json)
+        return report(state_error(error, "cannot read the state of the job now"), as_json=as_json)
     log.debug("unexpected_error", exc_info=error)
     ours = InternalError(
         f"{type(error).__name__}: {error}",

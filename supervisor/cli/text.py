@@ -135,24 +135,24 @@ def outcome(job: Job) -> str:
     return f"{job.status.value} ({job.reason.value.replace('_', ' ')})"
 
 
-def progress(said: Mapping[str, Any] | None) -> str | None:
+def progress(reported: Mapping[str, Any] | None) -> str | None:
     """Return the progress of a running job in a few words; ``None`` if its output reports none.
 
     Shows the fields that the kinds of agents report. A ``+`` follows a number that is a lower bound.
     """
-    if said is None:
+    if reported is None:
         return None
-    more = "+" if said.get("partial") else ""
+    more = "+" if reported.get("partial") else ""
     words: list[str] = []
-    if turn := _number(said.get("turn")):
+    if turn := _number(reported.get("turn")):
         words.append(f"turn {turn:.0f}{more}")
-    words += [one_line(text) for name in ("tool", "note") if isinstance(text := said.get(name), str) and text]
-    tokens = sum(_number(said.get(name)) for name in ("input_tokens", "output_tokens"))
+    words += [one_line(text) for name in ("tool", "note") if isinstance(text := reported.get(name), str) and text]
+    tokens = sum(_number(reported.get(name)) for name in ("input_tokens", "output_tokens"))
     if tokens:
         words.append(f"{_thousands(tokens)}{more} tokens")
-    if cost := _number(said.get("cost_usd")):
+    if cost := _number(reported.get("cost_usd")):
         words.append(f"{cost:.4f} USD")
-    if said.get("finished") is True:
+    if reported.get("finished") is True:
         words.append("answered")
     return ", ".join(words) or None
 

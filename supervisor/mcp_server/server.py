@@ -55,7 +55,7 @@ def make_server(tools: Sequence[Tool]) -> Server[Any]:
         except SupervisorError as error:
             return error_answer(error)
         except NotKnown as error:
-            return error_answer(state_error(error, f"{tool.name} cannot look at the job now"))
+            return error_answer(state_error(error, f"{tool.name} cannot read the state of the job now"))
         except MCPError:
             raise
         except Exception as error:  # noqa: BLE001  # a defect in one tool must not end the server

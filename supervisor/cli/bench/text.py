@@ -77,7 +77,8 @@ def _problems(shape: Mapping[str, Any]) -> Iterator[str]:
     for title, counts in (("Errors", shape["errors"]), ("Wrong", shape["wrong"])):
         if counts:
             yield ""
-            rows = [(title, "", "")] + [("", str(count), _meaning(name)) for name, count in counts.items()]
+            described = {name: f"{name}: {MEANINGS[name]}" if name in MEANINGS else name for name in counts}
+            rows = [(title, "", "")] + [("", str(counts[name]), text.one_line(described[name])) for name in counts]
             yield from text.columns(rows, right=frozenset({1}))
     for example in shape["examples"]:
         job = "" if example["job_id"] is None else f" job {example['job_id']}"
@@ -87,7 +88,3 @@ def _problems(shape: Mapping[str, Any]) -> Iterator[str]:
         yield f"{text.plural(shape['found_again'], 'job')} {were} found whose start had no answer"
     for each in shape["not_checked"]:
         yield text.one_line(f"not checked: {each}")
-
-
-def _meaning(name: str) -> str:
-    return f"{name}: {MEANINGS[name]}" if name in MEANINGS else text.one_line(name)

@@ -91,7 +91,6 @@ def mcp(
             raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
         options = _options(call, config, allow_commands)
         if http is None:
-            _check_streams()
             return _over_stdio(options)
     except SupervisorError as error:
         if http is not None:
@@ -128,14 +127,11 @@ def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str
     return Options(settings=call.settings, kinds=found, allow_commands=allow_commands)
 
 
-def _check_streams() -> None:
+def _over_stdio(options: Options) -> int:
     for number, name in enumerate(("stdin", "stdout")):
         if inherited.is_closed(number):
             message = f"{name} is closed, but the host is served over stdin and stdout"
             raise InvalidArguments(message, repair="Make the host open both, or serve with --http.")
-
-
-def _over_stdio(options: Options) -> int:
     from supervisor.mcp_server.serving import serve_stdio
 
     _run(partial(serve_stdio, options))

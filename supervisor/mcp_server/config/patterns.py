@@ -18,6 +18,8 @@ from supervisor.errors import InvalidArguments
 __all__ = ["allows", "check_pattern"]
 
 _VARIES: Final = re.compile(r"[*?\[]")
+_LITERAL: Final = re.compile(r"\[[*?\[]\]")
+"""A literal wildcard: ``[*]``, ``[?]`` or ``[[]``."""
 
 
 def check_pattern(pattern: str) -> None:
@@ -35,16 +37,11 @@ def check_pattern(pattern: str) -> None:
         message = "--allow-command is empty; it accepts a command, with * for parts that vary"
         raise InvalidArguments(message)
     for word in words:
-        option = word.partition("=")[0]
-        if word.startswith("-") and _VARIES.search(_literal_brackets(option)):
+        option = _LITERAL.sub("", word.partition("=")[0])
+        if word.startswith("-") and _VARIES.search(option):
             message = f"--allow-command is {pattern!r}: {word!r} also matches other options"
             repair = "Write the option out. Its value may vary after '=', as in '--name=*', or as a separate word: '*'."
             raise InvalidArguments(message, repair=repair)
-
-
-def _literal_brackets(word: str) -> str:
-    """Return a word without its literal wildcards: ``[*]``, ``[?]`` and ``[[]``."""
-    return re.sub(r"\[[*?\[]\]", "", word)
 
 
 def allows(pattern: str, command: Sequence[str]) -> bool:
