@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,3 +85,26 @@ def fifo(tmp_path: Path) -> Callable[[], None]:
         path.write_text("go\n", encoding="ascii")
 
     return release
+
+
+def read_all(descriptor: int) -> str:
+    found = b""
+    while True:
+        try:
+            chunk = os.read(descriptor, 4096)
+        except OSError:  # EIO: the other side of a pseudo-terminal is closed
+            chunk = b""
+        if not chunk:
+            return found.decode()
+        found += chunk
+
+
+def on_terminal(*words: str, **environment: str) -> tuple[int, str]:
+    """Run the command line with a terminal of 60 columns for its output."""
+    master, slave = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", **environment}
+    with subprocess.Popen([sys.executable, "-m", "supervisor", *words], stdout=slave, stderr=slave, env=env) as process:
+        os.close(slave)
+        shown = read_all(master)
+    os.close(master)
+    return process.returncode, shown
