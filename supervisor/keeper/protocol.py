@@ -71,14 +71,14 @@ class Message(Fields):
 
     def encode(self) -> tuple[object, ...]:
         """Return the message as it stands in a frame."""
-        held = self.__dict__
-        return (self.kind, *[held[name] for name in self.names])
+        return (self.kind, *map(self.__dict__.__getitem__, self.names))
 
     @staticmethod
     def decode(held: tuple[Any, ...]) -> Message:
         """Return the message that ``encode`` has encoded; fields that only a newer version knows are left out."""
-        made = _KINDS[held[0]]
-        return made(**dict(zip(made.names, held[1:], strict=False)))
+        message = Message.__new__(_KINDS[held[0]])
+        message.__dict__ = dict(zip(message.names, held[1:], strict=False))
+        return message
 
 
 # ---------------------------------------------------------------- to the keeper

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
 import time
@@ -110,13 +109,13 @@ class Reserve:
     """
 
     _DESCRIPTORS: Final = 8
-    _BYTES: Final = 4 << 20  # addresses only, which is what limits count
+    _BYTES: Final = 4 << 20  # addresses, which limits count: no byte of it is ever touched
 
     def __init__(self, spare: int) -> None:
         """Hold copies of ``spare``, an open descriptor."""
         self._spare = spare
         self._held: list[int] = []
-        self._memory: mmap.mmap | None = None
+        self._memory = b""
         self.refill()
 
     def refill(self) -> None:
@@ -124,16 +123,13 @@ class Reserve:
         try:
             while len(self._held) < self._DESCRIPTORS:
                 self._held.append(os.dup(self._spare))
-            if self._memory is None:
-                self._memory = mmap.mmap(-1, self._BYTES)
+            self._memory = self._memory or bytes(self._BYTES)
         except (OSError, MemoryError):
             pass
 
     def give_up(self) -> None:
         """Release everything."""
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        self._memory = b""
         while self._held:
             try:
                 os.close(self._held.pop())
