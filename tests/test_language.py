@@ -21,7 +21,6 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 LIMITS = {
     "engines": 51,
     "jobs": 5,
-    "mcp_server": 22,
     "runtime": 5,
     "testing": 3,
 }
