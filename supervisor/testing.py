@@ -1,9 +1,9 @@
 """Fakes for tests of code that uses the supervisor: no process, no thread, and time that is injected.
 
-A ``FakeEngine`` takes the place of the machine on which commands would run. What a command does
-stands in a ``Script``; what the code under test asked for stands in ``FakeEngine.commands``.
-Everything else is real: state root, states, results, deadlines. With one of Trio's clocks for
-tests an hour passes in milliseconds::
+A ``FakeEngine`` replaces the machine that would run the commands. A ``Script`` says what a command does,
+and ``FakeEngine.commands`` holds the requests of the code under test.
+Everything else is real: state root, states, results, deadlines. With one of Trio's test clocks
+an hour passes in milliseconds::
 
     from supervisor import Settings, open_supervisor
     from supervisor.testing import FakeEngine, Script
@@ -15,20 +15,20 @@ tests an hour passes in milliseconds::
         assert result.value == {"total": 87}
         assert engine.commands[0].argv == ("coverage", "json")
 
-A command can also be led by the test, step by step: ``Script(seconds=None)`` runs until
-``engine.commands[0].finish()``, and ``write()`` is its output meanwhile. Both may be called from any
-thread, so that tests of code in asyncio, whose supervisor runs in a thread of its own and by the
-real clock, lead their commands in the same way.
+A test can also control a command step by step: one with ``Script(seconds=None)`` runs until
+``engine.commands[0].finish()``, and ``write()`` adds to its output. Both may be called from any
+thread, so tests of asyncio code, whose supervisor runs in a thread of its own and by the
+real clock, control their commands in the same way.
 
 The engine outlives the supervisor, as a machine does: give the same object to the next
-``open_supervisor`` and the commands that were left running are still there, older by the time
+``open_supervisor``, and the commands still run, older by the time
 that has passed on Trio's clock.
 
-Trio's autojump moves the clock whenever every task waits, and a task that waits for a thread does
-too. The supervisor uses one for ``list`` and ``result``, for jobs that are not its own or have ended,
+Trio's autojump moves the clock whenever every task waits, also while a task waits for a thread.
+The supervisor uses a thread for ``list`` and ``result``, for jobs that are not its own or have ended,
 and for the first ``start`` in a workspace, so fake seconds may pass during these calls. Where that
 matters use ``trio.testing.MockClock(autojump_threshold=0.01)``, which jumps only after ten real
-milliseconds in which nothing happened, or ``MockClock()`` and ``jump()``.
+milliseconds without activity, or ``MockClock()`` and ``jump()``.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _CLOSE_ENOUGH_SECONDS: Final = 1e-6  # sums of floats
 
 
 def _in_trio() -> bool:
-    """Whether this thread is inside of a Trio program."""
+    """Whether this thread is inside a Trio program."""
     try:
         trio.lowlevel.current_trio_token()
     except RuntimeError:
@@ -78,20 +78,20 @@ def _bytes(given: str | bytes) -> bytes:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Script:
-    """What a fake command does, from its launch to its end. As it stands: it exits with 0 at once.
+    """The behaviour of a fake command, from its launch to its end. The default exits with 0 at once.
 
     Attributes:
-        stdout: what it writes to standard output as soon as it runs, text or bytes.
+        stdout: written to standard output as soon as it runs, text or bytes.
         stderr: the same for standard error.
         seconds: how long it runs by Trio's clock; ``None`` until ``FakeCommand.finish``, or a stop.
-        exit_code: what it exits with; ``None`` beside no ``signal``: nobody knows how it ended.
-        signal: the number of the signal that ends it; ``exit_code`` does not count then.
-        stop_seconds: how long it takes to end when it is asked to; longer than the job's grace
-            (``math.inf`` for one that ignores SIGTERM) and it is killed when that is over.
-        stop_exit_code: what it exits with when it is asked to end; ``None`` dies of SIGTERM.
-        launch_seconds: how long the launch takes, during which the job is ``queued``.
-        launch_error: why it cannot be started; ``None`` when it can.
-        launch_status: what a shell would exit with then: 127, 126 or 125.
+        exit_code: its exit code; with ``None`` here and in ``signal`` its exit is unknown.
+        signal: the number of the signal that ends it; ``exit_code`` is ignored then.
+        stop_seconds: the time between a stop and its end; if it is longer than the job's grace
+            (``math.inf`` for a command that ignores SIGTERM), the command is killed after the grace.
+        stop_exit_code: its exit code after a stop; with ``None`` SIGTERM ends it.
+        launch_seconds: the duration of the launch, during which the job is ``queued``.
+        launch_error: why it cannot be started; ``None`` if it can.
+        launch_status: the exit status of a shell in that case: 127, 126 or 125.
     """
 
     stdout: bytes = attrs.field(default=b"", converter=_bytes)
@@ -107,14 +107,14 @@ class Script:
 
 
 class FakeCommand:
-    """One command that was launched. Made by ``FakeEngine``, and kept in its ``commands``.
+    """One launched command. ``FakeEngine`` makes it and keeps it in its ``commands``.
 
     Attributes:
-        request: everything that the engine was asked for.
-        script: what it does.
+        request: the request to the engine.
+        script: its behaviour.
         pid: a number that no real process can have.
-        deadline_at: when its deadline falls, by the clock of the engine.
-        stop_reason: why it was asked to end (``cancelled``, ``deadline``, ``output_limit``), or ``None``.
+        deadline_at: the time of its deadline, by the clock of the engine.
+        stop_reason: why a stop was requested (``cancelled``, ``deadline``, ``output_limit``), or ``None``.
         ended: how it ended; ``None`` while it runs.
     """
 
@@ -152,7 +152,7 @@ class FakeCommand:
     # ------------------------------------------------------------ for the test, which may be in another thread
 
     def write(self, data: str | bytes, *, stream: Literal["stdout", "stderr"] = "stdout") -> None:
-        """Have it write something; past the job's output limit it is stopped.
+        """Let it write something; past the job's output limit it is stopped.
 
         Raises:
             RuntimeError: it has ended.
@@ -170,7 +170,7 @@ class FakeCommand:
             self._engine.there(lambda: self.ask_to_stop("output_limit", "engine", self._engine.now()))
 
     def finish(self, exit_code: int | None = 0, *, signal: int | None = None) -> None:
-        """Have it end now; with neither code nor signal nobody knows how. An ended one stays as it is."""
+        """End it now; with neither code nor signal its exit is unknown. An ended command does not change."""
         self._engine.there(lambda: self._finish(exit_code, signal))
 
     def _finish(self, exit_code: int | None, signal: int | None) -> None:
@@ -188,7 +188,7 @@ class FakeCommand:
         return self.ended
 
     def ask_to_stop(self, why: str, by: str, when: float) -> None:
-        """Send it what stands for SIGTERM at ``when``; the first reason stays."""
+        """Request a stop at ``when``, which stands for SIGTERM; the first reason stays."""
         if self.ended is not None or self.stop_reason is not None or self._ends_at <= when:
             return
         self.stop_reason = why
@@ -208,13 +208,13 @@ class FakeCommand:
         self._engine.changed()
 
     def due(self, *, late: float) -> float:
-        """Return when something happens to it next; ``late``: how long its deadline is left to others."""
+        """Return the time of its next event; ``late``: how long its deadline is left to others."""
         if self.ended is not None:
             return math.inf
         return min(self._ends_at, self.deadline_at + late) if self.stop_reason is None else self._ends_at
 
     def advance(self, now: float, *, late: float) -> None:
-        """Let everything happen to it that is due."""
+        """Perform all of its events that are due."""
         if self.deadline_at + late <= now + _CLOSE_ENOUGH_SECONDS:
             self.ask_to_stop("deadline", "engine", self.deadline_at + late)
         if self.ended is None and self._ends_at <= now + _CLOSE_ENOUGH_SECONDS:
@@ -225,7 +225,7 @@ class FakeCommand:
         return Launched(pid=self.pid, started_ns=self._started_ns)
 
     def launched_before(self, now: float) -> Launched:
-        """Return how it was launched, with a time that makes it as old by the wall clock as it is by Trio's."""
+        """Return how it was launched, with a time that makes its age by the wall clock that by Trio's clock."""
         return Launched(pid=self.pid, started_ns=time.time_ns() - int((now - self._started_at) * 1e9))
 
     def _wall_ns(self, when: float) -> int:
@@ -237,7 +237,7 @@ class FakeCommand:
             {"exit_code": self._exit_code, "signal": self._signal, "ended_ns": self._wall_ns(self._ends_at), **sizes}
         )
         end = factories.process_end(None, exit_.exit_code, exit_.signal, by="fake engine", ended_ns=exit_.ended_ns)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # its job was deleted: nobody will ask
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # its job was deleted: no reader will ask
             if self.stop_reason is not None:
                 records.mark_stop(self.request.directory, gone=True)
             records.create(self.request.directory, records.EXIT, {**end, **sizes})
@@ -246,7 +246,7 @@ class FakeCommand:
 
 
 class _FakeRunning:
-    """A job as one supervisor sees it; only the evidence tells of one without a ``command``."""
+    """A job as one supervisor observes it; one without a ``command`` is known by the evidence alone."""
 
     queue_reason = None
     stop_seen = None
@@ -328,26 +328,26 @@ class _FakeClient(LocalClient):
 
 
 class FakeEngine:
-    """Runs nothing, and answers as if it had: an ``Engine`` for ``open_supervisor(engine=...)``.
+    """Runs no process, and reports as if it did: an ``Engine`` for ``open_supervisor(engine=...)``.
 
     Input
-        script: what every command does, or a function that is given the ``LaunchRequest`` and
+        script: the behaviour of every command, or a function that takes the ``LaunchRequest`` and
             returns the ``Script`` (or raises, for a defect in the engine).
 
     Output
-        ``commands`` holds every command that was launched, in order; ``next()`` waits for one.
+        ``commands`` holds every launched command, in order; ``next()`` waits for one.
         stdout and stderr go into the job directory, and so do the records of a stop and of the
         end, so that a supervisor which is opened later finds them.
 
     Time
-        Commands live by Trio's clock. Each time they leave on record is the wall-clock time of
-        their launch plus what has passed on that clock, so that a job which "ran" for an hour of a
-        mock clock has an ``elapsed_ms`` of an hour, and a ``completed_at`` that is yet to come.
-        While no supervisor is open nothing happens; what fell due meanwhile, deadlines included,
-        happens as soon as one is, with the times at which it was due.
+        Commands live by Trio's clock. Each recorded time is the wall-clock time of
+        their launch plus the time that has passed on that clock, so that a job which "ran" for an hour of a
+        mock clock has an ``elapsed_ms`` of an hour, and a ``completed_at`` in the future.
+        While no supervisor is open nothing happens. Events that fall due meanwhile, deadlines included,
+        happen as soon as one is open, with the times at which they were due.
 
     Cancellation
-        A launch that is cancelled during ``launch_seconds`` did not take place.
+        A launch that is cancelled during ``launch_seconds`` does not take place.
     """
 
     def __init__(self, script: Script | Callable[[LaunchRequest], Script] | None = None) -> None:
@@ -372,7 +372,7 @@ class FakeEngine:
 
     @property
     def commands(self) -> Sequence[FakeCommand]:
-        """Every command that was launched, in order; a failed launch is none."""
+        """Every launched command, in order; a failed launch is not among them."""
         return tuple(self._commands.values())
 
     def command(self, job_id: str) -> FakeCommand:
@@ -387,7 +387,7 @@ class FakeEngine:
         raise KeyError(job_id)
 
     async def next(self) -> FakeCommand:
-        """Wait for the next command to be launched, and return it; each is returned once, in order."""
+        """Wait for the next launch, and return its command; each is returned once, in order."""
         await trio.lowlevel.checkpoint()
         while self._handed_out >= len(self._commands):
             await self._wake.wait()
@@ -397,7 +397,7 @@ class FakeEngine:
     # ------------------------------------------------------------ for the supervisor
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Let time pass for the commands until cancelled; they stay as they are then."""
+        """Let time pass for the commands until cancelled; then they keep their state."""
         if not self._serving:
             self._advance(late=0)
         self._serving += 1
@@ -418,7 +418,7 @@ class FakeEngine:
         return _FakeRunning(self, request.directory, request.deadline_seconds, request=request)
 
     async def launch(self, request: LaunchRequest) -> tuple[FakeCommand, Launched]:
-        """Do as if a command was started, at most once for one job directory.
+        """Record the launch of a command, at most once for one job directory.
 
         Raises:
             LaunchFailed: the script says so, or the engine is not being served.
@@ -452,7 +452,7 @@ class FakeEngine:
         raise LaunchFailed(message)
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Say what is known about an unfinished job; of one that it has not launched, what the evidence tells."""
+        """Return an observation of an unfinished job; of a command that it has not launched, from the evidence."""
         command = self._commands.get(directory)
         if command is None:
             born = records.read(directory, records.JOB) or {}
@@ -489,7 +489,7 @@ class FakeEngine:
     # ------------------------------------------------------------ time
 
     def now(self) -> float:
-        """Return the time that commands live by: Trio's clock, going on from one ``trio.run`` to the next."""
+        """Return the time by which commands live: Trio's clock, continued from one ``trio.run`` to the next."""
         if not _in_trio():  # between two runs, or in a thread
             return self._last
         run, time_here = trio.lowlevel.current_trio_token(), trio.current_time()
@@ -500,14 +500,14 @@ class FakeEngine:
         return self._last
 
     def there(self, action: Callable[[], object]) -> None:
-        """Do something where the supervisor runs, which is another thread for tests in asyncio; return when done."""
+        """Call a function in the supervisor's thread, another one for tests in asyncio; return when it is done."""
         if self._serving and not _in_trio():
             trio.from_thread.run_sync(action, trio_token=self._run)
         else:
             action()
 
     def changed(self) -> None:
-        """Have ``serve`` and ``next`` look again."""
+        """Wake ``serve`` and ``next``."""
         self._wake.set()
         self._wake = trio.Event()
 

@@ -20,9 +20,6 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 # The most hidden subjects that each room or page may have. A number may only become smaller.
 LIMITS = {
     "engines": 51,
-    "jobs": 5,
-    "runtime": 5,
-    "testing": 3,
 }
 
 

@@ -26,7 +26,7 @@ def example() -> Callable[..., Awaitable[None]]:
     """Return the test that the module's docstring shows."""
     shown = inspect.getdoc(testing) or ""
     _, _, rest = shown.partition("::\n")
-    code = rest[: rest.index("\nA command can also")]
+    code = rest[: rest.index("\nA test can also")]
     names: dict[str, Any] = {}
     exec(textwrap.dedent(code), names)
     found: Callable[..., Awaitable[None]] = names["test_the_report_is_read"]

@@ -1,7 +1,7 @@
-"""Everything that can be asked of the jobs on a state root, or done to them, without an event loop.
+"""Queries and changes of the jobs on a state root, without an event loop.
 
-What it answers is true at the moment of the answer: before it speaks of an unfinished job it looks
-at the evidence, and settles the job if it has ended. The command line uses it as it is; the
+An answer is true at the moment of the answer: before the catalog reports an unfinished job it observes
+the evidence, and finishes the job if it has ended. The command line uses it directly; the
 supervisor uses it for jobs that are not its own.
 """
 
@@ -50,9 +50,9 @@ __all__ = ["Catalog", "check_detail", "real_workspace"]
 _Look = Callable[[Row, str, Ended], interpret.Outcome]
 
 _MAX_TO_READ: Final = 1 << 20
-"""Of what a running job has written, to say how far it is. Parsing it takes some 30 ms."""
+"""The part of a running job's output that is parsed for its progress. Parsing it takes some 30 ms."""
 _MAX_AT_A_GLANCE: Final = 1 << 16
-"""Of output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
+"""The largest output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
 _MAX_NAMED: Final = 10
 _DAMAGED: Final = "its job directory is missing or damaged"
 
@@ -71,7 +71,7 @@ def real_workspace(path: str | os.PathLike[str]) -> str:
 
 
 def check_detail(detail: str | None) -> interpret.Detail | None:
-    """Return ``detail`` if it is a level that results are rendered at."""
+    """Return ``detail`` if it is a level at which results are rendered."""
     match detail:
         case None | "summary" | "full":
             return detail
@@ -84,13 +84,13 @@ class Catalog:
     """The jobs of one state root.
 
     Args:
-        settings: where it is.
-        clients: of the engines; by default of those that are installed.
-        wait_seconds: how long a lock on the registry is waited for.
-        any_thread: whether it is used from more than one thread, one at a time.
-        create: whether a state root is made if there is none; else it is one without jobs.
+        settings: of the state root.
+        clients: of the engines; by default of the installed ones.
+        wait_seconds: how long to wait for a lock on the index.
+        any_thread: whether more than one thread uses it, one at a time.
+        create: whether to create a missing state root; otherwise a missing one has no jobs.
 
-    ``unwritten`` are ended jobs whose rows could not be written, on a full disk, by whoever saw them end.
+    ``unwritten`` are ended jobs whose rows could not be written on a full disk.
 
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
@@ -113,7 +113,7 @@ class Catalog:
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
-        """Close the registry."""
+        """Close the index."""
         self.clients.close()
         self.index.close()
 
@@ -122,7 +122,7 @@ class Catalog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the registry."""
+        """Close the index."""
         self.close()
 
     # ------------------------------------------------------------ finding out
@@ -132,7 +132,7 @@ class Catalog:
         return self.clients.of(row.request)
 
     def directory(self, row: Row) -> str:
-        """Return the job directory of a row, in the state root or in the shared directory that it was given."""
+        """Return the job directory of a row, in the state root or in its shared directory."""
         shared = row.request.get("directory")
         return shared if isinstance(shared, str) else self.layout.job(row.workspace_key, row.job_id)
 
@@ -145,7 +145,7 @@ class Catalog:
         )
 
     def judge(self, row: Row) -> tuple[Launched | None, JobOutcome | None]:
-        """Say how far an unfinished job has come: how it was launched, and how it ended."""
+        """Return how an unfinished job was launched, and how it ended, as far as it has."""
         directory = self.directory(row)
         try:
             observation = self._observe(row, directory)
@@ -153,7 +153,7 @@ class Catalog:
             if observation.phase is JobPhase.ENDED and observation.ended is not None:
                 with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
                     outcome = outcome_of(row, directory, observation.ended)
-        except (OSError, StateBusy):  # not known now, or being forgotten: the next question about it tells
+        except (OSError, StateBusy):  # not known now, or being forgotten: the next query decides
             return None, None
         return observation.launched, outcome
 
@@ -172,7 +172,7 @@ class Catalog:
         return row
 
     def recover(self, job_id: str) -> Row | None:
-        """Enter a job whose directory is there and whose row is not: the directory is the truth."""
+        """Insert the row of a job that has only a directory: the directory is the truth."""
         workspace = self.layout.find(job_id)
         row = None if workspace is None else self.index.read_job(workspace, job_id)
         if row is None:
@@ -196,15 +196,15 @@ class Catalog:
         drive: bool = True,
         look: _Look = view_of,
     ) -> tuple[Row, Observation | None]:
-        """Bring a row up to date with the evidence, and return it with what was seen.
+        """Bring a row up to date with the evidence, and return it with the observation.
 
-        This is where an error while looking becomes an answer: the row as it was last known, and an observation
-        that names the ``problem``. Nothing is settled then, and the next look may know.
+        Here an error while observing becomes an answer: the last known row, and an observation
+        that names the ``problem``. Then the job is not finished, and the next query observes again.
 
-        ``drive``: if it should be stopped and nobody else is there to do it, do it here and now;
-        that can take as long as its grace. ``look``: what an interpreter is shown, see ``outcome_of``.
+        ``drive``: stop a job that has to be stopped and that no other process stops, here and now;
+        that can take as long as its grace. ``look``: the view for the interpreter, see ``outcome_of``.
         """
-        if row.finished or row.state not in UNFINISHED:  # the latter is for the version that knows that state
+        if row.finished or row.state not in UNFINISHED:  # the latter is left to the version that knows that state
             return row, None
         if (ended := self.unwritten.get(row.job_id)) is not None:
             return ended, None
@@ -232,7 +232,7 @@ class Catalog:
         return self._entered(row, directory, observation, look), observation
 
     def _entered(self, row: Row, directory: str, observation: Observation, look: _Look = view_of) -> Row:
-        """Commit what was seen, and return the row as it is now."""
+        """Commit an observation, and return the row as it is now."""
         outcome: JobOutcome | None = None
         if observation.phase is JobPhase.ENDED and observation.ended is not None:
             with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
@@ -249,7 +249,7 @@ class Catalog:
 
         def enter() -> bool:
             if outcome is not None:
-                return self.index.finish(now)  # which enters the launch as well
+                return self.index.finish(now)  # which records the launch as well
             if launched is not None:
                 self.index.set_launched(row.job_id, launched)
             return False
@@ -257,10 +257,10 @@ class Catalog:
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
             first = self.index.write(enter, single=True)
             return now if first else self.index.get(row.job_id) or now
-        return now  # it cannot be written down just now; it is true all the same
+        return now  # it cannot be recorded now; it is true all the same
 
     def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
-        """Deal with an unfinished job whose directory is not there or not to be trusted."""
+        """Handle an unfinished job whose directory is missing or not to be trusted."""
         now = self.index.get(row.job_id)
         if now is not None and now.finished and not self.is_in_trash(row.job_id):
             return now, None
@@ -279,10 +279,10 @@ class Catalog:
         return any(name.startswith(job_id) for name in self.layout.discarded())
 
     def _check_kept(self, row: Row) -> None:
-        """Raise ``JobNotFound`` if a job has been consumed or forgotten while it was looked at."""
+        """Raise ``JobNotFound`` if a job was consumed or forgotten while it was observed."""
         if self.is_in_trash(row.job_id) or self.index.get(row.job_id) is None:
             self._delete_row(row)
-            message = f"job {row.job_id} has just been consumed or forgotten by somebody else"
+            message = f"job {row.job_id} has just been consumed or forgotten by another process"
             raise JobNotFound(message, details={"job_id": row.job_id})
 
     def _delete_row(self, row: Row) -> None:
@@ -290,9 +290,9 @@ class Catalog:
             self.index.write(lambda: self.index.delete(row.job_id))
 
     def job(self, row: Row, observation: Observation | None = None, *, read: int = 0) -> Job:
-        """Return the job that a row, and what was just seen of it, describe.
+        """Return the job that a row and its latest observation describe.
 
-        ``read``: how much of what it has written so far may be read for its progress.
+        ``read``: how much of its output so far may be read for its progress.
         """
         directory = self.directory(row)
         damage = None if observation is None else observation.damage
@@ -315,7 +315,7 @@ class Catalog:
     # ------------------------------------------------------------ asking
 
     def status(self, job_id: str, *, progress: bool = True) -> Job:
-        """Return a job as it is now; ``progress``: with what its output says about that, if its kind does.
+        """Return a job as it is now; ``progress``: with its progress, if its kind reports it.
 
         Raises:
             JobNotFound: there is none of this id.
@@ -325,12 +325,12 @@ class Catalog:
             if self.layout.is_sound(row.workspace_key, job_id):
                 return job_of(row, self.directory(row))
             if self.is_in_trash(job_id):
-                self._delete_row(row)  # whoever was forgetting it was interrupted
+                self._delete_row(row)  # the process that was forgetting it was interrupted
                 return self.job(self.row(job_id))
         return self.job(*self.refresh(row), read=_MAX_TO_READ if progress else 0)
 
     def now(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job:
-        """Return the job of an unfinished row as it is now; ``progress`` is what is known of that already."""
+        """Return the job of an unfinished row as it is now; ``progress`` is its known progress."""
         row, observation = self.refresh(row, drive=False)
         job = self.job(row, observation, read=_MAX_TO_READ if progress is None else 0)
         return job if progress is None or row.finished else attrs.evolve(job, progress=progress)
@@ -338,7 +338,7 @@ class Catalog:
     def at_a_glance(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job | None:
         """Return the job of an unfinished row as ``now`` does if that takes microseconds: on an event loop.
 
-        ``None`` where there is more to it than that it runs in the care of its keeper.
+        ``None`` if it takes more than the observation that the job runs under its keeper.
         """
         if row.job_id in self.unwritten or (progress is None and not is_silent(row.kind)):
             return None
@@ -387,7 +387,7 @@ class Catalog:
         return rows[0].job_id
 
     def _state_now(self, row: Row) -> str:
-        """Return the state of a job for a list of names, the one on record where it cannot be looked at now."""
+        """Return the state of a job for a list of names: the recorded one if it cannot be observed now."""
         with contextlib.suppress(SupervisorError):
             return self.refresh(row, drive=False)[0].state
         return row.state
@@ -402,7 +402,7 @@ class Catalog:
         cursor: str | None = None,
         own: Callable[[str], Job | None] = no_job,
     ) -> JobPage:
-        """Return a page of jobs, newest first; ``own`` may answer for a live job by its id.
+        """Return a page of jobs, newest first; ``own`` may return an unfinished job by its id.
 
         Raises:
             InvalidArguments: a filter, the limit or the cursor does not fit.
@@ -411,15 +411,15 @@ class Catalog:
         return page_of(self, query_of(key, state, labels, limit, cursor), own)
 
     def result(self, job_id: str, *, consume: bool = False, detail: str | None = None) -> Result:
-        """Return the result of a finished job; ``consume`` forgets the job in the same breath.
+        """Return the result of a finished job; ``consume`` forgets the job at the same time.
 
         ``detail`` is ``"summary"`` or ``"full"``, for kinds that can be rendered in both ways.
 
         Raises:
             InvalidArguments: ``detail`` is something else.
-            JobNotFound: there is no such job, or somebody else has just consumed it.
+            JobNotFound: there is no such job, or another process has just consumed it.
             JobRunning: it has not ended.
-            OutputLost: it is done, and there are fewer bytes of its output than its record says.
+            OutputLost: it is done, and its output has fewer bytes than its record says.
             StateCorrupt: it is done, and its output cannot be read.
         """
         level = check_detail(detail)
@@ -437,7 +437,7 @@ class Catalog:
         except StateCorrupt:
             self._check_kept(row)
             raise
-        if not self.layout.is_sound(row.workspace_key, job_id):  # it may have gone while it was read
+        if not self.layout.is_sound(row.workspace_key, job_id):  # it may have been forgotten while it was read
             self._check_kept(row)
         if consume:
             if not self.layout.discard(row.workspace_key, job_id):
@@ -449,9 +449,9 @@ class Catalog:
         return result
 
     def result_at_a_glance(self, job_id: str, detail: str | None = None) -> tuple[Result, bool] | None:
-        """Return the result of an ended job of little output, and whether it was fetched before.
+        """Return the result of an ended job with little output, and whether it was fetched before.
 
-        ``None`` where there is more to it: then ``result`` has the answer, or the error.
+        ``None`` in all other cases: then ``result`` has the answer, or the error.
 
         Raises:
             JobNotFound: there is no such job.
@@ -470,7 +470,7 @@ class Catalog:
         return (result, bool(row.fetched)) if self.layout.is_sound(row.workspace_key, job_id) else None
 
     def _result_of(self, row: Row, detail: interpret.Detail | None, shown: Sequence[interpret.Outcome]) -> Result:
-        """Read the result of a finished row from its job directory, unless that was just done."""
+        """Read the result of a finished row from its job directory, unless it was just read."""
         directory = self.directory(row)
         job = self.job(row)
         error = error_of(row)
@@ -511,7 +511,7 @@ class Catalog:
         retention.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
-        """Return how many jobs are kept in all other workspaces."""
+        """Return the number of jobs kept in all other workspaces."""
         key = workspace_key(real_workspace(workspace))
         count = self.index.count() - self.index.count(key)
         over = self.index.expired(self.layout.clock.now_ns(), count) if count else []
@@ -523,15 +523,15 @@ class Catalog:
         *,
         spared: Iterable[str] = (),
     ) -> Sequence[str]:
-        """Forget what has expired or is beyond the cap, in one workspace or in all, and empty the trash.
+        """Forget jobs that have expired or exceed the cap, in one workspace or in all, and empty the trash.
 
-        Returns the ids. A live job is never touched, and neither are those in ``spared``.
+        Returns the ids. An unfinished job stays, and so do those in ``spared``.
         """
         key = None if workspace is None else workspace_key(real_workspace(workspace))
         return retention.prune(self, key, spared=spared)
 
     def empty_trash(self, most: int) -> bool:
-        """Delete up to ``most`` discarded jobs, and the rows that they have left; ``True`` when more are there."""
+        """Delete up to ``most`` discarded jobs, and their rows; ``True`` when more are there."""
         return retention.empty_trash(self, most)
 
     def remove(self, rows: Iterable[Row]) -> None:
@@ -539,12 +539,12 @@ class Catalog:
         retention.remove(self, rows)
 
     def cancel(self, job_id: str, *, by: str = "command line") -> Job:
-        """Stop a job and return it when everything of it is gone; a finished one is unchanged.
+        """Stop a job and return it when all of its processes have ended; a finished one is unchanged.
 
         Raises:
             JobNotFound: there is none of this id.
             JobElsewhere: it runs on another host or in another pid namespace.
-            StateFull, PermissionDenied: the request cannot be written down; nothing was signalled.
+            StateFull, PermissionDenied: the request cannot be recorded; no process was signalled.
         """
         (end,) = self.cancel_all([job_id], by=by)
         if isinstance(end, SupervisorError):
@@ -552,7 +552,7 @@ class Catalog:
         return end
 
     def cancel_all(self, job_ids: Iterable[str], *, by: str = "command line") -> Sequence[Job | SupervisorError]:
-        """Stop jobs side by side: all are asked to end before any is waited for.
+        """Stop jobs side by side: all are requested to end before any is awaited.
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
@@ -583,6 +583,6 @@ def _ended_of(job: Job) -> Ended:
 
 
 def running_error(job: Job) -> JobRunning:
-    """Return the error that says that a job has not ended."""
+    """Return the error for a job that has not ended."""
     message = f"job {job.job_id} is {job.status}"
     return JobRunning(message, retry_after_ms=job.poll_after_ms, details={"job_id": job.job_id, "status": job.status})

@@ -1,7 +1,7 @@
-"""The janitor: forgets what has expired, empties the trash, adopts jobs that nobody takes care of.
+"""The janitor: forgets expired jobs, empties the trash, and adopts jobs whose supervisor is gone.
 
-Nothing here is on anybody's way: a look every second costs a few microseconds as long as no other
-process has written, and work on the disk goes in small portions in a thread.
+It delays no caller: one check a second costs a few microseconds while no other process writes, and work on the
+disk runs in small portions in a thread.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _CHECKPOINT_BYTES: Final = 4 << 20
 
 
 class Janitor:
-    """Keeps a state root in order for as long as a supervisor is open on it.
+    """Keeps a state root in order while a supervisor is open on it.
 
     Args:
         catalog: for reading on the event loop.
         forget: forgets finished jobs, in a thread.
-        adopt: takes an unfinished job into care.
-        take_over: notes that jobs are in the care of this supervisor from now on.
+        adopt: adopts an unfinished job.
+        take_over: records this supervisor as the owner of jobs.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class Janitor:
                     self._foreign = [
                         row for row in self._catalog.index.unfinished() if row.job_id not in self._registry.entries
                     ]
-                await self._care_for_foreign()
+                await self._adopt_foreign()
                 if trio.current_time() >= self._next_round or changed:
                     self._next_round = trio.current_time() + _ROUND_SECONDS
                     self._follow_clock()
                     await self._expire()
                 await self._checkpoint()
-            except Exception as problem:  # noqa: BLE001  # no descriptor, no thread: it may pass, and jobs need this one
+            except Exception as problem:  # noqa: BLE001  # no descriptor, no thread: it may pass, and jobs need the janitor
                 code = problem.code if isinstance(problem, SupervisorError) else InternalError.code
                 log.warning("janitor_failed", code=code, error=str(problem) or repr(problem))
                 missed = changed
             await trio.sleep(_TICK_SECONDS)
             changed = self._registry.check_for_changes() or missed
 
-    async def _care_for_foreign(self) -> None:
-        """Adopt what nobody takes care of, and what is overdue although somebody should."""
+    async def _adopt_foreign(self) -> None:
+        """Adopt jobs whose supervisor is gone, and jobs past their deadline whose supervisor has not acted."""
         known: dict[str, bool] = {}
         now = processes.boottime_ns()
         waiting: list[Row] = []
@@ -110,7 +110,7 @@ class Janitor:
                 await trio.lowlevel.checkpoint()
 
     def _follow_clock(self) -> None:
-        """Move deadlines by the time that the machine slept, which Trio's clock does not see."""
+        """Move deadlines by the time of a suspend, which Trio's clock does not count."""
         suspended = _suspended_ns()
         slept = (suspended - self._suspended_ns) / 1e9
         self._suspended_ns = suspended
@@ -144,7 +144,7 @@ class Janitor:
 
 
 def empty_trash(catalog: Catalog) -> bool:
-    """Delete a portion of what was discarded; ``True`` when more is left."""
+    """Delete a portion of the trash; ``True`` when more is left."""
     if not catalog.layout.discarded():
         return False
     with Catalog(catalog.settings) as own:
@@ -152,11 +152,11 @@ def empty_trash(catalog: Catalog) -> bool:
 
 
 def checkpoint(catalog: Catalog) -> None:
-    """Checkpoint the registry over a connection of its own, so that nobody waits for the disk."""
+    """Checkpoint the index over a connection of its own, so that no other task waits for the disk."""
     with Catalog(catalog.settings, wait_seconds=1) as own:
         own.index.checkpoint()
 
 
 def _suspended_ns() -> int:
-    """Return how long this machine has been suspended since boot, as far as the clocks tell."""
+    """Return the time for which this machine was suspended since boot, by its clocks."""
     return processes.boottime_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
