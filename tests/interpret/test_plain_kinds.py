@@ -162,7 +162,7 @@ def test_a_kind_of_a_third_party_is_found_by_its_entry_point(outcome_of: Callabl
 
 
 @pytest.mark.usefixtures("coverage_kind")
-@pytest.mark.parametrize("name", ["broken", "missing", "nobody"])
+@pytest.mark.parametrize("name", ["broken", "missing", "unregistered"])
 def test_a_kind_that_cannot_be_used_is_refused_with_a_list_of_those_that_can(name: str) -> None:
     with pytest.raises(InvalidArguments, match=name) as caught:
         get_interpreter(name)

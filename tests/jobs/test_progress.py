@@ -44,7 +44,7 @@ def test_of_a_long_output_the_last_part_is_read_and_that_is_said(stdout: Path, m
     size = stdout.stat().st_size
     said = read_so_far(str(stdout.parent), "claude", most)
     assert said is not None
-    assert (said["partial"], said["skipped_lines"]) == (True, 0)  # the line that the cut has torn is nobody's fault
+    assert (said["partial"], said["skipped_lines"]) == (True, 0)  # the line that the cut has torn does not count
     assert said["turn"] == said["output_tokens"]
     assert 0.98 * most / size < said["turn"] / 4000 < most / size
 

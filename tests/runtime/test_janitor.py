@@ -54,7 +54,7 @@ async def quiet() -> None:
 async def until(holds: Callable[[], bool]) -> None:
     """Let the janitor tick until something holds."""
     with trio.fail_after(600):
-        while not holds():  # noqa: ASYNC110  # it tells nobody
+        while not holds():  # noqa: ASYNC110  # it sets no event
             await trio.sleep(1)
 
 

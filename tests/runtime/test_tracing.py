@@ -1,4 +1,4 @@
-"""One span for each job, with a link to the caller's, whoever dies in between."""
+"""One span for each job, with a link to the caller's, whichever processes die in between."""
 
 from __future__ import annotations
 

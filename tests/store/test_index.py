@@ -669,7 +669,7 @@ def test_a_lock_of_somebody_else_is_waited_for_as_long_as_told(open_catalog: Cal
         impatient.index.write(lambda: impatient.index.set_fetched(row.job_id))
     assert time.monotonic() - before < 1
     assert raised.value.retryable
-    assert impatient.index.get(row.job_id) == row  # readers are in nobody's way
+    assert impatient.index.get(row.job_id) == row  # readers block no writer
     releasing = threading.Event()
 
     def release() -> None:
