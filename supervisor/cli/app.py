@@ -64,8 +64,9 @@ class _App(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
+        module, attribute, help_ = COMMANDS[cmd_name]
         found: click.Command = getattr(import_module(f"supervisor.cli.{module}"), attribute)
+        found.short_help = help_
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -79,7 +79,7 @@ _SHARE: Final = click.FloatRange(0, 1)
 _FILE: Final = click.Path(path_type=Path)
 
 
-@command("bench", short_help="Measure the supervisor under load, and check every result.", help=_HELP)
+@command("bench", help=_HELP)
 @click.option("--rate", type=_positive, metavar="N", help="Start N jobs per second. Default: 20.")
 @click.option("--for", "for_seconds", type=_positive, metavar="SECONDS", help="Start jobs for this long. Default: 10.")
 @click.option("--jobs", type=_COUNT, metavar="N", help="Start at most N jobs.")

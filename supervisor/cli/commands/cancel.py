@@ -18,7 +18,7 @@ from supervisor.states import State
 __all__ = ["cancel"]
 
 
-@command("cancel", short_help="Stop jobs and all their processes.", epilog=DEFAULTS)
+@command("cancel", epilog=DEFAULTS)
 @jobs_argument(required=False)
 @click.option("--all", "everything", is_flag=True, help="Cancel every unfinished job of all workspaces.")
 @label_option("Cancel the unfinished jobs of all workspaces that have this label. Repeat it to require several labels.")

@@ -25,14 +25,10 @@ _HELP: Final = """Print the script with which SHELL completes commands and job i
 
 \b
 To install it, once:
-  bash  supervisor completion bash > ~/.local/share/bash-completion/completions/supervisor
-  zsh   supervisor completion zsh > ~/.zfunc/_supervisor
-        (with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc)
-  fish  supervisor completion fish > ~/.config/fish/completions/supervisor.fish
-"""
+""" + "".join(f"  {line}\n" for line in _INSTALL.values())
 
 
-@command("completion", help=_HELP, short_help="Print the completion script for your shell.")
+@command("completion", help=_HELP)
 @click.argument("shell", type=click.Choice(list(_INSTALL)), required=False)
 def completion(call: Invocation, shell: str | None) -> int:
     """Print a completion script."""

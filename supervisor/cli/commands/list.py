@@ -22,7 +22,7 @@ _RIGHT: Final = frozenset({3, 4})
 """The columns of numbers, which are aligned to the right."""
 
 
-@command("list", short_help="List jobs, newest first.")
+@command("list")
 @workspace_option("List the jobs of this directory instead of the current one.")
 @click.option("--all", "everywhere", is_flag=True, help="List the jobs of all directories.")
 @click.option("--state", type=click.Choice([state.value for state in State]), help="List only jobs in this state.")

@@ -20,7 +20,7 @@ from supervisor.system.inotify import MODIFIED
 __all__ = ["logs"]
 
 
-@command("logs", short_help="Print the output of a job.")
+@command("logs")
 @job_argument
 @click.option("--follow", "-f", is_flag=True, help="Print new output until the job has ended.")
 @click.option("--stderr", "of_stderr", is_flag=True, help="Print its stderr instead of its stdout.")

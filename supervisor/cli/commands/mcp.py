@@ -42,7 +42,7 @@ risk if only you may write to its directory.
 """
 
 
-@command("mcp", short_help="Serve jobs to MCP hosts, over stdio or HTTP.", help=_HELP)
+@command("mcp", help=_HELP)
 @click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="The kinds file. Default: SUPERVISOR_CONFIG."
 )

@@ -11,7 +11,7 @@ from supervisor.cli.front import DEFAULTS, Invocation, command
 __all__ = ["prune"]
 
 
-@command("prune", short_help="Delete finished jobs that have expired or exceed the limit.", epilog=DEFAULTS)
+@command("prune", epilog=DEFAULTS)
 @workspace_option("Prune the jobs of this directory instead of the current one.")
 @click.option("--all", "everywhere", is_flag=True, help="Prune the jobs of all directories.")
 def prune(call: Invocation, *, workspace: str | None, everywhere: bool) -> int:

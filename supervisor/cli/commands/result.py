@@ -16,7 +16,7 @@ from supervisor.model import Result, to_json
 __all__ = ["result"]
 
 
-@command("result", short_help="Print the result of a finished job.")
+@command("result")
 @job_argument
 @click.option("--consume", is_flag=True, help="Also delete the job. Of concurrent calls, only one gets the result.")
 @click.option(

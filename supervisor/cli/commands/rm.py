@@ -13,7 +13,7 @@ from supervisor.model import error_to_json
 __all__ = ["rm"]
 
 
-@command("rm", short_help="Delete finished jobs now.")
+@command("rm")
 @jobs_argument(required=True)
 def rm(call: Invocation, jobs: Sequence[str]) -> int:
     """Delete every JOB and its output. An unfinished job is refused with exit status 75; cancel it first."""

@@ -11,7 +11,7 @@ from supervisor.cli.job_options import COMMAND_LINE, make_spec, request_options
 __all__ = ["run"]
 
 
-@command("run", short_help="Start a command, stream its output, exit as it exits.", **COMMAND_LINE)
+@command("run", **COMMAND_LINE)
 @request_options
 def run(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, stream its output, and exit as it exits.

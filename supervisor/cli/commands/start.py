@@ -14,7 +14,7 @@ from supervisor.states import Reason
 __all__ = ["start"]
 
 
-@command("start", short_help="Start a command as a job, print the job's id, return at once.", **COMMAND_LINE)
+@command("start", **COMMAND_LINE)
 @request_options
 def start(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, print the id of the job, and return at once.

@@ -15,7 +15,7 @@ from supervisor.states import Reason, State
 __all__ = ["status"]
 
 
-@command("status", short_help="Show the state of a job.")
+@command("status")
 @job_argument
 def status(call: Invocation, job: str) -> int:
     """Show the current state of JOB.

@@ -16,7 +16,7 @@ from supervisor.errors import JobRunning
 __all__ = ["wait"]
 
 
-@command("wait", short_help="Wait until jobs have ended.")
+@command("wait")
 @jobs_argument(required=True)
 @click.option("--any", "any_one", is_flag=True, help="Wait until one of the jobs has ended instead of all.")
 @click.option("--timeout", type=seconds, metavar="SECONDS", help="Wait at most this long. The jobs run on.")

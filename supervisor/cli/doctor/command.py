@@ -27,7 +27,7 @@ _MARKS = {
 }
 
 
-@command("doctor", short_help="Check the installation, the state root and this machine.")
+@command("doctor")
 def doctor(call: Invocation) -> int:
     """Check everything that jobs depend on. Nothing is changed.
 

@@ -8,7 +8,7 @@ directory that contains one of these paths is forbidden as a workspace, whatever
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from supervisor.errors import InvalidSettings
@@ -16,7 +16,7 @@ from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.config.kinds import Kind
 from supervisor.settings import Settings
 
-__all__ = ["exposed", "guarded", "load_kinds"]
+__all__ = ["exposed", "guarded", "is_inside", "load_kinds"]
 
 
 def guarded(settings: Settings) -> dict[str, str]:
@@ -27,11 +27,16 @@ def guarded(settings: Settings) -> dict[str, str]:
 def exposed(directory: str, paths: Mapping[str, str]) -> str | None:
     """Return how a directory (a real path) exposes one of the guarded paths; ``None`` if it exposes none."""
     for path, name in paths.items():
-        if path == directory or path.startswith(directory.rstrip("/") + "/"):
+        if is_inside(path, [directory]):
             return f"{directory} contains {name}, {path}"
-        if directory.startswith(path + "/"):
+        if is_inside(directory, [path]):
             return f"{directory} lies in {name}, {path}"
     return None
+
+
+def is_inside(path: str, directories: Iterable[str]) -> bool:
+    """Whether a path is one of the directories, or below one."""
+    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in directories)
 
 
 def load_kinds(settings: Settings, given: Path | None = None) -> tuple[Kind, ...]:

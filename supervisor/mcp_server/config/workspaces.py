@@ -33,7 +33,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from supervisor import log
 from supervisor.errors import InvalidArguments
 from supervisor.jobs.catalog import real_workspace
-from supervisor.mcp_server.access.guarded import exposed
+from supervisor.mcp_server.access.guarded import exposed, is_inside
 from supervisor.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -95,14 +95,14 @@ class WorkspacePolicy:
         within = own if allowed is None else list(allowed)
         if given is not None:
             wanted = await trio.to_thread.run_sync(real_workspace, self._absolute(given), abandon_on_cancel=True)
-            if _inside(wanted, within):
+            if is_inside(wanted, within):
                 return self._chosen(wanted)
             if allowed is None and self._trust_roots:
                 roots = await _roots_of(ctx, params)
                 if isinstance(roots, InputRequiredResult):
                     return roots
                 within += [root for root in roots if not self._is_refused(root)]
-            if not _inside(wanted, within):
+            if not is_inside(wanted, within):
                 if not within and self._no_own is not None:
                     raise self._no_own
                 raise _refused(given, within)
@@ -120,23 +120,23 @@ class WorkspacePolicy:
             return True
         if exposed(directory, self._guarded) is None:
             return False
-        return not self._trust_roots or _inside(directory, list(self._guarded))
+        return not self._trust_roots or is_inside(directory, self._guarded)
 
     def _chosen(self, workspace: str, *warnings: str) -> ChosenWorkspace:
         why = exposed(workspace, self._guarded)
-        if _inside(workspace, list(self._guarded)):
+        if is_inside(workspace, self._guarded):
             message = f"workspace is {workspace!r:.200}, where no job may run: {why}"
             raise InvalidArguments(message, repair=_REPAIR, details={"argument": "workspace"})
         more = () if why is None else (f"{why}: a job that runs there can read and change it",)
         return ChosenWorkspace(workspace, (*warnings, *more))
 
     def _default(self, roots: Sequence[str], within: Sequence[str], allowed: Sequence[str] | None) -> ChosenWorkspace:
-        fitting = [root for root in roots if _inside(root, within)]
+        fitting = [root for root in roots if is_inside(root, within)]
         if fitting:
             warning = f"workspace was not given: the job runs in the first of the host's roots, {fitting[0]}"
             return self._chosen(fitting[0], *([warning] if len(roots) > 1 else []))
         own = self._own
-        if own is not None and _inside(own, within):
+        if own is not None and is_inside(own, within):
             return self._chosen(own, f"workspace was not given: the job runs in the server's own directory, {own}")
         if allowed is not None and len(allowed) == 1:
             warning = f"workspace was not given: the job runs in the only allowed one, {allowed[0]}"
@@ -151,10 +151,6 @@ class WorkspacePolicy:
         if not os.path.isabs(path) and self._no_own is not None:
             raise self._no_own
         return os.path.join(self._own or "/", path)
-
-
-def _inside(path: str, directories: Sequence[str]) -> bool:
-    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in directories)
 
 
 def _refused(given: str, within: Sequence[str]) -> InvalidArguments:

@@ -23,15 +23,19 @@ from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.access.tokens import Tokens
 from supervisor.mcp_server.transports import accepting, listening
-from supervisor.mcp_server.transports.limits import SESSION_IDLE_SECONDS, Limited, Timely, refuse
+from supervisor.mcp_server.transports.limits import (
+    SESSION_IDLE_SECONDS,
+    App,
+    Limited,
+    Message,
+    Receive,
+    Send,
+    Timely,
+    refuse,
+)
 from supervisor.mcp_server.transports.listening import Address, parse_address
 
 __all__ = ["Address", "parse_address", "serve"]
-
-_Scope = dict[str, Any]
-_Receive = Callable[[], Awaitable[dict[str, Any]]]
-_Send = Callable[[dict[str, Any]], Awaitable[None]]
-_App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _MAX_BODY_BYTES: Final = 4 << 20
 _LAST_ANSWERS_SECONDS: Final = 1.0
@@ -95,11 +99,11 @@ def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuri
 class _Guarded:
     """Refuses requests without a known token, and adds the principal to the others."""
 
-    def __init__(self, app: _App, tokens: Tokens) -> None:
+    def __init__(self, app: App, tokens: Tokens) -> None:
         self._app = app
         self._tokens = tokens
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             given = _bearer(scope)
             try:
@@ -119,7 +123,7 @@ class _Guarded:
         await self._app(scope, receive, send)
 
 
-def _bearer(scope: _Scope) -> str | None:
+def _bearer(scope: Message) -> str | None:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if len(values) != 1:
         return None

@@ -15,7 +15,7 @@ from typing import Any, Final
 from supervisor import log
 from supervisor.mcp_server.transports.accepting import Connection, max_connections
 
-__all__ = ["SESSION_IDLE_SECONDS", "Limited", "Timely", "refuse"]
+__all__ = ["SESSION_IDLE_SECONDS", "App", "Limited", "Message", "Receive", "Send", "Timely", "refuse"]
 
 SESSION_IDLE_SECONDS: Final = 900.0
 """A session ends after this time without a request."""
@@ -24,21 +24,22 @@ _MAX_SESSIONS: Final = 100
 _SESSION: Final = b"mcp-session-id"
 _SOON: Final = (b"retry-after", b"1")
 
-_Message = dict[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[Any, Any, Any], Awaitable[None]]
+Message = dict[str, Any]
+"""An ASGI message, or a scope."""
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Limited:
     """An application that limits the requests and sessions of each principal of ``app``."""
 
-    def __init__(self, app: _App) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
         self._requests: Counter[str | None] = Counter()
         self._sessions: dict[str | None, OrderedDict[bytes, int]] = {}
 
-    async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request whose principal is known."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -57,14 +58,12 @@ class Limited:
             if not self._requests[principal]:
                 del self._requests[principal]
 
-    async def _in_its_session(
-        self, principal: str | None, scope: dict[str, Any], receive: _Receive, send: _Send
-    ) -> None:
+    async def _in_its_session(self, principal: str | None, scope: Message, receive: Receive, send: Send) -> None:
         held = self._sessions.setdefault(principal, OrderedDict())
         session: bytes = next((value for name, value in scope["headers"] if name == _SESSION), b"")
         status = 0
 
-        async def watch(message: _Message) -> None:
+        async def watch(message: Message) -> None:
             nonlocal status, session
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -88,7 +87,7 @@ class Limited:
             if not held:
                 self._sessions.pop(principal, None)
 
-    async def _make_room(self, principal: str | None, held: OrderedDict[bytes, int], scope: dict[str, Any]) -> None:
+    async def _make_room(self, principal: str | None, held: OrderedDict[bytes, int], scope: Message) -> None:
         while len(held) > _MAX_SESSIONS:
             idle = [each for each, requests in held.items() if not requests]
             oldest = (idle or list(held))[0]
@@ -98,21 +97,21 @@ class Limited:
             await self._app({**scope, "method": "DELETE", "headers": [*headers, (_SESSION, oldest)]}, _nothing, _drop)
 
 
-async def _nothing() -> _Message:
+async def _nothing() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def _drop(_: _Message) -> None:
+async def _drop(_: Message) -> None:
     pass
 
 
 class Timely:
     """An application that reports the complete requests of ``app``, for the time limit in ``accepting``."""
 
-    def __init__(self, app: _App) -> None:
+    def __init__(self, app: App) -> None:
         self._app = app
 
-    async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request; once the application has read all of it, the time limit ends."""
         connection: Connection | None = scope.get("state", {}).get("connection")
         if connection is None or scope["type"] != "http":
@@ -120,7 +119,7 @@ class Timely:
             return
         with connection.request() as mark_complete:
 
-            async def read() -> _Message:
+            async def read() -> Message:
                 message = await receive()
                 if message["type"] == "http.request" and not message.get("more_body", False):
                     mark_complete()
@@ -129,7 +128,7 @@ class Timely:
             await self._app(scope, read, send)
 
 
-async def refuse(send: _Send, status: int, error: str, why: str, *more: tuple[bytes, bytes]) -> None:
+async def refuse(send: Send, status: int, error: str, why: str, *more: tuple[bytes, bytes]) -> None:
     """Answer a request with an error, in the format of OAuth bearer tokens."""
     body = json.dumps({"error": error, "error_description": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
