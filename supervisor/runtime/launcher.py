@@ -340,9 +340,7 @@ class Launcher:
 
     def take_over(self, rows: Sequence[Row]) -> None:
         """Record this supervisor as the owner of jobs whose supervisor is gone: a hint for other processes."""
-        launched = [
-            row for row in rows if row.started_ns is not None
-        ]  # only a job that may still be launched needs its owner
+        launched = [row for row in rows if row.started_ns is not None]  # this supervisor launches none of the others
         if not launched:
             return
         index = self._catalog.index
