@@ -45,7 +45,7 @@ class Jobs(Protocol):
         """Return the job of an unfinished row if that takes microseconds."""
         ...
 
-    def job(self, row: Row, seen: Observation | None = None, *, read: int = 0) -> Job:
+    def job(self, row: Row, observation: Observation | None = None, *, read: int = 0) -> Job:
         """Return the job that a row describes."""
         ...
 

@@ -186,12 +186,7 @@ class Launcher:
         return engine, options
 
     def _record(
-        self,
-        spec: JobSpec,
-        real: str,
-        digest: str,
-        engine: Engine,
-        options: Mapping[str, Any] | None,
+        self, spec: JobSpec, real: str, digest: str, engine: Engine, options: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """Return the contents of ``job.json``."""
         settings = self._settings
@@ -239,11 +234,7 @@ class Launcher:
             raise state_error(error, "cannot make the job directory") from error
 
     def _launch_request(
-        self,
-        spec: JobSpec,
-        record: Mapping[str, Any],
-        directory: str,
-        changes: Mapping[bytes, bytes],
+        self, spec: JobSpec, record: Mapping[str, Any], directory: str, changes: Mapping[bytes, bytes]
     ) -> LaunchRequest:
         env = spec.env
         return LaunchRequest(
