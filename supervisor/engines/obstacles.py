@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from supervisor.engines.local import reconcile, stopping
+from supervisor.engines.local import evidence, stopping
 from supervisor.errors import JobRunning, PermissionDenied, SupervisorError
 from supervisor.jobdir import records, validation
 from supervisor.keeper import tree_killer
@@ -55,7 +55,7 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
 
 def _launch_of(directory: str) -> tuple[str, processes.Process | None]:
     """Return what the launch of a job waits for: its process, whose program is being loaded, or else its keeper."""
-    keeper = reconcile.recorded_keeper(directory)
+    keeper = evidence.recorded_keeper(directory)
     if keeper is None or not processes.is_alive(*keeper):
         return "", None
     for child in _children_of(keeper[0]):

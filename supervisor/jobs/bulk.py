@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, Self
 
 from supervisor.engines.interface import Client, JobPhase, Observation, StopInProgress
-from supervisor.engines.local import stopping
+from supervisor.engines.local.waiting import Change
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.model import Job
@@ -94,7 +94,7 @@ class _Watch:
         self._poll_seconds = {job_id: jobs.client(row).poll_seconds for job_id, row in unfinished.items()}
         self._polled = {job_id for job_id, seconds in self._poll_seconds.items() if seconds != _NEVER}
         self._unknown: dict[str, float] = {}
-        self._change = stopping.Change(self._ids, is_worth_a_look=_may_have_ended)
+        self._change = Change(self._ids, is_worth_a_look=_may_have_ended)
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import click
 from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
-from supervisor.engines.local import stopping
+from supervisor.engines.local.waiting import Change
 from supervisor.errors import JobNotFound
 from supervisor.jobdir.output import Output
 from supervisor.jobs.catalog import Catalog
@@ -69,7 +69,7 @@ def _read(output: Output) -> Iterator[bytes]:
 def _follow(catalog: Catalog, job_id: str, directory: str, stream: str, output: Output) -> Iterator[bytes]:
     """Yield the output so far, then new output, until the job has ended and all of it was read."""
     restarts = 0
-    with contextlib.closing(output), stopping.Change([directory], MODIFIED) as change:
+    with contextlib.closing(output), Change([directory], MODIFIED) as change:
         while True:
             # Before the rest is read: once the job has ended, all of its output is in the file.
             ended, output.end = _end_of(catalog, job_id, stream)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import attrs
 import trio
 
 from supervisor import log
@@ -56,6 +57,7 @@ _MAX_SUBMISSIONS: Final = 4
 _SUBMIT_FOR_SECONDS: Final = 120.0
 _BETWEEN_LOOKS_SECONDS: Final = 0.03
 _DEADLINE_BACKSTOP_SECONDS: Final = 3.0
+_NOT_LAUNCHED: Final = Launched(pid=0, started_ns=0)
 
 
 def _is_forgotten(directory: str) -> bool:
@@ -66,68 +68,44 @@ def _is_forgotten(directory: str) -> bool:
         return False
 
 
+@attrs.define(eq=False)
 class ClusterRunning:
-    """A job on an engine for many machines. Made by ``ClusterEngine``."""
+    """A job on a cluster. Made by ``ClusterEngine``."""
 
-    __slots__ = (
-        "_accepted",
-        "_created_ns",
-        "_deadline_seconds",
-        "_engine",
-        "_request",
-        "absent_since",
-        "attempts",
-        "begun",
-        "confirmed",
-        "directory",
-        "ended",
-        "failure",
-        "finished",
-        "grace",
-        "key",
-        "launched",
-        "owner_lives",
-        "report",
-        "stop_asked",
-        "stop_seen",
-        "submitted_ns",
-        "submitting",
-        "unreached_since",
-        "watched",
-    )
+    engine: ClusterEngine
+    directory: str
+    record: Mapping[str, Any]
+    request: LaunchRequest | None = None
+    accepted: Callable[[], None] = lambda: None
+    owner_lives: Callable[[], bool] = lambda: False
+    launched: Launched = _NOT_LAUNCHED
+    begun: trio.Event = attrs.field(factory=trio.Event, init=False)
+    finished: trio.Event = attrs.field(factory=trio.Event, init=False)
+    failure: LaunchFailed | None = attrs.field(default=None, init=False)
+    ended: Ended | None = attrs.field(default=None, init=False)
+    report: JobReport = attrs.field(default=UNREACHABLE_REPORT, init=False)
+    stop_asked: str | None = attrs.field(default=None, init=False)
+    stop_seen: str | None = attrs.field(default=None, init=False)
+    watched: bool = attrs.field(default=False, init=False)
+    attempts: int = attrs.field(default=0, init=False)
+    submitted_ns: int | None = attrs.field(default=None, init=False)
+    submitting: bool = attrs.field(default=False, init=False)
+    """A repeated submission is under way."""
+    confirmed: bool = attrs.field(default=False, init=False)
+    """The cluster has known it for long enough not to forget it in a crash."""
+    absent_since: float | None = attrs.field(default=None, init=False)
+    unreached_since: float | None = attrs.field(default=None, init=False)
 
-    def __init__(
-        self,
-        engine: ClusterEngine,
-        directory: str,
-        record: Mapping[str, Any],
-        request: LaunchRequest | None = None,
-        accepted: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._engine = engine
-        self._request = request
-        self._accepted = accepted
-        self._deadline_seconds: float | None = record.get("deadline_seconds")
-        self._created_ns: int | None = record["created_ns"] if record.get("deadline_from") == "submission" else None
-        self.grace: float = record.get("grace_seconds", 5.0)
-        self.directory = directory
-        self.key = os.path.basename(directory)
-        self.launched = Launched(pid=0, started_ns=0)
-        self.begun = trio.Event()
-        self.finished = trio.Event()
-        self.failure: LaunchFailed | None = None
-        self.ended: Ended | None = None
-        self.report = UNREACHABLE_REPORT
-        self.owner_lives: Callable[[], bool] = lambda: False
-        self.stop_asked: str | None = None
-        self.stop_seen: str | None = None
-        self.watched = False
-        self.attempts = 0
-        self.submitted_ns: int | None = None
-        self.submitting = False  # again, just now
-        self.confirmed = False  # the engine has known it for long enough not to forget it in a crash
-        self.absent_since: float | None = None
-        self.unreached_since: float | None = None
+    @property
+    def key(self) -> str:
+        """The name by which the cluster knows it."""
+        return os.path.basename(self.directory)
+
+    @property
+    def grace(self) -> float:
+        """Seconds that it may take to end by itself."""
+        grace: float = self.record.get("grace_seconds", 5.0)
+        return grace
 
     @property
     def queue_reason(self) -> str | None:
@@ -142,16 +120,16 @@ class ClusterRunning:
 
     async def started(self) -> None:
         """Submit it, unless that was begun before, and wait until a node runs it, or it has ended without that."""
-        if self._request is not None:
-            request, self._request = self._request, None
+        if self.request is not None:
+            request, self.request = self.request, None
             try:
-                await self._engine.launch(self, request)
+                await self.engine.launch(self, request)
             except LaunchFailed as failure:
                 self.failure = failure
                 self.begun.set()
             except trio.Cancelled:  # the engine may have accepted it
                 self.owner_lives = lambda: True
-                self._engine.watch(self)
+                self.engine.watch(self)
                 raise
         await self.begun.wait()
         if self.failure is not None:
@@ -160,15 +138,18 @@ class ClusterRunning:
 
     def seconds_left(self) -> float:
         """Return the time until its deadline, by the wall clocks of this machine and of the node."""
-        begun_ns = self._created_ns or self.launched.started_ns
-        if self._deadline_seconds is None or not begun_ns:
+        begun_ns = self.launched.started_ns
+        if self.record.get("deadline_from") == "submission":
+            begun_ns = self.record["created_ns"]
+        seconds = self.record.get("deadline_seconds")
+        if seconds is None or not begun_ns:
             return math.inf
-        return self._deadline_seconds - (time.time_ns() - begun_ns) / 1e9
+        return float(seconds) - (time.time_ns() - begun_ns) / 1e9
 
     async def wait(self) -> Ended:
         """Wait until the command and every process that a stop has to reach have ended."""
         if self.failure is not None and self.ended is None:
-            observe = self._engine.client().observe
+            observe = self.engine.client().observe
             self.set_ended(await recorded_end(self.directory, self.failure, observe, in_thread=True))
         await self.finished.wait()
         assert self.ended is not None  # noqa: S101  # set right before the event
@@ -177,11 +158,7 @@ class ClusterRunning:
     async def stop(self, why: str, by: str) -> None:
         """Have it ended; a job that has not begun never will."""
         await trio.lowlevel.checkpoint()
-        self._engine.stop(self, why, by)
-
-    def set_accepted(self) -> None:
-        """Report that the engine has queued the job."""
-        self._accepted()
+        self.engine.stop(self, why, by)
 
     def set_launched(self, launched: Launched) -> None:
         """Record the launch and wake the tasks that wait for it."""
@@ -269,7 +246,7 @@ class ClusterEngine:
                     handle.attempts, handle.submitted_ns = 1, time.time_ns()
                     handle.report = JobReport(queue_state=QueueState.QUEUED, handle=number)
                     self.watch(handle)
-                    handle.set_accepted()
+                    handle.accepted()
                     return
             if patience.cancelled_caught:
                 in_time = False
@@ -279,7 +256,7 @@ class ClusterEngine:
         # Another process ruled it out, or it is under way, perhaps from a submission whose answer got lost.
         self.watch(handle)
         if await trio.to_thread.run_sync(is_unclaimed, request.directory):
-            handle.set_accepted()
+            handle.accepted()
 
     # ------------------------------------------------------------ recover
 
@@ -292,8 +269,7 @@ class ClusterEngine:
         owner_lives: Callable[[], bool] = lambda: False,
     ) -> ClusterRunning:
         """Watch a command that another supervisor has submitted, or is about to submit."""
-        handle = ClusterRunning(self, directory, record or {})
-        handle.owner_lives = owner_lives
+        handle = ClusterRunning(self, directory, record or {}, owner_lives=owner_lives)
         if launched is not None:
             handle.set_launched(launched)
         note = await trio.to_thread.run_sync(read_submission, directory)

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import attrs
 import trio
 
 from supervisor import log
@@ -60,45 +61,24 @@ def seconds_left(launched: Launched, deadline_seconds: float | None) -> float:
     return deadline_seconds - (time.time_ns() - launched.started_ns) / 1e9
 
 
+@attrs.define(eq=False, kw_only=True)
 class LocalRunning(Watched):
     """A command on this machine. Made by ``LocalEngine``."""
 
-    __slots__ = (
-        "_deadline_seconds",
-        "_engine",
-        "answered",
-        "failure",
-        "keeper_died",
-        "request",
-        "stop_asked",
-        "token",
-        "watched",
-    )
-
-    queue_reason = None
+    queue_reason: ClassVar[None] = None
     """Nothing waits here."""
-    stop_seen = None
+    stop_seen: ClassVar[None] = None
     """The job directory is on a local disk, so that each reader of the job reads the request itself."""
 
-    def __init__(
-        self,
-        engine: LocalEngine,
-        pidfds: Pidfds,
-        directory: str,
-        deadline_seconds: float | None,
-        request: LaunchRequest | None = None,
-        owner_lives: Callable[[], bool] = lambda: False,
-    ) -> None:
-        super().__init__(directory, pidfds, owner_lives)
-        self._engine = engine
-        self._deadline_seconds = deadline_seconds
-        self.request = request
-        self.token = 0
-        self.answered = trio.Event()
-        self.failure: LaunchFailed | None = None
-        self.keeper_died = False
-        self.stop_asked: str | None = None
-        self.watched = False
+    engine: LocalEngine
+    deadline_seconds: float | None
+    request: LaunchRequest | None = None
+    token: int = attrs.field(default=0, init=False)
+    answered: trio.Event = attrs.field(factory=trio.Event, init=False)
+    failure: LaunchFailed | None = attrs.field(default=None, init=False)
+    keeper_died: bool = attrs.field(default=False, init=False)
+    stop_asked: str | None = attrs.field(default=None, init=False)
+    watched: bool = attrs.field(default=False, init=False)
 
     async def started(self) -> None:
         """Launch it, unless that was begun before, and wait for the answer of its keeper.
@@ -109,12 +89,12 @@ class LocalRunning(Watched):
         if self.request is not None:
             request, self.request = self.request, None
             try:
-                await self._engine.launch(self, request)
+                await self.engine.launch(self, request)
             except LaunchFailed as failure:
                 self.failure = failure
                 self.begun.set()
             except trio.Cancelled:
-                self._engine.leave_launch_open(self)
+                self.engine.leave_launch_open(self)
                 raise
         if not self.begun.is_set():
             await self.begun.wait()
@@ -124,7 +104,7 @@ class LocalRunning(Watched):
 
     def seconds_left(self) -> float:
         """Return the time until its deadline."""
-        return seconds_left(self.launched, self._deadline_seconds)
+        return seconds_left(self.launched, self.deadline_seconds)
 
     async def wait(self) -> Ended:
         """Wait until the command and every process that a stop has to reach have ended."""
@@ -137,7 +117,7 @@ class LocalRunning(Watched):
     async def stop(self, why: str, by: str) -> None:
         """Have its tree ended."""
         await trio.lowlevel.checkpoint()
-        self._engine.stop(self, why, by)
+        self.engine.stop(self, why, by)
 
 
 class LocalEngine:
@@ -192,7 +172,13 @@ class LocalEngine:
     def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> LocalRunning:
         """Return the command of a new job, which its ``started`` launches."""
         del accepted  # nothing is queued here
-        return LocalRunning(self, self._pidfds, request.directory, request.deadline_seconds, request)
+        return LocalRunning(
+            engine=self,
+            pidfds=self._pidfds,
+            directory=request.directory,
+            deadline_seconds=request.deadline_seconds,
+            request=request,
+        )
 
     async def launch(self, handle: LocalRunning, request: LaunchRequest) -> None:
         """Have a keeper launch a command, or find out from the evidence whether one has.
@@ -400,8 +386,13 @@ class LocalEngine:
     ) -> LocalRunning:
         """Watch a command that another supervisor has launched, or is about to launch."""
         await trio.lowlevel.checkpoint()
-        deadline_seconds = (record or {}).get("deadline_seconds")
-        handle = LocalRunning(self, self._pidfds, directory, deadline_seconds, owner_lives=owner_lives)
+        handle = LocalRunning(
+            engine=self,
+            pidfds=self._pidfds,
+            directory=directory,
+            deadline_seconds=(record or {}).get("deadline_seconds"),
+            owner_lives=owner_lives,
+        )
         with contextlib.suppress(NotKnown):  # its watcher finds it out later
             launched = launched or validation.launch(directory)  # the row may not have it yet
         if launched is not None:

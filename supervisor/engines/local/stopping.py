@@ -7,30 +7,24 @@ keeper, or when that one does not answer, is the tree ended from here. Both at o
 
 from __future__ import annotations
 
-import os
-import resource
-import select
 import signal
 import time
 from collections.abc import Callable, Iterable
-from collections.abc import Set as AbstractSet
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import attrs
 
-from supervisor.engines.local import reconcile
+from supervisor.engines.local import evidence, reconcile
 from supervisor.jobdir import factories, measures, records, validation
 from supervisor.keeper import tree_killer
-from supervisor.system import pidfd, processes
-from supervisor.system.inotify import CHANGED, OVERFLOWN, Inotify
-from supervisor.system.observing import LONGEST_DELAY_SECONDS, NotKnown, is_absent, not_known
+from supervisor.system import processes
+from supervisor.system.observing import NotKnown, is_absent, not_known
 
 __all__ = [
     "BACKSTOP_SECONDS",
     "NOTED_SOON_SECONDS",
     "STUCK_SECONDS",
     "Cancel",
-    "Change",
     "KeeperSignals",
     "Tree",
     "ask_again",
@@ -83,7 +77,7 @@ def ask_again(directory: str, by: str) -> None:
     """
     if refusal_of(directory):
         request_stop(directory, "cancelled", by)
-        nudge_keeper(reconcile.recorded_keeper(directory))
+        nudge_keeper(evidence.recorded_keeper(directory))
 
 
 def refusal_of(directory: str) -> list[int]:
@@ -324,7 +318,7 @@ class Cancel:
             request = self._request(why)
             self.until = time.monotonic() + BACKSTOP_SECONDS
             self._overdue = time.monotonic() + seconds_of_grace(directory) + _OVERDUE_SECONDS
-            now = now or not request or not self._nudge(reconcile.recorded_keeper(directory))
+            now = now or not request or not self._nudge(evidence.recorded_keeper(directory))
         if not now:
             if time.monotonic() < self.until:
                 return None
@@ -380,7 +374,7 @@ class Cancel:
         """
         now = time.monotonic()
         self.until = now + BACKSTOP_SECONDS
-        keeper = reconcile.recorded_keeper(self.directory)
+        keeper = evidence.recorded_keeper(self.directory)
         if keeper is None or processes.is_held(*keeper):
             self._silent_since = None
         elif self._silent_since is None:
@@ -394,122 +388,3 @@ def is_signalled(directory: str) -> bool:
     """Whether somebody has begun to end the tree of a job."""
     stop = records.read_stop(directory)
     return bool(stop and stop["signalled_boot_ns"] is not None)
-
-
-class Change:
-    """Waits, without an event loop, until something may have happened to some of several jobs.
-
-    A context manager. Where neither inotify nor pidfds can be had it looks again at intervals.
-    """
-
-    _LOOK_AGAIN: Final = 0.1
-    _LONGEST: Final = 30.0
-
-    def __init__(
-        self,
-        directories: Iterable[str],
-        mask: int = CHANGED,
-        is_worth_a_look: Callable[[str], bool] = lambda _: True,
-    ) -> None:
-        """Watch these job directories and the processes that they name.
-
-        ``is_worth_a_look`` is asked about a directory in which something was written.
-        """
-        self._all = frozenset(directories)
-        self._is_worth_a_look = is_worth_a_look
-        self._poll = select.poll()
-        self._notify = Inotify.open()
-        self._blind = self._notify is None
-        if self._notify is not None:
-            self._poll.register(self._notify.descriptor, select.POLLIN)
-        # The rest of what this process can open is for the registry, records and output.
-        self._most_pidfds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
-        self._by_pidfd: dict[int, set[str]] = {}
-        self._by_keeper: dict[tuple[int, int], set[str]] = {}
-        self._by_watch: dict[int, str] = {}
-        self._unseen: set[str] = set(self._all)
-        self._to_try_again = False
-        self._again = self._LOOK_AGAIN
-        if self._notify is not None:
-            for directory in self._all:
-                number = self._notify.watch(directory, mask)
-                if number is None:
-                    self._blind = True
-                else:
-                    self._by_watch[number] = directory
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close every descriptor."""
-        for descriptor in self._by_pidfd:
-            os.close(descriptor)
-        if self._notify is not None:
-            self._notify.close()
-
-    def _watch_processes(self) -> set[str]:
-        """Watch the keepers, which tell of the ends of their jobs, and the leaders that have none (any more).
-
-        Returns the jobs that had none: it may have gone after they were looked at, and before it was watched.
-        """
-        unkept: set[str] = set()
-        for directory in list(self._unseen):
-            try:
-                process = records.read(directory, records.PROCESS)
-                if not process:
-                    continue
-                keeper = process.get("keeper_pid"), process.get("keeper_start")
-                if not self._watch_process(self._by_keeper, keeper, directory):
-                    unkept.add(directory)
-                    self._watch_process({}, (process.get("pid"), process.get("start")), directory)
-            except NotKnown:
-                self._to_try_again = True
-            else:
-                self._unseen.discard(directory)
-        return unkept
-
-    def _watch_process(self, known: dict[tuple[int, int], set[str]], identity: tuple[Any, Any], directory: str) -> bool:
-        """Have the end of a process told, if that can be had; ``False`` when it has ended already."""
-        pid, start = identity
-        if not isinstance(pid, int) or not isinstance(start, int):
-            return False
-        if (pid, start) in known:
-            known[pid, start].add(directory)
-            return True
-        if not processes.is_alive(pid, start):
-            return False
-        if len(self._by_pidfd) < self._most_pidfds or self._most_pidfds <= 0:
-            descriptor = pidfd.open_of(pid, start)
-            if descriptor is not None:
-                self._by_pidfd[descriptor] = known[pid, start] = {directory}
-                self._poll.register(descriptor, select.POLLIN)
-        return True
-
-    def wait(self, seconds: float | None) -> AbstractSet[str]:
-        """Wait for a change, for ``seconds`` at most, and return the jobs that may have changed.
-
-        They are given by their directories; all of them where it cannot be told. May return early, for nothing.
-        """
-        self._to_try_again = False
-        changed = self._watch_processes()
-        # What cannot be seen now is looked at less and less often.
-        self._again = min(2 * self._again, LONGEST_DELAY_SECONDS) if self._to_try_again else self._LOOK_AGAIN
-        longest = self._again if self._blind or self._to_try_again else self._LONGEST
-        limit = longest if seconds is None else max(0.0, min(seconds, longest))
-        ready = self._poll.poll(0 if changed else -(-int(limit * 1e6) // 1000))
-        for descriptor, _ in ready:
-            if self._notify is not None and descriptor == self._notify.descriptor:
-                numbers = self._notify.read()
-                if OVERFLOWN in numbers:
-                    return self._all
-                changed.update(filter(self._is_worth_a_look, map(self._by_watch.__getitem__, numbers)))
-            else:  # it stays readable for ever: once is enough, what follows is written into the directory
-                self._poll.unregister(descriptor)
-                ended = self._by_pidfd[descriptor]
-                changed |= ended
-                for keeper in [each for each, kept in self._by_keeper.items() if kept is ended]:
-                    del self._by_keeper[keeper]
-                    self._unseen |= ended  # their leaders are to be watched from here on
-        return self._all if self._blind or (not ready and limit == longest) else changed

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import attrs
 import trio
 
 from supervisor.engines.interface import Observation
@@ -27,42 +28,30 @@ _CHECK_SECONDS: Final = 30.0
 _CHECK_OUTPUT_SECONDS: Final = 5.0
 _CHECK_BLINDLY_SECONDS: Final = 0.2
 _REAPED_SOON_SECONDS: Final = 0.05
+_NOT_LAUNCHED: Final = Launched(pid=0, started_ns=0)
 
 
+@attrs.define(eq=False, kw_only=True)
 class Watched:
     """A command of this machine: what is known of it, and the events that report more."""
 
-    __slots__ = (
-        "_pidfds",
-        "begun",
-        "directory",
-        "ended",
-        "finished",
-        "launched",
-        "owner_lives",
-        "pidfd",
-        "poked",
-        "unwatch",
-    )
-
-    def __init__(self, directory: str, pidfds: Pidfds, owner_lives: Callable[[], bool] = lambda: False) -> None:
-        self._pidfds = pidfds
-        self.directory = directory
-        self.owner_lives = owner_lives
-        self.launched = Launched(pid=0, started_ns=0)
-        self.begun = trio.Event()
-        self.ended: Ended | None = None
-        self.finished = trio.Event()
-        self.poked = trio.Event()
-        self.pidfd: int | None = None
-        self.unwatch: Callable[[], None] | None = None
+    directory: str
+    pidfds: Pidfds
+    owner_lives: Callable[[], bool] = lambda: False
+    launched: Launched = _NOT_LAUNCHED
+    begun: trio.Event = attrs.field(factory=trio.Event, init=False)
+    ended: Ended | None = attrs.field(default=None, init=False)
+    finished: trio.Event = attrs.field(factory=trio.Event, init=False)
+    poked: trio.Event = attrs.field(factory=trio.Event, init=False)
+    pidfd: int | None = attrs.field(default=None, init=False)
+    unwatch: Callable[[], None] | None = attrs.field(default=None, init=False)
 
     def set_launched(self, launched: Launched, *, hold: bool = False) -> None:
         """Record the launch; ``hold``: the process has not been reaped, so that a pidfd of it can be opened."""
         self.launched = launched
         self.begun.set()
         if hold and self.pidfd is None:
-            self.pidfd = self._pidfds.of_launched(launched.pid)
+            self.pidfd = self.pidfds.of_launched(launched.pid)
 
     def poke(self) -> None:
         """Have the evidence examined again."""
@@ -75,7 +64,7 @@ class Watched:
             self.unwatch = None
         self.ended = ended
         if self.pidfd is not None:
-            self._pidfds.close(self.pidfd)
+            self.pidfds.close(self.pidfd)
             self.pidfd = None
         self.begun.set()
         self.finished.set()

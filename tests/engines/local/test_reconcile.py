@@ -13,7 +13,8 @@ import pytest
 
 from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local import reconcile
-from supervisor.engines.local.reconcile import Decision, Evidence, Leader, Origin, decide
+from supervisor.engines.local.evidence import Evidence, Leader, Origin
+from supervisor.engines.local.reconcile import Decision, decide
 from supervisor.jobdir import records
 from supervisor.system import processes
 
