@@ -84,10 +84,10 @@ class Observation:
         launched: present once it was spawned.
         ended: present when it has ended.
         stop_requested: why a stop was asked for, if one was.
-        to_stop: why it should be stopped now by whoever looks, because nobody else is there to.
+        to_stop: why the process that observes it has to stop it, as no other process will.
         damage: what could not be read, in words.
         newer: whether only a newer version of this package can judge it.
-        unkept: whether it runs without a keeper, so that nobody else watches what it writes.
+        unkept: whether it runs without a keeper, so that no other process watches its output.
         queue_reason: why it waits, in the words of its engine.
         problem: why nothing can be known of it now; then the rest is what was known before.
     """

@@ -43,7 +43,7 @@ _ENTRY: Final = "keeper/entry.py"
 
 
 def write_private(path: str, content: bytes) -> None:
-    """Write a file that is not there yet and that nobody else may read."""
+    """Write a new file that no other user may read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)

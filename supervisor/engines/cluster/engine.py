@@ -1,14 +1,13 @@
-"""Jobs on many machines: what makes an ``Engine`` of any ``Backend``.
+"""Jobs on a cluster: makes an ``Engine`` of any ``Backend``.
 
-One task asks the engine about all jobs at once, every second or less often if that takes it long; another
-reads the records of those jobs of which there may be news: the engine says something new, or the kernel
-says that something was written (which it does only where the shared directory is on this machine, so that
-is a quicker way and not the only one). What a record and a word mean together is decided in
-``reconcile``.
+One task asks the cluster about all jobs at once, every second, or less often if that takes long. Another task reads the
+records of the jobs that may have changed: the cluster reports a new state, or the kernel reports a write (which it does
+only for a shared directory on this machine, so that is the faster way and not the only one). ``reconcile`` decides what
+records and reports mean together.
 
-An engine that cannot be reached changes nothing: jobs go on, requests are repeated until they arrive, and
-what the nodes write is still read. A submission of which the engine knows nothing some time later, and
-which nobody has claimed, is repeated: a controller that is killed forgets what it has just acknowledged.
+A cluster that cannot be reached changes nothing: jobs go on, requests are repeated until they arrive, and the records
+of the nodes are still read. A submission that the cluster does not know some time later, and that no node has claimed,
+is repeated: a controller that is killed forgets jobs that it has just acknowledged.
 """
 
 from __future__ import annotations

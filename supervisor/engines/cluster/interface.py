@@ -1,24 +1,24 @@
-"""What an engine for many machines has to offer: five operations, and the words in which it answers.
+"""The interface of a cluster: five operations, and the reports that it gives.
 
-To add one (Kubernetes Jobs, say) write a ``Backend`` for supervisors, a ``SyncBackend`` for programs without an
-event loop, a check of its options, and give the three a name in ``remote.py``. Everything else is here
-already: ``batch.ClusterEngine`` turns a backend into an ``Engine``, ``reconcile`` decides what a job's
-records and the engine's word mean together, ``single_job`` is what the engine has to run on the node.
+To add a cluster (Kubernetes Jobs, for example) write a ``Backend`` for supervisors, a ``SyncBackend`` for programs
+without an event loop, and a check of its options, and name the three in a ``ClusterFactory`` to which an entry point
+``supervisor.engines`` refers. The rest is here: ``ClusterEngine`` makes an ``Engine`` of a backend, ``reconcile``
+decides what records and reports mean together, ``single_job`` runs on the node.
 
-What a backend must get right:
+Rules for a backend:
 
-* ``submit`` may be repeated under one key, by anybody, at any time, and may even start a job twice: the
-  claim in the job directory lets one of them run. It raises ``Rejected`` only when the engine has refused
-  the job for good, and ``Unreachable`` whenever it cannot be known whether the job was accepted.
-* ``observe`` is one request for all jobs, never one for each. What the engine does not know is ``ABSENT``.
-  What cannot be asked raises ``Unreachable``. The two are never confused: a job that is absent may have
-  been lost by its engine, one that is out of reach just goes on.
-* ``cancel`` is a request, and idempotent; that the job is gone already is no error.
-* ``collect`` is the engine's own word about an end. It counts only where the node left no record.
+* ``submit`` may be repeated under one key, by any process, at any time, and may even start a job twice: the claim in
+  the job directory lets one of them run. It raises ``Rejected`` only when the cluster has refused the job for good,
+  and ``Unreachable`` whenever it is not known whether the job was accepted.
+* ``observe`` is one request for all jobs. A job that the cluster does not know is missing in the answer. If the
+  cluster cannot be asked, it raises ``Unreachable``. The two differ: the cluster may have lost a job that it does not
+  know; a job that is out of reach goes on.
+* ``cancel`` is a request, and idempotent; a job that has ended is no error.
+* ``collect`` is the cluster's report of an end. It counts only where the node left no record.
 * ``recover`` finds by their keys the handles of jobs whose submission was not recorded.
 
-The engine gets no command line, no environment and no input of a job: only the path of the keeper and that
-of the job directory.
+The cluster gets no command line, no environment and no input of a job: only the paths of the keeper and of the job
+directory.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["Backend", "JobReport", "QueueState", "Rejected", "Submission", "Sync
 
 
 class Unreachable(Exception):
-    """The engine cannot be asked, or did not say; nothing follows from that."""
+    """The cluster cannot be asked, or gave no answer; nothing follows from that."""
 
 
 class Rejected(Exception):
-    """The engine has refused a job, for the reason that the message gives, and did not take it on."""
+    """The cluster has refused a job, for the reason that the message gives."""
 
 
 class QueueState(Enum):
-    """Where a job stands, as its engine has it."""
+    """The state of a job in the cluster's queue."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -52,16 +52,16 @@ class QueueState(Enum):
 
 @attrs.frozen(slots=True, kw_only=True)
 class JobReport:
-    """What an engine says about one job.
+    """The cluster's report about one job.
 
     Attributes:
-        standing: where it stands; ``UNREACHABLE`` when nothing was said.
-        handle: the engine's own name for it.
+        queue_state: its state; ``UNREACHABLE`` without an answer.
+        handle: the cluster's own name for it.
         reason: why it waits, when it is queued.
-        state: the engine's own word for an end, for people.
+        state: the cluster's name for how it ended, for people.
         exit_code: what the keeper exited with, as ``collect`` knows it: the command's, unless 125 or above 128.
-        cancelled: it was ended on somebody's request to the engine.
-        overdue: it was ended for running longer than the engine was told.
+        cancelled: it was ended by a request to the cluster.
+        overdue: it was ended for running longer than the limit that the cluster was given.
     """
 
     queue_state: QueueState
@@ -80,10 +80,10 @@ class Submission:
     Attributes:
         key: the name by which it is found again; the same for every repetition.
         directory: the job directory, on the shared file system.
-        command: what the node has to run, as words for a shell that need no quoting.
-        deadline_seconds: how long the command may run; the keeper sees to it, the engine is a safety net.
-        grace_seconds: what it may take after that.
-        options: what only this engine understands, checked.
+        command: the command for the node, as words for a shell that need no quoting.
+        deadline_seconds: how long the command may run; the keeper enforces it, the cluster is a safety net.
+        grace_seconds: the time it may take after that.
+        options: the cluster's own options, checked.
     """
 
     key: str
@@ -95,7 +95,7 @@ class Submission:
 
 
 class Backend(Protocol):
-    """An engine for many machines, to a supervisor. Cancelling an operation leaves its outcome open."""
+    """A cluster, for a supervisor. Cancelling an operation leaves its outcome open."""
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class Backend(Protocol):
         ...
 
     async def submit(self, submission: Submission) -> str:
-        """Hand a job over, and return the engine's handle for it.
+        """Submit a job, and return the cluster's handle for it.
 
         Raises:
             Rejected: it was refused and will not run.
@@ -112,7 +112,7 @@ class Backend(Protocol):
         ...
 
     async def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
-        """Say where these jobs stand, in one request; what is missing in the answer is absent.
+        """Return the reports about these jobs, in one request; a job that is missing in the answer is absent.
 
         Raises:
             Unreachable: nothing is known.
@@ -120,7 +120,7 @@ class Backend(Protocol):
         ...
 
     async def cancel(self, key: str, *, nudge: bool = False) -> None:
-        """Ask for a job to be ended; ``nudge`` only has its keeper look for what was asked of it.
+        """Request the end of a job; ``nudge`` only has its keeper read the requests to it.
 
         Raises:
             Unreachable: the request may not have arrived.
@@ -128,7 +128,7 @@ class Backend(Protocol):
         ...
 
     async def collect(self, handle: str) -> JobReport | None:
-        """Return the engine's word about how a job ended, ``None`` when it does not know the job any more.
+        """Return the report about the end of a job, ``None`` when the cluster does not know the job any more.
 
         Raises:
             Unreachable: it cannot be asked.
@@ -136,7 +136,7 @@ class Backend(Protocol):
         ...
 
     async def recover(self, keys: Collection[str]) -> Mapping[str, str]:
-        """Return the handles of those of these jobs that the engine knows.
+        """Return the handles of those of these jobs that the cluster knows.
 
         Raises:
             Unreachable: it cannot be asked.
@@ -145,16 +145,16 @@ class Backend(Protocol):
 
 
 class SyncBackend(Protocol):
-    """The same, as far as programs without an event loop need it; every call is short, and may block for that long."""
+    """A cluster, for programs without an event loop; every call is short, and blocks for that long."""
 
     def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
-        """Say where these jobs stand; ``Unreachable`` is a word here, so that what is on disk still gets told."""
+        """Return the reports about these jobs; a cluster that cannot be asked is ``UNREACHABLE`` in them."""
         ...
 
     def cancel(self, key: str, *, nudge: bool = False) -> bool:
-        """Ask for a job to be ended, or its keeper to look; ``False`` when the engine cannot be reached."""
+        """Request the end of a job, or a look of its keeper; ``False`` when the cluster cannot be reached."""
         ...
 
     def collect(self, handle: str) -> JobReport | None:
-        """Return the engine's word about how a job ended, ``None`` when there is none to be had."""
+        """Return the report about the end of a job, ``None`` when there is none."""
         ...

@@ -1,15 +1,14 @@
-"""What became of a job that an engine runs on another machine: its records, and the engine's word beside them.
+"""The state of a cluster job: what its records and the cluster's report prove, and the records that follow.
 
-As in ``evidence``: ``examine`` only reads, ``decide`` is pure, ``resolve`` acts until nothing is left to do,
-and everybody comes to the same answer. No process is looked for here: pids in these records are another
-machine's.
+As in ``local.reconcile``: ``examine`` only reads, ``decide`` is pure, ``resolve`` acts until nothing is left to do, and
+all processes come to the same conclusion. The process table is not read: pids in these records are another machine's.
 
-What the keeper on the node wrote is the truth. The engine's word counts where that is missing, and then
+The records of the keeper on the node are the truth. The cluster's report counts where they are missing, and then
 
-* that a job runs or waits is believed at once, that it cannot be reached means nothing at all;
-* that a job has ended, or is not known, is believed of a *claimed* one only when its keeper's heart has
-  stopped: a node that its engine has lost sight of may go on, and what it wrote may not be visible yet;
-* of an *unclaimed* one it means that it never ran, which the claim makes final whatever the engine does next.
+* a report that a job runs or waits counts at once; that the cluster cannot be reached means nothing at all;
+* a report that a *claimed* job has ended, or is not known, counts only when the heartbeat of its keeper has stopped:
+  a node that the cluster has lost contact with may go on, and its records may not be visible yet;
+* of an *unclaimed* job the same report means that it never ran, which the claim makes final.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _OWN_PULSE: Final = ".now"
 
 @attrs.frozen(slots=True, kw_only=True)
 class ClusterEvidence:
-    """Everything that is known of a job at one moment.
+    """All evidence about a job, at one moment.
 
     Attributes:
         claim: the claim's holder, ``""`` for one that cannot be read, ``None`` without a claim.
@@ -69,7 +68,7 @@ class ClusterEvidence:
 
 
 class Step(Enum):
-    """What follows from the facts."""
+    """The step that follows from the evidence."""
 
     QUEUED = "it waits for its turn, or for its submission"
     RUNNING = "it runs, or its keeper is about to note its end"
@@ -79,13 +78,13 @@ class Step(Enum):
 
 
 def _age_of_pulse(directory: str) -> float:
-    """Return how many seconds ago the keeper gave a sign of life, by the clock of the file system alone."""
+    """Return the age of the keeper's last heartbeat in seconds, by the clock of the file system alone."""
     path = f"{directory}/{_OWN_PULSE}"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     os.utime(path)
     now = os.stat(path).st_mtime_ns
     try:
-        # Opened, and not only looked at: that is when a network file system fetches what is new.
+        # Opened, not only stat'ed: that makes a network file system fetch new attributes.
         descriptor = os.open(f"{directory}/{HEARTBEAT}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         then = os.lstat(f"{directory}/{records.CLAIM}").st_mtime_ns
@@ -96,7 +95,7 @@ def _age_of_pulse(directory: str) -> float:
 
 
 def examine(directory: str, report: JobReport, *, owner_lives: bool) -> ClusterEvidence:
-    """Read all there is."""
+    """Read all evidence."""
     process = valid_process(records.read(directory, records.PROCESS), records.read_claim(directory))
     claim = records.read_claim(directory)
     exit_record = valid_exit(records.read(directory, records.EXIT), process)
@@ -136,7 +135,7 @@ def _is_overdue(born: dict[str, Any]) -> bool:
 
 
 def decide(evidence: ClusterEvidence) -> Step:  # a decision table, one return per row
-    """Say what follows from the facts, and from nothing else."""
+    """Return the step that follows from the evidence alone."""
     gone = evidence.report.queue_state in {QueueState.ENDED, QueueState.ABSENT}
     if evidence.exit:
         stop = evidence.stop or {}
@@ -156,12 +155,12 @@ def decide(evidence: ClusterEvidence) -> Step:  # a decision table, one return p
 
 
 def is_unclaimed(directory: str) -> bool:
-    """Whether a job has provably not begun to run so far."""
+    """Return whether a job has provably not begun to run."""
     return records.read_claim(directory) is None
 
 
 def drop_secrets(directory: str) -> None:
-    """Delete what only a keeper was to read, when none will."""
+    """Delete the files that only a keeper reads, when none will."""
     for name in (ORDERS, STDIN):
         with contextlib.suppress(OSError):
             os.unlink(f"{directory}/{name}")
@@ -200,7 +199,7 @@ def resolve(
 
 def _note_never_launched(directory: str, evidence: ClusterEvidence, engine: str) -> None:
     report = evidence.report
-    stop = records.read_stop(directory)  # now that it is ruled out: a request came before, or not at all
+    stop = records.read_stop(directory)  # read after the ruling: a request came before, or never
     if stop:
         records.mark_stop(directory, signalled=0, gone=True)
     elif report.cancelled or report.overdue or evidence.overdue:
@@ -214,7 +213,7 @@ def _note_never_launched(directory: str, evidence: ClusterEvidence, engine: str)
         error, never_launched = NEVER_LAUNCHED, True
     elif report.queue_state is QueueState.ENDED:
         log = "see engine.log"
-        if not os.path.exists(f"{directory}/engine.log"):  # the first that a node makes, before it runs anything
+        if not os.path.exists(f"{directory}/engine.log"):  # a node creates it before it runs anything
             log = f"it made no engine.log: does the node see {os.path.dirname(directory)}?"
         error = f"{engine} did not get it to run on a node: {report.state} ({log})"
     else:
@@ -240,18 +239,18 @@ def _note_engines_word(
 
 
 def _note_stop(directory: str, why: str, by: str) -> None:
-    """Have a stop on record that the engine has carried out: the first request keeps its reason."""
+    """Record a stop that the cluster has carried out; the first request keeps its reason."""
     if not records.create(directory, records.STOP, factories.stop_request(why, by, signalled_boot_ns=0, gone=True)):
         records.mark_stop(directory, signalled=0, gone=True)
 
 
 def _observation(step: Step, evidence: ClusterEvidence) -> Observation:
     launched = None
-    if evidence.process:  # its boot clock is another machine's: nobody here can compare that
+    if evidence.process:  # its boot clock is another machine's, and not comparable
         launched = Launched(pid=evidence.process["pid"], started_ns=evidence.process["started_ns"])
     requested = evidence.stop.get("why") if evidence.stop else None
     if step is Step.ENDED:
-        assert evidence.exit is not None  # noqa: S101  # that is what the step means
+        assert evidence.exit is not None  # noqa: S101  # by that step
         stopped, survivors = stop_facts(evidence.stop)
         remark = evidence.exit.get("remark")
         ended = Ended(

@@ -77,7 +77,7 @@ class Submitter:
         )
 
     async def again(self, directory: str) -> Submission | None:
-        """Return the submission of a job that nobody has run and whose orders are still there, to be repeated."""
+        """Return the submission of a job that no node has run and whose orders are still there, to be repeated."""
         return await trio.to_thread.run_sync(self._again, directory, limiter=self._threads)
 
     def _again(self, directory: str) -> Submission | None:

@@ -1,9 +1,8 @@
-"""Watching commands that somebody else's keeper cares for: any number of them, by one task.
+"""Watching commands of other supervisors' keepers: any number of them, by one task.
 
-A keeper that lives writes down how its jobs end, and the kernel tells when it has written, or has ended
-itself. So as long as both can be had nothing is looked at again and again, and there is no task for each
-job. Whatever is more than that (the keeper is gone, an end is on record, nothing tells of changes) is
-handed over to whoever can deal with it.
+A keeper that lives records the ends of its jobs, and the kernel reports when it writes, and when it ends. So with both
+reports nothing is polled, and no job needs a task. All other cases (the keeper is gone, an end is recorded, the kernel
+reports nothing) are handed over to ``Watcher``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Final
 
 import trio
 
-from supervisor.engines.local.liveness_cache import look_again
+from supervisor.engines.local.liveness_cache import observe_again
 from supervisor.engines.local.watching import Watched
 from supervisor.jobdir.facts import Launched
 from supervisor.system import pidfd, processes
@@ -25,58 +24,57 @@ from supervisor.system.observing import NotKnown
 __all__ = ["AdoptedJobs"]
 
 _MAX_INLINE: Final = 8
-"""A look takes some 60 us; going to a thread and back takes as long as a few."""
+"""An observation takes some 60 us; a thread costs as much as a few of them."""
 
 
 class AdoptedJobs:
-    """The commands that are in the care of keepers which are not ours.
+    """The adopted commands whose keepers live.
 
     Args:
-        notifier: tells of changes in job directories.
-        hand_over: called with a command that needs more than watching; for one that just was, maybe again.
+        notifier: reports changes in job directories.
+        hand_over: called with a command that needs more than this, maybe more than once.
     """
 
     def __init__(self, notifier: Notifier, hand_over: Callable[[Watched], None]) -> None:
-        """Watch nothing until ``serve``."""
         self._notifier = notifier
         self._hand_over = hand_over
-        self._to_look_at: dict[Watched, None] = {}
+        self._to_observe: dict[Watched, None] = {}
         self._keepers: dict[tuple[int, int], _Keeper] = {}
         self._wake = trio.Event()
 
     def add(self, kept: Watched) -> None:
         """Watch a command, or have it handed over."""
-        kept.unwatch = self._notifier.watch(kept.directory, CHANGED, lambda: self._look_again(kept))
-        self._look_again(kept)
+        kept.unwatch = self._notifier.watch(kept.directory, CHANGED, lambda: self._observe_again(kept))
+        self._observe_again(kept)
 
-    def _look_again(self, kept: Watched) -> None:
-        self._to_look_at[kept] = None
+    def _observe_again(self, kept: Watched) -> None:
+        self._to_observe[kept] = None
         self._wake.set()
 
     async def serve(self) -> None:
-        """Look at what has changed, until cancelled."""
+        """Observe the jobs that have changed, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._wake.wait()
                     self._wake = trio.Event()
-                    jobs, self._to_look_at = list(self._to_look_at), {}
+                    jobs, self._to_observe = list(self._to_observe), {}
                     directories = [kept.directory for kept in jobs]
                     if len(directories) <= _MAX_INLINE:
-                        found = self._look(directories)
+                        found = self._keepers_of(directories)
                     else:
-                        found = await trio.to_thread.run_sync(self._look, directories)
+                        found = await trio.to_thread.run_sync(self._keepers_of, directories)
                     for keeper in self._keepers.values():
                         if not keeper.watched:
                             keeper.watched = True
                             nursery.start_soon(self._until_keeper_ends, keeper)
                     for kept, seen in zip(jobs, found, strict=True):
-                        self._looked(kept, seen)
+                        self._observed(kept, seen)
         finally:
             for keeper in self._keepers.values():
                 keeper.close()
 
-    def _looked(self, kept: Watched, seen: tuple[_Keeper, Launched] | None) -> None:
+    def _observed(self, kept: Watched, seen: tuple[_Keeper, Launched] | None) -> None:
         if kept.unwatch is None or seen is None:
             for keeper in self._keepers.values():
                 keeper.jobs.discard(kept)
@@ -89,10 +87,10 @@ class AdoptedJobs:
             keeper.jobs.add(kept)
             kept.set_launched(launched, hold=True)
             if keeper.ended:
-                self._look_again(kept)
+                self._observe_again(kept)
 
-    def _look(self, directories: Iterable[str]) -> list[tuple[_Keeper, Launched] | None]:
-        """Say of each job whose care it is in, and how it was launched; for a thread, if there are many."""
+    def _keepers_of(self, directories: Iterable[str]) -> list[tuple[_Keeper, Launched] | None]:
+        """Return for each job its keeper and its launch; in a thread, if there are many."""
         return [self._keeper_of(directory) for directory in directories]
 
     def _keeper_of(self, directory: str) -> tuple[_Keeper, Launched] | None:
@@ -114,12 +112,12 @@ class AdoptedJobs:
                     os.close(descriptor)
                     return False
                 keeper = self._keepers[pid, start] = _Keeper((pid, start), descriptor)
-            # If it has ended in the meantime its pidfd will say so, and all its jobs are looked at again.
+            # If it has ended meanwhile its pidfd reports that, and all its jobs are observed again.
             return not keeper.ended
 
         try:
-            seen = look_again(directory, os.lstat(directory), lives)
-        except OSError:  # the watcher that takes over looks until it is known
+            seen = observe_again(directory, os.lstat(directory), lives)
+        except OSError:  # the watcher that takes over waits until it is known
             return None
         if seen is None or seen.launched is None or keeper is None:
             return None
@@ -131,11 +129,11 @@ class AdoptedJobs:
         del self._keepers[keeper.identity]
         keeper.close()
         for kept in keeper.jobs:
-            self._look_again(kept)
+            self._observe_again(kept)
 
 
 class _Keeper:
-    """A keeper that cares for some of the jobs, held by its pidfd."""
+    """A keeper of some of the jobs, held by its pidfd."""
 
     __slots__ = ("descriptor", "ended", "identity", "jobs", "watched")
 

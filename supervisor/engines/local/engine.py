@@ -249,7 +249,7 @@ class LocalEngine:
         return not handle.keeper_died or await self._after_keeper_died(handle, request, final=final)
 
     def _never(self, directory: str, error: Exception) -> LaunchFailed:
-        """Rule that a job will not be launched, since what its launch needs cannot be had."""
+        """Rule that a job is never launched, as its launch has failed; return the error."""
         if isinstance(error, LaunchFailed):
             failure, repair, final = error, error.repair, not error.retryable
         else:
@@ -414,7 +414,7 @@ class LocalEngine:
     # ------------------------------------------------------------ stopping
 
     def stop(self, handle: LocalRunning, why: str, by: str) -> None:
-        """See to it that a tree is ended: by its keeper if there is one, else from here."""
+        """End a tree: by its keeper if there is one, else from here."""
         over = handle.finished.is_set() or handle.failure is not None
         if self._nursery is None or over or handle.stop_asked is not None:
             return
@@ -430,7 +430,7 @@ class LocalEngine:
             await handle.finished.wait()
             return
         if await until_known(handle.directory, lambda: stopping.is_signalled(handle.directory)):
-            # It is at it. If it falls silent before the end, that is our business again.
+            # The keeper has begun. If it does not finish, this process takes over.
             patience = stopping.seconds_of_grace(handle.directory) + stopping.BACKSTOP_SECONDS
             with trio.move_on_after(patience):
                 await handle.finished.wait()
@@ -449,7 +449,7 @@ class LocalEngine:
         while not handle.finished.is_set():
             try:
                 tree = await trio.to_thread.run_sync(cancel.step, why)
-            except OSError as error:  # a full disk, or it was forgotten: whoever watches sees that too
+            except OSError as error:  # a full disk, or it was forgotten, as its watcher will find
                 patience = not_known.seconds(error)
                 with contextlib.suppress(NotKnown):
                     if not isinstance(error, NotKnown) and validation.process(handle.directory):
@@ -461,7 +461,7 @@ class LocalEngine:
             if cancel.refused:
                 return
             if cancel.until is None:
-                return  # it will not be launched, and whoever watches sees the exit record
+                return  # it will not be launched, and its watcher finds the exit record
             if tree is not None:
                 await self._trees.end(tree)
                 return

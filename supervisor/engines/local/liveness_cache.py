@@ -1,10 +1,8 @@
-"""Looking again at jobs in the care of their keepers, for no more than what may have changed since.
+"""Caches "running" observations, validated by the ctime of the job directory and the pidfd of the keeper.
 
-That such a job runs is told by its records and by its keeper, which lives and has not written down an
-end. The records are names in the job directory, and the kernel gives a directory another time of change
-with every name that comes or goes; a keeper is held by a pidfd, which tells its end and no stranger's
-life. So of a job that was looked at before, two system calls tell whether all of that still holds: one
-that everybody who asks makes anyway, to see that the directory is there and ours, and a poll.
+A job runs while its keeper lives and has recorded no end. Records are names in the job directory, whose ctime changes
+with every name that is added or removed; a pidfd reports the end of exactly one keeper. So two system calls validate
+an observation: an ``lstat`` that each caller makes anyway, to check that the directory is there, and a poll.
 """
 
 from __future__ import annotations
@@ -21,31 +19,31 @@ from supervisor.system import pidfd, processes
 from supervisor.system.file_systems import has_settled
 from supervisor.system.observing import is_there
 
-__all__ = ["LivenessCache", "UnendedCache", "look_again"]
+__all__ = ["LivenessCache", "UnendedCache", "observe_again"]
 
 _MAX_JOBS: Final = 4096
 _MAX_KEEPERS: Final = 16
 
 _known: dict[str, tuple[tuple[int, int], tuple[int, int], Observation]] = {}
-"""By job directory: its stamp, its keeper, and what was seen. Of this process, whoever in it looks, in any thread."""
+"""By job directory: its stamp, its keeper, and the observation; 4096 of them take some 2 MB. Shared by all threads."""
 
 
-def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int], bool]) -> Observation | None:
-    """Return what ``evidence.resolve_kept`` would, without reading again what cannot have changed.
+def observe_again(directory: str, found: os.stat_result, lives: Callable[[int, int], bool]) -> Observation | None:
+    """Return what ``reconcile.resolve_kept`` returns, without reading again what cannot have changed.
 
-    ``found`` is the job directory as it was a moment ago: since the call that has asked this.
+    ``found`` is the status of the job directory since the caller was asked.
 
     Raises:
-        NotKnown: it cannot be looked at now.
+        NotKnown: the evidence cannot be read now.
     """
     stamp = found.st_ino, found.st_ctime_ns
     known = _known.get(directory)
     if known is not None:
-        # Whoever lives now lived when the directory was looked at, and no end was on record there.
+        # A keeper that lives now lived when ``found`` was read, without a recorded end.
         if known[0] == stamp and lives(*known[1]):
             return known[2]
         _known.pop(directory, None)
-    settled = has_settled(found)  # before anything is read: what changes from now on changes the stamp as well
+    settled = has_settled(found)  # before anything is read: later changes change the stamp as well
     keepers: list[tuple[int, int]] = []
 
     def asked(pid: int, start: int) -> bool:
@@ -53,7 +51,7 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
         return lives(pid, start)
 
     observation = reconcile.resolve_kept(directory, asked)
-    # A stop is written on in place, which leaves the directory as it was.
+    # A stop is updated in place, which does not change the ctime of the directory.
     if settled and observation is not None and observation.stop_requested is None and observation.damage is None:
         if len(_known) >= _MAX_JOBS:
             _known.clear()
@@ -62,29 +60,25 @@ def look_again(directory: str, found: os.stat_result, lives: Callable[[int, int]
 
 
 class LivenessCache:
-    """Says of jobs that they run in the care of their keepers, which it holds on to.
-
-    To be used by one thread at a time, and closed.
-    """
+    """Observes running jobs, holding their keepers by pidfds. For one thread at a time; close it."""
 
     def __init__(self) -> None:
-        """Hold nobody yet."""
         self._keepers: dict[tuple[int, int], _Keeper] = {}
 
     def close(self) -> None:
-        """Let go of the keepers."""
+        """Close the pidfds."""
         while self._keepers:
             self._keepers.popitem()[1].close()
 
     def look(self, directory: str, found: os.stat_result) -> Observation | None:
-        """Return what ``evidence.resolve`` would of a job in the care of its keeper; ``None`` for any other.
+        """Return what ``reconcile.resolve`` returns for a job whose keeper lives; ``None`` for any other.
 
-        ``found`` is as for ``look_again``.
+        ``found`` is as for ``observe_again``.
         """
-        return look_again(directory, found, self._lives)
+        return observe_again(directory, found, self._lives)
 
     def _lives(self, pid: int, start: int) -> bool:
-        """Whether a keeper lives; who is asked about a second time is held from then on."""
+        """Return whether a keeper lives; it is held from the second question on."""
         keeper = self._keepers.get((pid, start))
         if keeper is None:
             while len(self._keepers) >= _MAX_KEEPERS:
@@ -97,19 +91,18 @@ class LivenessCache:
 
 
 class UnendedCache:
-    """Says of a job that no end of it is on record, so that no process can have settled it, and what stop is."""
+    """Caches that jobs have no recorded end, so that no process can have finished them, and their stop requests."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
         self._stamps: dict[str, tuple[int, int]] = {}
         self._stops: dict[str, str] = {}
 
     def stop_requested(self, directory: str) -> str | None:
-        """Return why the job was asked to stop, as ``is_unended`` has seen it last."""
+        """Return why the job was asked to stop, as ``is_unended`` has read it."""
         return self._stops.get(directory)
 
     def is_unended(self, directory: str) -> bool:
-        """Whether a job directory is there, without an exit record; ``False`` where it may have one."""
+        """Return whether a job directory is there, without an exit record; ``False`` where it may have one."""
         known = self._stamps.get(directory)
         try:
             found = os.lstat(directory)
@@ -119,7 +112,7 @@ class UnendedCache:
             if is_there(f"{directory}/{records.EXIT}"):
                 return False
             stop = records.read_stop(directory)
-            os.lstat(directory)  # in the trash by now, the records would not have been found either
+            os.lstat(directory)  # if it was moved to the trash meanwhile, its records were not found for that reason
         except OSError:
             return False
         if len(self._stamps) + len(self._stops) >= _MAX_JOBS:
@@ -133,7 +126,7 @@ class UnendedCache:
 
 
 class _Keeper:
-    """A keeper: looked up in the process table at first, and by its pidfd once it is asked about again."""
+    """A keeper: looked up in the process table first, and by its pidfd from the second question on."""
 
     __slots__ = ("_asked", "_descriptor", "_identity", "_poll")
 
@@ -155,7 +148,7 @@ class _Keeper:
         return processes.is_alive(*self._identity)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close its pidfd."""
         self._poll = None
         if self._descriptor is not None:
             os.close(self._descriptor)

@@ -20,17 +20,16 @@ __all__ = ["Trees"]
 
 
 class Trees:
-    """Ends trees from this process; one look at the process table, in a thread, serves all of them."""
+    """Ends trees from this process; one read of the process table, in a thread, serves all of them."""
 
     def __init__(self) -> None:
-        """End nothing until ``serve``."""
         self._killer = tree_killer.TreeKiller()
         self._added: list[tree_killer.Stop] = []
         self._waiting: dict[tree_killer.Stop, Callable[[], None]] = {}
         self._wake = trio.Event()
 
     async def stop(self, directory: str, why: str, by: str) -> None:
-        """Put on record that a job is to be stopped, and end its tree; nothing where no process can be found."""
+        """Record the stop of a job, and end its tree if a process of it can be found."""
         try:
             request = await until_known(directory, lambda: stopping.request_stop(directory, why, by), only=NotKnown)
         except OSError as error:  # a full disk must not keep a job alive
@@ -44,7 +43,7 @@ class Trees:
             await self.end(stopping.Tree(directory, process, request))
 
     async def end(self, tree: stopping.Tree) -> None:
-        """End one tree, note that it is gone, and return once whoever sees its leader end has noted that too."""
+        """End one tree, record that, and return once the end of its leader is recorded too."""
         stop = await until_known(tree.directory, lambda: stopping.make_stop(tree))
         gone = trio.Event()
         self._waiting[stop] = gone.set
@@ -58,7 +57,7 @@ class Trees:
             await trio.sleep(stopping.NOTED_SOON_SECONDS / 100)
 
     async def serve(self) -> None:
-        """End what is asked for, until cancelled."""
+        """End trees, until cancelled."""
         while True:
             while self._added:
                 self._killer.add(self._added.pop())

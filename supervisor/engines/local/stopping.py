@@ -1,8 +1,8 @@
 """Stopping a local job from a process that is not its keeper's supervisor, without an event loop.
 
-If the keeper lives it is asked to do it: the request is written to ``stop.json``, a signal makes
-the keeper look, and it goes on with the stop even if the asking process dies. Only without a
-keeper, or when that one does not answer, is the tree ended from here. Both at once do no harm.
+A keeper that lives stops the job: the request is written to ``stop.json``, a signal makes the keeper read it, and the
+stop goes on even if the requesting process dies. Without a keeper, or if it does not answer, this process ends the
+tree. Both at once do no harm.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _OVERDUE_SECONDS: Final = 10.0
 
 
 def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
-    """Put the request on disk, unless there is one already, and return the one that counts.
+    """Write the request, unless there is one already, and return the request that counts.
 
     Raises:
         OSError: it cannot be written; nothing was signalled.
@@ -63,17 +63,17 @@ def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
     if not there:
         records.replace(directory, records.STOP, request)
         return request
-    if there.get("refused"):  # it is tried once more
+    if there.get("refused"):  # try again
         records.take_back_stop(directory, known=there)
         del there["refused"]
     return there
 
 
 def ask_again(directory: str, by: str) -> None:
-    """Have a stop that was refused tried once more, by the job's keeper or by its watcher without one.
+    """Have a refused stop tried again, by the job's keeper or, without one, by its watcher.
 
     Raises:
-        OSError: it cannot be written down.
+        OSError: the request cannot be written.
     """
     if refusal_of(directory):
         request_stop(directory, "cancelled", by)
@@ -81,15 +81,15 @@ def ask_again(directory: str, by: str) -> None:
 
 
 def refusal_of(directory: str) -> list[int]:
-    """Return the pids of the processes of a job that were not ours to stop when that was tried last."""
+    """Return the pids of the processes of a job that this user could not signal in the last attempt."""
     stop = records.read_stop(directory)
     return [int(word) for word in stop.get("refused", "").split() if validation.is_number(word)] if stop else []
 
 
 def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
-    """Make a keeper, given as (pid, start time), look for stop requests; ``False`` when it is gone.
+    """Signal a keeper, given as (pid, start time), to read stop requests; return ``False`` when it is gone.
 
-    One that cannot be seen now is not gone: a caller that trusts it in vain takes over before long.
+    A keeper whose state is not known now is not gone: a caller that trusts it in vain takes over before long.
     """
     try:
         return keeper is not None and processes.send_signal(*keeper, signal.SIGUSR1)
@@ -100,14 +100,13 @@ def nudge_keeper(keeper: tuple[int, int] | None) -> bool:
 
 
 class KeeperSignals:
-    """KeeperSignals each of several keepers once, after everything that it is to find has been written."""
+    """Signals each of several keepers once, after all requests to it were written."""
 
     def __init__(self) -> None:
-        """Owe nobody a nudge yet."""
         self._owed: dict[tuple[int, int], bool] = {}
 
     def owe(self, keeper: tuple[int, int] | None) -> bool:
-        """Have a keeper nudged by the next ``send``; ``False`` when it is gone."""
+        """Have the next ``send`` signal a keeper; return ``False`` when it is gone."""
         if keeper is None:
             return False
         if keeper not in self._owed:
@@ -118,7 +117,7 @@ class KeeperSignals:
         return self._owed[keeper]
 
     def send(self) -> None:
-        """Nudge them. One that has gone since leaves its jobs to whoever watches them."""
+        """Signal them. The watchers of its jobs take over from one that has ended."""
         owed, self._owed = self._owed, {}
         for keeper, alive in owed.items():
             if alive:
@@ -126,10 +125,10 @@ class KeeperSignals:
 
 
 def cancel_queued(directory: str, by: str) -> bool:
-    """Rule that a job which nobody has launched will not be; ``False`` when a launch is under way."""
+    """Rule that a job is never launched; return ``False`` when it was, or its launch is under way."""
     if records.read_claim(directory) is not None:
         return False
-    request_stop(directory, "cancelled", by)  # before the claim: whoever looks in between is to tell the same
+    request_stop(directory, "cancelled", by)  # before the claim, so that an observation in between agrees
     if not records.take_claim(directory, records.NOBODY):
         return False
     reconcile.note_cancelled(directory)
@@ -138,7 +137,7 @@ def cancel_queued(directory: str, by: str) -> bool:
 
 @attrs.frozen(slots=True, eq=False)
 class Tree:
-    """What is to be ended: the processes of one job.
+    """The processes of one job, to be ended.
 
     Attributes:
         directory: the job's; its name is the mark.
@@ -154,13 +153,13 @@ class Tree:
 
 
 def seconds_of_grace(directory: str) -> float:
-    """Return how long a job is left to end by itself, as it was fixed when the job was started."""
+    """Return the grace of a job, which is fixed when the job is started."""
     grace = validation.number((records.read(directory, records.JOB) or {}).get("grace_seconds"), _LONGEST_GRACE_SECONDS)
     return _USUAL_GRACE_SECONDS if grace is None else grace
 
 
 def make_stop(tree: Tree) -> tree_killer.Stop:
-    """Return the stop of a tree for a ``TreeKiller`` of this process, which notes its first signal."""
+    """Return the stop of a tree for a ``TreeKiller`` of this process; the first signal is recorded."""
     directory = tree.directory
     ended = (records.read(directory, records.EXIT) or {}).get("ended_boot_ns") if tree.sound else None
     signalled = tree.request.get("signalled_boot_ns")
@@ -170,7 +169,7 @@ def make_stop(tree: Tree) -> tree_killer.Stop:
             try:
                 records.mark_stop(directory, signalled=signalled_ns)
             except OSError as error:
-                if error.errno not in records.NO_ROOM:  # without that note its end would be taken for its own
+                if error.errno not in records.NO_ROOM:  # without a record of the signal the end would count as natural
                     raise not_known(error, directory) from error
                 # A full disk must not keep a job alive.
 
@@ -190,7 +189,7 @@ def _is_time(held: object) -> bool:
 
 
 def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
-    """Note what a stop has come to: that the tree is gone, so that its job can be settled, or that it was refused.
+    """Record the result of a stop: the tree is gone, so that its job can be finished, or the stop was refused.
 
     Raises:
         OSError: it cannot be written now; ``NotKnown`` unless the disk is full.
@@ -200,7 +199,7 @@ def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
     survivors = " ".join(map(str, stop.survivors))
     try:
         if not stop.natural and not stop.refused:
-            signalled = stop.signalled_ns  # there was no room for that, maybe
+            signalled = stop.signalled_ns  # may be missing, for want of room
             sizes = measures.sizes(tree.directory)
             records.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors, sizes=sizes)
         elif stop.signalled_ns is not None:
@@ -213,11 +212,10 @@ def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
 
 
 def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
-    """Whether the end of a leader that was just killed is on record, or needs no noting from here.
+    """Return whether the end of a leader that was just killed is recorded, or need not be recorded from here.
 
-    Its keeper does that within milliseconds. One that is there and does not (stopped itself, or
-    hanging in a write, or it did and somebody took the record away) must not keep the job from
-    ending: what the zombie tells, or that nobody knows, is noted instead.
+    Its keeper does that within milliseconds. A keeper that does not (it is stopped, hangs in a write, or its record
+    was deleted) must not keep the job from ending: then the status of the zombie, or that it is unknown, is recorded.
     """
     directory, process = tree.directory, tree.process
     try:
@@ -229,13 +227,13 @@ def is_noted(tree: Tree, *, patience_is_over: bool) -> bool:
         if patience_is_over:
             status = processes.exit_status_of_zombie(*leader)
             reconcile.note_exit(directory, process, status, by="nobody" if status is None else "zombie")
-    except OSError:  # not known now, or it cannot be noted: the next look does it
+    except OSError:  # not known now, or it cannot be recorded: the next observation does it
         pass
     return patience_is_over
 
 
 def stop_trees(jobs: Iterable[Tree]) -> None:
-    """End these trees from here, all side by side.
+    """End these trees from here, side by side.
 
     What lives on for ``STUCK_SECONDS`` after SIGKILL is left: it is frozen, or hangs in the kernel, and ends by that
     signal when it goes on.
@@ -256,7 +254,7 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
     blind_since: float | None = None
     give_up = time.monotonic() + patience + STUCK_SECONDS
     while (due := killer.next_ns) is not None and time.monotonic() < give_up:
-        # The trees are not our children: nothing tells us of their end but looking again.
+        # These are no children of this process: only the process table shows their ends.
         time.sleep(max(0, due - processes.boottime_ns()) / 1e9)
         for stop in killer.tick():
             try:
@@ -278,14 +276,14 @@ def stop_trees(jobs: Iterable[Tree]) -> None:
 
 
 class Cancel:
-    """A stop of one job by somebody who is not its supervisor, step by step.
+    """A stop of one job by a process that is not its supervisor, step by step.
 
     ``until`` is how long, on the monotonic clock, the job's keeper is trusted to begin. ``unrecorded``: there was no
     room on the disk for the request. ``refused``: what is left of the job is not ours to stop, see ``refusal_of``.
     """
 
     def __init__(self, directory: str, by: str, nudge: Callable[[tuple[int, int] | None], bool] | None = None) -> None:
-        """Have done nothing yet; ``nudge`` makes a keeper look, or will, and is ``False`` when that is gone."""
+        """``nudge`` signals a keeper now or later, and returns ``False`` when it is gone."""
         self.directory = directory
         self._by = by
         self._nudge = nudge or nudge_keeper
@@ -296,9 +294,9 @@ class Cancel:
         self.unrecorded = False
 
     def step(self, why: str = "cancelled", *, now: bool = False) -> Tree | None:
-        """Do what can be done, and return the tree if it is to be ended from here.
+        """Advance the stop, and return the tree if this process has to end it.
 
-        ``now``: nobody else is there to do that. Otherwise the job's keeper is asked and trusted for
+        ``now``: no other process does that. Otherwise the job's keeper is asked and trusted for
         ``BACKSTOP_SECONDS``. A keeper that is launching it this very moment finds the request
         when it is done, so a job whose launch never comes to an end is waited for.
 
@@ -310,11 +308,11 @@ class Cancel:
         if self.refused:
             return None
         if self._handed_out and self.until is not None and time.monotonic() < self.until:
-            return None  # whatever keeps it from ending, it is not to be tried without a pause
+            return None  # a tree that resists is not tried again without a pause
         if self.until is None:
             process = validation.process(directory)
             if process is None and cancel_queued(directory, self._by):
-                return None  # whoever looks next sees the exit record
+                return None  # the next observation finds the exit record
             request = self._request(why)
             self.until = time.monotonic() + BACKSTOP_SECONDS
             self._overdue = time.monotonic() + seconds_of_grace(directory) + _OVERDUE_SECONDS
@@ -323,7 +321,7 @@ class Cancel:
             if time.monotonic() < self.until:
                 return None
             if not self._begun and is_signalled(directory):
-                # It is at it. If it falls silent before the end, that is our business again.
+                # The keeper has begun. If it does not finish, this process takes over.
                 self._begun = True
                 self.until = time.monotonic() + seconds_of_grace(directory) + BACKSTOP_SECONDS
                 return None
@@ -339,17 +337,17 @@ class Cancel:
 
     @property
     def is_handed_out(self) -> bool:
-        """Whether its tree was returned, to be ended by this process."""
+        """Whether a step has returned its tree, to be ended by this process."""
         return self._handed_out
 
     @property
     def is_over(self) -> bool:
-        """Whether its tree was ended from here, and that could not be written down."""
+        """Whether this process has ended its tree, and that could not be recorded."""
         process = validation.process(self.directory) if self.unrecorded and self._handed_out else None
         return process is not None and process != {} and not processes.is_alive(process["pid"], process["start"])
 
     def _request(self, why: str) -> dict[str, Any]:
-        """Put the request on disk; empty where there is no room for it, which must not keep a job alive.
+        """Write the request and return it; return nothing on a full disk, which must not keep a job alive.
 
         It may be the job that fills the disk. Then its keeper finds nothing, and its tree is ended from here.
         """
@@ -363,14 +361,14 @@ class Cancel:
 
     @property
     def overdue(self) -> bool:
-        """Whether it should have come to an end: SIGKILL was sent from here, or there was time enough for it."""
+        """Whether it has had the time to end: this process has sent SIGKILL, or its keeper should have."""
         return self._handed_out or 0 < self._overdue < time.monotonic()
 
     def _wait_for_keeper(self) -> None:
-        """Go on waiting for a keeper that alone can tell the command from a stranger, or still has to spawn it.
+        """Wait on for a keeper that alone can identify the command, or still has to spawn it.
 
         One that could have looked for the request again and again, and has not begun, does not have
-        the job any more: it has reaped it, and somebody took the records of that away.
+        the job any more: it has reaped it, and the records of that were deleted.
         """
         now = time.monotonic()
         self.until = now + BACKSTOP_SECONDS
@@ -385,6 +383,6 @@ class Cancel:
 
 
 def is_signalled(directory: str) -> bool:
-    """Whether somebody has begun to end the tree of a job."""
+    """Return whether a process has begun to end the tree of a job."""
     stop = records.read_stop(directory)
     return bool(stop and stop["signalled_boot_ns"] is not None)

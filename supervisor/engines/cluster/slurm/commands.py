@@ -288,7 +288,7 @@ def read_show(answer: Answer) -> JobReport | None:
 
 @attrs.frozen(slots=True, kw_only=True)
 class Partition:
-    """A partition, as far as it matters to somebody who wants to submit to it.
+    """A partition, as far as it matters for a submission.
 
     Attributes:
         name: its name.
@@ -341,7 +341,7 @@ def read_sinfo(answer: Answer) -> list[Partition]:
 
 
 def ask(command: Command) -> Answer:
-    """Run a command as long as somebody can be kept waiting for it: 3 seconds."""
+    """Run a command for at most 3 seconds."""
     try:
         done = subprocess.run(
             command.argv,
@@ -359,7 +359,7 @@ def ask(command: Command) -> Answer:
 
 
 class SlurmSyncBackend:
-    """Asks Slurm while somebody waits: briefly, once for all jobs, and not again at once if it does not answer."""
+    """A ``SyncBackend``: asks Slurm briefly, once for all jobs, and not again at once if it does not answer."""
 
     def __init__(self) -> None:
         """Know nothing yet."""
