@@ -54,29 +54,37 @@ class Driver(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """The description of the service for the report."""
+        ...
 
     @property
     def keeps_jobs(self) -> bool:
         """Whether jobs stay after their output was fetched, so that they can be listed at the end."""
+        ...
 
     @property
     def same_machine(self) -> bool:
         """Whether the jobs run on this machine, judging by the address of the service."""
+        ...
 
     async def start(self, request: Request) -> Job:
         """Start a job and return it once it runs or has ended."""
+        ...
 
     async def wait(self, job_id: str, seconds: float) -> Job:
         """Return a job once it has ended, or unfinished after ``seconds``. Does not poll."""
+        ...
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it once none of its processes is left."""
+        ...
 
     async def fetch(self, job: Job) -> bytes:
         """Return the stdout of an ended job."""
+        ...
 
     def listed(self, run: str) -> AsyncIterator[Job]:
         """Yield the existing jobs of a run."""
+        ...
 
     async def forget(self, job_id: str) -> None:
         """Delete an ended job."""
