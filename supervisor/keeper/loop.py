@@ -120,7 +120,7 @@ class Keeper(turns.Turns):
                 self.reserve.refill()
 
     def _stop_blindly(self, stop: tree_killer.Stop) -> None:
-        """Signal the group of a leader that was not reaped yet, so that its number is its own."""
+        """Signal the group of a leader that was not reaped yet, so that no other group has its number."""
         if not stop.is_child or processes.has_child_ended(stop.pid):
             return
         now = processes.boottime_ns()
@@ -157,7 +157,7 @@ class Keeper(turns.Turns):
         try:
             if not self._take_claim(asked.directory):
                 launch.close()
-                self._say_failed(asked.token, 125, "another process has claimed it", claimed=True)
+                self._report_failure(asked.token, 125, "another process has claimed it", claimed=True)
                 return
             self.claimed = asked.directory
             if len(launch.held) < asked.descriptors:
@@ -178,7 +178,7 @@ class Keeper(turns.Turns):
             launch.close()
         self._attempt(self._launched, launch)
 
-    def _say_failed(self, token: int, status: int, reason: str, *, claimed: bool) -> None:
+    def _report_failure(self, token: int, status: int, reason: str, *, claimed: bool) -> None:
         self.connection.queue(protocol.Failed(token=token, status=status, reason=reason, claimed=claimed))
 
     def _take_claim(self, directory: str) -> bool:
@@ -200,7 +200,7 @@ class Keeper(turns.Turns):
             error = launch.error
             record = factories.launch_failure(error.message, error.status, final=error.final)
             self.unwritten.write(directory, records.EXIT, record)
-            self._say_failed(token, error.status, error.message, claimed=False)
+            self._report_failure(token, error.status, error.message, claimed=False)
             self.launching.pop(token, None)
             return
         if launch.start is None:
@@ -278,7 +278,7 @@ class Keeper(turns.Turns):
             launch.stop = why, by
             return
         self.unwritten.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
-        self._say_failed(token, 125, launches.CANCELLED, claimed=True)
+        self._report_failure(token, 125, launches.CANCELLED, claimed=True)
         self.launching.pop(token, None)
 
     def _kill_launch(self, launch: launches.Launch) -> None:
@@ -324,7 +324,7 @@ class Keeper(turns.Turns):
         try:
             if self.killer.signal_leader(stop):
                 return
-        except OSError:  # the snapshot that follows sees to it
+        except OSError:  # the first snapshot will find it
             return
         stop.signalled_ns = None
         record.unmark_signalled()
@@ -366,7 +366,7 @@ class Keeper(turns.Turns):
             end = status, cpu, usage.ru_maxrss, time.time_ns(), processes.boottime_ns()
             child = self.by_pid.pop(pid, None)
             if child is None:
-                self.early[pid] = end  # its launch has not come back yet
+                self.early[pid] = end  # its launch has not returned yet
             else:
                 child.end = end
                 self._attempt(self._ended, child)
@@ -445,9 +445,8 @@ class Keeper(turns.Turns):
         assert child.end is not None  # noqa: S101  # set when it was reaped
         self.outputs.drop(child.token)
         self.leftovers[child.token] = child
-        stop = child.new_stop(
-            lambda _: None, signalled_ns=processes.boottime_ns(), ended_ns=child.end[4]
-        )  # not recorded
+        now, ended = processes.boottime_ns(), child.end[4]
+        stop = child.new_stop(lambda _: None, signalled_ns=now, ended_ns=ended)  # this stop is not recorded
         self.stopping[stop] = child
         self.killer.add(stop)
 
