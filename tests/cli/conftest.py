@@ -1,4 +1,4 @@
-"""Two ways to run the command line: in this process, which is quick, and in one of its own."""
+"""Two ways to run the command line: in this process, which is quick, and in a process of its own."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def cli(state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.chdir(workspace)
     monkeypatch.setenv("SUPERVISOR_STOP_GRACE_SECONDS", "0.2")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    # A process of its own finds the package as this one does, wherever it stands.
+    # The process finds the package as this one does.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     logger = logging.getLogger("supervisor")
     before = list(logger.handlers), logger.level, logger.propagate

@@ -1,4 +1,4 @@
-"""What all commands about jobs share: prefixes of ids, and readers of stdout that leave."""
+"""Behaviour that all commands about jobs share: prefixes of ids, and a stdout whose reader has closed it."""
 
 from __future__ import annotations
 

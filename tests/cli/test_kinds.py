@@ -1,4 +1,4 @@
-"""Kinds that other distributions bring, as the command line shows them."""
+"""Kinds of other distributions on the command line."""
 
 from __future__ import annotations
 

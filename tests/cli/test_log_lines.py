@@ -1,4 +1,4 @@
-"""What the command line writes to its log is without secrets and control characters, from every source."""
+"""The log of the command line contains no secrets and no control characters, from any source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who only asks makes nothing, and nothing is made where another user could replace it."""
+"""Commands that read create nothing, and nothing is created where another user could replace it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or have lost their reader; in real processes, as descriptors matter."""
+"""Standard streams that are closed or full, or whose reader has closed them; in real processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def jobs(cli: Any) -> list[Any]:
 
 
 def in_shell(redirections: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command line with the redirections of a shell; what a stream that is left to us says is kept."""
+    """Run a command line with the redirections of a shell; capture the streams that are not redirected."""
     script = f'exec "$@" {redirections}'
     argv = ["sh", "-c", script, "sh", sys.executable, "-m", "supervisor", *words]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
@@ -53,7 +53,7 @@ def test_a_closed_descriptor_is_no_reason_to_break(cli: Any, words: list[str], c
         expected = 2
     if words[:1] == ["start"] and ">&-" in closed.replace("2>&-", ""):
         expected = 2
-        assert jobs(cli) == []  # its id could not have been told
+        assert jobs(cli) == []  # its id could not have been printed
     assert done.returncode == expected, done.stderr
     if closed == "<&-" and words[:1] == ["start"]:
         assert len(jobs(cli)) == 1
@@ -72,7 +72,7 @@ def test_start_without_a_stdout_says_on_stderr_that_nothing_was_started(cli: Any
 
 @pytest.mark.usefixtures("cli")
 def test_no_file_of_a_job_is_given_the_number_of_a_standard_stream(tmp_path: Path) -> None:
-    """What is then written to stderr, by whatever library, would land in it."""
+    """Otherwise text for stderr, from any library, would be written into that file."""
     script = (
         "import os, sys\n"
         "from supervisor.cli.inherited import take_descriptors\n"

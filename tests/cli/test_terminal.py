@@ -1,4 +1,4 @@
-"""Nothing that a job is made of reaches a terminal as a control character; what a job writes passes as it is."""
+"""No value of a job reaches a terminal as a control character; the output of a job is passed on unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A title, a cleared screen, a C1 introducer, a bell, an answerback, a new line's way back, reordered text.
 NASTY = "\x1b]0;owned\x07\x1b[2Jx\x9b31my\x05z\rback\u202egnp\x7f\x00"
 SPARED = NASTY.replace("\x00", "")  # what the operating system takes as an argument
-# What we send to a terminal ourselves: colours, and the status line of `run`, which clears its own line.
+# The control sequences of the command line itself: colours, and the status line of `run`, which clears its line.
 OURS = re.compile(r"\x1b\[[0-9;]*m|\r[^\x00-\x1f]*\x1b\[K|\r\x1b\[K|\r\n")
 UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

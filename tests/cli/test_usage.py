@@ -1,4 +1,4 @@
-"""Usage errors, settings, help, completion: what needs no job."""
+"""Usage errors, settings, help and completion, which need no job."""
 
 from __future__ import annotations
 

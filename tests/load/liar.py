@@ -1,4 +1,4 @@
-"""A machine in memory that runs jobs as they are described, or lies about those that it was told to lie about."""
+"""A driver in memory that runs jobs as described, or falsifies selected ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Running:
 
 
 class Liar:
-    """A driver. ``lies`` says about which jobs, by their number, and how; 0 is the trial job."""
+    """A driver. ``lies`` maps the numbers of falsified jobs to the kind of lie; 0 is the trial job."""
 
     same_machine = True
 

@@ -1,4 +1,4 @@
-"""A whole run against a machine in memory: what is right is found right, and each way of being wrong is found."""
+"""A whole run against a driver in memory: correct jobs pass, and each kind of fault is found."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_lie_about_one_job_is_found(clock: Clock, lie: str, code: str, t
     assert shape["ok"] is False
     assert shape["error"]["code"] == "load_failed"
     assert code in shape["wrong"], shape["wrong"]
-    # One job was lied about, and of no other is anything said.
+    # One job was falsified, and no other has a fault.
     number = {"same id": {"7", "1"}}.get(lie, {"7"})
     assert {each["tag"].rpartition("-")[2] for each in shape["examples"] if each["tag"]} <= number
     assert all(each["meaning"] == check.MEANINGS[each["code"]] for each in shape["examples"])

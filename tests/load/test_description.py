@@ -1,4 +1,4 @@
-"""What a mix may say, what becomes due when, and how values are counted."""
+"""Mixes, plans, and percentiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When jobs are asked for and how they are timed, against a machine in memory that may be slow."""
+"""Due times and latencies, against a driver in memory that may be slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A load through real MCP servers: one over stdio that is started for it, and one over HTTP with a token."""
+"""A load through real MCP servers: one over stdio that it starts, and one over HTTP with a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that every job is, run by a shell; and the pattern that lets a server run it."""
+"""The program of every job, run by a shell; and the pattern that lets a server run it."""
 
 from __future__ import annotations
 

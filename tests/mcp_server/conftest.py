@@ -1,4 +1,4 @@
-"""What the tests of the MCP server share: servers in memory and as processes, and the SDK's own client."""
+"""Fixtures of the tests of the MCP server: servers in memory and as processes, and the SDK's own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be seen now is told as an error that passes, and not as a defect."""
+"""A state that cannot be read now is a retryable error, not an internal error."""
 
 from __future__ import annotations
 

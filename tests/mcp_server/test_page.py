@@ -1,4 +1,4 @@
-"""What docs/mcp.md tells people to put into their hosts' configuration starts a server."""
+"""The configuration for hosts in docs/mcp.md starts a server."""
 
 from __future__ import annotations
 

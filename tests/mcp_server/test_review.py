@@ -1,4 +1,4 @@
-"""The program of the review kinds: a change made fit to be read, and the agent that it becomes."""
+"""The program of the review kinds: the prepared diff, and the agent that the program becomes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Repository:
 
     def review(self, *options: str, agent: tuple[str, ...] = ("cat",), status: int = 0, up: int = 0) -> str:
         command = [sys.executable, "-P", "-m", "supervisor.mcp_server.review", *options, "--", *agent]
-        # The directory for temporary files may itself stand in a checkout.
+        # The directory for temporary files may itself be in a checkout.
         ceiling = {"GIT_CEILING_DIRECTORIES": str(self.path.parents[up])}
         environment = {**os.environ, **ceiling, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(
@@ -183,7 +183,7 @@ def test_a_repository_without_commits_binary_files_and_odd_names(tmp_path: Path)
 
 
 def test_nothing_of_the_workspace_is_imported(repository: Repository) -> None:
-    """A workspace may hold anything, a module called like one of ours included."""
+    """A workspace may contain any file, also a module with the name of one of this package."""
     ran = repository.path.parent / "ran"
     for name in ("json.py", "supervisor/__init__.py", "argparse.py"):
         repository.write(name, f"open({str(ran)!r}, 'w')\n")
@@ -192,7 +192,7 @@ def test_nothing_of_the_workspace_is_imported(repository: Repository) -> None:
 
 
 class Armed:
-    """A program that notes who called it, and a configuration that names it wherever it can."""
+    """A program that records its caller, and a configuration that names it in every possible key."""
 
     def __init__(self, repository: Repository) -> None:
         self.ran = repository.path.parent / "ran"
@@ -314,7 +314,7 @@ def test_a_partial_clone_fetches_nothing(repository: Repository, tmp_path: Path)
     armed = Armed(partial)
     armed.arm(clone / ".git/config", clone / ".git/hooks")
     partial.write("kept.py", "one = 'third'\n")
-    assert "'third'" in partial.review()  # what is checked out is there
+    assert "'third'" in partial.review()  # checked-out objects exist
     (clone / ".git/HEAD").write_text(
         subprocess.run(["git", "rev-parse", "HEAD~1"], cwd=clone, check=True, capture_output=True, text=True).stdout
     )
@@ -347,9 +347,9 @@ def test_submodules_and_repositories_within_are_not_entered(repository: Reposito
     assert "'dirty'" not in told
     below = Repository.__new__(Repository)
     below.path = bare
-    below.review(up=1)  # the repository around it is looked at, not the bare one
+    below.review(up=1)  # it reviews the repository around it, not the bare one
     armed.assert_safe()
-    # A submodule and a linked working tree can be looked at by themselves.
+    # A submodule and a linked working tree can be reviewed by themselves.
     module = Repository.__new__(Repository)
     module.path = repository.path / "module"
     assert "'dirty'" in module.review()

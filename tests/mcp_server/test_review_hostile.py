@@ -1,4 +1,4 @@
-"""Repositories in which git hangs, or that would fill the disk: a review comes to an end, and leaves nothing behind."""
+"""Repositories in which git hangs, or that would fill the disk: a review ends, and leaves no files."""
 
 from __future__ import annotations
 

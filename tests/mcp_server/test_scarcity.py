@@ -1,4 +1,4 @@
-"""A server that runs out of descriptors: valid tokens stay valid, jobs are jobs, and nothing dies."""
+"""A server without free descriptors: valid tokens stay valid, jobs run on, and the server survives."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ async def test_silent_connections_do_not_starve_other_clients(start: Callable[..
 @pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 async def test_descriptors_that_run_out_and_come_back(start: Callable[..., Server], state_dir: Path) -> None:
-    """With none at all it may refuse, but says nothing untrue; with some again it goes on."""
+    """Without any descriptor it may refuse, but gives no wrong answer; once some are free it works again."""
     server = start()
     pid = server.process.pid
 
     def ask(token: str) -> int | None:
         try:
             return server.post(INITIALIZE, Authorization=f"Bearer {token}")[0]
-        except OSError:  # the connection was ended: nothing was said
+        except OSError:  # the connection was closed without an answer
             return None
 
     assert await trio.to_thread.run_sync(ask, server.token) == 200
@@ -116,7 +116,7 @@ async def test_descriptors_that_run_out_and_come_back(start: Callable[..., Serve
 @pytest.fixture
 def tokens(state_dir: Path) -> Tokens:
     made = Tokens(state_dir)
-    time.sleep(0.15)  # a change that is younger may bear the same time as what was read
+    time.sleep(0.15)  # a more recent change may have the same timestamp as the read file
     assert made.principal(made.default.read_text().strip()) == "default"
     return made
 

@@ -1,4 +1,4 @@
-"""Hosts drop servers that are slow to start: from exec to the first answer, beside a bare server of the SDK."""
+"""Hosts drop servers that start slowly: the time to the first answer, compared with a bare server of the SDK."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_first_answer_takes_no_longer_than_that_of_a_bare_server(tmp_path: P
     theirs = [sys.executable, str(bare)]
     for command in (ours, theirs):
         seconds_to_the_first_answer(command, environment)
-    # Side by side: whatever else slows this machine down then slows both.
+    # Concurrently, so that other load slows both.
     ratios = [
         seconds_to_the_first_answer(ours, environment) / seconds_to_the_first_answer(theirs, environment)
         for _ in range(ROUNDS)

@@ -1,4 +1,4 @@
-"""``bench`` as people run it: on a state root of their own, with real processes."""
+"""``bench`` on a state root of its own, with real processes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_is_kept_can_be_looked_at(cli: Any) -> None:
 
 
 def begun(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a run says how many jobs it has started."""
+    """Wait until a run shows how many jobs it has started."""
     assert process.stderr is not None
     line = b""
     while b"started (" not in line:

@@ -259,7 +259,9 @@ def test_a_second_interrupt_does_not_wait(cli: Any, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminated_run_lets_go_of_the_job(cli: Any, number: signal.Signals) -> None:
-    before = signal.signal(number, signal.SIG_DFL)  # what is ignored here, as under nohup, stays ignored in children
+    before = signal.signal(
+        number, signal.SIG_DFL
+    )  # a signal that this process ignores, as under nohup, would stay ignored in children
     try:
         with cli.process("run", "--", *READY) as process:
             assert process.stdout.readline() == b"ready\n"

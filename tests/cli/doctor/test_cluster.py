@@ -1,4 +1,4 @@
-"""What ``doctor`` says about Slurm: on our imitation of it, and where there is none."""
+"""The checks of ``doctor`` for Slurm: with fake Slurm commands, and without any."""
 
 from __future__ import annotations
 

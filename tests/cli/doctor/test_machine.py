@@ -1,4 +1,4 @@
-"""What ``doctor`` says of the limits that hold for the keeper."""
+"""The checks of ``doctor`` for the limits of the keeper."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PR_CAPBSET_DROP, CAP_SYS_RESOURCE = 24, 24
 
 
 def keeper_check(limit: int | None, *, hard: bool) -> dict[str, Any]:
-    """Return what a ``doctor`` says that may not raise hard limits."""
+    """Return the checks of a ``doctor`` that may not raise hard limits."""
     library = ctypes.CDLL(None, use_errno=True)
 
     def prepare() -> None:
-        library.prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0)  # refused to who lacks it anyway
+        library.prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0)  # fails for a process without the capability
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit if hard else resource.RLIM_INFINITY))
 

@@ -1,4 +1,4 @@
-"""Arguments at their edges: what a tool cannot take is `invalid_arguments`, and never a defect of ours."""
+"""Edge cases of arguments: a value that a tool does not accept gives `invalid_arguments`, never an internal error."""
 
 from __future__ import annotations
 

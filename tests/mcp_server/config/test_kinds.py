@@ -1,4 +1,4 @@
-"""The kinds file: what it says, and every mistake with its line, its key and what is allowed."""
+"""The kinds file: its values, and every mistake with its line, its key and the allowed values."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ P = K + "[kind.k.parameters.p]\n"
 S = K + 'engine = "slurm"\n[kind.k.engine_options]\n'
 
 BAD = [
-    # (the file, its line, and what the message has to say)
+    # (the file, the line in the message, and a part of the message)
     ("[kind.k", 1, "this is not TOML"),
     ('[kinds.k]\ncommand = ["x"]', 1, "there is no key 'kinds' here; allowed: one of kind"),
     ("[kind]\nk = 5", 2, "k is 5; allowed: a table: [kind.k]"),
@@ -260,7 +260,7 @@ class TestTrust:
             kinds_file.load(file)
 
 
-# ---------------------------------------------------------------- what is guarded
+# ---------------------------------------------------------------- guarded paths
 
 
 @pytest.mark.parametrize("place", ["/", ".", "state", "state/mcp-tokens", "work/link", "conf"])

@@ -1,4 +1,4 @@
-"""Kinds that run on a cluster, through the real ``supervisor mcp``: on our imitation, or with ``--slurm`` on Slurm."""
+"""Kinds that run on a cluster, through the real ``supervisor mcp``: on fake Slurm, or with ``--slurm`` on Slurm."""
 
 from __future__ import annotations
 

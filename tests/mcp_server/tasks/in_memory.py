@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class Peer:
-    """One client: a name, which is its principal here, a generation, and what it has declared."""
+    """One client: a name, which is its principal here, a protocol version, and its declared capabilities."""
 
     def __init__(self, send: Any, name: str, era: str, capabilities: Mapping[str, Any]) -> None:
         self._send = send
@@ -173,7 +173,7 @@ class World:
         @self.server.tool()
         @self.tasks.function
         async def think(about: int = 1) -> str:
-            """Think until the test says so."""
+            """Think until the test lets it end."""
             self.begun.set()
             try:
                 await self.gate.wait()
@@ -184,7 +184,7 @@ class World:
         @self.server.tool()
         @self.tasks.function
         async def act(ctx: Context) -> str:
-            """Do what the test says."""
+            """Run the function of the test."""
             assert self.body is not None
             return await self.body(ctx)
 

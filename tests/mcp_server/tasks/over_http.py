@@ -1,4 +1,4 @@
-"""The fixture server as a process, and a client that says what it wants to, over HTTP, of 2026-07-28."""
+"""The fixture server as a process, and a client of 2026-07-28 over HTTP that can send any request."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Server:
                             return
 
     def ended(self, task_id: str) -> dict[str, Any]:
-        """Wait until a task has ended, woken by its notifications, and return what ``tasks/get`` says then."""
+        """Wait until a task has ended, woken by its notifications, and return the answer of ``tasks/get``."""
         for _ in self.follow(task_id):
             pass
         return self.call("tasks/get", taskId=task_id)

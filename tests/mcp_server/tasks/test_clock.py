@@ -1,4 +1,4 @@
-"""A wall clock that jumps neither ends a function nor forgets what it has given."""
+"""A jump of the wall clock neither ends a function nor deletes its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_function_goes_on(world: World, monkeypatch: pytest.MonkeyPatch,
         made = await peer.call("think", about=1)
         await world.begun.wait()
         jump(monkeypatch, by_ns)
-        other = await peer.call("think", about=2)  # has the times of all looked at
+        other = await peer.call("think", about=2)  # checks the expiry of all tasks
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (await peer.get(made["taskId"]))["status"] == "working"
         world.gate.set()

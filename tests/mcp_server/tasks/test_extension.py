@@ -1,4 +1,4 @@
-"""What ``Tasks`` does for a server: opening in vain, several servers on one root, tools of any kind."""
+"""``Tasks`` on a server: failures to open, several servers on one root, tools of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Function tasks: a tool's function that goes on after its call was answered, and what it asks meanwhile."""
+"""Function tasks: a tool's function that runs on after its call was answered, and its questions."""
 
 from __future__ import annotations
 

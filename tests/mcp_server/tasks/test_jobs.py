@@ -1,4 +1,4 @@
-"""Job tasks: a job of the supervisor, asked about as a task."""
+"""Job tasks: a job of the supervisor as a task."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ async def test_the_sdks_own_client_can_be_told_of_tasks(world: World) -> None:
 
 
 class Headers:
-    """What a request over HTTP looks like to the extension."""
+    """A request over HTTP, as far as the extension uses it."""
 
     def __init__(self, **headers: str) -> None:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}

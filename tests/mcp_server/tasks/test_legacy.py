@@ -1,4 +1,4 @@
-"""Tasks as 2025-11-25 has them."""
+"""Tasks of 2025-11-25."""
 
 from __future__ import annotations
 

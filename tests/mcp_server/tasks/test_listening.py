@@ -1,4 +1,4 @@
-"""``notifications/tasks`` over ``subscriptions/listen``, alone and beside other things to listen to."""
+"""``notifications/tasks`` over ``subscriptions/listen``, alone and with other subscriptions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_job_from_start_to_end(world: World, engine: FakeEngine) -> None
         assert note.pop("_meta")[ID] == ack["_meta"][ID]
         got = await peer.get(task_id)
         del got["resultType"], got["_meta"]
-        assert note == got  # exactly what tasks/get would have said
+        assert note == got  # exactly the answer of tasks/get
 
 
 async def test_a_function_with_a_question(world: World) -> None:

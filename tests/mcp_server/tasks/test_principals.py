@@ -1,4 +1,4 @@
-"""Tasks are for who made them, and for the owner of the state root; to others they do not exist."""
+"""Only the principal that created a task, and the owner of the state root, can access it."""
 
 from __future__ import annotations
 

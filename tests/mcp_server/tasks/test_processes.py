@@ -1,4 +1,4 @@
-"""What the conformance suite does not test: a task outlives its server, and the keeper of its job."""
+"""Beyond the conformance suite: a task outlives its server, and the keeper of its job."""
 
 from __future__ import annotations
 

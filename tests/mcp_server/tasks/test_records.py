@@ -1,4 +1,4 @@
-"""What is on disk of function tasks, and what is made of it when it is not what it should be."""
+"""The files of function tasks, also damaged ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long answers are: what a host asked for, whatever the kind, and no more than a model has room for."""
+"""The length of answers: the requested length, for every kind, and never more than a model has room for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job tools, in memory: what they answer, and what they tell a model to do next."""
+"""The job tools, in memory: their answers, and their hints for the next call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN = "0" * 32
 
 
 def rewrite(command: Any, data: bytes) -> None:
-    """Have other bytes stand where a command has written."""
+    """Overwrite the output of a command with other bytes."""
     Path(command.request.directory, "result.json").write_bytes(data)
 
 
@@ -83,7 +83,7 @@ async def test_a_cancelled_wait_leaves_the_job_alone(servers: Any) -> None:
     servers.script = Script(seconds=None)
     async with servers() as call:
         job_id = (await call("count", upto=3))["job_id"]
-        with trio.move_on_after(0.05) as waiting:  # the client says notifications/cancelled
+        with trio.move_on_after(0.05) as waiting:  # the client sends notifications/cancelled
             await call("job_wait", job_id=job_id)
         assert waiting.cancelled_caught
         assert (await call("job_status", job_id=job_id))["status"] == "running"

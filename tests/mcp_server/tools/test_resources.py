@@ -1,4 +1,4 @@
-"""Jobs as resources, in both eras, and who is told of changes."""
+"""Jobs as resources in both protocol versions, and notifications of changes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_resources_that_are_not_there(servers: Any, era: str, uri: str) ->
 
 
 class Told:
-    """Collects what a client is told of, and waits for it."""
+    """Collects the notifications for a client, and waits for them."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[str](100)

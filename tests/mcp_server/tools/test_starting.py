@@ -1,4 +1,4 @@
-"""The tools that start jobs, in memory: what is run, where, with what, and what the caller is told."""
+"""The tools that start jobs, in memory: commands, workspaces, environments, and answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_the_result_is_given_if_it_is_ready_in_time(servers: Any, era: str
 
 
 async def test_else_the_handle_is(servers: Any, mock_clock: MockClock) -> None:
-    """The clock is moved by hand, since the server looks at workspaces in threads, for which no clock waits."""
+    """The test moves the clock, because the server checks workspaces in threads, which autojump does not wait for."""
     servers.script = Script(seconds=100)
     answers: list[dict[str, Any]] = []
     async with servers() as call, trio.open_nursery() as nursery:

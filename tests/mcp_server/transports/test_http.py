@@ -1,4 +1,4 @@
-"""The real ``supervisor mcp --http``: who comes in, who sees what, and what survives."""
+"""The real ``supervisor mcp --http``: access, principals, and restarts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ parameters.word = {}
 
 @attrs.define
 class Server:
-    """A server as a process, and where it said that it is."""
+    """A server as a process, and its address."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -78,7 +78,7 @@ class Server:
             yield client
 
     def post(self, body: bytes, **headers: str) -> tuple[int, bytes]:
-        """Make a request as it stands, and return the status and what was said."""
+        """Send a request unchanged, and return the status and the body."""
         names = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         names |= {name.replace("_", "-"): value for name, value in headers.items()}
         try:
@@ -132,7 +132,7 @@ async def release(fifo: Path) -> None:
     await trio.to_thread.run_sync(fifo.write_bytes, b"released\n")
 
 
-# ---------------------------------------------------------------- who comes in
+# ---------------------------------------------------------------- access
 
 
 def test_the_token_is_made_once_and_no_other_user_reads_it(start: Callable[..., Server], state_dir: Path) -> None:
@@ -161,7 +161,7 @@ def test_who_is_let_in(start: Callable[..., Server]) -> None:
         ({"Authorization": bearer, "Host": "127.0.0.1.evil.example"}, 421),
         ({"Authorization": bearer, "Origin": "http://evil.example"}, 403),
         ({"Authorization": bearer, "Origin": "null"}, 403),
-        ({"Authorization": bearer}, 400),  # let in, and told that it has no session
+        ({"Authorization": bearer}, 400),  # accepted, but it has no session
         (
             {"Authorization": f"bearer {server.token}", "Host": "localhost", "Origin": "http://localhost:3000"},
             400,
@@ -253,7 +253,7 @@ class TestTokens:
         assert tokens.principal(secret) is None
 
 
-# ---------------------------------------------------------------- who sees what
+# ---------------------------------------------------------------- principals
 
 
 @ERAS
@@ -275,7 +275,7 @@ async def test_a_principal_sees_its_own_jobs_and_no_others(start: Callable[..., 
             assert (await call(his, "job_list", labels=labels))["jobs"] == []
         assert (await his.list_resources()).resources == []
         assert [each["job_id"] for each in (await call(hers, "job_list"))["jobs"]] == [job_id]
-        # The same key is another's: neither is handed the other's job.
+        # Two principals use the same key: neither gets the job of the other.
         assert (await call(his, "say", word="hi", idempotency_key="same"))["ok"] is True
         assert (await call(hers, "job_status", job_id=job_id))["status"] == "running"
         await release(fifo)
@@ -349,7 +349,7 @@ async def test_kill_9_and_the_next_server_on_the_same_port_goes_on(
         job_id = (await call(client, "hold", fifo=str(fifo), idempotency_key="k"))["job_id"]
         server.process.kill()
         server.process.wait()
-        with contextlib.suppress(Exception):  # that this client notices is no matter of ours
+        with contextlib.suppress(Exception):  # the errors of this client do not matter here
             await client.send_ping()
     address = server.url.removeprefix("http://").removesuffix("/mcp")
     again = start(address=address)
@@ -378,7 +378,7 @@ async def test_sigterm_ends_it_soon_with_clients_connected(start: Callable[..., 
             server.process.send_signal(signal.SIGTERM)
             assert await trio.to_thread.run_sync(server.process.wait, PATIENCE) == 0
             assert time.monotonic() - begun < 5
-    assert [each["status"] for each in answers] == ["running"]  # it was told what was known, and not cut off
+    assert [each["status"] for each in answers] == ["running"]  # it got the current state, and was not cut off
     with Catalog(Settings()) as catalog:
         assert catalog.status(answers[0]["job_id"]).status == "running"
     os.close(descriptor)
@@ -403,4 +403,4 @@ def test_a_port_that_is_taken(start: Callable[..., Server]) -> None:
     error = json.loads(done.stdout)["error"]
     assert error["code"] == "permission_denied"
     assert f"cannot listen on {address}: Address already in use" in error["message"]
-    assert start  # whose state root it used
+    assert start  # it used the state root of this fixture

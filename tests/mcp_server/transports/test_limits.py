@@ -1,4 +1,4 @@
-"""What one peer or principal may hold of a server over HTTP, so that there is room for the others."""
+"""The limits of one peer or principal over HTTP, which leave room for the others."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ async def test_a_request_that_is_served_has_all_the_time_it_needs(
 
 
 async def test_who_is_let_in_finds_room(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many connect and say something, but no request."""
+    """Any number of clients may connect and send bytes that are no request."""
     monkeypatch.setattr(accepting, "max_connections", lambda: 8)
     async with served(servers) as server, contextlib.AsyncExitStack() as stack:
         for number in range(40):

@@ -1,4 +1,4 @@
-"""Lines that are no message: every request among them is answered, under its own id."""
+"""Lines that are no message: every request in them is answered, with its own id."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_taken(line: bytes, request_id: object, code: int) -> Non
     ],
 )
 def test_an_answer_is_not_answered(line: bytes) -> None:
-    """Its id is ours: a host would take an error under it for the answer to a request of its own."""
+    """Its id is the server's: a host would take an error with that id for the answer to a request of its own."""
     assert refused(messages.parse(line)) == []
 
 
@@ -164,7 +164,7 @@ def test_an_answer_that_is_too_long() -> None:
 
 @given(st.binary(max_size=60) | st.text(st.sampled_from('{}[]":,\\idmethod70 \ud800'), max_size=40))
 def test_whatever_it_is_there_is_a_message_or_an_answer(line: bytes | str) -> None:
-    """A refusal is a line of JSON whatever stood in the line that it refuses."""
+    """A refusal is a line of JSON for any refused line."""
     data = line if isinstance(line, bytes) else line.encode(errors="surrogatepass")
     found = messages.parse(data)
     if isinstance(found, Iterator):

@@ -1,4 +1,4 @@
-"""The real ``supervisor mcp`` over stdio, with hosts that behave as they were seen to behave."""
+"""The real ``supervisor mcp`` over stdio, with hosts that behave as real hosts do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TASKS = "io.modelcontextprotocol/tasks"
 
 
 class Host:
-    """One host and its server: lines out, lines in, and whatever ends them."""
+    """One host and its server: lines out, lines in, and their end."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -362,7 +362,7 @@ def test_a_kinds_file_with_a_mistake(start: Callable[..., Host], tmp_path: Path)
     host = start("--json", stderr=subprocess.PIPE)
     out, err = host.process.communicate(timeout=PATIENCE)
     assert host.process.returncode == 2
-    assert out == b""  # where a host looks for the protocol
+    assert out == b""  # stdout, which a host reads as the protocol
     assert b"kinds.toml, line 2, in [kind.k]: there is no key 'comand' here" in err
 
 

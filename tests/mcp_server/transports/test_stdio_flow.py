@@ -1,4 +1,4 @@
-"""The stdio transport over pipes in this process: a host that reads nothing, goes away, or says odd things."""
+"""The stdio transport over pipes in this process: a host that does not read, disconnects, or sends broken lines."""
 
 from __future__ import annotations
 
