@@ -8,54 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from supervisor.engines.interface import Client, JobPhase, Observation, StopInProgress
 from supervisor.engines.local.waiting import Change
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
+from supervisor.jobs.interface import Jobs
 from supervisor.model import Job
-from supervisor.store import Index, Layout, Row, is_job_id
+from supervisor.store import Row, is_job_id
 from supervisor.store.rows import UNFINISHED
 from supervisor.store.state_errors import state_error
 from supervisor.system.observing import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, NotKnown, is_there
 
-__all__ = ["Jobs", "cancel_all", "elsewhere_error", "wait_for"]
+__all__ = ["cancel_all", "elsewhere_error", "wait_for"]
 
 _PATIENCE_SECONDS: Final = 10.0
 """How long a job that is to be cancelled may be out of sight before the caller is to try again."""
 _NEVER: Final = float("inf")
-
-
-class Jobs(Protocol):
-    """What is needed of a ``Catalog``."""
-
-    layout: Layout
-    index: Index
-
-    def client(self, row: Row) -> Client:
-        """Return the client of the engine that runs a job."""
-        ...
-
-    def row(self, job_id: str) -> Row:
-        """Return the row of a job that is kept."""
-        ...
-
-    def directory(self, row: Row) -> str:
-        """Return its job directory."""
-        ...
-
-    def refresh(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
-        """Bring a row up to date with the evidence."""
-        ...
-
-    def job(self, row: Row, observation: Observation | None = None) -> Job:
-        """Return the job that a row describes."""
-        ...
-
-    def status(self, job_id: str, *, progress: bool = True) -> Job:
-        """Return a job as it is now."""
-        ...
 
 
 def cancel_all(jobs: Jobs, job_ids: Iterable[str], *, by: str) -> Sequence[Job | SupervisorError]:

@@ -8,50 +8,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
 from supervisor import log
-from supervisor.engines.interface import Observation
 from supervisor.errors import InvalidArguments, JobNotFound, StateBusy, SupervisorError
+from supervisor.jobs.interface import Jobs
 from supervisor.model import MAX_LABELS, Job, JobPage
 from supervisor.states import State
-from supervisor.store import Index, Layout, Row
+from supervisor.store import Row
 from supervisor.store.rows import job_of
 
-__all__ = ["Jobs", "Query", "check_limit", "no_job", "page_at_a_glance", "page_of", "query_of"]
+__all__ = ["Query", "check_limit", "no_job", "page_at_a_glance", "page_of", "query_of"]
 
 _MAX_PER_PAGE: Final = 1000
 _MAX_TO_READ: Final = 1 << 16
 """Bytes of the output of each running job that are read for its progress."""
-
-
-class Jobs(Protocol):
-    """What a list needs of a ``Catalog``."""
-
-    index: Index
-    layout: Layout
-
-    def directory(self, row: Row) -> str:
-        """Return the job directory of a row."""
-        ...
-
-    def refresh(self, row: Row, *, drive: bool) -> tuple[Row, Observation | None]:
-        """Bring a row up to date with the evidence."""
-        ...
-
-    def at_a_glance(self, row: Row) -> Job | None:
-        """Return the job of an unfinished row if that takes microseconds."""
-        ...
-
-    def job(self, row: Row, observation: Observation | None = None, *, read: int = 0) -> Job:
-        """Return the job that a row describes."""
-        ...
-
-    def is_in_trash(self, job_id: str) -> bool:
-        """Whether a job is forgotten, and not deleted yet."""
-        ...
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)

@@ -8,38 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from supervisor.engines.interface import Observation
 from supervisor.errors import JobNotFound, PermissionDenied, StateBusy, StateFull
 from supervisor.jobdir import records
-from supervisor.settings import Settings
-from supervisor.store import Index, Layout, Row
+from supervisor.jobs.interface import Jobs
+from supervisor.store import Row
 
-__all__ = ["RetainedJobs", "delete", "empty_trash", "prune", "remove"]
+__all__ = ["delete", "empty_trash", "prune", "remove"]
 
 _T = TypeVar("_T")
 _AT_ONCE: Final = 500
 _TRASH_AT_ONCE: Final = 200
 
 
-class RetainedJobs(Protocol):
-    """What retention needs of a ``Catalog``."""
-
-    settings: Settings
-    layout: Layout
-    index: Index
-
-    def refresh(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]:
-        """Bring a row up to date with the evidence."""
-        ...
-
-    def recover(self, job_id: str) -> Row | None:
-        """Insert a job that has a directory and no row."""
-        ...
-
-
-def prune(jobs: RetainedJobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str]:
+def prune(jobs: Jobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str]:
     """Forget the jobs that have expired or exceed the cap, in the workspace of ``key`` or in all; return their ids."""
     for row in jobs.index.unfinished():
         if key in {None, row.workspace_key}:
@@ -70,7 +53,7 @@ def prune(jobs: RetainedJobs, key: str | None, *, spared: Iterable[str]) -> Sequ
     return forgotten
 
 
-def remove(jobs: RetainedJobs, rows: Iterable[Row]) -> None:
+def remove(jobs: Jobs, rows: Iterable[Row]) -> None:
     """Forget these finished jobs."""
     gone = tuple(rows)
     for row in gone:
@@ -78,7 +61,7 @@ def remove(jobs: RetainedJobs, rows: Iterable[Row]) -> None:
     delete(jobs, *(row.job_id for row in gone))
 
 
-def delete(jobs: RetainedJobs, *job_ids: str) -> None:
+def delete(jobs: Jobs, *job_ids: str) -> None:
     """Delete the rows of jobs whose directories are in the trash; if that fails, emptying the trash does it.
 
     The jobs are forgotten already, so an error here would deny what was done.
@@ -87,11 +70,11 @@ def delete(jobs: RetainedJobs, *job_ids: str) -> None:
         _delete(jobs, job_ids)
 
 
-def _delete(jobs: RetainedJobs, job_ids: Iterable[str]) -> None:
+def _delete(jobs: Jobs, job_ids: Iterable[str]) -> None:
     _write(jobs, lambda: jobs.index.delete(*job_ids))
 
 
-def empty_trash(jobs: RetainedJobs, most: int) -> bool:
+def empty_trash(jobs: Jobs, most: int) -> bool:
     """Delete up to ``most`` discarded jobs, and their remaining rows; ``True`` when more are left."""
 
     def forget(job_ids: list[str]) -> None:
@@ -102,7 +85,7 @@ def empty_trash(jobs: RetainedJobs, most: int) -> bool:
     return jobs.layout.empty_trash(most, forget)
 
 
-def _write(jobs: RetainedJobs, action: Callable[[], _T]) -> _T:
+def _write(jobs: Jobs, action: Callable[[], _T]) -> _T:
     """Write to the index; on a full disk, first delete the output of discarded jobs."""
     try:
         return jobs.index.write(action)
@@ -111,7 +94,7 @@ def _write(jobs: RetainedJobs, action: Callable[[], _T]) -> _T:
         return jobs.index.write(action)
 
 
-def _sweep_unannounced(jobs: RetainedJobs, key: str | None) -> None:
+def _sweep_unannounced(jobs: Jobs, key: str | None) -> None:
     """Discard the job directories of starts that died before their rows were committed.
 
     A claimed directory is a job whose row was lost: its row is inserted again.
@@ -125,7 +108,7 @@ def _sweep_unannounced(jobs: RetainedJobs, key: str | None) -> None:
                 jobs.layout.discard(workspace, job_id)
 
 
-def _is_abandoned(jobs: RetainedJobs, workspace: str, job_id: str) -> bool:
+def _is_abandoned(jobs: Jobs, workspace: str, job_id: str) -> bool:
     """Whether no live supervisor may be making a job in an unclaimed directory.
 
     A supervisor registers before it makes a directory, and then writes ``job.json`` with its name. Until that file can

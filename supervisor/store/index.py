@@ -25,6 +25,9 @@ __all__ = ["Index"]
 
 _ALL: Final = ", ".join(COLUMNS)
 _VALUES_OF: Final = attrgetter(*COLUMNS[1:])
+_END_OF: Final = attrgetter(
+    *("state", "completed_ns", "outcome", "expires_ns", "started_ns", "pid", "deadline_boot_ns", "job_id")
+)
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 _UNFINISHED: Final = "('queued', 'running')"
 _UNFINISHED_STATES: Final = ("queued", "running")
@@ -161,16 +164,7 @@ class Index(Connection):
             " started_ns = coalesce(started_ns, ?), pid = coalesce(pid, ?),"
             " deadline_boot_ns = coalesce(deadline_boot_ns, ?)"
             f" WHERE job_id = ? AND state IN {_UNFINISHED}",
-            (
-                row.state,
-                row.completed_ns,
-                row.outcome,
-                row.expires_ns,
-                row.started_ns,
-                row.pid,
-                row.deadline_boot_ns,
-                row.job_id,
-            ),
+            _END_OF(row),
         )
         if found.rowcount == 1 and row.workspace_key in self._kept:
             self._kept[row.workspace_key] += 1
