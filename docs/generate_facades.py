@@ -19,6 +19,8 @@ STREAMS: Final = {"AsyncGenerator[Subscription]": "JobEvent", "AsyncGenerator[Ch
 """The item types of iterators that context managers return."""
 AT_ONCE: Final = {"status": "glance"}
 """Methods of ``Supervisor`` that return without waiting, or return ``None``."""
+REQUESTS: Final = {"run", "start"}
+"""Calls that take the options of a job, which become one value at once: a wrong option is refused by the caller."""
 SCOPED: Final = {"run"}
 """Calls that continue when their task is discarded: a cancellation would stop a job."""
 
@@ -29,11 +31,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, {imports}
 from contextlib import {managers}
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar, Unpack, overload
 
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
@@ -122,8 +125,13 @@ def _call(node: ast.AsyncFunctionDef, world: World, *, stream: bool) -> str:
     given = ", ".join(argument.arg for argument in node.args.args[1:])
     if stream:
         return f"        return self._open(lambda sup: sup.{node.name}({given}))\n"
+    names = [f"{argument.arg}={argument.arg}" for argument in node.args.kwonlyargs]
     if node.args.kwarg is not None:
-        given = f"spec_of({given}, {node.args.kwarg.arg})"
+        if node.name in REQUESTS:
+            given = f"spec_of({given}, {node.args.kwarg.arg})"
+        else:
+            names.append(f"**{node.args.kwarg.arg}")
+    given = ", ".join(filter(None, [given, *names]))
     more = f", lambda sup: sup.{AT_ONCE[node.name]}({given})" if node.name in AT_ONCE else ""
     scoped = ", scoped=True" if node.name in SCOPED else ""
     return f"        return {world.call}._ask(lambda sup: sup.{node.name}({given}){more}{scoped})\n"

@@ -9,6 +9,7 @@ The rooms, top down; a module imports only from its own room and from rooms belo
     testing      fakes for tests of code that uses the supervisor
     runtime      a supervisor in Trio: the public class, the registry actor, an actor for each job
     jobs         queries and changes of a state root that need no event loop
+    admission    which waiting job runs next: groups, orders, the process that launches them
     engines      running commands: on this machine or on a cluster
     store        the state root: directories, and the SQLite index over them
     keeper       the program that outlives the supervisor and is the parent of the jobs
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from supervisor.embedding.aio import AsyncioSupervisor, open_supervisor_asyncio
     from supervisor.embedding.threads import BlockingSupervisor
     from supervisor.errors import (
+        GroupClosed,
+        GroupNotFound,
         IdempotencyConflict,
         InternalError,
         InvalidArguments,
@@ -52,7 +55,20 @@ if TYPE_CHECKING:
         SupervisorError,
     )
     from supervisor.metrics import Histogram, Metrics
-    from supervisor.model import ErrorInfo, Exit, Job, JobEvent, JobOptions, JobPage, JobSpec, Result, to_json
+    from supervisor.model import (
+        ErrorInfo,
+        Exit,
+        GroupInfo,
+        GroupOptions,
+        Job,
+        JobEvent,
+        JobOptions,
+        JobPage,
+        JobSpec,
+        PauseInfo,
+        Result,
+        to_json,
+    )
     from supervisor.runtime.opening import open_supervisor
     from supervisor.runtime.supervisor import Supervisor
     from supervisor.settings import Settings
@@ -63,6 +79,10 @@ __all__ = [
     "BlockingSupervisor",
     "ErrorInfo",
     "Exit",
+    "GroupClosed",
+    "GroupInfo",
+    "GroupNotFound",
+    "GroupOptions",
     "Histogram",
     "IdempotencyConflict",
     "InternalError",
@@ -79,6 +99,7 @@ __all__ = [
     "LaunchFailed",
     "Metrics",
     "OutputLost",
+    "PauseInfo",
     "PermissionDenied",
     "Reason",
     "Result",
@@ -104,7 +125,20 @@ _HOME = {
     **dict.fromkeys(["AsyncioSupervisor", "open_supervisor_asyncio"], "supervisor.embedding.aio"),
     "BlockingSupervisor": "supervisor.embedding.threads",
     **dict.fromkeys(
-        ["ErrorInfo", "Exit", "Job", "JobEvent", "JobOptions", "JobPage", "JobSpec", "Result", "to_json"],
+        [
+            "ErrorInfo",
+            "Exit",
+            "GroupInfo",
+            "GroupOptions",
+            "Job",
+            "JobEvent",
+            "JobOptions",
+            "JobPage",
+            "JobSpec",
+            "PauseInfo",
+            "Result",
+            "to_json",
+        ],
         "supervisor.model",
     ),
     **dict.fromkeys(["Histogram", "Metrics"], "supervisor.metrics"),

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 __all__ = [
     "EndpointFailed",
+    "GroupClosed",
+    "GroupNotFound",
     "IdempotencyConflict",
     "InternalError",
     "InvalidArguments",
@@ -185,6 +187,20 @@ class LaunchFailed(SupervisorError):
         """Take ``exit_status`` beside the arguments of every error."""
         super().__init__(message, **rest)
         self.exit_status = exit_status
+
+
+class GroupNotFound(SupervisorError):
+    """No group of this name was made on this state root."""
+
+    code = "group_not_found"
+    default_repair = "List the groups with `supervisor group list`; `supervisor group set NAME` makes one."
+
+
+class GroupClosed(SupervisorError):
+    """The limit of the group is 0: it takes no jobs."""
+
+    code = "group_closed"
+    default_repair = "Give the group a limit with `supervisor group set NAME --limit N`."
 
 
 class SupervisorClosed(SupervisorError):

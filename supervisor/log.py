@@ -59,6 +59,10 @@ EVENTS: Final[Mapping[str, Kind]] = {
         "jobs",
     ),
     "janitor_failed": _warning("Expiry or adoption failed; it is retried.", "code", "error"),
+    "group_not_understood": _warning(
+        "The file of a group cannot be read as one; the group admits no jobs.", "group", "error"
+    ),
+    "helper_not_started": _warning("The process that launches waiting jobs could not be started.", "error"),
     "row_not_understood": _warning("A row of a newer version cannot be read; it is left out.", "job_id", "error"),
     "keeper_started": Kind("debug", ("keeper_pid",), "A keeper was started."),
     "keeper_lost": _warning("A keeper has died; the supervisor watches its `jobs` running jobs.", "keeper_pid", "jobs"),

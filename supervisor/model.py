@@ -27,11 +27,14 @@ __all__ = [
     "MAX_LABELS",
     "ErrorInfo",
     "Exit",
+    "GroupInfo",
+    "GroupOptions",
     "Job",
     "JobEvent",
     "JobOptions",
     "JobPage",
     "JobSpec",
+    "PauseInfo",
     "Result",
     "converter",
     "error_to_json",
@@ -67,6 +70,10 @@ def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str]:
     return dict(labels or {})
 
 
+def _names(names: Iterable[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
 def _engine_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return dict(options or {})
 
@@ -89,6 +96,9 @@ class JobSpec:
             and returns the first job as it is now.
         engine: the engine that runs it: ``"slurm"``, or ``None`` for the one that the supervisor was opened with.
         engine_options: options of that engine: ``shared_dir``, ``partition``, ... (``docs/slurm.md``).
+        groups: the groups whose limits count for it; it waits, queued, until each of them has room.
+        priority: -1000 to 1000; a point is worth the aging time of its groups, 5 minutes of waiting by default.
+        weight: how many slots of each group it takes, at least 1.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -101,6 +111,9 @@ class JobSpec:
     idempotency_key: str | None = None
     engine: str | None = None
     engine_options: Mapping[str, Any] = attrs.field(default=None, converter=_engine_options)
+    groups: tuple[str, ...] = attrs.field(default=None, converter=_names)
+    priority: int = 0
+    weight: int = 1
 
 
 class JobOptions(TypedDict, total=False):
@@ -115,6 +128,9 @@ class JobOptions(TypedDict, total=False):
     idempotency_key: str | None
     engine: str | None
     engine_options: Mapping[str, Any] | None
+    groups: Iterable[str] | None
+    priority: int
+    weight: int
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -211,8 +227,13 @@ class Job:
             ``model``, ``finished``, ``skipped_lines``. ``partial``: the beginning was not read, so
             counts are lower bounds.
         engine: the engine that runs it.
-        queue_reason: why it is queued, in the words of its engine ("Resources", "Priority"), where that is
-            known; ``"unreachable"`` when the engine does not answer.
+        groups: the groups whose limits count for it.
+        priority: as given to ``start``.
+        weight: as given to ``start``.
+        queue_reason: why it is queued: ``"limit"`` (a group has no room), ``"paused"`` (a group is), ``"launching"``
+            or ``"no_launcher"`` (it has its slots, and no supervisor is open to launch it); on a cluster the words of
+            its engine ("Resources", "Priority"), or ``"unreachable"`` when the engine cannot be asked.
+        queue_position: 1 is the next job among those in the same groups; ``None`` for a job that does not wait.
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
@@ -246,7 +267,11 @@ class Job:
     stop_requested: str | None = None
     progress: Mapping[str, Any] | None = None
     engine: str = "local"
+    groups: tuple[str, ...] = ()
+    priority: int = 0
+    weight: int = 1
     queue_reason: str | None = None
+    queue_position: int | None = None
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -294,6 +319,56 @@ class JobPage:
 
     jobs: tuple[Job, ...]
     next_cursor: str | None = None
+
+
+class GroupOptions(TypedDict, total=False):
+    """The keyword arguments of ``set_group``.
+
+    Attributes:
+        limit: how much weight may run at a time; ``None`` is unlimited, 0 is closed.
+        aging_seconds: how many seconds of waiting a point of priority is worth; ``None`` is strict priority.
+    """
+
+    limit: int | None
+    aging_seconds: float | None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class PauseInfo:
+    """Why a group admits no jobs.
+
+    Attributes:
+        by: ``user``, or ``damage`` for a group whose file makes no sense.
+        until: when the pause ends; ``None`` for a pause that lasts until it is ended.
+        detail: the reason that was given, or ``None``.
+    """
+
+    by: str
+    until: datetime | None = None
+    detail: str | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class GroupInfo:
+    """A group at one moment.
+
+    Attributes:
+        name: of the group.
+        limit: how much weight may run at a time; ``None`` is unlimited, 0 is closed.
+        running: the weights of its jobs that have their slots, summed.
+        waiting: how many of its jobs wait.
+        oldest_wait_seconds: how long the oldest of them has waited; ``None`` if none waits.
+        paused: why it admits no jobs; empty for a group that does.
+        aging_seconds: how much waiting a point of priority is worth; ``None`` is strict priority.
+    """
+
+    name: str
+    limit: int | None = None
+    running: int = 0
+    waiting: int = 0
+    oldest_wait_seconds: float | None = None
+    paused: tuple[PauseInfo, ...] = ()
+    aging_seconds: float | None = None
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -376,7 +451,9 @@ def __getattr__(name: str) -> object:
     raise AttributeError(message)
 
 
-def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics | SupervisorError) -> dict[str, Any]:
+def to_json(
+    obj: Job | Result | JobPage | JobEvent | GroupInfo | ErrorInfo | Metrics | SupervisorError,
+) -> dict[str, Any]:
     """Return the JSON-ready shape of the public contract for ``obj``.
 
     A ``Job`` gives ``{"ok": true, "job_id": ..., ...}``; a ``Result`` its success or failure
@@ -402,6 +479,8 @@ def to_json(obj: Job | Result | JobPage | JobEvent | ErrorInfo | Metrics | Super
             shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
         case SupervisorError():
             shape = error_to_json(obj)
+        case GroupInfo():
+            shape = {"ok": True, **_converter().unstructure(obj)}
         case ErrorInfo() | Metrics():
             shape = _converter().unstructure(obj)
     return shape

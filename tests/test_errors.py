@@ -13,6 +13,8 @@ CLASSES: list[type[SupervisorError]] = [getattr(errors, name) for name in errors
 
 CODES = {
     "EndpointFailed": "endpoint_failed",
+    "GroupClosed": "group_closed",
+    "GroupNotFound": "group_not_found",
     "IdempotencyConflict": "idempotency_conflict",
     "InternalError": "internal_error",
     "InvalidArguments": "invalid_arguments",

@@ -33,6 +33,7 @@ ROOMS = (
     "keeper",
     "store",
     "engines",
+    "admission",
     "jobs",
     "runtime",
     "testing",

@@ -31,6 +31,8 @@ COMMANDS: Final = {
     "rm": ("commands.rm", "rm", "Delete finished jobs now."),
     "logs": ("commands.logs", "logs", "Print the output of a job."),
     "prune": ("commands.prune", "prune", "Delete finished jobs that have expired or exceed the limit."),
+    "group": ("commands.group", "group", "Limit how many jobs run at a time."),
+    "launch-waiting": ("commands.launch_waiting", "launch_waiting", "Launch waiting jobs until none can be launched."),
     "mcp": ("commands.mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
     "doctor": ("doctor.command", "doctor", "Check the installation, the state root and this machine."),
     "bench": ("bench.command", "bench", "Measure the supervisor under load, and check every result."),

@@ -107,7 +107,13 @@ class Invocation:
         """Open the catalog of the state root, which is not created if it does not exist."""
         from supervisor.jobs.catalog import Catalog
 
-        return Catalog(self.settings, create=False)
+        return Catalog(self.settings, create=False, launches_waiting=True)
+
+    def writing_catalog(self) -> Catalog:
+        """Open the state root for a change that makes it where there is none."""
+        from supervisor.jobs.catalog import Catalog
+
+        return Catalog(self.settings, launches_waiting=True)
 
     def answer(self, shape: Callable[[], Mapping[str, Any]], *lines: str) -> None:
         """Write the answer to stdout: the value of ``shape()`` with ``--json``, otherwise ``lines``."""
@@ -225,7 +231,9 @@ def shared_options() -> list[click.Parameter]:
 def group_option(name: str, ctx: click.Context | None = None) -> Any:
     """Return the value of a shared option that stands before the command's name; ``None`` without one."""
     group = (ctx or click.get_current_context()).parent
-    return None if group is None else group.params.get(name)
+    while group is not None and group.params.get(name) in {None, False}:
+        group = group.parent
+    return None if group is None else group.params[name]
 
 
 def command(name: str, **attributes: Any) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:

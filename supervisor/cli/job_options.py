@@ -11,7 +11,7 @@ import click
 
 from supervisor.cli import inherited
 from supervisor.cli.arguments import label_option, seconds, workspace_option
-from supervisor.cli.front import DEFAULTS
+from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
 from supervisor.interpret import kinds
@@ -97,6 +97,22 @@ def request_options(function: _F) -> _F:
                 help="Start it once: the same key with the same request in the same directory returns the first job.",
             ),
             click.option(
+                "--group",
+                "groups",
+                metavar="NAME",
+                multiple=True,
+                help="Have it wait until this group has room; repeat it for several. See `supervisor group`.",
+            ),
+            click.option(
+                "--priority",
+                type=int,
+                default=0,
+                metavar="N",
+                help="Go before others of its groups: a point is worth 5 minutes of waiting, or --aging of the group.",
+            ),
+            click.option("--weight", type=int, default=1, metavar="N", help="Take N slots of each group. Default: 1."),
+            click.option("--create-group", is_flag=True, help="Make the groups that do not exist, without a limit."),
+            click.option(
                 "--engine",
                 metavar="ENGINE",
                 type=click.Choice(["local", "slurm"]),
@@ -119,6 +135,15 @@ def request_options(function: _F) -> _F:
     ):
         function = add(function)
     return function
+
+
+def create_groups(call: Invocation, spec: JobSpec, *, wanted: bool) -> None:
+    """Make the groups of a job that do not exist, if that is ``wanted``."""
+    if wanted and spec.groups:
+        from supervisor.admission import groups
+
+        with call.writing_catalog() as catalog:
+            groups.create_groups(catalog.index, spec.groups)
 
 
 def make_spec(

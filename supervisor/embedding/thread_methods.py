@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar, Unpack, overload
 
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
@@ -145,6 +146,49 @@ class BlockingSupervisorMethods:
             StateCorrupt: its output is damaged.
         """
         return self._ask(lambda sup: sup.result(job_id, consume, detail))
+
+    def set_group(self, name: str, **options: Unpack[GroupOptions]) -> GroupInfo:
+        """Make a group, or change what ``options`` name and keep the rest. Lowering a limit stops no job.
+
+        Input
+            name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
+            options: ``limit``, how much weight may run at a time (``None``: unlimited, 0: closed), and
+                ``aging_seconds``, how much waiting a point of priority is worth (``None``: strict; 300 by default).
+
+        Raises:
+            InvalidArguments: an option is out of range, or the limit is below the weight of a waiting job.
+            StateCorrupt: the file of the group is damaged or of a newer version; it is left as it is.
+        """
+        return self._ask(lambda sup: sup.set_group(name, **options))
+
+    def pause_group(self, name: str, *, until: datetime | None = None, reason: str | None = None) -> GroupInfo:
+        """Admit no more jobs to a group, until a time or until ``resume_group``; running jobs go on.
+
+        Raises:
+            GroupNotFound: there is no such group.
+        """
+        return self._ask(lambda sup: sup.pause_group(name, until=until, reason=reason))
+
+    def resume_group(self, name: str) -> GroupInfo:
+        """End the pause that a user has made; other pauses stay.
+
+        Raises:
+            GroupNotFound: there is no such group.
+        """
+        return self._ask(lambda sup: sup.resume_group(name))
+
+    def remove_group(self, name: str) -> None:
+        """Remove a group.
+
+        Raises:
+            GroupNotFound: there is no such group.
+            InvalidArguments: jobs of it wait or run.
+        """
+        return self._ask(lambda sup: sup.remove_group(name))
+
+    def groups(self) -> tuple[GroupInfo, ...]:
+        """Return the groups of the state root, by their names."""
+        return self._ask(lambda sup: sup.groups())
 
     def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, and its present load.

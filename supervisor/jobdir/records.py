@@ -30,11 +30,13 @@ __all__ = [
     "JOB",
     "NOBODY",
     "NO_ROOM",
+    "ORDERS",
     "PROCESS",
     "REASONS",
     "SHARED",
     "SPARES",
     "STDERR",
+    "STDIN",
     "STDOUT",
     "STOP",
     "VERSION",
@@ -60,6 +62,9 @@ STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
+ORDERS: Final = "orders"
+STDIN: Final = "stdin"
+"""What a job that waits is launched from: its command and environment, and its input."""
 SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
 
 SPARES: Final = ".spare"

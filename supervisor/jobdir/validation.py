@@ -53,7 +53,7 @@ _REQUEST: Final = frozenset(
             "owner",
         ),
         *("grace_seconds", "output_limit", "idempotency_key", "digest", "engine", "host", "boot", "ns", "traceparent"),
-        *("deadline_from", "engine_options", "directory"),
+        *("deadline_from", "engine_options", "directory", "groups", "priority", "weight"),
     }
 )
 """The members of ``job.json`` that this version knows."""

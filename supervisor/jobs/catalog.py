@@ -89,6 +89,7 @@ class Catalog:
         wait_seconds: how long to wait for a lock on the index.
         any_thread: whether more than one thread uses it, one at a time.
         create: whether to create a missing state root; otherwise a missing one has no jobs.
+        launches_waiting: whether closing it starts the process that launches waiting jobs, if they need one.
 
     ``unwritten`` are ended jobs whose rows could not be written on a full disk.
 
@@ -104,8 +105,10 @@ class Catalog:
         wait_seconds: float = 5,
         any_thread: bool = False,
         create: bool = True,
+        launches_waiting: bool = False,
     ) -> None:
         """Open the state root."""
+        self._launches_waiting = launches_waiting
         self.settings = settings
         self.layout = Layout(settings.state_dir, create=create)
         self.clients = clients or registry.Clients()
@@ -114,6 +117,10 @@ class Catalog:
 
     def close(self) -> None:
         """Close the index."""
+        if self._launches_waiting and self.index.may_wait():
+            from supervisor.admission import helper  # only where jobs wait is it needed
+
+            helper.ensure(self.index)
         self.clients.close()
         self.index.close()
 
@@ -249,6 +256,10 @@ class Catalog:
 
         def enter() -> bool:
             if outcome is not None:
+                if row.request.get("groups"):
+                    from supervisor.admission import orders
+
+                    orders.drop(directory)
                 return self.index.finish(now)  # which records the launch as well
             if launched is not None:
                 self.index.set_launched(row.job_id, launched)
@@ -256,6 +267,8 @@ class Catalog:
 
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
             first = self.index.write(enter, single=True)
+            if first:
+                self.index.admit_next()
             return now if first else self.index.get(row.job_id) or now
         return now  # it cannot be recorded now; it is true all the same
 
@@ -300,6 +313,9 @@ class Catalog:
             damage = _DAMAGED
         requested = None if observation is None or row.finished else observation.stop_requested
         queue_reason = None if observation is None or row.finished else observation.queue_reason
+        reason, position = self.index.standing(row)
+        if reason == "launching" and not self.layout.owners.any_may_be_alive():
+            reason = "no_launcher"
         progress = None
         if read and not row.finished and damage is None:
             progress = read_so_far(directory, row.kind, read)
@@ -309,7 +325,8 @@ class Catalog:
             stop_requested=requested,
             damage=damage,
             progress=progress,
-            queue_reason=queue_reason,
+            queue_reason=reason or queue_reason,
+            queue_position=position,
         )
 
     # ------------------------------------------------------------ asking

@@ -13,6 +13,7 @@ import attrs
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
 from supervisor.model import MAX_LABELS, JobOptions, JobSpec
+from supervisor.store.groups import check_name
 from supervisor.store.rows import dump
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import encodable
@@ -24,6 +25,10 @@ _MAX_KEY_CHARACTERS: Final = 256
 
 MAX_DEADLINE_SECONDS: Final = 100 * 365 * 86400
 """The longest deadline; ``math.inf`` is none at all."""
+
+MAX_PRIORITY: Final = 1000
+MAX_WEIGHT: Final = 10**6
+_MAX_GROUPS: Final = 8
 
 MAX_INPUT_BYTES: Final = 64 << 20
 """Bytes of stdin: a local job's stay in memory until the job has read them."""
@@ -77,6 +82,16 @@ def _check_env(env: Mapping[str, str]) -> None:
         _check(fits, f"env holds {name!r:.80}, whose name or value no environment can hold")
 
 
+def _check_admission(spec: JobSpec) -> None:
+    for name in spec.groups:
+        check_name(name)
+    _check(len(spec.groups) <= _MAX_GROUPS, f"a job is in at most {_MAX_GROUPS} groups")
+    _check(spec.groups or spec.weight == 1, "weight is given, and no group that counts it")
+    for name, low, high in (("priority", -MAX_PRIORITY, MAX_PRIORITY), ("weight", 1, MAX_WEIGHT)):
+        value = getattr(spec, name)
+        _check(type(value) is int and low <= value <= high, f"{name} is {value!r:.80}; it must be from {low} to {high}")
+
+
 def checked_spec(spec: JobSpec) -> JobSpec:
     """Return ``spec``, checked.
 
@@ -103,6 +118,8 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     if spec.stdin is not None:
         _check(_is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
         check_input("stdin", spec.stdin)
+    if spec.groups or spec.priority or spec.weight != 1:
+        _check_admission(spec)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     try:
         get_interpreter(spec.kind)

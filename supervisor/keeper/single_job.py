@@ -21,6 +21,7 @@ import sys
 import time
 
 from supervisor.jobdir import factories, job_marks, records
+from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper import launches, loop, protocol, spawn, turns
 from supervisor.system import processes
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BEAT_NS", "HEARTBEAT", "ORDERS", "STDIN", "UNKNOWN_STATUS", "JobKeeper", "Orders", "keep_one"]
 
-ORDERS: Final = "orders"
-STDIN: Final = "stdin"
 HEARTBEAT: Final = "heartbeat"
 BEAT_NS: Final = 5_000_000_000
 UNKNOWN_STATUS: Final = 125  # not the command's: readers of the cluster's accounts learn nothing of the command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import trio
@@ -14,11 +14,26 @@ from supervisor.model import Job
 from supervisor.store import Row
 from supervisor.store.rows import job_of
 
-__all__ = ["Entry"]
+__all__ = ["Entry", "Pending"]
 
 
 def _not_alive() -> bool:
     return False
+
+
+class Pending(NamedTuple):
+    """What is to be done about a job that waits for its slots.
+
+    Attributes:
+        begin: starts its actor: to launch it, or with ``False`` to see it end without a launch.
+        spool: writes its orders, by which any process can launch it. The registry actor calls it in the transaction
+            in which it turns out that the job has to wait.
+        standing: returns its ``queue_reason`` and ``queue_position``.
+    """
+
+    begin: Callable[[bool], None]
+    spool: Callable[[], None]
+    standing: Callable[[], tuple[str | None, int | None]]
 
 
 @attrs.define(slots=True, eq=False, repr=False)
@@ -29,6 +44,7 @@ class Entry:
         row: the job, as far as this process knows.
         directory: the job directory.
         running: the launched or adopted command, once there is one.
+        pending: for a job in groups, until it has its slots or is stopped.
         adopted: another process made the job, so ``row`` may be out of date until its actor has observed it.
         owner_lives: tells whether another supervisor may still launch the job.
         scope: holds the deadline; a cancel of the job cancels it.
@@ -47,6 +63,7 @@ class Entry:
     row: Row
     directory: str
     running: Running | None = attrs.field(default=None, init=False)
+    pending: Pending | None = attrs.field(default=None, init=False)
     adopted: bool = attrs.field(default=False, init=False)
     owner_lives: Callable[[], bool] = attrs.field(default=_not_alive, init=False)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -66,14 +83,25 @@ class Entry:
         if self.stop_why is None:
             self.stop_why, self.stop_by = why, by
             self.scope.cancel()
+            self.begin(launch=False)
+
+    def begin(self, *, launch: bool) -> None:
+        """Start the actor of a job that waits for its slots."""
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            pending.begin(launch)
 
     def job(self) -> Job:
         """Return the job as it is now."""
         running = self.running
+        reason, position = (None, None) if self.pending is None else self.pending.standing()
+        if running is not None:
+            reason = running.queue_reason
         return job_of(
             self.row,
             self.directory,
             stop_requested=self.stop_why or self.stop_seen or (None if running is None else running.stop_seen),
             progress=self.progress,
-            queue_reason=None if running is None else running.queue_reason,
+            queue_reason=reason,
+            queue_position=position,
         )

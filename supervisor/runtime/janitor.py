@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -31,6 +31,13 @@ _PAUSE_SECONDS: Final = 0.1
 _CHECKPOINT_BYTES: Final = 4 << 20
 
 
+class CheckWaiting(Protocol):
+    """Begins the waiting jobs that have their slots."""
+
+    def __call__(self, *, changed: bool) -> None:
+        """Do so; ``changed``: another process has written to the index."""
+
+
 class Janitor:
     """Keeps a state root in order while a supervisor is open on it.
 
@@ -39,6 +46,7 @@ class Janitor:
         forget: forgets finished jobs, in a thread.
         adopt: adopts an unfinished job.
         take_over: records this supervisor as the owner of jobs.
+        check_waiting: begins the waiting jobs that have their slots.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class Janitor:
         forget: Callable[[list[Row]], None],
         adopt: Callable[[Row, bool], Entry],
         take_over: Callable[[Sequence[Row]], None],
+        check_waiting: CheckWaiting,
     ) -> None:
         """Do nothing until ``run``."""
         self._catalog = catalog
@@ -55,6 +64,7 @@ class Janitor:
         self._forget = forget
         self._adopt = adopt
         self._take_over = take_over
+        self._check_waiting = check_waiting
         self._foreign: list[Row] = []
         self._next_round = 0.0
         self._suspended_ns = _suspended_ns()
@@ -72,6 +82,7 @@ class Janitor:
                         row for row in self._catalog.index.unfinished() if row.job_id not in self._registry.entries
                     ]
                 await self._adopt_foreign()
+                self._check_waiting(changed=changed)
                 if trio.current_time() >= self._next_round or changed:
                     self._next_round = trio.current_time() + _ROUND_SECONDS
                     self._follow_clock()

@@ -18,6 +18,7 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
+from supervisor.admission.groups import check_ticket
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, JobPhase, LaunchRequest
@@ -33,10 +34,12 @@ from supervisor.runtime.job_actor import supervise
 from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import Create, Registry
+from supervisor.runtime.waiting import WaitingJobs
 from supervisor.runtime.workspaces import Workspaces
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
+from supervisor.store.queue import Ticket
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
@@ -90,6 +93,7 @@ class Launcher:
         self._follower = follower
         self._owner: str | None = None
         self.workspaces = Workspaces()
+        self.waiting = WaitingJobs(catalog, registry, nursery, access, self._engine_of, self._register, settings)
         self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
 
     # ------------------------------------------------------------ new jobs
@@ -146,17 +150,22 @@ class Launcher:
             existing = await self._existing(key, spec.idempotency_key, digest)
             if existing is not None:
                 return existing
+        if spec.groups:
+            ticket = Ticket(tuple(sorted(set(spec.groups))), spec.priority, spec.weight)
+            await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
         changes = await self._environment_changes(spec, real)
         record = self._record(spec, real, digest, engine, options)
         entry = await self._make_directory(key, record)
         request = self._launch_request(spec, record, entry.directory, changes)
 
-        def begin() -> None:
+        def begin(launch: bool = True) -> None:  # noqa: FBT001, FBT002  # False: it is to end without a launch
             if self._access.closed:  # the next supervisor on the state root records that it never ran
                 return
-            self._nursery.start_soon(supervise, entry, engine, self._registry, request)
+            self._nursery.start_soon(supervise, entry, engine, self._registry, request if launch else None)
             self._follower.attend(entry)
 
+        if spec.groups:
+            self.waiting.enter(entry, request, begin)
         if protection is not None:
             protection.enter_context(self._registry.protected_job(entry.row.job_id))
         try:
@@ -209,6 +218,8 @@ class Launcher:
             "owner": self._register(),
             **self._birthplace,
         }
+        if spec.groups:
+            record |= {"groups": sorted(set(spec.groups)), "priority": spec.priority, "weight": spec.weight}
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:
@@ -351,6 +362,7 @@ class Launcher:
         log.info("job_adopted", job_id=row.job_id)
         self._nursery.start_soon(supervise, entry, self._engine_of(row), self._registry, None)
         self._follower.attend(entry)
+        self.waiting.watch(entry)
         return entry
 
     def _register(self) -> str:

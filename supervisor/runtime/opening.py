@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 import trio
 
 from supervisor import log
+from supervisor.admission import helper
 from supervisor.engines import registry as engines
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorError
@@ -98,6 +99,8 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         catalog = stack.enter_context(Catalog(settings, wait_seconds=0))
         running_on = engine or engines.make_engine(engines.LOCAL, catalog.layout.root, settings.python)
 
+        if running_on.name == engines.LOCAL:
+            stack.callback(helper.ensure, catalog.index)
         catalog.clients = engines.Clients(running_on)
         foreign = stack.enter_context(Catalog(settings, any_thread=True, clients=engines.Clients(running_on)))
         foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows
@@ -117,8 +120,8 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         actors = await around_actors.start(_sheltered)
         stack.callback(actors.cancel_scope.cancel)  # no other cancellation passes its shield
         supervisor = Supervisor(settings, catalog, foreign, registry, running_on, actors, services)
-        adopt, take_over = supervisor.launcher.adopt, supervisor.launcher.take_over
-        janitor = Janitor(catalog, registry, foreign_remove(settings), adopt, take_over)
+        launcher, remove = supervisor.launcher, foreign_remove(settings)
+        janitor = Janitor(catalog, registry, remove, launcher.adopt, launcher.take_over, launcher.waiting.check)
         actors.start_soon(janitor.run)
         log.info("supervisor_opened", state_dir=str(settings.state_dir))
         stack.push_async_callback(supervisor.access.finish)

@@ -8,6 +8,7 @@ process holds the lock, the actor commits the batch in a thread, and the mailbox
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from typing import Final, NamedTuple
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 import trio
 
 from supervisor import log
+from supervisor.admission import orders
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
@@ -91,6 +93,7 @@ class Registry:
         self.unwritten: dict[str, Row] = {}
         self.generation = 0
         self.counters = Counters()
+        self._granted: set[str] = set()
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
@@ -160,6 +163,7 @@ class Registry:
                 except SupervisorError as problem:
                     answers = self._refuse(batch, problem)
                 self._announce(batch, answers)
+                self.admit()
                 batch = []
         finally:
             self._drain(batch)
@@ -194,7 +198,22 @@ class Registry:
 
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
         single = len(batch) == 1 and not isinstance(batch[0], Create)
-        return index.write(lambda: [self._apply(index, message) for message in batch], single=single)
+        pending = [message.entry for message in batch if isinstance(message, Create) and message.entry.pending]
+        granted: set[str] = set()
+
+        def apply() -> list[bool]:
+            answers = [self._apply(index, message) for message in batch]
+            if pending:
+                granted.clear()
+                granted.update(grant.job_id for grant in index.queue.admit(time.time_ns()))
+                for entry in pending:
+                    if entry.pending is not None and entry.row.job_id not in granted:
+                        entry.pending.spool()
+            return answers
+
+        answers = index.write(apply, single=single)
+        self._granted |= granted
+        return answers
 
     def _apply(self, index: Index, message: Message) -> bool:
         """Write one message; return whether it took effect."""
@@ -204,7 +223,9 @@ class Registry:
                 if created:
                     index.evict(entry.row.workspace_key, cap, self.protected)
                 return created
-            case Finish(row=row):
+            case Finish(entry, row):
+                if row.request.get("groups"):
+                    orders.drop(entry.directory)
                 return index.finish(row)
             case NoteLaunch(entry):
                 if (launched := entry.row.launched()) is not None:
@@ -212,6 +233,15 @@ class Registry:
             case NoteFetched(job_id):
                 index.set_fetched(job_id)
         return True
+
+    def admit(self) -> None:
+        """Give free slots to waiting jobs, and start the actors of those that this supervisor is to launch."""
+        with contextlib.suppress(SupervisorError):  # the next commit tries again, and the janitor
+            self._granted.update(grant.job_id for grant in self._index.admit_next())
+        for job_id in self._granted:
+            if (entry := self.entries.get(job_id)) is not None:
+                entry.begin(launch=True)
+        self._granted.clear()
 
     def _refuse(self, batch: list[Message], problem: SupervisorError) -> list[bool]:
         """Handle a batch that cannot be committed: refuse new jobs, and hold ends until they can be."""
@@ -255,7 +285,10 @@ class Registry:
             return
         self.entries[entry.row.job_id] = entry
         self._publish(entry, None)
-        message.begin()
+        if entry.pending is None:
+            message.begin()
+        elif entry.row.job_id not in self._granted:
+            entry.started.set()  # no launch to wait for
 
     def _announce_end(self, message: Finish, *, first: bool) -> None:
         entry = message.entry

@@ -15,19 +15,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Final, Unpack, overload
 
+import attrs
 import trio
 
 from supervisor import log
+from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
 from supervisor.jobs.catalog import Catalog, check_detail, running_error
 from supervisor.jobs.listing import query_of
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Job, JobOptions, JobPage, JobSpec, Result, from_ns
+from supervisor.model import GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result, from_ns
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
@@ -39,6 +42,7 @@ from supervisor.runtime.registry_actor import NoteFetched, Registry
 from supervisor.runtime.stops import wait_for_stop
 from supervisor.settings import Settings
 from supervisor.states import State, state_of
+from supervisor.store.groups import Group
 from supervisor.store.state_root import workspace_key
 from supervisor.system.notifier import Notifier
 
@@ -257,6 +261,60 @@ class Supervisor:
         entry = self._lookup.own(job_id)
         if entry is not None:
             raise running_error(entry.job())
+
+    # ------------------------------------------------------------ groups
+
+    async def set_group(self, name: str, **options: Unpack[GroupOptions]) -> GroupInfo:
+        """Make a group, or change what ``options`` name and keep the rest. Lowering a limit stops no job.
+
+        Input
+            name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
+            options: ``limit``, how much weight may run at a time (``None``: unlimited, 0: closed), and
+                ``aging_seconds``, how much waiting a point of priority is worth (``None``: strict; 300 by default).
+
+        Raises:
+            InvalidArguments: an option is out of range, or the limit is below the weight of a waiting job.
+            StateCorrupt: the file of the group is damaged or of a newer version; it is left as it is.
+        """
+        return await self._change_group(name, lambda group: attrs.evolve(group, **options), create=True)
+
+    async def pause_group(self, name: str, *, until: datetime | None = None, reason: str | None = None) -> GroupInfo:
+        """Admit no more jobs to a group, until a time or until ``resume_group``; running jobs go on.
+
+        Raises:
+            GroupNotFound: there is no such group.
+        """
+        until_ns = None if until is None else int(until.timestamp() * 1e9)
+        return await self._change_group(name, pause(until_ns, reason))
+
+    async def resume_group(self, name: str) -> GroupInfo:
+        """End the pause that a user has made; other pauses stay.
+
+        Raises:
+            GroupNotFound: there is no such group.
+        """
+        return await self._change_group(name, resume)
+
+    async def remove_group(self, name: str) -> None:
+        """Remove a group.
+
+        Raises:
+            GroupNotFound: there is no such group.
+            InvalidArguments: jobs of it wait or run.
+        """
+        self.access.check_open()
+        await self.access.in_thread(lambda catalog: remove_group(catalog.index, name))
+
+    async def groups(self) -> tuple[GroupInfo, ...]:
+        """Return the groups of the state root, by their names."""
+        self.access.check_open()
+        return await self.access.in_thread(lambda catalog: tuple(group_infos(catalog.index)))
+
+    async def _change_group(self, name: str, change: Callable[[Group], Group], *, create: bool = False) -> GroupInfo:
+        self.access.check_open()
+        info = await self.access.in_thread(lambda catalog: change_group(catalog.index, name, change, create=create))
+        self.launcher.waiting.check(changed=True)
+        return info
 
     async def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, and its present load.

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from supervisor import log
-from supervisor.errors import StateCorrupt
+from supervisor.errors import StateCorrupt, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
+from supervisor.store import groups
+from supervisor.store.queue import FOR_EVER_NS, Grant, Queue, ticket_of
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, check_row, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Connection, Damaged
@@ -22,6 +25,8 @@ from supervisor.store.state_root import Layout
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Index"]
+
+_T = TypeVar("_T")
 
 _ALL: Final = ", ".join(COLUMNS)
 _VALUES_OF: Final = attrgetter(*COLUMNS[1:])
@@ -74,7 +79,12 @@ class Index(Connection):
     @staticmethod
     def check_rows(connection: sqlite3.Connection, version: int) -> None:
         """Raise ``Damaged`` for a table or a row that no version writes; a newer version may write any row."""
-        tables = {"jobs": set(COLUMNS), **({"labels": {"name", "value", "seq"}} if version > 1 else {})}
+        tables = {"jobs": set(COLUMNS)}
+        if version > 1:
+            tables["labels"] = {"name", "value", "seq"}
+        if version > 2:
+            tables |= {"groups": {"name", "most", "running"}, "lanes": {"lane", "names", "waiting"}}
+            tables |= {"members": {"name", "lane"}, "waiting": {"seq", "lane", "rank"}, "held": {"seq", "lane"}}
         for table, wanted in tables.items():
             found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
             if (found or version) and not wanted <= found:
@@ -84,8 +94,48 @@ class Index(Connection):
             for columns in connection.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
                 _row_of(columns)
 
+    @property
+    def queue(self) -> Queue:
+        """The waiting jobs and the slots; its methods run inside ``write`` or ``read``."""
+        return Queue(self._db)
+
+    def read_queue(self, question: Callable[[Queue], _T]) -> _T:
+        """Return what the queue answers, outside a transaction."""
+        return self.read(lambda: question(self.queue))
+
+    def import_queue(self) -> None:
+        """Enter the groups of the state root, and those of their jobs that have not ended."""
+        self._import_groups()
+        for row in self._select(f"WHERE state IN {_UNFINISHED} ORDER BY seq"):
+            self._enter_queue(row)
+            if row.started_ns is not None or self._may_have_run(row)[0]:
+                self.queue.hold(row.seq)
+
+    def _import_groups(self) -> None:
+        for name, group in groups.load_all(self.layout.root):
+            if isinstance(group, groups.Group):
+                self.enter_group(group)
+            else:  # until its file is corrected it admits nothing
+                log.warning("group_not_understood", group=name, error=group.message)
+                self.queue.set_group(name, limit=None, paused_until_ns=FOR_EVER_NS, aging_ns=0)
+
+    def enter_group(self, group: groups.Group) -> None:
+        """Copy what its file says about a group."""
+        self.queue.set_group(
+            group.name,
+            limit=group.limit,
+            paused_until_ns=group.paused_until_ns,
+            aging_ns=group.aging_ns,
+        )
+
+    def _enter_queue(self, row: Row) -> None:
+        ticket = ticket_of(row.request)
+        if ticket is not None:
+            self.queue.enter(row.seq, row.created_ns, ticket)
+
     def import_all(self) -> None:
         """Insert every job directory into an empty index, oldest first, each with its end."""
+        self._import_groups()
         rows = sorted(
             filter(None, (self.read_job(workspace, job_id) for workspace, job_id in self.layout.jobs())),
             key=lambda row: row.created_ns,
@@ -99,6 +149,8 @@ class Index(Connection):
                 row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
             self.insert(row)
             launched, outcome = self._judge(row)
+            if launched is not None or self._may_have_run(row)[0]:
+                self.queue.hold(row.seq)
             if launched is not None:
                 self.set_launched(row.job_id, launched)
                 row = row.with_launch(launched)  # noqa: PLW2901  # the same job
@@ -136,6 +188,7 @@ class Index(Connection):
         cursor = self._db.execute(_INSERT, _VALUES_OF(row))
         if cursor.rowcount == 1:
             row.seq = cursor.lastrowid or 0
+            self._enter_queue(row)
             return True
         # A rebuild of the index since the directory was made has inserted the job already.
         there = self._db.execute("SELECT seq FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()
@@ -244,6 +297,32 @@ class Index(Connection):
                 passed = keep.union(victims)
                 victims += [job_id for (job_id,) in found if job_id not in passed][:left]
         return victims
+
+    def standing(self, row: Row) -> tuple[str | None, int | None]:
+        """Return (``queue_reason``, ``queue_position``) of a job; ``None`` for both where that is not known now."""
+        if row.started_ns is not None or row.finished or ticket_of(row.request) is None:
+            return None, None
+        try:
+            return self.read_queue(lambda queue: queue.standing(row.seq, time.time_ns()))
+        except SupervisorError:
+            return None, None
+
+    def may_wait(self) -> bool:
+        """Whether jobs in groups wait or are about to be launched; ``True`` also where that is not known now."""
+        try:
+            return self.read_queue(Queue.in_use)
+        except SupervisorError:
+            return True
+
+    def admit_next(self) -> list[Grant]:
+        """Give free slots to waiting jobs, in a transaction of its own; return the jobs that got theirs."""
+        granted: list[Grant] = []
+        while self.read_queue(Queue.any_waits):
+            more = self.write(lambda: self.queue.admit(time.time_ns()))
+            granted += more
+            if not more:
+                break
+        return granted
 
     # ------------------------------------------------------------ reading
 

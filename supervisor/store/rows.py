@@ -222,8 +222,18 @@ def _check_request(record: Mapping[str, Any]) -> None:
         what = "argv"
     elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
         what = "labels"
+    elif "groups" in record:
+        what = _wrong_ticket(record)
     if what is not None:
         raise ValueError(what)
+
+
+def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
+    """Return what no ``job.json`` holds about the admission of a job."""
+    groups, priority, weight = record["groups"], record.get("priority", 0), record.get("weight", 1)
+    if not (isinstance(groups, list | tuple) and set(map(type, groups)) <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        return "groups"
+    return None if type(priority) is type(weight) is int and weight > 0 else "priority or weight"
 
 
 _STATES: Final = frozenset(state.value for state in State)
@@ -328,6 +338,7 @@ def job_of(
     damage: str | None = None,
     progress: Mapping[str, Any] | None = None,
     queue_reason: str | None = None,
+    queue_position: int | None = None,
 ) -> Job:
     """Return the job that a row describes; an unfinished one with the current sizes of its output."""
     if row.shown is not None and damage is None:
@@ -351,6 +362,7 @@ def job_of(
             stop_requested=stop_requested,
             progress=progress,
             queue_reason=queue_reason if row.state == State.QUEUED.value else None,
+            queue_position=queue_position,
             stdout_bytes=_size_so_far(directory, "stdout"),
             stderr_bytes=_size_so_far(directory, "stderr"),
         )
@@ -399,6 +411,9 @@ def _lasting(row: Row) -> dict[str, Any]:
         "ttl_seconds": request["ttl_seconds"],
         "engine": request.get("engine", "local"),
         "pid": row.pid,
+        "groups": tuple(request.get("groups", ())),
+        "priority": request.get("priority", 0),
+        "weight": request.get("weight", 1),
     }
     ended = None if row.completed_ns is None else row.ended
     if ended is None:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
+from supervisor.store import queue
+
 __all__ = ["MIGRATIONS", "statements"]
 
 MIGRATIONS: Final = (
@@ -61,6 +63,7 @@ MIGRATIONS: Final = (
         SELECT CAST(given.key AS BLOB), CAST(given.value AS BLOB), jobs.seq
         FROM jobs, json_each(CASE WHEN json_valid(jobs.spec) THEN jobs.spec ELSE '{}' END, '$.labels') AS given;
     """,
+    queue.SCHEMA,
 )
 
 

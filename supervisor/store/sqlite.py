@@ -107,6 +107,7 @@ class Connection(ABC):
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._seen_version = -1
+        self._reported_version = -1
         self._is_tuned = False
         self._way = Way.SHARED
         self.is_newer = False
@@ -117,6 +118,10 @@ class Connection(ABC):
     @abstractmethod
     def import_all(self) -> None:
         """Fill a new index, within the transaction that makes it."""
+
+    @abstractmethod
+    def import_queue(self) -> None:
+        """Enter the groups and the waiting jobs, which an index of an earlier version does not have."""
 
     @staticmethod
     @abstractmethod
@@ -204,7 +209,7 @@ class Connection(ABC):
             os.chmod(path, 0o600)
         if self._way is Way.ALONE:
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._seen_version = -1
+        self._seen_version = self._reported_version = -1
         self._is_tuned = False
         self.invalidate()
 
@@ -235,14 +240,16 @@ class Connection(ABC):
         if self._db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("BEGIN IMMEDIATE")
-        new = self._version() == 0
+        before = self._version()
         try:
             for number, script in enumerate(MIGRATIONS[self._version() :], self._version() + 1):
                 for statement in statements(script):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number}")
-            if new:  # in the same transaction: no process ever reads an empty index while there are jobs
+            if before == 0:  # in the same transaction: no process ever reads an empty index while there are jobs
                 self.import_all()
+            elif before < len(MIGRATIONS):
+                self.import_queue()
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
@@ -380,15 +387,18 @@ class Connection(ABC):
 
     def changed(self) -> bool:
         """Whether another process (or connection) has written since the last call."""
-        return self.read(self._has_changed)
+        version = self.read(self._follow_version)
+        changed = version != self._reported_version
+        self._reported_version = version
+        return changed
 
-    def _has_changed(self) -> bool:
-        version = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version == self._seen_version:
-            return False
-        self._seen_version = version
-        self.invalidate()
-        return True
+    def _follow_version(self) -> int:
+        """Return the number that changes with every commit of another connection; drop what it makes invalid."""
+        version = int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        if version != self._seen_version:
+            self._seen_version = version
+            self.invalidate()
+        return version
 
     def _follow(self) -> None:
         """Open the index again if another process has replaced it: no process writes to the old file any more."""
@@ -429,7 +439,7 @@ class Connection(ABC):
                 return action()
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._has_changed()  # what is remembered of the rows is valid from here on: this process has the lock
+                self._follow_version()  # remembered rows are valid from here on: this process has the lock
                 result = action()
             except BaseException:
                 if self._db.in_transaction:

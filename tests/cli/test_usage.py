@@ -27,6 +27,7 @@ ARGUMENTS = {
     "rm": ["abcd"],
     "logs": ["abcd"],
     "completion": ["bash"],
+    "group": ["list"],
 }
 
 

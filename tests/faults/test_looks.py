@@ -74,6 +74,7 @@ NOT_EVIDENCE = {
     "mcp_server": "tokens, kinds and workspaces; tests/mcp_server",
     "system.file_systems": "what is mounted; a root that cannot be judged is refused",
     "settings": "none",
+    "store.groups": "tests/store/test_groups.py",
     "store.clock": "tests/store/test_clock.py",
     "store.owners": "tests/store/test_state_root.py",
     "store.sqlite": "tests/store/test_registry_errors.py",

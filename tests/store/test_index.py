@@ -699,6 +699,15 @@ def test_writes_of_others_are_noticed(open_catalog: Callable[..., Catalog]) -> N
     assert not mine.index.changed()
 
 
+def test_a_write_of_ones_own_does_not_hide_one_of_another_process(open_catalog: Callable[..., Catalog]) -> None:
+    mine, theirs = open_catalog(), open_catalog()
+    mine.index.changed()
+    make(theirs)
+    make(mine)
+    assert mine.index.changed()
+    assert not mine.index.changed()
+
+
 CREATOR = """
     import sys
     from pathlib import Path

@@ -12,6 +12,7 @@ from supervisor.jobdir import job_marks, records, validation
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.keeper import registration
 from supervisor.system import processes
+from supervisor.system.observing import is_there
 
 __all__ = ["Evidence", "Leader", "Origin", "examine", "origin_of", "recorded_keeper"]
 
@@ -54,6 +55,7 @@ class Evidence:
         zombie_status: its wait status if it is a zombie whose status can be read.
         now_boot_ns: the boot clock.
         over_limit: whether it has written more than it may, and has no keeper to notice that.
+        has_orders: whether it was not launched, and has the orders by which any process can launch it.
         is_newer: whether it was not launched, and its ``job.json`` says something that only a newer version
             knows, such as that another process will launch it.
         newer_records: the records that a newer version has written in a shape that this version does not know.
@@ -71,6 +73,7 @@ class Evidence:
     zombie_status: int | None = None
     now_boot_ns: int = 0
     over_limit: bool = False
+    has_orders: bool = False
     is_newer: bool = False
     newer_records: tuple[str, ...] = ()
     launched: bool = False
@@ -200,6 +203,7 @@ def examine(
         zombie_status=zombie_status,
         now_boot_ns=processes.boottime_ns(),
         over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, about.record),
+        has_orders=claim is None and process is None and not owner_lives and is_there(f"{directory}/{records.ORDERS}"),
         is_newer=claim is None and process is None and not owner_lives and validation.is_newer_request(directory),
         newer_records=validation.newer_records(directory, process, stop, exit_record),
         launched=launched,

@@ -1,0 +1,168 @@
+"""The groups of a state root: set, paused, resumed, removed and shown, without an event loop.
+
+A change writes the file of the group, which is the truth, and its copy in the index, in this order and under the lock
+of the root. The transaction that changes the index also admits the jobs for which there is room then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import attrs
+
+from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, StateCorrupt
+from supervisor.model import GroupInfo, PauseInfo, from_ns
+from supervisor.store import Index
+from supervisor.store.groups import Group, Pause, check_name, load, load_all, remove, save
+from supervisor.store.queue import Ticket
+
+__all__ = ["change_group", "check_ticket", "create_groups", "group_info", "group_infos", "remove_group"]
+
+_USER = "user"
+
+
+def change_group(index: Index, name: str, change: Callable[[Group], Group], *, create: bool = False) -> GroupInfo:
+    """Change what is set about a group, and admit the waiting jobs that have room then.
+
+    Args:
+        index: of the state root.
+        name: of the group.
+        change: returns the group as it is to be; it may raise.
+        create: whether a group that does not exist is made.
+
+    Raises:
+        GroupNotFound: it does not exist.
+        InvalidArguments: the limit is below the weight of a waiting job, which could never run.
+        StateCorrupt: its file is damaged or of a newer version; nothing was changed.
+    """
+    layout = index.layout
+    with layout.locked():
+        before = load(layout.root, check_name(name))
+        if before is None and not create:
+            raise _not_found(index, name)
+        group = change(before or Group(name=name))
+        heaviest = index.read_queue(lambda queue: queue.heaviest(name))
+        if group.limit and group.limit < heaviest:
+            message = (
+                f"a job of weight {heaviest} waits in group {name}: it could never run with a limit of {group.limit}"
+            )
+            raise InvalidArguments(message, repair="Set a higher limit, or cancel that job.")
+        if group != before:
+            save(layout.root, group)
+
+        def enter() -> None:
+            index.enter_group(group)
+            index.queue.admit(time.time_ns())
+
+        index.write(enter)
+    return _info(index, group)
+
+
+def create_groups(index: Index, names: tuple[str, ...]) -> None:
+    """Make the groups that do not exist, without a limit."""
+    for name in names:
+        change_group(index, name, lambda group: group, create=True)
+
+
+def remove_group(index: Index, name: str) -> None:
+    """Remove a group.
+
+    Raises:
+        GroupNotFound: it does not exist.
+        InvalidArguments: jobs of it wait or run.
+    """
+    with index.layout.locked():
+        if load(index.layout.root, check_name(name)) is None:
+            raise _not_found(index, name)
+        counts = index.read_queue(lambda queue: queue.counts(name))
+        if counts.running or counts.waiting:
+            message = f"group {name} has {counts.running} slots in use and {counts.waiting} jobs waiting"
+            raise InvalidArguments(message, repair="Wait for its jobs, or cancel them, then remove it.")
+        remove(index.layout.root, name)
+        index.write(lambda: index.queue.remove_group(name))
+
+
+def pause(until_ns: int | None, reason: str | None) -> Callable[[Group], Group]:
+    """Return the change that pauses a group until a time of the wall clock, or until it is resumed."""
+
+    def change(group: Group) -> Group:
+        others = tuple(each for each in group.pauses if each.by != _USER)
+        return attrs.evolve(group, pauses=(*others, Pause(_USER, until_ns, reason)))
+
+    return change
+
+
+def resume(group: Group) -> Group:
+    """End the pause of a user; other pauses stay."""
+    return attrs.evolve(group, pauses=tuple(each for each in group.pauses if each.by != _USER))
+
+
+def check_ticket(index: Index, ticket: Ticket) -> None:
+    """Check what a request asks for against its groups, before its job is made.
+
+    Raises:
+        GroupNotFound: a group does not exist.
+        GroupClosed: the limit of a group is 0.
+        InvalidArguments: the weight is above a limit.
+        StateCorrupt: the file of a group is damaged or of a newer version.
+    """
+    for name in ticket.groups:
+        group = load(index.layout.root, name)
+        if group is None:
+            raise _not_found(index, name)
+        if group.limit == 0:
+            message = f"group {name} is closed: its limit is 0"
+            raise GroupClosed(message, details={"group": name})
+        if group.limit is not None and ticket.weight > group.limit:
+            message = f"weight {ticket.weight} is above the limit {group.limit} of group {name}: it could never run"
+            raise InvalidArguments(message, repair="Give the job a lower weight, or the group a higher limit.")
+
+
+def group_info(index: Index, name: str) -> GroupInfo:
+    """Return one group as it is now.
+
+    Raises:
+        GroupNotFound: it does not exist.
+        StateCorrupt: its file is damaged or of a newer version.
+    """
+    group = load(index.layout.root, check_name(name))
+    if group is None:
+        raise _not_found(index, name)
+    return _info(index, group)
+
+
+def group_infos(index: Index) -> list[GroupInfo]:
+    """Return every group of the state root by its name; a damaged one is shown as paused, with the cause."""
+    found: list[GroupInfo] = []
+    for name, group in load_all(index.layout.root):
+        if isinstance(group, StateCorrupt):
+            group = Group(name=name, pauses=(Pause("damage", None, group.message),))  # noqa: PLW2901  # shown instead
+        found.append(_info(index, group))
+    return found
+
+
+def _info(index: Index, group: Group) -> GroupInfo:
+    counts = index.read_queue(lambda queue: queue.counts(group.name))
+    now_ns = time.time_ns()
+    return GroupInfo(
+        name=group.name,
+        limit=group.limit,
+        running=counts.running,
+        waiting=counts.waiting,
+        oldest_wait_seconds=None if counts.oldest_ns is None else max(0, now_ns - counts.oldest_ns) / 1e9,
+        paused=tuple(
+            PauseInfo(by=each.by, until=None if each.until_ns is None else from_ns(each.until_ns), detail=each.detail)
+            for each in group.pauses
+            if each.until_ns is None or each.until_ns > now_ns
+        ),
+        aging_seconds=group.aging_seconds,
+    )
+
+
+def _not_found(index: Index, name: str) -> GroupNotFound:
+    known = sorted(name for name, _ in load_all(index.layout.root))
+    there = f"there are {', '.join(known[:10])}" if known else "there are no groups yet"
+    message = f"there is no group {name!r}; {there}"
+    repair = f"Correct the name, make it with `supervisor group set {name}`, or start with --create-group."
+    return GroupNotFound(message, repair=repair, details={"group": name})

@@ -1,0 +1,50 @@
+"""The process that launches waiting jobs where no supervisor is open: started by a process that leaves some behind.
+
+It is a supervisor of its own, ``supervisor launch-waiting``, in a session of its own, and ends when no waiting job can
+be launched any more without a further change. A process that makes such a change looks again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from supervisor import log
+from supervisor.engines.interpreter import find_python
+from supervisor.errors import SupervisorError
+from supervisor.jobdir.job_marks import MARK
+from supervisor.store import Index
+
+__all__ = ["can_go_on", "ensure"]
+
+_SCRIPT = 'cd / && "$0" "$@" < /dev/null > /dev/null 2>&1 &'
+
+
+def can_go_on(index: Index) -> bool:
+    """Tell whether a waiting job can be launched without a further change by a process: now, or after a job or a pause.
+
+    Raises:
+        SupervisorError: the index cannot be read now.
+    """
+    return index.read_queue(lambda queue: queue.can_go_on(time.time_ns()))
+
+
+def ensure(index: Index) -> bool:
+    """Start the process if waiting jobs need it and no supervisor may be open; return whether it was started.
+
+    It is no child of this process, and gets neither its descriptors nor its standard streams.
+    """
+    layout = index.layout
+    try:
+        if not can_go_on(index) or layout.owners.any_may_be_alive():
+            return False
+        python = find_python()
+        environment = {name: value for name, value in os.environb.items() if name != MARK}
+        environment[b"SUPERVISOR_STATE_DIR"] = os.fsencode(layout.root)
+        words = ["sh", "-c", _SCRIPT, python, "-P", "-m", "supervisor", "launch-waiting"]
+        child = os.posix_spawn("/bin/sh", words, environment, setsid=True)
+        os.waitpid(child, 0)
+    except (OSError, SupervisorError, NotImplementedError) as error:
+        log.warning("helper_not_started", error=str(error))
+        return False
+    return True

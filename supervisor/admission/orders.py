@@ -1,0 +1,91 @@
+"""The orders of a job that waits: what any process needs to launch it, in files that only their user can read.
+
+A job that is launched at once has none. They hold the environment and the input of the job, so the process that
+launches the job deletes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.staging import write_private
+from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.keeper.single_job import Orders
+from supervisor.store import Row
+from supervisor.store.state_errors import state_error
+from supervisor.system.observing import is_there
+
+__all__ = ["drop", "read", "spool", "waits"]
+
+
+def spool(request: LaunchRequest) -> None:
+    """Write the orders of a job into its directory.
+
+    Raises:
+        StateFull, StateBusy, PermissionDenied: they cannot be written; the job must not be recorded then.
+    """
+    environment = os.environb if request.env is None else request.env
+    orders = Orders(
+        job_id=request.job_id,
+        argv=list(request.argv),
+        workspace=os.fsencode(request.workspace),
+        environment={**environment, **request.changes},
+        deadline=request.deadline_seconds,
+        grace=request.grace_seconds,
+        limit=request.output_limit,
+        begun_ns=None,
+    )
+    drop(request.directory)  # a commit that was tried in vain may have written them
+    try:
+        if request.stdin is not None:
+            write_private(f"{request.directory}/{STDIN}", request.stdin)
+        write_private(f"{request.directory}/{ORDERS}", orders.encode())
+    except OSError as error:
+        raise state_error(error, "cannot write the orders of the job") from error
+
+
+def waits(directory: str) -> bool:
+    """Tell whether there are orders.
+
+    Raises:
+        NotKnown: that cannot be observed now.
+    """
+    return is_there(f"{directory}/{ORDERS}")
+
+
+def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | None:
+    """Return the request that the orders of a job make, ``None`` if they are gone or damaged.
+
+    Raises:
+        OSError: they cannot be read now.
+    """
+    try:
+        with open(f"{directory}/{ORDERS}", "rb") as file:
+            orders = Orders.decode(file.read())
+    except (FileNotFoundError, KeyError, ValueError):
+        return None
+    stdin = None
+    with contextlib.suppress(FileNotFoundError), open(f"{directory}/{STDIN}", "rb") as file:
+        stdin = file.read()
+    return LaunchRequest(
+        job_id=row.job_id,
+        directory=directory,
+        argv=tuple(orders.argv),
+        workspace=os.fsdecode(orders.workspace),
+        env=orders.environment,
+        stdin=stdin,
+        deadline_seconds=orders.deadline,
+        grace_seconds=orders.grace,
+        output_limit=orders.limit,
+        stop_leftovers=stop_leftovers,
+        options=row.request.get("engine_options") or {},
+    )
+
+
+def drop(directory: str) -> None:
+    """Delete the orders of a job that was launched, or never will be."""
+    for name in (ORDERS, STDIN):
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/{name}")

@@ -1,0 +1,172 @@
+"""``group``: limits on how many jobs run at a time."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import click
+
+from supervisor.admission import groups
+from supervisor.cli import exits, text
+from supervisor.cli.arguments import seconds
+from supervisor.cli.front import Invocation, command, shared_options
+from supervisor.model import GroupInfo, to_json
+from supervisor.store.groups import DEFAULT_AGING_SECONDS, Group
+
+__all__ = ["group"]
+
+
+_HELP = """Limit how many jobs run at a time.
+
+A job that is started with --group NAME waits until the group has room. It survives a crash or a restart of every
+supervisor while it waits.
+"""
+
+group = click.Group("group", help=_HELP, short_help="Limit how many jobs run at a time.", params=shared_options())
+
+_NAME = click.argument("name", metavar="NAME")
+
+
+@command("set", short_help="Make a group, or change it.")
+@_NAME
+@click.option("--limit", type=int, metavar="N", help="Run at most N jobs at a time; 0 closes the group.")
+@click.option("--unlimited", is_flag=True, help="Run any number of jobs.")
+@click.option(
+    "--aging",
+    type=seconds,
+    metavar="DURATION",
+    help=f"How much waiting a point of priority is worth. Default: {DEFAULT_AGING_SECONDS:.0f} seconds.",
+)
+@click.option("--strict", is_flag=True, help="A higher priority always goes first, however long others have waited.")
+def set_group(
+    call: Invocation, name: str, *, limit: int | None, unlimited: bool, aging: float | None, strict: bool
+) -> int:
+    """Make the group NAME, or change what is named here and keep the rest. Lowering a limit stops no job."""
+    if unlimited and limit is not None:
+        message = "--limit and --unlimited exclude each other."
+        raise click.UsageError(message)
+    if strict and aging is not None:
+        message = "--aging and --strict exclude each other."
+        raise click.UsageError(message)
+    changes: dict[str, Any] = {}
+    if unlimited or limit is not None:
+        changes["limit"] = limit
+    if strict or aging is not None:
+        changes["aging_seconds"] = aging
+
+    def change(before: Group) -> Group:
+        return attrs.evolve(before, **changes)
+
+    with call.writing_catalog() as catalog:
+        info = groups.change_group(catalog.index, name, change, create=True)
+    call.answer(lambda: to_json(info), _line(info))
+    return exits.OK
+
+
+@command("list", short_help="List the groups.")
+def list_groups(call: Invocation) -> int:
+    """List the groups with their limits, and what runs and waits in them."""
+    with call.catalog() as catalog:
+        found = groups.group_infos(catalog.index)
+    call.answer(lambda: {"ok": True, "groups": [to_json(info) for info in found]}, *map(_line, found))
+    if not found:
+        call.note("There are no groups; `supervisor group set NAME --limit N` makes one.")
+    return exits.OK
+
+
+@command("show", short_help="Show one group.")
+@_NAME
+def show(call: Invocation, name: str) -> int:
+    """Show the group NAME."""
+    with call.catalog() as catalog:
+        info = groups.group_info(catalog.index, name)
+    facts = [
+        ("Group", info.name),
+        ("Limit", _limit(info)),
+        ("Running", str(info.running)),
+        ("Waiting", _waiting(info)),
+        ("Paused", ", ".join(map(_pause, info.paused)) or None),
+        ("Aging", "strict" if info.aging_seconds is None else text.duration(info.aging_seconds)),
+    ]
+    call.answer(lambda: to_json(info), *text.pairs(facts))
+    return exits.OK
+
+
+@command("pause", short_help="Admit no more jobs to a group.")
+@_NAME
+@click.option("--until", "until", metavar="TIME", help="End the pause then: ISO 8601, local time without a zone.")
+@click.option("--for", "duration", type=seconds, metavar="DURATION", help="End the pause after this time.")
+@click.option("--reason", metavar="TEXT", help="Why, for people who look at the group.")
+def pause(call: Invocation, name: str, *, until: str | None, duration: float | None, reason: str | None) -> int:
+    """Admit no more jobs to the group NAME until it is resumed. Running jobs go on."""
+    if until is not None and duration is not None:
+        message = "--until and --for exclude each other."
+        raise click.UsageError(message)
+    until_ns = None
+    if until is not None:
+        until_ns = _time_ns(until)
+    elif duration is not None:
+        until_ns = time.time_ns() + int(min(duration, _MAX_PAUSE_SECONDS) * 1e9)
+    with call.catalog() as catalog:
+        info = groups.change_group(catalog.index, name, groups.pause(until_ns, reason))
+    call.answer(lambda: to_json(info), _line(info))
+    return exits.OK
+
+
+_MAX_PAUSE_SECONDS = 10 * 365 * 86400.0
+
+
+def _time_ns(given: str) -> int:
+    try:
+        return int(datetime.fromisoformat(given).astimezone(UTC).timestamp() * 1e9)
+    except (ValueError, OverflowError):
+        message = f"--until is {given!r:.80}; give a time such as 2030-01-31T18:00 or 18:00+02:00 with its date."
+        raise click.UsageError(message) from None
+
+
+@command("resume", short_help="Admit jobs to a group again.")
+@_NAME
+def resume(call: Invocation, name: str) -> int:
+    """End the pause of the group NAME that a person has made."""
+    with call.catalog() as catalog:
+        info = groups.change_group(catalog.index, name, groups.resume)
+    call.answer(lambda: to_json(info), _line(info))
+    return exits.OK
+
+
+@command("rm", short_help="Remove a group.")
+@_NAME
+def rm(call: Invocation, name: str) -> int:
+    """Remove the group NAME. A group with waiting or running jobs is refused."""
+    with call.catalog() as catalog:
+        groups.remove_group(catalog.index, name)
+    call.answer(lambda: {"ok": True, "removed": name}, f"Removed group {name}.")
+    return exits.OK
+
+
+for _command in (set_group, list_groups, show, pause, resume, rm):
+    group.add_command(_command)
+
+
+def _limit(info: GroupInfo) -> str:
+    return "unlimited" if info.limit is None else "closed" if info.limit == 0 else str(info.limit)
+
+
+def _waiting(info: GroupInfo) -> str:
+    if info.oldest_wait_seconds is None:
+        return "no job waits" if not info.waiting else f"{text.plural(info.waiting, 'job')} waiting"
+    return f"{text.plural(info.waiting, 'job')} waiting, the oldest for {text.duration(info.oldest_wait_seconds)}"
+
+
+def _pause(pause: Any) -> str:
+    ends = "" if pause.until is None else f" until {text.clock(pause.until)}"
+    why = "" if not pause.detail else f" ({text.one_line(pause.detail)})"
+    return f"by {pause.by}{ends}{why}"
+
+
+def _line(info: GroupInfo) -> str:
+    paused = "".join(f", paused {_pause(each)}" for each in info.paused)
+    return f"{info.name}: limit {_limit(info)}, {info.running} running, {_waiting(info)}{paused}"

@@ -1,0 +1,35 @@
+"""``launch-waiting``: launch the waiting jobs of the state root."""
+
+from __future__ import annotations
+
+from supervisor.cli import exits
+from supervisor.cli.front import Invocation, command
+
+__all__ = ["launch_waiting"]
+
+_CHECK_SECONDS = 1.0
+
+
+@command("launch-waiting", short_help="Launch waiting jobs until none can be launched.")
+def launch_waiting(call: Invocation) -> int:
+    """Launch the waiting jobs of the state root as their groups get room, and exit when none can be launched.
+
+    Commands that leave waiting jobs behind start this by themselves. Jobs that run go on when it ends.
+    """
+    import trio
+
+    from supervisor.admission.helper import can_go_on
+    from supervisor.jobdir import job_marks
+    from supervisor.jobs.catalog import Catalog
+    from supervisor.runtime.opening import open_supervisor
+
+    job_marks.drop_tag()  # a job that has started this process must not count it as its own
+
+    async def main() -> None:
+        async with open_supervisor(call.settings):
+            with Catalog(call.settings) as catalog:
+                while can_go_on(catalog.index):  # noqa: ASYNC110  # what other processes do has no event here
+                    await trio.sleep(_CHECK_SECONDS)
+
+    trio.run(main)
+    return exits.OK

@@ -1,0 +1,173 @@
+"""Jobs in groups that wait for their slots, as far as this supervisor is to launch them.
+
+A job that this supervisor has started waits without an actor: the request is in memory, and the actor starts when the
+job has its slots. A job whose supervisor is gone has an actor that watches it; this supervisor becomes its owner and
+launches it from its orders. The claim in the job directory decides if two processes launch a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import trio
+
+from supervisor.admission import orders
+from supervisor.engines.interface import Engine, LaunchRequest
+from supervisor.errors import SupervisorError
+from supervisor.jobs.catalog import Catalog
+from supervisor.runtime.access import StoreAccess
+from supervisor.runtime.entry import Entry, Pending
+from supervisor.runtime.registry_actor import Registry
+from supervisor.settings import Settings
+from supervisor.store import Row
+from supervisor.store.queue import ticket_of
+from supervisor.system.backoff import until_known
+
+__all__ = ["WaitingJobs"]
+
+_PORTION: Final = 200
+"""How many jobs a check looks at: some 5 ms of the event loop. The others have their turn in the next checks."""
+
+
+class WaitingJobs:
+    """Begins waiting jobs when they have their slots.
+
+    Args:
+        catalog: of the state root.
+        registry: holds the entries.
+        nursery: holds the actors.
+        access: closed with the supervisor.
+        engine_of: returns the engine of a job.
+        register: returns the name of this supervisor as an owner of jobs.
+        settings: of the supervisor.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        registry: Registry,
+        nursery: trio.Nursery,
+        access: StoreAccess,
+        engine_of: Callable[[Row], Engine],
+        register: Callable[[], str],
+        settings: Settings,
+    ) -> None:
+        """Begin with no waiting jobs."""
+        self._catalog = catalog
+        self._registry = registry
+        self._nursery = nursery
+        self._access = access
+        self._engine_of = engine_of
+        self._register = register
+        self._settings = settings
+        self._pause_ends_ns: int | None = None
+        self._checked: deque[Entry] = deque()
+        self._stale = 0
+
+    def enter(self, entry: Entry, request: LaunchRequest, begin: Callable[[bool], None]) -> None:
+        """Have a new job wait; ``begin`` starts its actor, to launch it or to see it end."""
+
+        def begin_and_drop(launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
+            if not self._access.closed:  # else the next supervisor on the state root launches the job
+                begin(launch)
+                self._nursery.start_soon(self._drop_orders, entry)
+
+        self._checked.append(entry)
+        self._pause_ends_ns = 0  # the next check looks up when the pauses of its groups end
+        entry.pending = Pending(
+            begin=begin_and_drop,
+            spool=partial(orders.spool, request),
+            standing=partial(self._catalog.index.standing, entry.row),
+        )
+
+    @staticmethod
+    async def _drop_orders(entry: Entry) -> None:
+        await entry.started.wait()
+        if entry.running is not None or entry.row.finished:
+            await trio.to_thread.run_sync(orders.drop, entry.directory)
+
+    def watch(self, entry: Entry) -> None:
+        """Look after an adopted job that may wait: launch it once no other supervisor is to do so."""
+        if not _is_launched(entry) and ticket_of(entry.row.request) is not None:
+            self._checked.append(entry)
+            with contextlib.suppress(SupervisorError):  # the next check tries again
+                self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        """Become the supervisor that launches an adopted job, if its former one is gone.
+
+        If several supervisors try this, one of them is recorded as the owner.
+        """
+        index, job_id = self._catalog.index, entry.row.job_id
+        row, owner = index.get(job_id), self._register()
+        if row is None or row.finished:
+            return
+        if row.owner != owner:
+            if self._catalog.layout.owners.is_alive(row.owner):
+                return
+            if not index.write(lambda: index.set_owner(job_id, owner, row.owner)):
+                return
+        entry.pending = Pending(
+            begin=partial(self._launch_adopted, entry),
+            spool=lambda: None,
+            standing=partial(index.standing, row),
+        )
+        if index.read_queue(lambda queue: queue.holds(row.seq)):
+            entry.begin(launch=True)
+
+    def _launch_adopted(self, entry: Entry, launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
+        if launch and not self._access.closed:
+            self._nursery.start_soon(self._launch_from_orders, entry)
+
+    async def _launch_from_orders(self, entry: Entry) -> None:
+        """Launch an adopted job; its actor observes the launch like one by another process."""
+        leftovers = self._settings.job_leftovers == "stop"
+        read = partial(orders.read, entry.row, entry.directory, stop_leftovers=leftovers)
+        request = await until_known(entry.directory, read)
+        if request is None or entry.stop_why is not None:
+            return
+        with contextlib.suppress(SupervisorError):  # the engine has recorded it, and the actor observes the record
+            await self._engine_of(entry.row).submit(request).started()
+        await trio.to_thread.run_sync(orders.drop, entry.directory)
+
+    def check(self, *, changed: bool) -> None:
+        """Admit waiting jobs if another process has ``changed`` the index or a pause is over; begin those admitted.
+
+        Then look at some of the jobs that wait here: whether another process has ended them, or their owner is gone.
+
+        Raises:
+            SupervisorError: the index cannot be read now.
+        """
+        if not self._checked:
+            return
+        index, now_ns = self._catalog.index, time.time_ns()
+        if changed or (self._pause_ends_ns is not None and now_ns >= self._pause_ends_ns):
+            self._registry.admit()
+            self._pause_ends_ns = index.read_queue(lambda queue: queue.next_ns(now_ns))
+            self._stale = len(self._checked)
+            for job_id in index.read_queue(lambda queue: queue.granted_to(self._register())):
+                if (entry := self._registry.entries.get(job_id)) is not None:
+                    entry.begin(launch=True)
+        for _ in range(min(len(self._checked), _PORTION)):
+            entry = self._checked.popleft()
+            if _is_launched(entry) or entry.finished.is_set():
+                continue
+            self._checked.append(entry)
+            if entry.adopted:
+                if entry.pending is None:
+                    self._take(entry)
+            elif self._stale > 0:
+                row = index.get(entry.row.job_id)
+                if row is None or row.finished:  # another process has cancelled or forgotten it
+                    entry.begin(launch=False)
+            self._stale -= 1
+
+
+def _is_launched(entry: Entry) -> bool:
+    running = entry.running
+    return entry.row.started_ns is not None or (running is not None and running.launched.pid > 0)

@@ -1,0 +1,204 @@
+"""The files of the groups, ``<root>/groups/NAME.json``: the truth about a group, of which the index has a copy.
+
+Every file is one JSON object. Members that this version does not know are kept when the file is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from supervisor.errors import InvalidArguments, StateCorrupt
+from supervisor.store.queue import FOR_EVER_NS
+from supervisor.store.state_errors import state_error
+
+__all__ = ["DEFAULT_AGING_SECONDS", "Group", "Pause", "check_name", "load", "load_all", "remove", "save"]
+
+DEFAULT_AGING_SECONDS: Final = 300.0
+_STRICT_NS: Final = 10**15
+"""What a point of priority is worth with strict priorities: eleven days and a half of waiting."""
+_MAX_AGING_SECONDS: Final = 86400.0
+_MAX_LIMIT: Final = 10**9
+_VERSION: Final = 1
+_DIRECTORY: Final = "groups"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@attrs.frozen(slots=True)
+class Pause:
+    """Why a group admits no jobs.
+
+    Attributes:
+        by: ``user``, or another cause of a newer version.
+        until_ns: when it ends, in nanoseconds of the wall clock; ``None`` for a pause until `resume`.
+        detail: the reason that was given.
+    """
+
+    by: str
+    until_ns: int | None = None
+    detail: str | None = None
+
+
+def _check_limit(_: object, __: object, limit: Any) -> None:
+    if limit is not None and not (type(limit) is int and 0 <= limit <= _MAX_LIMIT):
+        message = f"the limit of a group is {limit!r:.80}; it must be a whole number from 0 (closed) to {_MAX_LIMIT}"
+        raise InvalidArguments(message)
+
+
+def _check_aging(_: object, __: object, seconds: Any) -> None:
+    if seconds is not None and not (type(seconds) in {int, float} and 0 <= seconds <= _MAX_AGING_SECONDS):
+        message = f"aging is {seconds!r:.80}; it must be from 0 to {_MAX_AGING_SECONDS:.0f} seconds, or strict"
+        raise InvalidArguments(message)
+
+
+def check_name(name: Any) -> str:
+    """Return the name of a group.
+
+    Raises:
+        InvalidArguments: it cannot be one.
+    """
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        message = f"group is {name!r:.80}; it must be 1 to 64 letters, digits, '.', '_' or '-', and begin with no sign"
+        raise InvalidArguments(message)
+    return name
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Group:
+    """What is set about a group.
+
+    Attributes:
+        name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
+        limit: how much weight may run at a time; ``None`` is unlimited, 0 is closed.
+        aging_seconds: how many seconds of waiting a point of priority is worth; ``None`` is strict priority.
+        pauses: why it admits nothing, if it does not.
+        more: what a newer version has set.
+    """
+
+    name: str
+    limit: int | None = attrs.field(default=None, validator=_check_limit)
+    aging_seconds: float | None = attrs.field(default=DEFAULT_AGING_SECONDS, validator=_check_aging)
+    pauses: tuple[Pause, ...] = ()
+    more: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+
+    @property
+    def paused_until_ns(self) -> int:
+        """When the last pause ends, 0 for none."""
+        return max((FOR_EVER_NS if each.until_ns is None else each.until_ns for each in self.pauses), default=0)
+
+    @property
+    def aging_ns(self) -> int:
+        """What a point of priority is worth."""
+        return _STRICT_NS if self.aging_seconds is None else int(self.aging_seconds * 1e9)
+
+
+def load(root: str, name: str) -> Group | None:
+    """Return a group, ``None`` if there is none of this name.
+
+    Raises:
+        StateCorrupt: its file is damaged, or a newer version has written it in another shape.
+        StateBusy, PermissionDenied: it cannot be read now.
+    """
+    path = f"{root}/{_DIRECTORY}/{check_name(name)}.json"
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise state_error(error, f"cannot read {path}") from error
+    try:
+        return _decode(name, json.loads(content))
+    except (ValueError, KeyError, TypeError, InvalidArguments, RecursionError) as error:
+        message = f"the file of group {name} makes no sense: {error}"
+        repair = f"Correct or delete {path}, then run `supervisor group set {name}`."
+        raise StateCorrupt(message, repair=repair) from error
+
+
+def _decode(name: str, held: dict[str, Any]) -> Group:
+    if held["v"] != _VERSION:
+        message = f"it has version {held['v']!r}, and this version of the package knows {_VERSION}"
+        raise ValueError(message)
+    paused: Any = held.get("paused", ())
+    if not all(type(each["by"]) is str and type(each.get("until_ns")) in {int, type(None)} for each in paused):
+        message = "a pause has no cause, or an end that is no time"
+        raise ValueError(message)
+    pauses = tuple(Pause(each["by"], each.get("until_ns"), each.get("detail")) for each in paused)
+    known = {"v", "name", "limit", "aging_seconds", "paused"}
+    return Group(
+        name=name,
+        limit=held["limit"],
+        aging_seconds=held["aging_seconds"],
+        pauses=pauses,
+        more={key: value for key, value in held.items() if key not in known},
+    )
+
+
+def save(root: str, group: Group) -> None:
+    """Write the file of a group as a whole; the caller holds the lock of the root.
+
+    Raises:
+        StateFull, StateBusy, PermissionDenied: it cannot be written.
+    """
+    held = {
+        **group.more,
+        "v": _VERSION,
+        "name": group.name,
+        "limit": group.limit,
+        "aging_seconds": group.aging_seconds,
+        "paused": [attrs.asdict(each) for each in group.pauses],
+    }
+    path = f"{root}/{_DIRECTORY}/{group.name}.json"
+    aside = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(f"{root}/{_DIRECTORY}", mode=0o700, exist_ok=True)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(held, file)
+        os.rename(aside, path)
+    except OSError as error:
+        raise state_error(error, f"cannot write {path}") from error
+
+
+def remove(root: str, name: str) -> None:
+    """Delete the file of a group.
+
+    Raises:
+        StateBusy, PermissionDenied: it cannot be deleted.
+    """
+    try:
+        os.unlink(f"{root}/{_DIRECTORY}/{name}.json")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise state_error(error, f"cannot delete the file of group {name}") from error
+
+
+def load_all(root: str) -> Iterator[tuple[str, Group | StateCorrupt]]:
+    """Yield every group of a root by its name, or why its file cannot be understood.
+
+    Raises:
+        StateBusy, PermissionDenied: they cannot be read now.
+    """
+    try:
+        names = os.listdir(f"{root}/{_DIRECTORY}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise state_error(error, "cannot read the groups") from error
+    for file_name in sorted(names):
+        name = file_name.removesuffix(".json")
+        if name == file_name or _NAME.fullmatch(name) is None:
+            continue
+        try:
+            group = load(root, name)
+        except StateCorrupt as problem:
+            yield name, problem
+        else:
+            if group is not None:
+                yield name, group

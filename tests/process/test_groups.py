@@ -1,0 +1,417 @@
+"""Jobs in groups, with real processes: no limit is exceeded, and no waiting job is lost, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+import trio
+
+import supervisor
+from supervisor.admission import groups, helper
+from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, SupervisorError
+from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.system import processes
+
+if TYPE_CHECKING:
+    from tests.process.conftest import Fifo, World
+
+pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
+PATIENCE = 30
+HOLD = 'echo "$2" > "$1"; read line < "$0"; echo "$2"'
+
+
+def make(world: World, name: str, limit: int | None) -> None:
+    groups.change_group(world.catalog.index, name, lambda group: attrs.evolve(group, limit=limit), create=True)
+
+
+def held(gate: Fifo, up: Fifo, name: str) -> tuple[str, ...]:
+    """Return a command that says its name through ``up``, and ends when ``gate`` lets it."""
+    return ("sh", "-c", HOLD, str(gate), str(up), name)
+
+
+def command(world: World, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "supervisor", *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env=world.environment, timeout=PATIENCE)
+
+
+def counts(world: World, name: str) -> tuple[int, int]:
+    found = world.catalog.index.queue.counts(name)
+    return found.running, found.waiting
+
+
+def test_a_limit_holds_and_each_end_begins_the_next_in_order(world: World) -> None:
+    make(world, "g", 2)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    jobs = [host.call("start", list(held(gate, up, str(number))), groups=["g"]) for number in range(5)]
+    assert [job["status"] for job in jobs] == ["running", "running", "queued", "queued", "queued"]
+    assert {up.line(), up.line()} == {"0", "1"}
+    assert up.silent
+    assert [(job["queue_reason"], job["queue_position"]) for job in jobs[2:]] == [
+        ("limit", 1),
+        ("limit", 2),
+        ("limit", 3),
+    ]
+    for expected in "234":
+        gate.open()
+        assert up.line() == expected
+        assert counts(world, "g")[0] == 2
+    gate.open(2)
+    ended = [host.call("wait", job["job_id"], timeout=PATIENCE) for job in jobs]
+    assert {job["status"] for job in ended} == {"done"}
+    assert counts(world, "g") == (0, 0)
+
+
+def test_a_waiting_job_has_orders_that_only_its_user_can_read_and_loses_them_at_its_launch(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    job_id = host.start("sh", "-c", 'echo "$SECRET"', groups=["g"], env={**os.environ, "SECRET": "s3"})
+    orders = world.job(job_id) / ORDERS
+    assert stat.S_IMODE(orders.stat().st_mode) == 0o600
+    assert b"SECRET=s3" in orders.read_bytes()
+    gate.open()
+    assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+    assert host.call("result", job_id)["value"] == "s3\n"
+    assert not orders.exists()
+
+
+def test_a_job_that_need_not_wait_has_no_orders(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    job_id = host.start(*held(gate, up, "x"), groups=["g"])
+    assert up.line() == "x"
+    assert not (world.job(job_id) / ORDERS).exists()
+    gate.open()
+
+
+def test_another_supervisor_launches_the_waiting_jobs_of_one_that_was_killed(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    first, second = world.hosts(2)
+    running = first.start(*held(gate, up, "first"), groups=["g"])
+    waiting = [first.start(*held(gate, up, name), groups=["g"]) for name in ("second", "third")]
+    assert up.line() == "first"
+    first.kill()
+    assert world.catalog.status(running).status == "running"
+    assert [world.catalog.status(job_id).status for job_id in waiting] == ["queued", "queued"]
+    for expected in ("second", "third"):
+        gate.open()
+        assert up.line() == expected
+        assert up.silent
+    gate.open()
+    for job_id in (running, *waiting):
+        assert second.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+    assert counts(world, "g") == (0, 0)
+
+
+def test_jobs_that_a_command_has_started_are_launched_after_it(world: World) -> None:
+    """No supervisor is open between the commands: the process that they start launches what waits, and ends."""
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    started = [command(world, "start", "--group", "g", "--", *held(gate, up, name)) for name in ("a", "b", "c")]
+    assert [done.returncode for done in started] == [0, 0, 0]
+    ids = [done.stdout.strip() for done in started]
+    for expected in "abc":
+        assert up.line() == expected
+        assert up.silent
+        gate.open()
+    jobs = world.catalog.wait(ids, timeout=PATIENCE)
+    assert [job.status for job in jobs] == ["done"] * 3
+    assert not helper.can_go_on(world.catalog.index)
+
+
+def test_all_processes_are_killed_and_the_next_command_has_the_rest_launched(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    first = host.start(*held(gate, up, "first"), groups=["g"])
+    second = host.start(*held(gate, up, "second"), groups=["g"])
+    assert up.line() == "first"
+    leader = world.leader(first)
+    world.keeper(first).kill()
+    host.kill()
+    leader.kill()
+    listed = command(world, "list", "--json")
+    assert listed.returncode == 0
+    assert up.line() == "second"
+    gate.open()
+    (job,) = world.catalog.wait([second], timeout=PATIENCE)
+    assert job.status == "done"
+
+
+def test_another_process_cancels_a_waiting_job(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    job_id = host.start("echo", "never", groups=["g"], stdin=None)
+    assert command(world, "cancel", job_id).returncode == 0
+    job = world.catalog.status(job_id)
+    assert (job.status, job.started_at, job.queue_position) == ("cancelled", None, None)
+    assert counts(world, "g") == (1, 0)
+    assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "cancelled"
+    assert not (world.job(job_id) / ORDERS).exists()
+    gate.open()
+
+
+def test_its_supervisor_cancels_a_waiting_job_without_launching_it(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    job_id = host.start(*held(gate, up, "never"), groups=["g"])
+    assert up.line() == "first"
+    assert host.call("cancel", job_id)["status"] == "cancelled"
+    gate.open(2)
+    assert up.silent
+    assert counts(world, "g")[1] == 0
+
+
+def test_the_index_is_rebuilt_with_its_queue(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    first = host.start(*held(gate, up, "first"), groups=["g"])
+    waiting = [host.start(*held(gate, up, name), groups=["g"], weight=1) for name in ("second", "third")]
+    assert up.line() == "first"
+    (world.root / "registry.db").write_bytes(b"rubbish" * 1000)
+    assert [world.catalog.status(job_id).status for job_id in waiting] == ["queued", "queued"]
+    assert counts(world, "g") == (1, 2)
+    assert [world.catalog.status(job_id).queue_position for job_id in waiting] == [1, 2]
+    for expected in ("second", "third"):
+        gate.open()
+        assert up.line() == expected
+    gate.open()
+    for job_id in (first, *waiting):
+        assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+    assert counts(world, "g") == (0, 0)
+
+
+def test_an_index_of_a_version_without_groups_gets_its_queue(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    job_id = host.start(*held(gate, up, "second"), groups=["g"])
+    assert up.line() == "first"
+    host.kill()
+    index = world.catalog.index
+
+    def undo() -> None:
+        for kind, name in index._db.execute(
+            "SELECT type, name FROM sqlite_master WHERE tbl_name IN ('groups', 'lanes', 'members', 'waiting', 'held')"
+            " AND type = 'table' UNION SELECT type, name FROM sqlite_master WHERE name LIKE 'admission%'"
+        ).fetchall():
+            index._db.execute(f"DROP {kind} {name}")
+        index._db.execute("PRAGMA user_version = 2")
+
+    index.write(undo)
+    assert counts_of_new_catalog(world) == (1, 1)
+    gate.open()
+    second = world.host()
+    assert up.line() == "second"
+    gate.open()
+    assert second.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+
+
+def counts_of_new_catalog(world: World) -> tuple[int, int]:
+    from supervisor.jobs.catalog import Catalog
+
+    with Catalog(supervisor.Settings(state_dir=world.root)) as catalog:
+        found = catalog.index.queue.counts("g")
+        return found.running, found.waiting
+
+
+def test_raising_a_limit_or_resuming_a_group_from_outside_begins_what_waits(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    jobs = [host.start(*held(gate, up, str(number)), groups=["g"]) for number in range(4)]
+    assert up.line() == "0"
+    assert command(world, "group", "set", "g", "--limit", "2").returncode == 0
+    assert up.line() == "1"
+    assert command(world, "group", "pause", "g", "--reason", "lunch").returncode == 0
+    gate.open(2)
+    for job_id in jobs[:2]:
+        assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+    assert up.silent
+    assert world.catalog.status(jobs[2]).queue_reason == "paused"
+    shown = json.loads(command(world, "group", "show", "g", "--json").stdout)
+    assert (shown["running"], shown["waiting"], shown["paused"]) == (
+        0,
+        2,
+        [{"by": "user", "until": None, "detail": "lunch"}],
+    )
+    assert command(world, "group", "resume", "g").returncode == 0
+    assert {up.line(), up.line()} == {"2", "3"}
+    gate.open(2)
+
+
+def test_a_pause_that_is_over_begins_what_waits(world: World) -> None:
+    make(world, "g", 1)
+    assert command(world, "group", "pause", "g", "--for", "1").returncode == 0
+    host = world.host()
+    job_id = host.start("echo", "x", groups=["g"])
+    assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+
+
+@pytest.mark.usefixtures("world")
+async def test_what_cannot_be_admitted_is_refused_and_makes_no_job() -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("closed", limit=0)
+        await sup.set_group("small", limit=2)
+        refused: list[tuple[dict[str, Any], type[SupervisorError]]] = [
+            ({"groups": ["unknown"]}, GroupNotFound),
+            ({"groups": ["small", "unknown"]}, GroupNotFound),
+            ({"groups": ["closed"]}, GroupClosed),
+            ({"groups": ["small"], "weight": 3}, InvalidArguments),
+            ({"groups": ["small"], "weight": 0}, InvalidArguments),
+            ({"groups": ["small"], "priority": 1001}, InvalidArguments),
+            ({"groups": ["a/b"]}, InvalidArguments),
+            ({"weight": 2}, InvalidArguments),
+        ]
+        for options, error in refused:
+            with pytest.raises(error):
+                await sup.start(["true"], **options)
+        assert (await sup.list()).jobs == ()
+        with pytest.raises(GroupNotFound):
+            await sup.pause_group("unknown")
+
+
+@pytest.mark.usefixtures("world")
+async def test_a_limit_below_the_weight_of_a_waiting_job_is_refused() -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=3)
+        first = await sup.start(["sleep", "60"], groups=["g"], weight=3)
+        second = await sup.start(["sleep", "60"], groups=["g"], weight=3)
+        with pytest.raises(InvalidArguments, match="could never run"):
+            await sup.set_group("g", limit=2)
+        with pytest.raises(InvalidArguments, match="waiting"):
+            await sup.remove_group("g")
+        for job in (second, first):
+            assert (await sup.cancel(job.job_id)).status == "cancelled"
+        await sup.remove_group("g")
+        assert await sup.groups() == ()
+
+
+@pytest.mark.usefixtures("world")
+async def test_a_priority_goes_before_an_earlier_job() -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1, aging_seconds=600)
+        first = await sup.start(["sleep", "60"], groups=["g"])
+        plain = await sup.start(["true"], groups=["g"])
+        wanted = await sup.start(["true"], groups=["g"], priority=1)
+        assert ((await sup.status(wanted.job_id)).queue_position, (await sup.status(plain.job_id)).queue_position) == (
+            1,
+            2,
+        )
+        await sup.cancel(first.job_id)
+        with trio.fail_after(PATIENCE):
+            ends = [(await sup.wait(job.job_id)).started_at for job in (wanted, plain)]
+        assert all(ends)
+        assert ends == sorted(ends)  # type: ignore[type-var]
+
+
+@pytest.mark.usefixtures("world")
+async def test_run_waits_for_its_turn_and_a_key_finds_the_waiting_job() -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        first = await sup.start(["sleep", "60"], groups=["g"])
+        job = await sup.start(["echo", "x"], groups=["g"], idempotency_key="k")
+        again = await sup.start(["echo", "x"], groups=["g"], idempotency_key="k")
+        assert (again.job_id, again.status) == (job.job_id, "queued")
+        async with trio.open_nursery() as nursery:
+
+            async def free() -> None:
+                await sup.cancel(first.job_id)
+
+            nursery.start_soon(free)
+            with trio.fail_after(PATIENCE):
+                assert (await sup.run(["echo", "y"], groups=["g"])).value == "y\n"
+        assert (await sup.wait(job.job_id)).status == "done"
+
+
+async def test_two_supervisors_in_one_program_share_the_limit(world: World) -> None:
+    marks = world.directory / "marks"
+    script = 'echo begin >> "$0"; sleep 0.05; echo end >> "$0"'
+    async with supervisor.open_supervisor() as one, supervisor.open_supervisor() as two:
+        await one.set_group("g", limit=3)
+        jobs = []
+        for number in range(24):
+            sup = (one, two)[number % 2]
+            jobs.append(await sup.start(["sh", "-c", script, str(marks)], groups=["g"]))
+        with trio.fail_after(PATIENCE):
+            assert {(await one.wait(job.job_id)).status for job in jobs} == {"done"}
+        assert (await two.groups())[0].running == 0
+    running = most = 0
+    for line in marks.read_text().split():
+        running += 1 if line == "begin" else -1
+        most = max(most, running)
+    assert most == 3
+
+
+async def test_input_of_a_waiting_job_survives_its_supervisor(world: World) -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        first = await sup.start(["sleep", "60"], groups=["g"])
+        job = await sup.start(["cat"], groups=["g"], stdin=b"given\n")
+        assert (world.job(job.job_id) / STDIN).read_bytes() == b"given\n"
+    async with supervisor.open_supervisor() as sup:
+        await sup.cancel(first.job_id)
+        with trio.fail_after(PATIENCE):
+            assert (await sup.wait(job.job_id)).status == "done"
+        assert (await sup.result(job.job_id)).value == "given\n"
+        assert not (world.job(job.job_id) / STDIN).exists()
+
+
+def damage(world: World) -> Path:
+    path = world.root / "groups" / "g.json"
+    path.write_bytes(b"{")
+    return path
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def test_a_damaged_group_admits_nothing_and_says_so(world: World) -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        path = damage(world)
+        with pytest.raises(SupervisorError) as raised:
+            await sup.start(["true"], groups=["g"])
+        assert (raised.value.code, str(path) in raised.value.repair) == ("state_corrupt", True)
+        with pytest.raises(SupervisorError):
+            await sup.set_group("g", limit=2)
+        assert content(path) == b"{"
+        (shown,) = await sup.groups()
+        assert [each.by for each in shown.paused] == ["damage"]
+
+
+def test_the_helper_is_not_started_where_it_is_of_no_use(world: World) -> None:
+    index = world.catalog.index
+    assert not helper.ensure(index)
+    make(world, "g", 1)
+    host = world.host()
+    gate, up = world.fifo(), world.fifo()
+    first = host.start(*held(gate, up, "x"), groups=["g"])
+    host.start("true", groups=["g"])
+    assert helper.can_go_on(index)
+    assert not helper.ensure(index), "a supervisor is open"
+    groups.change_group(index, "g", groups.pause(None, None))
+    gate.open()
+    world.catalog.wait([first], timeout=PATIENCE)
+    host.kill()
+    assert not helper.ensure(index), "the group is paused for ever"
+    groups.change_group(index, "g", groups.resume)
