@@ -27,7 +27,7 @@ from supervisor.store.state_root import new_job_id
 from supervisor.testing import FakeEngine
 from tests.store.test_index import make
 
-NEWER: list[dict[str, Any]] = [{"groups": ["agents"]}, {"v": 2}, {"v": 2, "after": [{"job_id": "0" * 32}]}]
+NEWER: list[dict[str, Any]] = [{"made_up": ["x"]}, {"v": 2}, {"v": 2, "made_up": [{"job_id": "0" * 32}]}]
 
 
 @pytest.fixture
