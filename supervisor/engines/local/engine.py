@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -65,9 +65,9 @@ def seconds_left(launched: Launched, deadline_seconds: float | None) -> float:
 class LocalRunning(Watched):
     """A command on this machine. Made by ``LocalEngine``."""
 
-    queue_reason: ClassVar[None] = None
+    queue_reason = None
     """Nothing waits here."""
-    stop_seen: ClassVar[None] = None
+    stop_seen = None
     """The job directory is on a local disk, so that each reader of the job reads the request itself."""
 
     engine: LocalEngine

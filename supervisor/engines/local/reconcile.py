@@ -240,8 +240,8 @@ def resolve(
         decision = decide(evidence)
         if not _act(directory, decision, evidence, reaped_status):
             return _observation(decision, evidence, damage)
-    # The records do not show. Writing them again and again would not make them true.
-    raise OSError(errno.EIO, f"it stays so that {decision.value}, whatever is noted", directory)
+    # What was written cannot be read. Writing it again would not make it true.
+    raise OSError(errno.EIO, "records that were written cannot be read", directory)
 
 
 def _act(directory: str, decision: Decision, evidence: Evidence, reaped_status: Callable[[], int | None]) -> bool:
