@@ -6,6 +6,7 @@ state root adopts it. Only the entry's own scope, which holds the deadline and i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -108,7 +109,9 @@ async def _adopt(entry: Entry, engine: Engine) -> Running:
 
 async def _until_stop(entry: Entry, running: Running, wait: Callable[[], Awaitable[_T]]) -> _T | None:
     """Return what ``wait`` returns; ``None`` once a stop is requested, or the deadline has passed."""
-    entry.scope.deadline = trio.current_time() + running.seconds_left()
+    left = running.seconds_left()
+    if left != math.inf:
+        entry.scope.deadline = trio.current_time() + left
     with entry.scope:
         return await wait()
     if entry.stop_why is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBackend
@@ -32,58 +32,21 @@ _KEEPER_ANSWERS_SECONDS: Final = 6.0
 """How long past its grace the keeper on a node may take to end a job before the cluster is asked to end it."""
 
 
+def _nothing(*_: object, **__: object) -> None:
+    """Return and do nothing."""
+
+
+def _no(*_: object, **__: object) -> bool:
+    return False
+
+
 class _Remote:
-    """What the clients of all jobs of other machines have in common: nothing here proves anything about them."""
+    """Jobs of other machines: this machine proves nothing about them, and none of their processes can be ended here."""
 
     on_this_machine = False
     poll_seconds = 1.0
-
-    def cached(self, directory: str, found: os.stat_result) -> Observation | None:
-        """Return nothing: a job that ends on another machine changes nothing here."""
-        del directory, found
-        return None
-
-    def is_unended(self, directory: str) -> bool:
-        """Return no: reading its directory may block."""
-        del directory
-        return False
-
-    def stop_requested(self, directory: str) -> str | None:
-        """Return nothing: the engine of a supervisor reads that, see ``Running.stop_seen``."""
-        del directory
-        return None
-
-    def can_adopt(self, record: Mapping[str, Any]) -> bool:
-        """Return yes: any machine can watch a job of a cluster."""
-        del record
-        return True
-
-    def has_processes(self, job_id: str) -> bool:
-        """Return no: none of its processes are here."""
-        del job_id
-        return False
-
-    def signal(self) -> None:
-        """Do nothing: each request was sent at once."""
-
-    def end(self, stops: Iterable[StopInProgress]) -> None:
-        """Do nothing: no process of these jobs can be ended from here."""
-
-    def retry_stop(self, directory: str, by: str) -> None:
-        """Do nothing: the keeper on the node goes on."""
-
-    def obstacle(self, directory: str, *, overdue: bool) -> SupervisorError | None:
-        """Return nothing: that is not known here."""
-        del directory, overdue
-        return None
-
-    def survivors(self, directory: str) -> SupervisorError | None:
-        """Return nothing: that is not known here."""
-        del directory
-        return None
-
-    def close(self) -> None:
-        """Do nothing."""
+    cached = stop_requested = obstacle = survivors = signal = end = retry_stop = close = staticmethod(_nothing)
+    is_unended = has_processes = staticmethod(_no)
 
 
 class ClusterClient(_Remote):
@@ -97,6 +60,11 @@ class ClusterClient(_Remote):
     def __init__(self, name: str, cluster: SyncBackend) -> None:
         self._name = name
         self._cluster = cluster
+
+    def can_adopt(self, record: Mapping[str, Any]) -> bool:
+        """Return yes: any machine can watch a job of a cluster."""
+        del record
+        return True
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
         """Read the records of a job and, if they hold no end, ask the cluster."""
@@ -158,14 +126,10 @@ class MissingClient(_Remote):
     """
 
     poll_seconds = math.inf
+    can_adopt = staticmethod(_no)
 
     def __init__(self, problem: SupervisorError) -> None:
         self._problem = problem
-
-    def can_adopt(self, record: Mapping[str, Any]) -> bool:
-        """Return no."""
-        del record
-        return False
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
         """Return that the job can be judged only where its engine is installed."""

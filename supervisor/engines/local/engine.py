@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -205,24 +205,21 @@ class LocalEngine:
     async def _ask_for_launch(self, handle: LocalRunning, request: LaunchRequest, *, final: bool) -> bool:
         """Send one request to a keeper; return ``False`` when it provably has launched nothing."""
         descriptors: list[int] = []
-        with contextlib.ExitStack() as opened:
-            try:
-                link = await self._connect()
-                descriptors.append(await self._open_workspace(request.workspace))
-                opened.callback(os.close, descriptors[0])
-                if request.stdin is not None:
-                    descriptors.append(_stdin_file(request.stdin, self._root))
-                    opened.callback(os.close, descriptors[1])
-            except (LaunchFailed, OSError) as error:
-                raise self._never(request.directory, error) from error
-            if not link.alive:  # killed while it came up or while the workspace was opened: it was asked for nothing
-                if not final:
-                    return False
-                message = "the keeper did not come up, or was killed again and again"
-                repair = f"Try again, and see what kills it; {self._root}/keeper.log tells if it has noted that."
-                failure = LaunchFailed(message, retryable=True, repair=repair)
-                raise self._never(request.directory, failure)
-            opened.pop_all()  # the link closes them
+        try:
+            link = await self._connect()
+            descriptors.append(await self._open_workspace(request.workspace))
+            if request.stdin is not None:
+                descriptors.append(_stdin_file(request.stdin, self._root))
+        except (LaunchFailed, OSError) as error:
+            _close(descriptors)
+            raise self._never(request.directory, error) from error
+        if not link.alive:  # killed while it came up or while the workspace was opened: it was asked for nothing
+            _close(descriptors)
+            if not final:
+                return False
+            message = "the keeper did not come up, or was killed again and again"
+            repair = f"Try again, and see what kills it; {self._root}/keeper.log tells if it has noted that."
+            raise self._never(request.directory, LaunchFailed(message, retryable=True, repair=repair))
         handle.token = next(self._tokens)
         handle.answered = trio.Event()
         handle.keeper_died = False
@@ -487,3 +484,8 @@ def _stdin_file(content: bytes, root: str) -> int:
         view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
