@@ -53,7 +53,7 @@ def change_group(index: Index, name: str, change: Callable[[Group], Group], *, c
 
         def enter() -> None:
             index.enter_group(group)
-            index.queue.admit(time.time_ns())
+            index.admit()
 
         index.write(enter)
     return _info(index, group)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLAIM",
     "EXIT",
+    "GRANTED",
     "JOB",
     "NOBODY",
     "NO_ROOM",
@@ -62,6 +63,8 @@ STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
+GRANTED: Final = "granted"
+"""An empty file in the directory of a job in groups that was given its slots, for an index that is made anew."""
 ORDERS: Final = "orders"
 STDIN: Final = "stdin"
 """What a job that waits is launched from: its command and environment, and its input."""

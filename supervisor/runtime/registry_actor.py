@@ -8,7 +8,6 @@ process holds the lock, the actor commits the batch in a thread, and the mailbox
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from typing import Final, NamedTuple
@@ -205,7 +204,7 @@ class Registry:
             answers = [self._apply(index, message) for message in batch]
             if pending:
                 granted.clear()
-                granted.update(grant.job_id for grant in index.queue.admit(time.time_ns()))
+                granted.update(grant.job_id for grant in index.admit())
                 for entry in pending:
                     if entry.pending is not None and entry.row.job_id not in granted:
                         entry.pending.spool()
@@ -238,10 +237,21 @@ class Registry:
         """Give free slots to waiting jobs, and start the actors of those that this supervisor is to launch."""
         with contextlib.suppress(SupervisorError):  # the next commit tries again, and the janitor
             self._granted.update(grant.job_id for grant in self._index.admit_next())
-        for job_id in self._granted:
-            if (entry := self.entries.get(job_id)) is not None:
-                entry.begin(launch=True)
-        self._granted.clear()
+        for job_id in list(self._granted):
+            with contextlib.suppress(SupervisorError):
+                self._begin(job_id)
+                self._granted.discard(job_id)
+
+    def _begin(self, job_id: str) -> None:
+        """Start the actor of an admitted job, unless the index was replaced since, and knows nothing of its slots."""
+        entry = self.entries.get(job_id)
+        if entry is None or entry.pending is None:
+            return
+        if self._index.read_queue(lambda queue: queue.holds(job_id)):
+            entry.begin(launch=True)
+        else:
+            self._index.revoke(entry.row)
+            entry.started.set()
 
     def _refuse(self, batch: list[Message], problem: SupervisorError) -> list[bool]:
         """Handle a batch that cannot be committed: refuse new jobs, and hold ends until they can be."""

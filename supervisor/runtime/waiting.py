@@ -117,7 +117,7 @@ class WaitingJobs:
             spool=lambda: None,
             standing=partial(index.standing, row),
         )
-        if index.read_queue(lambda queue: queue.holds(row.seq)):
+        if index.read_queue(lambda queue: queue.holds(job_id)):
             entry.begin(launch=True)
 
     def _launch_adopted(self, entry: Entry, launch: bool) -> None:  # noqa: FBT001  # as Pending calls it

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +24,7 @@ from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Connection, Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
-from supervisor.system.observing import NotKnown
+from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["Index"]
 
@@ -108,7 +110,7 @@ class Index(Connection):
         self._import_groups()
         for row in self._select(f"WHERE state IN {_UNFINISHED} ORDER BY seq"):
             self._enter_queue(row)
-            if row.started_ns is not None or self._may_have_run(row)[0]:
+            if row.started_ns is not None or self._has_slots(row):
                 self.queue.hold(row.seq)
 
     def _import_groups(self) -> None:
@@ -127,6 +129,16 @@ class Index(Connection):
             paused_until_ns=group.paused_until_ns,
             aging_ns=group.aging_ns,
         )
+
+    def _has_slots(self, row: Row) -> bool:
+        """Whether the directory of a job says that it was admitted, or launched."""
+        if ticket_of(row.request) is None:
+            return False
+        try:
+            admitted = is_there(f"{self.layout.job(row.workspace_key, row.job_id)}/{records.GRANTED}")
+        except NotKnown as error:
+            raise state_error(error, "cannot tell whether a job was admitted") from error
+        return admitted or self._may_have_run(row)[0]
 
     def _enter_queue(self, row: Row) -> None:
         ticket = ticket_of(row.request)
@@ -149,7 +161,7 @@ class Index(Connection):
                 row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
             self.insert(row)
             launched, outcome = self._judge(row)
-            if launched is not None or self._may_have_run(row)[0]:
+            if launched is not None or self._has_slots(row):
                 self.queue.hold(row.seq)
             if launched is not None:
                 self.set_launched(row.job_id, launched)
@@ -303,7 +315,7 @@ class Index(Connection):
         if row.started_ns is not None or row.finished or ticket_of(row.request) is None:
             return None, None
         try:
-            return self.read_queue(lambda queue: queue.standing(row.seq, time.time_ns()))
+            return self.read_queue(lambda queue: queue.standing(row.job_id, time.time_ns()))
         except SupervisorError:
             return None, None
 
@@ -314,11 +326,36 @@ class Index(Connection):
         except SupervisorError:
             return True
 
+    def admit(self) -> list[Grant]:
+        """Give free slots to waiting jobs, inside ``write``; return the jobs that got theirs.
+
+        A file in the directory of each says so, for an index that is made anew before the job is launched. A process
+        that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
+        """
+        granted = self.queue.admit(time.time_ns())
+        for grant in granted:
+            self._mark(self.layout.job(grant.workspace_key, grant.job_id))
+        return granted
+
+    @staticmethod
+    def _mark(directory: str) -> None:
+        try:
+            os.close(os.open(f"{directory}/{records.GRANTED}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except FileNotFoundError:  # the job is being forgotten
+            pass
+        except OSError as error:
+            raise state_error(error, "cannot admit a job") from error
+
+    def revoke(self, row: Row) -> None:
+        """Take back the file of a job that holds no slots in this index."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.layout.job(row.workspace_key, row.job_id)}/{records.GRANTED}")
+
     def admit_next(self) -> list[Grant]:
         """Give free slots to waiting jobs, in a transaction of its own; return the jobs that got theirs."""
         granted: list[Grant] = []
         while self.read_queue(Queue.any_waits):
-            more = self.write(lambda: self.queue.admit(time.time_ns()))
+            more = self.write(self.admit)
             granted += more
             if not more:
                 break

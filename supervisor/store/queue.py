@@ -99,6 +99,7 @@ class Grant(NamedTuple):
 
     job_id: str
     owner: str
+    workspace_key: str
 
 
 class Place(NamedTuple):
@@ -224,13 +225,15 @@ class Queue:
             self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
             self._db.execute("INSERT INTO held VALUES (?, ?, ?)", (seq, *found))
 
-    def waits(self, seq: int) -> bool:
+    def waits(self, job_id: str) -> bool:
         """Whether a job waits to be admitted."""
-        return self._db.execute("SELECT 1 FROM waiting WHERE seq = ?", (seq,)).fetchone() is not None
+        statement = "SELECT 1 FROM jobs JOIN waiting USING (seq) WHERE job_id = ?"
+        return self._db.execute(statement, (job_id,)).fetchone() is not None
 
-    def holds(self, seq: int) -> bool:
+    def holds(self, job_id: str) -> bool:
         """Whether a job holds its slots."""
-        return self._db.execute("SELECT 1 FROM held WHERE seq = ?", (seq,)).fetchone() is not None
+        statement = "SELECT 1 FROM jobs JOIN held USING (seq) WHERE job_id = ?"
+        return self._db.execute(statement, (job_id,)).fetchone() is not None
 
     def admit(self, now_ns: int, most: int = 64) -> list[Grant]:
         """Give free slots to waiting jobs, by rank over all lanes; return up to ``most`` jobs that got theirs.
@@ -250,7 +253,7 @@ class Queue:
                 del heads[lane]
                 continue
             self.hold(seq)
-            job = self._db.execute("SELECT job_id, owner FROM jobs WHERE seq = ?", (seq,)).fetchone()
+            job = self._db.execute("SELECT job_id, owner, workspace_key FROM jobs WHERE seq = ?", (seq,)).fetchone()
             granted.append(Grant(*job))
             head = self._head(lane)
             if head is None:
@@ -288,12 +291,14 @@ class Queue:
                 room = most - running if room is None else min(room, most - running)
         return room if found else 0  # a lane whose groups are not known admits none
 
-    def place(self, seq: int, now_ns: int) -> Place | None:
+    def place(self, job_id: str, now_ns: int) -> Place | None:
         """Return where a waiting job stands, ``None`` for a job that does not wait."""
-        found = self._db.execute("SELECT lane, rank, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
+        found = self._db.execute(
+            "SELECT seq, lane, rank, weight FROM jobs JOIN waiting USING (seq) WHERE job_id = ?", (job_id,)
+        ).fetchone()
         if found is None:
             return None
-        lane, rank, weight = found
+        seq, lane, rank, weight = found
         ahead = self._db.execute(
             "SELECT count(*) FROM waiting WHERE lane = ? AND (rank, seq) < (?, ?)", (lane, rank, seq)
         ).fetchone()[0]
@@ -307,11 +312,11 @@ class Queue:
         )
         return Place(ahead + 1, closed)
 
-    def standing(self, seq: int, now_ns: int) -> tuple[str | None, int | None]:
+    def standing(self, job_id: str, now_ns: int) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job in groups that has not been launched."""
-        place = self.place(seq, now_ns)
+        place = self.place(job_id, now_ns)
         if place is None:
-            return ("launching" if self.holds(seq) else None), None
+            return ("launching" if self.holds(job_id) else None), None
         return ("paused" if any(paused for _, paused in place.closed) else "limit"), place.position
 
     def granted_to(self, owner: str) -> list[str]:

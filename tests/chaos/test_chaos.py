@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -43,3 +44,24 @@ def test_many_rounds(tmp_path: Path, rounds: int) -> None:
 @pytest.mark.chaos
 def test_many_rounds_in_which_things_run_out(tmp_path: Path, rounds: int) -> None:
     play(tmp_path / "chaos", rounds, "--scarce")
+
+
+def play_queues(rounds: int) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    words = [sys.executable, str(DRIVER.with_name("queues.py")), "--rounds", str(rounds), "--seed", str(seed)]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment
+    )
+    sys.stdout.write(done.stdout)
+    if done.returncode:
+        pytest.fail(done.stdout, pytrace=False)
+
+
+def test_a_few_rounds_of_groups() -> None:
+    play_queues(4)
+
+
+@pytest.mark.chaos
+def test_many_rounds_of_groups(rounds: int) -> None:
+    play_queues(rounds)

@@ -41,9 +41,6 @@ class World:
         self.queue.enter(cursor.lastrowid or 0, created, Ticket(tuple(sorted(groups)), priority, weight))
         return f"job{number}"
 
-    def seq(self, job_id: str) -> int:
-        return int(self.db.execute("SELECT seq FROM jobs WHERE job_id = ?", (job_id,)).fetchone()[0])
-
     def admit(self, now_ns: int = 1) -> list[str]:
         return [grant.job_id for grant in self.queue.admit(now_ns)]
 
@@ -162,7 +159,7 @@ def test_a_pause_holds_until_its_end(world: World) -> None:
     job = world.enter("g")
     assert world.admit(49) == []
     assert world.queue.next_ns(49) == 50
-    place = world.queue.place(world.seq(job), 49)
+    place = world.queue.place(job, 49)
     assert place is not None
     assert place.closed == (("g", True),)
     assert world.admit(50) == [job]
@@ -189,11 +186,11 @@ def test_the_place_of_a_job_counts_those_before_it_in_its_lane(world: World) -> 
     jobs = [world.enter("g") for _ in range(3)]
     other = world.enter("h", "g")
     world.admit()
-    places = [world.queue.place(world.seq(job), 1) for job in (*jobs, other)]
+    places = [world.queue.place(job, 1) for job in (*jobs, other)]
     assert places[0] is None
     assert [place.position for place in places[1:] if place] == [1, 2, 1]
-    assert world.queue.holds(world.seq(jobs[0]))
-    assert world.queue.waits(world.seq(jobs[1]))
+    assert world.queue.holds(jobs[0])
+    assert world.queue.waits(jobs[1])
 
 
 def test_the_oldest_waiting_job_is_known_by_its_creation(world: World) -> None:
