@@ -14,6 +14,8 @@ from supervisor.cli.arguments import label_option, seconds, workspace_option
 from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
+from supervisor.engines.registry import BUILT_IN, factory
+from supervisor.errors import InvalidArguments
 from supervisor.interpret import kinds
 from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
 from supervisor.model import JobOptions, JobSpec
@@ -29,6 +31,19 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _complete_kind(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     return [kind for kind in kinds() if kind.startswith(incomplete)]
+
+
+class _EngineName(click.Choice[str]):
+    """The name of an engine: one that is built in, or one of another package, which is looked for only then."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or say which there are."""
+        if value not in BUILT_IN:
+            try:
+                factory(str(value))
+            except InvalidArguments as problem:
+                self.fail(problem.message, param, ctx)
+        return str(value)
 
 
 class _KindOption(click.Option):
@@ -115,7 +130,7 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--engine",
                 metavar="ENGINE",
-                type=click.Choice(["local", "slurm"]),
+                type=_EngineName(BUILT_IN),
                 help="The engine: 'local' is this machine, 'slurm' a cluster, where the job may have to wait.",
             ),
             click.option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,3 +91,24 @@ async def test_nothing_is_decided_about_a_job_whose_engine_is_not_installed(
     assert records.read(directory, records.STOP) is None
     with Catalog(Settings(state_dir=state_dir)) as catalog:
         assert catalog.cancel(job.job_id).status == "cancelled"
+
+
+def test_the_command_line_runs_jobs_on_an_engine_of_another_package(
+    state_dir: Path, toy: dict[str, str], tmp_path: Path
+) -> None:
+    def supervisor(*words: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join((str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])))
+        return subprocess.run(
+            [sys.executable, "-m", "supervisor", "run", "--state-dir", str(state_dir), "--engine", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    done = supervisor("toy", "--shared-dir", toy["shared_dir"], "--", "echo", "hi")
+    assert (done.returncode, done.stdout) == (0, "hi\n"), done.stderr
+    refused = supervisor("kubernetes", "--", "echo", "hi")
+    assert refused.returncode == 2
+    assert "it must be one of local, slurm, toy" in refused.stderr
