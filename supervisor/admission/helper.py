@@ -7,7 +7,6 @@ be launched any more without a further change. A process that makes such a chang
 from __future__ import annotations
 
 import os
-import time
 
 from supervisor import log
 from supervisor.engines.interpreter import find_python
@@ -26,7 +25,7 @@ def can_go_on(index: Index) -> bool:
     Raises:
         SupervisorError: the index cannot be read now.
     """
-    return index.read_queue(lambda queue: queue.can_go_on(time.time_ns()))
+    return index.read_queue(lambda queue: queue.can_go_on())
 
 
 def ensure(index: Index) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import attrs
 import trio
 
-from supervisor.engines.interface import Running
+from supervisor.engines.interface import Client, Running
 from supervisor.errors import SupervisorError
 from supervisor.model import Job
 from supervisor.store import Row
@@ -45,6 +45,7 @@ class Entry:
         directory: the job directory.
         running: the launched or adopted command, once there is one.
         pending: for a job in groups, until it has its slots or is stopped.
+        client: the synchronous client of its engine, once it was asked for.
         adopted: another process made the job, so ``row`` may be out of date until its actor has observed it.
         owner_lives: tells whether another supervisor may still launch the job.
         scope: holds the deadline; a cancel of the job cancels it.
@@ -64,6 +65,7 @@ class Entry:
     directory: str
     running: Running | None = attrs.field(default=None, init=False)
     pending: Pending | None = attrs.field(default=None, init=False)
+    client: Client | None = attrs.field(default=None, init=False)
     adopted: bool = attrs.field(default=False, init=False)
     owner_lives: Callable[[], bool] = attrs.field(default=_not_alive, init=False)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)

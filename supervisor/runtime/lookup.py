@@ -82,7 +82,9 @@ class Lookup:
 
     def _is_unended(self, entry: Entry) -> bool:
         """Return whether no end of an own job is on record; note the stop that another process has asked for."""
-        client = self._catalog.client(entry.row)
+        client = entry.client
+        if client is None:
+            client = entry.client = self._catalog.client(entry.row)
         unended = client.is_unended(entry.directory)
         entry.stop_seen = client.stop_requested(entry.directory)
         return unended

@@ -85,8 +85,8 @@ class Index(Connection):
         if version > 1:
             tables["labels"] = {"name", "value", "seq"}
         if version > 2:
-            tables |= {"groups": {"name", "most", "running"}, "lanes": {"lane", "names", "waiting"}}
-            tables |= {"members": {"name", "lane"}, "waiting": {"seq", "lane", "rank"}, "held": {"seq", "lane"}}
+            tables |= {"groups": {"name", "most", "aging_ns"}, "lanes": {"lane", "names"}}
+            tables |= {"waiting": {"seq", "lane", "rank"}, "held": {"seq", "lane", "weight"}}
         for table, wanted in tables.items():
             found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
             if (found or version) and not wanted <= found:

@@ -4,71 +4,46 @@ Admission is one transaction, and any process that causes a change runs it: SQLi
 A **lane** is one distinct set of groups. Its waiting jobs are admitted by rank, and only while each of its groups has
 room, so a heavy job at the head blocks its lane and is never starved.
 
-A slot belongs to a job, not to a process. Triggers free it in the transaction in which the row of the job ends or
-goes, and they count the slots and the waiting jobs. So the counters cannot differ from the rows, whichever version
-writes a row and whatever process is killed.
+A slot belongs to a job, not to a process. A trigger frees it in the transaction in which the row of the job ends or
+goes, whichever version writes the row and whatever process is killed. What a group has in use is summed over the jobs
+that hold its slots, so there is no counter that could differ from the rows.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 __all__ = ["SCHEMA", "Counts", "Grant", "Place", "Queue", "Ticket", "ticket_of"]
 
+# Every connection reads the whole schema first, and each table, index and trigger costs a fresh catalog 2 to 6 us. So
+# nothing is counted in it: groups and lanes are few, and no more jobs hold slots than the groups let run.
 SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS groups (
         name TEXT PRIMARY KEY,
         most INTEGER,
         paused_until_ns INTEGER NOT NULL DEFAULT 0,
-        aging_ns INTEGER NOT NULL,
-        running INTEGER NOT NULL DEFAULT 0
+        aging_ns INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS lanes (
         lane INTEGER PRIMARY KEY,
-        names TEXT NOT NULL UNIQUE,
-        waiting INTEGER NOT NULL DEFAULT 0
+        names TEXT NOT NULL
     );
-    CREATE INDEX IF NOT EXISTS lanes_waiting ON lanes (lane) WHERE waiting > 0;
-    CREATE TABLE IF NOT EXISTS members (
-        name TEXT NOT NULL,
-        lane INTEGER NOT NULL,
-        PRIMARY KEY (name, lane)
-    ) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS members_lane ON members (lane);
     CREATE TABLE IF NOT EXISTS waiting (
-        seq INTEGER PRIMARY KEY,
         lane INTEGER NOT NULL,
         rank INTEGER NOT NULL,
-        weight INTEGER NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS waiting_order ON waiting (lane, rank, seq);
-    CREATE INDEX IF NOT EXISTS waiting_age ON waiting (lane);
+        seq INTEGER NOT NULL,
+        weight INTEGER NOT NULL,
+        PRIMARY KEY (lane, rank, seq)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX IF NOT EXISTS waiting_seq ON waiting (seq);
     CREATE TABLE IF NOT EXISTS held (
         seq INTEGER PRIMARY KEY,
         lane INTEGER NOT NULL,
         weight INTEGER NOT NULL
     );
-    CREATE TRIGGER IF NOT EXISTS waiting_begins AFTER INSERT ON waiting
-    BEGIN
-        UPDATE lanes SET waiting = waiting + 1 WHERE lane = NEW.lane;
-    END;
-    CREATE TRIGGER IF NOT EXISTS waiting_ends AFTER DELETE ON waiting
-    BEGIN
-        UPDATE lanes SET waiting = waiting - 1 WHERE lane = OLD.lane;
-    END;
-    CREATE TRIGGER IF NOT EXISTS slot_taken AFTER INSERT ON held
-    BEGIN
-        UPDATE groups SET running = running + NEW.weight
-            WHERE name IN (SELECT name FROM members WHERE lane = NEW.lane);
-    END;
-    CREATE TRIGGER IF NOT EXISTS slot_freed AFTER DELETE ON held
-    BEGIN
-        UPDATE groups SET running = running - OLD.weight
-            WHERE name IN (SELECT name FROM members WHERE lane = OLD.lane);
-    END;
     CREATE TRIGGER IF NOT EXISTS admission_ended AFTER UPDATE OF completed_ns ON jobs
     WHEN NEW.completed_ns IS NOT NULL AND OLD.completed_ns IS NULL
     BEGIN
@@ -136,6 +111,12 @@ def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
     return Ticket(tuple(sorted(set(groups))), request.get("priority", 0), request.get("weight", 1))
 
 
+class _Group(NamedTuple):
+    most: int | None
+    paused_until_ns: int
+    running: int
+
+
 class Queue:
     """The queue in one index. Every method runs within a transaction of the caller.
 
@@ -153,70 +134,69 @@ class Queue:
 
     def set_group(self, name: str, *, limit: int | None, paused_until_ns: int, aging_ns: int) -> None:
         """Enter a group, or change it; what it runs now is not touched."""
-        self._db.execute(
-            """INSERT INTO groups (name, most, paused_until_ns, aging_ns) VALUES (?, ?, ?, ?)
-               ON CONFLICT (name) DO UPDATE SET most = excluded.most, paused_until_ns = excluded.paused_until_ns,
-               aging_ns = excluded.aging_ns""",
-            (name, limit, paused_until_ns, aging_ns),
-        )
+        self._db.execute("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?)", (name, limit, paused_until_ns, aging_ns))
 
     def remove_group(self, name: str) -> None:
-        """Remove a group that no unfinished job is in."""
+        """Remove a group that no unfinished job is in, with its lanes."""
         self._db.execute("DELETE FROM groups WHERE name = ?", (name,))
-        self._db.execute(
-            """DELETE FROM lanes WHERE lane IN (SELECT lane FROM members WHERE name = ?)
-               AND NOT EXISTS (SELECT 1 FROM waiting WHERE waiting.lane = lanes.lane)
-               AND NOT EXISTS (SELECT 1 FROM held WHERE held.lane = lanes.lane)""",
-            (name,),
-        )
-        self._db.execute("DELETE FROM members WHERE lane NOT IN (SELECT lane FROM lanes)")
+        for lane, names in self._lanes().items():
+            if name in names:
+                self._db.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
 
     def groups(self) -> set[str]:
         """Return the names of all groups."""
         return {name for (name,) in self._db.execute("SELECT name FROM groups")}
 
+    def _lanes(self) -> dict[int, list[str]]:
+        """Return the groups of each lane."""
+        return {lane: json.loads(names) for lane, names in self._db.execute("SELECT lane, names FROM lanes")}
+
+    def _usage(self, lanes: Mapping[int, list[str]]) -> dict[str, _Group]:
+        """Return what each group allows, and what of it is in use."""
+        running: dict[str, int] = {}
+        for lane, weight in self._db.execute("SELECT lane, sum(weight) FROM held GROUP BY lane"):
+            for name in lanes.get(lane, ()):
+                running[name] = running.get(name, 0) + weight
+        found = self._db.execute("SELECT name, most, paused_until_ns FROM groups")
+        return {name: _Group(most, until_ns, running.get(name, 0)) for name, most, until_ns in found}
+
     def counts(self, name: str) -> Counts:
         """Return what a group runs and has waiting; zeros for an unknown one."""
-        found = self._db.execute("SELECT running FROM groups WHERE name = ?", (name,)).fetchone()
-        waiting = self._db.execute(
-            "SELECT coalesce(sum(waiting), 0) FROM lanes JOIN members USING (lane) WHERE name = ?", (name,)
-        ).fetchone()[0]
-        oldest = None
-        if waiting:
-            oldest = self._db.execute(
-                """SELECT min(created_ns) FROM jobs WHERE seq IN
-                   (SELECT (SELECT min(seq) FROM waiting WHERE waiting.lane = members.lane) FROM members WHERE name = ?)
-                """,
-                (name,),
-            ).fetchone()[0]
-        return Counts(found[0] if found else 0, waiting, oldest)
+        lanes = self._lanes()
+        group = self._usage(lanes).get(name)
+        waiting, oldest = 0, None
+        for lane in (lane for lane, names in lanes.items() if name in names):
+            number, seq = self._db.execute("SELECT count(*), min(seq) FROM waiting WHERE lane = ?", (lane,)).fetchone()
+            waiting += number
+            if number:
+                created_ns = self._db.execute("SELECT created_ns FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
+                oldest = created_ns if oldest is None else min(oldest, created_ns)
+        return Counts(0 if group is None else group.running, waiting, oldest)
 
     def heaviest(self, name: str) -> int:
         """Return the largest weight that waits in a group, 0 for none."""
-        statement = "SELECT coalesce(max(weight), 0) FROM waiting JOIN members USING (lane) WHERE name = ?"
-        return int(self._db.execute(statement, (name,)).fetchone()[0])
+        statement = "SELECT coalesce(max(weight), 0) FROM waiting WHERE lane = ?"
+        lanes = [lane for lane, names in self._lanes().items() if name in names]
+        return max((self._db.execute(statement, (lane,)).fetchone()[0] for lane in lanes), default=0)
 
     # ------------------------------------------------------------ jobs
 
     def enter(self, seq: int, created_ns: int, ticket: Ticket) -> None:
         """Have a job wait. Its rank is fixed now: a point of priority is worth the aging time of its groups."""
-        lane = self._lane(ticket.groups)
         marks = ", ".join("?" * len(ticket.groups))
         aging = self._db.execute(
             f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})",  # noqa: S608  # question marks
             ticket.groups,
         ).fetchone()[0]
         rank = created_ns - ticket.priority * (aging or 0)
-        self._db.execute("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?)", (seq, lane, rank, ticket.weight))
+        values = (self._lane(list(ticket.groups)), rank, seq, ticket.weight)
+        self._db.execute("INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)
 
-    def _lane(self, groups: Sequence[str]) -> int:
-        names = json.dumps(groups)
-        found = self._db.execute("SELECT lane FROM lanes WHERE names = ?", (names,)).fetchone()
-        if found is not None:
-            return int(found[0])
-        lane = self._db.execute("INSERT INTO lanes (names) VALUES (?)", (names,)).lastrowid or 0
-        self._db.executemany("INSERT INTO members (name, lane) VALUES (?, ?)", [(name, lane) for name in groups])
-        return lane
+    def _lane(self, groups: list[str]) -> int:
+        for lane, names in self._lanes().items():
+            if names == groups:
+                return lane
+        return self._db.execute("INSERT INTO lanes (names) VALUES (?)", (json.dumps(groups),)).lastrowid or 0
 
     def hold(self, seq: int) -> None:
         """Give a waiting job its slots, whatever room there is: it has been launched, or is to be."""
@@ -240,19 +220,21 @@ class Queue:
 
         A lane whose first job does not fit is passed over until one of its groups has room again.
         """
-        lanes = [lane for (lane,) in self._db.execute("SELECT lane FROM lanes WHERE waiting > 0")]
-        if not lanes:
+        if not self.any_waits():
             return []
+        lanes = self._lanes()
+        groups = self._usage(lanes)
         heads = {lane: head for lane in lanes if (head := self._head(lane)) is not None}
         granted: list[Grant] = []
         while heads and len(granted) < most:
             lane = min(heads, key=lambda each: heads[each][:2])
             _, seq, weight = heads[lane]
-            room = self._room(lane, now_ns)
-            if room is not None and room < weight:
+            if any(not _fits(groups.get(name), weight, now_ns) for name in lanes[lane]):
                 del heads[lane]
                 continue
             self.hold(seq)
+            for name in lanes[lane]:
+                groups[name] = groups[name]._replace(running=groups[name].running + weight)
             job = self._db.execute("SELECT job_id, owner, workspace_key FROM jobs WHERE seq = ?", (seq,)).fetchone()
             granted.append(Grant(*job))
             head = self._head(lane)
@@ -269,27 +251,13 @@ class Queue:
 
     def any_waits(self) -> bool:
         """Whether any job waits to be admitted."""
-        return self._db.execute("SELECT 1 FROM lanes WHERE waiting > 0 LIMIT 1").fetchone() is not None
+        return self._db.execute("SELECT 1 FROM waiting LIMIT 1").fetchone() is not None
 
     def _head(self, lane: int) -> tuple[int, int, int] | None:
         """Return (rank, seq, weight) of the next job of a lane."""
         statement = "SELECT rank, seq, weight FROM waiting WHERE lane = ? ORDER BY rank, seq LIMIT 1"
         found: tuple[int, int, int] | None = self._db.execute(statement, (lane,)).fetchone()
         return found
-
-    def _room(self, lane: int, now_ns: int) -> int | None:
-        """Return how many slots every group of a lane has; ``None`` for any number, below 1 for a pause."""
-        room: int | None = None
-        found = 0
-        for most, running, until_ns in self._db.execute(
-            "SELECT most, running, paused_until_ns FROM groups JOIN members USING (name) WHERE lane = ?", (lane,)
-        ):
-            found += 1
-            if until_ns > now_ns:
-                return 0
-            if most is not None:
-                room = most - running if room is None else min(room, most - running)
-        return room if found else 0  # a lane whose groups are not known admits none
 
     def place(self, job_id: str, now_ns: int) -> Place | None:
         """Return where a waiting job stands, ``None`` for a job that does not wait."""
@@ -302,15 +270,14 @@ class Queue:
         ahead = self._db.execute(
             "SELECT count(*) FROM waiting WHERE lane = ? AND (rank, seq) < (?, ?)", (lane, rank, seq)
         ).fetchone()[0]
-        groups = self._db.execute(
-            "SELECT name, most - running, paused_until_ns FROM groups JOIN members USING (name) WHERE lane = ?", (lane,)
-        )
-        closed = tuple(
-            (name, until_ns > now_ns)
-            for name, room, until_ns in groups
-            if until_ns > now_ns or (room is not None and room < weight)
-        )
-        return Place(ahead + 1, closed)
+        lanes = self._lanes()
+        groups = self._usage(lanes)
+        closed = [
+            (name, group is None or group.paused_until_ns > now_ns)
+            for name in lanes[lane]
+            if not _fits(group := groups.get(name), weight, now_ns)
+        ]
+        return Place(ahead + 1, tuple(closed))
 
     def standing(self, job_id: str, now_ns: int) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job in groups that has not been launched."""
@@ -326,27 +293,34 @@ class Queue:
 
     def next_ns(self, now_ns: int) -> int | None:
         """Return when the next pause of a group with waiting jobs ends, by the wall clock; ``None`` for never."""
-        found = self._db.execute(
-            """SELECT min(paused_until_ns) FROM groups JOIN members USING (name) JOIN lanes USING (lane)
-               WHERE waiting > 0 AND paused_until_ns > ? AND paused_until_ns < ?""",
-            (now_ns, FOR_EVER_NS),
-        ).fetchone()
-        return None if found is None else found[0]
+        lanes = self._lanes()
+        groups = self._usage(lanes)
+        names = {name for lane, names in lanes.items() if self._head(lane) is not None for name in names}
+        ends = (groups[name].paused_until_ns for name in names & groups.keys())
+        return min((end for end in ends if now_ns < end < FOR_EVER_NS), default=None)
 
-    def can_go_on(self, now_ns: int) -> bool:
+    def can_go_on(self) -> bool:
         """Tell whether a waiting job gets its slots without a further change by a process, or has them already.
 
         It does if there is room for it, if a job holds slots that it will free, or if a pause has an end.
         """
-        if self._db.execute(
-            """SELECT 1 FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL AND completed_ns IS NULL LIMIT 1"""
-        ).fetchone():
+        statement = "SELECT 1 FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL LIMIT 1"
+        if self._db.execute(statement).fetchone() is not None:
             return True
         if not self.any_waits():
             return False
-        if self.next_ns(now_ns) is not None:
-            return True
-        open_lanes = """SELECT lane FROM lanes WHERE waiting > 0 AND NOT EXISTS (
-            SELECT 1 FROM members JOIN groups USING (name)
-            WHERE members.lane = lanes.lane AND (paused_until_ns > ? OR most = 0))"""
-        return self._db.execute(open_lanes + " LIMIT 1", (now_ns,)).fetchone() is not None
+        lanes = self._lanes()
+        groups = self._usage(lanes)
+
+        def opens(name: str) -> bool:
+            group = groups.get(name)
+            return group is not None and group.paused_until_ns < FOR_EVER_NS and group.most != 0
+
+        return any(self._head(lane) is not None and all(map(opens, names)) for lane, names in lanes.items())
+
+
+def _fits(group: _Group | None, weight: int, now_ns: int) -> bool:
+    """Whether a group has room for a weight now; one that is not known has none."""
+    if group is None or group.paused_until_ns > now_ns:
+        return False
+    return group.most is None or group.running + weight <= group.most

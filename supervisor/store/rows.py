@@ -355,6 +355,8 @@ def job_of(
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         begun_ns = row.created_ns if row.started_ns is None else row.started_ns
+        if queue_position is not None:
+            lasting = {**lasting, "queue_position": queue_position}
         return Job(
             **lasting,
             elapsed_ms=max(0, (time.time_ns() - begun_ns) // 1_000_000),
@@ -362,7 +364,6 @@ def job_of(
             stop_requested=stop_requested,
             progress=progress,
             queue_reason=queue_reason if row.state == State.QUEUED.value else None,
-            queue_position=queue_position,
             stdout_bytes=_size_so_far(directory, "stdout"),
             stderr_bytes=_size_so_far(directory, "stderr"),
         )
@@ -411,10 +412,9 @@ def _lasting(row: Row) -> dict[str, Any]:
         "ttl_seconds": request["ttl_seconds"],
         "engine": request.get("engine", "local"),
         "pid": row.pid,
-        "groups": tuple(request.get("groups", ())),
-        "priority": request.get("priority", 0),
-        "weight": request.get("weight", 1),
     }
+    if "groups" in request:
+        lasting |= {"groups": tuple(request["groups"]), "priority": request["priority"], "weight": request["weight"]}
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         return {**lasting, "poll_after_ms": _POLL_AFTER_MS}

@@ -132,7 +132,7 @@ def judge(root: Path, marks: Path, told: Path) -> list[str]:
             jobs.setdefault(row.job_id, {"id": row.job_id, **known})
         wrong += [f"{job_id} is lost: there is no such job" for job_id in jobs if job_id not in ends]
         for name in LIMITS:
-            counts = catalog.index.queue.counts(name)
+            counts = catalog.index.read_queue(lambda queue, name=name: queue.counts(name))  # type: ignore[misc]
             if counts.running or counts.waiting:
                 wrong.append(f"group {name} still counts {counts}")
     begun: Counter[str] = Counter()

@@ -214,7 +214,6 @@ def test_removing_a_group_takes_its_lanes_along(world: World) -> None:
     world.queue.remove_group("g")
     assert world.queue.groups() == set()
     assert world.db.execute("SELECT count(*) FROM lanes").fetchone()[0] == 0
-    assert world.db.execute("SELECT count(*) FROM members").fetchone()[0] == 0
 
 
 def test_the_grants_of_a_supervisor_that_it_has_not_launched(world: World) -> None:
