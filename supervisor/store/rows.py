@@ -356,7 +356,8 @@ def job_of(
     if ended is None:
         begun_ns = row.created_ns if row.started_ns is None else row.started_ns
         if queue_position is not None:
-            lasting = {**lasting, "queue_position": queue_position}
+            waiting: dict[str, Any] = {"queue_position": queue_position}
+            lasting = lasting | waiting
         return Job(
             **lasting,
             elapsed_ms=max(0, (time.time_ns() - begun_ns) // 1_000_000),
