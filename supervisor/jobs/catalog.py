@@ -15,44 +15,36 @@ from typing import Any, Final, Self
 
 import attrs
 
-from supervisor import interpret, log
+from supervisor import log
 from supervisor.engines import registry
 from supervisor.engines.interface import Client, JobPhase, Observation
 from supervisor.errors import (
     InvalidArguments,
     JobNotFound,
-    JobRunning,
-    OutputLost,
     PermissionDenied,
     StateBusy,
-    StateCorrupt,
     StateFull,
     SupervisorError,
 )
-from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.jobdir.output import check_made
-from supervisor.jobs import bulk, retention
-from supervisor.jobs.listing import no_job, page_of, query_of
+from supervisor.jobs import bulk, results, retention
+from supervisor.jobs.interface import Look
+from supervisor.jobs.listing import count_elsewhere, no_job, page_of, query_of
 from supervisor.jobs.outcome import outcome_of, view_of
 from supervisor.jobs.progress import is_silent, read_so_far
 from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.rows import UNFINISHED, JobOutcome, error_of, job_of
-from supervisor.store.state_errors import state_error
+from supervisor.store.rows import UNFINISHED, JobOutcome, job_of
 from supervisor.store.state_root import encodable, workspace_key
-from supervisor.system.observing import SCARCE, NotKnown, not_known
+from supervisor.system.observing import NotKnown
 from supervisor.system.paths import absolute, expanded
 
-__all__ = ["Catalog", "check_detail", "real_workspace"]
+__all__ = ["Catalog", "real_workspace"]
 
-_Look = Callable[[Row, str, Ended], interpret.Outcome]
 
 _MAX_TO_READ: Final = 1 << 20
 """The part of a running job's output that is parsed for its progress. Parsing it takes some 30 ms."""
-_MAX_AT_A_GLANCE: Final = 1 << 16
-"""The largest output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
 _MAX_NAMED: Final = 10
 _DAMAGED: Final = "its job directory is missing or damaged"
 
@@ -68,16 +60,6 @@ def real_workspace(path: str | os.PathLike[str]) -> str:
         message = f"workspace is {text!r}; it must be the path of a directory"
         raise InvalidArguments(message)
     return os.path.realpath(absolute(expanded(text), "workspace"))
-
-
-def check_detail(detail: str | None) -> interpret.Detail | None:
-    """Return ``detail`` if it is a level at which results are rendered."""
-    match detail:
-        case None | "summary" | "full":
-            return detail
-        case _:
-            message = f"detail is {detail!r:.80}; it must be 'summary' or 'full', or None for the usual rendering"
-            raise InvalidArguments(message)
 
 
 class Catalog:
@@ -107,7 +89,6 @@ class Catalog:
         create: bool = True,
         launches_waiting: bool = False,
     ) -> None:
-        """Open the state root."""
         self._launches_waiting = launches_waiting
         self.settings = settings
         self.layout = Layout(settings.state_dir, create=create)
@@ -201,7 +182,7 @@ class Catalog:
         row: Row,
         *,
         drive: bool = True,
-        look: _Look = view_of,
+        look: Look = view_of,
     ) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence, and return it with the observation.
 
@@ -223,7 +204,7 @@ class Catalog:
             damage = f"it cannot be looked at now: {getattr(error, 'strerror', None) or error}"
             return row, Observation(phase=observation, launched=row.launched(), damage=damage, problem=error)
 
-    def _looked_at(self, row: Row, *, drive: bool, look: _Look) -> tuple[Row, Observation | None]:
+    def _looked_at(self, row: Row, *, drive: bool, look: Look) -> tuple[Row, Observation | None]:
         directory = self.directory(row)
         found = self.layout.stat_job(row.workspace_key, row.job_id)
         if found is None:
@@ -238,7 +219,7 @@ class Catalog:
             return self._without_directory(row)
         return self._entered(row, directory, observation, look), observation
 
-    def _entered(self, row: Row, directory: str, observation: Observation, look: _Look = view_of) -> Row:
+    def _entered(self, row: Row, directory: str, observation: Observation, look: Look = view_of) -> Row:
         """Commit an observation, and return the row as it is now."""
         outcome: JobOutcome | None = None
         if observation.phase is JobPhase.ENDED and observation.ended is not None:
@@ -291,7 +272,7 @@ class Catalog:
         """Whether a job was forgotten, and is not deleted yet."""
         return any(name.startswith(job_id) for name in self.layout.discarded())
 
-    def _check_kept(self, row: Row) -> None:
+    def check_kept(self, row: Row) -> None:
         """Raise ``JobNotFound`` if a job was consumed or forgotten while it was observed."""
         if self.is_in_trash(row.job_id) or self.index.get(row.job_id) is None:
             self._delete_row(row)
@@ -439,31 +420,7 @@ class Catalog:
             OutputLost: it is done, and its output has fewer bytes than its record says.
             StateCorrupt: it is done, and its output cannot be read.
         """
-        level = check_detail(detail)
-        shown: list[interpret.Outcome] = []
-
-        def look(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
-            shown.append(view_of(row, directory, ended))
-            return shown[-1]
-
-        row, observation = self.refresh(self.row(job_id), look=look)
-        if not row.finished:
-            raise running_error(self.job(row, observation))
-        try:
-            result = self._result_of(row, level, shown)
-        except StateCorrupt:
-            self._check_kept(row)
-            raise
-        if not self.layout.is_sound(row.workspace_key, job_id):  # it may have been forgotten while it was read
-            self._check_kept(row)
-        if consume:
-            if not self.layout.discard(row.workspace_key, job_id):
-                self._check_kept(row)
-            retention.delete(self, job_id)
-        elif not row.fetched:
-            with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-                self.index.write(lambda: self.index.set_fetched(job_id))
-        return result
+        return results.result(self, job_id, consume=consume, detail=detail)
 
     def result_at_a_glance(self, job_id: str, detail: str | None = None) -> tuple[Result, bool] | None:
         """Return the result of an ended job with little output, and whether it was fetched before.
@@ -473,45 +430,7 @@ class Catalog:
         Raises:
             JobNotFound: there is no such job.
         """
-        level = check_detail(detail)
-        row = self.row(job_id)
-        ended = row.ended
-        if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MAX_AT_A_GLANCE:
-            return None
-        if not self.client(row).on_this_machine:  # reading it may block
-            return None
-        try:
-            result = self._result_of(row, level, ())
-        except StateCorrupt:
-            return None
-        return (result, bool(row.fetched)) if self.layout.is_sound(row.workspace_key, job_id) else None
-
-    def _result_of(self, row: Row, detail: interpret.Detail | None, shown: Sequence[interpret.Outcome]) -> Result:
-        """Read the result of a finished row from its job directory, unless it was just read."""
-        directory = self.directory(row)
-        job = self.job(row)
-        error = error_of(row)
-        if error is not None:
-            return Result(job_id=row.job_id, kind=row.kind, error=error, job=job)
-        if not self.layout.is_sound(row.workspace_key, row.job_id):
-            message = f"the output of job {row.job_id} is not there any more"
-            raise StateCorrupt(message, details={"job_id": row.job_id})
-        interpreter = interpret.get_interpreter(row.kind)
-        outcome = shown[-1] if shown else view_of(row, directory, _ended_of(job))
-        try:
-            if row.has_files and not job.stdout_bytes:
-                check_made(directory, "stdout")
-            value = interpret.render(interpreter, outcome, detail)
-        except OutputLost:
-            raise
-        except (NotKnown, MemoryError) as problem:
-            raise _unreadable(row, problem) from problem
-        except Exception as failure:
-            if getattr(failure, "errno", None) in SCARCE:
-                raise _unreadable(row, failure) from failure
-            message = f"the output of job {row.job_id} cannot be read as {row.kind} any more: {failure}"
-            raise StateCorrupt(message, details={"job_id": row.job_id}) from failure
-        return Result(job_id=row.job_id, kind=row.kind, value=value.value, encoding=value.encoding, job=job)
+        return results.result_at_a_glance(self, job_id, detail)
 
     # ------------------------------------------------------------ doing
 
@@ -524,15 +443,12 @@ class Catalog:
         """
         row, observation = self.refresh(self.row(job_id))
         if not row.finished:
-            raise running_error(self.job(row, observation))
+            raise results.running_error(self.job(row, observation))
         retention.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
         """Return the number of jobs kept in all other workspaces."""
-        key = workspace_key(real_workspace(workspace))
-        count = self.index.count() - self.index.count(key)
-        over = self.index.expired(self.layout.clock.now_ns(), count) if count else []
-        return count - sum(row.workspace_key != key for row in over)
+        return count_elsewhere(self, workspace_key(real_workspace(workspace)))
 
     def prune(
         self,
@@ -582,24 +498,3 @@ class Catalog:
             JobNotFound: there is none of one of these ids.
         """
         return bulk.wait_for(self, job_ids, any_one=any_one, timeout=timeout)
-
-
-def _unreadable(row: Row, problem: Exception) -> SupervisorError:
-    return state_error(not_known(problem, records.STDOUT), f"cannot read the output of job {row.job_id} now")
-
-
-def _ended_of(job: Job) -> Ended:
-    return Ended(
-        exit=Exit(
-            exit_code=job.exit_code,
-            signal=job.signal,
-            stdout_bytes=job.stdout_bytes,
-            stderr_bytes=job.stderr_bytes,
-        )
-    )
-
-
-def running_error(job: Job) -> JobRunning:
-    """Return the error for a job that has not ended."""
-    message = f"job {job.job_id} is {job.status}"
-    return JobRunning(message, retry_after_ms=job.poll_after_ms, details={"job_id": job.job_id, "status": job.status})

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+from supervisor import interpret
 from supervisor.engines.interface import Client, Observation
+from supervisor.jobdir.facts import Ended
+from supervisor.jobs.outcome import view_of
 from supervisor.model import Job
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row
 
-__all__ = ["Jobs"]
+__all__ = ["Jobs", "Look"]
+
+Look = Callable[[Row, str, Ended], interpret.Outcome]
+"""Returns what an interpreter is given about a job whose command has ended."""
 
 
 class Jobs(Protocol):
@@ -27,7 +34,11 @@ class Jobs(Protocol):
 
     def directory(self, row: Row) -> str: ...  # noqa: D102
 
-    def refresh(self, row: Row, *, drive: bool = True) -> tuple[Row, Observation | None]: ...  # noqa: D102
+    def refresh(  # noqa: D102
+        self, row: Row, *, drive: bool = True, look: Look = view_of
+    ) -> tuple[Row, Observation | None]: ...
+
+    def check_kept(self, row: Row) -> None: ...  # noqa: D102
 
     def at_a_glance(self, row: Row) -> Job | None: ...  # noqa: D102
 

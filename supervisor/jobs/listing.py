@@ -20,7 +20,7 @@ from supervisor.states import State
 from supervisor.store import Row
 from supervisor.store.rows import job_of
 
-__all__ = ["Query", "check_limit", "no_job", "page_at_a_glance", "page_of", "query_of"]
+__all__ = ["Query", "check_limit", "count_elsewhere", "no_job", "page_at_a_glance", "page_of", "query_of"]
 
 _MAX_PER_PAGE: Final = 1000
 _MAX_TO_READ: Final = 1 << 16
@@ -193,3 +193,10 @@ def _orphans(jobs: Jobs, workspace: str | None) -> Iterable[Row]:
             for row in jobs.index.unfinished(owner=owner):
                 if workspace in {None, row.workspace_key}:
                     yield row
+
+
+def count_elsewhere(jobs: Jobs, key: str) -> int:
+    """Return the number of jobs kept in all workspaces but one."""
+    count = jobs.index.count() - jobs.index.count(key)
+    over = jobs.index.expired(jobs.layout.clock.now_ns(), count) if count else []
+    return count - sum(row.workspace_key != key for row in over)

@@ -26,8 +26,9 @@ from supervisor import log
 from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
-from supervisor.jobs.catalog import Catalog, check_detail, running_error
+from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.listing import query_of
+from supervisor.jobs.results import check_detail, running_error
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
 from supervisor.model import GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result, from_ns

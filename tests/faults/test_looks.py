@@ -85,6 +85,7 @@ NOT_EVIDENCE = {
 }
 """Modules (and what is below them) whose looks decide nothing about a job's fate, or are tested elsewhere, and why."""
 SINGLE: dict[Site, str] = {
+    ("store.index", "_mark", "open"): "writes",
     ("system.observing", "is_absent", "islink"): "only after ELOOP, and says no when it cannot be told",
     ("system.observing", "is_absent", "stat"): "only after ENOTDIR; tests/jobdir/test_records.py",
     ("engines.obstacles", "_children_of", "listdir"): "without it a message names the keeper instead",
