@@ -47,7 +47,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "job_actor_failed": _warning("A defect: the job is stopped and `failed`; other jobs run on.", "job_id", "error"),
     "job_not_stopped": _warning("A stop failed; it is retried unless the error is permanent.", "job_id", "error"),
     "job_not_looked_at": _warning("A job could not be observed; it is retried.", "job_id", "error"),
-    "stop_not_recorded": _warning("A stop could not be recorded; it is carried out.", "job_id", "error"),
+    "stop_not_recorded": _warning("A stop could not be recorded; it is carried out all the same.", "job_id", "error"),
     "progress_failed": _warning("The progress of a job is no longer read; the job runs on.", "job_id", "error"),
     "no_progress": _info("A kind could not report the progress of a job.", "kind", "error"),
     "span_failed": _warning("No OpenTelemetry span could be made for a job.", "job_id", "error"),
@@ -60,15 +60,15 @@ EVENTS: Final[Mapping[str, Kind]] = {
     ),
     "janitor_failed": _warning("Expiry or adoption failed; it is retried.", "code", "error"),
     "group_not_understood": _warning(
-        "The file of a group cannot be read as one; the group admits no jobs.", "group", "error"
+        "The file of a group is damaged or of a newer version; the group admits no jobs.", "group", "error"
     ),
     "helper_not_started": _warning("The process that launches waiting jobs could not be started.", "error"),
     "row_not_understood": _warning("A row of a newer version cannot be read; it is left out.", "job_id", "error"),
     "keeper_started": Kind("debug", ("keeper_pid",), "A keeper was started."),
     "keeper_lost": _warning("A keeper has died; the supervisor watches its `jobs` running jobs.", "keeper_pid", "jobs"),
-    "engine_unreachable": _info("An engine does not answer now; its last report stands.", "engine", "error"),
+    "engine_unreachable": _info("An engine does not answer now; its last report is used.", "engine", "error"),
     "submission_repeated": _warning("An engine lost a submission; it was repeated.", "job_id", "engine"),
-    "submission_not_noted": _warning("The id of a submission was not recorded; its name finds it.", "job_id", "error"),
+    "submission_not_noted": _warning("A submission id was not recorded; the name identifies it.", "job_id", "error"),
     "ruling_not_recorded": _warning("The ruling that a job never ran could not be recorded.", "job_id", "error"),
     "mcp_not_a_message": _warning("A line from the host was not a message; it was skipped.", "error"),
     "mcp_line_too_long": _warning("A line from the host had more than `most` bytes; it was skipped.", "most"),
@@ -107,12 +107,12 @@ def _bound() -> Any:
 
 
 def _emit(level: int, event: str, facts: dict[str, Any]) -> None:
-    """Log one event; never raise, as the events of scarcity are logged where a descriptor or memory is missing."""
+    """Log one event; never raise: a lack of descriptors or memory is logged while it lasts."""
     if not _standard.isEnabledFor(level):
         return
     try:
         getattr(_bound(), logging.getLevelName(level).lower())(event, **facts)
-    except (OSError, ImportError, MemoryError):  # structlog cannot be imported now, for want of a descriptor for one
+    except (OSError, ImportError, MemoryError):  # structlog cannot be imported now, for example without descriptors
         with contextlib.suppress(OSError, ImportError, MemoryError):
             _standard.log(level, event, exc_info=facts.pop("exc_info", None), extra=facts)
 

@@ -1,7 +1,7 @@
 """The metrics of a supervisor: plain counters while it works, one frozen value for each call of ``metrics()``.
 
-A job costs a few additions. Facts that can be read off the state (the running and waiting jobs) are computed in the
-call, and cost a job nothing.
+A job costs a few additions. The numbers of running and waiting jobs are computed when ``metrics()`` is called, and cost
+a job nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Histogram:
 
     Attributes:
         bounds: upper bounds of the buckets in seconds, each of them included.
-        counts: the durations in each bucket, and last, those above every bound.
+        counts: the number of durations in each bucket; the last one counts those above every bound.
         total_seconds: the sum of all.
-        longest_seconds: the longest; 0 without any.
+        longest_seconds: the longest; 0 if there is none.
     """
 
     bounds: tuple[float, ...]
@@ -44,7 +44,7 @@ class Histogram:
 
     @property
     def mean_seconds(self) -> float:
-        """The mean; 0 without any."""
+        """The mean; 0 if there is no duration."""
         return self.total_seconds / self.count if self.count else 0.0
 
 
@@ -56,8 +56,8 @@ class Metrics:
 
     Attributes:
         since: when the supervisor was opened; every count begins there.
-        jobs: by state. ``queued`` and ``running`` count its unfinished jobs, the terminal states the jobs that
-            have ended since then.
+        jobs: their number by state. ``queued`` and ``running`` count its jobs that are unfinished now; each terminal
+            state counts the jobs that have ended since ``since``.
         launches: commands that were launched.
         launch_failures: commands that could not be launched.
         adoptions: jobs of other supervisors that were adopted.
@@ -65,7 +65,7 @@ class Metrics:
         stop_seconds: from a stop (a cancel, a deadline) that this supervisor began to the end of the last process.
         deadline_overshoot_seconds: from a deadline to the end of the last process, the grace included.
         uncommitted: messages that wait for the registry actor to commit them.
-        unnoted_launches: launches that the registry actor commits a little later, together.
+        unnoted_launches: launches that the registry actor has not committed yet; it commits several at once.
         waiting_for_disk: calls that wait for the thread that reads the disk.
         subscribers: open iterators of ``events``.
         unread_events: events that these iterators hold.

@@ -325,8 +325,8 @@ class GroupOptions(TypedDict, total=False):
     """The keyword arguments of ``set_group``.
 
     Attributes:
-        limit: how much weight may run at a time; ``None`` is unlimited, 0 is closed.
-        aging_seconds: how many seconds of waiting a point of priority is worth; ``None`` is strict priority.
+        limit: the weight that may run at a time; ``None`` is unlimited, 0 is closed.
+        aging_seconds: the waiting time that equals one point of priority; ``None`` is strict priority.
     """
 
     limit: int | None
@@ -338,7 +338,7 @@ class PauseInfo:
     """Why a group admits no jobs.
 
     Attributes:
-        by: ``user``, or ``damage`` for a group whose file makes no sense.
+        by: ``user``, or ``damage`` for a group whose file cannot be understood.
         until: when the pause ends; ``None`` for a pause that lasts until it is ended.
         detail: the reason that was given, or ``None``.
     """
@@ -354,12 +354,12 @@ class GroupInfo:
 
     Attributes:
         name: of the group.
-        limit: how much weight may run at a time; ``None`` is unlimited, 0 is closed.
+        limit: the weight that may run at a time; ``None`` is unlimited, 0 is closed.
         running: the weights of its jobs that have their slots, summed.
         waiting: how many of its jobs wait.
         oldest_wait_seconds: how long the oldest of them has waited; ``None`` if none waits.
         paused: why it admits no jobs; empty for a group that does.
-        aging_seconds: how much waiting a point of priority is worth; ``None`` is strict priority.
+        aging_seconds: the waiting time that equals one point of priority; ``None`` is strict priority.
     """
 
     name: str

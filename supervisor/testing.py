@@ -1,7 +1,7 @@
 """Fakes for tests of code that uses the supervisor: no process, no thread, and time that is injected.
 
 A ``FakeEngine`` replaces the machine that would run the commands. A ``Script`` says what a command does,
-and ``FakeEngine.commands`` holds the requests of the code under test.
+and ``FakeEngine.commands`` holds the commands that the code under test has launched.
 Everything else is real: state root, states, results, deadlines. With one of Trio's test clocks
 an hour passes in milliseconds::
 
@@ -17,8 +17,8 @@ an hour passes in milliseconds::
 
 A test can also control a command step by step: one with ``Script(seconds=None)`` runs until
 ``engine.commands[0].finish()``, and ``write()`` adds to its output. Both may be called from any
-thread, so tests of asyncio code, whose supervisor runs in a thread of its own and by the
-real clock, control their commands in the same way.
+thread, so tests of asyncio code can use them, too. Their supervisor runs in a thread of its own,
+by the real clock.
 
 The engine outlives the supervisor, as a machine does: give the same object to the next
 ``open_supervisor``, and the commands still run, older by the time
@@ -152,7 +152,7 @@ class FakeCommand:
     # ------------------------------------------------------------ for the test, which may be in another thread
 
     def write(self, data: str | bytes, *, stream: Literal["stdout", "stderr"] = "stdout") -> None:
-        """Let it write something; past the job's output limit it is stopped.
+        """Write output of the command, which is stopped beyond the job's output limit.
 
         Raises:
             RuntimeError: it has ended.
@@ -188,7 +188,7 @@ class FakeCommand:
         return self.ended
 
     def ask_to_stop(self, why: str, by: str, when: float) -> None:
-        """Request a stop at ``when``, which stands for SIGTERM; the first reason stays."""
+        """Stop it as a SIGTERM at ``when`` would; a later stop does not change the reason."""
         if self.ended is not None or self.stop_reason is not None or self._ends_at <= when:
             return
         self.stop_reason = why
@@ -208,7 +208,7 @@ class FakeCommand:
         self._engine.changed()
 
     def due(self, *, late: float) -> float:
-        """Return the time of its next event; ``late``: how long its deadline is left to others."""
+        """Return the time of its next event; ``late``: seconds after its deadline until the engine itself stops it."""
         if self.ended is not None:
             return math.inf
         return min(self._ends_at, self.deadline_at + late) if self.stop_reason is None else self._ends_at
@@ -225,7 +225,7 @@ class FakeCommand:
         return Launched(pid=self.pid, started_ns=self._started_ns)
 
     def launched_before(self, now: float) -> Launched:
-        """Return how it was launched, with a time that makes its age by the wall clock that by Trio's clock."""
+        """Return its launch, with a start time that makes it as old by the wall clock as by Trio's clock."""
         return Launched(pid=self.pid, started_ns=time.time_ns() - int((now - self._started_at) * 1e9))
 
     def _wall_ns(self, when: float) -> int:
@@ -246,7 +246,7 @@ class FakeCommand:
 
 
 class _FakeRunning:
-    """A job as one supervisor observes it; one without a ``command`` is known by the evidence alone."""
+    """A job as one supervisor observes it; without a ``command``, only the evidence tells its state."""
 
     queue_reason = None
     stop_seen = None
@@ -397,7 +397,7 @@ class FakeEngine:
     # ------------------------------------------------------------ for the supervisor
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Let time pass for the commands until cancelled; then they keep their state."""
+        """Perform the events of the commands as they fall due, until cancelled; the commands then keep their state."""
         if not self._serving:
             self._advance(late=0)
         self._serving += 1
@@ -452,7 +452,7 @@ class FakeEngine:
         raise LaunchFailed(message)
 
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False) -> Observation:
-        """Return an observation of an unfinished job; of a command that it has not launched, from the evidence."""
+        """Return an observation of an unfinished job, from the evidence if this engine has not launched it."""
         command = self._commands.get(directory)
         if command is None:
             born = records.read(directory, records.JOB) or {}
@@ -500,7 +500,7 @@ class FakeEngine:
         return self._last
 
     def there(self, action: Callable[[], object]) -> None:
-        """Call a function in the supervisor's thread, another one for tests in asyncio; return when it is done."""
+        """Call a function in the supervisor's thread, and return when it is done; asyncio tests are in another."""
         if self._serving and not _in_trio():
             trio.from_thread.run_sync(action, trio_token=self._run)
         else:

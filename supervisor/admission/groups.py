@@ -23,12 +23,12 @@ _USER = "user"
 
 
 def change_group(index: Index, name: str, change: Callable[[Group], Group], *, create: bool = False) -> GroupInfo:
-    """Change what is set about a group, and admit the waiting jobs that have room then.
+    """Change the settings of a group, and admit the waiting jobs for which there is room then.
 
     Args:
         index: of the state root.
         name: of the group.
-        change: returns the group as it is to be; it may raise.
+        change: returns the changed group; it may raise.
         create: whether a group that does not exist is made.
 
     Raises:
@@ -99,7 +99,7 @@ def resume(group: Group) -> Group:
 
 
 def check_ticket(index: Index, ticket: Ticket) -> None:
-    """Check what a request asks for against its groups, before its job is made.
+    """Check a request against its groups, before its job is created.
 
     Raises:
         GroupNotFound: a group does not exist.
@@ -162,7 +162,7 @@ def _info(index: Index, group: Group) -> GroupInfo:
 
 def _not_found(index: Index, name: str) -> GroupNotFound:
     known = sorted(name for name, _ in load_all(index.layout.root))
-    there = f"there are {', '.join(known[:10])}" if known else "there are no groups yet"
+    there = f"known groups: {', '.join(known[:10])}" if known else "there are no groups yet"
     message = f"there is no group {name!r}; {there}"
     repair = f"Correct the name, make it with `supervisor group set {name}`, or start with --create-group."
     return GroupNotFound(message, repair=repair, details={"group": name})

@@ -1,7 +1,7 @@
-"""The process that launches waiting jobs where no supervisor is open: started by a process that leaves some behind.
+"""The helper: a process that launches waiting jobs while no supervisor is open.
 
-It is a supervisor of its own, ``supervisor launch-waiting``, in a session of its own, and ends when no waiting job can
-be launched any more without a further change. A process that makes such a change looks again.
+A process that leaves waiting jobs behind starts it: ``supervisor launch-waiting``, in a session of its own. It ends
+when no waiting job can be launched without another command. That command starts a new helper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SCRIPT = 'cd / && "$0" "$@" < /dev/null > /dev/null 2>&1 &'
 
 
 def can_go_on(index: Index) -> bool:
-    """Tell whether a waiting job can be launched without a further change by a process: now, or after a job or a pause.
+    """Whether waiting jobs can be launched without another command: now, or after the end of a job or a pause.
 
     Raises:
         SupervisorError: the index cannot be read now.
@@ -29,7 +29,7 @@ def can_go_on(index: Index) -> bool:
 
 
 def ensure(index: Index) -> bool:
-    """Start the process if waiting jobs need it and no supervisor may be open; return whether it was started.
+    """Start the helper if waiting jobs need it and certainly no supervisor is open; return whether it was started.
 
     It is no child of this process, and gets neither its descriptors nor its standard streams.
     """

@@ -1,6 +1,6 @@
 """The orders of a job that waits: what any process needs to launch it, in files that only their user can read.
 
-A job that is launched at once has none. They hold the environment and the input of the job, so the process that
+A job that is launched at once has none. Orders hold the environment and the input of the job, so the process that
 launches the job deletes them.
 """
 
@@ -37,7 +37,7 @@ def spool(request: LaunchRequest) -> None:
         limit=request.output_limit,
         begun_ns=None,
     )
-    drop(request.directory)  # a commit that was tried in vain may have written them
+    drop(request.directory)  # a commit that failed may have written them
     try:
         if request.stdin is not None:
             write_private(f"{request.directory}/{STDIN}", request.stdin)
@@ -47,7 +47,7 @@ def spool(request: LaunchRequest) -> None:
 
 
 def waits(directory: str) -> bool:
-    """Tell whether there are orders.
+    """Whether a job has orders.
 
     Raises:
         NotKnown: that cannot be observed now.
@@ -56,7 +56,7 @@ def waits(directory: str) -> bool:
 
 
 def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | None:
-    """Return the request that the orders of a job make, ``None`` if they are gone or damaged.
+    """Return the launch request in the orders of a job; ``None`` if they are gone or damaged.
 
     Raises:
         OSError: they cannot be read now.

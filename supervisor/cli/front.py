@@ -64,7 +64,7 @@ def write_document(shape: Mapping[str, Any]) -> None:
         with streams.writing():
             value = shape.get("value")
             if indent is None and isinstance(value, str) and len(value) > _PIECE:
-                # A character takes up to six in JSON: the whole document in memory could be six times the value.
+                # In pieces: JSON escapes a character with up to six, so a whole document could be six times the value.
                 head, gap, tail = json.dumps({**shape, "value": ""}, separators=separators).partition('"value":"')
                 click.echo(head + gap, nl=False)
                 for begin in range(0, len(value), _PIECE):
@@ -93,7 +93,7 @@ def report(error: SupervisorError, *, as_json: bool, job: Job | None = None) -> 
 
 @attrs.frozen
 class Invocation:
-    """One call of one command: its settings, and the output of its answer.
+    """One call of a command: its settings, and the methods that write its answer.
 
     Attributes:
         settings: the state root, and the defaults.
@@ -110,7 +110,7 @@ class Invocation:
         return Catalog(self.settings, create=False, launches_waiting=True)
 
     def writing_catalog(self) -> Catalog:
-        """Open the state root for a change that makes it where there is none."""
+        """Open the catalog of the state root, which is created if it does not exist."""
         from supervisor.jobs.catalog import Catalog
 
         return Catalog(self.settings, launches_waiting=True)
@@ -237,7 +237,7 @@ def group_option(name: str, ctx: click.Context | None = None) -> Any:
 
 
 def command(name: str, **attributes: Any) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
-    """Return a decorator that makes a command of a function, see the module's docstring."""
+    """Return a decorator that turns a function into a command; see the module's docstring."""
 
     def decorate(function: Callable[Concatenate[Invocation, _P], int]) -> click.Command:
         @functools.wraps(function)

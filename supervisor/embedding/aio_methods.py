@@ -152,8 +152,8 @@ class AsyncioSupervisorMethods:
 
         Input
             name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
-            options: ``limit``, how much weight may run at a time (``None``: unlimited, 0: closed), and
-                ``aging_seconds``, how much waiting a point of priority is worth (``None``: strict; 300 by default).
+            options: ``limit``, the weight that may run at a time (``None``: unlimited, 0: closed), and
+                ``aging_seconds``, the waiting time that equals a point of priority (``None``: strict; 300 by default).
 
         Raises:
             InvalidArguments: an option is out of range, or the limit is below the weight of a waiting job.

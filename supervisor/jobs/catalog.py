@@ -1,7 +1,7 @@
 """Queries and changes of the jobs on a state root, without an event loop.
 
-An answer is true at the moment of the answer: before the catalog reports an unfinished job it observes
-the evidence, and finishes the job if it has ended. The command line uses it directly; the
+Every answer is current: before the catalog reports an unfinished job, it observes the evidence, and
+records the end if the job has ended. The command line uses it directly; the
 supervisor uses it for jobs that are not its own.
 """
 
@@ -99,7 +99,7 @@ class Catalog:
     def close(self) -> None:
         """Close the index."""
         if self._launches_waiting and self.index.may_wait():
-            from supervisor.admission import helper  # only where jobs wait is it needed
+            from supervisor.admission import helper  # needed only where jobs wait
 
             helper.ensure(self.index)
         self.clients.close()
@@ -133,7 +133,7 @@ class Catalog:
         )
 
     def judge(self, row: Row) -> tuple[Launched | None, JobOutcome | None]:
-        """Return how an unfinished job was launched, and how it ended, as far as it has."""
+        """Return the launch and the outcome of an unfinished job, each ``None`` as long as it is not known."""
         directory = self.directory(row)
         try:
             observation = self._observe(row, directory)
@@ -186,13 +186,13 @@ class Catalog:
     ) -> tuple[Row, Observation | None]:
         """Bring a row up to date with the evidence, and return it with the observation.
 
-        Here an error while observing becomes an answer: the last known row, and an observation
-        that names the ``problem``. Then the job is not finished, and the next query observes again.
+        An error while observing is not raised: the answer is the last known row, and an observation
+        with the ``problem``. No end is recorded then, and the next query observes the job again.
 
-        ``drive``: stop a job that has to be stopped and that no other process stops, here and now;
-        that can take as long as its grace. ``look``: the view for the interpreter, see ``outcome_of``.
+        ``drive``: carry out a due stop that no other process carries out, which can take
+        as long as its grace. ``look``: the view for the interpreter, see ``outcome_of``.
         """
-        if row.finished or row.state not in UNFINISHED:  # the latter is left to the version that knows that state
+        if row.finished or row.state not in UNFINISHED:  # a state of a newer version is left to that version
             return row, None
         if (ended := self.unwritten.get(row.job_id)) is not None:
             return ended, None
@@ -201,7 +201,7 @@ class Catalog:
         except (OSError, StateBusy) as error:
             log.warning("job_not_looked_at", job_id=row.job_id, error=str(error))
             observation = JobPhase.QUEUED if row.started_ns is None else JobPhase.RUNNING
-            damage = f"it cannot be looked at now: {getattr(error, 'strerror', None) or error}"
+            damage = f"it cannot be observed now: {getattr(error, 'strerror', None) or error}"
             return row, Observation(phase=observation, launched=row.launched(), damage=damage, problem=error)
 
     def _looked_at(self, row: Row, *, drive: bool, look: Look) -> tuple[Row, Observation | None]:
@@ -334,9 +334,9 @@ class Catalog:
         return job if progress is None or row.finished else attrs.evolve(job, progress=progress)
 
     def at_a_glance(self, row: Row, *, progress: Mapping[str, Any] | None = None) -> Job | None:
-        """Return the job of an unfinished row as ``now`` does if that takes microseconds: on an event loop.
+        """Return the job of an unfinished row as ``now`` does, in microseconds, for use on an event loop.
 
-        ``None`` if it takes more than the observation that the job runs under its keeper.
+        ``None`` if a cached observation is not enough.
         """
         if row.job_id in self.unwritten or (progress is None and not is_silent(row.kind)):
             return None
@@ -485,7 +485,7 @@ class Catalog:
         return end
 
     def cancel_all(self, job_ids: Iterable[str], *, by: str = "command line") -> Sequence[Job | SupervisorError]:
-        """Stop jobs side by side: all are requested to end before any is awaited.
+        """Stop jobs concurrently: request every stop before waiting for any.
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """

@@ -1,7 +1,7 @@
-"""Ends trees of processes: the signals to the processes of jobs that are stopped, until none is left.
+"""Ends the process trees of jobs that are stopped: sends signals until no process is left.
 
-A signal goes out only after the identity of the process was read again. No tree is taken for gone before all
-processes could be read.
+A process is signalled only after its identity was read again. A tree counts as gone only after all processes
+could be read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ _STOPPED: Final = frozenset("Tt")
 class Stop(JobTree):
     """One tree that is being ended.
 
-    ``on_signal`` is called right before the first signal, with the boot-clock time: its record is on
-    disk before a process is signalled. It is called once, and again later only if it raises ``NotKnown``.
-    ``is_child`` says that the leader is a child of this process and was not reaped yet, so that its pid is its own.
+    ``on_signal`` records the stop on disk. It is called with the boot-clock time, right before the first signal; if it
+    raises ``NotKnown``, it is called again later. ``is_child``: the leader is a child of this process and was not
+    reaped yet, so that no other process can have its pid.
 
-    Once it is complete: ``natural`` says that no signal has reached a process of the tree and the leader has ended
-    all the same; ``refused``, that this process may not signal the leader, which lives, nor any other that is left;
-    ``survivors`` are those that are left because this process may not signal them.
+    When the stop is complete:
+
+    * ``natural``: the leader has ended, and no signal has reached the tree.
+    * ``refused``: the leader lives, and this process may signal no process that is left.
+    * ``survivors``: the pids of the processes that are left because this process may not signal them.
     """
 
     def __init__(
@@ -65,15 +67,15 @@ class Stop(JobTree):
         self.delay_ns = 0
 
     def ended_at(self, boot_ns: int) -> None:
-        """Note when the leader ended and was reaped: processes that were born before then prove its session."""
+        """Record when the leader ended and was reaped: a process born before then proves whose session it is in."""
         self.is_child = False
         self.ended = boot_ns // processes.TICK_NS
 
     @property
     def ended_untouched(self) -> bool:
-        """Whether no process of this user was allowed to signal the leader, which is gone.
+        """Whether this user was not allowed to signal the leader, which is gone, so that it ended by itself.
 
-        That no signal of this process has reached it says less: another process may have stopped it just then.
+        It is not enough that no signal of this process has reached it: another process may have stopped it just then.
         """
         return not self.reached and self.pid in self.denied
 
@@ -90,8 +92,8 @@ class TreeKiller:
 
     Nothing here waits: call ``tick`` when ``next_ns`` has come, until it is ``None``.
 
-    ``children`` are leaders of other trees, by pid, that are children of this process and were not reaped
-    yet: they lead sessions of their own and belong to no other tree, so they need not be read.
+    ``children``: the pids of leaders that are children of this process and were not reaped yet. Each leads a
+    session of its own and belongs to no other tree, so it is not read for other trees.
     """
 
     def __init__(self, children: Collection[int] = ()) -> None:
@@ -110,7 +112,7 @@ class TreeKiller:
 
     @property
     def incomplete(self) -> NotKnown | None:
-        """Why the last tick may have missed processes or could not note a first signal, ``None`` if it is whole."""
+        """Why the last tick may have missed processes or failed to record a first signal; ``None`` if it did not."""
         return self._processes.incomplete
 
     def add(self, stop: Stop) -> None:
@@ -125,9 +127,9 @@ class TreeKiller:
     def signal_leader(self, stop: Stop) -> bool:
         """Send SIGTERM to the leader right now, ahead of the first snapshot; ``False`` if it has ended already.
 
-        Only for a stop that is on record as signalled, and a leader without children: where there are many processes
-        a snapshot takes longer than a deadline should overshoot, but a process that is known only by its parent
-        has to be known before its parent is gone.
+        Only for a stop that is recorded as signalled, and a leader without children. With many processes a snapshot
+        takes longer than a deadline should overshoot. A leader with children needs the snapshot first: a child that
+        only its parent identifies must be found before the parent ends.
         """
         try:
             leader = processes.read_process(stop.pid)
@@ -143,8 +145,8 @@ class TreeKiller:
     def tick(self, pause: Callable[[], object] = pass_by) -> list[Stop]:
         """Take a snapshot, signal what has to be signalled, and return the stops that are complete.
 
-        Snapshots take no more than half of the time. ``pause`` is called every now and then, for what
-        cannot wait so long; it may add stops, which have their turn at the next tick.
+        Snapshots take no more than half of the time. ``pause`` is called at intervals, for work that
+        cannot wait for the whole tick; the stops that it adds begin at the next tick.
         """
         begun = processes.boottime_ns()
         paused = 0
@@ -226,7 +228,7 @@ class TreeKiller:
 
 
 def _put_off(stop: Stop, longest: int = _LONGEST_DELAY_NS) -> int:
-    """Have a stop go on a little later than the last time; return the time."""
+    """Delay the next step of a stop, by twice the last delay; return the current time."""
     now = processes.boottime_ns()
     stop.delay_ns = min(max(2 * stop.delay_ns, _FIRST_DELAY_NS), longest)
     stop.next_ns = now + stop.delay_ns

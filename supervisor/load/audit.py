@@ -23,7 +23,7 @@ class Audit:
     Attributes:
         faults: the faults found.
         listed: the jobs of the run that still exist; ``None`` if they could not be listed.
-        found_again: how many of them had no answer to their start.
+        found_again: how many of the listed jobs have a start that had no answer.
         left_running: ids of the unfinished ones.
     """
 
@@ -49,7 +49,7 @@ async def audit(
         with trio.fail_after(patience_seconds):
             listed = {job.job_id: job async for job in driver.listed(run)}
     except Refused as error:
-        faults.append(Fault("call", f"the list of jobs was answered by {error.code}: {error.message}"))
+        faults.append(Fault("call", f"the list of jobs failed with {error.code}: {error.message}"))
     except trio.TooSlowError:
         faults.append(Fault("call", f"the list of jobs was not answered within {patience_seconds:g} s"))
     known = {record.job.job_id: record for record in load.records.values() if record.job is not None}
@@ -74,7 +74,7 @@ async def audit(
 
 
 def _unknown(load: Load, jobs: Iterable[Job]) -> Iterator[Fault | None]:
-    """Yield a fault for each job whose id no start returned; ``None`` if its start had no answer at all."""
+    """Yield a fault for each job whose id no start returned, or ``None`` for one whose start had no answer."""
     for job in jobs:
         tag = tag_of(job.argv)
         record = None if tag is None else load.records.get(tag)

@@ -28,7 +28,7 @@ class RunFacts:
     Attributes:
         run: the name of the run.
         target: the service that ran the jobs.
-        loaded_seconds: the time from the begin of the load to the end of the last job.
+        loaded_seconds: the time from the start of the load to the end of the last job.
         cpu_seconds: the CPU time of this process in that time.
         shares_process: whether ``cpu_seconds`` includes the supervisor.
         own_cost: CPU seconds of the generator per job.
@@ -57,7 +57,7 @@ class RunFacts:
 
 
 def report(load: Load, faults: Sequence[Fault], facts: RunFacts) -> dict[str, Any]:
-    """Return the report. ``ok`` is whether no job was lost, wrong or refused; otherwise there is an ``error``."""
+    """Return the report. ``ok``: no job was lost, wrong or refused; otherwise ``error`` has the counts."""
     codes = Counter(fault.code for fault in faults)
     figures = {name: series.to_json() for name, series in load.figures.items()}
     if not facts.same_clock:

@@ -73,7 +73,7 @@ class LazySupervisor:
             self._nursery.start_soon(run)
 
     def begin(self) -> None:
-        """Open the supervisor, after the first answer."""
+        """Let ``run`` open the supervisor; call it after the first answer."""
         self._wanted.set()
 
     async def run(self) -> None:

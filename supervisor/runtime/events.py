@@ -14,7 +14,7 @@ __all__ = ["Subscription"]
 
 _MAX_EVENTS: Final = 256
 _MAX_IN_A_ROW: Final = 16
-"""Events that a reader takes before other tasks run. One each would make a hundred readers miss most events."""
+"""Events that a reader takes before other tasks run. With 1, a hundred readers would miss most events."""
 
 
 class Subscription:
@@ -68,8 +68,8 @@ class Subscription:
     async def __anext__(self) -> JobEvent:
         """Return the next event; its ``lagged`` says how many were dropped before it.
 
-        Every call can be cancelled, and loses no event. Other tasks run when there is no event to return, and after
-        ``_MAX_IN_A_ROW`` events at the latest.
+        Every call is a cancel point; a cancelled call loses no event. A call is a schedule point if there is no event,
+        and at least once in ``_MAX_IN_A_ROW`` events.
         """
         if self._events and self._in_a_row < _MAX_IN_A_ROW:
             self._in_a_row += 1

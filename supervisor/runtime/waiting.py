@@ -1,4 +1,4 @@
-"""Jobs in groups that wait for their slots, as far as this supervisor is to launch them.
+"""The waiting jobs that this supervisor launches: its own, and adopted ones.
 
 A job that this supervisor has started waits without an actor: the request is in memory, and the actor starts when the
 job has its slots. A job whose supervisor is gone has an actor that watches it; this supervisor becomes its owner and
@@ -31,7 +31,7 @@ from supervisor.system.backoff import until_known
 __all__ = ["WaitingJobs"]
 
 _PORTION: Final = 200
-"""How many jobs a check looks at: some 5 ms of the event loop. The others have their turn in the next checks."""
+"""How many jobs one check covers, in some 5 ms of the event loop. The next checks cover the others."""
 
 
 class WaitingJobs:
@@ -70,7 +70,7 @@ class WaitingJobs:
         self._stale = 0
 
     def enter(self, entry: Entry, request: LaunchRequest, begin: Callable[[bool], None]) -> None:
-        """Have a new job wait; ``begin`` starts its actor, to launch it or to see it end."""
+        """Add a new job that waits; ``begin`` starts its actor, which launches it, or records its end."""
 
         def begin_and_drop(launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
             if not self._access.closed:  # else the next supervisor on the state root launches the job
@@ -92,7 +92,7 @@ class WaitingJobs:
             await trio.to_thread.run_sync(orders.drop, entry.directory)
 
     def watch(self, entry: Entry) -> None:
-        """Look after an adopted job that may wait: launch it once no other supervisor is to do so."""
+        """Watch an adopted job that may wait; launch it if its supervisor is gone."""
         if not _is_launched(entry) and ticket_of(entry.row.request) is not None:
             self._checked.append(entry)
             with contextlib.suppress(SupervisorError):  # the next check tries again
@@ -125,7 +125,7 @@ class WaitingJobs:
             self._nursery.start_soon(self._launch_from_orders, entry)
 
     async def _launch_from_orders(self, entry: Entry) -> None:
-        """Launch an adopted job; its actor observes the launch like one by another process."""
+        """Launch an adopted job; its actor observes it as a launch by another process."""
         leftovers = self._settings.job_leftovers == "stop"
         read = partial(orders.read, entry.row, entry.directory, stop_leftovers=leftovers)
         request = await until_known(entry.directory, read)
@@ -138,7 +138,7 @@ class WaitingJobs:
     def check(self, *, changed: bool) -> None:
         """Admit waiting jobs if another process has ``changed`` the index or a pause is over; begin those admitted.
 
-        Then look at some of the jobs that wait here: whether another process has ended them, or their owner is gone.
+        Then check some of the waiting jobs: another process may have ended them, or their owner may be gone.
 
         Raises:
             SupervisorError: the index cannot be read now.

@@ -21,7 +21,7 @@ __all__ = ["DEFAULT_AGING_SECONDS", "Group", "Pause", "check_name", "load", "loa
 
 DEFAULT_AGING_SECONDS: Final = 300.0
 _STRICT_NS: Final = 10**15
-"""What a point of priority is worth with strict priorities: eleven days and a half of waiting."""
+"""The aging time that stands for strict priority: eleven and a half days a point."""
 _MAX_AGING_SECONDS: Final = 86400.0
 _MAX_LIMIT: Final = 10**9
 _VERSION: Final = 1
@@ -34,7 +34,7 @@ class Pause:
     """Why a group admits no jobs.
 
     Attributes:
-        by: ``user``, or another cause of a newer version.
+        by: ``user``, or a cause that a newer version has added.
         until_ns: when it ends, in nanoseconds of the wall clock; ``None`` for a pause until `resume`.
         detail: the reason that was given.
     """
@@ -63,21 +63,21 @@ def check_name(name: Any) -> str:
         InvalidArguments: it cannot be one.
     """
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        message = f"group is {name!r:.80}; it must be 1 to 64 letters, digits, '.', '_' or '-', and begin with no sign"
+        message = f"group is {name!r:.80}; it must be a letter or digit, then up to 63 letters, digits, '.', '_' or '-'"
         raise InvalidArguments(message)
     return name
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Group:
-    """What is set about a group.
+    """The settings of a group.
 
     Attributes:
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
-        limit: how much weight may run at a time; ``None`` is unlimited, 0 is closed.
-        aging_seconds: how many seconds of waiting a point of priority is worth; ``None`` is strict priority.
-        pauses: why it admits nothing, if it does not.
-        more: what a newer version has set.
+        limit: the weight that may run at a time; ``None`` is unlimited, 0 is closed.
+        aging_seconds: the waiting time that equals one point of priority; ``None`` is strict priority.
+        pauses: while one of them lasts, the group admits no job.
+        more: the members that this version does not know.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Group:
 
     @property
     def aging_ns(self) -> int:
-        """What a point of priority is worth."""
+        """The waiting time that equals one point of priority, in nanoseconds."""
         return _STRICT_NS if self.aging_seconds is None else int(self.aging_seconds * 1e9)
 
 
@@ -115,7 +115,7 @@ def load(root: str, name: str) -> Group | None:
     try:
         return _decode(name, json.loads(content))
     except (ValueError, KeyError, TypeError, InvalidArguments, RecursionError) as error:
-        message = f"the file of group {name} makes no sense: {error}"
+        message = f"the file of group {name} cannot be understood: {error}"
         repair = f"Correct or delete {path}, then run `supervisor group set {name}`."
         raise StateCorrupt(message, repair=repair) from error
 
@@ -126,7 +126,7 @@ def _decode(name: str, held: dict[str, Any]) -> Group:
         raise ValueError(message)
     paused: Any = held.get("paused", ())
     if not all(type(each["by"]) is str and type(each.get("until_ns")) in {int, type(None)} for each in paused):
-        message = "a pause has no cause, or an end that is no time"
+        message = "a pause has no cause, or its end is not a time"
         raise ValueError(message)
     pauses = tuple(Pause(each["by"], each.get("until_ns"), each.get("detail")) for each in paused)
     known = {"v", "name", "limit", "aging_seconds", "paused"}

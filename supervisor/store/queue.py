@@ -4,9 +4,9 @@ Admission is one transaction, and any process that causes a change runs it: SQLi
 A **lane** is one distinct set of groups. Its waiting jobs are admitted by rank, and only while each of its groups has
 room, so a heavy job at the head blocks its lane and is never starved.
 
-A slot belongs to a job, not to a process. A trigger frees it in the transaction in which the row of the job ends or
-goes, whichever version writes the row and whatever process is killed. What a group has in use is summed over the jobs
-that hold its slots, so there is no counter that could differ from the rows.
+A slot belongs to a job, not to a process. An SQL trigger frees it in the transaction that ends or deletes the row of
+the job, so no version of the package can leave that out, and no kill can fall in between. The slots in use are summed
+over the jobs that hold them, so there is no counter that could differ from the rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["SCHEMA", "Counts", "Grant", "Place", "Queue", "Ticket", "ticket_of"]
 
-# Every connection reads the whole schema first, and each table, index and trigger costs a fresh catalog 2 to 6 us. So
-# nothing is counted in it: groups and lanes are few, and no more jobs hold slots than the groups let run.
+# A new connection reads the whole schema: each table, index and trigger costs it 2 to 6 us. So there are no tables and
+# triggers for counters. The sums are short: groups and lanes are few, and the limits bound the jobs that hold slots.
 SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS groups (
         name TEXT PRIMARY KEY,
@@ -62,7 +62,7 @@ FOR_EVER_NS: Final = 2**63 - 1
 
 
 class Ticket(NamedTuple):
-    """What a request says about its admission: its groups, sorted; its priority; the slots that it takes of each."""
+    """The part of a request for admission: its groups, sorted; its priority; the slots that it takes in each group."""
 
     groups: tuple[str, ...]
     priority: int
@@ -90,11 +90,11 @@ class Place(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a group has at one moment.
+    """The jobs of a group at one moment.
 
     Attributes:
         running: the weights of the jobs that hold a slot, summed.
-        waiting: how many jobs wait in any lane of it.
+        waiting: how many jobs wait, in all of its lanes.
         oldest_ns: when the oldest of them was created, by the wall clock; ``None`` for no job.
     """
 
@@ -104,7 +104,7 @@ class Counts(NamedTuple):
 
 
 def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
-    """Return what ``job.json`` says about admission, ``None`` for a job in no group."""
+    """Return the ticket of the request in ``job.json``; ``None`` for a job in no group."""
     groups = request.get("groups")
     if not groups:
         return None
@@ -133,11 +133,11 @@ class Queue:
     # ------------------------------------------------------------ groups
 
     def set_group(self, name: str, *, limit: int | None, paused_until_ns: int, aging_ns: int) -> None:
-        """Enter a group, or change it; what it runs now is not touched."""
+        """Insert or change a group; its running jobs go on."""
         self._db.execute("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?)", (name, limit, paused_until_ns, aging_ns))
 
     def remove_group(self, name: str) -> None:
-        """Remove a group that no unfinished job is in, with its lanes."""
+        """Remove a group without unfinished jobs, and its lanes."""
         self._db.execute("DELETE FROM groups WHERE name = ?", (name,))
         for lane, names in self._lanes().items():
             if name in names:
@@ -152,7 +152,7 @@ class Queue:
         return {lane: json.loads(names) for lane, names in self._db.execute("SELECT lane, names FROM lanes")}
 
     def _usage(self, lanes: Mapping[int, list[str]]) -> dict[str, _Group]:
-        """Return what each group allows, and what of it is in use."""
+        """Return the limit, the pause and the slots in use of each group."""
         running: dict[str, int] = {}
         for lane, weight in self._db.execute("SELECT lane, sum(weight) FROM held GROUP BY lane"):
             for name in lanes.get(lane, ()):
@@ -161,7 +161,7 @@ class Queue:
         return {name: _Group(most, until_ns, running.get(name, 0)) for name, most, until_ns in found}
 
     def counts(self, name: str) -> Counts:
-        """Return what a group runs and has waiting; zeros for an unknown one."""
+        """Return the counts of a group; zeros for an unknown one."""
         lanes = self._lanes()
         group = self._usage(lanes).get(name)
         waiting, oldest = 0, None
@@ -174,7 +174,7 @@ class Queue:
         return Counts(0 if group is None else group.running, waiting, oldest)
 
     def heaviest(self, name: str) -> int:
-        """Return the largest weight that waits in a group, 0 for none."""
+        """Return the largest weight of a waiting job of a group, 0 for none."""
         statement = "SELECT coalesce(max(weight), 0) FROM waiting WHERE lane = ?"
         lanes = [lane for lane, names in self._lanes().items() if name in names]
         return max((self._db.execute(statement, (lane,)).fetchone()[0] for lane in lanes), default=0)
@@ -182,7 +182,7 @@ class Queue:
     # ------------------------------------------------------------ jobs
 
     def enter(self, seq: int, created_ns: int, ticket: Ticket) -> None:
-        """Have a job wait. Its rank is fixed now: a point of priority is worth the aging time of its groups."""
+        """Insert a waiting job. Its rank is fixed now: creation less priority times the longest aging of its groups."""
         marks = ", ".join("?" * len(ticket.groups))
         aging = self._db.execute(
             f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})",  # noqa: S608  # question marks
@@ -199,7 +199,7 @@ class Queue:
         return self._db.execute("INSERT INTO lanes (names) VALUES (?)", (json.dumps(groups),)).lastrowid or 0
 
     def hold(self, seq: int) -> None:
-        """Give a waiting job its slots, whatever room there is: it has been launched, or is to be."""
+        """Give a waiting job its slots without a check: the caller has checked, or the job had them before."""
         found = self._db.execute("SELECT lane, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
         if found is not None:
             self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
@@ -218,7 +218,7 @@ class Queue:
     def admit(self, now_ns: int, most: int = 64) -> list[Grant]:
         """Give free slots to waiting jobs, by rank over all lanes; return up to ``most`` jobs that got theirs.
 
-        A lane whose first job does not fit is passed over until one of its groups has room again.
+        A lane whose first job does not fit is left out for the rest of the call.
         """
         if not self.any_waits():
             return []
@@ -287,7 +287,7 @@ class Queue:
         return ("paused" if any(paused for _, paused in place.closed) else "limit"), place.position
 
     def granted_to(self, owner: str) -> list[str]:
-        """Return the jobs of a supervisor that hold slots and have not been launched, as far as the rows tell."""
+        """Return the jobs of a supervisor that hold slots and have not been launched, according to the rows."""
         statement = "SELECT job_id FROM held JOIN jobs USING (seq) WHERE owner = ? AND started_ns IS NULL"
         return [job_id for (job_id,) in self._db.execute(statement, (owner,))]
 
@@ -300,9 +300,9 @@ class Queue:
         return min((end for end in ends if now_ns < end < FOR_EVER_NS), default=None)
 
     def can_go_on(self) -> bool:
-        """Tell whether a waiting job gets its slots without a further change by a process, or has them already.
+        """Whether a job has its slots and is not launched yet, or a waiting job will get them without another command.
 
-        It does if there is room for it, if a job holds slots that it will free, or if a pause has an end.
+        A waiting job will, unless one of its groups is closed, unknown, or paused until it is resumed.
         """
         statement = "SELECT 1 FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL LIMIT 1"
         if self._db.execute(statement).fetchone() is not None:

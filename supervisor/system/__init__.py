@@ -1,6 +1,6 @@
 """The operating system: processes, files, signals. No module of this package knows of jobs.
 
-The keeper runs some of these modules, which ``KEEPER_FILES`` names: they import the standard library only.
+The modules that ``engines.staging.KEEPER_FILES`` lists run in the keeper: they import only the standard library.
 """
 
 import sys

@@ -38,13 +38,13 @@ _NAME = click.argument("name", metavar="NAME")
     "--aging",
     type=seconds,
     metavar="DURATION",
-    help=f"How much waiting a point of priority is worth. Default: {DEFAULT_AGING_SECONDS:.0f} seconds.",
+    help=f"The waiting time that equals one point of priority. Default: {DEFAULT_AGING_SECONDS:.0f} seconds.",
 )
 @click.option("--strict", is_flag=True, help="A higher priority always goes first, however long others have waited.")
 def set_group(
     call: Invocation, name: str, *, limit: int | None, unlimited: bool, aging: float | None, strict: bool
 ) -> int:
-    """Make the group NAME, or change what is named here and keep the rest. Lowering a limit stops no job."""
+    """Make the group NAME, or change only the settings that are given. A lower limit stops no job."""
     if unlimited and limit is not None:
         message = "--limit and --unlimited exclude each other."
         raise click.UsageError(message)
@@ -97,9 +97,9 @@ def show(call: Invocation, name: str) -> int:
 
 @command("pause", short_help="Admit no more jobs to a group.")
 @_NAME
-@click.option("--until", "until", metavar="TIME", help="End the pause then: ISO 8601, local time without a zone.")
+@click.option("--until", "until", metavar="TIME", help="End the pause at this time: ISO 8601, local if it has no zone.")
 @click.option("--for", "duration", type=seconds, metavar="DURATION", help="End the pause after this time.")
-@click.option("--reason", metavar="TEXT", help="Why, for people who look at the group.")
+@click.option("--reason", metavar="TEXT", help="The reason, shown with the group.")
 def pause(call: Invocation, name: str, *, until: str | None, duration: float | None, reason: str | None) -> int:
     """Admit no more jobs to the group NAME until it is resumed. Running jobs go on."""
     if until is not None and duration is not None:
@@ -123,14 +123,14 @@ def _time_ns(given: str) -> int:
     try:
         return int(datetime.fromisoformat(given).astimezone(UTC).timestamp() * 1e9)
     except (ValueError, OverflowError):
-        message = f"--until is {given!r:.80}; give a time such as 2030-01-31T18:00 or 18:00+02:00 with its date."
+        message = f"--until is {given!r:.80}; give a time such as 2030-01-31T18:00 or 2030-01-31T18:00+02:00."
         raise click.UsageError(message) from None
 
 
 @command("resume", short_help="Admit jobs to a group again.")
 @_NAME
 def resume(call: Invocation, name: str) -> int:
-    """End the pause of the group NAME that a person has made."""
+    """End the pause that `group pause` has set on the group NAME."""
     with call.catalog() as catalog:
         info = groups.change_group(catalog.index, name, groups.resume)
     call.answer(lambda: to_json(info), _line(info))

@@ -14,7 +14,7 @@ _CHECK_SECONDS = 1.0
 def launch_waiting(call: Invocation) -> int:
     """Launch the waiting jobs of the state root as their groups get room, and exit when none can be launched.
 
-    Commands that leave waiting jobs behind start this by themselves. Jobs that run go on when it ends.
+    Commands that leave waiting jobs behind start this by themselves. Running jobs go on when it ends.
     """
     import trio
 

@@ -1,8 +1,8 @@
 """Patterns of commands for ``--allow-command``.
 
 A pattern is matched word by word; ``*``, ``?`` and ``[...]`` match within one word, and a final word ``*`` matches
-all further words. They never match an option: a word that begins with ``-`` is allowed only if the pattern's word
-does too, and there they may occur only after ``=``.
+all further words. They never match an option: a word that begins with ``-`` needs a pattern word that begins
+with ``-``, and such a pattern word may have wildcards only after ``=``.
 """
 
 from __future__ import annotations

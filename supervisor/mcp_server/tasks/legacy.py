@@ -1,4 +1,4 @@
-"""Tasks of 2025-11-25, in the core of the protocol; the SDK has only their types.
+"""Tasks of MCP 2025-11-25, where they belong to the core protocol; the SDK has only their types.
 
 The differences to 2026-07-28: a client asks for a task with ``params.task``; ``tools/list`` says which tools
 support tasks; there are ``tasks/list`` and ``tasks/result``, which waits for the end and passes the questions
@@ -115,7 +115,7 @@ async def payload(
         raise refusals.internal(_CANCELLED)
     if task.error is not None:
         raise MCPError.from_error_data(types.ErrorData.model_validate(task.error))
-    shape = {name: value for name, value in (task.result or {}).items() if name != "resultType"}  # later vocabulary
+    shape = {name: value for name, value in (task.result or {}).items() if name != "resultType"}  # of 2026-07-28
     shape["_meta"] = {**shape.get("_meta", {}), RELATED_TASK: {"taskId": task_id}}
     return shape
 

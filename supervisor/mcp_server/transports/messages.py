@@ -32,7 +32,7 @@ _NO_ID: Final = b"null"
 _ID: Final = rb'-?[0-9]{1,4300}(?:\.[0-9]{1,99})?(?:[eE][+-]?[0-9]{1,9})?|"(?:[^"\\\x00-\x1f]|\\.){0,4300}"'
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)|[\[{]++|[\]}]++', re.DOTALL)
 _KEY: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*(?:(" + _ID + rb")[ \t\r\n]*[,}])?")
-# An id that is the last member, or is followed only by these two: the end of the line is the end of the message.
+# Finds the id in the end of a long line: it is the last member, or only ``jsonrpc`` and ``method`` follow it.
 _LAST_ID: Final = re.compile(
     rb'(?<!\\)"id"[ \t]*:[ \t]*(' + _ID + rb')[ \t]*(?:,[ \t]*"(?:jsonrpc|method)"[ \t]*:[ \t]*"[^"\\]*"[ \t]*)*\}\s*\Z'
 )
@@ -59,7 +59,7 @@ class Refusal:
 
 
 def parse(line: bytes) -> JSONRPCMessage | Iterator[Refusal]:
-    """Return the message in a line, or its refusals; a broken answer gets none."""
+    """Return the message in a line, or its refusals; a broken response is not refused."""
     line = line.removeprefix(codecs.BOM_UTF8)
     try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
@@ -88,7 +88,7 @@ def parse(line: bytes) -> JSONRPCMessage | Iterator[Refusal]:
 
 
 def too_long(head: bytes, tail: bytes, most: int) -> Iterator[Refusal]:
-    """Return the refusals for a line of more than ``most`` bytes; ``head`` and ``tail`` are its begin and end."""
+    """Return the refusals for a line of more than ``most`` bytes; ``head`` and ``tail`` are its two ends."""
     outline = _outline(head.removeprefix(codecs.BOM_UTF8))
     if outline.get("id", _NO_ID) == _NO_ID and (last := _LAST_ID.search(tail)) is not None:
         outline["id"] = last[1]
@@ -109,7 +109,7 @@ def dumped(message: JSONRPCMessage) -> bytes:
 
 
 def _refused(outline: Mapping[str, bytes], code: int, message: str) -> Iterator[Refusal]:
-    # The id of an answer is that of a request of this server, and may equal the id of a request of the host.
+    # A broken response is not refused: its id is of a request of this server, and may equal one of the host's.
     if "method" in outline or not outline.keys() & {"result", "error"}:
         yield Refusal(outline.get("id", _NO_ID), code, message)
 
@@ -139,7 +139,7 @@ def _outline(data: bytes) -> dict[str, bytes]:
 def _outlines(data: bytes) -> Iterator[dict[str, bytes]]:
     """Yield the outline of each message in a line or in a batch, at least one.
 
-    After the first, only messages with an id: a broken message must not be answered twice.
+    After the first, yield only messages with an id: a broken message must not be answered twice.
     """
     own = 1 + data.lstrip().startswith(b"[")
     depth = 0
