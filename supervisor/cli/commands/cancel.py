@@ -45,7 +45,7 @@ def cancel(call: Invocation, jobs: Sequence[str], *, everything: bool, labels: M
 
 def _unfinished(catalog: Catalog, labels: Mapping[str, str]) -> list[str]:
     ids: dict[str, None] = {}
-    for state in (State.RUNNING, State.QUEUED):  # in this order: a job launched in between is found twice, not never
+    for state in (State.QUEUED, State.RUNNING):  # in this order a job that is launched in between is found twice
         cursor: str | None = None
         while True:
             page = catalog.list(state=state.value, labels=labels, limit=1000, cursor=cursor)

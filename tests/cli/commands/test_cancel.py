@@ -4,7 +4,10 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 from typing import Any
+
+from supervisor.cli.commands.cancel import _unfinished
 
 STUBBORN = ("sh", "-c", 'trap "" TERM; echo ready; while :; do sleep 60 & wait $!; done')
 
@@ -17,6 +20,23 @@ def wait_for_output(cli: Any, job_id: str, text: bytes) -> None:
             assert chunk
             found += chunk
         process.terminate()
+
+
+class Launching:
+    """A catalog in which the only job is launched between two questions."""
+
+    def __init__(self) -> None:
+        self.state = "queued"
+
+    def list(self, *, state: str, **_: object) -> SimpleNamespace:
+        found = [SimpleNamespace(job_id="a")] if state == self.state else []
+        self.state = "running"
+        return SimpleNamespace(jobs=found, next_cursor=None)
+
+
+def test_a_job_that_is_launched_during_the_search_is_found() -> None:
+    catalog: Any = Launching()
+    assert _unfinished(catalog, {}) == ["a"]
 
 
 def test_several_are_cancelled_side_by_side(cli: Any) -> None:
