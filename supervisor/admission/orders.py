@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from supervisor import log
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import write_private
 from supervisor.jobdir.records import ORDERS, STDIN
@@ -58,13 +59,19 @@ def waits(directory: str) -> bool:
 def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | None:
     """Return the launch request in the orders of a job; ``None`` if they are gone or damaged.
 
+    Damaged ones are deleted: no process can launch the job then, and the evidence says so. It holds its slots no more.
+
     Raises:
         OSError: they cannot be read now.
     """
     try:
         with open(f"{directory}/{ORDERS}", "rb") as file:
             orders = Orders.decode(file.read())
-    except (FileNotFoundError, KeyError, ValueError):
+    except FileNotFoundError:
+        return None
+    except (KeyError, ValueError) as error:
+        log.warning("orders_damaged", job_id=row.job_id, error=repr(error))
+        drop(directory)
         return None
     stdin = None
     with contextlib.suppress(FileNotFoundError), open(f"{directory}/{STDIN}", "rb") as file:

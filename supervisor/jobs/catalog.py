@@ -237,10 +237,6 @@ class Catalog:
 
         def enter() -> bool:
             if outcome is not None:
-                if row.request.get("groups"):
-                    from supervisor.admission import orders
-
-                    orders.drop(directory)
                 return self.index.finish(now)  # which records the launch as well
             if launched is not None:
                 self.index.set_launched(row.job_id, launched)

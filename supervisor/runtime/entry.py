@@ -93,6 +93,11 @@ class Entry:
             pending, self.pending = self.pending, None
             pending.begin(launch)
 
+    def spool(self) -> None:
+        """Write the orders of a job that waits for its slots."""
+        if self.pending is not None:
+            self.pending.spool()
+
     def job(self) -> Job:
         """Return the job as it is now."""
         running = self.running

@@ -22,7 +22,7 @@ from supervisor.admission.groups import check_ticket
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, JobPhase, LaunchRequest
-from supervisor.errors import IdempotencyConflict, JobNotFound
+from supervisor.errors import IdempotencyConflict, InvalidArguments, JobNotFound
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
@@ -151,6 +151,9 @@ class Launcher:
             if existing is not None:
                 return existing
         if spec.groups:
+            if not engine.on_this_machine:
+                message = f"groups limit jobs on this machine, and engine {engine.name} runs its jobs on others"
+                raise InvalidArguments(message, repair="Start the job in no group, or without that engine.")
             ticket = Ticket(tuple(sorted(set(spec.groups))), spec.priority, spec.weight)
             await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
         changes = await self._environment_changes(spec, real)

@@ -99,10 +99,14 @@ class Lookup:
             self._is_unended(entry)
             return entry.job()
 
+        def own_off_the_loop(job_id: str) -> Job | None:  # the place of a waiting job is read by the thread's own index
+            entry = self._registry.entries.get(job_id)
+            return None if entry is None or entry.pending is not None else own(job_id)
+
         await trio.lowlevel.checkpoint()
         if query.limit <= _MAX_ON_THE_LOOP:
             with contextlib.suppress(StateBusy):
                 page = page_at_a_glance(self._catalog, query, own)
                 if page is not None:
                     return page
-        return await self._access.in_thread(lambda catalog: page_of(catalog, query, own))
+        return await self._access.in_thread(lambda catalog: page_of(catalog, query, own_off_the_loop))

@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 import trio
 
 from supervisor import log
-from supervisor.admission import orders
-from supervisor.errors import JobNotFound, StateBusy, SupervisorError
+from supervisor.errors import GroupNotFound, JobNotFound, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.metrics import Counters
@@ -26,6 +25,7 @@ from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
 from supervisor.states import State
 from supervisor.store import Index, Row
+from supervisor.store.queue import ticket_of
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Create", "Finish", "NoteFetched", "NoteLaunch", "Registry"]
@@ -78,6 +78,7 @@ class Registry:
         protected: the jobs that may not be evicted now, with how many callers need each.
         unwritten: ended jobs whose ends could not be committed, on a full disk for one.
         generation: increases when another process has written to the index.
+        admission_due: whether free slots could not be given to waiting jobs, as another process held the index.
         counters: of this supervisor.
     """
 
@@ -92,6 +93,7 @@ class Registry:
         self.unwritten: dict[str, Row] = {}
         self.generation = 0
         self.counters = Counters()
+        self.admission_due = False
         self._granted: set[str] = set()
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
@@ -197,7 +199,7 @@ class Registry:
 
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
         single = len(batch) == 1 and not isinstance(batch[0], Create)
-        pending = [message.entry for message in batch if isinstance(message, Create) and message.entry.pending]
+        pending = any(isinstance(message, Create) and message.entry.pending for message in batch)
         granted: set[str] = set()
 
         def apply() -> list[bool]:
@@ -205,9 +207,9 @@ class Registry:
             if pending:
                 granted.clear()
                 granted.update(grant.job_id for grant in index.admit())
-                for entry in pending:
-                    if entry.pending is not None and entry.row.job_id not in granted:
-                        entry.pending.spool()
+                for message, answer in zip(batch, answers, strict=True):
+                    if isinstance(message, Create) and answer and message.entry.row.job_id not in granted:
+                        message.entry.spool()
             return answers
 
         answers = index.write(apply, single=single)
@@ -218,13 +220,14 @@ class Registry:
         """Write one message; return whether it took effect."""
         match message:
             case Create(entry, cap):
+                entry.problem = _unfit(index, entry.row)
+                if entry.problem is not None:
+                    return False
                 created = index.insert(entry.row)
                 if created:
                     index.evict(entry.row.workspace_key, cap, self.protected)
                 return created
-            case Finish(entry, row):
-                if row.request.get("groups"):
-                    orders.drop(entry.directory)
+            case Finish(row=row):
                 return index.finish(row)
             case NoteLaunch(entry):
                 if (launched := entry.row.launched()) is not None:
@@ -235,12 +238,15 @@ class Registry:
 
     def admit(self) -> None:
         """Give free slots to waiting jobs, and start the actors of those that this supervisor is to launch."""
+        self.admission_due = True
         with contextlib.suppress(SupervisorError):  # the next commit tries again, and the janitor
             self._granted.update(grant.job_id for grant in self._index.admit_next())
+            self.admission_due = False
         for job_id in list(self._granted):
             with contextlib.suppress(SupervisorError):
                 self._begin(job_id)
                 self._granted.discard(job_id)
+        self.admission_due |= bool(self._granted)
 
     def _begin(self, job_id: str) -> None:
         """Start the actor of an admitted job, unless the index was replaced since, and knows nothing of its slots."""
@@ -358,6 +364,16 @@ class Registry:
             event = JobEvent(job=entry.job(), previous=previous)
             for subscription in self.subscriptions:
                 subscription.put(event)
+
+
+def _unfit(index: Index, row: Row) -> SupervisorError | None:
+    """Return why a job cannot wait in its groups, which may have changed since its request was checked."""
+    ticket = ticket_of(row.request)
+    name = None if ticket is None else index.queue.unfit(ticket)
+    if name is None:
+        return None
+    message = f"group {name} was removed or given a lower limit at this moment: the job could never run"
+    return GroupNotFound(message, repair="Look at the group with `supervisor group list`.", details={"group": name})
 
 
 def _is_gone(directory: str) -> bool:

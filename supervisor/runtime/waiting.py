@@ -146,7 +146,8 @@ class WaitingJobs:
         if not self._checked:
             return
         index, now_ns = self._catalog.index, time.time_ns()
-        if changed or (self._pause_ends_ns is not None and now_ns >= self._pause_ends_ns):
+        pause_is_over = self._pause_ends_ns is not None and now_ns >= self._pause_ends_ns
+        if changed or pause_is_over or self._registry.admission_due:
             self._registry.admit()
             self._pause_ends_ns = index.read_queue(lambda queue: queue.next_ns(now_ns))
             self._stale = len(self._checked)

@@ -29,6 +29,12 @@ _DIRECTORY: Final = "groups"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+def _check_end(_: object, __: object, until_ns: Any) -> None:
+    if until_ns is not None and not (type(until_ns) is int and 0 <= until_ns < FOR_EVER_NS):
+        message = "the end of a pause is no time of the years 1970 to 2262"
+        raise InvalidArguments(message, repair="Give another time, or none: the pause ends when the group is resumed.")
+
+
 @attrs.frozen(slots=True)
 class Pause:
     """Why a group admits no jobs.
@@ -40,7 +46,7 @@ class Pause:
     """
 
     by: str
-    until_ns: int | None = None
+    until_ns: int | None = attrs.field(default=None, validator=_check_end)
     detail: str | None = None
 
 
@@ -110,6 +116,8 @@ def load(root: str, name: str) -> Group | None:
             content = file.read()
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        content = b""
     except OSError as error:
         raise state_error(error, f"cannot read {path}") from error
     try:
@@ -125,8 +133,8 @@ def _decode(name: str, held: dict[str, Any]) -> Group:
         message = f"it has version {held['v']!r}, and this version of the package knows {_VERSION}"
         raise ValueError(message)
     paused: Any = held.get("paused", ())
-    if not all(type(each["by"]) is str and type(each.get("until_ns")) in {int, type(None)} for each in paused):
-        message = "a pause has no cause, or its end is not a time"
+    if not all(type(each["by"]) is str for each in paused):
+        message = "a pause has no cause"
         raise ValueError(message)
     pauses = tuple(Pause(each["by"], each.get("until_ns"), each.get("detail")) for each in paused)
     known = {"v", "name", "limit", "aging_seconds", "paused"}

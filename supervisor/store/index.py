@@ -159,6 +159,8 @@ class Index(Connection):
         for row in rows:
             if row.idempotency_key is not None and holders[row.workspace_key, row.idempotency_key] is not row:
                 row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
+                if ticket_of(row.request) is not None:
+                    self._drop_orders(row)  # and no process launches it
             self.insert(row)
             launched, outcome = self._judge(row)
             if launched is not None or self._has_slots(row):
@@ -224,6 +226,8 @@ class Index(Connection):
         """
         if row.is_newer:
             return True
+        if row.request.get("groups"):
+            self._drop_orders(row)
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
             " started_ns = coalesce(started_ns, ?), pid = coalesce(pid, ?),"
@@ -234,6 +238,12 @@ class Index(Connection):
         if found.rowcount == 1 and row.workspace_key in self._kept:
             self._kept[row.workspace_key] += 1
         return found.rowcount == 1
+
+    def _drop_orders(self, row: Row) -> None:
+        """Delete the environment and the input of a job that waits no more, or never is to be launched."""
+        for name in (records.ORDERS, records.STDIN):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.layout.job(row.workspace_key, row.job_id)}/{name}")
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive."""

@@ -198,6 +198,14 @@ class Queue:
                 return lane
         return self._db.execute("INSERT INTO lanes (names) VALUES (?)", (json.dumps(groups),)).lastrowid or 0
 
+    def unfit(self, ticket: Ticket) -> str | None:
+        """Return a group in which a job could wait for ever: it is not there, or its limit is below the weight."""
+        for name in ticket.groups:
+            found = self._db.execute("SELECT coalesce(most >= ?, 1) FROM groups WHERE name = ?", (ticket.weight, name))
+            if found.fetchone() != (1,):
+                return name
+        return None
+
     def hold(self, seq: int) -> None:
         """Give a waiting job its slots without a check: the caller has checked, or the job had them before."""
         found = self._db.execute("SELECT lane, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()

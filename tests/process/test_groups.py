@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ import trio
 
 import supervisor
 from supervisor.admission import groups, helper
-from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, SupervisorError
+from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, StateBusy, SupervisorError
 from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.runtime import launcher
+from supervisor.store import Index
+from supervisor.store.queue import Grant, Ticket
 from supervisor.system import processes
 
 if TYPE_CHECKING:
@@ -415,3 +419,146 @@ def test_the_helper_is_not_started_where_it_is_of_no_use(world: World) -> None:
     host.kill()
     assert not helper.ensure(index), "the group is paused for ever"
     groups.change_group(index, "g", groups.resume)
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("year", [1, 1969, 9999])
+async def test_a_pause_that_no_clock_can_count_is_refused_and_harms_nothing(year: int) -> None:
+    until = datetime(year, 6, 1, tzinfo=UTC)
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        with pytest.raises(InvalidArguments, match="1970 to 2262"):
+            await sup.pause_group("g", until=until)
+        assert (await sup.groups())[0].paused == ()
+
+
+async def test_a_group_file_with_such_a_pause_or_that_is_a_directory_does_not_harm_the_index(world: World) -> None:
+    path = world.root / "groups" / "g.json"
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+    held_by = json.loads(path.read_text())
+    path.write_text(json.dumps({**held_by, "paused": [{"by": "user", "until_ns": 10**21}]}))
+    (world.root / "groups" / "h.json").mkdir()
+    (world.root / "registry.db").write_bytes(b"rubbish" * 1000)
+    async with supervisor.open_supervisor() as sup:
+        assert [[each.by for each in group.paused] for group in await sup.groups()] == [["damage"], ["damage"]]
+        assert (await sup.run(["echo", "x"])).value == "x\n"
+
+
+def test_damaged_orders_end_the_job_and_free_its_slots(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    first, second = world.hosts(2)
+    first.start(*held(gate, up, "first"), groups=["g"])
+    damaged = first.start("echo", "x", groups=["g"])
+    last = first.start(*held(gate, up, "last"), groups=["g"])
+    assert up.line() == "first"
+    (world.job(damaged) / ORDERS).write_bytes(b"")
+    first.kill()
+    gate.open()
+    assert up.line() == "last"
+    gate.open()
+    assert second.call("wait", last, timeout=PATIENCE)["status"] == "done"
+    job = world.catalog.status(damaged)
+    assert (job.status, job.reason) == ("failed", "launch_failed")
+
+
+async def test_a_job_of_a_cluster_in_a_group_is_refused(
+    world: World, fake_slurm: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    del fake_slurm
+    shared = tmp_path_factory.mktemp("shared")
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        with pytest.raises(InvalidArguments, match="on this machine"):
+            await sup.start(["true"], groups=["g"], engine="slurm", engine_options={"shared_dir": str(shared)})
+        assert (await sup.list()).jobs == ()
+    assert counts(world, "g") == (0, 0)
+
+
+@pytest.mark.parametrize("change", ["removed", "lowered"])
+async def test_a_group_that_changes_while_a_job_is_made_is_noticed(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    def check_and_change(index: Index, ticket: Ticket) -> None:
+        groups.check_ticket(index, ticket)
+        if change == "removed":
+            groups.remove_group(index, "g")
+        else:
+            groups.change_group(index, "g", lambda group: attrs.evolve(group, limit=1))
+
+    monkeypatch.setattr(launcher, "check_ticket", check_and_change)
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=2)
+        with pytest.raises(GroupNotFound, match="at this moment"):
+            await sup.start(["true"], groups=["g"], weight=2)
+        assert (await sup.list()).jobs == ()
+    assert not list(world.root.glob("*/*/job.json"))
+
+
+@pytest.mark.usefixtures("world")
+async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    admit_next = Index.admit_next
+    refused: list[Index] = []
+
+    def locked_once(self: Index) -> list[Grant]:
+        if self.queue.any_waits() and not refused and not self.queue.counts("g").running:
+            refused.append(self)
+            message = "another process holds the lock"
+            raise StateBusy(message)
+        return admit_next(self)
+
+    monkeypatch.setattr(Index, "admit_next", locked_once)
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        first = await sup.start(["sleep", "60"], groups=["g"])
+        job = await sup.start(["true"], groups=["g"])
+        await sup.cancel(first.job_id)
+        with trio.fail_after(PATIENCE):
+            assert (await sup.wait(job.job_id)).status == "done"
+        assert refused
+
+
+def test_a_rebuild_of_the_index_deletes_the_orders_of_a_job_that_has_ended(world: World) -> None:
+    make(world, "g", 1)
+    job_id = world.host().start("true", groups=["g"])
+    world.catalog.wait([job_id], timeout=PATIENCE)
+    orders = world.job(job_id) / ORDERS
+    orders.write_bytes(b"its launcher was killed before it could delete them")
+    for path in world.root.glob("registry.db*"):
+        path.unlink()
+    assert counts_of_new_catalog(world) == (0, 0)
+    assert not orders.exists()
+
+
+async def test_a_list_shows_the_place_of_an_own_job_beside_jobs_of_other_processes(world: World) -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        first = await sup.start(["sleep", "60"], groups=["g"])
+        own = await sup.start(["true"], groups=["g"])
+        other = world.host().start("true", groups=["g"])
+        shown = {job.job_id: (job.queue_reason, job.queue_position) for job in (await sup.list()).jobs}
+        assert (shown[own.job_id], shown[other]) == (("limit", 1), ("limit", 2))
+        for job_id in (other, own.job_id, first.job_id):
+            await sup.cancel(job_id)
+
+
+def test_the_helper_ends_where_the_waiting_jobs_are_of_another_container(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    first = host.start(*held(gate, up, "first"), groups=["g"])
+    job_id = host.start("true", groups=["g"])
+    host.kill()
+    gate.open()
+    world.catalog.wait([first], timeout=PATIENCE)
+    row = world.catalog.row(job_id)
+    own, other = row.request["ns"], "4026000000"
+    index = world.catalog.index
+    statement = "UPDATE jobs SET spec = replace(spec, ?, ?), owner = replace(owner, ?, ?) WHERE job_id = ?"
+    index.write(lambda: index._db.execute(statement, (own, other, own, other, job_id)))
+    path = world.job(job_id) / "job.json"
+    path.write_text(path.read_text().replace(own, other))
+    assert helper.can_go_on(index)
+    assert command(world, "launch-waiting").returncode == 0
+    assert index._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,)).rowcount == 1

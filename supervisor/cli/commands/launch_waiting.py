@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from supervisor.cli import exits
 from supervisor.cli.front import Invocation, command
+from supervisor.states import State
 
 __all__ = ["launch_waiting"]
 
 _CHECK_SECONDS = 1.0
+_IDLE_CHECKS = 5
 
 
 @command("launch-waiting", short_help="Launch waiting jobs until none can be launched.")
@@ -26,10 +28,14 @@ def launch_waiting(call: Invocation) -> int:
     job_marks.drop_tag()  # a job that has started this process must not count it as its own
 
     async def main() -> None:
-        async with open_supervisor(call.settings):
+        async with open_supervisor(call.settings) as sup:
             with Catalog(call.settings) as catalog:
-                while can_go_on(catalog.index):  # noqa: ASYNC110  # what other processes do has no event here
-                    await trio.sleep(_CHECK_SECONDS)
+                idle = 0
+                while idle < _IDLE_CHECKS and can_go_on(catalog.index):
+                    await trio.sleep(_CHECK_SECONDS)  # what other processes do has no event here
+                    jobs = (await sup.metrics()).jobs
+                    mine = jobs.get(State.QUEUED, 0) + jobs.get(State.RUNNING, 0)
+                    idle = 0 if mine else idle + 1  # all are of another machine, container, version or supervisor
 
     trio.run(main)
     return exits.OK
