@@ -6,6 +6,7 @@ when no waiting job can be launched without another command. That command starts
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from supervisor import log
@@ -42,7 +43,8 @@ def ensure(index: Index) -> bool:
         environment[b"SUPERVISOR_STATE_DIR"] = os.fsencode(layout.root)
         words = ["sh", "-c", _SCRIPT, python, "-P", "-m", "supervisor", "launch-waiting"]
         child = os.posix_spawn("/bin/sh", words, environment, setsid=True)
-        os.waitpid(child, 0)
+        with contextlib.suppress(ChildProcessError):  # the program ignores SIGCHLD, or has reaped it itself
+            os.waitpid(child, 0)
     except (OSError, SupervisorError, NotImplementedError) as error:
         log.warning("helper_not_started", error=str(error))
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -562,3 +563,21 @@ def test_the_helper_ends_where_the_waiting_jobs_are_of_another_container(world: 
     assert helper.can_go_on(index)
     assert command(world, "launch-waiting").returncode == 0
     assert index._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,)).rowcount == 1
+
+
+def test_the_helper_is_started_by_a_program_that_ignores_its_children(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    job_id = host.start("true", groups=["g"])
+    assert up.line() == "first"
+    host.kill()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert helper.ensure(world.catalog.index)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    gate.open()
+    (job,) = world.catalog.wait([job_id], timeout=PATIENCE)
+    assert job.status == "done"
