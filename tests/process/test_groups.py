@@ -500,24 +500,29 @@ async def test_a_group_that_changes_while_a_job_is_made_is_noticed(
 @pytest.mark.usefixtures("world")
 async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     admit_next = Index.admit_next
-    refused: list[Index] = []
+    locked = False
+    admitted: list[Grant] = []
 
-    def locked_once(self: Index) -> list[Grant]:
-        if self.queue.any_waits() and not refused and not self.queue.counts("g").running:
-            refused.append(self)
+    def admit_unless_locked(self: Index) -> list[Grant]:
+        if locked:
             message = "another process holds the lock"
             raise StateBusy(message)
-        return admit_next(self)
+        admitted.extend(admit_next(self))
+        return []
 
-    monkeypatch.setattr(Index, "admit_next", locked_once)
+    monkeypatch.setattr(Index, "admit_next", admit_unless_locked)
     async with supervisor.open_supervisor() as sup:
         await sup.set_group("g", limit=1)
         first = await sup.start(["sleep", "60"], groups=["g"])
         job = await sup.start(["true"], groups=["g"])
+        sup.launcher.waiting.check(changed=False)
+        locked = True
         await sup.cancel(first.job_id)
+        locked = False
+        sup.launcher.waiting.check(changed=False)
+        assert [grant.job_id for grant in admitted] == [job.job_id]
         with trio.fail_after(PATIENCE):
             assert (await sup.wait(job.job_id)).status == "done"
-        assert refused
 
 
 def test_a_rebuild_of_the_index_deletes_the_orders_of_a_job_that_has_ended(world: World) -> None:
