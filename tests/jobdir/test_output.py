@@ -162,7 +162,7 @@ def test_a_lack_of_memory_says_nothing_about_it(tmp_path: Path, monkeypatch: pyt
 OTHERS = {
     "engines/obstacles.py": "compares it with the descriptor of a process",
     "jobdir/measures.py": "its size at the end of the job, for the keeper",
-    "jobs/catalog.py": "names it in an error",
+    "jobs/results.py": "names it in an error",
     "keeper/launches.py": "creates it",
     "keeper/output_limit.py": "its size and time, for the keeper",
     "store/state_root.py": "deletes it",
