@@ -1,6 +1,6 @@
 """The index: SQLite over the job directories, shared by every process on the state root.
 
-``sqlite`` opens, repairs and writes the file; this module has the statements.
+``sqlite`` opens, repairs and writes the file; ``queries`` reads the rows of jobs; this module has what changes them.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from supervisor import log
-from supervisor.errors import StateCorrupt, SupervisorError
+from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
 from supervisor.store import groups
+from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
 from supervisor.store.queue import FOR_EVER_NS, Grant, Queue, ticket_of
-from supervisor.store.rows import COLUMNS, JobOutcome, Row, check_row, dump, row_of_record
+from supervisor.store.rows import COLUMNS, JobOutcome, Row, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
-from supervisor.store.sqlite import Connection, Damaged
+from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
 from supervisor.system.observing import NotKnown, is_there
@@ -30,21 +31,17 @@ __all__ = ["Index"]
 
 _T = TypeVar("_T")
 
-_ALL: Final = ", ".join(COLUMNS)
 _VALUES_OF: Final = attrgetter(*COLUMNS[1:])
 _END_OF: Final = attrgetter(
     *("state", "completed_ns", "outcome", "expires_ns", "started_ns", "pid", "deadline_boot_ns", "job_id")
 )
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
-_UNFINISHED: Final = "('queued', 'running')"
-_UNFINISHED_STATES: Final = ("queued", "running")
-_MAX_REMEMBERED: Final = 1024
 
 _PRINCIPAL: Final = b"mcp.principal"  # the label that names the principal who has started a job over HTTP
 _PRINCIPAL_OF_JOB: Final = "coalesce((SELECT value FROM labels WHERE labels.seq = jobs.seq AND name = ?), x'')"
 
 
-class Index(Connection):
+class Index(Queries):
     """The index of one state root.
 
     Args:
@@ -65,12 +62,7 @@ class Index(Connection):
         """Open the index; first create, migrate or rebuild it if necessary."""
         self._judge = judge
         self._kept: dict[str, int] = {}
-        self._known: dict[str, tuple[tuple[Any, ...], Row]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
-
-    def share_rows(self, other: Index) -> None:
-        """Share the parsed rows with another connection to the same index, which may be in another thread."""
-        self._known = other._known
 
     def invalidate(self) -> None:
         """Drop the counts of kept jobs."""
@@ -93,8 +85,8 @@ class Index(Connection):
                 message = f"the table {table} has no {', '.join(sorted(wanted - found))}"
                 raise Damaged(message)
         if 0 < version <= len(MIGRATIONS):
-            for columns in connection.execute(f"SELECT {_ALL} FROM jobs"):  # noqa: S608  # our own names
-                _row_of(columns)
+            for columns in connection.execute(f"SELECT {ALL} FROM jobs"):  # noqa: S608  # our own names
+                parse(columns)
 
     @property
     def queue(self) -> Queue:
@@ -108,7 +100,7 @@ class Index(Connection):
     def import_queue(self) -> None:
         """Enter the groups of the state root, and those of their jobs that have not ended."""
         self._import_groups()
-        for row in self._select(f"WHERE state IN {_UNFINISHED} ORDER BY seq"):
+        for row in self._select(f"WHERE state IN {UNFINISHED} ORDER BY seq"):
             self._enter_queue(row)
             if row.started_ns is not None or self._has_slots(row):
                 self.queue.hold(row.seq)
@@ -214,7 +206,7 @@ class Index(Connection):
         """Record that a job runs, unless it has ended already."""
         self._db.execute(
             "UPDATE jobs SET state = 'running', started_ns = ?, pid = ?, deadline_boot_ns = ?"  # noqa: S608
-            f" WHERE job_id = ? AND state IN {_UNFINISHED}",
+            f" WHERE job_id = ? AND state IN {UNFINISHED}",
             (launched.started_ns, launched.pid, launched.deadline_boot_ns, job_id),
         )
 
@@ -232,7 +224,7 @@ class Index(Connection):
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
             " started_ns = coalesce(started_ns, ?), pid = coalesce(pid, ?),"
             " deadline_boot_ns = coalesce(deadline_boot_ns, ?)"
-            f" WHERE job_id = ? AND state IN {_UNFINISHED}",
+            f" WHERE job_id = ? AND state IN {UNFINISHED}",
             _END_OF(row),
         )
         if found.rowcount == 1 and row.workspace_key in self._kept:
@@ -248,7 +240,7 @@ class Index(Connection):
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive."""
         cursor = self._db.execute(
-            f"UPDATE jobs SET owner = ? WHERE job_id = ? AND owner = ? AND state IN {_UNFINISHED}",  # noqa: S608
+            f"UPDATE jobs SET owner = ? WHERE job_id = ? AND owner = ? AND state IN {UNFINISHED}",  # noqa: S608
             (owner, job_id, previous),
         )
         return cursor.rowcount == 1
@@ -370,140 +362,3 @@ class Index(Connection):
             if not more:
                 break
         return granted
-
-    # ------------------------------------------------------------ reading
-
-    def _select(self, clause: str, values: Sequence[Any] = (), *, source: str = "jobs") -> list[Row]:
-        statement = f"SELECT {_ALL} FROM {source} {clause}"  # noqa: S608  # our own names
-        return self.read(lambda: [*filter(None, map(self._understood, self._db.execute(statement, values)))])
-
-    def _understood(self, columns: tuple[Any, ...]) -> Row | None:
-        """Return a row; ``None`` for an invalid one in an index that a newer version has written."""
-        try:
-            return self._remembered(columns)
-        except Damaged as error:
-            if not self.is_newer:
-                raise
-            log.warning("row_not_understood", job_id=str(columns[1])[:40], error=str(error))
-            return None
-
-    def _remembered(self, columns: tuple[Any, ...]) -> Row:
-        """Return the row of these columns; parse and check it only once while they stay the same."""
-        known = self._known.get(columns[1])
-        if known is not None and known[0] == columns:
-            return known[1]
-        row = _row_of(columns)
-        if len(self._known) >= _MAX_REMEMBERED:
-            self._known.clear()
-        self._known[row.job_id] = columns, row
-        return row
-
-    def get(self, job_id: str) -> Row | None:
-        """Return the row of a job.
-
-        Raises:
-            StateCorrupt: a newer version has written the row, and this version cannot read it.
-        """
-        rows = self._select("WHERE job_id = ?", (job_id,))
-        if not rows and self.is_newer and self._holds(job_id):
-            message = f"job {job_id} was recorded by a newer version of this package"
-            raise StateCorrupt(message, repair="Use the version that has written it, or a newer one.")
-        return rows[0] if rows else None
-
-    def _holds(self, job_id: str) -> bool:
-        statement = "SELECT 1 FROM jobs WHERE job_id = ?"
-        return self.read(lambda: self._db.execute(statement, (job_id,)).fetchone()) is not None
-
-    def with_prefix(self, prefix: str, most: int) -> list[Row]:
-        """Return up to ``most`` jobs whose ids begin with ``prefix``, by their ids."""
-        where = "WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?"
-        return self._select(where, (prefix, prefix + "g", most))
-
-    def with_key(self, workspace: str, key: str) -> Row | None:
-        """Return the job that holds an idempotency key."""
-        rows = self._select("WHERE workspace_key = ? AND idempotency_key = ?", (workspace, key))
-        return rows[0] if rows else None
-
-    def page(
-        self,
-        *,
-        workspace: str | None = None,
-        state: str | None = None,
-        labels: Iterable[tuple[str, str]] = (),
-        before: int | None = None,
-        limit: int = 50,
-        now_ns: int | None = None,
-    ) -> list[Row]:
-        """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one returned before.
-
-        Labels are compared up to their first NUL.
-        """
-        wanted_labels = list(labels)
-        seq = "seq"
-        clauses: list[str] = []
-        parameters: list[Any] = []
-        source = "jobs"
-        if wanted_labels:  # the jobs with a label are adjacent in that table, in order
-            source, seq = "labels CROSS JOIN jobs USING (seq)", "labels.seq"
-            clauses.append("labels.name = ? AND labels.value = ?")
-            parameters += map(_as_label, wanted_labels[0])
-        clauses.append("(expires_ns IS NULL OR expires_ns > ?)")
-        parameters.append(now_ns or self.layout.clock.now_ns())
-        if workspace is not None:
-            clauses.append("workspace_key = ?")
-            parameters.append(workspace)
-        if before is not None:
-            clauses.append(f"{seq} < ?")
-            parameters.append(before)
-        for name, value in wanted_labels[1:]:
-            clauses.append("EXISTS (SELECT 1 FROM labels AS more WHERE name = ? AND value = ? AND more.seq = jobs.seq)")
-            parameters += [_as_label(name), _as_label(value)]
-        # The row of a running job may still say "queued".
-        states = _UNFINISHED_STATES if state in _UNFINISHED_STATES else (state,)
-        found: list[Row] = []
-        for each in states:
-            wanted, given = (clauses, parameters) if each is None else ([*clauses, "state = ?"], [*parameters, each])
-            tail = f"WHERE {' AND '.join(wanted)} ORDER BY {seq} DESC LIMIT ?"
-            found += self._select(tail, [*given, limit], source=source)
-        if len(states) > 1:  # one query each, so that an index of SQLite returns the rows in order
-            found.sort(key=attrgetter("seq"), reverse=True)
-        return found[:limit]
-
-    def unfinished(self, after: int = 0, *, owner: str | None = None) -> list[Row]:
-        """Return every unfinished job of all workspaces, the oldest first; of one owner if given."""
-        if owner is None:
-            return self._select(f"WHERE state IN {_UNFINISHED} AND seq > ? ORDER BY seq", (after,))
-        return self._select(f"WHERE state IN {_UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
-
-    def owners(self) -> list[str]:
-        """Return the supervisors that own unfinished jobs."""
-        statement = f"SELECT DISTINCT owner FROM jobs WHERE state IN {_UNFINISHED}"  # noqa: S608  # our own names
-        return self.read(lambda: [owner for (owner,) in self._db.execute(statement)])
-
-    def expired(self, now_ns: int, limit: int, workspace: str | None = None) -> list[Row]:
-        """Return expired jobs, of one workspace or of all."""
-        if workspace is None:
-            return self._select("WHERE expires_ns <= ? ORDER BY expires_ns LIMIT ?", (now_ns, limit))
-        clause = "WHERE expires_ns <= ? AND workspace_key = ? ORDER BY expires_ns LIMIT ?"
-        return self._select(clause, (now_ns, workspace, limit))
-
-    def count(self, workspace: str | None = None) -> int:
-        """Return how many jobs are kept, in one workspace or in all."""
-        clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
-        statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
-        return int(self.read(lambda: self._db.execute(statement, values).fetchone()[0]))
-
-
-def _as_label(text: str) -> bytes:
-    """Return a name or value of a label as SQLite extracts it from JSON: with half surrogate pairs, cut at a NUL."""
-    return text.partition("\0")[0].encode("utf-8", "surrogatepass")
-
-
-def _row_of(columns: Sequence[Any]) -> Row:
-    row = Row(*columns)
-    try:
-        check_row(row)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        message = f"the row of job {columns[1]!r:.80} is damaged: {error}"
-        raise Damaged(message) from error
-    return row

@@ -23,7 +23,7 @@ from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.settings import Settings
 from supervisor.states import Reason, State
-from supervisor.store import Index, Row, index
+from supervisor.store import Index, Row, queries
 from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -652,7 +652,7 @@ def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Cal
     assert now is not None
     assert (now.pid, now.started_ns) == (2, 3)
     for _ in range(3):
-        catalog.index._known |= dict.fromkeys(map(str, range(index._MAX_REMEMBERED)), ((), after))
+        catalog.index._known |= dict.fromkeys(map(str, range(queries._MAX_REMEMBERED)), ((), after))
         make(catalog, ended=0)
         assert len(catalog.index._known) < 3
 
