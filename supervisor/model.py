@@ -40,6 +40,7 @@ __all__ = [
     "error_to_json",
     "from_ns",
     "to_json",
+    "to_ns",
 ]
 
 FINGERPRINT: Final = "trio-supervisor/1"
@@ -53,6 +54,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def from_ns(wall_ns: int) -> datetime:
     """Return the UTC time ``wall_ns`` nanoseconds after the epoch, rounded down to a microsecond."""
     return _EPOCH + timedelta(0, 0, wall_ns // 1000)  # a float of seconds has too few digits
+
+
+def to_ns(time: datetime) -> int:
+    """Return the nanoseconds from the epoch to a time, which has a time zone."""
+    return (time - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _argv(argv: Iterable[str]) -> tuple[str, ...]:
@@ -72,6 +78,14 @@ def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str]:
 
 def _names(names: Iterable[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _after(after: Iterable[str | tuple[str, str]] | None) -> tuple[tuple[str, str], ...]:
+    given = (after,) if isinstance(after, str) else tuple(after or ())
+    if any(not isinstance(each, str) and len(each) != 2 for each in given):
+        message = f"after is {after!r:.200}; each of its members must be a job id, or a pair: when, job id"
+        raise InvalidArguments(message)
+    return tuple(("ok", each) if isinstance(each, str) else (each[0], each[1]) for each in given)
 
 
 def _engine_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -99,6 +113,15 @@ class JobSpec:
         groups: the groups whose limits count for it; it waits, queued, until each of them has room.
         priority: -1000 to 1000; a point is worth the aging time of its groups, 5 minutes of waiting by default.
         weight: how many slots of each group it takes, at least 1.
+        hold: it waits until it is released.
+        after: jobs of the same state root that it waits for, by their ids: until the job is ``done``, or of a pair
+            ``(when, job_id)``, until it has ended (``"any"``), has ended otherwise than ``done`` (``"failed"``), or was
+            launched (``"start"``). ``"ok"`` is the same as the id alone. A job whose dependency can no longer hold
+            ends ``cancelled``, reason ``dependency_failed``.
+        not_before: the time, with a time zone, before which it is not launched; at most 90 days from now.
+        delay_seconds: how long after this call it is not launched, at most 90 days; a clock that is set does not count.
+        start_within_seconds: how long after this call it may be launched; then it ends ``cancelled``, reason
+            ``start_expired``.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -114,6 +137,19 @@ class JobSpec:
     groups: tuple[str, ...] = attrs.field(default=None, converter=_names)
     priority: int = 0
     weight: int = 1
+    hold: bool = False
+    after: tuple[tuple[str, str], ...] = attrs.field(default=None, converter=_after)
+    not_before: datetime | None = None
+    delay_seconds: float | None = None
+    start_within_seconds: float | None = None
+
+    @property
+    def asks_for_admission(self) -> bool:
+        """Whether it may have to wait for anything, or has settings for that."""
+        limits = (self.not_before, self.delay_seconds, self.start_within_seconds)
+        return bool(
+            self.groups or self.after or self.hold or self.priority or self.weight != 1 or limits != (None, None, None)
+        )
 
 
 class JobOptions(TypedDict, total=False):
@@ -131,6 +167,11 @@ class JobOptions(TypedDict, total=False):
     groups: Iterable[str] | None
     priority: int
     weight: int
+    hold: bool
+    after: Iterable[str | tuple[str, str]] | None
+    not_before: datetime | None
+    delay_seconds: float | None
+    start_within_seconds: float | None
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -230,9 +271,12 @@ class Job:
         groups: the groups whose limits count for it.
         priority: as given to ``start``.
         weight: as given to ``start``.
-        queue_reason: why it is queued: ``"limit"`` (a group has no room), ``"paused"`` (a group is), ``"launching"``
-            or ``"no_launcher"`` (it has its slots, and no supervisor is open to launch it); on a cluster the words of
-            its engine ("Resources", "Priority"), or ``"unreachable"`` when the engine cannot be asked.
+        not_before: the time before which it is not launched, of its ``not_before`` and its delay the later.
+        after: its dependencies, each with ``job_id`` and ``when``.
+        queue_reason: why it is queued: ``"held"``, ``"dependency"`` (it waits for another job), ``"not_before"``,
+            ``"paused"`` (a group is), ``"limit"`` (a group has no room), ``"launching"`` or ``"no_launcher"`` (it has
+            its slots, and no supervisor is open to launch it); on a cluster the words of its engine ("Resources",
+            "Priority"), or ``"unreachable"`` when the engine cannot be asked.
         queue_position: 1 is the next job among those in the same groups; ``None`` for a job that does not wait.
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
@@ -270,6 +314,8 @@ class Job:
     groups: tuple[str, ...] = ()
     priority: int = 0
     weight: int = 1
+    not_before: datetime | None = None
+    after: tuple[Mapping[str, str], ...] = ()
     queue_reason: str | None = None
     queue_position: int | None = None
     pid: int | None = None

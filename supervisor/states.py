@@ -80,6 +80,8 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     LOST = "lost"
+    DEPENDENCY_FAILED = "dependency_failed"
+    START_EXPIRED = "start_expired"
 
 
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
@@ -148,7 +150,9 @@ REASONS: Final[dict[Event, frozenset[Reason]]] = {
     Event.FAILED: frozenset(
         {Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL, Reason.INVALID_OUTPUT, Reason.REPORTED_ERROR},
     ),
-    Event.STOPPED_BY_CANCEL: frozenset({Reason.CANCELLED}),
+    Event.STOPPED_BY_CANCEL: frozenset(
+        {Reason.CANCELLED, Reason.DEPENDENCY_FAILED, Reason.START_EXPIRED},
+    ),
     Event.STOPPED_BY_DEADLINE: frozenset({Reason.DEADLINE}),
     Event.STOPPED_BY_OUTPUT_LIMIT: frozenset({Reason.OUTPUT_LIMIT}),
     Event.LOST: frozenset({Reason.LOST}),

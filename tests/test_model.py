@@ -56,7 +56,8 @@ RUNNING_JSON = json.loads("""
  "elapsed_ms": 1234, "deadline_seconds": 1800, "deadline_at": "2026-03-01T08:30:00.123Z",
  "ttl_seconds": 86400, "expires_at": null, "poll_after_ms": 1000,
  "result_available": false, "cost_usd": null, "detail": null, "warnings": [], "stop_requested": null, "progress": null,
- "engine": "local", "groups": [], "priority": 0, "weight": 1, "queue_reason": null, "queue_position": null,
+ "engine": "local", "groups": [], "priority": 0, "weight": 1,
+ "not_before": null, "after": [], "queue_reason": null, "queue_position": null,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
  "cpu_seconds": null, "max_rss_bytes": null, "fingerprint": "trio-supervisor/1"}
 """)
@@ -285,6 +286,11 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
         "groups": [],
         "priority": 0,
         "weight": 1,
+        "hold": False,
+        "after": [],
+        "not_before": None,
+        "delay_seconds": None,
+        "start_within_seconds": None,
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)
@@ -293,7 +299,7 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
 def test_the_options_of_a_job_are_the_attributes_of_a_spec() -> None:
     """The types differ as documented: ``None`` for labels and engine options means none, a path means its text."""
     wider = {"workspace": "str | os.PathLike[str]"}
-    wider["groups"] = "Iterable[str] | None"
+    wider |= {"groups": "Iterable[str] | None", "after": "Iterable[str | tuple[str, str]] | None"}
     wider |= {name: f"Mapping[str, {held}] | None" for name, held in [("labels", "str"), ("engine_options", "Any")]}
     types = {name: wider.get(name, held) for name, held in JobSpec.__annotations__.items() if name != "argv"}
     assert types == {name: held.__forward_arg__ for name, held in JobOptions.__annotations__.items()}

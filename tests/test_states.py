@@ -32,6 +32,8 @@ def test_the_words_are_those_of_the_contract() -> None:
         "cancelled",
         "deadline",
         "lost",
+        "dependency_failed",
+        "start_expired",
     }
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import attrs
 
-from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, StateCorrupt
+from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, JobNotFound, StateCorrupt
 from supervisor.model import GroupInfo, PauseInfo, from_ns
 from supervisor.store import Index
 from supervisor.store.groups import Group, Pause, check_name, load, load_all, remove, save
-from supervisor.store.queue import Ticket
+from supervisor.store.tickets import Ticket
 
 __all__ = ["change_group", "check_ticket", "create_groups", "group_info", "group_infos", "remove_group"]
 
@@ -53,7 +53,7 @@ def change_group(index: Index, name: str, change: Callable[[Group], Group], *, c
 
         def enter() -> None:
             index.enter_group(group)
-            index.admit()
+            index.take_turn()
 
         index.write(enter)
     return _info(index, group)
@@ -106,7 +106,12 @@ def check_ticket(index: Index, ticket: Ticket) -> None:
         GroupClosed: the limit of a group is 0.
         InvalidArguments: the weight is above a limit.
         StateCorrupt: the file of a group is damaged or of a newer version.
+        JobNotFound: a job that it is to wait for does not exist.
     """
+    for job_id, _ in ticket.after:
+        if index.get(job_id) is None:
+            message = f"there is no job {job_id} to wait for"
+            raise JobNotFound(message, details={"job_id": job_id})
     for name in ticket.groups:
         group = load(index.layout.root, name)
         if group is None:

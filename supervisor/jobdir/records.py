@@ -78,7 +78,7 @@ _SPARE_BYTES: Final = 4096
 NO_ROOM: Final = frozenset({ENOSPC, EDQUOT})
 
 NOBODY: Final = "nobody"
-REASONS: Final = frozenset({"cancelled", "deadline", "output_limit"})
+REASONS: Final = frozenset({"cancelled", "deadline", "output_limit", "dependency_failed", "start_expired"})
 
 _PLAIN: Final = frozenset(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;/()'-+=@"))
 

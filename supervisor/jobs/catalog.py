@@ -245,7 +245,7 @@ class Catalog:
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
             first = self.index.write(enter, single=True)
             if first:
-                self.index.admit_next()
+                self.index.take_turns()
             return now if first else self.index.get(row.job_id) or now
         return now  # it cannot be recorded now; it is true all the same
 

@@ -29,6 +29,8 @@ _STOPS: Final = {
     "cancelled": (Event.STOPPED_BY_CANCEL, Reason.CANCELLED),
     "deadline": (Event.STOPPED_BY_DEADLINE, Reason.DEADLINE),
     "output_limit": (Event.STOPPED_BY_OUTPUT_LIMIT, Reason.OUTPUT_LIMIT),
+    "dependency_failed": (Event.STOPPED_BY_CANCEL, Reason.DEPENDENCY_FAILED),
+    "start_expired": (Event.STOPPED_BY_CANCEL, Reason.START_EXPIRED),
 }
 
 _CODES: Final = {
@@ -41,6 +43,8 @@ _CODES: Final = {
     Reason.CANCELLED: "job_cancelled",
     Reason.DEADLINE: "job_timeout",
     Reason.LOST: "job_lost",
+    Reason.DEPENDENCY_FAILED: "dependency_failed",
+    Reason.START_EXPIRED: "start_expired",
 }
 
 _SHELL: Final = frozenset(" \t\n;&|<>()$`*?'\"=")
@@ -67,6 +71,14 @@ _TEXTS: Final = {
     ),
     Reason.CANCELLED: ("The job was cancelled.", "Start it again under a new key if it is still wanted."),
     Reason.DEADLINE: ("The job reached its deadline and was stopped.", "Start it again with a longer deadline."),
+    Reason.DEPENDENCY_FAILED: (
+        "A job that it had to wait for ended otherwise than required; it never ran.",
+        "Look at that job (`supervisor status JOB`), then start both again.",
+    ),
+    Reason.START_EXPIRED: (
+        "It could not be launched in the time that it had for that; it never ran.",
+        "Start it again with a longer --start-within, or raise the limits of its groups.",
+    ),
     Reason.LOST: (
         "The command has ended, and its exit status is lost.",
         "Check its output (`supervisor logs JOB`) and what it changed before starting it again.",

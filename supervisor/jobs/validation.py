@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 
@@ -16,7 +18,8 @@ from supervisor.model import MAX_LABELS, JobOptions, JobSpec
 from supervisor.store.groups import check_name
 from supervisor.store.rows import dump
 from supervisor.store.state_errors import state_error
-from supervisor.store.state_root import encodable
+from supervisor.store.state_root import encodable, is_job_id
+from supervisor.store.tickets import CONDITIONS
 
 __all__ = ["MAX_DEADLINE_SECONDS", "MAX_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
 
@@ -29,6 +32,9 @@ MAX_DEADLINE_SECONDS: Final = 100 * 365 * 86400
 MAX_PRIORITY: Final = 1000
 MAX_WEIGHT: Final = 10**6
 _MAX_GROUPS: Final = 8
+_MAX_DEPENDENCIES: Final = 1000
+MAX_DELAY_SECONDS: Final = 90 * 86400
+"""The longest time that a job can be made to wait by a clock."""
 
 MAX_INPUT_BYTES: Final = 64 << 20
 """Bytes of stdin: a local job's stay in memory until the job has read them."""
@@ -90,6 +96,25 @@ def _check_admission(spec: JobSpec) -> None:
     for name, low, high in (("priority", -MAX_PRIORITY, MAX_PRIORITY), ("weight", 1, MAX_WEIGHT)):
         value = getattr(spec, name)
         _check(type(value) is int and low <= value <= high, f"{name} is {value!r:.80}; it must be from {low} to {high}")
+    _check(type(spec.hold) is bool, f"hold is {spec.hold!r:.80}; it must be true or false")
+    for when, job_id in spec.after:
+        _check(when in CONDITIONS, f"after has {when!r:.80}; it must be one of {', '.join(CONDITIONS)}")
+        _check(is_job_id(job_id), f"after names {job_id!r:.80}, which is no job id")
+    _check(len(spec.after) <= _MAX_DEPENDENCIES, f"a job waits for at most {_MAX_DEPENDENCIES} jobs")
+    _check_times(spec)
+
+
+def _check_times(spec: JobSpec) -> None:
+    for name in ("delay_seconds", "start_within_seconds"):
+        seconds = getattr(spec, name)
+        fits = seconds is None or (type(seconds) in {int, float} and 0 <= seconds <= MAX_DELAY_SECONDS)
+        _check(fits, f"{name} is {seconds!r:.80}; it must be a number from 0 to {MAX_DELAY_SECONDS} (90 days)")
+    if spec.not_before is not None:
+        fits = _is(spec.not_before, datetime) and spec.not_before.tzinfo is not None
+        _check(fits, f"not_before is {spec.not_before!r:.80}; it must be a time with a time zone")
+        left = spec.not_before.timestamp() - time.time()
+        _check(left <= MAX_DELAY_SECONDS, f"not_before is {spec.not_before.isoformat()}, in more than 90 days")
+        _check(spec.not_before.timestamp() >= 0, f"not_before is {spec.not_before.isoformat()}, before the year 1970")
 
 
 def checked_spec(spec: JobSpec) -> JobSpec:
@@ -118,7 +143,7 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     if spec.stdin is not None:
         _check(_is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
         check_input("stdin", spec.stdin)
-    if spec.groups or spec.priority or spec.weight != 1:
+    if spec.asks_for_admission:
         _check_admission(spec)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     try:

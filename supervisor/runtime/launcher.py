@@ -26,7 +26,7 @@ from supervisor.errors import IdempotencyConflict, InvalidArguments, JobNotFound
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
-from supervisor.model import Job, JobSpec
+from supervisor.model import Job, JobSpec, to_ns
 from supervisor.runtime import tracing
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
@@ -39,10 +39,10 @@ from supervisor.runtime.workspaces import Workspaces
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
-from supervisor.store.queue import Ticket
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
+from supervisor.store.tickets import Ticket, ticket_of
 from supervisor.system import processes
 
 __all__ = ["Launcher"]
@@ -51,6 +51,26 @@ _LAUNCH_SHIELD_SECONDS: Final = 5
 _LAUNCH_SECONDS: Final = 10.0
 """How long a start waits for the launch, which may hang on a file system, or on a keeper that was stopped. After that
 the job is queued, and is launched when that passes, unless it is cancelled before."""
+
+
+def _admission_members(spec: JobSpec) -> dict[str, Any]:
+    """Return the members of ``job.json`` about admission; one that is not given is not there."""
+    members: dict[str, Any] = {"priority": spec.priority, "weight": spec.weight}
+    if spec.groups:
+        members["groups"] = sorted(set(spec.groups))
+    if spec.after:
+        members["after"] = [{"job_id": job_id, "when": when} for when, job_id in spec.after]
+    if spec.hold:
+        members["hold"] = True
+    if spec.not_before is not None:
+        members["not_before_ns"] = to_ns(spec.not_before)
+    if spec.delay_seconds is not None:
+        members["delay_ns"] = int(spec.delay_seconds * 1e9)
+    if spec.start_within_seconds is not None:
+        members["start_within_ns"] = int(spec.start_within_seconds * 1e9)
+    if spec.delay_seconds is not None or spec.start_within_seconds is not None:
+        members["created_boot_ns"] = processes.boottime_ns()
+    return members
 
 
 class Launcher:
@@ -150,14 +170,11 @@ class Launcher:
             existing = await self._existing(key, spec.idempotency_key, digest)
             if existing is not None:
                 return existing
-        if spec.groups:
-            if not engine.on_this_machine:
-                message = f"groups limit jobs on this machine, and engine {engine.name} runs its jobs on others"
-                raise InvalidArguments(message, repair="Start the job in no group, or without that engine.")
-            ticket = Ticket(tuple(sorted(set(spec.groups))), spec.priority, spec.weight)
-            await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
         changes = await self._environment_changes(spec, real)
         record = self._record(spec, real, digest, engine, options)
+        ticket = ticket_of(record)
+        if ticket is not None:
+            await self._check_ticket(ticket, engine)
         entry = await self._make_directory(key, record)
         request = self._launch_request(spec, record, entry.directory, changes)
 
@@ -167,7 +184,7 @@ class Launcher:
             self._nursery.start_soon(supervise, entry, engine, self._registry, request if launch else None)
             self._follower.attend(entry)
 
-        if spec.groups:
+        if ticket is not None:
             self.waiting.enter(entry, request, begin)
         if protection is not None:
             protection.enter_context(self._registry.protected_job(entry.row.job_id))
@@ -177,6 +194,12 @@ class Launcher:
             remove_tree(entry.directory)
             raise
         return entry
+
+    async def _check_ticket(self, ticket: Ticket, engine: Engine) -> None:
+        if not engine.on_this_machine:
+            message = f"groups limit jobs on this machine, and engine {engine.name} runs its jobs on others"
+            raise InvalidArguments(message, repair="Start the job in no group, or without that engine.")
+        await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
 
     async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
         """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""
@@ -221,8 +244,8 @@ class Launcher:
             "owner": self._register(),
             **self._birthplace,
         }
-        if spec.groups:
-            record |= {"groups": sorted(set(spec.groups)), "priority": spec.priority, "weight": spec.weight}
+        if spec.asks_for_admission:
+            record |= _admission_members(spec)
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:

@@ -25,7 +25,8 @@ from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
 from supervisor.states import State
 from supervisor.store import Index, Row
-from supervisor.store.queue import ticket_of
+from supervisor.store.queue import End, Turn
+from supervisor.store.tickets import ticket_of
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Create", "Finish", "NoteFetched", "NoteLaunch", "Registry"]
@@ -95,6 +96,7 @@ class Registry:
         self.counters = Counters()
         self.admission_due = False
         self._granted: set[str] = set()
+        self._ends: list[End] = []
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
@@ -200,20 +202,22 @@ class Registry:
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
         single = len(batch) == 1 and not isinstance(batch[0], Create)
         pending = any(isinstance(message, Create) and message.entry.pending for message in batch)
-        granted: set[str] = set()
+        turn: Turn | None = None
 
         def apply() -> list[bool]:
+            nonlocal turn
             answers = [self._apply(index, message) for message in batch]
             if pending:
-                granted.clear()
-                granted.update(grant.job_id for grant in index.admit())
+                turn = index.take_turn()
+                granted = {grant.job_id for grant in turn.grants}
                 for message, answer in zip(batch, answers, strict=True):
                     if isinstance(message, Create) and answer and message.entry.row.job_id not in granted:
                         message.entry.spool()
             return answers
 
         answers = index.write(apply, single=single)
-        self._granted |= granted
+        if turn is not None:
+            self._note(turn)
         return answers
 
     def _apply(self, index: Index, message: Message) -> bool:
@@ -236,12 +240,19 @@ class Registry:
                 index.set_fetched(job_id)
         return True
 
+    def _note(self, turn: Turn) -> None:
+        self._granted.update(grant.job_id for grant in turn.grants)
+        self._ends = turn.ends
+
     def admit(self) -> None:
-        """Give free slots to waiting jobs, and start the actors of those that this supervisor is to launch."""
+        """Take the turns that are due; start the actors of the admitted jobs, and end those that are to end."""
         self.admission_due = True
         with contextlib.suppress(SupervisorError):  # the next commit tries again, and the janitor
-            self._granted.update(grant.job_id for grant in self._index.admit_next())
+            self._note(self._index.take_turns())
             self.admission_due = False
+        for end in self._ends:
+            if (entry := self.entries.get(end.job_id)) is not None:
+                entry.stop(end.why, end.by)
         for job_id in list(self._granted):
             with contextlib.suppress(SupervisorError):
                 self._begin(job_id)

@@ -8,7 +8,7 @@ launches it from its orders. The claim in the job directory decides if two proce
 from __future__ import annotations
 
 import contextlib
-import time
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -25,13 +25,16 @@ from supervisor.runtime.entry import Entry, Pending
 from supervisor.runtime.registry_actor import Registry
 from supervisor.settings import Settings
 from supervisor.store import Row
-from supervisor.store.queue import ticket_of
+from supervisor.store.tickets import ticket_of
 from supervisor.system.backoff import until_known
 
 __all__ = ["WaitingJobs"]
 
 _PORTION: Final = 200
 """How many jobs one check covers, in some 5 ms of the event loop. The next checks cover the others."""
+
+_LONGEST_WAIT_SECONDS: Final = 10.0
+"""Between two looks at the wall clock, which may be set."""
 
 
 class WaitingJobs:
@@ -65,7 +68,7 @@ class WaitingJobs:
         self._engine_of = engine_of
         self._register = register
         self._settings = settings
-        self._pause_ends_ns: int | None = None
+        self._due = math.inf
         self._checked: deque[Entry] = deque()
         self._stale = 0
 
@@ -78,7 +81,7 @@ class WaitingJobs:
                 self._nursery.start_soon(self._drop_orders, entry)
 
         self._checked.append(entry)
-        self._pause_ends_ns = 0  # the next check looks up when the pauses of its groups end
+        self._due = -math.inf  # the next check looks up when its time comes, and when the pauses of its groups end
         entry.pending = Pending(
             begin=begin_and_drop,
             spool=partial(orders.spool, request),
@@ -136,7 +139,7 @@ class WaitingJobs:
         await trio.to_thread.run_sync(orders.drop, entry.directory)
 
     def check(self, *, changed: bool) -> None:
-        """Admit waiting jobs if another process has ``changed`` the index or a pause is over; begin those admitted.
+        """Take turns if another process has ``changed`` the index, or a time has come; begin the admitted jobs.
 
         Then check some of the waiting jobs: another process may have ended them, or their owner may be gone.
 
@@ -145,11 +148,11 @@ class WaitingJobs:
         """
         if not self._checked:
             return
-        index, now_ns = self._catalog.index, time.time_ns()
-        pause_is_over = self._pause_ends_ns is not None and now_ns >= self._pause_ends_ns
-        if changed or pause_is_over or self._registry.admission_due:
+        index = self._catalog.index
+        if changed or trio.current_time() >= self._due or self._registry.admission_due:
             self._registry.admit()
-            self._pause_ends_ns = index.read_queue(lambda queue: queue.next_ns(now_ns))
+            seconds = index.read_queue(lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()))
+            self._due = math.inf if seconds is None else trio.current_time() + min(seconds, _LONGEST_WAIT_SECONDS)
             self._stale = len(self._checked)
             for job_id in index.read_queue(lambda queue: queue.granted_to(self._register())):
                 if (entry := self._registry.entries.get(job_id)) is not None:

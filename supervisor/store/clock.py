@@ -16,6 +16,7 @@ import os
 import time
 from typing import Final
 
+from supervisor.store.tickets import Moment
 from supervisor.system import processes
 
 __all__ = ["Clock"]
@@ -54,6 +55,15 @@ class Clock:
         """Return the time, in nanoseconds since the epoch."""
         now = time.time_ns()
         return now if self._booted_ns is None else min(now, self._booted_ns + processes.boottime_ns() + _JITTER_NS)
+
+    @staticmethod
+    def moment() -> Moment:
+        """Return the time by the wall clock and by the boot clock.
+
+        Raises:
+            NotKnown: the id of this boot cannot be read now.
+        """
+        return Moment(time.time_ns(), processes.boottime_ns(), processes.boot_id()[:12])
 
     def _write(self, text: str) -> None:
         aside = f"{self._path}.{os.urandom(4).hex()}"

@@ -19,12 +19,13 @@ from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
 from supervisor.store import groups
 from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
-from supervisor.store.queue import FOR_EVER_NS, Grant, Queue, ticket_of
+from supervisor.store.queue import FOR_EVER_NS, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
+from supervisor.store.tickets import ticket_of
 from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["Index"]
@@ -79,6 +80,8 @@ class Index(Queries):
         if version > 2:
             tables |= {"groups": {"name", "most", "aging_ns"}, "lanes": {"lane", "names"}}
             tables |= {"waiting": {"seq", "lane", "rank"}, "held": {"seq", "lane", "weight"}}
+        if version > 3:
+            tables |= {"later": {"seq", "lane", "rank", "why"}, "times": {"at_ns", "seq"}, "deps": {"on_seq", "seq"}}
         for table, wanted in tables.items():
             found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
             if (found or version) and not wanted <= found:
@@ -98,7 +101,8 @@ class Index(Queries):
         return self.read(lambda: question(self.queue))
 
     def import_queue(self) -> None:
-        """Enter the groups of the state root, and those of their jobs that have not ended."""
+        """Enter the groups of the state root and the jobs that wait or hold slots, in place of all that is entered."""
+        self.queue.clear()
         self._import_groups()
         for row in self._select(f"WHERE state IN {UNFINISHED} ORDER BY seq"):
             self._enter_queue(row)
@@ -135,7 +139,7 @@ class Index(Queries):
     def _enter_queue(self, row: Row) -> None:
         ticket = ticket_of(row.request)
         if ticket is not None:
-            self.queue.enter(row.seq, row.created_ns, ticket)
+            self.queue.enter(row.seq, ticket, self.layout.clock.moment())
 
     def import_all(self) -> None:
         """Insert every job directory into an empty index, oldest first, each with its end."""
@@ -153,7 +157,10 @@ class Index(Queries):
                 row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
                 if ticket_of(row.request) is not None:
                     self._drop_orders(row)  # and no process launches it
-            self.insert(row)
+            self._insert_row(row)
+        for row in rows:  # a job may depend on one with a later creation time, if the clock was set back
+            self._enter_queue(row)
+        for row in rows:
             launched, outcome = self._judge(row)
             if launched is not None or self._has_slots(row):
                 self.queue.hold(row.seq)
@@ -191,9 +198,7 @@ class Index(Queries):
 
     def insert(self, row: Row) -> bool:
         """Insert a new job; ``False`` when another job holds its idempotency key."""
-        cursor = self._db.execute(_INSERT, _VALUES_OF(row))
-        if cursor.rowcount == 1:
-            row.seq = cursor.lastrowid or 0
+        if self._insert_row(row):
             self._enter_queue(row)
             return True
         # A rebuild of the index since the directory was made has inserted the job already.
@@ -201,6 +206,11 @@ class Index(Queries):
         if there is not None:
             row.seq = there[0]
         return there is not None
+
+    def _insert_row(self, row: Row) -> bool:
+        cursor = self._db.execute(_INSERT, _VALUES_OF(row))
+        row.seq = (cursor.lastrowid or 0) if cursor.rowcount == 1 else 0
+        return cursor.rowcount == 1
 
     def set_launched(self, job_id: str, launched: Launched) -> None:
         """Record that a job runs, unless it has ended already."""
@@ -218,7 +228,7 @@ class Index(Queries):
         """
         if row.is_newer:
             return True
-        if row.request.get("groups"):
+        if ticket_of(row.request) is not None:
             self._drop_orders(row)
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
@@ -328,16 +338,16 @@ class Index(Queries):
         except SupervisorError:
             return True
 
-    def admit(self) -> list[Grant]:
-        """Give free slots to waiting jobs, inside ``write``; return the jobs that got theirs.
+    def take_turn(self) -> Turn:
+        """Decide which waiting jobs get their slots, and which are to end without a launch, inside ``write``.
 
-        A file in the directory of each says so, for an index that is made anew before the job is launched. A process
-        that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
+        A file in the directory of each admitted job says so, for an index that is made anew before the job is launched.
+        A process that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
         """
-        granted = self.queue.admit(time.time_ns())
-        for grant in granted:
+        turn = self.queue.turn(self.layout.clock.moment())
+        for grant in turn.grants:
             self._mark(self.layout.job(grant.workspace_key, grant.job_id))
-        return granted
+        return turn
 
     @staticmethod
     def _mark(directory: str) -> None:
@@ -353,12 +363,10 @@ class Index(Queries):
         with contextlib.suppress(OSError):
             os.unlink(f"{self.layout.job(row.workspace_key, row.job_id)}/{records.GRANTED}")
 
-    def admit_next(self) -> list[Grant]:
-        """Give free slots to waiting jobs, in a transaction of its own; return the jobs that got theirs."""
-        granted: list[Grant] = []
-        while self.read_queue(Queue.any_waits):
-            more = self.write(self.admit)
-            granted += more
-            if not more:
-                break
-        return granted
+    def take_turns(self) -> Turn:
+        """Take turns in transactions of their own as long as they decide anything; return all decisions."""
+        turn = Turn([], [], more=self.read_queue(lambda queue: queue.is_due(self.layout.clock.moment())))
+        while turn.more:
+            taken = self.write(self.take_turn)
+            turn = taken._replace(grants=turn.grants + taken.grants)
+        return turn

@@ -4,6 +4,8 @@ Admission is one transaction, and any process that causes a change runs it: SQLi
 A **lane** is one distinct set of groups. Its waiting jobs are admitted by rank, and only while each of its groups has
 room, so a heavy job at the head blocks its lane and is never starved.
 
+A job that has more to wait for than room is in ``later``, see ``later``.
+
 A slot belongs to a job, not to a process. An SQL trigger frees it in the transaction that ends or deletes the row of
 the job, so no version of the package can leave that out, and no kill can fall in between. The slots in use are summed
 over the jobs that hold them, so there is no counter that could differ from the rows.
@@ -14,9 +16,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["SCHEMA", "Counts", "Grant", "Place", "Queue", "Ticket", "ticket_of"]
+from supervisor.store.later import Later
+from supervisor.store.tickets import Moment, Ticket
+
+__all__ = ["SCHEMA", "Counts", "End", "Grant", "Place", "Queue", "Turn"]
 
 # A new connection reads the whole schema: each table, index and trigger costs it 2 to 6 us. So there are no tables and
 # triggers for counters. The sums are short: groups and lanes are few, and the limits bound the jobs that hold slots.
@@ -61,20 +66,40 @@ FOR_EVER_NS: Final = 2**63 - 1
 """``paused_until_ns`` of a group that is paused until it is resumed."""
 
 
-class Ticket(NamedTuple):
-    """The part of a request for admission: its groups, sorted; its priority; the slots that it takes in each group."""
-
-    groups: tuple[str, ...]
-    priority: int
-    weight: int
-
-
 class Grant(NamedTuple):
     """A job that was admitted, and the supervisor that is to launch it."""
 
     job_id: str
     owner: str
     workspace_key: str
+
+
+class End(NamedTuple):
+    """A job that is to end without a launch.
+
+    Attributes:
+        job_id: of the job.
+        why: the reason.
+        by: the cause, such as another job.
+    """
+
+    job_id: str
+    why: str
+    by: str
+
+
+class Turn(NamedTuple):
+    """What a turn has decided, for the caller to carry out after the commit.
+
+    Attributes:
+        grants: the jobs that got their slots.
+        ends: jobs that are to end without a launch; later turns return them again until their rows have ended.
+        more: whether there is more to decide at once.
+    """
+
+    grants: list[Grant]
+    ends: list[End]
+    more: bool
 
 
 class Place(NamedTuple):
@@ -103,14 +128,6 @@ class Counts(NamedTuple):
     oldest_ns: int | None
 
 
-def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
-    """Return the ticket of the request in ``job.json``; ``None`` for a job in no group."""
-    groups = request.get("groups")
-    if not groups:
-        return None
-    return Ticket(tuple(sorted(set(groups))), request.get("priority", 0), request.get("weight", 1))
-
-
 class _Group(NamedTuple):
     most: int | None
     paused_until_ns: int
@@ -124,11 +141,12 @@ class Queue:
         connection: to the index.
     """
 
-    __slots__ = ("_db",)
+    __slots__ = ("_db", "_later")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Work on this connection."""
         self._db = connection
+        self._later = Later(connection)
 
     # ------------------------------------------------------------ groups
 
@@ -179,18 +197,28 @@ class Queue:
         lanes = [lane for lane, names in self._lanes().items() if name in names]
         return max((self._db.execute(statement, (lane,)).fetchone()[0] for lane in lanes), default=0)
 
+    def clear(self) -> None:
+        """Delete everything."""
+        for table in ("groups", "lanes", "waiting", "held", "later", "times", "deps"):
+            self._db.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
+
     # ------------------------------------------------------------ jobs
 
-    def enter(self, seq: int, created_ns: int, ticket: Ticket) -> None:
+    def enter(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Insert a waiting job. Its rank is fixed now: creation less priority times the longest aging of its groups."""
         marks = ", ".join("?" * len(ticket.groups))
         aging = self._db.execute(
             f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})",  # noqa: S608  # question marks
             ticket.groups,
         ).fetchone()[0]
-        rank = created_ns - ticket.priority * (aging or 0)
-        values = (self._lane(list(ticket.groups)), rank, seq, ticket.weight)
+        rank = ticket.created.wall_ns - ticket.priority * (aging or 0)
+        lane = self._lane(list(ticket.groups))
+        if ticket.must_wait:
+            self._later.enter(seq, (lane, rank, ticket.weight), ticket, now)
+            return
+        values = (lane, rank, seq, ticket.weight)
         self._db.execute("INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)
+        self._later.note_expiry(seq, ticket, now)
 
     def _lane(self, groups: list[str]) -> int:
         for lane, names in self._lanes().items():
@@ -208,20 +236,27 @@ class Queue:
 
     def hold(self, seq: int) -> None:
         """Give a waiting job its slots without a check: the caller has checked, or the job had them before."""
+        self._later.ready(seq)
         found = self._db.execute("SELECT lane, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
         if found is not None:
             self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
             self._db.execute("INSERT INTO held VALUES (?, ?, ?)", (seq, *found))
 
-    def waits(self, job_id: str) -> bool:
-        """Whether a job waits to be admitted."""
-        statement = "SELECT 1 FROM jobs JOIN waiting USING (seq) WHERE job_id = ?"
-        return self._db.execute(statement, (job_id,)).fetchone() is not None
-
     def holds(self, job_id: str) -> bool:
         """Whether a job holds its slots."""
         statement = "SELECT 1 FROM jobs JOIN held USING (seq) WHERE job_id = ?"
         return self._db.execute(statement, (job_id,)).fetchone() is not None
+
+    def turn(self, now: Moment, most: int = 64) -> Turn:
+        """Look at the jobs whose time has come or whose dependencies have changed, then admit waiting jobs."""
+        reviewed = self._later.review(now, most)
+        grants = self.admit(now.wall_ns, most)
+        ends = [End(*each) for each in self._later.ends(most)]
+        return Turn(grants, ends, more=reviewed > 0 or len(grants) == most)
+
+    def is_due(self, now: Moment) -> bool:
+        """Whether a turn may have something to decide."""
+        return self.any_waits() or self._later.is_due(now)
 
     def admit(self, now_ns: int, most: int = 64) -> list[Grant]:
         """Give free slots to waiting jobs, by rank over all lanes; return up to ``most`` jobs that got theirs.
@@ -254,8 +289,10 @@ class Queue:
 
     def in_use(self) -> bool:
         """Whether any job waits or holds slots."""
-        statement = "SELECT EXISTS (SELECT 1 FROM held) OR EXISTS (SELECT 1 FROM waiting)"
-        return bool(self._db.execute(statement).fetchone()[0])
+        return any(
+            self._db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None  # noqa: S608  # our own names
+            for table in ("held", "waiting", "later")
+        )
 
     def any_waits(self) -> bool:
         """Whether any job waits to be admitted."""
@@ -291,7 +328,7 @@ class Queue:
         """Return (``queue_reason``, ``queue_position``) of a job in groups that has not been launched."""
         place = self.place(job_id, now_ns)
         if place is None:
-            return ("launching" if self.holds(job_id) else None), None
+            return ("launching" if self.holds(job_id) else self._later.reason(job_id)), None
         return ("paused" if any(paused for _, paused in place.closed) else "limit"), place.position
 
     def granted_to(self, owner: str) -> list[str]:
@@ -299,13 +336,15 @@ class Queue:
         statement = "SELECT job_id FROM held JOIN jobs USING (seq) WHERE owner = ? AND started_ns IS NULL"
         return [job_id for (job_id,) in self._db.execute(statement, (owner,))]
 
-    def next_ns(self, now_ns: int) -> int | None:
-        """Return when the next pause of a group with waiting jobs ends, by the wall clock; ``None`` for never."""
+    def next_seconds(self, now: Moment) -> float | None:
+        """Return after how many seconds a turn may have something to decide; ``None`` for not without a change."""
         lanes = self._lanes()
         groups = self._usage(lanes)
         names = {name for lane, names in lanes.items() if self._head(lane) is not None for name in names}
         ends = (groups[name].paused_until_ns for name in names & groups.keys())
-        return min((end for end in ends if now_ns < end < FOR_EVER_NS), default=None)
+        waits = [(end - now.wall_ns) / 1e9 for end in ends if now.wall_ns < end < FOR_EVER_NS]
+        next_look = self._later.next_seconds(now)
+        return min(waits if next_look is None else [*waits, next_look], default=None)
 
     def can_go_on(self) -> bool:
         """Whether a job has its slots and is not launched yet, or a waiting job will get them without another command.
@@ -313,7 +352,7 @@ class Queue:
         A waiting job will, unless one of its groups is closed, unknown, or paused until it is resumed.
         """
         statement = "SELECT 1 FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL LIMIT 1"
-        if self._db.execute(statement).fetchone() is not None:
+        if self._db.execute(statement).fetchone() is not None or self._later.can_go_on():
             return True
         if not self.any_waits():
             return False

@@ -222,7 +222,7 @@ def _check_request(record: Mapping[str, Any]) -> None:
         what = "argv"
     elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
         what = "labels"
-    elif "groups" in record:
+    elif "priority" in record:
         what = _wrong_ticket(record)
     if what is not None:
         raise ValueError(what)
@@ -230,10 +230,22 @@ def _check_request(record: Mapping[str, Any]) -> None:
 
 def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
     """Return what no ``job.json`` holds about the admission of a job."""
-    groups, priority, weight = record["groups"], record.get("priority", 0), record.get("weight", 1)
-    if not (isinstance(groups, list | tuple) and set(map(type, groups)) <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    groups: Any = record.get("groups", ())
+    after: Any = record.get("after", ())
+    if not (type(groups) in {list, tuple} and set(map(type, groups)) <= {str}):
         return "groups"
-    return None if type(priority) is type(weight) is int and weight > 0 else "priority or weight"
+    if not (type(after) in {list, tuple} and all(map(_is_dependency, after))):
+        return "after"
+    if not (type(record["priority"]) is type(record["weight"]) is int and record["weight"] > 0):
+        return "priority or weight"
+    times = ("not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns")
+    if not (type(record.get("hold", False)) is bool and all(_is_time(record.get(name, 0)) for name in times)):
+        return "hold or a time"
+    return None
+
+
+def _is_dependency(held: Any) -> bool:
+    return type(held) is dict and type(held["job_id"]) is type(held["when"]) is str
 
 
 _STATES: Final = frozenset(state.value for state in State)
@@ -414,8 +426,8 @@ def _lasting(row: Row) -> dict[str, Any]:
         "engine": request.get("engine", "local"),
         "pid": row.pid,
     }
-    if "groups" in request:
-        lasting |= {"groups": tuple(request["groups"]), "priority": request["priority"], "weight": request["weight"]}
+    if "priority" in request:
+        lasting |= _waited_for(row.created_ns, request)
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         return {**lasting, "poll_after_ms": _POLL_AFTER_MS}
@@ -435,6 +447,19 @@ def _lasting(row: Row) -> dict[str, Any]:
         "stderr_bytes": ended["stderr_bytes"],
         "cpu_seconds": ended["cpu_seconds"],
         "max_rss_bytes": ended["max_rss_bytes"],
+    }
+
+
+def _waited_for(created_ns: int, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a job about its admission."""
+    delay_ns = request.get("delay_ns")
+    not_before_ns = max(request.get("not_before_ns", 0), 0 if delay_ns is None else created_ns + delay_ns)
+    return {
+        "groups": tuple(request.get("groups", ())),
+        "priority": request["priority"],
+        "weight": request["weight"],
+        "after": tuple(request.get("after", ())),
+        "not_before": from_ns(not_before_ns) if not_before_ns else None,
     }
 
 

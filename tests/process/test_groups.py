@@ -22,7 +22,8 @@ from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, Stat
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.runtime import launcher
 from supervisor.store import Index
-from supervisor.store.queue import Grant, Ticket
+from supervisor.store.queue import Turn
+from supervisor.store.tickets import Ticket
 from supervisor.system import processes
 
 if TYPE_CHECKING:
@@ -499,18 +500,19 @@ async def test_a_group_that_changes_while_a_job_is_made_is_noticed(
 
 @pytest.mark.usefixtures("world")
 async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    admit_next = Index.admit_next
+    take_turns = Index.take_turns
     locked = False
-    admitted: list[Grant] = []
+    admitted: list[str] = []
 
-    def admit_unless_locked(self: Index) -> list[Grant]:
+    def take_turns_unless_locked(self: Index) -> Turn:
         if locked:
             message = "another process holds the lock"
             raise StateBusy(message)
-        admitted.extend(admit_next(self))
-        return []
+        turn = take_turns(self)
+        admitted.extend(grant.job_id for grant in turn.grants)
+        return turn._replace(grants=[])
 
-    monkeypatch.setattr(Index, "admit_next", admit_unless_locked)
+    monkeypatch.setattr(Index, "take_turns", take_turns_unless_locked)
     async with supervisor.open_supervisor() as sup:
         await sup.set_group("g", limit=1)
         first = await sup.start(["sleep", "60"], groups=["g"])
@@ -520,7 +522,7 @@ async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypat
         await sup.cancel(first.job_id)
         locked = False
         sup.launcher.waiting.check(changed=False)
-        assert [grant.job_id for grant in admitted] == [job.job_id]
+        assert admitted == [job.job_id]
         with trio.fail_after(PATIENCE):
             assert (await sup.wait(job.job_id)).status == "done"
 

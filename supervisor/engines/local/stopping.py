@@ -124,11 +124,11 @@ class KeeperSignals:
                 nudge_keeper(keeper)
 
 
-def cancel_queued(directory: str, by: str) -> bool:
+def cancel_queued(directory: str, by: str, why: str = "cancelled") -> bool:
     """Rule that a job is never launched; return ``False`` when it was, or its launch is under way."""
     if records.read_claim(directory) is not None:
         return False
-    request_stop(directory, "cancelled", by)  # before the claim, so that an observation in between agrees
+    request_stop(directory, why, by)  # before the claim, so that an observation in between agrees
     if not records.take_claim(directory, records.NOBODY):
         return False
     reconcile.note_cancelled(directory)
@@ -311,7 +311,7 @@ class Cancel:
             return None  # a tree that resists is not tried again without a pause
         if self.until is None:
             process = validation.process(directory)
-            if process is None and cancel_queued(directory, self._by):
+            if process is None and cancel_queued(directory, self._by, why):
                 return None  # the next observation finds the exit record
             request = self._request(why)
             self.until = time.monotonic() + BACKSTOP_SECONDS
