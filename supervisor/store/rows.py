@@ -245,7 +245,10 @@ def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
 
 
 def _is_dependency(held: Any) -> bool:
-    return type(held) is dict and type(held["job_id"]) is type(held["when"]) is str
+    try:
+        return type(held["job_id"]) is type(held["when"]) is str
+    except TypeError:  # it is no mapping
+        return False
 
 
 _STATES: Final = frozenset(state.value for state in State)
