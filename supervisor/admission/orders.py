@@ -11,7 +11,8 @@ import os
 
 from supervisor import log
 from supervisor.engines.interface import LaunchRequest
-from supervisor.engines.staging import write_private
+from supervisor.engines.staging import write_orders
+from supervisor.jobdir import records
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper.single_job import Orders
 from supervisor.store import Row
@@ -27,22 +28,9 @@ def spool(request: LaunchRequest) -> None:
     Raises:
         StateFull, StateBusy, PermissionDenied: they cannot be written; the job must not be recorded then.
     """
-    environment = os.environb if request.env is None else request.env
-    orders = Orders(
-        job_id=request.job_id,
-        argv=list(request.argv),
-        workspace=os.fsencode(request.workspace),
-        environment={**environment, **request.changes},
-        deadline=request.deadline_seconds,
-        grace=request.grace_seconds,
-        limit=request.output_limit,
-        begun_ns=None,
-    )
     drop(request.directory)  # a commit that failed may have written them
     try:
-        if request.stdin is not None:
-            write_private(f"{request.directory}/{STDIN}", request.stdin)
-        write_private(f"{request.directory}/{ORDERS}", orders.encode())
+        write_orders(request)
     except OSError as error:
         raise state_error(error, "cannot write the orders of the job") from error
 
@@ -59,18 +47,20 @@ def waits(directory: str) -> bool:
 def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | None:
     """Return the launch request in the orders of a job; ``None`` if they are gone or damaged.
 
-    Damaged ones are deleted: no process can launch the job then, and the evidence says so. It holds its slots no more.
+    No process can launch the job then, and the claim says so. It holds its slots no more.
 
     Raises:
-        OSError: they cannot be read now.
+        OSError: they cannot be read now, or the claim cannot be written.
     """
     try:
         with open(f"{directory}/{ORDERS}", "rb") as file:
             orders = Orders.decode(file.read())
-    except FileNotFoundError:
+    except FileNotFoundError:  # or another process has launched the job, and has claimed it before
+        records.take_claim(directory, records.NOBODY)
         return None
     except (KeyError, ValueError) as error:
         log.warning("orders_damaged", job_id=row.job_id, error=repr(error))
+        records.take_claim(directory, records.NOBODY)
         drop(directory)
         return None
     stdin = None
@@ -79,6 +69,7 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
     return LaunchRequest(
         job_id=row.job_id,
         directory=directory,
+        record=row.request,
         argv=tuple(orders.argv),
         workspace=os.fsdecode(orders.workspace),
         env=orders.environment,
@@ -88,6 +79,7 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         output_limit=orders.limit,
         stop_leftovers=stop_leftovers,
         options=row.request.get("engine_options") or {},
+        may_be_launched=True,
     )
 
 

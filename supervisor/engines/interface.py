@@ -49,6 +49,7 @@ class LaunchRequest:
         output_limit: bytes of stdout or of stderr past which it is stopped.
         stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
         options: what only this engine understands; it has checked them.
+        may_be_launched: whether another process may have begun to launch it, and was killed meanwhile.
     """
 
     job_id: str
@@ -64,6 +65,7 @@ class LaunchRequest:
     output_limit: int = 67108864
     stop_leftovers: bool = False
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    may_be_launched: bool = False
 
 
 class JobPhase(Enum):

@@ -1,4 +1,4 @@
-"""What is put into a shared directory: the keeper that the nodes run, and what is meant for it alone."""
+"""What is put into a job directory for another process, or into a shared one for the nodes: orders, and the keeper."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import os
 import shutil
 import tempfile
 from hashlib import sha256
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["KEEPER_FILES", "program_in", "write_private"]
+from supervisor.keeper.single_job import ORDERS, STDIN, Orders
+
+if TYPE_CHECKING:
+    from supervisor.engines.interface import LaunchRequest
+
+__all__ = ["KEEPER_FILES", "program_in", "write_orders", "write_private"]
 
 KEEPER_FILES: Final = (
     "keeper/entry.py",
@@ -48,6 +53,28 @@ def write_private(path: str, content: bytes) -> None:
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
         file.write(content)
+
+
+def write_orders(request: LaunchRequest) -> None:
+    """Write what another process needs to launch a job into the job directory: ``orders``, and ``stdin`` if it has any.
+
+    Raises:
+        OSError: they cannot be written, or are there.
+    """
+    record = request.record
+    orders = Orders(
+        job_id=request.job_id,
+        argv=list(request.argv),
+        workspace=os.fsencode(request.workspace),
+        environment={**(os.environb if request.env is None else request.env), **request.changes},
+        deadline=request.deadline_seconds,
+        grace=request.grace_seconds,
+        limit=request.output_limit,
+        begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
+    )
+    if request.stdin is not None:
+        write_private(f"{request.directory}/{STDIN}", request.stdin)
+    write_private(f"{request.directory}/{ORDERS}", orders.encode())
 
 
 def program_in(shared: str) -> str:

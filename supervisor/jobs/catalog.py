@@ -291,7 +291,9 @@ class Catalog:
         requested = None if observation is None or row.finished else observation.stop_requested
         queue_reason = None if observation is None or row.finished else observation.queue_reason
         reason, position = self.index.standing(row)
-        if reason == "launching" and not self.layout.owners.any_may_be_alive():
+        if reason == "launching" and queue_reason is not None:  # its cluster has it
+            reason = None
+        elif reason == "launching" and not self.layout.owners.any_may_be_alive():
             reason = "no_launcher"
         progress = None
         if read and not row.finished and damage is None:

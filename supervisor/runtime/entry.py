@@ -102,7 +102,7 @@ class Entry:
         """Return the job as it is now."""
         running = self.running
         reason, position = (None, None) if self.pending is None else self.pending.standing()
-        if running is not None:
+        if running is not None and self.pending is None:
             reason = running.queue_reason
         return job_of(
             self.row,

@@ -18,11 +18,12 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
+from supervisor.admission import orders
 from supervisor.admission.groups import check_ticket
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, JobPhase, LaunchRequest
-from supervisor.errors import IdempotencyConflict, InvalidArguments, JobNotFound
+from supervisor.errors import IdempotencyConflict, JobNotFound
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
@@ -42,7 +43,7 @@ from supervisor.store import Row
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
-from supervisor.store.tickets import Ticket, ticket_of
+from supervisor.store.tickets import ticket_of
 from supervisor.system import processes
 
 __all__ = ["Launcher"]
@@ -174,7 +175,7 @@ class Launcher:
         record = self._record(spec, real, digest, engine, options)
         ticket = ticket_of(record)
         if ticket is not None:
-            await self._check_ticket(ticket, engine)
+            await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
         entry = await self._make_directory(key, record)
         request = self._launch_request(spec, record, entry.directory, changes)
 
@@ -184,22 +185,20 @@ class Launcher:
             self._nursery.start_soon(supervise, entry, engine, self._registry, request if launch else None)
             self._follower.attend(entry)
 
-        if ticket is not None:
-            self.waiting.enter(entry, request, begin)
         if protection is not None:
             protection.enter_context(self._registry.protected_job(entry.row.job_id))
         try:
+            if ticket is not None:
+                # A shared directory may be slow, and no transaction may wait for it. So a job for a cluster gets its
+                # orders now, and needs them also if it does not have to wait.
+                if not engine.on_this_machine:
+                    await trio.to_thread.run_sync(orders.spool, request)
+                self.waiting.enter(entry, request, begin, has_orders=not engine.on_this_machine)
             await self._registry.send(Create(entry, self._settings.job_max_count, begin))
         except BaseException:  # no process knows of it
-            remove_tree(entry.directory)
+            self._catalog.layout.remove_job(key, entry.row.job_id)
             raise
         return entry
-
-    async def _check_ticket(self, ticket: Ticket, engine: Engine) -> None:
-        if not engine.on_this_machine:
-            message = f"groups limit jobs on this machine, and engine {engine.name} runs its jobs on others"
-            raise InvalidArguments(message, repair="Start the job in no group, or without that engine.")
-        await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
 
     async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
         """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from supervisor import log
 from supervisor.admission import orders
 from supervisor.engines.interface import Engine, LaunchRequest
 from supervisor.errors import SupervisorError
@@ -70,10 +71,16 @@ class WaitingJobs:
         self._settings = settings
         self._due = math.inf
         self._checked: deque[Entry] = deque()
+        self._launching: set[Entry] = set()
         self._stale = 0
 
-    def enter(self, entry: Entry, request: LaunchRequest, begin: Callable[[bool], None]) -> None:
-        """Add a new job that waits; ``begin`` starts its actor, which launches it, or records its end."""
+    def enter(
+        self, entry: Entry, request: LaunchRequest, begin: Callable[[bool], None], *, has_orders: bool = False
+    ) -> None:
+        """Add a new job that waits; ``begin`` starts its actor, which launches it, or records its end.
+
+        ``has_orders``: its orders are on disk already.
+        """
 
         def begin_and_drop(launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
             if not self._access.closed:  # else the next supervisor on the state root launches the job
@@ -84,14 +91,14 @@ class WaitingJobs:
         self._due = -math.inf  # the next check looks up when its time comes, and when the pauses of its groups end
         entry.pending = Pending(
             begin=begin_and_drop,
-            spool=partial(orders.spool, request),
+            spool=(lambda: None) if has_orders else partial(orders.spool, request),
             standing=partial(self._catalog.index.standing, entry.row),
         )
 
     @staticmethod
     async def _drop_orders(entry: Entry) -> None:
         await entry.started.wait()
-        if entry.running is not None or entry.row.finished:
+        if _is_launched(entry) or entry.row.finished:  # what a cluster has queued still needs its orders
             await trio.to_thread.run_sync(orders.drop, entry.directory)
 
     def watch(self, entry: Entry) -> None:
@@ -125,17 +132,30 @@ class WaitingJobs:
 
     def _launch_adopted(self, entry: Entry, launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
         if launch and not self._access.closed:
-            self._nursery.start_soon(self._launch_from_orders, entry)
+            self._launching.add(entry)
+            self._nursery.start_soon(self._launch_once, entry)
+
+    async def _launch_once(self, entry: Entry) -> None:
+        try:
+            await self._launch_from_orders(entry)
+        finally:
+            self._launching.discard(entry)
 
     async def _launch_from_orders(self, entry: Entry) -> None:
         """Launch an adopted job; its actor observes it as a launch by another process."""
+        engine = self._engine_of(entry.row)
         leftovers = self._settings.job_leftovers == "stop"
         read = partial(orders.read, entry.row, entry.directory, stop_leftovers=leftovers)
-        request = await until_known(entry.directory, read)
+        request = await until_known(entry.directory, read, in_thread=not engine.on_this_machine)
         if request is None or entry.stop_why is not None:
             return
-        with contextlib.suppress(SupervisorError):  # the engine has recorded it, and the actor observes the record
-            await self._engine_of(entry.row).submit(request).started()
+        try:
+            await engine.submit(request).started()
+        except SupervisorError:  # the engine has recorded it, and the actor observes the record
+            pass
+        except OSError as error:  # the cluster has the job, and that cannot be recorded; the actor observes the job
+            log.warning("submission_not_noted", job_id=entry.row.job_id, error=str(error))
+            return
         await trio.to_thread.run_sync(orders.drop, entry.directory)
 
     def check(self, *, changed: bool) -> None:
@@ -163,7 +183,7 @@ class WaitingJobs:
                 continue
             self._checked.append(entry)
             if entry.adopted:
-                if entry.pending is None:
+                if entry.pending is None and entry not in self._launching:
                     self._take(entry)
             elif self._stale > 0:
                 row = index.get(entry.row.job_id)

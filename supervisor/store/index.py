@@ -171,9 +171,12 @@ class Index(Queries):
                 self.finish(row.with_outcome(outcome))
 
     def _may_have_run(self, row: Row) -> tuple[bool, int]:
+        shared = row.request.get("directory")
         try:
-            claim = records.read_claim(self.layout.job(row.workspace_key, row.job_id))
+            claim = records.read_claim(shared or self.layout.job(row.workspace_key, row.job_id))
         except NotKnown as error:
+            if shared:  # the state root is in order without it; a job that was admitted has its slots by its grant
+                return False, row.created_ns
             raise state_error(error, "cannot read a claim") from error
         return claim not in {None, records.NOBODY}, row.created_ns
 
@@ -228,7 +231,7 @@ class Index(Queries):
         """
         if row.is_newer:
             return True
-        if ticket_of(row.request) is not None:
+        if ticket_of(row.request) is not None and "directory" not in row.request:  # in a shared one its engine does it
             self._drop_orders(row)
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
@@ -243,9 +246,10 @@ class Index(Queries):
 
     def _drop_orders(self, row: Row) -> None:
         """Delete the environment and the input of a job that waits no more, or never is to be launched."""
+        directory = row.request.get("directory") or self.layout.job(row.workspace_key, row.job_id)
         for name in (records.ORDERS, records.STDIN):
             with contextlib.suppress(OSError):
-                os.unlink(f"{self.layout.job(row.workspace_key, row.job_id)}/{name}")
+                os.unlink(f"{directory}/{name}")
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive."""

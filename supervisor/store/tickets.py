@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "ticket_of"]
+__all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "has_ticket", "ticket_of"]
 
 CONDITIONS: Final = ("ok", "any", "failed", "start")
 """When a dependency holds: the job is done, has ended, has ended otherwise than done, or was launched."""
@@ -86,9 +86,14 @@ class Ticket(NamedTuple):
         return expiry is not None and expiry[1] <= (now.by(expiry[0]) or 0)
 
 
+def has_ticket(request: Mapping[str, Any]) -> bool:
+    """Whether the request in ``job.json`` has a ticket, so that the job may have to wait."""
+    return not _MEMBERS.isdisjoint(request) and any(map(request.get, _MEMBERS))
+
+
 def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
     """Return the ticket of the request in ``job.json``; ``None`` for a job that is launched at once."""
-    if _MEMBERS.isdisjoint(request) or not any(map(request.get, _MEMBERS)):
+    if not has_ticket(request):
         return None
     return Ticket(
         groups=tuple(sorted(set(request.get("groups", ())))),

@@ -320,6 +320,18 @@ async def test_one_directory_is_launched_once(bench: Bench) -> None:
     assert output(request) == b"ready\n"
 
 
+async def test_a_job_that_a_killed_process_may_have_launched_is_launched_once(bench: Bench) -> None:
+    request = bench.request("sleeper")
+    async with served(bench.make()) as engine:
+        first = await launched(engine, request)
+    async with served(bench.make()) as engine:
+        second = await launch(engine, attrs.evolve(request, may_be_launched=True))
+        assert second.launched.pid == first.launched.pid
+        await second.stop("cancelled", "test")
+        assert (await second.wait()).stopped == "cancelled"
+    assert output(request) == b"ready\n"
+
+
 async def _observed(bench: Bench, request: LaunchRequest) -> Observation:
     async with served(bench.make()) as engine:
         return engine.client().observe(request.directory, owner_lives=False)

@@ -465,19 +465,6 @@ def test_damaged_orders_end_the_job_and_free_its_slots(world: World) -> None:
     assert (job.status, job.reason) == ("failed", "launch_failed")
 
 
-async def test_a_job_of_a_cluster_in_a_group_is_refused(
-    world: World, fake_slurm: object, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    del fake_slurm
-    shared = tmp_path_factory.mktemp("shared")
-    async with supervisor.open_supervisor() as sup:
-        await sup.set_group("g", limit=1)
-        with pytest.raises(InvalidArguments, match="on this machine"):
-            await sup.start(["true"], groups=["g"], engine="slurm", engine_options={"shared_dir": str(shared)})
-        assert (await sup.list()).jobs == ()
-    assert counts(world, "g") == (0, 0)
-
-
 @pytest.mark.parametrize("change", ["removed", "lowered"])
 async def test_a_group_that_changes_while_a_job_is_made_is_noticed(
     world: World, monkeypatch: pytest.MonkeyPatch, change: str

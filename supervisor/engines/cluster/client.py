@@ -9,23 +9,19 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBackend
-from supervisor.engines.cluster.reconcile import SUBMISSION, resolve
+from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, SUBMISSION, resolve
 from supervisor.engines.interface import JobPhase, Observation, StopInProgress
 from supervisor.engines.local import stopping
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
 
 __all__ = [
-    "REPEAT_WITHIN_SECONDS",
     "UNREACHABLE_REPORT",
     "ClusterClient",
     "MissingClient",
     "read_submission",
     "request_end",
 ]
-
-REPEAT_WITHIN_SECONDS: Final = 240.0
-"""How long after a submission an engine that does not know of it is taken to have lost it, not to have ended it."""
 
 UNREACHABLE_REPORT: Final = JobReport(queue_state=QueueState.UNREACHABLE)
 _KEEPER_ANSWERS_SECONDS: Final = 6.0
@@ -72,7 +68,8 @@ class ClusterClient(_Remote):
         key = os.path.basename(directory)
         try:
             observation = resolve(directory, UNREACHABLE_REPORT, owner_lives=owner_lives, engine=self._name)
-            if observation.ended is not None:
+            unsubmitted = observation.phase is JobPhase.QUEUED and observation.queue_reason is None
+            if observation.ended is not None or unsubmitted:
                 return observation
             report = self._cluster.observe([key]).get(key) or _absent(directory)
             return resolve(directory, report, owner_lives=owner_lives, engine=self._name, collect=self.collect)

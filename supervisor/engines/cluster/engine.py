@@ -25,15 +25,9 @@ import attrs
 import trio
 
 from supervisor import log
-from supervisor.engines.cluster.client import (
-    REPEAT_WITHIN_SECONDS,
-    UNREACHABLE_REPORT,
-    ClusterClient,
-    read_submission,
-    request_end,
-)
+from supervisor.engines.cluster.client import UNREACHABLE_REPORT, ClusterClient, read_submission, request_end
 from supervisor.engines.cluster.interface import Backend, JobReport, QueueState, Rejected, Unreachable
-from supervisor.engines.cluster.reconcile import SUBMISSION, is_unclaimed, resolve
+from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, SUBMISSION, is_unclaimed, resolve
 from supervisor.engines.cluster.submission import Submitter, rule_out
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import JobPhase, LaunchRequest, Observation
@@ -92,6 +86,8 @@ class ClusterRunning:
     """A repeated submission is under way."""
     confirmed: bool = attrs.field(default=False, init=False)
     """The cluster has known it for long enough not to forget it in a crash."""
+    waits: bool = attrs.field(default=False, init=False)
+    """No process has submitted it: what changes that writes into its directory, and the kernel reports it."""
     absent_since: float | None = attrs.field(default=None, init=False)
     unreached_since: float | None = attrs.field(default=None, init=False)
 
@@ -116,6 +112,12 @@ class ClusterRunning:
         if self.unreached_since is not None:
             return "unreachable"
         return "starting" if self.report.queue_state is QueueState.RUNNING else None
+
+    def note(self, submission: Mapping[str, Any]) -> None:
+        """Take in the record of a submission by another process."""
+        if isinstance(submitted := submission.get("submitted_ns"), int):
+            self.submitted_ns, self.attempts = submitted, 1
+            self.confirmed = submission.get("confirmed") is True
 
     async def started(self) -> None:
         """Submit it, unless that was begun before, and wait until a node runs it, or it has ended without that."""
@@ -238,7 +240,7 @@ class ClusterEngine:
             refusal = f"{self.name} could not be reached"
             with trio.move_on_after(_SUBMIT_FOR_SECONDS) as patience:
                 try:
-                    number = await self._submitter.submit(submission)
+                    number = await self._submitter.submit(submission, again=request.may_be_launched)
                 except Rejected as error:
                     refusal = str(error)
                 else:
@@ -271,10 +273,7 @@ class ClusterEngine:
         handle = ClusterRunning(self, directory, record or {}, owner_lives=owner_lives)
         if launched is not None:
             handle.set_launched(launched)
-        note = await trio.to_thread.run_sync(read_submission, directory)
-        if isinstance(submitted := note.get("submitted_ns"), int):
-            handle.submitted_ns, handle.attempts = submitted, 1
-        handle.confirmed = note.get("confirmed") is True
+        handle.note(await trio.to_thread.run_sync(read_submission, directory))
         self.watch(handle)
         return handle
 
@@ -331,6 +330,8 @@ class ClusterEngine:
                     engine=self.name,
                     collect=self._client.collect,
                 )
+                if handle.submitted_ns is None:  # another process may have submitted it since
+                    handle.note(read_submission(handle.directory))
             except OSError as error:  # full, away, or forgotten; the engine's next word brings us back to it
                 log.warning("job_not_looked_at", job_id=handle.key, error=str(error))
                 ended = Ended(exit=Exit(ended_ns=time.time_ns()))
@@ -344,6 +345,7 @@ class ClusterEngine:
         if observation is None:
             return
         handle.stop_seen = observation.stop_requested
+        handle.waits = observation.phase is JobPhase.QUEUED and observation.queue_reason is None
         if observation.launched is not None and not handle.begun.is_set():
             handle.set_launched(observation.launched)
         if observation.ended is not None:
@@ -382,6 +384,8 @@ class ClusterEngine:
     def _not_reached(self, now: float) -> None:
         for handles in self._handles.values():
             for handle in handles:
+                if handle.waits:
+                    continue
                 if handle.unreached_since is None:
                     handle.unreached_since = now
                 handle.absent_since = None
@@ -419,6 +423,8 @@ class ClusterEngine:
 
     def _handle_missing(self, handle: ClusterRunning, now: float, wall_ns: int, again: list[ClusterRunning]) -> None:
         """Deal with a job that the engine does not know: at first it may be that it does not know it yet."""
+        if handle.waits:
+            return
         self._mark_dirty(handle)
         if handle.submitting:  # of course it does not
             return

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
@@ -30,12 +30,27 @@ from supervisor.jobdir import factories, records
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobdir.validation import exit_of, stop_facts, valid_exit, valid_process
 from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
+from supervisor.store.tickets import has_ticket
+from supervisor.system.observing import is_there
 
-__all__ = ["SUBMISSION", "ClusterEvidence", "Step", "decide", "drop_secrets", "examine", "is_unclaimed", "resolve"]
+__all__ = [
+    "REPEAT_WITHIN_SECONDS",
+    "SUBMISSION",
+    "ClusterEvidence",
+    "Step",
+    "decide",
+    "drop_secrets",
+    "examine",
+    "is_unclaimed",
+    "is_young",
+    "resolve",
+]
 
 _Collect = Callable[[str], JobReport | None]
 
 SUBMISSION: Final = "submission.json"
+REPEAT_WITHIN_SECONDS: Final = 240.0
+"""How long after a submission a cluster that does not know of it is taken to have lost it, not to have ended it."""
 SILENT_SECONDS: Final = 4 * BEAT_NS / 1e9
 _OWN_PULSE: Final = ".now"
 
@@ -54,6 +69,9 @@ class ClusterEvidence:
         silent: whether the keeper that has claimed it has given no sign of life for too long.
         owner_lives: whether a supervisor may be about to submit it.
         overdue: whether its time, which ran from its submission, is over.
+        waits: whether no process has submitted it, and any process can, from its orders, once it is admitted.
+        young: whether it was submitted so recently that a cluster that does not know it may have lost it, or may not
+            know it yet.
     """
 
     claim: str | None
@@ -65,6 +83,8 @@ class ClusterEvidence:
     silent: bool
     owner_lives: bool
     overdue: bool = False
+    waits: bool = False
+    young: bool = False
 
 
 class Step(Enum):
@@ -102,17 +122,29 @@ def examine(directory: str, report: JobReport, *, owner_lives: bool) -> ClusterE
     kept = process is not None or claim not in {None, records.NOBODY}
     gone = report.queue_state in {QueueState.ENDED, QueueState.ABSENT}
     born = records.read(directory, records.JOB) or {}
+    submission = records.read(directory, SUBMISSION)
+    unsubmitted = claim is None and process is None and submission is None
     return ClusterEvidence(
         claim=claim,
         process=process,
         stop=_stop_told_by_the_end(exit_record, records.read_stop(directory)),
         exit=exit_record,
-        submission=records.read(directory, SUBMISSION),
+        submission=submission,
         report=report,
         silent=kept and gone and _age_of_pulse(directory) > SILENT_SECONDS,
         owner_lives=owner_lives,
         overdue=_is_overdue(born),
+        waits=unsubmitted and has_ticket(born) and is_there(f"{directory}/{ORDERS}"),
+        young=is_young(submission or {}),
     )
+
+
+def is_young(submission: Mapping[str, Any]) -> bool:
+    """Whether a cluster that does not know a job may have lost its submission, or may not know it yet."""
+    submitted_ns = submission.get("submitted_ns")
+    if submission.get("confirmed") is True or not isinstance(submitted_ns, int):
+        return False
+    return time.time_ns() - submitted_ns < REPEAT_WITHIN_SECONDS * 1e9
 
 
 def _stop_told_by_the_end(end: dict[str, Any] | None, stop: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -149,7 +181,9 @@ def decide(evidence: ClusterEvidence) -> Step:  # a decision table, one return p
         return Step.RUNNING if evidence.process else Step.QUEUED
     if not gone and not evidence.overdue:
         return Step.QUEUED
-    if evidence.submission is None and evidence.owner_lives and not evidence.overdue:
+    unsubmitted = evidence.submission is None and (evidence.owner_lives or evidence.waits)
+    unknown_yet = evidence.young and evidence.report.queue_state is QueueState.ABSENT
+    if (unsubmitted or unknown_yet) and not evidence.overdue:
         return Step.QUEUED
     return Step.RULE_NEVER_LAUNCHED
 
@@ -225,6 +259,7 @@ def _note_engines_word(
     directory: str, evidence: ClusterEvidence, engine: str, collect: Callable[[str], JobReport | None]
 ) -> None:
     report = evidence.report
+    drop_secrets(directory)  # its keeper may have died before it read them
     if report.queue_state is QueueState.ENDED and report.handle is not None and evidence.process:
         report = collect(report.handle) or report
     if report.cancelled or report.overdue:
@@ -265,7 +300,9 @@ def _observation(step: Step, evidence: ClusterEvidence) -> Observation:
     return Observation(phase=JobPhase.QUEUED, stop_requested=requested, queue_reason=_why_queued(evidence))
 
 
-def _why_queued(evidence: ClusterEvidence) -> str:
+def _why_queued(evidence: ClusterEvidence) -> str | None:
+    if evidence.waits:  # the queue of the state root knows why
+        return None
     match evidence.report.queue_state:
         case QueueState.QUEUED:
             return evidence.report.reason or "queued"

@@ -16,9 +16,9 @@ from supervisor import log
 from supervisor.engines.cluster.interface import Backend, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.reconcile import SUBMISSION, drop_secrets, is_unclaimed
 from supervisor.engines.interface import LaunchRequest
-from supervisor.engines.staging import program_in, write_private
+from supervisor.engines.staging import program_in, write_orders
 from supervisor.jobdir import factories, records
-from supervisor.keeper.single_job import ORDERS, STDIN, Orders
+from supervisor.jobdir.records import ORDERS
 
 __all__ = ["Submitter", "rule_out"]
 
@@ -55,20 +55,8 @@ class Submitter:
         directory = request.directory
         if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
             return None
-        record = request.record
-        orders = Orders(
-            job_id=request.job_id,
-            argv=list(request.argv),
-            workspace=os.fsencode(request.workspace),
-            environment={**(os.environb if request.env is None else request.env), **request.changes},
-            deadline=request.deadline_seconds,
-            grace=request.grace_seconds,
-            limit=request.output_limit,
-            begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
-        )
-        if request.stdin is not None:
-            write_private(f"{directory}/{STDIN}", request.stdin)
-        write_private(f"{directory}/{ORDERS}", orders.encode())
+        if not os.path.lexists(f"{directory}/{ORDERS}"):  # a job that may have to wait has had them from the beginning
+            write_orders(request)
         return self._submission(
             directory,
             request.options,
@@ -104,8 +92,10 @@ class Submitter:
             **times,
         )
 
-    async def submit(self, submission: Submission) -> str:
+    async def submit(self, submission: Submission, *, again: bool = False) -> str:
         """Submit until it is accepted or refused; more than once if the answer gets lost, as the claim permits.
+
+        ``again``: another process may have submitted the job, so the cluster is first asked whether it knows the job.
 
         Raises:
             Rejected: it was refused, or there is nothing to submit any more.
@@ -113,6 +103,9 @@ class Submitter:
         pause = 0.5
         while True:
             try:
+                if again and submission.key in (known := await self._backend.recover([submission.key])):
+                    number = known[submission.key]
+                    break
                 number = await self._backend.submit(submission)
             except Unreachable as problem:
                 self.complaint = str(problem)

@@ -95,6 +95,20 @@ def test_who_is_about_to_submit_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("report", REPORTS)
+def test_a_job_that_waits_for_its_admission_is_not_ruled_out(report: JobReport) -> None:
+    waits = attrs.evolve(NOTHING, submission=None, report=report, waits=True)
+    assert decide(waits) is Step.QUEUED
+    assert decide(attrs.evolve(waits, overdue=True)) is Step.RULE_NEVER_LAUNCHED
+    assert decide(attrs.evolve(waits, claim=records.NOBODY)) is Step.RULE_NEVER_LAUNCHED
+
+
+def test_a_report_that_was_asked_for_before_the_submission_says_nothing() -> None:
+    young = attrs.evolve(NOTHING, young=True)
+    assert decide(attrs.evolve(young, report=ABSENT)) is Step.QUEUED
+    assert decide(attrs.evolve(young, report=ENDED)) is Step.RULE_NEVER_LAUNCHED
+
+
+@pytest.mark.parametrize("report", REPORTS)
 def test_a_ruling_is_final(report: JobReport) -> None:
     assert decide(attrs.evolve(NOTHING, claim=records.NOBODY, report=report)) is Step.RULE_NEVER_LAUNCHED
 
