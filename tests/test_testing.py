@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,107 @@ async def test_a_stranger_is_judged_by_the_evidence(settings: Settings, autojump
         job = await one.start(["a"])
         assert (await two.wait(job.job_id)).status == "done"
         assert second.commands == ()
+
+
+Clock = trio.testing.MockClock
+
+
+async def test_a_group_limits_fake_commands_by_the_mock_clock(settings: Settings, autojump_clock: Clock) -> None:  # noqa: ARG001
+    engine = FakeEngine(Script(seconds=60))
+    most = 0
+    async with open_supervisor(settings, engine=engine) as sup:
+        await sup.set_group("three", limit=3)
+        async with sup.events() as events:
+            jobs = [await sup.start(["a"], groups=["three"]) for _ in range(7)]
+            left = len(jobs)
+            async for event in events:
+                most = max(most, len(engine.running("three")))
+                assert engine.running("another") == ()
+                left -= event.status.terminal
+                if not left:
+                    break
+        assert [(await sup.status(job.job_id)).status for job in jobs] == ["done"] * 7
+    assert most == 3
+    starts = [command.deadline_at - command.request.deadline_seconds for command in engine.commands]
+    assert [round(start - starts[0]) // 60 for start in starts] == [0, 0, 0, 1, 1, 1, 2]
+
+
+@pytest.fixture
+def patient_clock() -> Clock:
+    """A clock that jumps only when the work in threads is done."""
+    return Clock(autojump_threshold=0.01)
+
+
+async def test_a_pause_ends_by_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        await sup.set_group("g")
+        await sup.pause_group("g", until=engine.time() + timedelta(seconds=100))
+        job = await sup.start(["a"], groups="g")
+        assert (job.status, job.queue_reason) == ("queued", "paused")
+        await trio.sleep(80)
+        assert engine.commands == ()
+        (group,) = await sup.groups()
+        assert group.oldest_wait_seconds == pytest.approx(80, abs=5)
+        assert (await engine.next()).job_id == job.job_id
+        job = await sup.status(job.job_id)
+        assert job.started_at is not None
+        assert (job.started_at - job.created_at).total_seconds() == pytest.approx(100, abs=5)
+
+
+@pytest.mark.parametrize(("later", "first"), [(290, "urgent"), (310, "patient")])
+async def test_a_point_of_priority_is_worth_the_aging_time(
+    settings: Settings, mock_clock: Clock, later: int, first: str
+) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        await sup.set_group("g", limit=1, aging_seconds=300)
+        await sup.start(["running"], groups="g")
+        await sup.start(["patient"], groups="g")
+        mock_clock.jump(later)
+        await sup.start(["urgent"], groups="g", priority=1)
+        (await engine.next()).finish()
+        assert (await engine.next()).argv == (first,)
+
+
+async def test_waiting_jobs_are_launched_after_a_restart(settings: Settings, patient_clock: Clock) -> None:
+    engine = FakeEngine(Script(seconds=10))
+    async with open_supervisor(settings, engine=engine) as sup:
+        await sup.set_group("g", limit=1)
+        await sup.start(["first"], groups="g")
+        waiting = await sup.start(["second"], groups="g", stdin=b"input", env={"A": "b"})
+    assert [command.argv for command in engine.running("g")] == [("first",)]
+    patient_clock.jump(10)
+    async with open_supervisor(settings, engine=engine) as sup:
+        await engine.next()
+        second = await engine.next()
+        assert (second.job_id, second.request.stdin, second.request.env) == (waiting.job_id, b"input", {b"A": b"b"})
+        assert engine.running("g") == (second,)
+        ended = await sup.wait(waiting.job_id)
+        assert (ended.status, ended.elapsed_ms) == ("done", 10_000)
+
+
+async def test_any_thread_may_ask_for_the_time(settings: Settings, mock_clock: Clock) -> None:
+    engine = FakeEngine()
+    before = engine.time()
+    async with open_supervisor(settings, engine=engine):
+        begin = engine.time()
+        mock_clock.jump(86400)
+        assert await trio.to_thread.run_sync(engine.time) == begin + timedelta(days=1) == engine.time()
+    mock_clock.jump(86400)
+    assert before <= begin
+    assert await trio.to_thread.run_sync(engine.time) == begin + timedelta(days=1)  # no supervisor is open
+
+
+async def test_delays_and_dependencies_follow_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
+    engine = FakeEngine(Script(seconds=20))
+    async with open_supervisor(settings, engine=engine) as sup:
+        begin = engine.time()
+        delayed = await sup.start(["a"], delay_seconds=30)
+        at = await sup.start(["b"], not_before=begin + timedelta(seconds=60))
+        after = await sup.start(["c"], after=[at.job_id])
+        never = await sup.start(["d"], hold=True, start_within_seconds=50)
+        assert {job.status for job in (delayed, at, after, never)} == {"queued"}
+        begun = [(await sup.wait(job.job_id)).started_at for job in (delayed, at, after)]
+        assert [when and (when - begin).total_seconds() for when in begun] == pytest.approx([30, 60, 80], abs=5)
+        assert (await sup.wait(never.job_id)).reason == "start_expired"

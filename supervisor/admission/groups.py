@@ -6,7 +6,6 @@ of the root. The transaction that changes the index also admits the jobs for whi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import attrs
@@ -149,7 +148,7 @@ def group_infos(index: Index) -> list[GroupInfo]:
 
 def _info(index: Index, group: Group) -> GroupInfo:
     counts = index.read_queue(lambda queue: queue.counts(group.name))
-    now_ns = time.time_ns()
+    now_ns = index.layout.clock.wall_ns()
     return GroupInfo(
         name=group.name,
         limit=group.limit,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -54,7 +53,7 @@ _LAUNCH_SECONDS: Final = 10.0
 the job is queued, and is launched when that passes, unless it is cancelled before."""
 
 
-def _admission_members(spec: JobSpec) -> dict[str, Any]:
+def _admission_members(spec: JobSpec, boot_ns: int) -> dict[str, Any]:
     """Return the members of ``job.json`` about admission; one that is not given is not there."""
     members: dict[str, Any] = {"priority": spec.priority, "weight": spec.weight}
     if spec.groups:
@@ -70,7 +69,7 @@ def _admission_members(spec: JobSpec) -> dict[str, Any]:
     if spec.start_within_seconds is not None:
         members["start_within_ns"] = int(spec.start_within_seconds * 1e9)
     if spec.delay_seconds is not None or spec.start_within_seconds is not None:
-        members["created_boot_ns"] = processes.boottime_ns()
+        members["created_boot_ns"] = boot_ns
     return members
 
 
@@ -232,7 +231,7 @@ class Launcher:
             "argv": spec.argv,
             "workspace": real,
             "labels": dict(spec.labels),
-            "created_ns": time.time_ns(),
+            "created_ns": self._catalog.layout.clock.wall_ns(),
             "deadline_seconds": None if math.isinf(deadline) else deadline,
             "ttl_seconds": settings.job_ttl,
             "grace_seconds": settings.stop_grace_seconds,
@@ -244,7 +243,7 @@ class Launcher:
             **self._birthplace,
         }
         if spec.asks_for_admission:
-            record |= _admission_members(spec)
+            record |= _admission_members(spec, self._catalog.layout.clock.boot_ns())
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:

@@ -31,6 +31,7 @@ from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.settings import Settings
 from supervisor.store import Row
+from supervisor.store.clock import TimeSource
 from supervisor.store.state_errors import state_error
 from supervisor.text.groups import leaves
 
@@ -103,6 +104,8 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
             stack.callback(helper.ensure, catalog.index)
         catalog.clients = engines.Clients(running_on)
         foreign = stack.enter_context(Catalog(settings, any_thread=True, clients=engines.Clients(running_on)))
+        if isinstance(running_on, TimeSource):
+            catalog.layout.clock.source = foreign.layout.clock.source = running_on
         foreign.index.share_rows(catalog.index)  # two connections, one thread each, mostly the same rows
         registry = Registry(catalog)
         stack.callback(registry.release_waiters)

@@ -1,4 +1,4 @@
-"""The clock for the expiry of jobs: the wall clock, bounded by the boot clock.
+"""The clocks of a state root: for admission, and for the expiry of jobs the wall clock, bounded by the boot clock.
 
 A wall clock that is set forward must not make a root forget its jobs. So each root records the wall-clock time of the
 boot, the earliest that any process has observed in this boot, and the time is at most that plus what the boot clock
@@ -14,12 +14,12 @@ import contextlib
 import errno
 import os
 import time
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from supervisor.store.tickets import Moment
 from supervisor.system import processes
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "TimeSource"]
 
 _NAME: Final = ".clock"
 _MAX_DIGITS: Final = 19
@@ -28,8 +28,25 @@ _JITTER_NS: Final = 1_000_000_000
 """Between two clocks that are read one after the other, or while one is being adjusted."""
 
 
+@runtime_checkable
+class TimeSource(Protocol):
+    """Other clocks than those of this machine, for tests: an engine may be one."""
+
+    def wall_ns(self) -> int:
+        """Return the wall clock."""
+        ...
+
+    def boot_ns(self) -> int:
+        """Return the time since boot."""
+        ...
+
+
 class Clock:
     """The clock of one state root.
+
+    Attributes:
+        source: the clocks by which waiting jobs are admitted; ``None`` for those of this machine. The expiry of jobs
+            is always by those of this machine.
 
     Raises:
         OSError: its file, or the id of this boot, cannot be read now.
@@ -37,6 +54,7 @@ class Clock:
 
     def __init__(self, root: str) -> None:
         """Read the file of this boot."""
+        self.source: TimeSource | None = None
         self._path = f"{root}/{_NAME}"
         self._booted_ns = self._read()
 
@@ -51,19 +69,26 @@ class Clock:
             self._booted_ns = seen
             self._write(f"{processes.boot_id()[:12]}.{seen}")
 
+    def wall_ns(self) -> int:
+        """Return the wall clock for admission: the time of a start, the end of a pause. Users set and read that."""
+        return time.time_ns() if self.source is None else self.source.wall_ns()
+
+    def boot_ns(self) -> int:
+        """Return the time since boot, for delays."""
+        return processes.boottime_ns() if self.source is None else self.source.boot_ns()
+
     def now_ns(self) -> int:
-        """Return the time, in nanoseconds since the epoch."""
+        """Return the time for expiry, in nanoseconds since the epoch."""
         now = time.time_ns()
         return now if self._booted_ns is None else min(now, self._booted_ns + processes.boottime_ns() + _JITTER_NS)
 
-    @staticmethod
-    def moment() -> Moment:
-        """Return the time by the wall clock and by the boot clock.
+    def moment(self) -> Moment:
+        """Return the time for admission, by the wall clock and by the boot clock.
 
         Raises:
             NotKnown: the id of this boot cannot be read now.
         """
-        return Moment(time.time_ns(), processes.boottime_ns(), processes.boot_id()[:12])
+        return Moment(self.wall_ns(), self.boot_ns(), processes.boot_id()[:12])
 
     def _write(self, text: str) -> None:
         aside = f"{self._path}.{os.urandom(4).hex()}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Final, TypeVar
@@ -331,7 +330,7 @@ class Index(Queries):
         if row.started_ns is not None or row.finished or ticket_of(row.request) is None:
             return None, None
         try:
-            return self.read_queue(lambda queue: queue.standing(row.job_id, time.time_ns()))
+            return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.wall_ns()))
         except SupervisorError:
             return None, None
 

@@ -142,7 +142,7 @@ class Layout:
         create: whether to make the root if it does not exist. Otherwise a missing root has no jobs.
 
     Attributes:
-        clock: the time for expiry.
+        clock: the times for expiry and for admission.
         owners: the supervisors that are open on it.
 
     Raises:

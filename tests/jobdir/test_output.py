@@ -166,7 +166,7 @@ OTHERS = {
     "keeper/launches.py": "creates it",
     "keeper/output_limit.py": "its size and time, for the keeper",
     "store/state_root.py": "deletes it",
-    "testing.py": "writes it for a fake command",
+    "testing/command.py": "writes it for a fake command",
 }
 """The modules beside this reader that name the files of a job's output, and what for."""
 
