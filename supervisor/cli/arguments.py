@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -11,23 +14,60 @@ import click
 
 from supervisor.cli.front import group_option
 from supervisor.settings import Settings, parse_seconds
+from supervisor.store.tickets import CONDITIONS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["job_argument", "jobs_argument", "label_option", "seconds", "workspace_option", "workspace_scope"]
+__all__ = [
+    "dependency",
+    "job_argument",
+    "jobs_argument",
+    "label_option",
+    "moment",
+    "seconds",
+    "workspace_option",
+    "workspace_scope",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _MAX_COMPLETIONS: Final = 100
 
 
+_DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII | re.IGNORECASE)
+_UNITS: Final = (86400, 3600, 60, 1)
+
+
 def seconds(text: str) -> float:
-    """Parse an option's number of seconds, at least 0; ``none`` is infinity."""
+    """Parse an option's duration: seconds, at least 0, or ``2d``, ``1h30m``, ``90s``; ``none`` is infinity."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is not None and found[0]:
+        return math.fsum(float(number) * unit for number, unit in zip(found.groups(default=0), _UNITS, strict=True))
     try:
         return parse_seconds(text)
     except ValueError:
-        message = f"{text!r} is not a number of seconds of at least 0, nor 'none'."
+        message = (
+            f"{text!r} is not a duration: a number of seconds of at least 0, or as 90s, 5m, 1h30m, 2d; nor 'none'."
+        )
         raise click.BadParameter(message) from None
+
+
+def moment(text: str) -> datetime:
+    """Parse an option's time, ISO 8601; one without a zone is local."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = f"{text!r:.80} is not a time: give one such as 2030-01-31T18:00 or 2030-01-31T18:00+02:00."
+        raise click.BadParameter(message) from None
+
+
+def dependency(text: str) -> tuple[str, str]:
+    """Parse ``[WHEN:]JOB``; return when it holds, and the id of the job or its beginning."""
+    when, _, job = text.rpartition(":")
+    if (when or CONDITIONS[0]) not in CONDITIONS or not job:
+        message = f"{text!r:.80} is not [WHEN:]JOB, where WHEN is one of {', '.join(CONDITIONS)}."
+        raise click.BadParameter(message)
+    return when or CONDITIONS[0], job
 
 
 def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
+import attrs
 import click
 
 from supervisor.cli import inherited
-from supervisor.cli.arguments import label_option, seconds, workspace_option
+from supervisor.cli.arguments import dependency, label_option, moment, seconds, workspace_option
 from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
@@ -20,7 +21,7 @@ from supervisor.interpret import kinds
 from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
 from supervisor.model import JobOptions, JobSpec
 
-__all__ = ["COMMAND_LINE", "make_spec", "request_options"]
+__all__ = ["COMMAND_LINE", "make_spec", "prepare", "request_options"]
 
 # Every word after the name of the command belongs to the command, options included.
 COMMAND_LINE: Final[dict[str, Any]] = {"context_settings": {"allow_interspersed_args": False}, "epilog": DEFAULTS}
@@ -127,6 +128,36 @@ def request_options(function: _F) -> _F:
             ),
             click.option("--weight", type=int, default=1, metavar="N", help="Take N slots of each group. Default: 1."),
             click.option("--create-group", is_flag=True, help="Make the groups that do not exist, without a limit."),
+            click.option("--hold", is_flag=True, help="Have it wait until `supervisor release`."),
+            click.option(
+                "--delay",
+                "delay_seconds",
+                type=seconds,
+                metavar="DURATION",
+                help="Have it wait for this long: seconds, or as 90s, 5m, 1h30m, 2d.",
+            ),
+            click.option(
+                "--not-before",
+                type=moment,
+                metavar="TIME",
+                help="Have it wait until this time: ISO 8601, local if it has no zone.",
+            ),
+            click.option(
+                "--start-within",
+                "start_within_seconds",
+                type=seconds,
+                metavar="DURATION",
+                help="Cancel it if it cannot be launched in this time.",
+            ),
+            click.option(
+                "--after",
+                type=dependency,
+                metavar="[WHEN:]JOB",
+                multiple=True,
+                help="Have it wait until JOB is done ('ok', the default), has ended ('any'), has ended otherwise than "
+                "done ('failed'), or was launched ('start'). Repeat it for several. It is cancelled when that cannot "
+                "be any more.",
+            ),
             click.option(
                 "--engine",
                 metavar="ENGINE",
@@ -152,13 +183,21 @@ def request_options(function: _F) -> _F:
     return function
 
 
-def create_groups(call: Invocation, spec: JobSpec, *, wanted: bool) -> None:
-    """Make the groups of a job that do not exist, if that is ``wanted``."""
-    if wanted and spec.groups:
+def prepare(call: Invocation, spec: JobSpec, *, create_group: bool) -> JobSpec:
+    """Make the groups of a job that do not exist, if ``create_group``; return the request with whole ids of jobs.
+
+    Raises:
+        JobNotFound, InvalidArguments: a job to wait for does not exist, or the beginning of its id is ambiguous.
+    """
+    if create_group and spec.groups:
         from supervisor.admission import groups
 
         with call.writing_catalog() as catalog:
             groups.create_groups(catalog.index, spec.groups)
+    if spec.after:
+        with call.catalog() as catalog:
+            spec = attrs.evolve(spec, after=[(when, catalog.resolve_prefix(job)) for when, job in spec.after])
+    return spec
 
 
 def make_spec(
@@ -177,6 +216,9 @@ def make_spec(
         click.UsageError: a file cannot be read, a variable is not set, or an option is of another engine.
         InvalidArguments: a file is too large.
     """
+    if others["delay_seconds"] is not None and others["not_before"] is not None:
+        message = "--delay and --not-before exclude each other."
+        raise click.UsageError(message)
     options = {name: others.pop(name) for name in JobOptions.__annotations__ if name in others}
     engine_options = {name.removeprefix("slurm_"): value for name, value in others.items() if value is not None}
     if engine in {None, "local"} and engine_options:

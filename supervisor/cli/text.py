@@ -17,6 +17,7 @@ __all__ = [
     "colour",
     "columns",
     "command_line",
+    "dependencies",
     "duration",
     "labels",
     "milliseconds",
@@ -26,6 +27,7 @@ __all__ = [
     "plural",
     "progress",
     "size",
+    "waiting",
 ]
 
 _COLOURS: Final = {
@@ -133,6 +135,30 @@ def outcome(job: Job) -> str:
     if job.reason is Reason.KILLED_BY_SIGNAL and job.signal is not None:
         return f"{job.status.value} (signal {job.signal})"
     return f"{job.status.value} ({job.reason.value.replace('_', ' ')})"
+
+
+def waiting(job: Job) -> str | None:
+    """Return why a job waits, and its position, in a few words; ``None`` for one that does not wait."""
+    if job.queue_reason is None or job.status.terminal:
+        return None
+    why = one_line(_WAITS.get(job.queue_reason, job.queue_reason))
+    return why if job.queue_position is None else f"{why}; position {job.queue_position}"
+
+
+def dependencies(job: Job) -> str:
+    """Return the jobs that a job waits for, as ``--after`` takes them."""
+    return one_line(" ".join(f"{each['when']}:{each['job_id']}" for each in job.after))
+
+
+_WAITS: Final = {
+    "held": "on hold, until it is released",
+    "dependency": "for other jobs",
+    "not_before": "for its time",
+    "paused": "a group is paused",
+    "limit": "for room in its groups",
+    "launching": "it is about to be launched",
+    "no_launcher": "it may run, and no process is there to launch it",
+}
 
 
 def progress(reported: Mapping[str, Any] | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -11,9 +11,9 @@ import click
 
 from supervisor.admission import groups
 from supervisor.cli import exits, text
-from supervisor.cli.arguments import seconds
+from supervisor.cli.arguments import moment, seconds
 from supervisor.cli.front import Invocation, command, shared_options
-from supervisor.model import GroupInfo, to_json
+from supervisor.model import GroupInfo, to_json, to_ns
 from supervisor.store.groups import DEFAULT_AGING_SECONDS, Group
 
 __all__ = ["group"]
@@ -97,17 +97,19 @@ def show(call: Invocation, name: str) -> int:
 
 @command("pause", short_help="Admit no more jobs to a group.")
 @_NAME
-@click.option("--until", "until", metavar="TIME", help="End the pause at this time: ISO 8601, local if it has no zone.")
+@click.option(
+    "--until", type=moment, metavar="TIME", help="End the pause at this time: ISO 8601, local if it has no zone."
+)
 @click.option("--for", "duration", type=seconds, metavar="DURATION", help="End the pause after this time.")
 @click.option("--reason", metavar="TEXT", help="The reason, shown with the group.")
-def pause(call: Invocation, name: str, *, until: str | None, duration: float | None, reason: str | None) -> int:
+def pause(call: Invocation, name: str, *, until: datetime | None, duration: float | None, reason: str | None) -> int:
     """Admit no more jobs to the group NAME until it is resumed. Running jobs go on."""
     if until is not None and duration is not None:
         message = "--until and --for exclude each other."
         raise click.UsageError(message)
     until_ns = None
     if until is not None:
-        until_ns = _time_ns(until)
+        until_ns = to_ns(until)
     elif duration is not None:
         until_ns = time.time_ns() + int(min(duration, _MAX_PAUSE_SECONDS) * 1e9)
     with call.catalog() as catalog:
@@ -117,14 +119,6 @@ def pause(call: Invocation, name: str, *, until: str | None, duration: float | N
 
 
 _MAX_PAUSE_SECONDS = 10 * 365 * 86400.0
-
-
-def _time_ns(given: str) -> int:
-    try:
-        return int(datetime.fromisoformat(given).astimezone(UTC).timestamp() * 1e9)
-    except (ValueError, OverflowError):
-        message = f"--until is {given!r:.80}; give a time such as 2030-01-31T18:00 or 2030-01-31T18:00+02:00."
-        raise click.UsageError(message) from None
 
 
 @command("resume", short_help="Admit jobs to a group again.")

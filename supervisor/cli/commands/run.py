@@ -6,7 +6,7 @@ from typing import Any
 
 from supervisor.cli import inherited
 from supervisor.cli.front import Invocation, command
-from supervisor.cli.job_options import COMMAND_LINE, create_groups, make_spec, request_options
+from supervisor.cli.job_options import COMMAND_LINE, make_spec, prepare, request_options
 
 __all__ = ["run"]
 
@@ -29,8 +29,7 @@ def run(call: Invocation, /, **options: Any) -> int:
     from supervisor.cli.running import run_to_end
 
     create_group = options.pop("create_group")
-    spec = make_spec(**options)
-    create_groups(call, spec, wanted=create_group)
+    spec = prepare(call, make_spec(**options), create_group=create_group)
     warned = inherited.warn_of_unread_input(spec.stdin)
     status = run_to_end(call, spec)
     if not warned:  # the input may have arrived since

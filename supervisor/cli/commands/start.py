@@ -6,7 +6,7 @@ from typing import Any
 
 from supervisor.cli import exits, inherited, streams
 from supervisor.cli.front import Invocation, command
-from supervisor.cli.job_options import COMMAND_LINE, create_groups, make_spec, request_options
+from supervisor.cli.job_options import COMMAND_LINE, make_spec, prepare, request_options
 from supervisor.errors import InvalidArguments
 from supervisor.model import Job, JobSpec, Result, to_json
 from supervisor.states import Reason
@@ -30,8 +30,7 @@ def start(call: Invocation, /, **options: Any) -> int:
         message = "stdout is not writable, so the job's id could not be printed: nothing was started"
         raise InvalidArguments(message, repair="Redirect stdout to a file, a pipe or /dev/null.")
     create_group = options.pop("create_group")
-    spec = make_spec(**options)
-    create_groups(call, spec, wanted=create_group)
+    spec = prepare(call, make_spec(**options), create_group=create_group)
     job, failed = _start(call, spec)
     inherited.warn_of_unread_input(spec.stdin)
     status = exits.OK

@@ -44,11 +44,15 @@ def _describe(job: Job) -> list[str]:
     facts = [
         ("Job", job.job_id),
         ("Status", f"{head}, {since} {took}" if command_known else head),
+        ("Waiting", text.waiting(job)),
+        ("After", None if finished or job.started_at else text.dependencies(job) or None),
+        ("Not before", None if finished or job.started_at else _not_before(job, now)),
         ("Progress", text.progress(job.progress)),
         ("Detail", None if job.detail is None else text.one_line(job.detail)),
         ("Command", text.command_line(job.argv)),
         ("Workspace", text.one_line(job.workspace)),
         ("Kind", text.one_line(job.kind)),
+        ("Groups", text.one_line(" ".join(job.groups)) or None),
         ("Labels", text.labels(job.labels.items()) or None),
         ("Process", None if finished or job.pid is None else str(job.pid)),
         ("Exit", _exit(job)),
@@ -59,6 +63,13 @@ def _describe(job: Job) -> list[str]:
         ("Deadline", None if finished else _deadline(job, now)),
     ]
     return text.pairs(facts)
+
+
+def _not_before(job: Job, now: datetime) -> str | None:
+    if job.not_before is None:
+        return None
+    left = (job.not_before - now).total_seconds()
+    return f"{text.clock(job.not_before)}, {f'in {text.duration(left)}' if left > 0 else 'which has passed'}"
 
 
 def _exit(job: Job) -> str | None:
