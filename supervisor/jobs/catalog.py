@@ -71,7 +71,8 @@ class Catalog:
         wait_seconds: how long to wait for a lock on the index.
         any_thread: whether more than one thread uses it, one at a time.
         create: whether to create a missing state root; otherwise a missing one has no jobs.
-        launches_waiting: whether closing it starts the process that launches waiting jobs, if they need one.
+        launches_waiting: whether it starts the process that launches waiting jobs, if they need one: before it waits
+            for jobs, and when it is closed.
 
     ``unwritten`` are ended jobs whose rows could not be written on a full disk.
 
@@ -98,12 +99,15 @@ class Catalog:
 
     def close(self) -> None:
         """Close the index."""
+        self._ensure_launcher()
+        self.clients.close()
+        self.index.close()
+
+    def _ensure_launcher(self) -> None:
         if self._launches_waiting and self.index.may_wait():
             from supervisor.admission import helper  # needed only where jobs wait
 
             helper.ensure(self.index)
-        self.clients.close()
-        self.index.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -495,4 +499,5 @@ class Catalog:
         Raises:
             JobNotFound: there is none of one of these ids.
         """
+        self._ensure_launcher()  # one of them may wait for its launch
         return bulk.wait_for(self, job_ids, any_one=any_one, timeout=timeout)

@@ -156,6 +156,18 @@ def test_all_processes_are_killed_and_the_next_command_has_the_rest_launched(wor
     assert job.status == "done"
 
 
+def test_a_command_that_waits_for_a_job_has_it_launched(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    second = host.start("true", groups=["g"])
+    assert up.line() == "first"
+    host.kill()
+    gate.open()
+    assert command(world, "wait", second).returncode == 0
+
+
 def test_another_process_cancels_a_waiting_job(world: World) -> None:
     make(world, "g", 1)
     gate, up = world.fifo(), world.fifo()
