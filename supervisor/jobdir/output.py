@@ -155,12 +155,9 @@ def size_of(directory: str, stream: str) -> int:
 
 def check_made(directory: str, stream: str) -> None:
     """Raise ``OutputLost`` where the file is gone that was made for a stream of a command."""
-    output = Output(directory, stream, end=0)
-    output.made = True
-    try:
-        output.size()
-    finally:
-        output.close()
+    found = find(f"{directory}/{STREAMS[stream]}")
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise OutputLost.gone(directory, stream)
 
 
 def read_output(directory: str, stream: str, *, size: int | None = None, last: int | None = None) -> bytes:

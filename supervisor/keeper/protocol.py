@@ -205,10 +205,9 @@ class Frames:
             MemoryError: memory suffices for none.
         """
         messages: list[Message] = []
-        while self.is_complete:
-            end = 4 + int.from_bytes(self._held[:4], "little")
+        while len(self._held) >= 4 and len(self._held) >= (end := 4 + int.from_bytes(self._held[:4], "little")):
             try:
-                messages += map(Message.decode, marshal.loads(bytes(self._held[4:end])))  # noqa: S302  # from our peer
+                messages += [Message.decode(each) for each in marshal.loads(self._held[4:end])]  # noqa: S302  # our peer's
             except MemoryError:
                 if messages:
                     break

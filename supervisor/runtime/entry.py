@@ -80,6 +80,11 @@ class Entry:
     generation: int = attrs.field(default=0, init=False)
     waiters: int = attrs.field(default=0, init=False)
 
+    @property
+    def job_id(self) -> str:
+        """The id of the job."""
+        return self.row.job_id
+
     def stop(self, why: str, by: str) -> None:
         """Ask for the job to be stopped; the first reason stays."""
         if self.stop_why is None:

@@ -140,7 +140,9 @@ class Launcher:
                     raise
         return made
 
-    async def begun(self, made: Entry | Job, spec: JobSpec, protection: contextlib.ExitStack | None = None) -> Job:
+    async def begun(
+        self, made: Entry | Job, spec: JobSpec, protection: contextlib.ExitStack | None = None
+    ) -> Entry | Job:
         """Return the job that ``begin`` has returned, or another one that got its key first.
 
         A job whose launch takes long is returned while it is queued.
@@ -157,10 +159,9 @@ class Launcher:
             if made.problem is not None:
                 raise made.problem
             return await self.begun(await self.begin(spec, protection), spec, protection)
-        job = made.job()
-        if job.status is State.QUEUED:
+        if made.row.state == State.QUEUED:
             self._access.check_open()
-        return job
+        return made
 
     async def _create(self, spec: JobSpec, real: str, protection: contextlib.ExitStack | None) -> Entry | Job:
         engine, options = await self._engine_for(spec)
@@ -185,7 +186,7 @@ class Launcher:
             self._follower.attend(entry)
 
         if protection is not None:
-            protection.enter_context(self._registry.protected_job(entry.row.job_id))
+            self._registry.protect(entry.job_id, protection)
         try:
             if ticket is not None:
                 # A shared directory may be slow, and no transaction may wait for it. So a job for a cluster gets its

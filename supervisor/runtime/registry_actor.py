@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import trio
@@ -79,7 +79,8 @@ class Registry:
         protected: the jobs that may not be evicted now, with how many callers need each.
         unwritten: ended jobs whose ends could not be committed, on a full disk for one.
         generation: increases when another process has written to the index.
-        admission_due: whether free slots could not be given to waiting jobs, as another process held the index.
+        admission_due: whether the turns of waiting jobs are to be taken: a commit may have freed their slots, or
+            another process held the index.
         counters: of this supervisor.
     """
 
@@ -118,16 +119,15 @@ class Registry:
         except trio.WouldBlock:
             await self._send.send(message)
 
-    @contextlib.contextmanager
-    def protected_job(self, job_id: str) -> Generator[None]:
-        """Protect a job from eviction while a caller is about to fetch its result."""
+    def protect(self, job_id: str, protection: contextlib.ExitStack) -> None:
+        """Protect a job from eviction until ``protection`` closes: a caller is about to fetch its result."""
         self.protected[job_id] += 1
-        try:
-            yield
-        finally:
-            self.protected[job_id] -= 1
-            if not self.protected[job_id]:
-                del self.protected[job_id]
+        protection.callback(self._unprotect, job_id)
+
+    def _unprotect(self, job_id: str) -> None:
+        self.protected[job_id] -= 1
+        if not self.protected[job_id]:
+            del self.protected[job_id]
 
     def check_for_changes(self) -> bool:
         """Tell whether another process has written to the index since the last call."""
@@ -166,7 +166,8 @@ class Registry:
                 except SupervisorError as problem:
                     answers = self._refuse(batch, problem)
                 self._announce(batch, answers)
-                self.admit()
+                if self.admission_due:
+                    self.admit()
                 batch = []
         finally:
             self._drain(batch)
@@ -202,11 +203,14 @@ class Registry:
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
         single = len(batch) == 1 and not isinstance(batch[0], Create)
         pending = any(isinstance(message, Create) and message.entry.pending for message in batch)
+        changes = any(isinstance(message, Finish | NoteLaunch) for message in batch)
         turn: Turn | None = None
 
         def apply() -> list[bool]:
             nonlocal turn
             answers = [self._apply(index, message) for message in batch]
+            if pending or (changes and index.queue.has_jobs()):
+                self.admission_due = True  # after the commit
             if pending:
                 turn = index.take_turn()
                 granted = {grant.job_id for grant in turn.grants}
@@ -289,6 +293,7 @@ class Registry:
             rows = list(self.unwritten.values())
             with contextlib.suppress(SupervisorError):
                 self._index.write(lambda: [self._index.finish(row) for row in rows])
+                self.admission_due = True
                 for row in rows:
                     del self.unwritten[row.job_id]
 

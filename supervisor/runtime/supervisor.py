@@ -119,7 +119,8 @@ class Supervisor:
             id the caller does not know, goes on; an idempotency key finds it again.
         """
         spec = spec_of(argv, options)
-        return await self.launcher.begun(await self.launcher.begin(spec), spec)
+        made = await self.launcher.begun(await self.launcher.begin(spec), spec)
+        return made if isinstance(made, Job) else made.job()
 
     @overload
     async def run(self, argv: JobSpec) -> Result: ...
@@ -140,10 +141,11 @@ class Supervisor:
         try:
             with contextlib.ExitStack() as protection:
                 made = await self.launcher.begin(spec, protection)
-                job = await self.launcher.begun(made, spec, protection)
-                protection.enter_context(self._registry.protected_job(job.job_id))  # the key may belong to this one
-                await self.wait(job.job_id)
-                return await self.result(job.job_id)
+                begun = await self.launcher.begun(made, spec, protection)
+                if isinstance(begun, Job):  # another one that has the key
+                    self._registry.protect(begun.job_id, protection)
+                await self.wait(begun.job_id)
+                return await self.result(begun.job_id)
         except (trio.Cancelled, KeyboardInterrupt):
             if made is not None:
                 with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
@@ -151,7 +153,7 @@ class Supervisor:
                         with trio.move_on_after(_LAUNCHED_SOON_SECONDS):  # a launch that hangs is cancelled as it is
                             await made.started.wait()
                     with contextlib.suppress(JobNotFound, JobElsewhere, JobRunning, PermissionDenied):
-                        await self.cancel(made.row.job_id if isinstance(made, Entry) else made.job_id)
+                        await self.cancel(made.job_id)
             raise
 
     # ------------------------------------------------------------ asking

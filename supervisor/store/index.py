@@ -19,7 +19,7 @@ from supervisor.jobdir.facts import Launched
 from supervisor.store import groups
 from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
 from supervisor.store.queue import FOR_EVER_NS, Queue, Turn
-from supervisor.store.rows import COLUMNS, JobOutcome, Row, dump, row_of_record
+from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
@@ -239,9 +239,13 @@ class Index(Queries):
             f" WHERE job_id = ? AND state IN {UNFINISHED}",
             _END_OF(row),
         )
-        if found.rowcount == 1 and row.workspace_key in self._kept:
+        if found.rowcount != 1:
+            return False
+        if row.workspace_key in self._kept:
             self._kept[row.workspace_key] += 1
-        return found.rowcount == 1
+        # Who asks for its result gets this row, unless the columns differ: parsing it is a tenth of a `run`.
+        self._remember(columns_of(row), row)
+        return True
 
     def _drop_orders(self, row: Row) -> None:
         """Delete the environment and the input of a job that waits no more, or never is to be launched."""

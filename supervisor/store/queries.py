@@ -55,7 +55,9 @@ class Queries(Connection):
         known = self._known.get(columns[1])
         if known is not None and known[0] == columns:
             return known[1]
-        row = parse(columns)
+        return self._remember(columns, parse(columns))
+
+    def _remember(self, columns: tuple[Any, ...], row: Row) -> Row:
         if len(self._known) >= _MAX_REMEMBERED:
             self._known.clear()
         self._known[row.job_id] = columns, row

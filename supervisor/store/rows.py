@@ -20,7 +20,7 @@ from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
 from supervisor.system.observing import NotKnown
 
-__all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "dump", "job_of", "row_of_record"]
+__all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "columns_of", "dump", "job_of", "row_of_record"]
 
 _POLL_AFTER_MS: Final = 1000
 _MAX_RECENT: Final = 256
@@ -86,7 +86,7 @@ class Row:
         return validation.is_newer(self.request)
 
     def _copy(self) -> Row:
-        row = Row(*_columns_of(self))  # 1 us, and attrs.evolve takes 4; twice a job
+        row = Row(*columns_of(self))  # 1 us, and attrs.evolve takes 4; twice a job
         row._request = self._request  # of the same class
         return row
 
@@ -130,7 +130,7 @@ class Row:
 
 COLUMNS: Final = tuple(field.name for field in attrs.fields(Row) if field.init and field.eq)
 """The columns of the index, in the order of the attributes of ``Row``."""
-_columns_of: Final = attrgetter(*COLUMNS)
+columns_of: Final = attrgetter(*COLUMNS)
 
 
 _EXIT_FIELDS: Final = (

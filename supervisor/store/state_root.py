@@ -109,8 +109,10 @@ def _own_directory(directory: str) -> os.stat_result | None:
     return found if found is not None and stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
-def unsafe_place(root: str) -> StateUnsafe | None:
+def unsafe_place(root: str, found: tuple[str, int] | None = None) -> StateUnsafe | None:
     """Return why no state root can be at this path, whether one exists or not; ``None`` if one can.
+
+    ``found``: its real path and its device, if one exists.
 
     Raises:
         OSError: that is not known now.
@@ -119,19 +121,22 @@ def unsafe_place(root: str) -> StateUnsafe | None:
     if exposure is not None:
         message = f"the state root {root} could be replaced: {exposure.place} {exposure.why}"
         return StateUnsafe(message, repair=exposure.repair, details={"directory": exposure.place})
-    real = os.path.realpath(root)
-    while True:
-        try:
-            device = os.stat(real).st_dev
-            break
-        except FileNotFoundError:  # it will be on the file system of the nearest existing parent
-            real = os.path.dirname(real)
-    kind = network_of(real, device)
+    kind = network_of(*(found or _parent_of(root)))
     if not kind:
         return None
     sort = "a network file system" if kind in NETWORK else "a file system that is not known to be local"
     message = f"the state root {root} is on {sort} ({kind}), whose locks are not reliable"
     return StateUnsafe(message, details={"file_system": kind})
+
+
+def _parent_of(root: str) -> tuple[str, int]:
+    """Return the real path and the device of the nearest directory that exists, on whose file system it will be."""
+    real = os.path.realpath(root)
+    while True:
+        try:
+            return real, os.stat(real).st_dev
+        except FileNotFoundError:
+            real = os.path.dirname(real)
 
 
 class Layout:
@@ -198,7 +203,7 @@ class Layout:
         if found.st_mode & 0o077:
             message = f"the state root {self.root} is open to others (mode {stat.S_IMODE(found.st_mode):04o})"
             raise StateUnsafe(message, repair=f"If its content was not tampered with: chmod 700 {self.root}")
-        if (unsafe := unsafe_place(given)) is not None:
+        if (unsafe := unsafe_place(given, (self.root, found.st_dev))) is not None:
             raise unsafe
 
     @staticmethod

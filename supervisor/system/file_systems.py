@@ -108,17 +108,17 @@ def file_system_of(path: str) -> str:
 
 
 def _kind_in(table: str, path: str) -> str:
-    best, kind = "", ""
+    best, mount = "", ""
     try:
         for line in table.splitlines():
-            left, _, right = line.partition(" - ")
-            point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
-            inside = path == point or path.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                best, kind = point, right.split(" ")[0]
+            point = line.split(" ", 5)[4]
+            if "\\" in point:
+                point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), point)
+            if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
+                best, mount = point, line
     except IndexError:
         return ""
-    return kind
+    return mount.partition(" - ")[2].partition(" ")[0]
 
 
 def may_hang() -> bool:

@@ -657,6 +657,23 @@ def test_a_row_that_is_remembered_is_the_row_that_stands_there(open_catalog: Cal
         assert len(catalog.index._known) < 3
 
 
+@pytest.mark.parametrize("other_first", [False, True])
+def test_the_row_of_an_end_is_not_parsed_again_unless_it_differs(
+    open_catalog: Callable[..., Catalog], *, other_first: bool
+) -> None:
+    catalog, other = open_catalog(), open_catalog()
+    row = catalog.index.get(make(catalog).job_id)
+    assert row is not None
+    if other_first:
+        other.index.write(lambda: other.index.set_launched(row.job_id, Launched(pid=2, started_ns=3)))
+    outcome = JobOutcome(state=State.DONE, reason=Reason.EXITED, exit=Exit(exit_code=0, ended_ns=time.time_ns()))
+    ended = row.with_outcome(outcome)
+    assert catalog.index.write(lambda: catalog.index.finish(ended))
+    now = catalog.index.get(row.job_id)
+    assert now is not None
+    assert (now is ended, now.pid) == ((False, 2) if other_first else (True, row.pid))
+
+
 # ---------------------------------------------------------------- several at once
 
 

@@ -47,6 +47,7 @@ __all__ = ["LocalEngine", "LocalRunning", "seconds_left"]
 _LAUNCH_ATTEMPTS: Final = 3
 _MAX_SLOW_WORKSPACES: Final = 1000
 _NO_ENVIRONMENT: Final = 0
+_REPORTS: Final = (protocol.Launched, protocol.Exited, protocol.Failed)
 
 
 def seconds_left(launched: Launched, deadline_seconds: float | None) -> float:
@@ -74,7 +75,7 @@ class LocalRunning(Watched):
     deadline_seconds: float | None
     request: LaunchRequest | None = None
     token: int = attrs.field(default=0, init=False)
-    answered: trio.Event = attrs.field(factory=trio.Event, init=False)
+    answered: trio.Event = attrs.field(init=False)
     failure: LaunchFailed | None = attrs.field(default=None, init=False)
     keeper_died: bool = attrs.field(default=False, init=False)
     stop_asked: str | None = attrs.field(default=None, init=False)
@@ -322,7 +323,7 @@ class LocalEngine:
     # ------------------------------------------------------------ what the keeper says
 
     def _receive(self, message: protocol.Message) -> None:
-        if not isinstance(message, protocol.Launched | protocol.Exited | protocol.Failed):
+        if not isinstance(message, _REPORTS):
             return
         handle = self._handles.get(message.token)
         if handle is None:
