@@ -10,7 +10,7 @@ import trio
 from supervisor.load.check import Fault, Tracked, faults_of_marks
 from supervisor.load.driver import Driver, Refused
 from supervisor.load.generator import Load
-from supervisor.load.program import Marks, processes_of, read_marks, tag_of
+from supervisor.load.program import Marks, most_at_once, processes_of, read_marks, tag_of
 from supervisor.model import Job
 
 __all__ = ["Audit", "audit", "forget"]
@@ -25,16 +25,25 @@ class Audit:
         listed: the jobs of the run that still exist; ``None`` if they could not be listed.
         found_again: how many of the listed jobs have a start that had no answer.
         left_running: ids of the unfinished ones.
+        most_at_once: the largest number of jobs that ran at once; ``None`` if that cannot be seen.
     """
 
     faults: tuple[Fault, ...]
     listed: tuple[Job, ...] | None
     found_again: int
     left_running: tuple[str, ...]
+    most_at_once: int | None
 
 
 async def audit(
-    driver: Driver, load: Load, run: str, *, marks: str | None, processes: bool, patience_seconds: float
+    driver: Driver,
+    load: Load,
+    run: str,
+    *,
+    marks: str | None,
+    processes: bool,
+    patience_seconds: float,
+    limit: int | None = None,
 ) -> Audit:
     """Check the jobs of a run after its end.
 
@@ -42,6 +51,7 @@ async def audit(
         marks: the file of the marks; ``None`` if this machine cannot read it.
         processes: whether the jobs ran on this machine.
         patience_seconds: how long the list may take.
+        limit: how many jobs may run at once; ``None`` for any number.
     """
     faults: list[Fault] = []
     listed: dict[str, Job] | None = None
@@ -60,8 +70,13 @@ async def audit(
         unknown = list(_unknown(load, [job for job_id, job in listed.items() if job_id not in known]))
         found_again = unknown.count(None)
         faults += [fault for fault in unknown if fault is not None]
+    most = None
     if marks is not None:
-        faults += _compare_marks(load, await trio.to_thread.run_sync(read_marks, marks))
+        found = await trio.to_thread.run_sync(read_marks, marks)
+        faults += _compare_marks(load, found)
+        most = await trio.to_thread.run_sync(most_at_once, marks, found)
+        if limit is not None and most > limit:
+            faults.append(Fault("over_limit", f"{most} jobs ran at once, and the limit is {limit}"))
     left = tuple(job.job_id for job in (listed or {}).values() if not job.status.terminal)
     if processes:
         abandoned = {job_id for job_id, record in known.items() if record.abandoned}
@@ -70,7 +85,7 @@ async def audit(
         for pid, job_id in alive.items():
             tag = known[job_id].tag if job_id in known else None
             faults.append(Fault("alive", f"process {pid}", job_id, tag))
-    return Audit(tuple(faults), None if listed is None else tuple(listed.values()), found_again, left)
+    return Audit(tuple(faults), None if listed is None else tuple(listed.values()), found_again, left, most)
 
 
 def _unknown(load: Load, jobs: Iterable[Job]) -> Iterator[Fault | None]:

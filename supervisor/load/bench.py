@@ -134,8 +134,15 @@ class Bench:
         self._phase = Phase.AUDITING
         here = driver.same_machine and marks_readable
         found = await audit(
-            driver, load, self.run_name, marks=marks or None, processes=here, patience_seconds=self._patience
+            driver,
+            load,
+            self.run_name,
+            marks=marks or None,
+            processes=here,
+            patience_seconds=self._patience,
+            limit=driver.facts.get("limit"),
         )
+        facts.most_at_once = found.most_at_once
         await self._delete_jobs(driver, load, found, facts)
         if not marks_readable:
             facts.not_checked.append("how often each job ran, and its remaining processes: it ran on another machine")

@@ -34,6 +34,7 @@ MEANINGS: Final = {
     "cut_short": "its record says that it ended by itself, but it was interrupted",
     "ran_on": "it ran to its end although it was stopped",
     "output": "its output differs from what it wrote",
+    "over_limit": "more jobs of its group ran at once than the limit allows",
     "alive": "some of its processes are left",
     "call": "a call about it was refused",
 }

@@ -9,7 +9,7 @@ import attrs
 
 from supervisor.model import Job
 
-__all__ = ["RUN_LABEL", "Driver", "Refused", "Request"]
+__all__ = ["RUN_LABEL", "Driver", "Refused", "Request", "Through"]
 
 RUN_LABEL = "bench"
 """The label of every job of a run; its value is the run's name."""
@@ -30,6 +30,19 @@ class Request:
     key: str
     run: str
     deadline_seconds: float
+
+
+@attrs.frozen(slots=True)
+class Through:
+    """The group of all jobs of a load.
+
+    Attributes:
+        name: of the group.
+        limit: makes the group for the load, with this limit; ``None`` for a group that exists.
+    """
+
+    name: str
+    limit: int | None = None
 
 
 class Refused(Exception):
@@ -53,7 +66,7 @@ class Driver(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The description of the service for the report."""
+        """The description of the service for the report; ``group`` and ``limit`` if the jobs are in a group."""
         ...
 
     @property

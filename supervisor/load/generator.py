@@ -50,6 +50,7 @@ class Load:
         figures: the latencies in seconds, by the names in ``FIGURES``.
         errors: the number of calls answered with an error, by ``call: code``.
         faults: the faults of calls and jobs.
+        waited: seconds from the creation of each job to its launch, as its record says.
         ended: the number of ended jobs, by state.
         acknowledged: the number of acknowledged starts.
         in_flight: the number of jobs between their start and their end.
@@ -86,6 +87,7 @@ class Load:
         self.figures = {name: Series() for name in FIGURES}
         self.errors: Counter[str] = Counter()
         self.faults: list[Fault] = []
+        self.waited = Series()
         self.ended: Counter[State] = Counter()
         self.acknowledged = self.in_flight = self.held_back = 0
         self.began = self.last_start = 0.0
@@ -218,8 +220,13 @@ class Load:
             return
         expected = order.seconds if order.deadline is None else order.deadline
         with self._counted("wait", record):
-            record.job = await self._driver.wait(job.job_id, expected + self._patience)
-        if not record.job.status.terminal:
+            while not job.status.terminal:
+                waits, ended = job.status is State.QUEUED, self.ended.total()
+                record.job = job = await self._driver.wait(job.job_id, expected + self._patience)
+                stuck = job.status is State.QUEUED and self.ended.total() == ended
+                if not waits or stuck:  # a job in a group waits for its turn as long as others end
+                    break
+        if not job.status.terminal:
             record.gave_up = True
             await self._cancel(record, job)
 
@@ -229,6 +236,8 @@ class Load:
 
     def _measure_end(self, record: Tracked, job: Job) -> None:
         self.ended[job.status] += 1
+        if job.started_at is not None:
+            self.waited.add((job.started_at - job.created_at).total_seconds())
         if job.completed_at is None or record.interrupted or record.gave_up:
             return
         ended = job.completed_at.timestamp()

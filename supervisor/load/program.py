@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-__all__ = ["Marks", "allow_pattern", "argv", "expected_output", "processes_of", "read_marks", "tag_of"]
+__all__ = ["Marks", "allow_pattern", "argv", "expected_output", "most_at_once", "processes_of", "read_marks", "tag_of"]
 
 SHELL: Final = "/bin/sh"
 NAME: Final = "bench"
@@ -118,6 +118,29 @@ def read_marks(path: str) -> Marks:
     except FileNotFoundError:
         pass
     return marks
+
+
+def most_at_once(path: str, marks: Marks) -> int:
+    """Return the largest number of jobs that ran at once, according to the order of their marks; 0 without a file.
+
+    It is never too high: a job begins before its first mark, and ends after its last. A job that was stopped leaves no
+    last mark, and counts only when it begins.
+    """
+    most = running = 0
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                match line.split():
+                    case [tag, "+", _]:
+                        most = max(most, running + 1)
+                        running += tag in marks.ended
+                    case [_, "-", _]:
+                        running -= 1
+                    case _:
+                        pass
+    except FileNotFoundError:
+        pass
+    return most
 
 
 def processes_of(job_ids: frozenset[str]) -> dict[int, str]:

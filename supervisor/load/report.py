@@ -38,6 +38,7 @@ class RunFacts:
         left_running: ids of jobs that run on.
         kept: whether the jobs are kept.
         not_forgotten: the number of jobs that could not be deleted.
+        most_at_once: the largest number of jobs that ran at once; ``None`` if that cannot be seen.
         gave_up: whether a second interrupt ended the run.
     """
 
@@ -53,6 +54,7 @@ class RunFacts:
     left_running: Sequence[str] = ()
     kept: bool = False
     not_forgotten: int = 0
+    most_at_once: int | None = None
     gave_up: bool = False
 
 
@@ -85,6 +87,8 @@ def report(load: Load, faults: Sequence[Fault], facts: RunFacts) -> dict[str, An
             "acknowledged": _rate(load.acknowledged, starting),
             "ended": _rate(sum(load.ended.values()), facts.loaded_seconds),
         },
+        "most_at_once": facts.most_at_once,
+        "waited_ms": load.waited.to_json(),
         "seconds": round(facts.loaded_seconds, 3),
         "latency_ms": figures,
         "errors": dict(load.errors),

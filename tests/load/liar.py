@@ -33,6 +33,7 @@ class Running:
     outcome: Mapping[str, Any]
     output: bytes
     number: int
+    waits: bool = False
     stopped: trio.Event = attrs.field(factory=trio.Event)
 
 
@@ -41,8 +42,20 @@ class Liar:
 
     same_machine = True
 
-    def __init__(self, lies: Mapping[int, str] | None = None, *, keeps_jobs: bool = True, slow: float = 0) -> None:
+    def __init__(
+        self,
+        lies: Mapping[int, str] | None = None,
+        *,
+        keeps_jobs: bool = True,
+        slow: float = 0,
+        slots: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Make a driver whose jobs wait for one of ``slots``, and which claims that ``limit`` is their number."""
         self.facts: dict[str, Any] = {"kind": "liar"}
+        if limit is not None:
+            self.facts |= {"group": "g", "limit": limit}
+        self.slots = None if slots is None else trio.Semaphore(slots)
         self.keeps_jobs = keeps_jobs
         self.lies = {} if lies is None else lies
         self.jobs: dict[str, Running] = {}
@@ -85,6 +98,9 @@ class Liar:
         if running.outcome["status"] in {State.DONE, State.FAILED} and lie != "cut short" and float(seconds) < 3600:
             self._mark(marks, tag, "-")
         self._lie(running, lie)
+        if self.slots is not None:
+            running.waits = True
+            running.job = attrs.evolve(running.job, status=State.QUEUED, started_at=None)
         if lie == "same id":
             return attrs.evolve(running.job, job_id=f"{2:032x}")
         return running.job
@@ -147,9 +163,26 @@ class Liar:
 
     async def wait(self, job_id: str, seconds: float) -> Job:
         running = self._find(job_id)
+        if running.waits:
+            assert self.slots is not None
+            until = trio.current_time() + seconds
+            with trio.move_on_at(until):
+                await self.slots.acquire()
+                running.waits = False
+                length = running.ends - (running.job.created_at - EPOCH).total_seconds()
+                running.ends = trio.current_time() + length
+                now = EPOCH + timedelta(seconds=trio.current_time())
+                running.job = attrs.evolve(running.job, status=State.RUNNING, started_at=now)
+            if running.waits:
+                return running.job
+            seconds = until - trio.current_time()
         with trio.move_on_after(min(seconds, max(0, running.ends - trio.current_time()))):
             await running.stopped.wait()
-        return self._end(running) if trio.current_time() >= running.ends else running.job
+        if trio.current_time() < running.ends:
+            return running.job
+        if self.slots is not None:
+            self.slots.release()
+        return self._end(running)
 
     async def cancel(self, job_id: str) -> Job:
         running = self._find(job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,51 @@ async def test_a_second_interrupt_reports_at_once_and_leaves_the_rest(clock: Clo
     assert (shape["ok"], shape["gave_up"]) == (True, True)
     assert shape["left_running"]
     assert set(shape["left_running"]) <= set(driver.jobs)
+
+
+# ---------------------------------------------------------------- through a group
+
+
+async def test_a_job_waits_for_its_turn_as_long_as_others_end(clock: Clock) -> None:  # noqa: ARG001
+    shape = await bench(Liar(slots=2, limit=2), patience_seconds=2).run()
+    assert shape["ok"] is True, shape
+    assert shape["jobs"]["done"] == 20
+    assert shape["seconds"] >= 15  # of which each job may be late by 2
+    assert shape["waited_ms"]["max"] >= 10_000
+
+
+async def test_a_job_that_waits_for_ever_is_found(clock: Clock) -> None:  # noqa: ARG001
+    shape = await bench(Liar({3: "hangs", 5: "hangs"}, slots=2, limit=2), patience_seconds=2).run()
+    assert shape["wrong"]["never_ended"] > 2
+    assert shape["jobs"]["done"] + shape["wrong"]["never_ended"] == 20
+
+
+MARKS = {
+    "one after the other": (1, "a + a - b + b -"),
+    "two at once": (2, "a + b + a - c + b - c -"),
+    "three at once": (3, "a + b + c + b - a - c -"),
+    "a stopped job counts when it begins": (2, "a + x + a - b + c + b - c -"),
+    "two of them, one stopped": (2, "a + a - x + y + b + z + b -"),
+}
+
+
+@pytest.mark.parametrize(("most", "written"), MARKS.values(), ids=MARKS)
+async def test_the_limit_is_checked_by_the_marks(
+    clock: Clock,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    written: str,
+) -> None:
+    def mark(path: str, tag: str, signs: str) -> None:
+        """Write the marks of the trial job as they are, and those of the case when the seventh job begins."""
+        number = tag.rpartition("-")[2]
+        words = written if number == "7" and "+" in signs else " ".join(f"x {sign}" for sign in signs * (number == "0"))
+        words = words.replace("x ", f"{tag} ") if number == "0" else words
+        with Path(path).open("a", encoding="ascii") as file:
+            file.writelines(f"{each} 1\n" for each in re.findall(r"\S+ [+-]", words))
+
+    monkeypatch.setattr(Liar, "_mark", staticmethod(mark))
+    for limit in (most, most - 1):
+        shape = await bench(Liar(limit=limit)).run()
+        assert shape["most_at_once"] == most
+        assert ("over_limit" in shape["wrong"]) is (limit < most)

@@ -30,6 +30,7 @@ Examples:
   supervisor bench --rate 100 --for 30 --duration exp:0.1 --output lognormal:1k:1M
   supervisor bench --cancels 0.2 --timeouts 0.1 --seed 7
   supervisor bench --print-example > mix.toml; supervisor bench --mix mix.toml --json > report.json
+  supervisor bench --group load --limit 4         # at most 4 at once, which is checked
   supervisor bench --stdio                        # through an MCP server that it starts
   supervisor mcp --http 127.0.0.1:8000 --allow-command "$(supervisor bench --print-allow)"
   SUPERVISOR_MCP_TOKEN=... supervisor bench --url http://127.0.0.1:8000/mcp
@@ -123,6 +124,12 @@ _FILE: Final = click.Path(path_type=Path)
 )
 @click.option("--print-allow", is_flag=True, help="Print the --allow-command pattern for the server of --url and exit.")
 @click.argument("server", metavar="[COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--group",
+    metavar="NAME",
+    help="Start the jobs in this group of the state root, and check from outside that its limit holds.",
+)
+@click.option("--limit", type=_COUNT, metavar="N", help="Make the group of --group for this load, with this limit.")
 @click.option("--let-end", is_flag=True, help="On Ctrl-C, wait for running jobs to end instead of cancelling them.")
 @click.option("--keep", is_flag=True, help="Do not delete the jobs afterwards. They expire like other jobs.")
 @click.option(
@@ -145,6 +152,8 @@ def bench(
     server: Sequence[str],
     print_example: bool,
     print_allow: bool,
+    group: str | None,
+    limit: int | None,
     let_end: bool,
     keep: bool,
     patience: float,
@@ -168,8 +177,15 @@ def bench(
     if workspace is not None and url is None and not stdio:
         message = "--workspace needs --url or --stdio; on this state root the jobs have a workspace of their own."
         raise click.UsageError(message)
+    if group is not None and (url is not None or stdio):
+        message = "--group needs this state root: a caller of an MCP endpoint chooses no group."
+        raise click.UsageError(message)
+    if limit is not None and group is None:
+        message = "--limit needs --group."
+        raise click.UsageError(message)
     mix = _mix(**described)
     from supervisor.cli.bench.running import run_bench
+    from supervisor.load.driver import Through
     from supervisor.load.endpoint import Endpoint
 
     token = None if url is None else _token(token_file)
@@ -180,6 +196,7 @@ def bench(
         mix,
         call.settings,
         endpoint if url is not None or stdio else None,
+        through=None if group is None else Through(group, limit),
         keep=keep,
         let_end=let_end,
         patience_seconds=patience,

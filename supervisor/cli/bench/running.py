@@ -19,7 +19,7 @@ from supervisor.cli.bench.text import intention
 from supervisor.cli.bench.view import Lines, Screen
 from supervisor.cli.commands.mcp import check_installed
 from supervisor.load.bench import Bench
-from supervisor.load.driver import Driver
+from supervisor.load.driver import Driver, Through
 from supervisor.load.endpoint import Endpoint
 from supervisor.load.mix import Mix
 from supervisor.settings import Settings
@@ -35,6 +35,7 @@ def run_bench(
     settings: Settings,
     endpoint: Endpoint | None,
     *,
+    through: Through | None = None,
     keep: bool,
     let_end: bool,
     patience_seconds: float,
@@ -45,6 +46,7 @@ def run_bench(
     Input
         settings: the state root of the jobs.
         endpoint: the MCP endpoint that starts the jobs; ``None`` starts them in this process.
+        through: the group of the jobs, on a state root.
         keep: whether the jobs are kept.
         let_end: whether the first signal waits for running jobs instead of cancelling them.
         patience_seconds: how late a job may end, and how long a call may take.
@@ -63,7 +65,7 @@ def run_bench(
             return mcp_driver(endpoint, workspace)
         from supervisor.load.local import local_driver
 
-        return local_driver(settings, workspace, mix.max_output_bytes)
+        return local_driver(settings, workspace, mix.max_output_bytes, through)
 
     bench = Bench(mix, open_driver, keep=keep, patience_seconds=patience_seconds)
     view = None if quiet else Screen(bench) if terminal.can_redraw(sys.stderr) else Lines(bench)

@@ -42,6 +42,8 @@ def lines(shape: Mapping[str, Any]) -> Iterator[str]:
             ("Ended", states or "none"),
             ("Rate", f"{rate['acknowledged']:g} started a second of {rate['asked']:g} asked, {rate['ended']:g} ended"),
             ("Time", f"{text.duration(shape['seconds'])}{', interrupted' if shape['interrupted'] else ''}"),
+            ("At once", _at_once(shape)),
+            ("Waited", _waited(shape)),
             ("Generator", _generator(generator)),
             ("Seed", f"{shape['mix']['seed']} ({shape['mix']['arrivals']} arrivals)"),
             (
@@ -63,6 +65,21 @@ def lines(shape: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield from text.columns([head, *rows], right=frozenset(range(1, 6)))
     yield from _problems(shape)
+
+
+def _at_once(shape: Mapping[str, Any]) -> str | None:
+    most, group = shape["most_at_once"], shape["target"].get("group")
+    if most is None or group is None:
+        return None
+    limit = shape["target"]["limit"]
+    return f"{most} jobs at most, in group {group} ({'unlimited' if limit is None else f'limit {limit}'})"
+
+
+def _waited(shape: Mapping[str, Any]) -> str | None:
+    waited = shape["waited_ms"]
+    if shape["target"].get("group") is None or not waited["count"]:
+        return None
+    return ", ".join(f"{column} {text.duration(waited[column] / 1000)}" for column in ("p50", "p99", "max"))
 
 
 def _generator(generator: Mapping[str, Any]) -> str:

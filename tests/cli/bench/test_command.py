@@ -86,6 +86,26 @@ def test_a_mix_on_a_state_root(cli: Any, tmp_path: Path, state_dir: Path, scratc
     assert len([each for each in state_dir.iterdir() if each.is_dir() and each.name[0] != "."]) == 1
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_a_load_through_a_group(cli: Any, tmp_path: Path, made: bool) -> None:  # noqa: FBT001
+    (tmp_path / "mix.toml").write_text(MIX, encoding="utf-8")
+    words = ["--mix", str(tmp_path / "mix.toml"), "--group", "load"]
+    if made:
+        cli.run("group", "set", "load", "--limit", "2")
+    else:
+        words += ["--limit", "2"]
+    shape = bench(cli, *words)
+    assert shape["ok"] is True, shape
+    assert shape["jobs"]["acknowledged"] == 30
+    assert (shape["target"]["group"], shape["target"]["limit"], shape["most_at_once"]) == ("load", 2, 2)
+    assert shape["waited_ms"]["max"] > 300
+    assert [group["name"] for group in cli.json("group", "list")["groups"]] == (["load"] if made else [])
+    if made:
+        assert "--limit" in bench(cli, *words, "--limit", "3", status=2)["error"]["message"]
+    else:
+        assert bench(cli, "--group", "load", status=125)["error"]["code"] == "group_not_found"
+
+
 def test_what_people_read(cli: Any) -> None:
     done = cli.run("bench", "--rate", "20", "--for", "1.2", "--seed", "3")
     assert done.returncode == 0
@@ -188,6 +208,9 @@ def test_an_output_beyond_the_limit_is_refused_before_it_begins(cli: Any, monkey
         ("--url", "http://127.0.0.1:1/mcp", "--stdio"),
         ("--workspace", "."),
         ("some-server",),
+        ("--limit", "3"),
+        ("--group", "g", "--stdio"),
+        ("--group", "g", "--limit", "0"),
         ("--url", "http://127.0.0.1:1/mcp", "--token-file", "none"),
     ],
 )
