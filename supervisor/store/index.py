@@ -249,10 +249,11 @@ class Index(Queries):
 
     def _drop_orders(self, row: Row) -> None:
         """Delete the environment and the input of a job that waits no more, or never is to be launched."""
-        directory = row.request.get("directory") or self.layout.job(row.workspace_key, row.job_id)
-        for name in (records.ORDERS, records.STDIN):
+        own = self.layout.job(row.workspace_key, row.job_id)
+        directory = row.request.get("directory") or own
+        for path in (f"{directory}/{records.ORDERS}", f"{directory}/{records.STDIN}", f"{own}/{records.GRANTED}"):
             with contextlib.suppress(OSError):
-                os.unlink(f"{directory}/{name}")
+                os.unlink(path)
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive."""

@@ -22,6 +22,7 @@ import os
 import re
 import stat
 import time
+from _thread import get_ident
 from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -178,6 +179,7 @@ class Layout:
             self.owners = owners.Owners(self.root, self.clock)
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
+        self._locked_by: int | None = None
         self._known_workspaces: set[str] = set()
         self._sound: dict[str, tuple[tuple[int, int], set[str]]] = {}
 
@@ -433,7 +435,13 @@ class Layout:
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None]:
-        """Hold the root's lock, to create, migrate, set aside or rebuild the index."""
+        """Hold the root's lock, to create, migrate, set aside or rebuild the index, and to change a group.
+
+        A thread that holds it may ask for it again: a change of a group may find the index damaged.
+        """
+        if self._locked_by == get_ident():
+            yield
+            return
         try:
             descriptor = os.open(f"{self.root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -443,6 +451,10 @@ class Layout:
             if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask
                 os.fchmod(descriptor, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            self._locked_by = get_ident()
+            try:
+                yield
+            finally:
+                self._locked_by = None
         finally:
             os.close(descriptor)

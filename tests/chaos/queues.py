@@ -1,13 +1,18 @@
-"""Groups under kill -9: an outside oracle counts what runs at a time, whatever is killed.
+"""Admission under kill -9: an outside oracle counts what runs at a time, and in which order, whatever is killed.
 
-``python tests/chaos/queues.py --rounds 20 --seed 1``. In each round several programs start jobs in groups that they
-share. Programs, keepers and the processes that launch waiting jobs are killed at random, and the index is overwritten
-now and then. Every job writes a line when it begins and one when it ends. Then a last supervisor is opened, and:
+``python tests/chaos/queues.py --rounds 20 --seed 1 [--only ROUND] [--go-on]``. In each round several programs start
+jobs: in groups that they share, after other jobs, with delays and priorities. Programs, commands, keepers and the
+processes that launch waiting jobs are killed at random and at chosen moments, one by one and all at once. The index is
+overwritten or deleted now and then, and the wall clock is set by up to a day. Every job writes a line when it begins
+and one when it ends. When all is calm, commands look at the root until all jobs have ended; then ``queue_oracle.py``
+judges:
 
-* no group ever ran more weight than its limit;
-* no job began twice, and none that was not launched began;
-* every job whose id a program was told has ended, and none waits;
-* the counters of every group are 0.
+* no group ever ran more weight than its limit, no job began twice, and none that was not launched began;
+* every job whose id a program was told has ended, none waits, and each has ended for a reason that is true;
+* no job ran before what it was to wait for, and none was ended for a dependency that holds;
+* no orders are left on the disk, and the tables of waiting jobs and of slots are empty.
+
+What a round does follows from its seed; what comes of it depends on the timing of the machine as well.
 """
 
 from __future__ import annotations
@@ -23,152 +28,352 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import trio
+from queue_oracle import Marks, Round, Told
 
 import supervisor
-from supervisor.jobs.catalog import Catalog
+from supervisor.model import JobOptions
 
-PATIENCE = 90
+EVERYWHERE = Path(__file__).with_name("everywhere")
+PACKAGE = Path(supervisor.__file__).parents[1]
+PATIENCE = 120
+PROGRAMS = 8
+DAY_NS = 86400 * 10**9
 LIMITS = {"one": 1, "two": 2, "three": 3}
-JOB = 'echo "begin $SUPERVISOR_JOB_ID" >> "$0"; sleep "$1"; echo "end $SUPERVISOR_JOB_ID" >> "$0"'
+SUPERVISOR = [sys.executable, "-m", "supervisor"]
+JOB = """trap 'echo "end $SUPERVISOR_JOB_ID" >> "$0"; exit 143' TERM
+read up rest < /proc/uptime
+echo "begin $SUPERVISOR_JOB_ID $up" >> "$0"
+sleep "$1" & wait
+echo "end $SUPERVISOR_JOB_ID" >> "$0"
+exit "$2"
+"""
+LOOP = """for each in {times}; do
+{supervisor} start --group {group} -- sh -c "$JOB" {marks} {seconds} 0 >> {told}
+done
+"""
+
+# ---------------------------------------------------------------- the programs, forked from the driver for speed
 
 
-async def program(seed: int, marks: str, told: str, jobs: int) -> None:
-    """Start jobs and note the id of each; leave in the middle of it now and then."""
-    chance = random.Random(seed)
-    async with supervisor.open_supervisor() as sup:
-        for _ in range(jobs):
-            names = chance.sample(sorted(LIMITS), chance.choice([1, 1, 2]))
-            weight = 2 if "one" not in names and chance.random() < 0.2 else 1
-            argv = ["sh", "-c", JOB, marks, f"{chance.uniform(0.01, 0.2):.2f}"]
-            job = await sup.start(argv, groups=names, weight=weight, priority=chance.randint(-1, 1))
-            line = json.dumps({"id": job.job_id, "groups": sorted(names), "weight": weight}) + "\n"
-            descriptor = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.write(descriptor, line.encode())
-            os.close(descriptor)
-            if chance.random() < 0.1:
-                await sup.cancel(job.job_id)
-            await trio.sleep(chance.uniform(0, 0.05))
-        if chance.random() < 0.5:
-            await trio.sleep(chance.uniform(0, 1))
+class Program:
+    """Starts jobs, and notes the id of each."""
+
+    def __init__(self, base: Path, seed: int) -> None:
+        self.base = base
+        self.chance = random.Random(seed)
+        self.told = base / "told"
+
+    def note(self, **facts: Any) -> None:
+        descriptor = os.open(self.told, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(descriptor, (json.dumps(facts) + "\n").encode())
+        os.close(descriptor)
+
+    def request(self, sup: supervisor.Supervisor) -> tuple[list[str], dict[str, Any]]:
+        """Return the command and the options of a job."""
+        chance = self.chance
+        names = chance.sample(sorted(LIMITS), chance.choice([0, 1, 1, 1, 2, 2]))
+        options: dict[str, Any] = {"groups": sorted(names), "priority": chance.randint(-1, 1)}
+        if names and "one" not in names and chance.random() < 0.2:
+            options["weight"] = 2
+        what = chance.random()
+        if what < 0.3 and (there := sorted(Told.read(self.told).ids)):
+            others = chance.sample(there, min(len(there), chance.choice([1, 1, 2])))
+            options["after"] = [(chance.choice(["ok", "any", "any", "failed", "start"]), each) for each in others]
+        elif what < 0.4:
+            options["delay_seconds"] = chance.uniform(0, 2)
+        elif what < 0.45:
+            soon = time.time() + chance.uniform(0, 2)
+            options["not_before"] = datetime.fromtimestamp(0, UTC) + timedelta(seconds=soon)
+        elif what < 0.5 and hasattr(sup, "release"):
+            options["hold"] = True
+        if chance.random() < 0.1:
+            options["start_within_seconds"] = chance.uniform(0.3, 4)
+        if chance.random() < 0.1:
+            options["stdin"] = b"x" * 1000
+        options = {name: value for name, value in options.items() if name in JobOptions.__annotations__}
+        code = 1 if chance.random() < 0.15 else 0
+        return ["sh", "-c", JOB, str(self.base / "marks"), f"{chance.uniform(0.01, 0.2):.2f}", str(code)], options
+
+    async def start(self, sup: supervisor.Supervisor) -> None:
+        """Start a job, and now and then end or release one."""
+        chance = self.chance
+        argv, options = self.request(sup)
+        job = await self._patiently(sup.start, argv, **options)
+        self.note(id=job.job_id, groups=options["groups"], weight=options.get("weight", 1))
+        if chance.random() < 0.1:
+            self.note(cancelling=job.job_id)
+            await self._patiently(sup.cancel, job.job_id)
+        elif options.get("hold") and chance.random() < 0.7:
+            await trio.sleep(chance.uniform(0, 0.3))
+            await self._patiently(sup.release, job.job_id)
+        if chance.random() < 0.05:
+            name = chance.choice(sorted(LIMITS))
+            await self._patiently(sup.pause_group, name)
+            await trio.sleep(chance.uniform(0, 0.3))
+            await self._patiently(sup.resume_group, name)
+
+    @staticmethod
+    async def _patiently(ask: Any, *args: Any, **named: Any) -> Any:
+        while True:
+            try:
+                return await ask(*args, **named)
+            except supervisor.SupervisorError as error:
+                if not error.retryable:
+                    raise
+                await trio.sleep(0.1)
+
+    async def main(self, jobs: int) -> None:
+        """Leave at once after the last start, or wait a little, as programs do."""
+        chance = self.chance
+        async with supervisor.open_supervisor() as sup:
+            for _ in range(jobs):
+                await self.start(sup)
+                await trio.sleep(chance.uniform(0, 0.05))
+            if chance.random() < 0.5:
+                await trio.sleep(chance.uniform(0, 1))
 
 
-def processes_of(root: str, *words: bytes) -> list[int]:
-    """Return the processes whose command line or environment names the root, and whose command line has the words."""
+@dataclass
+class Child:
+    """A process of the driver, which leads a process group."""
+
+    pid: int
+    kind: str
+    ended: bool = False
+
+    def lives(self) -> bool:
+        if not self.ended:
+            self.ended = os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        return not self.ended
+
+    def end(self) -> None:
+        if self.lives():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.ended = True
+
+
+def fork(base: Path, number: int, seed: int, jobs: int) -> Child:
+    """Run a program in a process of its own."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)
+        return Child(pid, "supervisor")
+    status = 70
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setpgid(0, 0)
+        errors = os.open(base / f"{number}.err", os.O_WRONLY | os.O_CREAT, 0o600)
+        os.dup2(errors, 2)
+        sys.path.append(str(EVERYWHERE))
+        everywhere().take_part(str(base))
+        trio.run(Program(base, seed).main, jobs)
+        status = 0
+    except BaseException:  # noqa: BLE001  # a forked child must never return into the driver
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def spawn(base: Path, kind: str, argv: list[str]) -> Child:
+    """Run a command line."""
+    with (base / f"{kind}.err").open("ab") as errors:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, process_group=0
+        )
+    process.returncode = 0  # this module reaps it
+    return Child(process.pid, kind)
+
+
+def everywhere() -> Any:
+    """Return the module that is part of every process."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("everywhere", EVERYWHERE / "sitecustomize.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------- the driver
+
+
+def processes_of(root: str, word: bytes) -> list[int]:
+    """Return the processes whose command line has the word, and whose command line or environment names the root."""
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             command = Path("/proc", name, "cmdline").read_bytes()
-            environment = Path("/proc", name, "environ").read_bytes()
-            if root.encode() in command + environment and all(word in command for word in words):
+            if word in command and root.encode() in command + Path("/proc", name, "environ").read_bytes():
                 found.append(int(name))
     return found
 
 
-def kill(pids: list[int], chance: random.Random, kills: Counter[str], what: str) -> None:
-    if pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(chance.choice(pids), signal.SIGKILL)
-            kills[what] += 1
+@dataclass
+class Stage:
+    """A round while it is played."""
 
+    base: Path
+    chance: random.Random
+    kills: Counter[str]
+    children: list[Child] = field(default_factory=list)
 
-def disturb(root: Path, started: list[subprocess.Popen[bytes]], chance: random.Random, kills: Counter[str]) -> None:
-    """Kill one of the processes, or damage the index."""
-    what = chance.random()
-    if what < 0.45:
-        kill([each.pid for each in started if each.poll() is None], chance, kills, "supervisor")
-    elif what < 0.75:
-        kill(processes_of(str(root), b"keeper/entry.py"), chance, kills, "keeper")
-    elif what < 0.93:
-        kill(processes_of(str(root), b"launch-waiting"), chance, kills, "helper")
-    elif (root / "registry.db").exists():
-        (root / "registry.db").write_bytes(b"damaged" * 500)
-        kills["index"] += 1
+    @property
+    def root(self) -> Path:
+        return self.base / "root"
 
+    def keepers(self) -> list[int]:
+        return processes_of(str(self.root), b"keeper/entry.py")
 
-def wait_for_all(root: Path) -> str | None:
-    """Have a command look at the root now and then, as a person does, until no job of a group is left."""
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
-        listed = subprocess.run(
-            [sys.executable, "-m", "supervisor", "list", "--all", "--limit", "1000", "--json"],
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-        if listed.returncode == 0:
-            jobs = json.loads(listed.stdout)["jobs"]
-            if all(job["status"] not in {"queued", "running"} for job in jobs):
-                return None
-        time.sleep(0.5)
-    with Catalog(supervisor.Settings(state_dir=root)) as catalog:
-        left = [job for job in catalog.list(limit=1000).jobs if not job.status.terminal]
-        return f"{len(left)} jobs are left: {[(job.job_id, job.status.value, job.queue_reason) for job in left][:5]}"
+    def helpers(self) -> list[int]:
+        return processes_of(str(self.root), b"launch-waiting")
 
+    def living(self, kind: str | None = None) -> list[Child]:
+        return [each for each in self.children if kind in {None, each.kind} and each.lives()]
 
-def was_stopped_before(job: supervisor.Job, other: supervisor.Job) -> bool:
-    """Whether a job that writes no line at its end, since it was stopped, had ended when the other one began."""
-    if job.status == "done" or job.completed_at is None or other.started_at is None:
-        return False
-    return job.completed_at <= other.started_at
+    def kill(self, pids: list[int], what: str) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.kills[what] += 1
 
+    def _some(self, pids: list[int]) -> list[int]:
+        return [self.chance.choice(pids)] if pids else []
 
-def judge(root: Path, marks: Path, told: Path) -> list[str]:
-    """Return what is wrong."""
-    wrong: list[str] = []
-    lines = told.read_text().splitlines() if told.exists() else []
-    jobs: dict[str, Any] = {each["id"]: each for each in map(json.loads, lines)}
-    with Catalog(supervisor.Settings(state_dir=root)) as catalog:
-        ends = {}
-        for row in catalog.index.page(limit=1000):
-            ends[row.job_id] = catalog.status(row.job_id)
-            held = catalog.index.get(row.job_id)
-            assert held is not None
-            known = {"groups": list(held.request["groups"]), "weight": held.request["weight"]}
-            jobs.setdefault(row.job_id, {"id": row.job_id, **known})
-        wrong += [f"{job_id} is lost: there is no such job" for job_id in jobs if job_id not in ends]
+    def disturb(self) -> None:
+        """Kill a process, or all; damage the index; set the clock."""
+        deeds = {
+            self._kill_child: 30,
+            lambda: self.kill(self._some(self.keepers()), "keeper"): 18,
+            lambda: self.kill(self._some(self.helpers()), "helper"): 18,
+            self.kill_all: 4,
+            self._harm_index: 8,
+            self._set_clock: 8,
+            self._look: 14,
+        }
+        self.chance.choices(list(deeds), list(deeds.values()))[0]()
+
+    def _kill_child(self) -> None:
+        if living := self.living():
+            child = self.chance.choice(living)
+            self.kills[child.kind] += 1
+            child.end()
+
+    def kill_all(self) -> None:
+        """Kill every process of ours at once; the jobs run on."""
+        for child in self.living():
+            self.kills[child.kind] += 1
+            child.end()
+        self.kill(self.helpers(), "helper")
+        self.kill(self.keepers(), "keeper")
+        self.kills["(all at once)"] += 1
+
+    def _harm_index(self) -> None:
+        index = self.root / "registry.db"
+        if self.chance.random() < 0.6:
+            if index.exists():
+                index.write_bytes(b"damaged" * 500)
+                self.kills["(index damaged)"] += 1
+        else:
+            for name in self.chance.choice([[""], ["", "-wal", "-shm"]]):
+                Path(f"{index}{name}").unlink(missing_ok=True)
+            self.kills["(index deleted)"] += 1
+
+    def _set_clock(self) -> None:
+        everywhere().set_clock(str(self.base), self.chance.randint(-DAY_NS, DAY_NS))
+        self.kills["(clock set)"] += 1
+
+    def _look(self) -> None:
+        self.children.append(spawn(self.base, "look", [*SUPERVISOR, "list", "--all", "--json"]))
+
+    def play(self, seed: int) -> None:
+        """Start the programs, and disturb them."""
+        chance = self.chance
+        for number in range(PROGRAMS - 1):
+            self.children.append(fork(self.base, number, seed * 100 + number, chance.randint(3, 9)))
+            time.sleep(chance.uniform(0, 0.15))
+        words = {"times": "1 2 3 4 5", "supervisor": " ".join(SUPERVISOR), "group": chance.choice(sorted(LIMITS))}
+        words |= {"marks": self.base / "marks", "seconds": "0.1", "told": self.base / "told"}
+        self.children.append(spawn(self.base, "loop", ["sh", "-c", LOOP.format(**words)]))
+        for _ in range(chance.randint(8, 20)):
+            time.sleep(chance.uniform(0.02, 0.3))
+            self.disturb()
+        if chance.random() < 0.5:
+            self.kill_all()
+        for child in self.children:
+            give_up = time.monotonic() + chance.uniform(0, 2)
+            while child.lives() and time.monotonic() < give_up:
+                time.sleep(0.01)
+            child.end()
+        (self.base / "calm").touch()
+        everywhere().set_clock(str(self.base), 2 * DAY_NS)  # later than any time that a job may wait for
+
+    def _command(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*SUPERVISOR, *words], capture_output=True, check=False, timeout=PATIENCE)
+
+    def finish(self) -> str | None:
+        """Have commands look at the root now and then, as a person does, until all jobs have ended."""
         for name in LIMITS:
-            counts = catalog.index.read_queue(lambda queue, name=name: queue.counts(name))  # type: ignore[misc]
-            if counts.running or counts.waiting:
-                wrong.append(f"group {name} still counts {counts}")
-    begun: Counter[str] = Counter()
-    alive: set[str] = set()
-    for line in marks.read_text().splitlines() if marks.exists() else ():
-        what, job_id = line.split()
-        if job_id not in ends:
-            wrong.append(f"{job_id} ran, and there is no such job")
-            continue
-        if what == "end":
-            alive.discard(job_id)
-            continue
-        begun[job_id] += 1
-        alive -= {each for each in alive if was_stopped_before(ends[each], ends[job_id])}
-        alive.add(job_id)
-        for name, limit in LIMITS.items():
-            weight = sum(jobs[each]["weight"] for each in alive if name in jobs[each]["groups"])
-            if name in jobs[job_id]["groups"] and weight > limit:
-                wrong.append(f"group {name} ran {weight} at a time, of {limit}: {sorted(alive)}")
-    wrong += [f"{job_id} began {times} times" for job_id, times in begun.items() if times > 1]
-    for job_id, end in ends.items():
-        if end.status == "done" and not begun[job_id]:
-            wrong.append(f"{job_id} is done and never began")
-        if end.reason == "launch_failed" and begun[job_id]:
-            wrong.append(f"{job_id} was launched, and counts as not launched")
-    return wrong
+            self._command("group", "resume", name)
+        give_up = time.monotonic() + PATIENCE
+        left: list[Any] = []
+        while time.monotonic() < give_up:
+            listed = self._command("list", "--all", "--limit", "1000", "--json")
+            if listed.returncode == 0:
+                jobs = json.loads(listed.stdout)["jobs"]
+                left = [job for job in jobs if job["status"] in {"queued", "running"}]
+                if not left:
+                    return None
+                if held := [job["job_id"] for job in left if job["queue_reason"] == "held"]:
+                    self._command("release", *held)
+            time.sleep(0.5)
+        return f"{len(left)} jobs are left: {[(job['job_id'], job['status'], job['queue_reason']) for job in left][:5]}"
+
+    def errors(self) -> list[str]:
+        """Return what went wrong in the programs, by itself."""
+        found = []
+        for path in self.base.glob("*.err"):
+            text = path.read_text(errors="replace")
+            if "Traceback" in text or "internal_error" in text:
+                found.append(f"{path.name}: {text[-2000:]}")
+        return found
+
+    def close(self) -> None:
+        for child in self.children:
+            child.end()
+        for pid in [*self.helpers(), *self.keepers()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def play(seed: int, kills: Counter[str]) -> list[str]:
+def play(seed: int, kills: Counter[str], reasons: Counter[str]) -> list[str]:
     """Play one round; return what is wrong."""
-    chance = random.Random(seed)
-    base = Path(tempfile.mkdtemp(prefix="queues-"))
-    root, marks, told = base / "root", base / "marks", base / "told"
-    os.environ["SUPERVISOR_STATE_DIR"] = str(root)
-    os.environ["SUPERVISOR_STOP_GRACE_SECONDS"] = "0.3"
+    base = Path(tempfile.mkdtemp(prefix=f"queues-{seed}-"))
+    (base / "clock").write_bytes(bytes(8))
+    before = dict(os.environ)
+    os.environ.update(
+        SUPERVISOR_STATE_DIR=str(base / "root"),
+        SUPERVISOR_STOP_GRACE_SECONDS="5",
+        SUPERVISOR_JOB_TTL="10000000",
+        JOB=JOB,
+        PYTHONPATH=os.pathsep.join([str(EVERYWHERE), str(PACKAGE)]),
+        QUEUES_SEED=str(seed),
+    )
     os.chdir(base)
+    stage = Stage(base, random.Random(seed), kills)
 
     async def prepare() -> None:
         async with supervisor.open_supervisor() as sup:
@@ -176,54 +381,58 @@ def play(seed: int, kills: Counter[str]) -> list[str]:
                 await sup.set_group(name, limit=limit)
 
     trio.run(prepare)
-    started: list[subprocess.Popen[bytes]] = []
+    os.environ["QUEUES_BASE"] = str(base)
     try:
-        for number in range(chance.randint(2, 5)):
-            words = ["--program", str(seed * 100 + number), str(marks), str(told), str(chance.randint(3, 10))]
-            started.append(subprocess.Popen([sys.executable, __file__, *words], stderr=subprocess.DEVNULL))
-            time.sleep(chance.uniform(0, 0.4))
-            disturb(root, started, chance, kills)
-        for _ in range(chance.randint(2, 8)):
-            time.sleep(chance.uniform(0.05, 0.5))
-            disturb(root, started, chance, kills)
-        for each in started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                each.wait(chance.uniform(0, 3))
-            each.kill()
-            each.wait()
-        left = wait_for_all(root)
-        wrong = [left] if left else judge(root, marks, told)
+        stage.play(seed)
+        left = stage.finish()
+        judged = Round(stage.root, LIMITS, Told.read(base / "told"), Marks.read(base / "marks"), reasons)
+        wrong = [left] if left else judged.judge()
+        wrong += stage.errors()
     finally:
-        for each in started:
-            each.kill()
-        for pid in [*processes_of(str(root), b"launch-waiting"), *processes_of(str(root), b"keeper/entry.py")]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        stage.close()
         os.chdir("/")
+        os.environ.clear()
+        os.environ.update(before)
+    if (base / "kills").exists():
+        kills.update((base / "kills").read_text().splitlines())
     if wrong:
-        sys.stdout.write("\n  ".join([f"seed {seed}: kept in {base}", *wrong]) + "\n")
+        sys.stdout.write("\n  ".join([f"round {seed}: kept in {base}", *wrong]) + "\n")
         sys.stdout.flush()
     else:
         shutil.rmtree(base, ignore_errors=True)
     return wrong
 
 
+def check() -> None:
+    """Raise an error for a point that is missing."""
+    module = everywhere()
+    for path, name, _ in module.POINTS:
+        owner, attribute = module.owner_of(path, name)
+        getattr(owner, attribute)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--program", nargs=4)
+    parser.add_argument("--only", type=int, default=None, help="play this round of the seed only")
+    parser.add_argument("--go-on", action="store_true", help="count broken rounds instead of ending at the first")
     given = parser.parse_args()
-    if given.program:
-        seed, marks, told, jobs = given.program
-        trio.run(program, int(seed), marks, told, int(jobs))
-        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the processes of the round
+    check()
     kills: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     begun = time.monotonic()
-    broken = sum(bool(play(given.seed * 1000 + number, kills)) for number in range(given.rounds))
+    played = broken = 0
+    for number in range(given.rounds) if given.only is None else [given.only]:
+        played += 1
+        broken += bool(play(given.seed * 1000 + number, kills, reasons))
+        if broken and not given.go_on:
+            break
     took = time.monotonic() - begun
-    summary = f"seed {given.seed}: {given.rounds} rounds in {took:.0f} s, {broken} broken; kills: {dict(kills)}"
-    sys.stdout.write(summary + "\n")
+    killed = sum(number for what, number in kills.items() if not what.startswith("("))
+    lines = [f"seed {given.seed}: {played} rounds in {took:.0f} s, {broken} broken; {killed} kills: {dict(kills)}"]
+    sys.stdout.write("\n".join([*lines, f"ends of jobs: {dict(reasons)}"]) + "\n")
     return 1 if broken else 0
 
 

@@ -59,7 +59,7 @@ def play_queues(rounds: int) -> None:
 
 
 def test_a_few_rounds_of_groups() -> None:
-    play_queues(4)
+    play_queues(3)
 
 
 @pytest.mark.chaos

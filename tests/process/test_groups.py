@@ -20,6 +20,7 @@ import supervisor
 from supervisor.admission import groups, helper
 from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, StateBusy, SupervisorError
 from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.jobs.catalog import Catalog
 from supervisor.runtime import launcher
 from supervisor.store import Index
 from supervisor.store.queue import Turn
@@ -216,6 +217,16 @@ def test_the_index_is_rebuilt_with_its_queue(world: World) -> None:
     assert counts(world, "g") == (0, 0)
 
 
+@pytest.mark.parametrize("words", [("set", "g", "--limit", "2"), ("pause", "g"), ("resume", "g"), ("rm", "g")])
+def test_a_change_of_a_group_that_finds_the_index_damaged_rebuilds_it(world: World, words: tuple[str, ...]) -> None:
+    with Catalog(supervisor.Settings(state_dir=world.root)) as catalog:
+        groups.change_group(catalog.index, "g", lambda group: group, create=True)
+    index = world.root / "registry.db"
+    index.write_bytes(index.read_bytes()[:4096] + b"rubbish" * 20000)  # it can be opened
+    assert command(world, "group", *words).returncode == 0
+    assert len(list(world.root.glob("registry.db.damaged-*"))) == 1
+
+
 def test_an_index_of_a_version_without_groups_gets_its_queue(world: World) -> None:
     make(world, "g", 1)
     gate, up = world.fifo(), world.fifo()
@@ -244,8 +255,6 @@ def test_an_index_of_a_version_without_groups_gets_its_queue(world: World) -> No
 
 
 def counts_of_new_catalog(world: World) -> tuple[int, int]:
-    from supervisor.jobs.catalog import Catalog
-
     with Catalog(supervisor.Settings(state_dir=world.root)) as catalog:
         found = catalog.index.queue.counts("g")
         return found.running, found.waiting

@@ -105,11 +105,11 @@ class Watcher:
                         await trio.sleep(not_known.seconds(error))
                         continue
                     not_known.over()
+                    if observation.launched is not None:
+                        job.set_launched(observation.launched)
                     ended = observation.ended
                     if ended is not None:
                         break
-                    if observation.launched is not None:
-                        job.set_launched(observation.launched)
                     if observation.to_stop is not None:
                         await self._trees.stop(job.directory, observation.to_stop, "nobody else was there")
                         continue

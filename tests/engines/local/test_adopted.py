@@ -87,6 +87,24 @@ async def test_many_are_watched_by_one_task_and_each_end_is_told(state_dir: Path
     assert ends == [signal.SIGTERM, signal.SIGKILL] * (COUNT // 2)
 
 
+async def test_a_command_that_was_launched_and_has_ended_between_two_looks_is_told_with_its_launch(
+    state_dir: Path, tmp_path: Path
+) -> None:
+    async with served(state_dir) as first:
+        asked = request(state_dir, tmp_path, "true")
+        launched = await launch(first, asked)
+        await launched.wait()
+    async with served(state_dir) as second:
+        aside = tmp_path / "aside"
+        os.rename(asked.directory, aside)
+        os.mkdir(asked.directory, 0o700)
+        adopted = await second.adopt(asked.directory, None, owner_lives=lambda: True)
+        for path in aside.iterdir():  # before the next look at it
+            os.rename(path, Path(asked.directory, path.name))
+        await adopted.wait()
+        assert adopted.launched.pid == launched.launched.pid
+
+
 async def test_whoever_leaves_closes_what_he_held(state_dir: Path, tmp_path: Path) -> None:
     async with served(state_dir) as first:
         asked = request(state_dir, tmp_path, "sleep", "600")

@@ -1,0 +1,118 @@
+"""Part of every Python process in a round of ``queues.py``, but for keepers: a wall clock that is set, and a kill.
+
+``QUEUES_BASE`` is the directory of the round. Its file ``clock`` has the nanoseconds that are added to the wall clock
+of all processes; the driver changes it while they run. Some processes kill themselves at one of the ``POINTS``, and
+note that in the file ``kills``; none that begins after the file ``calm`` was made.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import mmap
+import os
+import random
+import signal
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+POINTS: tuple[tuple[str, str, str], ...] = (
+    ("supervisor.store.index", "Index._mark", "before"),
+    ("supervisor.store.index", "Index._mark", "after"),
+    ("supervisor.store.index", "Index.take_turn", "after"),
+    ("supervisor.store.index", "Index.take_turns", "before"),
+    ("supervisor.store.index", "Index.take_turns", "after"),
+    ("supervisor.store.index", "Index.insert", "after"),
+    ("supervisor.store.index", "Index.finish", "before"),
+    ("supervisor.store.index", "Index.finish", "after"),
+    ("supervisor.store.index", "Index.set_owner", "after"),
+    ("supervisor.store.index", "Index.import_all", "after"),
+    ("supervisor.admission.orders", "spool", "before"),
+    ("supervisor.admission.orders", "spool", "after"),
+    ("supervisor.admission.orders", "read", "after"),
+    ("supervisor.admission.orders", "drop", "before"),
+    ("supervisor.admission.helper", "ensure", "before"),
+    ("supervisor.admission.helper", "ensure", "after"),
+    ("supervisor.runtime.registry_actor", "Registry._commit", "after"),
+    ("supervisor.runtime.registry_actor", "Registry._begin", "before"),
+    ("supervisor.jobdir.records", "take_claim", "before"),
+    ("supervisor.jobdir.records", "take_claim", "after"),
+    ("supervisor.store.groups", "save", "after"),
+)
+SHARE = 0.3
+"""The part of the processes that has a point."""
+
+
+def note_kill(base: str, what: str) -> None:
+    """Add a line to the list of kills."""
+    descriptor = os.open(f"{base}/kills", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{what}\n".encode())
+    os.close(descriptor)
+
+
+def set_clock(base: str, shift_ns: int) -> None:
+    """Set the clock of every process of the round."""
+    with open(f"{base}/clock", "r+b") as file:
+        file.write(struct.pack("<q", shift_ns))
+
+
+def _follow_clock(base: str) -> None:
+    with open(f"{base}/clock", "rb") as file:
+        shared = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+    real, unpack = time.time_ns, struct.Struct("<q").unpack_from
+    time.time_ns = lambda: real() + unpack(shared)[0]
+    time.time = lambda: time.time_ns() / 1e9
+
+
+def owner_of(module: str, path: str) -> tuple[Any, str]:
+    """Return what has the function of a point as an attribute, and its name."""
+    owner: Any = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for each in outer:
+        owner = getattr(owner, each)
+    return owner, name
+
+
+def _arm(base: str, point: tuple[str, str, str], nth: int) -> None:
+    module, path, when = point
+    owner, name = owner_of(module, path)
+    inner: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def die() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            note_kill(base, f"{path} {when}")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(inner)
+    def outer(*args: Any, **named: Any) -> Any:
+        if when == "before":
+            die()
+        result = inner(*args, **named)
+        if when == "after":
+            die()
+        return result
+
+    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+    setattr(owner, name, staticmethod(outer) if static else outer)
+
+
+def take_part(base: str) -> None:
+    """Make this process one of the round."""
+    _follow_clock(base)
+    descriptor = os.open(f"{base}/processes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, b".")
+    number = os.fstat(descriptor).st_size
+    os.close(descriptor)
+    chance = random.Random(f"{base.rpartition('-')[0]} {os.environ['QUEUES_SEED']} {number}")
+    if chance.random() < SHARE and not os.path.exists(f"{base}/calm"):
+        _arm(base, chance.choice(POINTS), chance.choice([1, 1, 1, 2, 3]))
+
+
+if __name__ == "sitecustomize" and "QUEUES_BASE" in os.environ:
+    take_part(os.environ["QUEUES_BASE"])
