@@ -81,7 +81,9 @@ def _names(names: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _after(after: Iterable[str | tuple[str, str]] | None) -> tuple[tuple[str, str], ...]:
-    given = (after,) if isinstance(after, str) else tuple(after or ())
+    if not after:
+        return ()
+    given = (after,) if isinstance(after, str) else tuple(after)
     if any(not isinstance(each, str) and len(each) != 2 for each in given):
         message = f"after is {after!r:.200}; each of its members must be a job id, or a pair: when, job id"
         raise InvalidArguments(message)

@@ -7,8 +7,7 @@ state root adopts it. Only the entry's own scope, which holds the deadline and i
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
@@ -28,7 +27,6 @@ from supervisor.system.backoff import Patience
 __all__ = ["supervise"]
 
 _READ_INLINE: Final = 65536
-_T = TypeVar("_T")
 
 
 async def supervise(entry: Entry, engine: Engine, registry: Registry, request: LaunchRequest | None) -> None:
@@ -69,19 +67,11 @@ async def _live(entry: Entry, engine: Engine, registry: Registry, request: Launc
     else:
         running = entry.running = await _adopt(entry, engine)
     try:
-        await _until_stop(entry, running, running.started)
+        ended = await _until_stop(entry, running, registry)
     except LaunchFailed:
         if request is not None:
             registry.counters.launch_failures += 1
         return await running.wait()
-    except Exception:
-        entry.running = None  # whether it was launched is open
-        raise
-    _note_launch(entry, running, registry)
-    ended = None
-    if entry.stop_why is None:
-        _renew_scope(entry)
-        ended = await _until_stop(entry, running, running.wait)
     if ended is None:
         log.info("job_stopping", job_id=entry.row.job_id, why=entry.stop_why)
         begun = trio.current_time()
@@ -107,16 +97,30 @@ async def _adopt(entry: Entry, engine: Engine) -> Running:
     return await engine.adopt(entry.directory, row.launched(), record=row.request, owner_lives=owner_lives)
 
 
-async def _until_stop(entry: Entry, running: Running, wait: Callable[[], Awaitable[_T]]) -> _T | None:
-    """Return what ``wait`` returns; ``None`` once a stop is requested, or the deadline has passed."""
-    left = running.seconds_left()
-    if left != math.inf:
-        entry.scope.deadline = trio.current_time() + left
-    with entry.scope:
-        return await wait()
+async def _until_stop(entry: Entry, running: Running, registry: Registry) -> Ended | None:
+    """Wait for the launch and the end; return ``None`` once a stop is requested, or the deadline has passed."""
+    _set_deadline(entry, running)
+    with entry.scope:  # one for both: a scope is a fiftieth of a `start`
+        try:
+            await running.started()
+        except LaunchFailed:
+            raise
+        except Exception:
+            entry.running = None  # whether it was launched is open
+            raise
+        _note_launch(entry, running, registry)
+        _set_deadline(entry, running)  # which runs from the launch
+        return await running.wait()
+    _note_launch(entry, running, registry)
     if entry.stop_why is None:
         entry.stop_why, entry.stop_by = "deadline", "supervisor"
     return None
+
+
+def _set_deadline(entry: Entry, running: Running) -> None:
+    left = running.seconds_left()
+    if left != math.inf:
+        entry.scope.deadline = trio.current_time() + left
 
 
 def _renew_scope(entry: Entry) -> None:

@@ -37,9 +37,9 @@ async def test_a_look_does_not_rule_on_a_job_whose_owner_is_about_to_cancel_it(
         finally:
             looked.set()
 
-    def cancels_late(directory: str, by: str) -> bool:
+    def cancels_late(directory: str, by: str, why: str) -> bool:
         assert looked.wait(PATIENCE)
-        return cancel_queued(directory, by)
+        return cancel_queued(directory, by, why)
 
     async with supervisor.open_supervisor() as sup:
         first = await sup.start(["sleep", "600"])
