@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from supervisor.embedding.aio import AsyncioSupervisor, open_supervisor_asyncio
     from supervisor.embedding.threads import BlockingSupervisor
     from supervisor.errors import (
+        FeatureUnavailable,
         GroupClosed,
         GroupNotFound,
         IdempotencyConflict,
@@ -79,6 +80,7 @@ __all__ = [
     "BlockingSupervisor",
     "ErrorInfo",
     "Exit",
+    "FeatureUnavailable",
     "GroupClosed",
     "GroupInfo",
     "GroupNotFound",

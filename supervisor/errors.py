@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "EndpointFailed",
+    "FeatureUnavailable",
     "GroupClosed",
     "GroupNotFound",
     "IdempotencyConflict",
@@ -122,6 +123,13 @@ class StateCorrupt(SupervisorError):
 
     code = "state_corrupt"
     default_repair = "Forget the job with `supervisor rm JOB`; its files are kept until then."
+
+
+class FeatureUnavailable(SupervisorError):
+    """This machine, or the engine of the job, cannot do what was asked for."""
+
+    code = "feature_unavailable"
+    default_repair = "Leave the option out, or run the job where it is available."
 
 
 class OutputLost(StateCorrupt):

@@ -124,6 +124,9 @@ class JobSpec:
         delay_seconds: how long after this call it is not launched, at most 90 days; a clock that is set does not count.
         start_within_seconds: how long after this call it may be launched; then it ends ``cancelled``, reason
             ``start_expired``.
+        spool: where its environment and its input are while it waits: ``"disk"``, in files that only the user can
+            read, or ``"memory"``, in the memory of its keeper: then it is not launched (``launch_failed``) if that is
+            killed, or after a reboot.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -144,14 +147,14 @@ class JobSpec:
     not_before: datetime | None = None
     delay_seconds: float | None = None
     start_within_seconds: float | None = None
+    spool: str = "disk"
 
     @property
     def asks_for_admission(self) -> bool:
         """Whether it may have to wait for anything, or has settings for that."""
-        limits = (self.not_before, self.delay_seconds, self.start_within_seconds)
-        return bool(
-            self.groups or self.after or self.hold or self.priority or self.weight != 1 or limits != (None, None, None)
-        )
+        times = (self.not_before, self.delay_seconds, self.start_within_seconds)
+        others = (self.priority, self.weight, self.spool)
+        return bool(self.groups or self.after or self.hold) or times != (None, None, None) or others != (0, 1, "disk")
 
 
 class JobOptions(TypedDict, total=False):
@@ -174,6 +177,7 @@ class JobOptions(TypedDict, total=False):
     not_before: datetime | None
     delay_seconds: float | None
     start_within_seconds: float | None
+    spool: str
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -13,6 +13,7 @@ CLASSES: list[type[SupervisorError]] = [getattr(errors, name) for name in errors
 
 CODES = {
     "EndpointFailed": "endpoint_failed",
+    "FeatureUnavailable": "feature_unavailable",
     "GroupClosed": "group_closed",
     "GroupNotFound": "group_not_found",
     "IdempotencyConflict": "idempotency_conflict",

@@ -291,6 +291,7 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
         "not_before": None,
         "delay_seconds": None,
         "start_within_seconds": None,
+        "spool": "disk",
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)

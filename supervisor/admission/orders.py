@@ -1,25 +1,30 @@
 """The orders of a job that waits: what any process needs to launch it, in files that only their user can read.
 
-A job that is launched at once has none. Orders hold the environment and the input of the job, so the process that
-launches the job deletes them.
+They hold the environment, the input and the process settings of the job. The process that launches the job deletes
+them. A job that is launched at once has none. A keeper may hold them in memory, under the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from typing import Final
 
 from supervisor import log
 from supervisor.engines.interface import LaunchRequest
-from supervisor.engines.staging import write_orders
+from supervisor.engines.staging import orders_of, write_orders
 from supervisor.jobdir import records
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper.single_job import Orders
 from supervisor.store import Row
+from supervisor.store.order_files import drop_orders
 from supervisor.store.state_errors import state_error
-from supervisor.system.observing import is_there
 
-__all__ = ["drop", "read", "spool", "waits"]
+__all__ = ["in_memory", "read", "spool"]
+
+
+_IN_MEMORY: Final = b"m"
+"""What orders in memory begin with. Then come the length of the orders in eight bytes, the orders, and the input."""
 
 
 def spool(request: LaunchRequest) -> None:
@@ -28,20 +33,17 @@ def spool(request: LaunchRequest) -> None:
     Raises:
         StateFull, StateBusy, PermissionDenied: they cannot be written; the job must not be recorded then.
     """
-    drop(request.directory)  # a commit that failed may have written them
+    drop_orders(request.directory)  # a commit that failed may have written them
     try:
         write_orders(request)
     except OSError as error:
         raise state_error(error, "cannot write the orders of the job") from error
 
 
-def waits(directory: str) -> bool:
-    """Whether a job has orders.
-
-    Raises:
-        NotKnown: that cannot be observed now.
-    """
-    return is_there(f"{directory}/{ORDERS}")
+def in_memory(request: LaunchRequest) -> bytes:
+    """Return the orders of a job for a file in memory, with its input."""
+    orders = orders_of(request).encode()
+    return _IN_MEMORY + len(orders).to_bytes(8) + orders + (b"\1" + request.stdin if request.stdin is not None else b"")
 
 
 def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | None:
@@ -52,18 +54,26 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
     Raises:
         OSError: they cannot be read now, or the claim cannot be written.
     """
+    stdin = None
     try:
         with open(f"{directory}/{ORDERS}", "rb") as file:
-            orders = Orders.decode(file.read())
+            content = file.read()
+        if content.startswith(_IN_MEMORY):
+            end = len(_IN_MEMORY) + 8 + int.from_bytes(content[len(_IN_MEMORY) : len(_IN_MEMORY) + 8])
+            content, rest = content[len(_IN_MEMORY) + 8 : end], content[end:]
+            stdin = rest[1:] if rest else None
+        orders = Orders.decode(content)
+        if orders.job_id != row.job_id:  # a link to the memory of a process that has ended, and whose pid is used again
+            message = f"they are of job {orders.job_id}"
+            raise ValueError(message)  # as of any other damage
     except FileNotFoundError:  # or another process has launched the job, and has claimed it before
         records.take_claim(directory, records.NOBODY)
         return None
     except (KeyError, ValueError) as error:
         log.warning("orders_damaged", job_id=row.job_id, error=repr(error))
         records.take_claim(directory, records.NOBODY)
-        drop(directory)
+        drop_orders(directory)
         return None
-    stdin = None
     with contextlib.suppress(FileNotFoundError), open(f"{directory}/{STDIN}", "rb") as file:
         stdin = file.read()
     return LaunchRequest(
@@ -80,11 +90,5 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         stop_leftovers=stop_leftovers,
         options=row.request.get("engine_options") or {},
         may_be_launched=True,
+        settings=orders.settings,
     )
-
-
-def drop(directory: str) -> None:
-    """Delete the orders of a job that was launched, or never will be."""
-    for name in (ORDERS, STDIN):
-        with contextlib.suppress(OSError):
-            os.unlink(f"{directory}/{name}")

@@ -127,6 +127,13 @@ def request_options(function: _F) -> _F:
                 help="Go before others of its groups: a point is worth 5 minutes of waiting, or --aging of the group.",
             ),
             click.option("--weight", type=int, default=1, metavar="N", help="Take N slots of each group. Default: 1."),
+            click.option(
+                "--spool",
+                type=click.Choice(["disk", "memory"]),
+                default="disk",
+                help="Where its environment and input are while it waits. Orders in memory end with their keeper or a "
+                "reboot: the job never runs then.",
+            ),
             click.option("--create-group", is_flag=True, help="Make the groups that do not exist, without a limit."),
             click.option("--hold", is_flag=True, help="Have it wait until `supervisor release`."),
             click.option(

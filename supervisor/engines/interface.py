@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -50,6 +50,8 @@ class LaunchRequest:
         stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
         options: what only this engine understands; it has checked them.
         may_be_launched: whether another process may have begun to launch it, and was killed meanwhile.
+        settings: the umask, the niceness and the resource limits that it has, by their numbers; ``None`` is those of
+            this process.
     """
 
     job_id: str
@@ -66,6 +68,7 @@ class LaunchRequest:
     stop_leftovers: bool = False
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     may_be_launched: bool = False
+    settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None
 
 
 class JobPhase(Enum):
@@ -149,6 +152,19 @@ class Running(Protocol):
         """Request its stop, and return when the request is on its way; ``wait`` returns the end.
 
         Idempotent: the first reason stays. The request is on disk before the first signal.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldsOrders(Protocol):
+    """An engine that can hold the orders of a waiting job in memory."""
+
+    async def hold(self, directory: str, orders: bytes) -> None:
+        """Hold the orders of a job until they are deleted: ``orders`` in its directory leads to them meanwhile.
+
+        Raises:
+            FeatureUnavailable, LaunchFailed: they cannot be held.
         """
         ...
 

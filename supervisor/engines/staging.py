@@ -10,11 +10,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.keeper.single_job import ORDERS, STDIN, Orders
+from supervisor.system.process_settings import process_settings
 
 if TYPE_CHECKING:
     from supervisor.engines.interface import LaunchRequest
 
-__all__ = ["KEEPER_FILES", "program_in", "write_orders", "write_private"]
+__all__ = ["KEEPER_FILES", "orders_of", "program_in", "write_orders", "write_private"]
 
 KEEPER_FILES: Final = (
     "keeper/entry.py",
@@ -55,14 +56,10 @@ def write_private(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def write_orders(request: LaunchRequest) -> None:
-    """Write what another process needs to launch a job into the job directory: ``orders``, and ``stdin`` if it has any.
-
-    Raises:
-        OSError: they cannot be written, or are there.
-    """
+def orders_of(request: LaunchRequest) -> Orders:
+    """Return what another process needs to launch a job, without its input."""
     record = request.record
-    orders = Orders(
+    return Orders(
         job_id=request.job_id,
         argv=list(request.argv),
         workspace=os.fsencode(request.workspace),
@@ -71,10 +68,19 @@ def write_orders(request: LaunchRequest) -> None:
         grace=request.grace_seconds,
         limit=request.output_limit,
         begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
+        settings=process_settings(),
     )
+
+
+def write_orders(request: LaunchRequest) -> None:
+    """Write the orders of a job into its directory: ``orders``, and ``stdin`` if it has any.
+
+    Raises:
+        OSError: they cannot be written, or are there.
+    """
     if request.stdin is not None:
         write_private(f"{request.directory}/{STDIN}", request.stdin)
-    write_private(f"{request.directory}/{ORDERS}", orders.encode())
+    write_private(f"{request.directory}/{ORDERS}", orders_of(request).encode())
 
 
 def program_in(shared: str) -> str:

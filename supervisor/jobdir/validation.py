@@ -54,7 +54,7 @@ _REQUEST: Final = frozenset(
         ),
         *("grace_seconds", "output_limit", "idempotency_key", "digest", "engine", "host", "boot", "ns", "traceparent"),
         *("deadline_from", "engine_options", "directory", "groups", "priority", "weight"),
-        *("hold", "after", "not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns"),
+        *("hold", "after", "not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns", "spool"),
     }
 )
 """The members of ``job.json`` that this version knows."""

@@ -101,6 +101,7 @@ def _check_admission(spec: JobSpec) -> None:
         _check(when in CONDITIONS, f"after has {when!r:.80}; it must be one of {', '.join(CONDITIONS)}")
         _check(is_job_id(job_id), f"after names {job_id!r:.80}, which is no job id")
     _check(len(spec.after) <= _MAX_DEPENDENCIES, f"a job waits for at most {_MAX_DEPENDENCIES} jobs")
+    _check(spec.spool in {"disk", "memory"}, f"spool is {spec.spool!r:.80}; it must be disk or memory")
     _check_times(spec)
 
 

@@ -155,7 +155,13 @@ class Launch:
         self.before_wall, self.before = time.time_ns(), processes.boottime_ns()
         try:
             return limits.spawn(
-                keeper_spawn.spawn, executable, self.asked.argv, self.entries, self.workspace, self.standard
+                keeper_spawn.spawn,
+                executable,
+                self.asked.argv,
+                self.entries,
+                self.workspace,
+                self.standard,
+                settings=self.asked.settings,
             )
         except OSError as error:
             raise keeper_spawn.why_not(error, executable, self.workspace) from None

@@ -27,6 +27,7 @@ else:
 __all__ = ["BACKSTOP_NS", "Keeper"]
 
 BACKSTOP_NS: Final = 2_000_000_000
+_LET_GO_NS: Final = 20_000_000_000
 _KILL_AGAIN_NS: Final = 50_000_000  # a launch that is to end and has not returned
 
 
@@ -52,6 +53,8 @@ class Keeper(turns.Turns):
         self.stopping: dict[tree_killer.Stop, launches.Child] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
+        self.let_go_ns = 0
+        self.held: dict[str, int] = {}  # by job directory, descriptors of orders that are held in memory
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
 
     def run(self) -> None:
@@ -68,7 +71,7 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ for the turns
 
     def _has_jobs(self) -> bool:
-        return bool(self.children or self.launching or self.leftovers)
+        return bool(self.children or self.launching or self.leftovers or self.held)
 
     def _watched(self) -> int:
         return self.outputs.descriptor
@@ -93,6 +96,9 @@ class Keeper(turns.Turns):
             child = self.children.get(heappop(self.deadlines)[1])
             if child is not None and child.exited is None:
                 self._attempt(self._begin_stop, child, "deadline", "keeper")
+        if self.held and now >= self.let_go_ns:  # a process that was killed has sent no signal
+            self.let_go_ns = now + _LET_GO_NS
+            self._attempt(self._let_go)
         if self.launching:
             self._on_time_for_launches(now)
         for token in self.outputs.check():
@@ -143,12 +149,35 @@ class Keeper(turns.Turns):
                     self._attempt(self._begin_stop, child, message.why, message.by)
                 elif token in self.launching:
                     self._attempt(self._stop_launch, self.launching[token], message.why, message.by)
+            case protocol.Hold():
+                self._hold(message)
             case protocol.SetEnvironment(token=token, variables=variables):
                 self.environments[token] = variables, [name + b"=" + value for name, value in variables.items()]
             case protocol.DropEnvironment(token=token):
                 self.environments.pop(token, None)
             case _:
                 pass
+
+    # ------------------------------------------------------------ orders in memory
+
+    def _hold(self, asked: protocol.Hold) -> None:
+        """Give orders in memory the name of orders on disk: a link to the descriptor, which dies with this process."""
+        error = "no descriptor came with them"
+        for descriptor in self.connection.take_descriptors(1):
+            try:
+                os.symlink(f"/proc/{self.pid}/fd/{descriptor}", f"{asked.directory}/{records.ORDERS}")
+                self.held[asked.directory], error = descriptor, ""
+            except OSError as problem:
+                os.close(descriptor)
+                error = os.strerror(problem.errno or 0)
+        self.connection.queue(protocol.Held(token=asked.token, error=error))
+
+    def _let_go(self) -> None:
+        """Close the orders whose names are deleted: their jobs are launched, or never will be."""
+        for directory, descriptor in list(self.held.items()):
+            if not _is_there(f"{directory}/{records.ORDERS}"):
+                del self.held[directory]
+                os.close(descriptor)
 
     # ------------------------------------------------------------ launching
 
@@ -160,6 +189,8 @@ class Keeper(turns.Turns):
                 self._report_failure(asked.token, 125, "another process has claimed it", claimed=True)
                 return
             self.claimed = asked.directory
+            if (orders := self.held.pop(asked.directory, None)) is not None:
+                os.close(orders)
             if len(launch.held) < asked.descriptors:
                 raise spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             if not self.relay.may_block:
@@ -287,6 +318,7 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ watching and stopping
 
     def _find_stops(self) -> None:
+        self._let_go()
         for token, child in list(self.children.items()):
             if child.exited is None and child.stop is None and _is_there(f"{child.directory}/{records.STOP}"):
                 self._attempt(self._begin_stop, self.children[token], "cancelled", "another process", True)

@@ -37,7 +37,9 @@ __all__ = [
     "Failed",
     "Fields",
     "Frames",
+    "Held",
     "Hello",
+    "Hold",
     "Launch",
     "Launched",
     "Message",
@@ -71,7 +73,7 @@ class Message(Fields):
 
     def encode(self) -> tuple[object, ...]:
         """Return the message as it stands in a frame."""
-        return (self.kind, *map(self.__dict__.__getitem__, self.names))
+        return (self.kind, *[getattr(self, name) for name in self.names])
 
     @staticmethod
     def decode(held: tuple[Any, ...]) -> Message:
@@ -113,6 +115,16 @@ class Launch(Message):
     output_limit: int
     stop_leftovers: bool
     descriptors: int
+    settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None  # a supervisor of an older version sends none
+    """The umask, the niceness and the resource limits of the command; without them it has those of the keeper."""
+
+
+class Hold(Message):
+    """Hold the orders of a waiting job, which are in the descriptor beside it, until their name is deleted."""
+
+    kind = "hold"
+    token: int
+    directory: str
 
 
 class Stop(Message):
@@ -146,6 +158,14 @@ class Launched(Message):
     started_ns: int
     started_boot_ns: int
     deadline_boot_ns: int | None
+
+
+class Held(Message):
+    """The orders of a job are held, or why they are not."""
+
+    kind = "held"
+    token: int
+    error: str
 
 
 class Failed(Message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource  # loaded at start: `os.wait4` needs it too
 from errno import ENOMEM
 
@@ -38,8 +39,33 @@ class Limits:
                 self._own.append((number, raised))
                 self._callers.append((number, (soft, hard)))
 
-    def spawn(self, spawn: Callable[..., int], *args: object) -> int:
-        """Call ``spawn`` so that the child has the limits of the caller, and return its pid."""
+    def spawn(
+        self,
+        spawn: Callable[..., int],
+        *args: object,
+        settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None,
+    ) -> int:
+        """Call ``spawn`` so that the child has the limits of the caller, and return its pid.
+
+        ``settings`` are those of a command whose caller was another process. Its niceness and limits are set right
+        after the spawn, as far as this process may set them.
+        """
+        if settings is None:
+            return self._spawn(spawn, *args)
+        umask, nice, limits = settings
+        own = os.umask(umask)  # files of the keeper get their modes by themselves
+        try:
+            pid = self._spawn(spawn, *args)
+        finally:
+            os.umask(own)
+        _set_limits(pid, [*limits.items()])
+        try:
+            os.setpriority(os.PRIO_PROCESS, pid, nice)
+        except OSError:  # it has ended, or this process may not
+            return pid
+        return pid
+
+    def _spawn(self, spawn: Callable[..., int], *args: object) -> int:
         if not self._callers:
             return spawn(*args)
         for (number, limit), (_, own) in zip(self._callers, self._own, strict=True):
@@ -54,11 +80,7 @@ class Limits:
             pid = spawn(*args)
         finally:
             self._raise_again()
-        for number, limit in self._callers:
-            try:
-                resource.prlimit(pid, number, limit)
-            except (OSError, ValueError, AttributeError):  # it has ended; not Linux
-                break
+        _set_limits(pid, self._callers)
         return pid
 
     def _raise_again(self) -> None:
@@ -67,6 +89,14 @@ class Limits:
                 resource.setrlimit(number, limit)
             except (OSError, ValueError):
                 continue
+
+
+def _set_limits(pid: int, limits: list[tuple[int, tuple[int, int]]]) -> None:
+    for number, limit in limits:
+        try:
+            resource.prlimit(pid, number, limit)
+        except (OSError, ValueError, AttributeError):  # it has ended, this process may not, or not Linux
+            continue
 
 
 def _raise(number: int, hard: int) -> tuple[int, int]:

@@ -50,6 +50,8 @@ _FROM_ENGINE: Final = (
 class Orders(protocol.Fields):
     """What a keeper is to run. ``begun_ns`` is when its time began to run, if not with its start.
 
+    ``settings`` are the umask, the niceness and the resource limits of the command, as ``protocol.Launch`` has them.
+
     On disk these are fields, each ended by a NUL, that begin with a letter for their kind: decoding JSON would take as
     long as the rest of the start.
     """
@@ -62,6 +64,7 @@ class Orders(protocol.Fields):
     grace: float
     limit: int
     begun_ns: int | None
+    settings: tuple[int, int, dict[int, tuple[int, int]]] | None
 
     def encode(self) -> bytes:
         """Return the orders as they stand on disk."""
@@ -70,6 +73,9 @@ class Orders(protocol.Fields):
         fields += [b"e" + name + b"=" + value for name, value in self.environment.items()]
         numbers = ((b"d", self.deadline), (b"g", self.grace), (b"l", self.limit), (b"b", self.begun_ns))
         fields += [tag + repr(number).encode("ascii") for tag, number in numbers if number is not None]
+        if self.settings is not None:
+            umask, nice, limits = self.settings
+            fields += [b"u%d" % umask, b"n%d" % nice, *(b"r%d %d %d" % (name, *both) for name, both in limits.items())]
         return b"".join(field + b"\0" for field in fields)
 
     @classmethod
@@ -92,6 +98,7 @@ class Orders(protocol.Fields):
             grace=float(fields[b"g"][0]),
             limit=int(fields[b"l"][0]),
             begun_ns=int(begun[0]) if begun else None,
+            settings=_settings_of(fields),
         )
 
     def seconds_left(self) -> float | None:
@@ -99,6 +106,13 @@ class Orders(protocol.Fields):
         if self.deadline is None or self.begun_ns is None:
             return self.deadline
         return self.deadline - (time.time_ns() - self.begun_ns) / 1e9
+
+
+def _settings_of(fields: dict[bytes, list[bytes]]) -> tuple[int, int, dict[int, tuple[int, int]]] | None:
+    if b"u" not in fields or b"n" not in fields:
+        return None
+    limits = [tuple(map(int, each.split())) for each in fields.get(b"r", ())]
+    return int(fields[b"u"][0]), int(fields[b"n"][0]), {name: (soft, hard) for name, soft, hard in limits}
 
 
 class JobKeeper(loop.Keeper):
@@ -150,6 +164,7 @@ class JobKeeper(loop.Keeper):
                 output_limit=orders.limit,
                 stop_leftovers=False,  # the cluster ends leftovers with the job
                 descriptors=len(given),
+                settings=None,
             )
         )
         self.environments.clear()

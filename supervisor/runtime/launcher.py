@@ -21,8 +21,8 @@ from supervisor.admission import orders
 from supervisor.admission.groups import check_ticket
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
-from supervisor.engines.interface import Engine, JobPhase, LaunchRequest
-from supervisor.errors import IdempotencyConflict, JobNotFound
+from supervisor.engines.interface import Engine, HoldsOrders, JobPhase, LaunchRequest
+from supervisor.errors import FeatureUnavailable, IdempotencyConflict, JobNotFound
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
@@ -60,6 +60,8 @@ def _admission_members(spec: JobSpec, boot_ns: int) -> dict[str, Any]:
         members["groups"] = sorted(set(spec.groups))
     if spec.after:
         members["after"] = [{"job_id": job_id, "when": when} for when, job_id in spec.after]
+    if spec.spool != "disk":
+        members["spool"] = spec.spool
     if spec.hold:
         members["hold"] = True
     if spec.not_before is not None:
@@ -189,16 +191,29 @@ class Launcher:
             self._registry.protect(entry.job_id, protection)
         try:
             if ticket is not None:
-                # A shared directory may be slow, and no transaction may wait for it. So a job for a cluster gets its
-                # orders now, and needs them also if it does not have to wait.
-                if not engine.on_this_machine:
-                    await trio.to_thread.run_sync(orders.spool, request)
-                self.waiting.enter(entry, request, begin, has_orders=not engine.on_this_machine)
+                has_orders = await self._spool_now(spec, engine, request)
+                self.waiting.enter(entry, request, begin, has_orders=has_orders)
             await self._registry.send(Create(entry, self._settings.job_max_count, begin))
         except BaseException:  # no process knows of it
             self._catalog.layout.remove_job(key, entry.row.job_id)
             raise
         return entry
+
+    @staticmethod
+    async def _spool_now(spec: JobSpec, engine: Engine, request: LaunchRequest) -> bool:
+        """Spool the orders of a job that cannot be spooled in the transaction; return whether it is such a job."""
+        if spec.spool == "memory":
+            if not isinstance(engine, HoldsOrders):
+                message = f"engine {engine.name} does not hold the orders of waiting jobs in memory"
+                raise FeatureUnavailable(message, repair="Start the job with --spool disk.")
+            await engine.hold(request.directory, orders.in_memory(request))
+            return True
+        if engine.on_this_machine:
+            return False
+        # A shared directory may be slow, and no transaction may wait for it. So a job for a cluster gets its
+        # orders now, and needs them also if it does not have to wait.
+        await trio.to_thread.run_sync(orders.spool, request)
+        return True
 
     async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
         """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""

@@ -26,6 +26,7 @@ from supervisor.runtime.entry import Entry, Pending
 from supervisor.runtime.registry_actor import Registry
 from supervisor.settings import Settings
 from supervisor.store import Row
+from supervisor.store.order_files import drop_orders
 from supervisor.store.tickets import ticket_of
 from supervisor.system.backoff import until_known
 
@@ -99,7 +100,7 @@ class WaitingJobs:
     async def _drop_orders(entry: Entry) -> None:
         await entry.started.wait()
         if _is_launched(entry) or entry.row.finished:  # what a cluster has queued still needs its orders
-            await trio.to_thread.run_sync(orders.drop, entry.directory)
+            await trio.to_thread.run_sync(drop_orders, entry.directory)
 
     def watch(self, entry: Entry) -> None:
         """Watch an adopted job that may wait; launch it if its supervisor is gone."""
@@ -156,7 +157,7 @@ class WaitingJobs:
         except OSError as error:  # the cluster has the job, and that cannot be recorded; the actor observes the job
             log.warning("submission_not_noted", job_id=entry.row.job_id, error=str(error))
             return
-        await trio.to_thread.run_sync(orders.drop, entry.directory)
+        await trio.to_thread.run_sync(drop_orders, entry.directory)
 
     def check(self, *, changed: bool) -> None:
         """Take turns if another process has ``changed`` the index, or a time has come; begin the admitted jobs.

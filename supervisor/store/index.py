@@ -17,6 +17,7 @@ from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
 from supervisor.store import groups
+from supervisor.store.order_files import drop_orders
 from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
 from supervisor.store.queue import FOR_EVER_NS, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
@@ -248,12 +249,10 @@ class Index(Queries):
         return True
 
     def _drop_orders(self, row: Row) -> None:
-        """Delete the environment and the input of a job that waits no more, or never is to be launched."""
         own = self.layout.job(row.workspace_key, row.job_id)
-        directory = row.request.get("directory") or own
-        for path in (f"{directory}/{records.ORDERS}", f"{directory}/{records.STDIN}", f"{own}/{records.GRANTED}"):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        drop_orders(row.request.get("directory") or own)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{own}/{records.GRANTED}")
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive."""

@@ -73,14 +73,14 @@ def is_absent(error: OSError, path: str) -> bool:
     return False
 
 
-def find(path: str) -> os.stat_result | None:
-    """Return the status of ``path`` itself, links not followed; ``None`` when it does not exist.
+def find(path: str, *, follow: bool = False) -> os.stat_result | None:
+    """Return the status of ``path`` itself, or with ``follow`` of what it leads to; ``None`` when that does not exist.
 
     Raises:
         NotKnown: that cannot be observed now.
     """
     try:
-        return os.lstat(path)
+        return os.stat(path) if follow else os.lstat(path)
     except OSError as error:
         if is_absent(error, path):
             return None

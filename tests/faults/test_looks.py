@@ -88,6 +88,8 @@ SINGLE: dict[Site, str] = {
     ("store.index", "_mark", "open"): "writes",
     ("system.observing", "is_absent", "islink"): "only after ELOOP, and says no when it cannot be told",
     ("system.observing", "is_absent", "stat"): "only after ENOTDIR; tests/jobdir/test_records.py",
+    ("store.order_files", "_holder", "readlink"): "without it a keeper lets go of orders a little later",
+    ("system.observing", "find", "stat"): "orders in memory; tests/process/test_spool.py",
     ("engines.obstacles", "_children_of", "listdir"): "without it a message names the keeper instead",
     ("engines.obstacles", "_owner_of", "stat"): "names the owner in a message",
     ("system.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",

@@ -27,6 +27,7 @@ from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import AdoptedJobs
 from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.keeper_client import KeeperClient
+from supervisor.engines.local.orders_in_memory import OrdersInMemory
 from supervisor.engines.local.own_trees import Trees
 from supervisor.engines.local.pidfds import Pidfds
 from supervisor.engines.local.watching import Watched, Watcher
@@ -150,6 +151,7 @@ class LocalEngine:
         self._watcher = Watcher(root, self._notifier, self._trees, self._pidfds)
         self._slow_workspaces: dict[str, bool] = {}
         self._may_hang = HangingCalls()
+        self._orders = OrdersInMemory(self._connect)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do the background work until cancelled; every command goes on then."""
@@ -180,6 +182,10 @@ class LocalEngine:
             deadline_seconds=request.deadline_seconds,
             request=request,
         )
+
+    async def hold(self, directory: str, orders: bytes) -> None:
+        """Hold the orders of a waiting job in the memory of the keeper, see ``HoldsOrders``."""
+        await self._orders.hold(next(self._tokens), self._name_of(directory), orders)
 
     async def launch(self, handle: LocalRunning, request: LaunchRequest) -> None:
         """Have a keeper launch a command, or find out from the evidence whether one has.
@@ -239,6 +245,7 @@ class LocalEngine:
             output_limit=request.output_limit,
             stop_leftovers=request.stop_leftovers,
             descriptors=len(descriptors),
+            settings=request.settings,
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
@@ -323,6 +330,8 @@ class LocalEngine:
     # ------------------------------------------------------------ what the keeper says
 
     def _receive(self, message: protocol.Message) -> None:
+        if isinstance(message, protocol.Held):
+            self._orders.receive(message)
         if not isinstance(message, _REPORTS):
             return
         handle = self._handles.get(message.token)
@@ -358,6 +367,7 @@ class LocalEngine:
         if self._nursery is None:
             return  # this engine left
         handles, self._handles = self._handles, {}
+        self._orders.lose()
         if self._link is link:
             self._link = None
         log.warning("keeper_lost", keeper_pid=link.pid, jobs=len(handles))

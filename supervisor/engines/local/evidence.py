@@ -12,7 +12,7 @@ from supervisor.jobdir import job_marks, records, validation
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.keeper import registration
 from supervisor.system import processes
-from supervisor.system.observing import is_there
+from supervisor.system.observing import find
 
 __all__ = ["Evidence", "Leader", "Origin", "examine", "origin_of", "recorded_keeper"]
 
@@ -37,6 +37,11 @@ class Leader(Enum):
     ALIVE = "alive"
     ZOMBIE = "ended, not reaped"
     GONE = "gone"
+
+
+def _has_orders(directory: str) -> bool:
+    """Whether a job has orders: on disk, or in the memory of a keeper that lives."""
+    return find(f"{directory}/{records.ORDERS}", follow=True) is not None
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
@@ -203,7 +208,7 @@ def examine(
         zombie_status=zombie_status,
         now_boot_ns=processes.boottime_ns(),
         over_limit=leader is Leader.ALIVE and not keeper_lives and _is_over_limit(directory, about.record),
-        has_orders=claim is None and process is None and not owner_lives and is_there(f"{directory}/{records.ORDERS}"),
+        has_orders=claim is None and process is None and not owner_lives and _has_orders(directory),
         is_newer=claim is None and process is None and not owner_lives and validation.is_newer_request(directory),
         newer_records=validation.newer_records(directory, process, stop, exit_record),
         launched=launched,
