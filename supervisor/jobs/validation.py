@@ -21,7 +21,17 @@ from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import encodable, is_job_id
 from supervisor.store.tickets import CONDITIONS
 
-__all__ = ["MAX_DEADLINE_SECONDS", "MAX_INPUT_BYTES", "check_input", "checked_spec", "digest_of", "spec_of"]
+__all__ = [
+    "MAX_DEADLINE_SECONDS",
+    "MAX_DELAY_SECONDS",
+    "MAX_GROUPS",
+    "MAX_INPUT_BYTES",
+    "MAX_PRIORITY",
+    "check_input",
+    "checked_spec",
+    "digest_of",
+    "spec_of",
+]
 
 _MAX_LABEL_CHARACTERS: Final = 1024
 _MAX_KEY_CHARACTERS: Final = 256
@@ -31,7 +41,7 @@ MAX_DEADLINE_SECONDS: Final = 100 * 365 * 86400
 
 MAX_PRIORITY: Final = 1000
 MAX_WEIGHT: Final = 10**6
-_MAX_GROUPS: Final = 8
+MAX_GROUPS: Final = 8
 _MAX_DEPENDENCIES: Final = 1000
 MAX_DELAY_SECONDS: Final = 90 * 86400
 """The longest time that a job can be made to wait by a clock."""
@@ -91,7 +101,7 @@ def _check_env(env: Mapping[str, str]) -> None:
 def _check_admission(spec: JobSpec) -> None:
     for name in spec.groups:
         check_name(name)
-    _check(len(spec.groups) <= _MAX_GROUPS, f"a job is in at most {_MAX_GROUPS} groups")
+    _check(len(spec.groups) <= MAX_GROUPS, f"a job is in at most {MAX_GROUPS} groups")
     _check(spec.groups or spec.weight == 1, "weight is given, and no group that counts it")
     for name, low, high in (("priority", -MAX_PRIORITY, MAX_PRIORITY), ("weight", 1, MAX_WEIGHT)):
         value = getattr(spec, name)

@@ -15,6 +15,7 @@ from supervisor.errors import InvalidSettings
 from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.config.kinds import Kind
 from supervisor.settings import Settings
+from supervisor.store import groups
 
 __all__ = ["exposed", "guarded", "is_inside", "load_kinds"]
 
@@ -44,6 +45,8 @@ def load_kinds(settings: Settings, given: Path | None = None) -> tuple[Kind, ...
 
     Raises:
         InvalidSettings: the file cannot be read, is not to be trusted, or has a mistake.
+        StateCorrupt: the file of a group that it names is damaged.
+        StateBusy, PermissionDenied: the file of a group cannot be read now.
     """
     variable = os.environ.get("SUPERVISOR_CONFIG")
     if given is None and variable and not os.path.isabs(os.path.expanduser(variable)):
@@ -53,4 +56,10 @@ def load_kinds(settings: Settings, given: Path | None = None) -> tuple[Kind, ...
     if path is None:
         return ()
     paths = {**guarded(settings), os.path.realpath(path): "the kinds file"}
-    return kinds_file.load(path, shared_dir=settings.shared_dir, exposes=lambda directory: exposed(directory, paths))
+    root = os.path.realpath(settings.state_dir)
+    return kinds_file.load(
+        path,
+        shared_dir=settings.shared_dir,
+        exposes=lambda directory: exposed(directory, paths),
+        group_exists=lambda name: groups.load(root, name) is not None,
+    )

@@ -61,6 +61,9 @@ class Kind:
         read_only: whether the file declares that it changes nothing but its own output.
         engine: the name of its engine; ``None`` for this machine.
         engine_options: the options of that engine, see ``docs/slurm.md``.
+        groups: the groups whose limits count for its jobs.
+        priority: the priority of its jobs.
+        start_within_seconds: how long its jobs may wait; ``None`` for any time.
         parameters: the parameters that a caller gives.
     """
 
@@ -76,6 +79,9 @@ class Kind:
     read_only: bool = False
     engine: str | None = None
     engine_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    groups: tuple[str, ...] = ()
+    priority: int = 0
+    start_within_seconds: float | None = None
     parameters: tuple[Parameter, ...] = ()
 
     def request(self, values: Mapping[str, Any], python: str) -> tuple[tuple[str, ...], bytes | None]:

@@ -19,10 +19,11 @@ import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
-from supervisor.jobs.validation import MAX_DEADLINE_SECONDS
+from supervisor.jobs.validation import MAX_DEADLINE_SECONDS, MAX_DELAY_SECONDS, MAX_GROUPS, MAX_PRIORITY
 from supervisor.mcp_server.config import expressions, templates
 from supervisor.mcp_server.config.arguments import MAX_INTEGER, TYPES, Parameter
 from supervisor.mcp_server.config.kinds import BUILT_IN_PLACEHOLDERS, RESERVED, Kind
+from supervisor.store.groups import check_name
 from supervisor.system.trust import exposure_of
 from supervisor.text.toml_file import BOOLEAN, STRING, Parser, TomlFile, number, parser, real, shown, whole
 
@@ -30,6 +31,8 @@ __all__ = ["load", "parse"]
 
 Exposes = Callable[[str], str | None]
 """Returns why a directory may not be one of a kind's workspaces; ``None`` if it may."""
+GroupExists = Callable[[str], bool]
+"""Returns whether there is a group of this name."""
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -40,11 +43,18 @@ _WORKSPACES: Final = 'a list of absolute paths of directories, as in ["~/src"]'
 _EXPRESSION: Final = "a regular expression that Python and ECMA-262 read alike, as hosts get it in a JSON schema"
 
 
-def load(path: Path, *, shared_dir: Path | None = None, exposes: Exposes = lambda _: None) -> tuple[Kind, ...]:
+def load(
+    path: Path,
+    *,
+    shared_dir: Path | None = None,
+    exposes: Exposes = lambda _: None,
+    group_exists: GroupExists = lambda _: True,
+) -> tuple[Kind, ...]:
     """Read a kinds file. ``shared_dir`` is the default of kinds that run on a cluster.
 
     Raises:
-        InvalidSettings: the file cannot be read, is not to be trusted, or has a mistake.
+        InvalidSettings: the file cannot be read, is not to be trusted, or has a mistake, such as a group that does
+            not exist.
     """
     real_path = os.path.realpath(path)
     try:
@@ -55,7 +65,7 @@ def load(path: Path, *, shared_dir: Path | None = None, exposes: Exposes = lambd
     except OSError as error:
         message = f"the kinds file {path} cannot be read: {error.strerror or error}"
         raise InvalidSettings(message, repair="Correct --config or SUPERVISOR_CONFIG.") from error
-    return parse(data, str(path), shared_dir=shared_dir, exposes=exposes)
+    return parse(data, str(path), shared_dir=shared_dir, exposes=exposes, group_exists=group_exists)
 
 
 def _check_trust(real_path: str, given: str, found: os.stat_result) -> None:
@@ -74,7 +84,12 @@ def _check_trust(real_path: str, given: str, found: os.stat_result) -> None:
 
 
 def parse(
-    text: str | bytes, path: str, *, shared_dir: Path | None = None, exposes: Exposes = lambda _: None
+    text: str | bytes,
+    path: str,
+    *,
+    shared_dir: Path | None = None,
+    exposes: Exposes = lambda _: None,
+    group_exists: GroupExists = lambda _: True,
 ) -> tuple[Kind, ...]:
     """Parse a kinds file; ``path`` is its name in messages, the other arguments are those of ``load``.
 
@@ -83,7 +98,7 @@ def parse(
     """
     file = TomlFile(text, path, InvalidSettings, "Correct the kinds file.")
     file.values((), file.document, {}, {"kind"})
-    reader = _Reader(file, shared_dir, exposes)
+    reader = _Reader(file, shared_dir, exposes, group_exists)
     return tuple(reader.kind(("kind", name), value) for name, value in _tables(file, (), file.document, "kind").items())
 
 
@@ -97,6 +112,7 @@ class _Reader:
     _file: TomlFile
     _shared_dir: Path | None
     _exposes: Exposes
+    _group_exists: GroupExists
 
     # ------------------------------------------------------------ a kind
 
@@ -120,6 +136,7 @@ class _Reader:
         self._check_interpreter((*where, "interpret"), values.get("interpret", "raw"))
         if "workspaces" in values:
             values["workspaces"] = self._workspaces((*where, "workspaces"), values["workspaces"])
+        values["groups"] = self._groups((*where, "group"), values.pop("group", ()))
         engine = self._engine((*where, "engine"), table.get("engine", "local"))
         options = self._engine_options(where, table, engine)
         return Kind(name=name, parameters=tuple(parameters.values()), engine=engine, engine_options=options, **values)
@@ -165,6 +182,13 @@ class _Reader:
             if (why := self._exposes(directory)) is not None:
                 self._file.refuse(where, f"{why}, which its jobs could read or change", "other directories")
         return directories
+
+    def _groups(self, where: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not self._group_exists(name):
+                allowed = f"a group that exists; `supervisor group set {name} --limit N` makes this one"
+                self._file.refuse(where, f"there is no group {name!r}", allowed)
+        return names
 
     # ------------------------------------------------------------ its engine
 
@@ -300,6 +324,14 @@ def _are_patterns(names: list[Any]) -> bool:
     return all(isinstance(name, str) and _VARIABLE.fullmatch(name) for name in names)
 
 
+def _group_names(value: Any) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else parser(list, lambda held: 0 < len(held) <= MAX_GROUPS)(value)
+    try:
+        return tuple(map(check_name, names))
+    except InvalidArguments as error:
+        raise ValueError(value) from error
+
+
 _WORDS: Final = _tuple(parser(list, _are_words))
 _LENGTH: Final[Parser] = (whole(most=(1 << 53) - 1), "a whole number of at least 0")
 _BOUND: Final[Parser] = (number(lambda value: abs(value) <= sys.float_info.max), "a number")
@@ -317,6 +349,12 @@ _KIND_KEYS: Final[Mapping[str, Parser]] = {
     "env_set": (parser(dict, _is_environment), "a table of names and strings"),
     "workspaces": (_WORDS, _WORKSPACES),
     "read_only": BOOLEAN,
+    "group": (_group_names, f"the name of a group, or a list of at most {MAX_GROUPS}"),
+    "priority": (whole(-MAX_PRIORITY, MAX_PRIORITY), f"a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}"),
+    "start_within_seconds": (
+        real(lambda value: 0 < value <= MAX_DELAY_SECONDS),
+        "a number of seconds of more than 0 and at most 90 days",
+    ),
 }
 _PARAMETER_KEYS: Final[Mapping[str, Parser]] = {
     "type": (parser(str, TYPES.__contains__), f"one of {', '.join(TYPES)}"),

@@ -94,6 +94,9 @@ class Starter:
             idempotency_key=scoped_key(principal, values["idempotency_key"]),
             engine=kind.engine,
             engine_options=kind.engine_options,
+            groups=kind.groups,
+            priority=kind.priority,
+            start_within_seconds=kind.start_within_seconds,
         )
         job = await supervisor.start(spec)
         self._became(job)

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.admission.groups import change_group
 from supervisor.engines import registry
-from supervisor.errors import InvalidArguments, InvalidSettings
+from supervisor.errors import InvalidArguments, InvalidSettings, StateCorrupt
+from supervisor.jobs.catalog import Catalog
 from supervisor.mcp_server.access.guarded import load_kinds
 from supervisor.mcp_server.config import kinds, kinds_file, templates
 from supervisor.mcp_server.config.environment import environment_of
@@ -45,6 +47,9 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
         env_set = {{ CLAUDE_CODE_MAX_RETRIES = "3" }}
         workspaces = ["{tmp_path}", "~/src"]
         read_only = true
+        group = "agents"
+        priority = -5
+        start_within_seconds = 60
 
         [kind.review.parameters.prompt]
         type = "string"
@@ -57,6 +62,7 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
         """,
     )
     assert made.workspaces == (str(tmp_path.resolve()), os.path.realpath(os.path.expanduser("~/src")))
+    assert (made.groups, made.priority, made.start_within_seconds) == (("agents",), -5, 60.0)
     assert [each.required for each in made.parameters] == [True, False]
     assert made.request({"prompt": "hi", "model": "haiku"}, "python") == (("claude", "-p", "--model=haiku"), b"hi")
 
@@ -111,6 +117,16 @@ BAD = [
     (K + 'env_pass = ["A B"]', 4, "a list of names of variables"),
     (K + "env_set = { A = 5 }", 4, "a table of names and strings"),
     (K + 'workspaces = ["src"]', 4, "absolute paths of directories"),
+    (K + "group = []", 4, "group is []; allowed: the name of a group, or a list of at most 8"),
+    (K + 'group = ""', 4, "allowed: the name of a group"),
+    (K + 'group = "../agents"', 4, "allowed: the name of a group"),
+    (K + 'group = ["a", 5]', 4, "allowed: the name of a group"),
+    (K + f"group = {[f'g{number}' for number in range(9)]}", 4, "a list of at most 8"),
+    (K + "priority = 1001", 4, "priority is 1001; allowed: a whole number from -1000 to 1000"),
+    (K + "priority = 1.5", 4, "allowed: a whole number from -1000 to 1000"),
+    (K + "start_within_seconds = 0", 4, "of more than 0 and at most 90 days"),
+    (K + "start_within_seconds = 1e8", 4, "of more than 0 and at most 90 days"),
+    (K + "weight = 2", 4, "there is no key 'weight' here"),
     (K + "read_only = 1", 4, "read_only is 1; allowed: true or false"),
     (K + '[kind.k.parameters]\np = "string"', 5, "allowed: a table"),
     (K + "[kind.k.parameters.workspace]", 4, "taken are deadline_seconds"),
@@ -281,6 +297,27 @@ def test_a_workspace_that_exposes_the_tokens_is_refused(
         with pytest.raises(InvalidSettings, match=r"line 4.* (contains|lies in) the (state root|kinds file)"):
             load_kinds(Settings(config=file))
     assert state_dir.exists()
+
+
+def test_a_group_of_a_kind_must_exist(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state")
+    file = tmp_path / "kinds.toml"
+    file.write_text(K + 'read_only = true\ngroup = ["agents", "gpu"]')
+    file.chmod(0o600)
+    with pytest.raises(InvalidSettings) as refused:
+        load_kinds(settings, file)
+    assert f"{file}, line 5, in [kind.k]: there is no group 'agents'" in refused.value.message
+    assert "`supervisor group set agents --limit N`" in refused.value.message
+    assert not settings.state_dir.exists()
+    with Catalog(settings) as catalog:
+        change_group(catalog.index, "agents", lambda group: group, create=True)
+        with pytest.raises(InvalidSettings, match="there is no group 'gpu'"):
+            load_kinds(settings, file)
+        change_group(catalog.index, "gpu", lambda group: group, create=True)
+    assert [each.groups for each in load_kinds(settings, file)] == [("agents", "gpu")]
+    (settings.state_dir / "groups" / "gpu.json").write_text("{", encoding="ascii")
+    with pytest.raises(StateCorrupt, match="gpu"):
+        load_kinds(settings, file)
 
 
 # ---------------------------------------------------------------- schemas

@@ -14,6 +14,7 @@ from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp_types import CallToolResult, ListRootsResult, Result, Root
 from trio.testing import MockClock
 
+from supervisor import open_supervisor
 from supervisor.errors import InvalidArguments
 from supervisor.mcp_server.config.patterns import allows, check_pattern
 from supervisor.mcp_server.tasks.state import EXTENSION_ID
@@ -347,3 +348,58 @@ async def test_a_kind_can_be_a_task_for_a_client_of_2025(servers: Any) -> None:
 async def test_without_kinds_nothing_is_said_of_tasks(servers: Any) -> None:
     async with servers("", era="auto") as call:
         assert not call.client.server_capabilities.extensions
+
+
+# ---------------------------------------------------------------- groups
+
+ADMITTED = """
+[kind.slow]
+description = "One after the other."
+command = ["sleep", "1"]
+group = ["agents", "all"]
+priority = 7
+start_within_seconds = 100
+"""
+
+
+async def test_a_kind_names_its_groups_and_callers_do_not(servers: Any) -> None:
+    servers.script = Script(seconds=None)
+    async with open_supervisor(servers.settings, engine=servers.engine) as sup:
+        await sup.set_group("agents", limit=1)
+        await sup.set_group("all")
+    async with servers(ADMITTED, allow_commands=["sleep *"]) as call:
+        first, second = [await call("slow") for _ in range(2)]
+        assert [(job["groups"], job["priority"]) for job in (first, second)] == [(["agents", "all"], 7)] * 2
+        assert (first["status"], second["status"]) == ("running", "queued")
+        assert (second["queue_reason"], second["queue_position"]) == ("limit", 1)
+        for tool, arguments in (("slow", {}), ("job_start", {"command": ["sleep", "9"]})):
+            for name, value in GIVEN.items():
+                error = await call.refused(tool, **arguments, **{name: value})
+                assert (error["code"], error["details"]) == ("invalid_arguments", {"argument": name})
+        (free,) = [await call("job_start", command=["sleep", "9"])]
+        assert (free["groups"], free["priority"], free["status"]) == ([], 0, "running")
+        tools = {tool.name: tool for tool in (await call.client.list_tools()).tools}
+        for tool in ("slow", "job_start"):
+            assert not tools[tool].input_schema["properties"].keys() & GIVEN.keys()
+        servers.engine.command(first["job_id"]).finish()
+        assert (await servers.engine.next()).job_id == first["job_id"]
+        assert {(await servers.engine.next()).job_id for _ in range(2)} == {free["job_id"], second["job_id"]}
+
+
+GIVEN = {
+    "group": "all",
+    "groups": ["all"],
+    "priority": 1000,
+    "weight": 1,
+    "hold": False,
+    "after": [],
+    "retry": {"maximum_attempts": 9},
+    "start_within_seconds": 5,
+}
+
+
+async def test_a_group_that_was_removed_since_the_start_of_the_server(servers: Any) -> None:
+    async with servers(ADMITTED) as call:
+        error = await call.refused("slow")
+        assert error["code"] == "group_not_found"
+        assert servers.engine.commands == ()
