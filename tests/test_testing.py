@@ -265,8 +265,14 @@ async def test_a_stranger_is_judged_by_the_evidence(settings: Settings, autojump
 Clock = trio.testing.MockClock
 
 
-async def test_a_group_limits_fake_commands_by_the_mock_clock(settings: Settings, autojump_clock: Clock) -> None:  # noqa: ARG001
-    engine = FakeEngine(Script(seconds=60))
+@pytest.fixture
+def patient_clock() -> Clock:
+    """A clock that jumps only when the work in threads is done."""
+    return Clock(autojump_threshold=0.01)
+
+
+async def test_a_group_limits_fake_commands_by_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
+    engine = FakeEngine(Script(seconds=20))
     most = 0
     async with open_supervisor(settings, engine=engine) as sup:
         await sup.set_group("three", limit=3)
@@ -282,13 +288,7 @@ async def test_a_group_limits_fake_commands_by_the_mock_clock(settings: Settings
         assert [(await sup.status(job.job_id)).status for job in jobs] == ["done"] * 7
     assert most == 3
     starts = [command.deadline_at - command.request.deadline_seconds for command in engine.commands]
-    assert [round(start - starts[0]) // 60 for start in starts] == [0, 0, 0, 1, 1, 1, 2]
-
-
-@pytest.fixture
-def patient_clock() -> Clock:
-    """A clock that jumps only when the work in threads is done."""
-    return Clock(autojump_threshold=0.01)
+    assert [round(start - starts[0]) // 20 for start in starts] == [0, 0, 0, 1, 1, 1, 2]
 
 
 async def test_a_pause_ends_by_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
