@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from supervisor import log
@@ -27,15 +28,18 @@ _IN_MEMORY: Final = b"m"
 """What orders in memory begin with. Then come the length of the orders in eight bytes, the orders, and the input."""
 
 
-def spool(request: LaunchRequest) -> None:
+def spool(request: LaunchRequest, inherited: Mapping[bytes, bytes] | None = None) -> None:
     """Write the orders of a job into its directory.
+
+    ``inherited`` is given for a job that has just been made: the environment of this process.
 
     Raises:
         StateFull, StateBusy, PermissionDenied: they cannot be written; the job must not be recorded then.
     """
-    drop_orders(request.directory)  # a commit that failed may have written them
+    if inherited is None:
+        drop_orders(request.directory)  # a commit that failed may have written them
     try:
-        write_orders(request)
+        write_orders(request, os.environb if inherited is None else inherited)
     except OSError as error:
         raise state_error(error, "cannot write the orders of the job") from error
 

@@ -68,6 +68,25 @@ class BlockingSupervisorMethods:
         """
         return self._ask(lambda sup: sup.start(spec_of(argv, options)))
 
+    def start_many(self, specs: Sequence[JobSpec]) -> Sequence[Job]:
+        """Start many jobs in one transaction, thousands a second: all of them, or none.
+
+        Input
+            specs: the requests.
+
+        Output
+            A list of the jobs, in the order of the requests, each as ``start`` returns it. A job that has to
+            wait is returned ``queued`` once all are recorded.
+
+        Errors
+            As ``start`` raises them. No job was made then; ``index`` in the details is the position of the
+            request that was refused.
+
+        Interruption
+            As for ``start``: the call is interrupted before anything was done, or after the jobs were recorded.
+        """
+        return self._ask(lambda sup: sup.start_many(specs))
+
     @overload
     def run(self, argv: JobSpec) -> Result: ...
 

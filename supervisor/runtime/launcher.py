@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -42,13 +42,13 @@ from supervisor.store import Row
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
-from supervisor.store.tickets import ticket_of
+from supervisor.store.tickets import Ticket, ticket_of
 from supervisor.system import processes
 
-__all__ = ["Launcher"]
+__all__ = ["LAUNCH_SECONDS", "LAUNCH_SHIELD_SECONDS", "Draft", "Launcher"]
 
-_LAUNCH_SHIELD_SECONDS: Final = 5
-_LAUNCH_SECONDS: Final = 10.0
+LAUNCH_SHIELD_SECONDS: Final = 5
+LAUNCH_SECONDS: Final = 10.0
 """How long a start waits for the launch, which may hang on a file system, or on a keeper that was stopped. After that
 the job is queued, and is launched when that passes, unless it is cancelled before."""
 
@@ -73,6 +73,26 @@ def _admission_members(spec: JobSpec, boot_ns: int) -> dict[str, Any]:
     if spec.delay_seconds is not None or spec.start_within_seconds is not None:
         members["created_boot_ns"] = boot_ns
     return members
+
+
+class Draft(NamedTuple):
+    """A request that was checked; nothing of it is on disk.
+
+    Attributes:
+        spec: as it was given.
+        key: of its workspace.
+        record: the contents of ``job.json``.
+        engine: runs it.
+        changes: to the environment that the job inherits.
+        ticket: for a job that may have to wait.
+    """
+
+    spec: JobSpec
+    key: str
+    record: dict[str, Any]
+    engine: Engine
+    changes: Mapping[bytes, bytes]
+    ticket: Ticket | None
 
 
 class Launcher:
@@ -123,7 +143,7 @@ class Launcher:
     async def begin(self, spec: JobSpec, protection: contextlib.ExitStack | None = None) -> Entry | Job:
         """Make a job, or find the one that has its key. Return it once it exists, also when cancelled.
 
-        The call waits ``_LAUNCH_SECONDS`` for the launch. While ``protection`` is open, a job that was made is not
+        The call waits ``LAUNCH_SECONDS`` for the launch. While ``protection`` is open, a job that was made is not
         evicted: it may end, and others be started, before its caller asks for the result.
         """
         self._access.check_open()
@@ -131,9 +151,9 @@ class Launcher:
         real = await self.workspaces.real(spec.workspace)
         made = await self._create(spec, real, protection)
         if isinstance(made, Entry):
-            shield_ends = trio.current_time() + _LAUNCH_SHIELD_SECONDS
+            shield_ends = trio.current_time() + LAUNCH_SHIELD_SECONDS
             try:
-                with trio.move_on_after(_LAUNCH_SECONDS):
+                with trio.move_on_after(LAUNCH_SECONDS):
                     await made.started.wait()
             except trio.Cancelled:  # delivered again by the caller's next await, when the caller knows the id
                 with trio.CancelScope(deadline=shield_ends, shield=True):
@@ -166,6 +186,26 @@ class Launcher:
         return made
 
     async def _create(self, spec: JobSpec, real: str, protection: contextlib.ExitStack | None) -> Entry | Job:
+        draft = await self.draft(spec, real)
+        if isinstance(draft, Job):
+            return draft
+        ticket = draft.ticket
+        if ticket is not None:
+            await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
+        entry = await self._make_directory(draft.key, draft.record)
+        if protection is not None:
+            self._registry.protect(entry.job_id, protection)
+        try:
+            request = self.launch_request(draft, entry.directory)
+            has_orders = ticket is not None and await self.spool_now(draft, request)
+            await self._registry.send(self.creation(draft, entry, request, has_orders=has_orders))
+        except BaseException:  # no process knows of it
+            self._catalog.layout.remove_job(draft.key, entry.row.job_id)
+            raise
+        return entry
+
+    async def draft(self, spec: JobSpec, real: str) -> Draft | Job:
+        """Return what is needed to make a job, or the job that has its key."""
         engine, options = await self._engine_for(spec)
         key, digest = workspace_key(real), ""
         if spec.idempotency_key is not None:
@@ -175,34 +215,26 @@ class Launcher:
                 return existing
         changes = await self._environment_changes(spec, real)
         record = self._record(spec, real, digest, engine, options)
-        ticket = ticket_of(record)
-        if ticket is not None:
-            await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
-        entry = await self._make_directory(key, record)
-        request = self._launch_request(spec, record, entry.directory, changes)
+        return Draft(spec, key, record, engine, changes, ticket_of(record))
+
+    def creation(self, draft: Draft, entry: Entry, request: LaunchRequest, *, has_orders: bool) -> Create:
+        """Return the message that records a job and then begins it; ``has_orders``: its orders are on disk."""
 
         def begin(launch: bool = True) -> None:  # noqa: FBT001, FBT002  # False: it is to end without a launch
             if self._access.closed:  # the next supervisor on the state root records that it never ran
                 return
-            self._nursery.start_soon(supervise, entry, engine, self._registry, request if launch else None)
+            self._nursery.start_soon(supervise, entry, draft.engine, self._registry, request if launch else None)
             self._follower.attend(entry)
 
-        if protection is not None:
-            self._registry.protect(entry.job_id, protection)
-        try:
-            if ticket is not None:
-                has_orders = await self._spool_now(spec, engine, request)
-                self.waiting.enter(entry, request, begin, has_orders=has_orders)
-            await self._registry.send(Create(entry, self._settings.job_max_count, begin))
-        except BaseException:  # no process knows of it
-            self._catalog.layout.remove_job(key, entry.row.job_id)
-            raise
-        return entry
+        if draft.ticket is not None:
+            self.waiting.enter(entry, request, begin, has_orders=has_orders)
+        return Create(entry, self._settings.job_max_count, begin)
 
     @staticmethod
-    async def _spool_now(spec: JobSpec, engine: Engine, request: LaunchRequest) -> bool:
+    async def spool_now(draft: Draft, request: LaunchRequest) -> bool:
         """Spool the orders of a job that cannot be spooled in the transaction; return whether it is such a job."""
-        if spec.spool == "memory":
+        engine = draft.engine
+        if draft.spec.spool == "memory":
             if not isinstance(engine, HoldsOrders):
                 message = f"engine {engine.name} does not hold the orders of waiting jobs in memory"
                 raise FeatureUnavailable(message, repair="Start the job with --spool disk.")
@@ -269,34 +301,43 @@ class Launcher:
         return record
 
     async def _make_directory(self, key: str, record: dict[str, Any]) -> Entry:
+        """Make the directory of a job, in a thread if a part of it is on a cluster."""
+        self._access.check_open()  # it may have been closed during a wait for a thread
+        if "directory" in record:
+            return await trio.to_thread.run_sync(self.make_directory, key, record)
+        return self.make_directory(key, record)
+
+    def make_directory(self, key: str, record: dict[str, Any]) -> Entry:
         """Make the directory of a job; that of a cluster job is shared, and the one in the state root leads to it."""
         text = dump(record)
         row = row_of_record(key, record, text, ours=True)
-        self._access.check_open()  # it may have been closed during a wait for a thread
         content = text.encode("ascii")
         directory = self._catalog.layout.make_job(key, row.job_id, content)
         shared = record.get("directory")
         if shared is None:
             return Entry(row, directory)
         try:
-            return Entry(row, await trio.to_thread.run_sync(make_job_directory, directory, shared, content))
+            return Entry(row, make_job_directory(directory, shared, content))
         except OSError as error:
-            await trio.to_thread.run_sync(remove_tree, directory)
+            remove_tree(directory)
             raise state_error(error, "cannot make the job directory") from error
 
-    def _launch_request(
-        self, spec: JobSpec, record: Mapping[str, Any], directory: str, changes: Mapping[bytes, bytes]
-    ) -> LaunchRequest:
-        env = spec.env
+    def remove(self, entry: Entry) -> None:
+        """Delete the directory of a job that is not recorded."""
+        self._catalog.layout.remove_job(entry.row.workspace_key, entry.row.job_id)
+
+    def launch_request(self, draft: Draft, directory: str) -> LaunchRequest:
+        """Return what the engine of a job gets."""
+        env, record = draft.spec.env, draft.record
         return LaunchRequest(
             job_id=record["job_id"],
             directory=directory,
             record=record,
-            argv=tuple(map(os.fsencode, spec.argv)),
+            argv=tuple(map(os.fsencode, draft.spec.argv)),
             workspace=record["workspace"],
             env=None if env is None else {os.fsencode(name): os.fsencode(env[name]) for name in env},
-            changes=changes,
-            stdin=spec.stdin,
+            changes=draft.changes,
+            stdin=draft.spec.stdin,
             deadline_seconds=record["deadline_seconds"],
             grace_seconds=record["grace_seconds"],
             output_limit=record["output_limit"],

@@ -38,6 +38,7 @@ from supervisor.runtime.events import Subscription
 from supervisor.runtime.follow import Chunks
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
+from supervisor.runtime.many import start_many
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import NoteFetched, Registry
 from supervisor.runtime.stops import wait_for_stop
@@ -121,6 +122,25 @@ class Supervisor:
         spec = spec_of(argv, options)
         made = await self.launcher.begun(await self.launcher.begin(spec), spec)
         return made if isinstance(made, Job) else made.job()
+
+    async def start_many(self, specs: Sequence[JobSpec]) -> Sequence[Job]:
+        """Start many jobs in one transaction, thousands a second: all of them, or none.
+
+        Input
+            specs: the requests.
+
+        Output
+            A list of the jobs, in the order of the requests, each as ``start`` returns it. A job that has to
+            wait is returned ``queued`` once all are recorded.
+
+        Errors
+            As ``start`` raises them. No job was made then; ``index`` in the details is the position of the
+            request that was refused.
+
+        Cancellation
+            As for ``start``: the call is cancelled before anything was done, or after the jobs were recorded.
+        """
+        return await start_many(self.launcher, self._registry, self.access, specs)
 
     @overload
     async def run(self, argv: JobSpec) -> Result: ...

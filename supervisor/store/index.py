@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Final, TypeVar
 
@@ -19,7 +19,7 @@ from supervisor.jobdir.facts import Launched
 from supervisor.store import groups
 from supervisor.store.order_files import drop_orders
 from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
-from supervisor.store.queue import FOR_EVER_NS, Queue, Turn
+from supervisor.store.queue import FOR_EVER_NS, TURN, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
@@ -199,6 +199,14 @@ class Index(Queries):
 
     # ------------------------------------------------------------ changes, inside ``write``
 
+    def insert_all(self, rows: Iterable[Row]) -> None:
+        """Insert new jobs with keys that no other job holds."""
+        queue, now = self.queue, self.layout.clock.moment()
+        for row in rows:
+            ticket = ticket_of(row.request)
+            if self._insert_row(row) and ticket is not None:
+                queue.enter(row.seq, ticket, now)
+
     def insert(self, row: Row) -> bool:
         """Insert a new job; ``False`` when another job holds its idempotency key."""
         if self._insert_row(row):
@@ -338,6 +346,22 @@ class Index(Queries):
         except SupervisorError:
             return None, None
 
+    def standings(self, rows: Sequence[Row]) -> list[tuple[str | None, int | None]]:
+        """Return what ``standing`` does for many new jobs, in little more time than for one."""
+        positions = self.read_queue(lambda queue: queue.positions(row.seq for row in rows))
+        reasons: dict[str, str | None] = {}
+        standings: list[tuple[str | None, int | None]] = []
+        for row in rows:
+            position = positions.get(row.seq)
+            if position is None:
+                standings.append(self.standing(row))
+                continue
+            lane = f"{row.request.get('groups')} {row.request['weight']}"
+            if lane not in reasons:
+                reasons[lane] = self.standing(row)[0]
+            standings.append((reasons[lane], position))
+        return standings
+
     def may_wait(self) -> bool:
         """Whether jobs in groups wait or are about to be launched; ``True`` also where that is not known now."""
         try:
@@ -345,13 +369,13 @@ class Index(Queries):
         except SupervisorError:
             return True
 
-    def take_turn(self) -> Turn:
-        """Decide which waiting jobs get their slots, and which are to end without a launch, inside ``write``.
+    def take_turn(self, most: int = TURN) -> Turn:
+        """Decide which waiting jobs get their slots, up to ``most``, and which end unlaunched, inside ``write``.
 
         A file in the directory of each admitted job says so, for an index that is made anew before the job is launched.
         A process that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
         """
-        turn = self.queue.turn(self.layout.clock.moment())
+        turn = self.queue.turn(self.layout.clock.moment(), most)
         for grant in turn.grants:
             self._mark(self.layout.job(grant.workspace_key, grant.job_id))
         return turn

@@ -14,14 +14,15 @@ over the jobs that hold them, so there is no counter that could differ from the 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from supervisor.store.later import Later
 from supervisor.store.tickets import Moment, Ticket
 
-__all__ = ["SCHEMA", "Counts", "End", "Grant", "Place", "Queue", "Turn"]
+__all__ = ["FOR_EVER_NS", "SCHEMA", "TURN", "Counts", "End", "Grant", "Place", "Queue", "Turn"]
 
 # A new connection reads the whole schema: each table, index and trigger costs it 2 to 6 us. So there are no tables and
 # triggers for counters. The sums are short: groups and lanes are few, and the limits bound the jobs that hold slots.
@@ -61,6 +62,9 @@ SCHEMA: Final = """
         DELETE FROM held WHERE seq = OLD.seq;
     END;
 """
+
+TURN: Final = 64
+"""How many jobs a turn admits, and how many it looks at: some milliseconds. The next turn goes on."""
 
 FOR_EVER_NS: Final = 2**63 - 1
 """``paused_until_ns`` of a group that is paused until it is resumed."""
@@ -141,21 +145,25 @@ class Queue:
         connection: to the index.
     """
 
-    __slots__ = ("_db", "_later")
+    __slots__ = ("_db", "_later", "_orders")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Work on this connection."""
         self._db = connection
         self._later = Later(connection)
+        self._orders: dict[tuple[str, ...], tuple[int, int]] = {}
+        """The lane and the aging time of each set of groups that jobs were entered with."""
 
     # ------------------------------------------------------------ groups
 
     def set_group(self, name: str, *, limit: int | None, paused_until_ns: int, aging_ns: int) -> None:
         """Insert or change a group; its running jobs go on."""
+        self._orders.clear()
         self._db.execute("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?)", (name, limit, paused_until_ns, aging_ns))
 
     def remove_group(self, name: str) -> None:
         """Remove a group without unfinished jobs, and its lanes."""
+        self._orders.clear()
         self._db.execute("DELETE FROM groups WHERE name = ?", (name,))
         for lane, names in self._lanes().items():
             if name in names:
@@ -199,6 +207,7 @@ class Queue:
 
     def clear(self) -> None:
         """Delete everything."""
+        self._orders.clear()
         for table in ("groups", "lanes", "waiting", "held", "later", "times", "deps"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
 
@@ -206,19 +215,22 @@ class Queue:
 
     def enter(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Insert a waiting job. Its rank is fixed now: creation less priority times the longest aging of its groups."""
-        marks = ", ".join("?" * len(ticket.groups))
-        aging = self._db.execute(
-            f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})",  # noqa: S608  # question marks
-            ticket.groups,
-        ).fetchone()[0]
-        rank = ticket.created.wall_ns - ticket.priority * (aging or 0)
-        lane = self._lane(list(ticket.groups))
+        if ticket.groups not in self._orders:
+            self._orders[ticket.groups] = self._lane(list(ticket.groups)), self._aging(ticket.groups)
+        lane, aging = self._orders[ticket.groups]
+        rank = ticket.created.wall_ns - ticket.priority * aging
         if ticket.must_wait:
             self._later.enter(seq, (lane, rank, ticket.weight), ticket, now)
             return
         values = (lane, rank, seq, ticket.weight)
         self._db.execute("INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)
         self._later.note_expiry(seq, ticket, now)
+
+    def _aging(self, groups: tuple[str, ...]) -> int:
+        """Return the longest aging time of these groups."""
+        marks = ", ".join("?" * len(groups))
+        statement = f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})"  # noqa: S608  # question marks
+        return self._db.execute(statement, groups).fetchone()[0] or 0
 
     def _lane(self, groups: list[str]) -> int:
         for lane, names in self._lanes().items():
@@ -247,7 +259,7 @@ class Queue:
         statement = "SELECT 1 FROM jobs JOIN held USING (seq) WHERE job_id = ?"
         return self._db.execute(statement, (job_id,)).fetchone() is not None
 
-    def turn(self, now: Moment, most: int = 64) -> Turn:
+    def turn(self, now: Moment, most: int = TURN) -> Turn:
         """Look at the jobs whose time has come or whose dependencies have changed, then admit waiting jobs."""
         reviewed = self._later.review(now, most)
         grants = self.admit(now.wall_ns, most)
@@ -263,7 +275,7 @@ class Queue:
         statement = "SELECT EXISTS (SELECT 1 FROM waiting) OR EXISTS (SELECT 1 FROM later)"
         return bool(self._db.execute(statement).fetchone()[0])
 
-    def admit(self, now_ns: int, most: int = 64) -> list[Grant]:
+    def admit(self, now_ns: int, most: int = TURN) -> list[Grant]:
         """Give free slots to waiting jobs, by rank over all lanes; return up to ``most`` jobs that got theirs.
 
         A lane whose first job does not fit is left out for the rest of the call.
@@ -328,6 +340,37 @@ class Queue:
             if not _fits(group := groups.get(name), weight, now_ns)
         ]
         return Place(ahead + 1, tuple(closed))
+
+    def rooms(self, groups: Iterable[str], now_ns: int) -> dict[str, float]:
+        """Return how much weight each group has room for now, if no job waits for it."""
+        lanes = self._lanes()
+        awaited = {name for lane, names in lanes.items() if self._head(lane) is not None for name in names}
+        usage, rooms = self._usage(lanes), dict.fromkeys(groups, 0.0)
+        for name in rooms.keys() & usage.keys() - awaited:
+            group = usage[name]
+            if group.paused_until_ns <= now_ns:
+                rooms[name] = math.inf if group.most is None else group.most - group.running
+        return rooms
+
+    def positions(self, seqs: Iterable[int]) -> dict[int, int]:
+        """Return the positions of waiting jobs by their ``seq``; many in a row take little longer than one."""
+        lanes: dict[int, list[tuple[int, int]]] = {}
+        for seq in seqs:
+            found = self._db.execute("SELECT lane, rank, seq FROM waiting WHERE seq = ?", (seq,)).fetchone()
+            if found is not None:
+                lanes.setdefault(found[0], []).append(found[1:])
+        positions: dict[int, int] = {}
+        for lane, places in lanes.items():
+            first, last = min(places), max(places)
+            before = "SELECT count(*) FROM waiting WHERE lane = ? AND (rank, seq) < (?, ?)"
+            ahead = self._db.execute(before, (lane, *first)).fetchone()[0]
+            between = (
+                "SELECT seq FROM waiting WHERE lane = ? AND (rank, seq) >= (?, ?) AND (rank, seq) <= (?, ?)"
+                " ORDER BY rank, seq"
+            )
+            in_order = enumerate(self._db.execute(between, (lane, *first, *last)), ahead + 1)
+            positions |= {seq: position for position, (seq,) in in_order}
+        return positions
 
     def standing(self, job_id: str, now_ns: int) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job in groups that has not been launched."""

@@ -370,7 +370,7 @@ def job_of(
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         begun_ns = row.created_ns if row.started_ns is None else row.started_ns
-        if queue_position is not None:
+        if waits := queue_position is not None:
             waiting: dict[str, Any] = {"queue_position": queue_position}
             lasting = lasting | waiting
         return Job(
@@ -380,8 +380,8 @@ def job_of(
             stop_requested=stop_requested,
             progress=progress,
             queue_reason=queue_reason if row.state == State.QUEUED.value else None,
-            stdout_bytes=_size_so_far(directory, "stdout"),
-            stderr_bytes=_size_so_far(directory, "stderr"),
+            stdout_bytes=0 if waits else _size_so_far(directory, "stdout"),
+            stderr_bytes=0 if waits else _size_so_far(directory, "stderr"),
         )
     warnings = _warnings(ended, directory) if ended.get("may_grow") or ended.get("truncated") else ()
     job = Job(**lasting, detail=ended["detail"] or damage, warnings=warnings)
