@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from supervisor.cli import main
+
+def _main() -> int:
+    if sys.argv[1:] == ["launch-waiting"]:  # started by a keeper, and a job waits for it
+        from supervisor.runtime.helper import main
+    else:
+        from supervisor.cli import main
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

@@ -1,23 +1,30 @@
 """The helper: a process that launches waiting jobs while no supervisor is open.
 
-A process that leaves waiting jobs behind starts it: ``supervisor launch-waiting``, in a session of its own. It ends
-when no waiting job can be launched without another command. That command starts a new helper.
+A process that leaves waiting jobs behind starts it: ``supervisor launch-waiting``, in a session of its own. So does a
+keeper whose job has ended, if no other process of ours is left. It ends when no waiting job can be launched without
+another command. That command starts a new helper.
+
+There is one helper at a time for each state root and pid namespace, the one that holds the lock of ``keeper.helper``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Generator
 
 from supervisor import log
-from supervisor.engines.interpreter import find_python
+from supervisor.engines.interpreter import helper_command
 from supervisor.errors import SupervisorError
 from supervisor.jobdir.job_marks import MARK
+from supervisor.keeper.helper import STATE_DIR, find_owners, lock_name, take_lock
 from supervisor.store import Index
+from supervisor.store.state_errors import state_error
 
-__all__ = ["can_go_on", "ensure"]
+__all__ = ["can_go_on", "ensure", "only_one"]
 
-_SCRIPT = 'cd / && "$0" "$@" < /dev/null > /dev/null 2>&1 &'
+_SCRIPT = 'exec 3<&0; cd / && "$0" "$@" <&3 3<&- > /dev/null 2>&1 &'
+"""The input is the lock. A shell gives a background process another input, unless that is redirected."""
 
 
 def can_go_on(index: Index) -> bool:
@@ -34,18 +41,56 @@ def ensure(index: Index) -> bool:
 
     It is no child of this process, and gets neither its descriptors nor its standard streams.
     """
-    layout = index.layout
+    root = index.layout.root
     try:
-        if not can_go_on(index) or layout.owners.any_may_be_alive():
+        if not can_go_on(index) or find_owners(root)[0]:
             return False
-        python = find_python()
-        environment = {name: value for name, value in os.environb.items() if name != MARK}
-        environment[b"SUPERVISOR_STATE_DIR"] = os.fsencode(layout.root)
-        words = ["sh", "-c", _SCRIPT, python, "-P", "-m", "supervisor", "launch-waiting"]
-        child = os.posix_spawn("/bin/sh", words, environment, setsid=True)
-        with contextlib.suppress(ChildProcessError):  # the program ignores SIGCHLD, or has reaped it itself
-            os.waitpid(child, 0)
+        lock = take_lock(_path(root))
+        if lock is None:  # there is a helper, or it is being started
+            return False
+        try:
+            _start(root, lock)
+        finally:
+            os.close(lock)
     except (OSError, SupervisorError, NotImplementedError) as error:
         log.warning("helper_not_started", error=str(error))
         return False
     return True
+
+
+def _path(root: str) -> str:
+    return f"{root}/{lock_name()}"
+
+
+def _start(root: str, lock: int) -> None:
+    environment = {name: value for name, value in os.environb.items() if name != MARK}
+    environment[STATE_DIR] = os.fsencode(root)
+    words = ["sh", "-c", _SCRIPT, *helper_command()]
+    actions = [(os.POSIX_SPAWN_DUP2, lock, 0)]
+    child = os.posix_spawn("/bin/sh", words, environment, file_actions=actions, setsid=True)
+    with contextlib.suppress(ChildProcessError):  # the program ignores SIGCHLD, or has reaped it itself
+        os.waitpid(child, 0)
+
+
+@contextlib.contextmanager
+def only_one(index: Index) -> Generator[bool]:
+    """Be the helper in the block, unless there is one already: then give ``False``.
+
+    A process that leaves a waiting job behind starts no helper while there is one. So call ``ensure`` after the block:
+    such a job may have come since this helper has decided to end.
+    """
+    try:
+        lock = take_lock(_path(index.layout.root), given=0)
+        if lock == 0:  # inherited by nothing that this process starts
+            lock = os.dup(0)
+            with open(os.devnull, "rb") as null:
+                os.dup2(null.fileno(), 0)
+    except OSError as error:
+        raise state_error(error, "cannot lock the queue") from error
+    if lock is None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(lock)

@@ -92,6 +92,7 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         grace_seconds=orders.grace,
         output_limit=orders.limit,
         stop_leftovers=stop_leftovers,
+        queued=True,
         options=row.request.get("engine_options") or {},
         may_be_launched=True,
         settings=orders.settings,

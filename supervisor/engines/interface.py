@@ -48,6 +48,7 @@ class LaunchRequest:
         grace_seconds: between asking it to end and ending it.
         output_limit: bytes of stdout or of stderr past which it is stopped.
         stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
+        queued: whether its end may let a waiting job begin.
         options: what only this engine understands; it has checked them.
         may_be_launched: whether another process may have begun to launch it, and was killed meanwhile.
         settings: the umask, the niceness and the resource limits that it has, by their numbers; ``None`` is those of
@@ -66,6 +67,7 @@ class LaunchRequest:
     grace_seconds: float = 5
     output_limit: int = 67108864
     stop_leftovers: bool = False
+    queued: bool = False
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     may_be_launched: bool = False
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None

@@ -13,7 +13,7 @@ from supervisor.engines import staging
 from supervisor.errors import LaunchFailed
 from supervisor.keeper import entry as keeper_entry
 
-__all__ = ["find_python", "keeper_program"]
+__all__ = ["find_python", "helper_command", "keeper_program"]
 
 _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*[a-z]?(-[a-z0-9_.-]+)?(\.exe)?")
 
@@ -52,6 +52,15 @@ def _candidates() -> Iterator[str]:
 def _is_python(path: str) -> bool:
     names = {os.path.basename(path), os.path.basename(os.path.realpath(path))}
     return any(map(_PYTHON.fullmatch, names)) and os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def helper_command() -> list[str]:
+    """Return the command that launches the waiting jobs of the state root in its environment.
+
+    Raises:
+        LaunchFailed: there is no Python to run it.
+    """
+    return [find_python(), "-P", "-m", "supervisor", "launch-waiting"]
 
 
 def keeper_program(root: str) -> str:

@@ -20,6 +20,7 @@ __all__ = ["KEEPER_FILES", "orders_of", "program_in", "write_orders", "write_pri
 
 KEEPER_FILES: Final = (
     "keeper/entry.py",
+    "keeper/helper.py",
     "keeper/job_processes.py",
     "keeper/launches.py",
     "keeper/loop.py",

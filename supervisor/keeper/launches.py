@@ -62,6 +62,7 @@ class Child:
         self.directory = asked.directory
         self.grace = asked.grace_seconds
         self.stop_leftovers = asked.stop_leftovers
+        self.queued = asked.queued
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None

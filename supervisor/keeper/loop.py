@@ -13,8 +13,9 @@ import sys
 import time
 
 from supervisor.jobdir import factories, job_marks, measures, records
-from supervisor.keeper import launches, output_limit, protocol, registration, spawn, tree_killer, turns, unwritten
+from supervisor.keeper import helper, launches, output_limit, protocol, registration, spawn, tree_killer, turns
 from supervisor.keeper.stop_record import StopRecord, read_stop
+from supervisor.keeper.unwritten import is_shortage
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -56,6 +57,7 @@ class Keeper(turns.Turns):
         self.let_go_ns = 0
         self.held: dict[str, int] = {}  # by job directory, descriptors of orders that are held in memory
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
+        self.helper = helper.Helper(root, self.null, self.limits)
 
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job has ended, registered as a keeper meanwhile."""
@@ -71,7 +73,21 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ for the turns
 
     def _has_jobs(self) -> bool:
-        return bool(self.children or self.launching or self.leftovers or self.held)
+        return bool(self.children or self.launching or self.leftovers or self.held) or self._wake_ns() is not None
+
+    def _wake_ns(self) -> int | None:
+        return self.helper.next_ns(connected=self.connection.is_open)
+
+    def _wake(self, always: bool) -> None:  # noqa: FBT001  # a step that may block
+        self._attempt(self._wake_now, always)
+
+    def _wake_now(self, always: bool) -> None:  # noqa: FBT001
+        try:
+            self.helper.wake(always)
+        except OSError as error:
+            if is_shortage(error):
+                raise
+            self.journal.failure(error)  # the state root, or the Python, is not there any more
 
     def _watched(self) -> int:
         return self.outputs.descriptor
@@ -87,6 +103,8 @@ class Keeper(turns.Turns):
             until = processes.boottime_ns() + _KILL_AGAIN_NS if launch.stop is not None else launch.overdue_ns()
             if until is not None:
                 due.append(until)
+        if (wake := self._wake_ns()) is not None:
+            due.append(wake)
         return due
 
     def _on_time(self) -> None:
@@ -112,6 +130,8 @@ class Keeper(turns.Turns):
         due = self.killer.next_ns
         if due is not None and due <= now:
             self._tick()
+        if (wake := self._wake_ns()) is not None and wake <= now:
+            self.relay.guard(self._wake, self.helper.take())
 
     def _tick(self) -> None:
         scarce = self.reserve.open()
@@ -153,6 +173,7 @@ class Keeper(turns.Turns):
                 self._hold(message)
             case protocol.SetEnvironment(token=token, variables=variables):
                 self.environments[token] = variables, [name + b"=" + value for name, value in variables.items()]
+                self.helper.learn(message)
             case protocol.DropEnvironment(token=token):
                 self.environments.pop(token, None)
             case _:
@@ -182,6 +203,7 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ launching
 
     def _launch(self, asked: protocol.Launch) -> None:
+        self.helper.involve(asked)
         launch = launches.Launch(asked, self.connection.take_descriptors(asked.descriptors))
         try:
             if not self._take_claim(asked.directory):
@@ -232,6 +254,7 @@ class Keeper(turns.Turns):
             record = factories.launch_failure(error.message, error.status, final=error.final)
             self.unwritten.write(directory, records.EXIT, record)
             self._report_failure(token, error.status, error.message, claimed=False)
+            self.helper.free(launch.asked)
             self.launching.pop(token, None)
             return
         if launch.start is None:
@@ -310,6 +333,7 @@ class Keeper(turns.Turns):
             return
         self.unwritten.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
         self._report_failure(token, 125, launches.CANCELLED, claimed=True)
+        self.helper.free(launch.asked)
         self.launching.pop(token, None)
 
     def _kill_launch(self, launch: launches.Launch) -> None:
@@ -397,6 +421,8 @@ class Keeper(turns.Turns):
             cpu = usage.ru_utime + usage.ru_stime
             end = status, cpu, usage.ru_maxrss, time.time_ns(), processes.boottime_ns()
             child = self.by_pid.pop(pid, None)
+            if self.helper.has_ended(pid):
+                continue
             if child is None:
                 self.early[pid] = end  # its launch has not returned yet
             else:
@@ -459,6 +485,7 @@ class Keeper(turns.Turns):
             child.exited.stopped, child.exited.survivors = child.why, survivors
             self.connection.queue(child.exited)
             del self.children[child.token]
+            self.helper.free(child)
 
     # ------------------------------------------------------------ leftovers
 
@@ -492,7 +519,7 @@ def _is_there(path: str) -> bool:
     try:
         os.lstat(path)
     except OSError as error:
-        if unwritten.is_shortage(error):
+        if is_shortage(error):
             raise
         return False
     return True

@@ -62,7 +62,10 @@ class Fields:
 
 
 class Message(Fields):
-    """A message; its fields are in the order of the wire."""
+    """A message; its fields are in the order of the wire.
+
+    A new field comes last and has a default: the other end may be of a version that does not send it.
+    """
 
     kind = ""
     names: ClassVar[tuple[str, ...]] = ()
@@ -77,7 +80,10 @@ class Message(Fields):
 
     @staticmethod
     def decode(held: tuple[Any, ...]) -> Message:
-        """Return the message that ``encode`` has encoded; fields that only a newer version knows are left out."""
+        """Return the message that ``encode`` has encoded; fields that only a newer version knows are left out.
+
+        Those that an older version does not know have their defaults.
+        """
         message = Message.__new__(_KINDS[held[0]])
         message.__dict__ = dict(zip(message.names, held[1:], strict=False))
         return message
@@ -87,11 +93,15 @@ class Message(Fields):
 
 
 class SetEnvironment(Message):
-    """An environment to which launches refer by ``token``."""
+    """An environment to which launches refer by ``token``.
+
+    ``helper``: the command that launches waiting jobs, in this environment.
+    """
 
     kind = "env"
     token: int
     variables: dict[bytes, bytes]
+    helper: list[bytes] | None = None
 
 
 class DropEnvironment(Message):
@@ -102,7 +112,10 @@ class DropEnvironment(Message):
 
 
 class Launch(Message):
-    """Launch a job. Beside it travel a descriptor of the workspace, and one of stdin if the command has input."""
+    """Launch a job. Beside it travel a descriptor of the workspace, and one of stdin if the command has input.
+
+    ``queued``: its end may let a waiting job begin.
+    """
 
     kind = "launch"
     token: int
@@ -117,6 +130,7 @@ class Launch(Message):
     descriptors: int
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None  # a supervisor of an older version sends none
     """The umask, the niceness and the resource limits of the command; without them it has those of the keeper."""
+    queued: bool = False
 
 
 class Hold(Message):

@@ -158,9 +158,10 @@ class Turns:
             due.append(now + _PAUSE_NS)
         return min(_LONGEST_WAIT_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LONGEST_WAIT_MS
 
-    def _came_back(self, launch: launches.Launch) -> None:
-        """Hand a launch to the loop; from any thread."""
-        self.back.append(launch)
+    def _came_back(self, done: launches.Launch | bool) -> None:  # noqa: FBT001  # the argument of a step
+        """Hand a launch that blocked to the loop; from any thread. Other steps have no result."""
+        if isinstance(done, launches.Launch):
+            self.back.append(done)
         try:
             os.write(self.waker, b"\0")
         except OSError:  # full: the loop wakes up anyway

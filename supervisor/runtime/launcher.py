@@ -342,6 +342,7 @@ class Launcher:
             grace_seconds=record["grace_seconds"],
             output_limit=record["output_limit"],
             stop_leftovers=self._settings.job_leftovers == "stop",
+            queued=ticket_of(record) is not None,
             options=record.get("engine_options", {}),
         )
 

@@ -12,6 +12,7 @@ from typing import Final
 from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.keeper import registration
+from supervisor.keeper.helper import OWNERS, owner_lives
 from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system import processes
@@ -19,7 +20,7 @@ from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["DIRECTORY", "Owners"]
 
-DIRECTORY: Final = ".owners"
+DIRECTORY: Final = OWNERS
 _NOT_KNOWN: Final = "cannot tell whether a supervisor is alive"
 
 
@@ -60,12 +61,7 @@ class Owners:
         Raises:
             NotKnown: that cannot be observed now.
         """
-        words = name.split(".")
-        if len(words) != 5 or not (words[0].isdigit() and words[1].isdigit()):
-            return False
-        if words[3] != processes.pid_namespace() or processes.is_another_boot(words[2]):
-            return False
-        return is_there(self._path(name)) and processes.is_alive(int(words[0]), int(words[1]))
+        return owner_lives(name) and is_there(self._path(name))
 
     def is_alive(self, name: str) -> bool:
         """Return what ``observe`` does, for callers outside the engines.

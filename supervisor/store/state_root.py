@@ -7,6 +7,7 @@
       lock                        flock: to create, migrate and rebuild the index
       .clock                      see ``clock``
       .owners/<supervisor>        one empty file for each open supervisor, see ``owners``
+      queue.<pid namespace>.lock  flock: held by the process that launches waiting jobs, see ``keeper.helper``
       .keepers/<claim>            one empty file for each keeper, see ``keeper.registration``
       .trash/<job id>.<time>      a job that is being deleted
       .spare/                     files that become records when the disk is full

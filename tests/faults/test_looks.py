@@ -62,6 +62,7 @@ NOT_EVIDENCE = {
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "system.inotify": "tells that something has changed, not what",
     "engines.local.engine": "opens the workspace for a launch",
+    "keeper.helper": "tests/keeper/test_helper.py",
     "keeper.registration": "tests/keeper/test_registration.py",
     "jobdir.measures": "tests/keeper/test_output_limit.py",
     "runtime.follow": "reads for a person what is written; no verdict rests on it",

@@ -23,6 +23,7 @@ import trio
 from supervisor import log
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.interpreter import helper_command
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import AdoptedJobs
 from supervisor.engines.local.client import LocalClient
@@ -128,15 +129,17 @@ class LocalEngine:
     Args:
         root: the state root, real path.
         python: the interpreter that runs the keeper; found by itself without.
+        at_once: whether the keeper is started with the engine, and not with the first launch.
     """
 
     name = "local"
     on_this_machine = True
 
-    def __init__(self, root: str, python: str | os.PathLike[str] | None = None) -> None:
-        """Prepare; the keeper is started with the first launch."""
+    def __init__(self, root: str, python: str | os.PathLike[str] | None = None, *, at_once: bool = False) -> None:
+        """Prepare."""
         self._root = root
         self._python = python
+        self._at_once = at_once
         self._tokens = count(1)
         self._nursery: trio.Nursery | None = None
         self._link: KeeperClient | None = None
@@ -161,6 +164,8 @@ class LocalEngine:
                 nursery.start_soon(self._trees.serve)
                 nursery.start_soon(self._notifier.serve)
                 nursery.start_soon(self._adopted.serve)
+                if self._at_once:
+                    nursery.start_soon(self._prepare)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -246,6 +251,7 @@ class LocalEngine:
             stop_leftovers=request.stop_leftovers,
             descriptors=len(descriptors),
             settings=request.settings,
+            queued=request.queued,
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
@@ -285,6 +291,10 @@ class LocalEngine:
         self._watch(handle)
         return True
 
+    async def _prepare(self) -> None:
+        with contextlib.suppress(LaunchFailed):  # the first launch reports it
+            await self._connect()
+
     async def _connect(self) -> KeeperClient:
         link = self._link
         if link is not None and link.alive:
@@ -301,6 +311,7 @@ class LocalEngine:
                 return link
             link.send(protocol.SetEnvironment(token=_NO_ENVIRONMENT, variables={}))
             self._environment = None
+            self._environment_for(link)
             self._link = link
             log.debug("keeper_started", keeper_pid=link.pid)
             return link
@@ -313,7 +324,12 @@ class LocalEngine:
                 link.send(protocol.DropEnvironment(token=self._environment_token))
             self._environment = dict(current)
             self._environment_token = next(self._tokens)
-            link.send(protocol.SetEnvironment(token=self._environment_token, variables=self._environment))
+            helper = None
+            with contextlib.suppress(LaunchFailed):  # no Python has the package
+                helper = list(map(os.fsencode, helper_command()))
+            link.send(
+                protocol.SetEnvironment(token=self._environment_token, variables=self._environment, helper=helper)
+            )
         return self._environment_token
 
     async def _open_workspace(self, path: str) -> int:

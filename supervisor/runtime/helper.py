@@ -1,0 +1,71 @@
+"""The helper at work: launches the waiting jobs of a state root until none can be launched without another command.
+
+This module imports Trio late: a helper that finds nothing to do exits in half the time.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Final
+
+from supervisor.admission.helper import can_go_on, only_one
+from supervisor.errors import SupervisorError
+from supervisor.jobdir import job_marks
+from supervisor.jobs.catalog import Catalog
+from supervisor.settings import Settings
+
+__all__ = ["launch_waiting", "main"]
+
+_CHECK_SECONDS: Final = 1.0
+_IDLE_CHECKS: Final = 5
+_GC_THRESHOLD: Final = 100_000
+"""As in ``cli``: loading modules makes no garbage."""
+
+
+def main() -> int:
+    """Be the helper of the state root that the environment names; return the exit status.
+
+    This is what ``python -m supervisor launch-waiting`` runs, without the command line's modules: a job waits for it.
+    """
+    gc.set_threshold(_GC_THRESHOLD, 10, 10)
+    try:
+        launch_waiting(Settings())
+    except SupervisorError as error:
+        sys.stderr.write(f"supervisor: {error.message}\n")
+        return 125
+    return 0
+
+
+def launch_waiting(settings: Settings) -> bool:
+    """Launch waiting jobs as their groups get room; return ``False`` at once if another helper does.
+
+    Raises:
+        SupervisorError: the state root cannot be used.
+    """
+    job_marks.drop_tag()  # a job that has started this process must not count it as its own
+    # Closing the catalog starts another helper for a job that has come since this one has decided to end.
+    with Catalog(settings, launches_waiting=True) as catalog, only_one(catalog.index) as mine:
+        if mine and can_go_on(catalog.index):
+            _launch(settings, catalog)
+    return mine
+
+
+def _launch(settings: Settings, catalog: Catalog) -> None:
+    import trio
+
+    from supervisor.engines.local.engine import LocalEngine
+    from supervisor.runtime.opening import open_supervisor
+    from supervisor.states import State
+
+    async def go() -> None:
+        engine = LocalEngine(catalog.layout.root, settings.python, at_once=True)
+        async with open_supervisor(settings, engine=engine) as sup:
+            idle = 0
+            while idle < _IDLE_CHECKS and can_go_on(catalog.index):
+                await trio.sleep(_CHECK_SECONDS)  # what other processes do has no event here
+                jobs = (await sup.metrics()).jobs
+                mine = jobs.get(State.QUEUED, 0) + jobs.get(State.RUNNING, 0)
+                idle = 0 if mine else idle + 1  # all are of another machine, container, version or supervisor
+
+    trio.run(go)
