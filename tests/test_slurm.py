@@ -22,7 +22,7 @@ import supervisor
 from supervisor.engines.cluster import engine as batch
 from supervisor.engines.cluster.interface import QueueState
 from supervisor.engines.cluster.reconcile import SUBMISSION
-from supervisor.errors import InvalidArguments, StateUnsafe
+from supervisor.errors import InvalidArguments, JobNotFound, StateUnsafe
 from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.states import Reason, State
@@ -504,3 +504,91 @@ async def test_one_request_serves_all_jobs(site: Site) -> None:
         assert len(site.slurm.calls("squeue")) <= before + 2
         for job in (await sup.list()).jobs:
             await sup.cancel(job.job_id)
+
+
+# ---------------------------------------------------------------- admission by Slurm
+
+BY_SLURM = {"admission": "engine"}
+
+
+async def test_slurm_admits_a_job_that_is_left_to_it(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        waits = [(when, await site.start(sup, "true")) for when in ("ok", "any", "failed", "start")]
+        after = [(when, job.job_id) for when, job in waits]
+        job = await site.start(sup, "true", options=BY_SLURM, after=after, delay_seconds=3600)
+        assert (job.status, job.queue_reason, job.queue_position) == (State.QUEUED, None, None)
+        assert job.after == tuple({"job_id": each, "when": when} for when, each in after)
+        call = site.slurm.calls("sbatch")[-1]
+        site.slurm.release()
+        await sup.wait(job.job_id)
+    assert "--dependency=afterok:1,afterany:2,afternotok:3,after:4 --kill-on-invalid-dep=yes" in call
+    (begin,) = (word for word in call.split() if word.startswith("--begin="))
+    assert 3590 < int(begin.removeprefix("--begin=now+")) <= 3600
+
+
+async def test_a_dependency_that_holds_is_not_left_to_slurm_and_one_that_cannot_ends_the_job(site: Site) -> None:
+    """Slurm forgets jobs that have ended."""
+    async with opened() as sup:
+        done = await sup.wait((await site.start(sup, "true")).job_id)
+        job = await site.start(sup, "true", options=BY_SLURM, after=[done.job_id, ("any", done.job_id)])
+        assert (await sup.wait(job.job_id)).status is State.DONE
+        calls = site.slurm.calls("sbatch")
+        assert "--dependency" not in calls[-1]
+        never = await site.start(sup, "true", options=BY_SLURM, after=[("failed", done.job_id)])
+        never = await sup.wait(never.job_id)
+        assert (never.status, never.reason) == (State.CANCELLED, Reason.DEPENDENCY_FAILED)
+        assert site.slurm.calls("sbatch") == calls
+
+
+async def test_what_slurm_does_not_know_cannot_be_left_to_it(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        await sup.set_group("g")
+        local = await sup.start(["sleep", "60"])
+        unsubmitted = await site.start(sup, "true", hold=True)
+        refused: list[tuple[dict[str, Any], str]] = [
+            ({"groups": ["g"]}, "a group is given, and admission by slurm"),
+            ({"hold": True}, "hold is given"),
+            ({"start_within_seconds": 5}, "start_within is given"),
+            ({"priority": 1}, "a priority is given"),
+            ({"after": [local.job_id]}, f"job {local.job_id} is of engine local"),
+            ({"after": [unsubmitted.job_id]}, "has not been submitted to slurm"),
+        ]
+        for options, words in refused:
+            with pytest.raises(InvalidArguments, match=words):
+                await site.start(sup, "true", options=BY_SLURM, **options)
+        with pytest.raises(JobNotFound, match="to wait for"):
+            await site.start(sup, "true", options=BY_SLURM, after=["0" * 32])
+        with pytest.raises(InvalidArguments, match="'supervisor' or 'engine'"):
+            await site.start(sup, "true", options={"admission": "slurm"})
+        assert len((await sup.list()).jobs) == 2
+        assert site.slurm.calls("sbatch") == []
+        for job in (local, unsubmitted):
+            await sup.cancel(job.job_id)
+
+
+async def test_a_job_whose_dependency_failed_in_slurms_queue_says_so(site: Site) -> None:
+    site.slurm.arrange("hold")
+    async with opened() as sup:
+        first = await site.start(sup, "false")
+        job = await site.start(sup, "true", options=BY_SLURM, after=[first.job_id])
+        (site.slurm.directory / "jobs/2/reason").write_text("DependencyNeverSatisfied\n")
+        (site.slurm.directory / "jobs/2/state").write_text("CANCELLED\n")
+        job = await sup.wait(job.job_id)
+        assert (job.status, job.reason, job.started_at) == (State.CANCELLED, Reason.DEPENDENCY_FAILED, None)
+        await sup.cancel(first.job_id)
+
+
+def test_the_command_line_leaves_the_order_to_slurm(site: Site) -> None:
+    site.slurm.arrange("hold")
+    words = ("start", "--engine", "slurm", "--shared-dir", str(site.shared), "--admission", "engine")
+    first = site.cli(*words, "--", "true").stdout.strip()
+    second = site.cli(*words, "--after", f"any:{first}", "--", "true")
+    assert second.returncode == 0, second.stderr
+    assert "--dependency=afterany:1" in site.slurm.calls("sbatch")[-1]
+    refused = site.cli("start", "--admission", "engine", "--", "true")
+    assert refused.returncode == 2
+    assert "--engine slurm" in refused.stderr
+    for job_id in (first, second.stdout.strip()):
+        assert site.shown("cancel", job_id)["status"] == "cancelled"

@@ -182,6 +182,12 @@ def request_options(function: _F) -> _F:
                 type=click.Choice(["start", "submission"]),
                 help="Whether time in a queue counts towards the deadline. Default: it does not, 'start'.",
             ),
+            click.option(
+                "--admission",
+                type=click.Choice(["supervisor", "engine"]),
+                help="With --engine slurm, what makes it wait for its time and for other jobs: the supervisor, before "
+                "its submission, or the engine, to which it is submitted at once. Default: the supervisor.",
+            ),
             _slurm_options,
             click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED),
         ),

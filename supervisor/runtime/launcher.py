@@ -215,6 +215,10 @@ class Launcher:
                 return existing
         changes = await self._environment_changes(spec, real)
         record = self._record(spec, real, digest, engine, options)
+        if "admission" in record.get("engine_options", ()):
+            from supervisor.admission.by_cluster import leave_to_cluster  # few jobs need it
+
+            await self._access.in_thread(lambda catalog: leave_to_cluster(catalog.index, record))
         return Draft(spec, key, record, engine, changes, ticket_of(record))
 
     def creation(self, draft: Draft, entry: Entry, request: LaunchRequest, *, has_orders: bool) -> Create:

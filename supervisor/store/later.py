@@ -13,7 +13,7 @@ import json
 import sqlite3
 from typing import Final
 
-from supervisor.store.tickets import WALL, Moment, Ticket, ticket_of
+from supervisor.store.tickets import WALL, Moment, Ticket, holds, ticket_of
 
 __all__ = ["SCHEMA", "Later"]
 
@@ -105,13 +105,10 @@ class Later:
         """Enter a dependency, unless it holds already."""
         statement = "SELECT seq, state, started_ns, completed_ns FROM jobs WHERE job_id = ?"
         on_seq, state, started_ns, completed_ns = self._db.execute(statement, (job_id,)).fetchone() or (0, "", None, 0)
-        if completed_ns is None:
-            if how == "start" and started_ns is not None:
-                return
-        else:
-            holds = {"any": on_seq > 0, "start": started_ns is not None, "ok": state == "done"}
-            if holds.get(how, on_seq > 0 and state != "done"):
-                return
+        held = on_seq > 0 and holds(how, state, started=started_ns is not None, ended=completed_ns is not None)
+        if held:
+            return
+        if held is False:
             how = _NEVER
         self._db.execute("INSERT OR IGNORE INTO deps VALUES (?, ?, ?, ?)", (on_seq, seq, how, job_id))
 

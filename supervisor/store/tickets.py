@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "has_ticket", "ticket_of"]
+__all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "has_ticket", "holds", "ticket_of"]
 
 CONDITIONS: Final = ("ok", "any", "failed", "start")
 """When a dependency holds: the job is done, has ended, has ended otherwise than done, or was launched."""
@@ -87,8 +87,22 @@ class Ticket(NamedTuple):
 
 
 def has_ticket(request: Mapping[str, Any]) -> bool:
-    """Whether the request in ``job.json`` has a ticket, so that the job may have to wait."""
-    return not _MEMBERS.isdisjoint(request) and any(map(request.get, _MEMBERS))
+    """Whether the request in ``job.json`` has a ticket, so that the job may have to wait.
+
+    A job that its cluster admits has none.
+    """
+    if _MEMBERS.isdisjoint(request) or not any(map(request.get, _MEMBERS)):
+        return False
+    return "admission" not in request.get("engine_options", ())
+
+
+def holds(when: str, state: str, *, started: bool, ended: bool) -> bool | None:
+    """Return whether a dependency on a job in a state holds; ``None`` while that is open."""
+    if when == "start" and started:
+        return True
+    if not ended:
+        return None
+    return {"any": True, "start": False, "ok": state == "done"}.get(when, state != "done")
 
 
 def ticket_of(request: Mapping[str, Any]) -> Ticket | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from supervisor.engines.cluster.interface import Backend, SyncBackend
+from supervisor.engines.cluster.interface import ADMISSION, Backend, SyncBackend
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments
 from supervisor.system.paths import absolute, expanded
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterFactory"]
 
 _DEADLINE_FROM: Final = ("start", "submission")
+_ADMISSION: Final = ("supervisor", "engine")
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +33,7 @@ class ClusterFactory:
         sync_backend: makes its ``SyncBackend``.
         options: the names of its own options, and in words what each accepts.
         check: returns its own options as they are recorded, or raises ``InvalidArguments``.
+        admits: whether it understands ``Submission.after`` and ``begin_ns``, so that it can admit its jobs itself.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ClusterFactory:
     sync_backend: Callable[[], SyncBackend]
     options: Mapping[str, str] = attrs.field(factory=dict[str, str])
     check: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    admits: bool = False
 
     def engine(self, root: str, python: str | os.PathLike[str] | None) -> Engine:
         """Return the engine. The nodes have no state root, and run the Python of this process."""
@@ -59,10 +62,14 @@ class ClusterFactory:
             "shared_dir": "the path of a directory that this machine and the nodes share",
             "deadline_from": " or ".join(map(repr, _DEADLINE_FROM)),
         }
+        if self.admits:
+            common[ADMISSION] = " or ".join(map(repr, _ADMISSION))
         return {**common, **self.options}
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``shared_dir``, ``deadline_from``, and as ``own`` the options of this cluster.
+
+        ``own`` has ``admission`` if the cluster is to admit the job.
 
         Raises:
             InvalidArguments: there is no such option, or a value does not fit.
@@ -77,5 +84,12 @@ class ClusterFactory:
         if begin not in _DEADLINE_FROM:
             message = f"deadline_from is {begin!r:.80}; it must be 'start' or 'submission'"
             raise InvalidArguments(message)
+        admission = own.pop(ADMISSION, "supervisor") if self.admits else "supervisor"
+        if admission not in _ADMISSION:
+            message = f"admission is {admission!r:.80}; it must be 'supervisor' or 'engine'"
+            raise InvalidArguments(message)
         path = os.path.realpath(absolute(expanded(shared), "shared_dir"))
-        return {"shared_dir": path, "deadline_from": begin, "own": self.check(own)}
+        checked = self.check(own)
+        if admission == "engine":
+            checked[ADMISSION] = {}
+        return {"shared_dir": path, "deadline_from": begin, "own": checked}

@@ -23,13 +23,13 @@ directory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 
-__all__ = ["Backend", "JobReport", "QueueState", "Rejected", "Submission", "SyncBackend", "Unreachable"]
+__all__ = ["ADMISSION", "Backend", "JobReport", "QueueState", "Rejected", "Submission", "SyncBackend", "Unreachable"]
 
 
 class Unreachable(Exception):
@@ -38,6 +38,10 @@ class Unreachable(Exception):
 
 class Rejected(Exception):
     """The cluster has refused a job, for the reason that the message gives."""
+
+
+ADMISSION: Final = "admission"
+"""The engine option by which a cluster admits its jobs; ``Submission`` has ``after`` and ``begin_ns`` of it."""
 
 
 class QueueState(Enum):
@@ -62,6 +66,7 @@ class JobReport:
         exit_code: what the keeper exited with, as ``collect`` knows it: the command's, unless 125 or above 128.
         cancelled: it was ended by a request to the cluster.
         overdue: it was ended for running longer than the limit that the cluster was given.
+        unsatisfied: it was ended since a job that it depends on cannot end any more as it has to.
     """
 
     queue_state: QueueState
@@ -71,6 +76,7 @@ class JobReport:
     exit_code: int | None = None
     cancelled: bool = False
     overdue: bool = False
+    unsatisfied: bool = False
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -84,6 +90,9 @@ class Submission:
         deadline_seconds: how long the command may run; the keeper enforces it, the cluster is a safety net.
         grace_seconds: the time it may take after that.
         options: the cluster's own options, checked.
+        after: for a cluster that admits jobs, the jobs that it waits for: each with ``"ok"``, ``"any"``, ``"failed"``
+            or ``"start"``, and its handle. A job whose dependency can no longer hold is to be ended.
+        begin_ns: the wall-clock time before which such a cluster does not run it.
     """
 
     key: str
@@ -92,6 +101,8 @@ class Submission:
     deadline_seconds: float | None = None
     grace_seconds: float = 5
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    after: Sequence[tuple[str, str]] = ()
+    begin_ns: int | None = None
 
 
 class Backend(Protocol):

@@ -237,7 +237,7 @@ def _note_never_launched(directory: str, evidence: ClusterEvidence, engine: str)
     if stop:
         records.mark_stop(directory, signalled=0, gone=True)
     elif report.cancelled or report.overdue or evidence.overdue:
-        _note_stop(directory, "cancelled" if report.cancelled else "deadline", engine)
+        _note_stop(directory, _why_stopped(report), engine)
     never_launched = False
     if stop:
         error = f"it was to be stopped ({stop.get('why')}) before it was launched"
@@ -263,7 +263,7 @@ def _note_engines_word(
     if report.queue_state is QueueState.ENDED and report.handle is not None and evidence.process:
         report = collect(report.handle) or report
     if report.cancelled or report.overdue:
-        _note_stop(directory, "cancelled" if report.cancelled else "deadline", engine)
+        _note_stop(directory, _why_stopped(report), engine)
     known = report.exit_code is not None and report.exit_code < UNKNOWN_STATUS
     remark = f"{engine}: {report.state or 'it is not known there any more'}; its keeper left no record"
     if evidence.process:
@@ -271,6 +271,12 @@ def _note_engines_word(
         note_exit(directory, evidence.process, status, by=engine, remark=remark)
     else:
         note_exit(directory, None, None, by=engine, remark=remark)
+
+
+def _why_stopped(report: JobReport) -> str:
+    if report.unsatisfied:
+        return "dependency_failed"
+    return "cancelled" if report.cancelled else "deadline"
 
 
 def _note_stop(directory: str, why: str, by: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 
 from supervisor import log
-from supervisor.engines.cluster.interface import Backend, Rejected, Submission, Unreachable
+from supervisor.engines.cluster.interface import ADMISSION, Backend, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.reconcile import SUBMISSION, drop_secrets, is_unclaimed
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import program_in, write_orders
@@ -84,11 +84,14 @@ class Submitter:
         with self._placing:  # jobs that are started at once would each compile it
             if shared not in self._programs:
                 self._programs[shared] = program_in(shared)
+        admission = options.get(ADMISSION, {})
         return Submission(
             key=os.path.basename(directory),
             directory=directory,
             command=(self._python, "-I", "-S", self._programs[shared], "--job", directory),
             options=options,
+            after=[(when, handle) for when, handle in admission.get("after", ())],
+            begin_ns=admission.get("begin_ns"),
             **times,
         )
 

@@ -176,7 +176,7 @@ BAD = [
     (S + 'shared_dir = "/jobs"\ngpus = true', 7, "gpus is True; allowed: a number"),
     (S + 'shared_dir = "/jobs"\npartition = "--wrap=x"', 7, "partition is '--wrap=x'; allowed: the name of"),
     (S + 'shared_dir = "/jobs"\ndeadline_from = "birth"', 7, "allowed: 'start' or 'submission'"),
-    (S + 'shared_dir = "/jobs"\nnodes = 2', 7, "there is no key 'nodes' here; allowed: one of account, constraint"),
+    (S + 'shared_dir = "/jobs"\nnodes = 2', 7, "there is no key 'nodes' here; allowed: one of account, admission"),
     ('[kind.k]\ndescription = """\ncommand = no\n"""\ncommand = 5', 5, "command is 5"),
 ]
 
@@ -196,7 +196,7 @@ def test_a_mistake_is_reported_with_its_line(text: str, line: int, says: str) ->
 def test_a_kind_that_runs_on_a_cluster() -> None:
     options = (
         'shared_dir = "~/jobs", partition = "gpu", account = "lab", qos = "high", cpus = 4, memory = "16G", '
-        'gpus = "a100:2", constraint = "big&fast", deadline_from = "submission"'
+        'gpus = "a100:2", constraint = "big&fast", deadline_from = "submission", admission = "engine"'
     )
     (made,) = parse(S + f"shared_dir = '/jobs'\n{options.replace(', ', chr(10)).partition(chr(10))[2]}")
     assert (made.engine, made.engine_options["cpus"], made.engine_options["gpus"]) == ("slurm", 4, "a100:2")

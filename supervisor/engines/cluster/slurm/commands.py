@@ -54,6 +54,7 @@ _BELIEVED_SECONDS: Final = 1.0
 _QUEUED: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 _RUNNING: Final = frozenset({"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED"})
 _USABLE: Final = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
+_AFTER: Final = {"ok": "afterok", "any": "afterany", "failed": "afternotok", "start": "after"}
 _OVERDUE: Final = frozenset({"TIMEOUT", "DEADLINE"})
 
 # What its commands say when it is they who could not get an answer. Anything else that sbatch says is a refusal.
@@ -171,6 +172,11 @@ def submit(submission: Submission) -> Command:
     if submission.deadline_seconds is not None:
         limit = submission.deadline_seconds + submission.grace_seconds
         argv.append(f"--time={int(-(-limit // 60)) + _SAFETY_MINUTES}")
+    if submission.after:
+        argv += ["--dependency=" + ",".join(f"{_AFTER[when]}:{handle}" for when, handle in submission.after)]
+        argv.append("--kill-on-invalid-dep=yes")  # else Slurm has it pending for ever
+    if submission.begin_ns is not None and (left_ns := submission.begin_ns - time.time_ns()) > 0:
+        argv.append(f"--begin=now+{-(-left_ns // 10**9)}")  # a time of the day would be read in Slurm's time zone
     argv += [f"{OPTIONS[name][0]}={value}" for name, value in submission.options.items() if name in OPTIONS]
     script = f"#!/bin/sh\nexec {shlex.join(submission.command)}\n"
     return Command(tuple(argv), os.fsencode(script))
@@ -240,6 +246,7 @@ def _report(handle: str, state: str, reason: str) -> JobReport:
         state=state,
         cancelled=state.startswith("CANCELLED"),
         overdue=state in _OVERDUE,
+        unsatisfied=reason == "DependencyNeverSatisfied",
     )
 
 

@@ -36,4 +36,5 @@ FACTORY: Final = ClusterFactory(
     sync_backend=_sync_backend,
     options={name: accepts for name, (_, _, accepts) in OPTIONS.items()},
     check=_check,
+    admits=True,
 )

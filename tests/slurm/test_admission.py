@@ -1,7 +1,8 @@
-"""Jobs in groups on a real Slurm: the limit holds over cluster and local jobs, and no waiting job is lost."""
+"""Admission on a real Slurm: limits count cluster and local jobs, no waiting job is lost; and admission by Slurm."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.states import State
+from supervisor.states import Reason, State
 
 pytestmark = pytest.mark.slurm
 
@@ -104,3 +105,38 @@ async def test_a_waiting_job_is_cancelled_without_a_submission(site: Any) -> Non
             await sup.cancel(running.job_id)
     assert submissions(site, [waiting.job_id]) == [0]
     assert not (site.work / "marks").exists()
+
+
+async def until_it_waits_for(sup: supervisor.Supervisor, job_id: str, reason: str) -> None:
+    with trio.fail_after(PATIENCE):
+        while (await sup.status(job_id)).queue_reason != reason:  # noqa: ASYNC110  # Slurm sends no event
+            await trio.sleep(0.1)
+
+
+async def test_slurm_keeps_the_order_that_is_left_to_it(site: Any) -> None:
+    async with supervisor.open_supervisor() as sup:
+        os.mkfifo(site.work / "fifo")
+        first = await site.start(sup, "read line < fifo; echo 1 >> marks; exit 3")
+        by_slurm = {"admission": "engine"}
+        second = await site.start(sup, "echo 2 >> marks", options=by_slurm, after=[("failed", first.job_id)])
+        third = await site.start(sup, "echo 3 >> marks", options=by_slurm, after=[second.job_id])
+        never = await site.start(sup, "echo never >> marks", options=by_slurm, after=[first.job_id])
+        await until_it_waits_for(sup, third.job_id, "Dependency")
+        assert submissions(site, [second.job_id, third.job_id, never.job_id]) == [1, 1, 1]
+        await trio.to_thread.run_sync((site.work / "fifo").write_text, "go\n")
+        with trio.fail_after(PATIENCE):
+            ended = [await sup.wait(job.job_id) for job in (first, second, third, never)]
+    assert [job.exit_code for job in ended] == [3, 0, 0, None]
+    assert (ended[3].status, ended[3].reason) == (State.CANCELLED, Reason.DEPENDENCY_FAILED)
+    assert (site.work / "marks").read_text() == "1\n2\n3\n"
+
+
+async def test_slurm_keeps_the_time_that_is_left_to_it(site: Any) -> None:
+    async with supervisor.open_supervisor() as sup:
+        job = await site.start(sup, "true", options={"admission": "engine"}, delay_seconds=4)
+        await until_it_waits_for(sup, job.job_id, "BeginTime")
+        with trio.fail_after(PATIENCE):
+            job = await sup.wait(job.job_id)
+    assert job.status is State.DONE
+    assert job.started_at is not None
+    assert (job.started_at - job.created_at).total_seconds() >= 3.9
