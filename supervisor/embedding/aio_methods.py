@@ -209,6 +209,39 @@ class AsyncioSupervisorMethods:
         """Return the groups of the state root, by their names."""
         return await self._ask(lambda sup: sup.groups())
 
+    async def hold(self, job_id: str) -> Job:
+        """Keep a waiting job from being launched until ``release``; a held one stays held.
+
+        Any process may hold, release and move any job of the state root that waits.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            JobRunning: it runs, or is about to be launched.
+            InvalidArguments: it has ended.
+        """
+        return await self._ask(lambda sup: sup.hold(job_id))
+
+    async def release(self, job_id: str) -> Job:
+        """End the hold of a waiting job. It is launched once it has to wait for nothing else.
+
+        Raises:
+            JobNotFound, JobRunning, InvalidArguments: as for ``hold``.
+        """
+        return await self._ask(lambda sup: sup.release(job_id))
+
+    async def move(self, job_id: str, *, priority: int | None = None, first: bool = False) -> Job:
+        """Change the order of a waiting job among those in the same groups.
+
+        Input
+            priority: order it as if it had been started with this priority.
+            first: put it before all others instead.
+
+        Raises:
+            InvalidArguments: neither or both are given, the priority is out of range, or the job has ended.
+            JobNotFound, JobRunning: as for ``hold``.
+        """
+        return await self._ask(lambda sup: sup.move(job_id, priority=priority, first=first))
+
     async def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, and its present load.
 

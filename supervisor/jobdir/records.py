@@ -33,6 +33,7 @@ __all__ = [
     "NO_ROOM",
     "ORDERS",
     "PROCESS",
+    "QUEUE",
     "REASONS",
     "SHARED",
     "SPARES",
@@ -65,6 +66,8 @@ STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 GRANTED: Final = "granted"
 """An empty file in the directory of a job in groups that was given its slots, for an index that is made anew."""
+QUEUE: Final = "queue.json"
+"""What was changed about a waiting job since it was made."""
 ORDERS: Final = "orders"
 STDIN: Final = "stdin"
 """What a job that waits is launched from: its command and environment, and its input."""

@@ -55,6 +55,7 @@ _REQUEST: Final = frozenset(
         *("grace_seconds", "output_limit", "idempotency_key", "digest", "engine", "host", "boot", "ns", "traceparent"),
         *("deadline_from", "engine_options", "directory", "groups", "priority", "weight"),
         *("hold", "after", "not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns", "spool"),
+        "queue",  # only in the row: the changes in ``queue.json``
     }
 )
 """The members of ``job.json`` that this version knows."""

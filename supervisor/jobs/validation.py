@@ -28,6 +28,7 @@ __all__ = [
     "MAX_INPUT_BYTES",
     "MAX_PRIORITY",
     "check_input",
+    "check_priority",
     "checked_spec",
     "digest_of",
     "spec_of",
@@ -98,14 +99,22 @@ def _check_env(env: Mapping[str, str]) -> None:
         _check(fits, f"env holds {name!r:.80}, whose name or value no environment can hold")
 
 
+def _check_between(name: str, value: int, low: int, high: int) -> None:
+    _check(type(value) is int and low <= value <= high, f"{name} is {value!r:.80}; it must be from {low} to {high}")
+
+
+def check_priority(priority: int) -> None:
+    """Raise ``InvalidArguments`` for a priority that no job can have."""
+    _check_between("priority", priority, -MAX_PRIORITY, MAX_PRIORITY)
+
+
 def _check_admission(spec: JobSpec) -> None:
     for name in spec.groups:
         check_name(name)
     _check(len(spec.groups) <= MAX_GROUPS, f"a job is in at most {MAX_GROUPS} groups")
     _check(spec.groups or spec.weight == 1, "weight is given, and no group that counts it")
-    for name, low, high in (("priority", -MAX_PRIORITY, MAX_PRIORITY), ("weight", 1, MAX_WEIGHT)):
-        value = getattr(spec, name)
-        _check(type(value) is int and low <= value <= high, f"{name} is {value!r:.80}; it must be from {low} to {high}")
+    check_priority(spec.priority)
+    _check_between("weight", spec.weight, 1, MAX_WEIGHT)
     _check(type(spec.hold) is bool, f"hold is {spec.hold!r:.80}; it must be true or false")
     for when, job_id in spec.after:
         _check(when in CONDITIONS, f"after has {when!r:.80}; it must be one of {', '.join(CONDITIONS)}")

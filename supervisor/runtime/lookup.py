@@ -78,6 +78,8 @@ class Lookup:
             entry.generation = self._registry.generation
             if row is not None and row.finished:
                 return None
+            if row is not None and entry.pending is not None:
+                entry.row = row  # another process may have moved it
         return entry
 
     def _is_unended(self, entry: Entry) -> bool:

@@ -26,6 +26,7 @@ from supervisor import log
 from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
+from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.listing import query_of
 from supervisor.jobs.results import check_detail, running_error
@@ -338,6 +339,51 @@ class Supervisor:
         info = await self.access.in_thread(lambda catalog: change_group(catalog.index, name, change, create=create))
         self.launcher.waiting.check(changed=True)
         return info
+
+    # ------------------------------------------------------------ waiting jobs
+
+    async def hold(self, job_id: str) -> Job:
+        """Keep a waiting job from being launched until ``release``; a held one stays held.
+
+        Any process may hold, release and move any job of the state root that waits.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            JobRunning: it runs, or is about to be launched.
+            InvalidArguments: it has ended.
+        """
+        return await self._change_place(lambda catalog: places.hold(catalog, job_id))
+
+    async def release(self, job_id: str) -> Job:
+        """End the hold of a waiting job. It is launched once it has to wait for nothing else.
+
+        Raises:
+            JobNotFound, JobRunning, InvalidArguments: as for ``hold``.
+        """
+        return await self._change_place(lambda catalog: places.release(catalog, job_id))
+
+    async def move(self, job_id: str, *, priority: int | None = None, first: bool = False) -> Job:
+        """Change the order of a waiting job among those in the same groups.
+
+        Input
+            priority: order it as if it had been started with this priority.
+            first: put it before all others instead.
+
+        Raises:
+            InvalidArguments: neither or both are given, the priority is out of range, or the job has ended.
+            JobNotFound, JobRunning: as for ``hold``.
+        """
+        return await self._change_place(lambda catalog: places.move(catalog, job_id, priority=priority, first=first))
+
+    async def _change_place(self, change: Callable[[Catalog], Job]) -> Job:
+        self.access.check_open()
+        job = await self.access.in_thread(change)
+        row = await self._lookup.row(job.job_id)
+        entry = self._registry.entries.get(job.job_id)
+        if entry is not None and entry.pending is not None:
+            entry.row = row
+        self.launcher.waiting.check(changed=True)
+        return job
 
     async def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, and its present load.

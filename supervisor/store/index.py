@@ -10,13 +10,14 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
 from supervisor.store import groups
+from supervisor.store.changes import MEMBER, read_changes, write_changes
 from supervisor.store.order_files import drop_orders
 from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
 from supervisor.store.queue import FOR_EVER_NS, TURN, Queue, Turn
@@ -25,7 +26,7 @@ from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
-from supervisor.store.tickets import ticket_of
+from supervisor.store.tickets import Ticket, has_ticket, ticket_of
 from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["Index"]
@@ -192,10 +193,23 @@ class Index(Queries):
             raise state_error(error, "cannot read a record") from error
         if not record or record.get("job_id") != job_id:
             return None
+        if has_ticket(record) and (changes := self.changes(workspace, job_id)):
+            record[MEMBER] = changes
         try:
             return row_of_record(workspace, record, dump(record))
         except (KeyError, ValueError, RecursionError):
             return None
+
+    def changes(self, workspace: str, job_id: str) -> dict[str, Any]:
+        """Return what was changed about a waiting job, with the members that only a newer version knows.
+
+        Raises:
+            StateBusy: it cannot be read now.
+        """
+        try:
+            return read_changes(self.layout.job(workspace, job_id))
+        except NotKnown as error:
+            raise state_error(error, "cannot read what was changed about a job") from error
 
     # ------------------------------------------------------------ changes, inside ``write``
 
@@ -222,6 +236,16 @@ class Index(Queries):
         cursor = self._db.execute(_INSERT, _VALUES_OF(row))
         row.seq = (cursor.lastrowid or 0) if cursor.rowcount == 1 else 0
         return cursor.rowcount == 1
+
+    def change_waiting(self, row: Row, changes: dict[str, Any]) -> None:
+        """Change the place of a waiting job: on disk, in its row, and in the queue."""
+        try:
+            write_changes(self.layout.job(row.workspace_key, row.job_id), changes)
+        except OSError as error:
+            raise state_error(error, "cannot record the change of a job") from error
+        request = {**row.request, MEMBER: changes}
+        self._db.execute("UPDATE jobs SET spec = ? WHERE seq = ?", (dump(request), row.seq))
+        self.queue.change(row.seq, ticket_of(request) or Ticket(), self.layout.clock.moment())
 
     def set_launched(self, job_id: str, launched: Launched) -> None:
         """Record that a job runs, unless it has ended already."""

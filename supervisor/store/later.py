@@ -131,6 +131,20 @@ class Later:
         self._db.execute("DELETE FROM later WHERE seq = ?", (seq,))
         self._db.execute("DELETE FROM deps WHERE seq = ?", (seq,))
 
+    def change(self, seq: int, rank: int, *, hold: bool, now: Moment) -> None:
+        """Give a job that is not ready a rank, and hold or release it; it may be ready then."""
+        self._db.execute("UPDATE later SET rank = ?, held = ? WHERE seq = ?", (rank, hold, seq))
+        self._review(seq, now)
+
+    def put_back(self, seq: int) -> None:
+        """Take a job from ``waiting``: it is not ready any more."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO later (seq, lane, rank, weight, held) SELECT seq, lane, rank, weight, 0 FROM waiting"
+            " WHERE seq = ?",
+            (seq,),
+        )
+        self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
+
     def review(self, now: Moment, most: int) -> int:
         """Look at jobs whose time has come or whose dependencies have changed; return how many, at most ``most``.
 
@@ -177,12 +191,7 @@ class Later:
 
     def _end(self, seq: int, why: str, cause: str) -> None:
         """Mark a job that is to end without a launch; it is not admitted any more."""
-        self._db.execute(
-            "INSERT OR IGNORE INTO later (seq, lane, rank, weight, held) SELECT seq, lane, rank, weight, 0 FROM waiting"
-            " WHERE seq = ?",
-            (seq,),
-        )
-        self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
+        self.put_back(seq)
         self._db.execute("UPDATE later SET why = ?, cause = ? WHERE seq = ?", (why, cause, seq))
 
     def ends(self, most: int) -> list[tuple[str, str, str]]:

@@ -192,18 +192,21 @@ class Queue:
         group = self._usage(lanes).get(name)
         waiting, oldest = 0, None
         for lane in (lane for lane, names in lanes.items() if name in names):
-            number, seq = self._db.execute("SELECT count(*), min(seq) FROM waiting WHERE lane = ?", (lane,)).fetchone()
-            waiting += number
-            if number:
+            for table in ("waiting", "later"):
+                statement = f"SELECT count(*), min(seq) FROM {table} WHERE lane = ?"  # noqa: S608  # our own names
+                number, seq = self._db.execute(statement, (lane,)).fetchone()
+                if not number:
+                    continue
+                waiting += number
                 created_ns = self._db.execute("SELECT created_ns FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
                 oldest = created_ns if oldest is None else min(oldest, created_ns)
         return Counts(0 if group is None else group.running, waiting, oldest)
 
     def heaviest(self, name: str) -> int:
         """Return the largest weight of a waiting job of a group, 0 for none."""
-        statement = "SELECT coalesce(max(weight), 0) FROM waiting WHERE lane = ?"
         lanes = [lane for lane, names in self._lanes().items() if name in names]
-        return max((self._db.execute(statement, (lane,)).fetchone()[0] for lane in lanes), default=0)
+        statements = [f"SELECT coalesce(max(weight), 0) FROM {table} WHERE lane = ?" for table in ("waiting", "later")]  # noqa: S608
+        return max((self._db.execute(each, (lane,)).fetchone()[0] for each in statements for lane in lanes), default=0)
 
     def clear(self) -> None:
         """Delete everything."""
@@ -218,7 +221,7 @@ class Queue:
         if ticket.groups not in self._orders:
             self._orders[ticket.groups] = self._lane(list(ticket.groups)), self._aging(ticket.groups)
         lane, aging = self._orders[ticket.groups]
-        rank = ticket.created.wall_ns - ticket.priority * aging
+        rank = ticket.rank(aging)
         if ticket.must_wait:
             self._later.enter(seq, (lane, rank, ticket.weight), ticket, now)
             return
@@ -237,6 +240,29 @@ class Queue:
             if names == groups:
                 return lane
         return self._db.execute("INSERT INTO lanes (names) VALUES (?)", (json.dumps(groups),)).lastrowid or 0
+
+    def waits(self, seq: int) -> bool:
+        """Whether a job waits, and is not about to end without a launch."""
+        statement = "SELECT 1 FROM waiting WHERE seq = ? UNION ALL SELECT 1 FROM later WHERE seq = ? AND why IS NULL"
+        return self._db.execute(statement, (seq, seq)).fetchone() is not None
+
+    def change(self, seq: int, ticket: Ticket, now: Moment) -> None:
+        """Follow a change of the ticket of a waiting job: whether it is held, and its rank."""
+        if ticket.hold:
+            self._later.put_back(seq)
+        rank = ticket.rank(self._aging(ticket.groups))
+        self._db.execute("UPDATE waiting SET rank = ? WHERE seq = ?", (rank, seq))
+        self._later.change(seq, rank, hold=ticket.hold, now=now)
+
+    def before_all(self, seq: int) -> int:
+        """Return a rank before all others of the lane of a waiting job."""
+        ranks = self._db.execute(
+            "WITH lane AS (SELECT lane FROM waiting WHERE seq = :seq UNION ALL SELECT lane FROM later WHERE seq = :seq)"
+            " SELECT min(rank) FROM waiting WHERE lane IN lane"
+            " UNION ALL SELECT min(rank) FROM later WHERE lane IN lane",
+            {"seq": seq},
+        )
+        return min((rank for (rank,) in ranks if rank is not None), default=0) - 1
 
     def unfit(self, ticket: Ticket) -> str | None:
         """Return a group in which a job could wait for ever: it is not there, or its limit is below the weight."""

@@ -18,6 +18,7 @@ from supervisor.jobdir.facts import Launched
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.states import Reason, State, is_word, reason_of, state_of
+from supervisor.store.changes import MEMBER, is_valid
 from supervisor.system.observing import NotKnown
 
 __all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "columns_of", "dump", "job_of", "row_of_record"]
@@ -241,7 +242,8 @@ def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
     times = ("not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns")
     if not (type(record.get("hold", False)) is bool and all(_is_time(record.get(name, 0)) for name in times)):
         return "hold or a time"
-    return None
+    changes: Any = record.get(MEMBER, {})
+    return None if isinstance(changes, dict) and is_valid(changes) else MEMBER  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _is_dependency(held: Any) -> bool:
@@ -459,7 +461,7 @@ def _waited_for(created_ns: int, request: Mapping[str, Any]) -> dict[str, Any]:
     not_before_ns = max(request.get("not_before_ns", 0), 0 if delay_ns is None else created_ns + delay_ns)
     return {
         "groups": tuple(request.get("groups", ())),
-        "priority": request["priority"],
+        "priority": request.get(MEMBER, request).get("priority", request["priority"]),
         "weight": request["weight"],
         "after": tuple(request.get("after", ())),
         "not_before": from_ns(not_before_ns) if not_before_ns else None,

@@ -44,6 +44,7 @@ class Ticket(NamedTuple):
         delay_ns: how long after its creation it is not launched.
         start_within_ns: how long after its creation it may be launched.
         created: when it was created.
+        first_ns: for a job that was moved to the front of its lane, higher for a later move.
     """
 
     groups: tuple[str, ...] = ()
@@ -55,6 +56,11 @@ class Ticket(NamedTuple):
     delay_ns: int | None = None
     start_within_ns: int | None = None
     created: Moment = Moment(0, 0, WALL)
+    first_ns: int | None = None
+
+    def rank(self, aging_ns: int) -> int:
+        """Return its place in the order of its lane, the lowest first: by its creation and priority, or a move."""
+        return self.created.wall_ns - self.priority * aging_ns if self.first_ns is None else -self.first_ns
 
     @property
     def must_wait(self) -> bool:
@@ -109,14 +115,16 @@ def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
     """Return the ticket of the request in ``job.json``; ``None`` for a job that is launched at once."""
     if not has_ticket(request):
         return None
+    changes = request.get("queue", {})
     return Ticket(
         groups=tuple(sorted(set(request.get("groups", ())))),
-        priority=request.get("priority", 0),
+        priority=changes.get("priority", request.get("priority", 0)),
         weight=request.get("weight", 1),
-        hold=request.get("hold", False),
+        hold=changes.get("hold", request.get("hold", False)),
         after=tuple((each["job_id"], each["when"]) for each in request.get("after", ())),
         not_before_ns=request.get("not_before_ns"),
         delay_ns=request.get("delay_ns"),
         start_within_ns=request.get("start_within_ns"),
         created=Moment(request["created_ns"], request.get("created_boot_ns", 0), str(request.get("boot", ""))[:12]),
+        first_ns=changes.get("first_ns"),
     )

@@ -28,6 +28,9 @@ ARGUMENTS = {
     "logs": ["abcd"],
     "completion": ["bash"],
     "group": ["list"],
+    "hold": ["abcd"],
+    "release": ["abcd"],
+    "move": ["abcd", "--first"],
 }
 
 

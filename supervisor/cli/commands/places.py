@@ -1,0 +1,57 @@
+"""``hold``, ``release`` and ``move``: change what waiting jobs wait for, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import click
+
+from supervisor.cli import exits
+from supervisor.cli.arguments import job_argument, jobs_argument
+from supervisor.cli.front import Invocation, command
+from supervisor.cli.several import answer, resolve
+from supervisor.errors import SupervisorError
+from supervisor.jobs import places
+from supervisor.jobs.interface import Jobs
+from supervisor.model import Job
+
+__all__ = ["hold", "move", "release"]
+
+
+@command("hold")
+@jobs_argument(required=True)
+def hold(call: Invocation, jobs: Sequence[str]) -> int:
+    """Keep every JOB from being launched until `supervisor release`. Only jobs that wait can be held."""
+    return _change(call, jobs, places.hold)
+
+
+@command("release")
+@jobs_argument(required=True)
+def release(call: Invocation, jobs: Sequence[str]) -> int:
+    """End the hold of every JOB. A job is launched once it has to wait for nothing else."""
+    return _change(call, jobs, places.release)
+
+
+@command("move")
+@job_argument
+@click.option("--priority", type=int, metavar="N", help="Order it as if it had been started with this priority.")
+@click.option("--first", is_flag=True, help="Put it before all others in the same groups.")
+def move(call: Invocation, job: str, *, priority: int | None, first: bool) -> int:
+    """Change the order of JOB among the waiting jobs in the same groups."""
+    if (priority is None) is not first:
+        message = "Give either --priority or --first."
+        raise click.UsageError(message)
+    return _change(call, [job], lambda catalog, job_id: places.move(catalog, job_id, priority=priority, first=first))
+
+
+def _change(call: Invocation, jobs: Sequence[str], change: Callable[[Jobs, str], Job]) -> int:
+    found: list[Job] = []
+    with call.catalog() as catalog:
+        ids, errors = resolve(catalog, jobs)
+        for job_id in ids:
+            try:
+                found.append(change(catalog, job_id))
+            except SupervisorError as error:
+                errors.append(error)
+    answer(call, jobs, found, errors)
+    return exits.worst(map(exits.of_error, errors))
