@@ -151,11 +151,21 @@ class _Run:
                         return  # if stderr is closed, the job still has all of its output
 
     async def _tick(self, job: Job) -> None:
+        waited = job.status is State.QUEUED
         began = trio.current_time() - job.elapsed_ms / 1000
         while True:
+            if waited:  # what it waits for may have changed, and once it runs, its clock begins
+                with contextlib.suppress(SupervisorError):  # as below
+                    job = await self._sup.status(job.job_id)
+                waited = job.status is State.QUEUED
+                began = trio.current_time() - job.elapsed_ms / 1000
+                self._show_clock(job, began)
             await trio.sleep(_TICK_SECONDS)
-            elapsed = trio.current_time() - began
-            self._screen.show(_clock(job, elapsed, self._progress, cancelling=self._cancel_wanted.is_set()))
+            self._show_clock(job, began)
+
+    def _show_clock(self, job: Job, began: float) -> None:
+        elapsed = trio.current_time() - began
+        self._screen.show(_clock(job, elapsed, self._progress, cancelling=self._cancel_wanted.is_set()))
 
     async def _watch_progress(self, job_id: str) -> None:
         with contextlib.suppress(SupervisorError):  # if the job was deleted, the other tasks report it
@@ -211,6 +221,8 @@ def _clock(job: Job, elapsed: float, progress: Mapping[str, Any] | None, *, canc
     else:
         left = job.deadline_seconds - elapsed
         rest = f"deadline in {_whole(left)}" if left > 0 else "at its deadline"
+    if not cancelling and (waits := text.waiting(job)) is not None:
+        return f"[waiting: {waits}, {_whole(elapsed)}, job {job.job_id[:8]}]"
     words = [_whole(elapsed), text.progress(progress), rest, f"job {job.job_id[:8]}"]
     return f"[{', '.join(filter(None, words))}]"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from supervisor.jobs.queue_text import ahead, why_it_waits
 from supervisor.model import Job
 from supervisor.states import Reason, State
 
@@ -138,27 +139,14 @@ def outcome(job: Job) -> str:
 
 
 def waiting(job: Job) -> str | None:
-    """Return why a job waits, and its position, in a few words; ``None`` for one that does not wait."""
-    if job.queue_reason is None or job.status.terminal:
-        return None
-    why = one_line(_WAITS.get(job.queue_reason, job.queue_reason))
-    return why if job.queue_position is None else f"{why}; position {job.queue_position}"
+    """Return why a job waits, and how many are before it; ``None`` for one that does not wait."""
+    why = why_it_waits(job)
+    return None if why is None else one_line("; ".join(filter(None, (why, ahead(job)))))
 
 
 def dependencies(job: Job) -> str:
     """Return the jobs that a job waits for, as ``--after`` takes them."""
     return one_line(" ".join(f"{each['when']}:{each['job_id']}" for each in job.after))
-
-
-_WAITS: Final = {
-    "held": "on hold, until it is released",
-    "dependency": "for other jobs",
-    "not_before": "for its time",
-    "paused": "a group is paused",
-    "limit": "for room in its groups",
-    "launching": "it is about to be launched",
-    "no_launcher": "it may run, and no process is there to launch it",
-}
 
 
 def progress(reported: Mapping[str, Any] | None) -> str | None:

@@ -63,23 +63,25 @@ def list_jobs(
 
 
 def _show(jobs: Sequence[Job], *, with_workspace: bool) -> None:
-    heads = ["ID", "STATUS", "KIND", "AGE", "TIME", *(["WORKSPACE"] if with_workspace else []), "COMMAND"]
+    heads = ["ID", "STATUS", "KIND", "AGE", "TIME", "COMMAND"]
+    heads[-1:-1] = ["WAITS"] * any(map(text.waiting, jobs)) + ["WORKSPACE"] * with_workspace
     if sys.stdout.isatty():
         _show_table(jobs, heads)
         return
-    lines = text.columns([heads, *(_cells(job, with_workspace=with_workspace) for job in jobs)], right=_RIGHT)
+    lines = text.columns([heads, *(_cells(job, heads) for job in jobs)], right=_RIGHT)
     with streams.writing():
         click.echo("\n".join(lines))
 
 
-def _cells(job: Job, *, with_workspace: bool) -> list[str]:
+def _cells(job: Job, heads: Sequence[str]) -> list[str]:
     return [
         job.job_id,
         job.status.value,
         text.one_line(job.kind),
         text.ago(job.created_at),
         text.duration(job.elapsed_ms / 1000),
-        *([text.one_line(job.workspace)] if with_workspace else []),
+        *([text.waiting(job) or "-"] if "WAITS" in heads else []),
+        *([text.one_line(job.workspace)] if "WORKSPACE" in heads else []),
         text.command_line(job.argv),
     ]
 
@@ -99,12 +101,12 @@ def _show_table(jobs: Sequence[Job], heads: Sequence[str]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     for number, head in enumerate(heads):
-        width = 30 if head == "WORKSPACE" else None
+        width = {"WORKSPACE": 30, "WAITS": 40}.get(head)
         # rich narrows the columns without no_wrap.
         table.add_column(head, no_wrap=number < 5, max_width=width, justify="right" if number in _RIGHT else "left")
     length = _id_length(jobs)
     for job in jobs:
-        shown = _cells(job, with_workspace="WORKSPACE" in heads)
+        shown = _cells(job, heads)
         cells = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in shown]  # Text disables markup in the cell
         cells[0] = Text(job.job_id[:length], style="bold")
         cells[1] = Text(text.outcome(job), style=text.colour(job))

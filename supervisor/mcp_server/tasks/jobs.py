@@ -13,6 +13,7 @@ from datetime import datetime
 from mcp_types import CallToolResult, TextContent
 
 from supervisor.errors import StateCorrupt
+from supervisor.jobs.queue_text import ahead, why_it_waits
 from supervisor.mcp_server.tasks.functions import on_the_wire
 from supervisor.mcp_server.tasks.state import Status, Task
 from supervisor.model import Job, Result, error_to_json, to_json
@@ -42,12 +43,13 @@ def _ns(when: datetime) -> int:
 
 
 def _ttl_ms(job: Job) -> int | None:
-    """Return the time to live from the creation of a job; for a running job, its maximum."""
+    """Return the time to live from the creation of a job; for a running job, its maximum; ``None`` if not known."""
     if job.expires_at is not None:
         return round((job.expires_at - job.created_at).total_seconds() * 1000)
-    if job.deadline_seconds is None:
+    if job.deadline_seconds is None or job.queue_reason is not None:
         return None
-    return round((job.deadline_seconds + job.ttl_seconds) * 1000)
+    waited = 0 if job.started_at is None else int((job.started_at - job.created_at).total_seconds())
+    return round((waited + job.deadline_seconds + job.ttl_seconds) * 1000)
 
 
 def _message(job: Job) -> str | None:
@@ -55,6 +57,8 @@ def _message(job: Job) -> str | None:
         return f"Being stopped ({job.stop_requested})"
     if job.status.terminal:
         return job.detail or (None if job.reason is None else f"The job has ended: {job.reason.value}")
+    if (why := why_it_waits(job)) is not None:
+        return "; ".join(filter(None, (f"Waiting: {why}", ahead(job))))
     progress = dict(job.progress or {})
     words = [f"turn {progress['turn']}"] if progress.get("turn") else []
     words += [str(progress[name]) for name in ("tool", "note") if progress.get(name)]

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from mcp_types import CallToolResult, TextContent
 
 from supervisor.errors import SupervisorError
+from supervisor.jobs.queue_text import ahead, why_it_waits
 from supervisor.model import Job, JobPage, Result, error_to_json, to_json
 
 __all__ = ["MAX_CHARACTERS", "answer", "dump", "error_answer", "job_answer", "list_answer", "result_answer", "shorten"]
@@ -229,7 +230,9 @@ def job_answer(job: Job, *, whole: bool = False, warnings: Sequence[str] = ()) -
     shape = to_json(job)
     shorten(shape, _AT_LENGTH if whole else _BRIEF)
     if not job.status.terminal:
-        shape["next"] = "The job runs in the background. Call job_wait with this job_id, then job_result."
+        waits = "; ".join(filter(None, (why_it_waits(job), ahead(job))))
+        state = f"The job waits ({waits})." if waits else "The job runs in the background."
+        shape["next"] = f"{state} Call job_wait with this job_id, then job_result."
     else:
         shape["next"] = "The job has ended. Call job_result with this job_id."
     shape["warnings"] += warnings

@@ -47,3 +47,23 @@ def test_a_list_without_jobs_says_where_there_are_some(cli: Any, tmp_path: Path)
     assert cli.json("list")["jobs_in_other_workspaces"] == 1
     assert job_id in cli("list", "--all").stdout
     assert job_id in cli("list", "--workspace", str(other)).stdout
+
+
+def test_a_list_shows_what_jobs_wait_for(cli: Any) -> None:
+    done = cli.start("--", "true")
+    cli("wait", done)
+    assert "WAITS" not in cli("list").stdout
+    cli("group", "set", "g", "--limit", "1")
+    cli("group", "pause", "g")
+    ids = [cli.start("--group", "g", "--", "echo", str(number)) for number in range(2)]
+    head, second, first, ended = cli("list").stdout.splitlines()
+    column = head.index("WAITS")
+    assert first[column:].startswith("its group is paused; next in line")
+    assert second[column:].startswith("its group is paused; 1 job ahead")
+    assert ended[column:].split()[0] == "-"
+    assert [line.split()[0] for line in (second, first, ended)] == [*reversed(ids), done]
+    _, shown = on_terminal("list", NO_COLOR="1", COLUMNS="100")
+    assert "its group is paused; 1 job ahead" in shown
+    status = cli("status", ids[1]).stdout
+    assert "Waiting    its group is paused; 1 job ahead\n" in status
+    cli("cancel", *ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -327,3 +328,51 @@ def test_the_clock_is_shown_on_a_terminal_and_taken_away(cli: Any) -> None:
     assert b"deadline in" in shown
     assert b"\r\x1b[K" in shown
     assert only_job(cli)["status"] == "timeout"
+
+
+def test_run_says_on_a_terminal_what_its_job_waits_for(cli: Any, fifo: Callable[[], None]) -> None:
+    cli("group", "set", "g", "--limit", "1")
+    running = cli.start("--group", "g", "--", "sh", "-c", "read line < ../fifo")
+    before = cli.start("--group", "g", "--", "true")
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "supervisor", "run", "--group", "g", "--", "sh", "-c", "echo out; sleep 1.2"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment) as process:
+        os.close(slave)
+        shown = b""
+
+        def shows(words: bytes) -> None:
+            nonlocal shown
+            while words not in shown:
+                shown += os.read(master, 4096)
+
+        shows(b"[waiting: for room in g; 1 job ahead, 0 s, job ")
+        cli("cancel", before)
+        shows(b"[waiting: for room in g; next in line, ")
+        cli("group", "pause", "g")
+        shows(b"[waiting: its group is paused; next in line, ")
+        cli("group", "resume", "g")
+        fifo()
+        shows(b", deadline in 29 min ")
+        assert process.stdout is not None
+        assert process.stdout.read() == b"out\n"
+        with contextlib.suppress(OSError):  # the other end is closed
+            while True:
+                shown += os.read(master, 4096)
+    os.close(master)
+    assert process.returncode == 0
+    assert shown.endswith(b"\r\x1b[K"), "the line was taken away"
+    assert b"[1 s, deadline in 29 min 59 s" in shown, "its clock begins when it runs"
+    cli("wait", running)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_run_in_a_pipe_says_nothing_of_a_wait(cli: Any, fifo: Callable[[], None], words: list[str]) -> None:
+    cli("group", "set", "g", "--limit", "1")
+    cli.start("--group", "g", "--", "sh", "-c", "read line < ../fifo")
+    with cli.process("run", *words, "--group", "g", "--", "true") as process:
+        while [job["status"] for job in cli.json("list", "--state", "queued")["jobs"]] != ["queued"]:
+            pass
+        fifo()
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")

@@ -165,10 +165,10 @@ class World:
     def _add_tools(self) -> None:
         @self.server.tool()
         @self.tasks.job
-        async def build(target: str, key: str | None = None, bad: int = 0) -> Job:
+        async def build(target: str, key: str | None = None, bad: int = 0, group: str | None = None) -> Job:
             """Build."""
             del bad
-            return await self.tasks.start(["make", target], idempotency_key=key, workspace="/")
+            return await self.tasks.start(["make", target], idempotency_key=key, workspace="/", groups=group)
 
         @self.server.tool()
         @self.tasks.function

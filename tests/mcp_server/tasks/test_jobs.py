@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from mcp import Client
 from mcp.client.extension import advertise
 from mcp_types import CallToolResult
+from trio.testing import MockClock
 
 from supervisor import Settings
 from supervisor.jobs.catalog import Catalog
 from supervisor.mcp_server.tasks import EXTENSION_ID
 from supervisor.testing import FakeEngine, Script
-from tests.mcp_server.tasks.in_memory import ALL, LEGACY, Refused, World
+from tests.mcp_server.tasks.in_memory import ALL, LEGACY, MODERN, Refused, World
 
 HOSTILE = ["", "nope", "../../etc/passwd", "0" * 31, "0" * 32, "A" * 32, "0" * 33, "\0", "x" * 100_000, "a/" + "0" * 30]
 
@@ -279,3 +281,27 @@ def test_a_header_that_is_missing_is_refused_by_those_who_insist(*, required: bo
         _check_name_header(missing, "a", required=False)  # type: ignore[arg-type]
     with pytest.raises(MCPError, match="must be the task id"):
         _check_name_header(right, "b", required=required)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("era", [MODERN, LEGACY])
+async def test_a_waiting_job_is_working_and_says_what_it_waits_for(
+    world: World, engine: FakeEngine, mock_clock: MockClock, era: str
+) -> None:
+    ttl = "ttlMs" if era == MODERN else "ttl"
+    async with world.open() as sup, world.peer(era=era) as peer:
+        await sup.set_group("agents", limit=1)
+        first, second, third = [await peer.call("build", target=str(n), group="agents") for n in range(3)]
+        assert [each["status"] for each in (first, second, third)] == ["working"] * 3
+        got = [await peer.get(each["taskId"]) for each in (second, third)]
+        assert [each["statusMessage"] for each in got] == [
+            "Waiting: for room in agents; next in line",
+            "Waiting: for room in agents; 1 job ahead",
+        ]
+        assert got[0][ttl] is None, "it may wait for ever"
+        mock_clock.jump(100)
+        engine.command(first["taskId"]).finish()
+        while (got := [await peer.get(second["taskId"])])[0]["statusMessage"] != "The job is running":
+            await trio.testing.wait_all_tasks_blocked()
+        assert got[0][ttl] == (100 + 1800 + 86400) * 1000
+        await sup.pause_group("agents")
+        assert (await peer.get(third["taskId"]))["statusMessage"] == "Waiting: its group is paused; next in line"

@@ -372,6 +372,11 @@ async def test_a_kind_names_its_groups_and_callers_do_not(servers: Any) -> None:
         assert [(job["groups"], job["priority"]) for job in (first, second)] == [(["agents", "all"], 7)] * 2
         assert (first["status"], second["status"]) == ("running", "queued")
         assert (second["queue_reason"], second["queue_position"]) == ("limit", 1)
+        waits = "The job waits (for room in agents and all; next in line). Call job_wait"
+        for told in (second, await call("job_status", job_id=second["job_id"])):
+            assert told["next"].startswith(waits)
+        (listed, _) = (await call("job_list"))["jobs"]
+        assert (listed["queue_reason"], listed["queue_position"]) == ("limit", 1)
         for tool, arguments in (("slow", {}), ("job_start", {"command": ["sleep", "9"]})):
             for name, value in GIVEN.items():
                 error = await call.refused(tool, **arguments, **{name: value})
