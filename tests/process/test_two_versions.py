@@ -15,7 +15,7 @@ import pytest
 
 from tests.process.conftest import PACKAGE, Fifo, Host, World, environment
 
-LAST = "29f38d329b4438ae68bbb9e0fc54bd13ffa7ebe8"
+LAST = "e25291763b83d84e1c788c3e9f7b2e4d516219d1"
 """The last landed commit before this one: a commit that lands next moves it on."""
 PATIENCE = 60
 

@@ -92,7 +92,7 @@ def decide(evidence: Evidence) -> Decision:  # a decision table, one return per 
 
 def _decide_unlaunched(evidence: Evidence) -> Decision:
     if evidence.claim is None and evidence.process is None and not evidence.launched:
-        if evidence.owner_lives or evidence.has_orders:
+        if evidence.owner_lives or (evidence.has_orders and evidence.stop is None):
             return Decision.WAIT_QUEUED
         return Decision.ELSEWHERE if evidence.is_newer else Decision.RULE_NEVER_LAUNCHED
     if evidence.claim == records.NOBODY:
