@@ -44,6 +44,7 @@ from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
 from supervisor.store.tickets import Ticket, ticket_of
 from supervisor.system import processes
+from supervisor.system.notifier import Notifier
 
 __all__ = ["LAUNCH_SECONDS", "LAUNCH_SHIELD_SECONDS", "Draft", "Launcher"]
 
@@ -108,6 +109,7 @@ class Launcher:
         access: closed with the supervisor.
         lookup: finds jobs.
         follower: follows the progress of jobs.
+        notifier: reports changes on disk.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Launcher:
         access: StoreAccess,
         lookup: Lookup,
         follower: Follower,
+        notifier: Notifier,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -135,7 +138,9 @@ class Launcher:
         self._follower = follower
         self._owner: str | None = None
         self.workspaces = Workspaces()
-        self.waiting = WaitingJobs(catalog, registry, nursery, access, self._engine_of, self._register, settings)
+        self.waiting = WaitingJobs(
+            catalog, registry, nursery, access, self._engine_of, self._register, settings, notifier
+        )
         self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
 
     # ------------------------------------------------------------ new jobs

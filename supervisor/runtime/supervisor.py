@@ -86,7 +86,16 @@ class Supervisor:
         services.start_soon(self._notifier.serve)
         follower = Follower(nursery, registry.publish_progress, self._notifier)
         self.launcher = Launcher(
-            settings, catalog, registry, engine, nursery, services, self.access, self._lookup, follower
+            settings,
+            catalog,
+            registry,
+            engine,
+            nursery,
+            services,
+            self.access,
+            self._lookup,
+            follower,
+            self._notifier,
         )
         self._opened_ns = time.time_ns()
 

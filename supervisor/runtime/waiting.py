@@ -29,6 +29,8 @@ from supervisor.store import Row
 from supervisor.store.order_files import drop_orders
 from supervisor.store.tickets import ticket_of
 from supervisor.system.backoff import until_known
+from supervisor.system.inotify import ATTRIBUTES
+from supervisor.system.notifier import Notifier
 
 __all__ = ["WaitingJobs"]
 
@@ -50,6 +52,7 @@ class WaitingJobs:
         engine_of: returns the engine of a job.
         register: returns the name of this supervisor as an owner of jobs.
         settings: of the supervisor.
+        notifier: reports that another process has poked this supervisor.
     """
 
     def __init__(
@@ -61,8 +64,11 @@ class WaitingJobs:
         engine_of: Callable[[Row], Engine],
         register: Callable[[], str],
         settings: Settings,
+        notifier: Notifier,
     ) -> None:
         """Begin with no waiting jobs."""
+        self._notifier = notifier
+        self._listens = False
         self._catalog = catalog
         self._registry = registry
         self._nursery = nursery
@@ -88,6 +94,7 @@ class WaitingJobs:
                 begin(launch)
                 self._nursery.start_soon(self._drop_orders, entry)
 
+        self._listen()
         self._checked.append(entry)
         self._due = -math.inf  # the next check looks up when its time comes, and when the pauses of its groups end
         entry.pending = Pending(
@@ -128,8 +135,25 @@ class WaitingJobs:
             spool=lambda: None,
             standing=partial(index.standing, row),
         )
+        self._listen()
         if index.read_queue(lambda queue: queue.holds(job_id)):
             entry.begin(launch=True)
+
+    def _listen(self) -> None:
+        """Have another process that admits a job of this supervisor wake it, where there is inotify."""
+        if not self._listens:
+            path = self._catalog.layout.owners.path(self._register())
+            self._listens = self._notifier.watch(path, ATTRIBUTES, self._poked) is not None
+
+    def _poked(self) -> None:
+        if not self._access.closed:
+            with contextlib.suppress(SupervisorError):  # the next check finds them
+                self._begin_granted()
+
+    def _begin_granted(self) -> None:
+        for job_id in self._catalog.index.read_queue(lambda queue: queue.granted_to(self._register())):
+            if (entry := self._registry.entries.get(job_id)) is not None:
+                entry.begin(launch=True)
 
     def _launch_adopted(self, entry: Entry, launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
         if launch and not self._access.closed:
@@ -175,9 +199,7 @@ class WaitingJobs:
             seconds = index.read_queue(lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()))
             self._due = math.inf if seconds is None else trio.current_time() + min(seconds, _LONGEST_WAIT_SECONDS)
             self._stale = len(self._checked)
-            for job_id in index.read_queue(lambda queue: queue.granted_to(self._register())):
-                if (entry := self._registry.entries.get(job_id)) is not None:
-                    entry.begin(launch=True)
+            self._begin_granted()
         for _ in range(min(len(self._checked), _PORTION)):
             entry = self._checked.popleft()
             if _is_launched(entry) or entry.finished.is_set():

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -16,9 +14,10 @@ from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.store import groups
+from supervisor.store import grants, groups
 from supervisor.store.changes import MEMBER, read_changes, write_changes
 from supervisor.store.order_files import drop_orders
+from supervisor.store.owners import is_of_another_boot
 from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
 from supervisor.store.queue import FOR_EVER_NS, TURN, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
@@ -27,7 +26,7 @@ from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
 from supervisor.store.tickets import Ticket, has_ticket, ticket_of
-from supervisor.system.observing import NotKnown, is_there
+from supervisor.system.observing import NotKnown
 
 __all__ = ["Index"]
 
@@ -64,6 +63,7 @@ class Index(Queries):
         """Open the index; first create, migrate or rebuild it if necessary."""
         self._judge = judge
         self._kept: dict[str, int] = {}
+        self._grants = grants.Grants(layout)
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def invalidate(self) -> None:
@@ -105,10 +105,12 @@ class Index(Queries):
         """Enter the groups of the state root and the jobs that wait or hold slots, in place of all that is entered."""
         self.queue.clear()
         self._import_groups()
-        for row in self._select(f"WHERE state IN {UNFINISHED} ORDER BY seq"):
+        rows = self._select(f"WHERE state IN {UNFINISHED} ORDER BY seq")
+        for row in rows:
             self._enter_queue(row)
-            if row.started_ns is not None or self._has_slots(row):
+            if row.started_ns is not None or self._has_claim(row):
                 self.queue.hold(row.seq)
+        self._import_grants(rows)
 
     def _import_groups(self) -> None:
         for name, group in groups.load_all(self.layout.root):
@@ -127,15 +129,24 @@ class Index(Queries):
             aging_ns=group.aging_ns,
         )
 
-    def _has_slots(self, row: Row) -> bool:
-        """Whether the directory of a job says that it was admitted, or launched."""
-        if ticket_of(row.request) is None:
-            return False
-        try:
-            admitted = is_there(f"{self.layout.job(row.workspace_key, row.job_id)}/{records.GRANTED}")
-        except NotKnown as error:
-            raise state_error(error, "cannot tell whether a job was admitted") from error
-        return admitted or self._may_have_run(row)[0]
+    def _has_claim(self, row: Row) -> bool:
+        return ticket_of(row.request) is not None and self._may_have_run(row)[0]
+
+    def _import_grants(self, rows: Sequence[Row]) -> None:
+        """Give their slots to the jobs that were admitted and have no claim, the last admitted first, if there is room.
+
+        Only the file of a process that was killed before its commit can be one too many, and is older than the others.
+        No process launches a job that was admitted before this boot.
+        """
+        granted: list[tuple[int, Row]] = []
+        for row in rows:
+            if ticket_of(row.request) is not None:
+                admitted_ns = grants.granted_ns(self.layout.job(row.workspace_key, row.job_id))
+                if admitted_ns is not None:
+                    granted.append((admitted_ns, row))
+        for _, row in sorted(granted, key=lambda each: -each[0]):
+            if is_of_another_boot(row.owner) or not self.queue.hold_if_room(row.seq):
+                self.revoke(row)
 
     def _enter_queue(self, row: Row) -> None:
         ticket = ticket_of(row.request)
@@ -163,13 +174,14 @@ class Index(Queries):
             self._enter_queue(row)
         for row in rows:
             launched, outcome = self._judge(row)
-            if launched is not None or self._has_slots(row):
+            if launched is not None or self._has_claim(row):
                 self.queue.hold(row.seq)
             if launched is not None:
                 self.set_launched(row.job_id, launched)
                 row = row.with_launch(launched)  # noqa: PLW2901  # the same job
             if outcome is not None:
                 self.finish(row.with_outcome(outcome))
+        self._import_grants(rows)
 
     def _may_have_run(self, row: Row) -> tuple[bool, int]:
         shared = row.request.get("directory")
@@ -283,15 +295,22 @@ class Index(Queries):
     def _drop_orders(self, row: Row) -> None:
         own = self.layout.job(row.workspace_key, row.job_id)
         drop_orders(row.request.get("directory") or own)
-        with contextlib.suppress(OSError):
-            os.unlink(f"{own}/{records.GRANTED}")
+        grants.take_back(own)
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
-        """Take an unfinished job over from a supervisor that is not alive."""
+        """Take an unfinished job over from a supervisor that is not alive.
+
+        A job that was admitted before this boot and has no claim waits again: its groups may be paused by now.
+        """
         cursor = self._db.execute(
             f"UPDATE jobs SET owner = ? WHERE job_id = ? AND owner = ? AND state IN {UNFINISHED}",  # noqa: S608
             (owner, job_id, previous),
         )
+        if cursor.rowcount == 1 and is_of_another_boot(previous):
+            row = parse(self._db.execute(f"SELECT {ALL} FROM jobs WHERE job_id = ?", (job_id,)).fetchone())  # noqa: S608
+            if row.started_ns is None and not self._has_claim(row):
+                self.queue.put_back(row.seq, ticket_of(row.request) or Ticket())
+                self.revoke(row)
         return cursor.rowcount == 1
 
     def set_fetched(self, job_id: str) -> None:
@@ -396,27 +415,30 @@ class Index(Queries):
     def take_turn(self, most: int = TURN) -> Turn:
         """Decide which waiting jobs get their slots, up to ``most``, and which end unlaunched, inside ``write``.
 
-        A file in the directory of each admitted job says so, for an index that is made anew before the job is launched.
         A process that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
         """
         turn = self.queue.turn(self.layout.clock.moment(), most)
-        for grant in turn.grants:
-            self._mark(self.layout.job(grant.workspace_key, grant.job_id))
+        self._grants.add(turn.grants)
         return turn
 
-    @staticmethod
-    def _mark(directory: str) -> None:
+    def write(self, action: Callable[[], _T], *, single: bool = False) -> _T:
+        """Do ``action`` in a transaction, and tell other supervisors of their jobs that it has admitted."""
+
+        def attempt() -> _T:
+            self._grants.take_back()
+            return action()
+
         try:
-            os.close(os.open(f"{directory}/{records.GRANTED}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except FileNotFoundError:  # the job is being forgotten
-            pass
-        except OSError as error:
-            raise state_error(error, "cannot admit a job") from error
+            result = super().write(attempt, single=single)
+        except BaseException:
+            self._grants.take_back()
+            raise
+        self._grants.committed()
+        return result
 
     def revoke(self, row: Row) -> None:
         """Take back the file of a job that holds no slots in this index."""
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self.layout.job(row.workspace_key, row.job_id)}/{records.GRANTED}")
+        grants.take_back(self.layout.job(row.workspace_key, row.job_id))
 
     def take_turns(self) -> Turn:
         """Take turns in transactions of their own as long as they decide anything; return all decisions."""

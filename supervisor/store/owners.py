@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from supervisor.errors import SupervisorError
@@ -18,7 +19,7 @@ from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system import processes
 from supervisor.system.observing import NotKnown, is_there
 
-__all__ = ["DIRECTORY", "Owners"]
+__all__ = ["DIRECTORY", "Owners", "is_of_another_boot"]
 
 DIRECTORY: Final = OWNERS
 _NOT_KNOWN: Final = "cannot tell whether a supervisor is alive"
@@ -31,9 +32,7 @@ class Owners:
         """Use the files below ``root``."""
         self._root = root
         self._clock = clock
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{DIRECTORY}/{name}"
+        self._own: set[str] = set()
 
     def register(self) -> str:
         """Register a supervisor of this process and return its name."""
@@ -41,19 +40,33 @@ class Owners:
         try:
             pid, start = processes.own_identity()
             name = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.{os.urandom(4).hex()}"
-            descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.fchmod(descriptor, 0o600)
             os.close(descriptor)
         except OSError as error:
             raise state_error(error, "cannot register the supervisor") from error
         with contextlib.suppress(OSError):
             records.make_spares(self._root)
+        self._own.add(name)
         return name
+
+    def path(self, name: str) -> str:
+        """Return the path of the file of a supervisor."""
+        return f"{self._root}/{DIRECTORY}/{name}"
+
+    def poke(self, names: Iterable[str]) -> None:
+        """Have other supervisors look now whether a job of theirs was admitted; they look every second anyway.
+
+        That is no signal: a supervisor is a guest in its process.
+        """
+        for name in {*names} - self._own:
+            with contextlib.suppress(OSError, ValueError):
+                os.utime(self.path(name))
 
     def unregister(self, name: str) -> None:
         """Record that a supervisor launches nothing more."""
         with contextlib.suppress(OSError):
-            os.unlink(self._path(name))
+            os.unlink(self.path(name))
 
     def observe(self, name: str) -> bool:
         """Whether a supervisor is alive, and may launch the jobs that it has made.
@@ -61,7 +74,7 @@ class Owners:
         Raises:
             NotKnown: that cannot be observed now.
         """
-        return owner_lives(name) and is_there(self._path(name))
+        return owner_lives(name) and is_there(self.path(name))
 
     def is_alive(self, name: str) -> bool:
         """Return what ``observe`` does, for callers outside the engines.
@@ -78,7 +91,7 @@ class Owners:
         """Whether a supervisor is alive, or is registered from another container, where it cannot be observed."""
         if not _is_in_another_container(name):
             return self.is_alive(name)
-        return find_in_root(self._path(name)) is not None
+        return find_in_root(self.path(name)) is not None
 
     def any_may_be_alive(self) -> bool:
         """Whether any supervisor may be open on the state root, and about to make a job."""
@@ -92,6 +105,19 @@ class Owners:
             for name in os.listdir(f"{self._root}/{DIRECTORY}"):
                 if not self.may_be_alive(name):
                     self.unregister(name)
+
+
+def is_of_another_boot(name: str) -> bool:
+    """Whether a supervisor was certainly registered in an earlier boot.
+
+    Raises:
+        StateBusy: that cannot be observed now.
+    """
+    words = name.split(".")
+    try:
+        return len(words) == 5 and processes.is_another_boot(words[2])
+    except NotKnown as error:
+        raise state_error(error, _NOT_KNOWN) from error
 
 
 def _is_in_another_container(name: str) -> bool:

@@ -218,16 +218,23 @@ class Queue:
 
     def enter(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Insert a waiting job. Its rank is fixed now: creation less priority times the longest aging of its groups."""
-        if ticket.groups not in self._orders:
-            self._orders[ticket.groups] = self._lane(list(ticket.groups)), self._aging(ticket.groups)
-        lane, aging = self._orders[ticket.groups]
-        rank = ticket.rank(aging)
+        lane, rank = self._order(ticket)
         if ticket.must_wait:
             self._later.enter(seq, (lane, rank, ticket.weight), ticket, now)
             return
-        values = (lane, rank, seq, ticket.weight)
-        self._db.execute("INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)
+        self._wait(seq, lane, rank, ticket.weight)
         self._later.note_expiry(seq, ticket, now)
+
+    def _order(self, ticket: Ticket) -> tuple[int, int]:
+        """Return the lane and the rank of a job."""
+        if ticket.groups not in self._orders:
+            self._orders[ticket.groups] = self._lane(list(ticket.groups)), self._aging(ticket.groups)
+        lane, aging = self._orders[ticket.groups]
+        return lane, ticket.rank(aging)
+
+    def _wait(self, seq: int, lane: int, rank: int, weight: int) -> None:
+        values = (lane, rank, seq, weight)
+        self._db.execute("INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)
 
     def _aging(self, groups: tuple[str, ...]) -> int:
         """Return the longest aging time of these groups."""
@@ -279,6 +286,28 @@ class Queue:
         if found is not None:
             self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
             self._db.execute("INSERT INTO held VALUES (?, ?, ?)", (seq, *found))
+
+    def hold_if_room(self, seq: int) -> bool:
+        """Give a job that was admitted its slots again, unless that exceeds a limit; return whether it has them."""
+        waits = (
+            "SELECT lane, weight FROM waiting WHERE seq = ?1 UNION ALL SELECT lane, weight FROM later WHERE seq = ?1"
+        )
+        found = self._db.execute(waits, (seq,)).fetchone()
+        if found is None:
+            return True
+        lane, weight = found
+        lanes = self._lanes()
+        groups = self._usage(lanes)
+        limits = ((group.running, group.most) for name in lanes[lane] if (group := groups.get(name)) is not None)
+        has_room = all(most is None or running + weight <= most for running, most in limits)
+        if has_room:
+            self.hold(seq)
+        return has_room
+
+    def put_back(self, seq: int, ticket: Ticket) -> None:
+        """Take its slots from a job that was admitted and never launched: it waits again, and is ready."""
+        if self._db.execute("DELETE FROM held WHERE seq = ?", (seq,)).rowcount == 1:
+            self._wait(seq, *self._order(ticket), ticket.weight)
 
     def holds(self, job_id: str) -> bool:
         """Whether a job holds its slots."""

@@ -1,4 +1,4 @@
-"""Reports changes in directories, on Linux; elsewhere callers poll.
+"""Reports changes in directories, and of single files, on Linux; elsewhere callers poll.
 
 ``os`` has no inotify(7), and the three calls that are needed are not worth a dependency.
 """
@@ -15,9 +15,10 @@ if TYPE_CHECKING:  # typing costs the keeper 5 ms
     from collections.abc import Callable
     from typing import Final
 
-__all__ = ["CHANGED", "MODIFIED", "OVERFLOWN", "Inotify"]
+__all__ = ["ATTRIBUTES", "CHANGED", "MODIFIED", "OVERFLOWN", "Inotify"]
 
 _MODIFY: Final = 0x2
+_ATTRIB: Final = 0x4
 _CLOSE_WRITE: Final = 0x8  # a further line in stop.json; not the output of a job, which keeps its files open
 _CREATE: Final = 0x100
 _MOVED_TO: Final = 0x80
@@ -32,6 +33,9 @@ CHANGED: Final = _CLOSE_WRITE | _CREATE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF
 
 MODIFIED: Final = _MODIFY | CHANGED
 """The same, or a file in it was written to."""
+
+ATTRIBUTES: Final = _ATTRIB
+"""The times of a single file, or other attributes, were set."""
 
 OVERFLOWN: Final = -1
 """In place of a watch's number: the kernel has dropped events of any of the watches."""
@@ -82,11 +86,15 @@ class Inotify:
             self.descriptor = -1
 
     def watch(self, directory: str, mask: int) -> int | None:
-        """Watch a directory, and return the number of the watch or ``None``; each call needs an ``unwatch``."""
+        """Watch a directory, and return the number of the watch or ``None``; each call needs an ``unwatch``.
+
+        With ``ATTRIBUTES``, ``directory`` is the path of a file.
+        """
         calls = _calls()
         if calls is None or self.descriptor < 0:
             return None
-        number = calls[1](self.descriptor, os.fsencode(directory), mask | _ONLYDIR | _MASK_ADD)
+        only = 0 if mask == ATTRIBUTES else _ONLYDIR
+        number = calls[1](self.descriptor, os.fsencode(directory), mask | _MASK_ADD | only)
         if number < 0:
             return None
         self._watches[directory] = (number, self._watches.get(directory, (0, 0))[1] + 1)

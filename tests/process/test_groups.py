@@ -584,9 +584,10 @@ def test_the_helper_is_started_by_a_program_that_ignores_its_children(world: Wor
     make(world, "g", 1)
     gate, up = world.fifo(), world.fifo()
     host = world.host()
-    host.start(*held(gate, up, "first"), groups=["g"])
+    first = host.start(*held(gate, up, "first"), groups=["g"])
     job_id = host.start("true", groups=["g"])
     assert up.line() == "first"
+    world.keeper(first).kill()  # which would start it, too
     host.kill()
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 POINTS: tuple[tuple[str, str, str], ...] = (
-    ("supervisor.store.index", "Index._mark", "before"),
-    ("supervisor.store.index", "Index._mark", "after"),
+    ("supervisor.store.grants", "Grants.add", "before"),
+    ("supervisor.store.grants", "Grants.add", "after"),
     ("supervisor.store.index", "Index.take_turn", "after"),
     ("supervisor.store.index", "Index.take_turns", "before"),
     ("supervisor.store.index", "Index.take_turns", "after"),

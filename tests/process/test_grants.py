@@ -1,0 +1,166 @@
+"""How a supervisor learns that a job of its was admitted, and what becomes of an admission that led to no launch."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+import supervisor
+from supervisor.admission import groups
+from supervisor.errors import StateFull
+from supervisor.jobdir.records import GRANTED, PROCESS
+from supervisor.runtime import janitor
+from supervisor.store.queue import FOR_EVER_NS
+from supervisor.system import processes
+from supervisor.system.inotify import Inotify
+from tests.process.test_groups import counts, held, make
+
+if TYPE_CHECKING:
+    from tests.process.conftest import World
+
+pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
+PATIENCE = 30
+OTHER_BOOT = "0123456789ab"
+
+
+async def launched_by_the_end_of_anothers_job(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    host.start(*held(gate, up, "first"), groups=["g"])
+    assert up.line() == "first"
+    async with supervisor.open_supervisor() as sup:
+        job = await sup.start(["true"], groups=["g"])
+        assert job.queue_reason == "limit"
+        with trio.fail_after(PATIENCE):
+            await trio.testing.wait_all_tasks_blocked()  # its first check is over
+            gate.open()
+            assert (await sup.wait(job.job_id)).status == "done"
+
+
+async def test_a_supervisor_is_poked_when_another_one_admits_its_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "_TICK_SECONDS", 3600)
+    await launched_by_the_end_of_anothers_job(world)
+
+
+async def test_without_inotify_a_supervisor_finds_an_admission_at_its_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inotify, "open", lambda: None)
+    await launched_by_the_end_of_anothers_job(world)
+
+
+def waiting_jobs(world: World, number: int) -> list[str]:
+    """Make a paused group with waiting jobs, whose supervisor is gone."""
+    groups.change_group(world.catalog.index, "g", groups.pause(None, None), create=True)
+    make(world, "g", 1)
+    host = world.host()
+    jobs = [host.start("true", groups=["g"]) for _ in range(number)]
+    host.kill()
+    return jobs
+
+
+def admit(world: World) -> None:
+    """Admit what there is room for, as if the group was not paused."""
+    index = world.catalog.index
+    index.queue.set_group("g", limit=1, paused_until_ns=0, aging_ns=0)
+    index.take_turn()
+    index.queue.set_group("g", limit=1, paused_until_ns=FOR_EVER_NS, aging_ns=0)
+
+
+def test_a_transaction_that_fails_leaves_no_sign_of_its_admissions(world: World) -> None:
+    (job_id,) = waiting_jobs(world, 1)
+
+    def fail() -> None:
+        admit(world)
+        assert (world.job(job_id) / GRANTED).exists()
+        message = "no room"
+        raise StateFull(message)
+
+    with pytest.raises(StateFull):
+        world.catalog.index.write(fail)
+    assert not (world.job(job_id) / GRANTED).exists()
+    assert counts(world, "g") == (0, 1)
+
+
+def test_a_sign_of_a_killed_process_gives_no_slots_beyond_the_limit(world: World) -> None:
+    killed, admitted = waiting_jobs(world, 2)
+    for number, job_id in enumerate([killed, admitted]):
+        path = world.job(job_id) / GRANTED
+        path.touch()
+        os.utime(path, ns=(0, time.time_ns() + number))
+    lose_index(world)
+    assert world.catalog.status(admitted).queue_reason == "no_launcher"
+    assert counts(world, "g") == (1, 1)
+    assert world.catalog.status(killed).queue_reason == "paused"
+    assert not (world.job(killed) / GRANTED).exists()
+
+
+@pytest.mark.parametrize("index", ["there", "lost"])
+def test_after_a_reboot_an_admitted_job_without_a_claim_waits_again(world: World, index: str) -> None:
+    (job_id,) = waiting_jobs(world, 1)
+    world.catalog.index.write(lambda: admit(world))
+    assert counts(world, "g") == (1, 0)
+    assert (world.job(job_id) / GRANTED).exists()
+    reboot(world, job_id)
+    if index == "lost":
+        lose_index(world)
+    host = world.host()
+    give_up = time.monotonic() + PATIENCE
+    while world.catalog.row(job_id).owner.split(".")[2] == OTHER_BOOT:
+        assert time.monotonic() < give_up
+    assert counts(world, "g") == (0, 1)
+    assert not (world.job(job_id) / GRANTED).exists()
+    assert world.catalog.status(job_id).queue_reason == "paused"
+    groups.change_group(world.catalog.index, "g", groups.resume)
+    assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+
+
+def test_after_a_reboot_a_claimed_job_is_lost_and_its_slots_are_free(world: World) -> None:
+    make(world, "g", 1)
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    first = host.start(*held(gate, up, "first"), groups=["g"])
+    second = host.start("true", groups=["g"])
+    assert up.line() == "first"
+    leader = world.leader(first)
+    world.keeper(first).kill()
+    host.kill()
+    leader.kill()
+    reboot(world, first)
+    reboot(world, second)
+    path = world.job(first) / PROCESS
+    path.write_text(path.read_text().replace(processes.boot_id(), OTHER_BOOT + "0" * 20))
+    for name in os.listdir(world.job(first)):
+        if name == "exit.json":
+            (world.job(first) / name).unlink()
+    claim = world.job(first) / "claim"
+    target = os.readlink(claim)
+    claim.unlink()
+    claim.symlink_to(target.replace(processes.boot_id()[:12], OTHER_BOOT))
+    heir = world.host()
+    assert heir.call("wait", second, timeout=PATIENCE)["status"] == "done"
+    assert heir.call("wait", first, timeout=PATIENCE)["reason"] == "lost"
+    assert counts(world, "g") == (0, 0)
+
+
+def lose_index(world: World) -> None:
+    for path in world.root.glob("registry.db*"):
+        path.unlink()
+
+
+def reboot(world: World, job_id: str) -> None:
+    """Have it look as if a job was made before the last boot."""
+    boot = processes.boot_id()
+    index = world.catalog.index
+    statement = "UPDATE jobs SET spec = replace(spec, ?, ?), owner = replace(owner, ?, ?) WHERE job_id = ?"
+    index.write(lambda: index._db.execute(statement, (boot[:12], OTHER_BOOT, boot[:12], OTHER_BOOT, job_id)))
+    path = world.job(job_id) / "job.json"
+    path.write_text(path.read_text().replace(boot[:12], OTHER_BOOT))
