@@ -425,18 +425,25 @@ class GroupInfo:
 
 @attrs.frozen(slots=True, kw_only=True)
 class JobEvent:
-    """A change of state or of progress.
+    """A change of state, of ``queue_reason`` or of progress.
 
     Attributes:
         job: the job after the change.
         previous: its state before, or ``None`` when it was created (or was not known here);
-            its present state when only its progress has changed.
+            its present state when only its progress or its ``queue_reason`` has changed.
+        previous_queue_reason: its ``queue_reason`` before, ``None`` if it did not wait or that was not known here.
         lagged: how many earlier events this subscriber missed because it read too slowly.
     """
 
     job: Job
     previous: State | None = None
+    previous_queue_reason: str | None = None
     lagged: int = 0
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether nothing but the progress of the job has changed."""
+        return self.previous is self.job.status and self.previous_queue_reason == self.job.queue_reason
 
     @property
     def job_id(self) -> str:
@@ -529,6 +536,7 @@ def to_json(
         case JobEvent():
             previous = None if obj.previous is None else obj.previous.value
             shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
+            shape["previous_queue_reason"] = obj.previous_queue_reason
         case SupervisorError():
             shape = error_to_json(obj)
         case GroupInfo():

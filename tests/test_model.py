@@ -202,7 +202,7 @@ def test_an_event() -> None:
     event = JobEvent(job=DONE, previous=State.RUNNING, lagged=2)
     assert (event.job_id, event.status) == (JOB_ID, State.DONE)
     shape = to_json(event)
-    assert shape == {"job": to_json(DONE), "previous": "running", "lagged": 2}
+    assert shape == {"job": to_json(DONE), "previous": "running", "lagged": 2, "previous_queue_reason": None}
     assert plain(shape)
     assert to_json(JobEvent(job=RUNNING))["previous"] is None
 

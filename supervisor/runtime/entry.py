@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import attrs
 import trio
@@ -14,7 +14,10 @@ from supervisor.model import Job
 from supervisor.store import Row
 from supervisor.store.rows import job_of
 
-__all__ = ["Entry", "Pending"]
+__all__ = ["LAUNCHING", "Entry", "Pending"]
+
+
+LAUNCHING: Final = "launching"
 
 
 def _not_alive() -> bool:
@@ -59,6 +62,7 @@ class Entry:
         progress: the last progress snapshot, for kinds that report progress.
         generation: the generation of the index that ``row`` was compared with last.
         waiters: how many callers wait for the end.
+        queue_reason: why it waits, as of the last event; ``None`` if that is not known.
     """
 
     row: Row
@@ -79,6 +83,7 @@ class Entry:
     progress: dict[str, Any] | None = attrs.field(default=None, init=False)
     generation: int = attrs.field(default=0, init=False)
     waiters: int = attrs.field(default=0, init=False)
+    queue_reason: str | None = attrs.field(default=None, init=False)
 
     @property
     def job_id(self) -> str:
@@ -107,8 +112,12 @@ class Entry:
         """Return the job as it is now."""
         running = self.running
         reason, position = (None, None) if self.pending is None else self.pending.standing()
-        if running is not None and self.pending is None:
-            reason = running.queue_reason
+        if self.pending is None:
+            reason = None if running is None else running.queue_reason
+            if reason is None and self.queue_reason == LAUNCHING and self.stop_why is None:
+                reason = LAUNCHING
+        elif self.queue_reason is None:
+            self.queue_reason = reason
         return job_of(
             self.row,
             self.directory,

@@ -43,7 +43,7 @@ class Subscription:
         if self.job_id is not None and self.job_id != job.job_id:
             return
         events = self._events
-        progress = event.previous is job.status
+        progress = event.is_progress
         key: object = job.job_id if progress else object()
         if progress:
             events.pop(key, None)

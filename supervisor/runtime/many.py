@@ -198,6 +198,7 @@ def _jobs(entries: Sequence[Entry], catalog: Catalog) -> list[Job]:
     for entry in entries:
         if entry in standings and entry.pending is not None:
             reason, position = standings[entry]
+            entry.queue_reason = entry.queue_reason or reason
             jobs.append(job_of(entry.row, entry.directory, queue_reason=reason, queue_position=position))
         else:
             jobs.append(entry.job())

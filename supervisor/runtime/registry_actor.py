@@ -21,7 +21,7 @@ from supervisor.jobs.catalog import Catalog
 from supervisor.metrics import Counters
 from supervisor.model import JobEvent
 from supervisor.runtime import tracing
-from supervisor.runtime.entry import Entry
+from supervisor.runtime.entry import LAUNCHING, Entry
 from supervisor.runtime.events import Subscription
 from supervisor.states import State
 from supervisor.store import Index, Row
@@ -284,7 +284,7 @@ class Registry:
         if entry is None or entry.pending is None:
             return
         if self._index.read_queue(lambda queue: queue.holds(job_id)):
-            entry.begin(launch=True)
+            self.begin_admitted(entry)
         else:
             self._index.revoke(entry.row)
             entry.started.set()
@@ -361,6 +361,7 @@ class Registry:
     def launched(self, entry: Entry) -> None:
         """Publish that the command of a job was launched, and commit it a little later."""
         self._publish(entry, State.QUEUED)
+        entry.queue_reason = None
         self._launches.append((trio.current_time() + _NOTE_AFTER_SECONDS, entry))
         self._launched.set()
         entry.started.set()
@@ -392,9 +393,35 @@ class Registry:
         except SupervisorError:
             return None
 
+    def begin_admitted(self, entry: Entry) -> None:
+        """Start the actor of a job that has its slots, to launch it; publish that."""
+        if entry.pending is not None and entry.queue_reason != LAUNCHING:
+            self._publish(entry, State.QUEUED)
+        entry.queue_reason = LAUNCHING
+        entry.begin(launch=True)
+
+    def publish_reasons(self, entries: Sequence[Entry]) -> None:
+        """Publish for which of these jobs, which wait, ``queue_reason`` has changed since the last event.
+
+        Raises:
+            SupervisorError: the index cannot be read now.
+        """
+        if self.subscriptions and entries:
+            standings = self._index.standings([entry.row for entry in entries])
+            for entry, (reason, _) in zip(entries, standings, strict=True):
+                if reason is None or entry.queue_reason == reason:
+                    continue
+                if entry.queue_reason is None:  # the first look
+                    entry.queue_reason = reason
+                else:
+                    self._publish(entry, State.QUEUED)
+
     def _publish(self, entry: Entry, previous: State | None) -> None:
         if self.subscriptions:
-            event = JobEvent(job=entry.job(), previous=previous)
+            before, job = entry.queue_reason, entry.job()
+            entry.queue_reason = job.queue_reason
+            before = before if previous is State.QUEUED else None
+            event = JobEvent(job=job, previous=previous, previous_queue_reason=before)
             for subscription in self.subscriptions:
                 subscription.put(event)
 

@@ -470,12 +470,20 @@ class Supervisor:
 
     @contextlib.asynccontextmanager
     async def events(self, job_id: str | None = None) -> AsyncGenerator[Subscription]:
-        """Subscribe to changes of state and progress, of one job or of all jobs of this supervisor.
+        """Subscribe to changes of state, ``queue_reason`` and progress, of one job or of all jobs of this supervisor.
 
         Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
         kind may report a few times a second, ``previous`` is its present state, and an event that was not fetched
-        is replaced by the next. The iterator holds at most 256 events: a reader that is
-        too slow misses the oldest, learns how many (``lagged``), and never delays a job or another reader.
+        is replaced by the next.
+
+        A waiting job has an event for each change of ``queue_reason`` that this supervisor causes or sees: it got its
+        slots (``launching``), its group was paused or resumed, it was held or released, its time has come, or what it
+        waits for has ended. It sees a change by another process within a second or so, and of several changes in
+        that time only the last. Not seen are a change of ``queue_position`` alone, the words of a cluster, and the
+        waits of jobs that another open supervisor is to launch.
+
+        The iterator holds at most 256 events: a reader that is too slow misses the oldest, learns how many
+        (``lagged``), and never delays a job or another reader.
         Cancelling a wait for the next event loses none.
         """
         self.access.check_open()

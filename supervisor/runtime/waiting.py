@@ -137,7 +137,7 @@ class WaitingJobs:
         )
         self._listen()
         if index.read_queue(lambda queue: queue.holds(job_id)):
-            entry.begin(launch=True)
+            self._registry.begin_admitted(entry)
 
     def _listen(self) -> None:
         """Have another process that admits a job of this supervisor wake it, where there is inotify."""
@@ -153,7 +153,7 @@ class WaitingJobs:
     def _begin_granted(self) -> None:
         for job_id in self._catalog.index.read_queue(lambda queue: queue.granted_to(self._register())):
             if (entry := self._registry.entries.get(job_id)) is not None:
-                entry.begin(launch=True)
+                self._registry.begin_admitted(entry)
 
     def _launch_adopted(self, entry: Entry, launch: bool) -> None:  # noqa: FBT001  # as Pending calls it
         if launch and not self._access.closed:
@@ -200,11 +200,14 @@ class WaitingJobs:
             self._due = math.inf if seconds is None else trio.current_time() + min(seconds, _LONGEST_WAIT_SECONDS)
             self._stale = len(self._checked)
             self._begin_granted()
+        changed_since: list[Entry] = []
         for _ in range(min(len(self._checked), _PORTION)):
             entry = self._checked.popleft()
             if _is_launched(entry) or entry.finished.is_set():
                 continue
             self._checked.append(entry)
+            if self._stale > 0 and entry.pending is not None:
+                changed_since.append(entry)
             if entry.adopted:
                 if entry.pending is None and entry not in self._launching:
                     self._take(entry)
@@ -213,6 +216,10 @@ class WaitingJobs:
                 if row is None or row.finished:  # another process has cancelled or forgotten it
                     entry.begin(launch=False)
             self._stale -= 1
+        try:
+            self._registry.publish_reasons([entry for entry in changed_since if entry.pending is not None])
+        except SupervisorError:  # the next check tries again
+            self._stale = len(self._checked)
 
 
 def _is_launched(entry: Entry) -> bool:

@@ -157,3 +157,19 @@ async def test_a_server_that_closes_lets_go_of_its_listeners(world: World) -> No
                 await peer.told("working")
                 nursery.cancel_scope.cancel()
         assert nursery_done.is_set()
+
+
+async def test_what_a_job_waits_for_is_notified(world: World) -> None:
+    async with world.open() as sup, world.peer() as peer, trio.open_nursery() as nursery:
+        await sup.set_group("agents")
+        await sup.pause_group("agents")
+        made = await peer.call("build", target="all", group="agents")
+        nursery.start_soon(peer.listen, [made["taskId"]])
+        assert (await peer.told())["statusMessage"] == "Waiting: its group is paused; next in line"
+        await sup.hold(made["taskId"])
+        assert (await peer.told())["statusMessage"] == "Waiting: on hold, until it is released"
+        await sup.resume_group("agents")
+        await sup.release(made["taskId"])
+        while (note := await peer.told())["statusMessage"] != "The job is running":
+            assert note["statusMessage"] == "Waiting: it is about to be launched"
+        nursery.cancel_scope.cancel()
