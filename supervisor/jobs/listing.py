@@ -173,15 +173,16 @@ def _page(
             before=before,
             limit=limit + 1 - len(found),
         )
-        for row in rows:
-            before = row.seq
-            if query.labels and not dict(query.labels).items() <= row.request["labels"].items():
-                continue  # SQLite compares labels up to their first NUL
-            job = (None if row.finished else own(row.job_id)) or shown(row)
-            if job is not None and (state is None or job.status == state):
-                if len(found) == limit:
-                    return JobPage(jobs=tuple(found), next_cursor=str(before + 1))
-                found.append(job)
+        with jobs.index.standings_of(rows):
+            for row in rows:
+                before = row.seq
+                if query.labels and not dict(query.labels).items() <= row.request["labels"].items():
+                    continue  # SQLite compares labels up to their first NUL
+                job = (None if row.finished else own(row.job_id)) or shown(row)
+                if job is not None and (state is None or job.status == state):
+                    if len(found) == limit:
+                        return JobPage(jobs=tuple(found), next_cursor=str(before + 1))
+                    found.append(job)
         if not rows or len(rows) + len(found) <= limit:
             return JobPage(jobs=tuple(found))
 

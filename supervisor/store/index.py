@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -64,6 +65,7 @@ class Index(Queries):
         self._judge = judge
         self._kept: dict[str, int] = {}
         self._grants = grants.Grants(layout)
+        self._standings: dict[int, tuple[str | None, int | None]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def invalidate(self) -> None:
@@ -83,6 +85,8 @@ class Index(Queries):
             tables |= {"waiting": {"seq", "lane", "rank"}, "held": {"seq", "lane", "weight"}}
         if version > 3:
             tables |= {"later": {"seq", "lane", "rank", "why"}, "times": {"at_ns", "seq"}, "deps": {"on_seq", "seq"}}
+        if version > 4:
+            tables["ranks"] = {"lane", "size", "range", "jobs"}
         for table, wanted in tables.items():
             found = {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}
             if (found or version) and not wanted <= found:
@@ -382,12 +386,27 @@ class Index(Queries):
 
     def standing(self, row: Row) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job; ``None`` for both where that is not known now."""
-        if row.started_ns is not None or row.finished or ticket_of(row.request) is None:
+        if row.started_ns is not None or row.finished or not has_ticket(row.request):
             return None, None
+        if row.seq in self._standings:
+            return self._standings[row.seq]
         try:
             return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.wall_ns()))
         except SupervisorError:
             return None, None
+
+    @contextlib.contextmanager
+    def standings_of(self, rows: Iterable[Row]) -> Generator[None]:
+        """Find the standings of the waiting ones of many jobs at once, for the calls of ``standing`` meanwhile."""
+        waiting = [row for row in rows if row.started_ns is None and not row.finished and has_ticket(row.request)]
+        if waiting:
+            with contextlib.suppress(SupervisorError):
+                found = self.standings(waiting)
+                self._standings = {row.seq: standing for row, standing in zip(waiting, found, strict=True)}
+        try:
+            yield
+        finally:
+            self._standings = {}
 
     def standings(self, rows: Sequence[Row]) -> list[tuple[str | None, int | None]]:
         """Return what ``standing`` does for many new jobs, in little more time than for one."""

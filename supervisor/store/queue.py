@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from supervisor.store import ranks
 from supervisor.store.later import Later
 from supervisor.store.tickets import Moment, Ticket
 
@@ -65,6 +66,9 @@ SCHEMA: Final = """
 
 TURN: Final = 64
 """How many jobs a turn admits, and how many it looks at: some milliseconds. The next turn goes on."""
+
+_APART: Final = 100
+"""So many waiting jobs are counted one by one in the time in which the position of one is found."""
 
 FOR_EVER_NS: Final = 2**63 - 1
 """``paused_until_ns`` of a group that is paused until it is resumed."""
@@ -178,29 +182,38 @@ class Queue:
         return {lane: json.loads(names) for lane, names in self._db.execute("SELECT lane, names FROM lanes")}
 
     def _usage(self, lanes: Mapping[int, list[str]]) -> dict[str, _Group]:
-        """Return the limit, the pause and the slots in use of each group."""
-        running: dict[str, int] = {}
-        for lane, weight in self._db.execute("SELECT lane, sum(weight) FROM held GROUP BY lane"):
-            for name in lanes.get(lane, ()):
-                running[name] = running.get(name, 0) + weight
-        found = self._db.execute("SELECT name, most, paused_until_ns FROM groups")
+        """Return the limit, the pause and, where there is a limit, the slots in use of each group.
+
+        Without a limit, any number of jobs may hold slots, and they need not be counted.
+        """
+        found = self._db.execute("SELECT name, most, paused_until_ns FROM groups").fetchall()
+        limited = {name for name, most, _ in found if most is not None}
+        running = dict.fromkeys(limited, 0)
+        for lane, names in lanes.items():
+            if not limited.isdisjoint(names):
+                weight = self._held_in(lane)
+                for name in limited.intersection(names):
+                    running[name] += weight
         return {name: _Group(most, until_ns, running.get(name, 0)) for name, most, until_ns in found}
+
+    def _held_in(self, lane: int) -> int:
+        """Return the weight of the jobs of a lane that hold slots."""
+        statement = "SELECT coalesce(sum(weight), 0) FROM held WHERE lane = ?"
+        return int(self._db.execute(statement, (lane,)).fetchone()[0])
 
     def counts(self, name: str) -> Counts:
         """Return the counts of a group; zeros for an unknown one."""
-        lanes = self._lanes()
-        group = self._usage(lanes).get(name)
-        waiting, oldest = 0, None
-        for lane in (lane for lane, names in lanes.items() if name in names):
+        lanes = [lane for lane, names in self._lanes().items() if name in names]
+        waiting = 0
+        oldest: list[int] = []
+        for lane in lanes:
+            waiting += ranks.count(self._db, lane)
+            waiting += self._db.execute("SELECT count(*) FROM later WHERE lane = ?", (lane,)).fetchone()[0]
             for table in ("waiting", "later"):
-                statement = f"SELECT count(*), min(seq) FROM {table} WHERE lane = ?"  # noqa: S608  # our own names
-                number, seq = self._db.execute(statement, (lane,)).fetchone()
-                if not number:
-                    continue
-                waiting += number
-                created_ns = self._db.execute("SELECT created_ns FROM jobs WHERE seq = ?", (seq,)).fetchone()[0]
-                oldest = created_ns if oldest is None else min(oldest, created_ns)
-        return Counts(0 if group is None else group.running, waiting, oldest)
+                # The plus keeps SQLite from reading the whole lane.
+                first = f"SELECT created_ns FROM {table} JOIN jobs USING (seq) WHERE +lane = ? ORDER BY seq LIMIT 1"  # noqa: S608  # our own names
+                oldest += [each for (each,) in self._db.execute(first, (lane,))]
+        return Counts(sum(map(self._held_in, lanes)), waiting, min(oldest, default=None))
 
     def heaviest(self, name: str) -> int:
         """Return the largest weight of a waiting job of a group, 0 for none."""
@@ -284,8 +297,11 @@ class Queue:
         self._later.ready(seq)
         found = self._db.execute("SELECT lane, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
         if found is not None:
-            self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
-            self._db.execute("INSERT INTO held VALUES (?, ?, ?)", (seq, *found))
+            self._take(seq, *found)
+
+    def _take(self, seq: int, lane: int, weight: int) -> None:
+        self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
+        self._db.execute("INSERT INTO held VALUES (?, ?, ?)", (seq, lane, weight))
 
     def hold_if_room(self, seq: int) -> bool:
         """Give a job that was admitted its slots again, unless that exceeds a limit; return whether it has them."""
@@ -347,7 +363,7 @@ class Queue:
             if any(not _fits(groups.get(name), weight, now_ns) for name in lanes[lane]):
                 del heads[lane]
                 continue
-            self.hold(seq)
+            self._take(seq, lane, weight)
             for name in lanes[lane]:
                 groups[name] = groups[name]._replace(running=groups[name].running + weight)
             job = self._db.execute("SELECT job_id, owner, workspace_key FROM jobs WHERE seq = ?", (seq,)).fetchone()
@@ -384,9 +400,7 @@ class Queue:
         if found is None:
             return None
         seq, lane, rank, weight = found
-        ahead = self._db.execute(
-            "SELECT count(*) FROM waiting WHERE lane = ? AND (rank, seq) < (?, ?)", (lane, rank, seq)
-        ).fetchone()[0]
+        ahead = ranks.ahead(self._db, lane, rank, seq)
         lanes = self._lanes()
         groups = self._usage(lanes)
         closed = [
@@ -417,8 +431,10 @@ class Queue:
         positions: dict[int, int] = {}
         for lane, places in lanes.items():
             first, last = min(places), max(places)
-            before = "SELECT count(*) FROM waiting WHERE lane = ? AND (rank, seq) < (?, ?)"
-            ahead = self._db.execute(before, (lane, *first)).fetchone()[0]
+            ahead, most = ranks.ahead(self._db, lane, *first), ranks.ahead(self._db, lane, *last)
+            if most - ahead > _APART * len(places):
+                positions |= {seq: ranks.ahead(self._db, lane, rank, seq) + 1 for rank, seq in places}
+                continue
             between = (
                 "SELECT seq FROM waiting WHERE lane = ? AND (rank, seq) >= (?, ?) AND (rank, seq) <= (?, ?)"
                 " ORDER BY rank, seq"

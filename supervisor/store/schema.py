@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from supervisor.store import later, queue
+from supervisor.store import later, queue, ranks
 
 __all__ = ["MIGRATIONS", "statements"]
 
@@ -65,6 +65,7 @@ MIGRATIONS: Final = (
     """,
     queue.SCHEMA,
     later.SCHEMA,
+    ranks.SCHEMA,
 )
 
 

@@ -280,3 +280,16 @@ def test_random_walks_exceed_no_limit_and_admit_every_job(world: World, seed: in
     assert not waiting
     assert not world.queue.any_waits()
     assert all(world.running(name) == 0 for name in limits)
+
+
+def test_the_held_slots_of_a_group_without_a_limit_are_counted_where_they_matter(world: World) -> None:
+    world.group("free")
+    world.group("limited", 2)
+    world.enter("free", weight=5)
+    world.enter("free", "limited", weight=2)
+    third = world.enter("limited")
+    assert len(world.admit()) == 2
+    assert (world.running("free"), world.running("limited")) == (7, 2)
+    place = world.queue.place(third, 1)
+    assert place is not None
+    assert place.closed == (("limited", False),)
