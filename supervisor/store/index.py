@@ -173,6 +173,8 @@ class Index(Queries):
                 row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
                 if ticket_of(row.request) is not None:
                     self._drop_orders(row)  # and no process launches it
+                    if "directory" in row.request:
+                        drop_orders(row.request["directory"])
             self._insert_row(row)
         for row in rows:  # a job may depend on one with a later creation time, if the clock was set back
             self._enter_queue(row)
@@ -279,7 +281,7 @@ class Index(Queries):
         """
         if row.is_newer:
             return True
-        if ticket_of(row.request) is not None and "directory" not in row.request:  # in a shared one its engine does it
+        if ticket_of(row.request) is not None:
             self._drop_orders(row)
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
@@ -297,8 +299,9 @@ class Index(Queries):
         return True
 
     def _drop_orders(self, row: Row) -> None:
+        """Delete what the directory of a job in the state root has for its launch; a shared one may be slow."""
         own = self.layout.job(row.workspace_key, row.job_id)
-        drop_orders(row.request.get("directory") or own)
+        drop_orders(own)
         grants.take_back(own)
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:

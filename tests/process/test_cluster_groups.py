@@ -16,7 +16,7 @@ import pytest
 from supervisor.admission import groups, helper
 from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.jobdir import records
-from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.jobdir.records import GRANTED, ORDERS, STDIN
 from supervisor.system import processes
 from tests.engines import toy_cluster
 from tests.process.conftest import PACKAGE, Fifo, Host, World
@@ -161,6 +161,7 @@ def test_a_waiting_job_is_submitted_by_the_next_supervisor_with_what_it_was_star
     assert sorted(site.submitted()) == sorted([running, waiting])
     assert site.counts() == (0, 0)
     assert not {ORDERS, STDIN} & set(os.listdir(site.shared / waiting))
+    assert not (site.world.job(waiting) / GRANTED).exists()
 
 
 def test_jobs_that_a_command_has_started_are_submitted_after_it(site: Site) -> None:
