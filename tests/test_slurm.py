@@ -21,7 +21,6 @@ import trio
 import supervisor
 from supervisor.engines.cluster import engine as batch
 from supervisor.engines.cluster.interface import QueueState
-from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.errors import InvalidArguments, JobNotFound, StateUnsafe
 from supervisor.jobdir import records
 from supervisor.model import Job
@@ -377,7 +376,7 @@ async def test_a_job_that_left_the_queue_long_after_its_submission_is_not_repeat
     async with opened() as sup:
         begun = await site.start(sup, "echo ran > ran")
         directory = str(site.directory(begun))
-        await until(lambda: (records.read(directory, SUBMISSION) or {}).get("confirmed"))
+        await until(lambda: (records.read(directory, records.SUBMISSION) or {}).get("confirmed"))
         shutil.rmtree(site.slurm.directory / "jobs" / "1")
         job = await sup.wait(begun.job_id)
     assert (job.status, job.reason) == (State.FAILED, Reason.LAUNCH_FAILED)

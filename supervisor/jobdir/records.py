@@ -41,6 +41,7 @@ __all__ = [
     "STDIN",
     "STDOUT",
     "STOP",
+    "SUBMISSION",
     "VERSION",
     "append",
     "begin",
@@ -71,6 +72,8 @@ QUEUE: Final = "queue.json"
 ORDERS: Final = "orders"
 STDIN: Final = "stdin"
 """What a job that waits is launched from: its command and environment, and its input."""
+SUBMISSION: Final = "submission.json"
+"""In the directory of a job of a cluster: when it was submitted, and how the cluster knows it."""
 SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines
 
 SPARES: Final = ".spare"

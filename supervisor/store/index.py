@@ -27,7 +27,7 @@ from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
 from supervisor.store.tickets import Ticket, has_ticket, ticket_of
-from supervisor.system.observing import NotKnown
+from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["Index"]
 
@@ -133,6 +133,10 @@ class Index(Queries):
             aging_ns=group.aging_ns,
         )
 
+    @staticmethod
+    def _was_granted_before_boot(row: Row, owner: str) -> bool:
+        return "directory" not in row.request and is_of_another_boot(owner)
+
     def _has_claim(self, row: Row) -> bool:
         return ticket_of(row.request) is not None and self._may_have_run(row)[0]
 
@@ -140,7 +144,7 @@ class Index(Queries):
         """Give their slots to the jobs that were admitted and have no claim, the last admitted first, if there is room.
 
         Only the file of a process that was killed before its commit can be one too many, and is older than the others.
-        No process launches a job that was admitted before this boot.
+        A job that was admitted before this boot waits again, unless a cluster may have it in its queue.
         """
         granted: list[tuple[int, Row]] = []
         for row in rows:
@@ -149,7 +153,7 @@ class Index(Queries):
                 if admitted_ns is not None:
                     granted.append((admitted_ns, row))
         for _, row in sorted(granted, key=lambda each: -each[0]):
-            if is_of_another_boot(row.owner) or not self.queue.hold_if_room(row.seq):
+            if self._was_granted_before_boot(row, row.owner) or not self.queue.hold_if_room(row.seq):
                 self.revoke(row)
 
     def _enter_queue(self, row: Row) -> None:
@@ -193,6 +197,8 @@ class Index(Queries):
         shared = row.request.get("directory")
         try:
             claim = records.read_claim(shared or self.layout.job(row.workspace_key, row.job_id))
+            if claim is None and shared:  # what a cluster has in its queue it runs without asking anyone
+                return is_there(f"{shared}/{records.SUBMISSION}"), row.created_ns
         except NotKnown as error:
             if shared:  # the state root is in order without it; a job that was admitted has its slots by its grant
                 return False, row.created_ns
@@ -307,7 +313,8 @@ class Index(Queries):
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive.
 
-        A job that was admitted before this boot and has no claim waits again: its groups may be paused by now.
+        A job that was admitted before this boot and has no claim waits again: its groups may be paused by now. A job of
+        a cluster keeps its slots: it may be in the queue of the cluster.
         """
         cursor = self._db.execute(
             f"UPDATE jobs SET owner = ? WHERE job_id = ? AND owner = ? AND state IN {UNFINISHED}",  # noqa: S608
@@ -315,7 +322,8 @@ class Index(Queries):
         )
         if cursor.rowcount == 1 and is_of_another_boot(previous):
             row = parse(self._db.execute(f"SELECT {ALL} FROM jobs WHERE job_id = ?", (job_id,)).fetchone())  # noqa: S608
-            if row.started_ns is None and not self._has_claim(row):
+            granted = self._was_granted_before_boot(row, previous)
+            if granted and row.started_ns is None and not self._has_claim(row):
                 self.queue.put_back(row.seq, ticket_of(row.request) or Ticket())
                 self.revoke(row)
         return cursor.rowcount == 1

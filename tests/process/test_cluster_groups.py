@@ -14,12 +14,12 @@ import attrs
 import pytest
 
 from supervisor.admission import groups, helper
-from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.jobdir import records
 from supervisor.jobdir.records import GRANTED, ORDERS, STDIN
 from supervisor.system import processes
 from tests.engines import toy_cluster
 from tests.process.conftest import PACKAGE, Fifo, Host, World
+from tests.process.test_grants import OTHER_BOOT, lose_index, reboot
 
 if TYPE_CHECKING:
     from tests.conftest import FakeSlurm
@@ -248,6 +248,7 @@ def test_a_rebuilt_index_has_the_same_counts(slurm_site: Site, *, killed: bool) 
     until(lambda: queued in site.submitted())
     if killed:
         host.kill()
+    set_limit(site.world, 1)  # which stops none
     (site.world.root / "registry.db").write_bytes(b"rubbish" * 1000)
     assert site.world.catalog.status(waiting).queue_position == 1
     assert site.counts() == (2, 1)
@@ -261,6 +262,34 @@ def test_a_rebuilt_index_has_the_same_counts(slurm_site: Site, *, killed: bool) 
     assert site.counts() == (0, 0)
 
 
+@pytest.mark.parametrize("index", ["there", "lost"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_job_in_the_queue_of_its_cluster_holds_its_slot_over_a_reboot_of_this_machine(
+    slurm_site: Site, index: str, *, recorded: bool
+) -> None:
+    site, slurm = slurm_site, slurm_site.slurm
+    assert slurm is not None
+    slurm.arrange("hold")
+    host = site.host()
+    queued, waiting = site.start(host, "true"), site.start(host, "true")
+    until((site.shared / queued / records.SUBMISSION).exists)
+    host.kill()
+    if not recorded:
+        (site.shared / queued / records.SUBMISSION).unlink()
+    for job_id in (queued, waiting):
+        reboot(site.world, job_id)
+    if index == "lost":
+        lose_index(site.world)
+    heir = site.host()
+    assert heir.call("status", waiting)["queue_reason"] == "limit"
+    until(lambda: site.world.catalog.row(queued).owner.split(".")[2] != OTHER_BOOT)
+    assert site.counts() == (1, 1)
+    slurm.mend("hold")
+    slurm.release()
+    assert site.wait(queued, waiting) == ["done", "done"]
+    assert site.submitted() == [queued, waiting]
+
+
 def test_a_submission_that_was_not_recorded_is_found_at_the_cluster(slurm_site: Site) -> None:
     """The submitter was killed between the answer of sbatch and its record."""
     site, slurm = slurm_site, slurm_site.slurm
@@ -269,7 +298,7 @@ def test_a_submission_that_was_not_recorded_is_found_at_the_cluster(slurm_site: 
     host = site.host()
     job_id = site.start(host, "sh", "-c", "echo ran >> runs")
     host.kill()
-    record = site.shared / job_id / SUBMISSION
+    record = site.shared / job_id / records.SUBMISSION
     record.unlink()
     assert site.world.catalog.status(job_id).status == "queued"
     site.host()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBackend
-from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, SUBMISSION, resolve
+from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, resolve
 from supervisor.engines.interface import JobPhase, Observation, StopInProgress
 from supervisor.engines.local import stopping
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
@@ -169,4 +169,4 @@ def _absent(directory: str) -> JobReport:
 
 def read_submission(directory: str) -> dict[str, Any]:
     """Return what was recorded at the submission of a job, nothing without one."""
-    return records.read(directory, SUBMISSION) or {}
+    return records.read(directory, records.SUBMISSION) or {}

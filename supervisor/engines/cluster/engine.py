@@ -27,7 +27,7 @@ import trio
 from supervisor import log
 from supervisor.engines.cluster.client import UNREACHABLE_REPORT, ClusterClient, read_submission, request_end
 from supervisor.engines.cluster.interface import Backend, JobReport, QueueState, Rejected, Unreachable
-from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, SUBMISSION, is_unclaimed, resolve
+from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, is_unclaimed, resolve
 from supervisor.engines.cluster.submission import Submitter, rule_out
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import JobPhase, LaunchRequest, Observation
@@ -521,7 +521,7 @@ def _note_confirmed(directories: Iterable[str]) -> None:
         note = read_submission(directory)
         note.pop("v", None)
         with contextlib.suppress(OSError):
-            records.replace(directory, SUBMISSION, {**note, "confirmed": True})
+            records.replace(directory, records.SUBMISSION, {**note, "confirmed": True})
 
 
 def _text_of(error: OSError) -> str:

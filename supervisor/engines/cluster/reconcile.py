@@ -35,7 +35,6 @@ from supervisor.system.observing import is_there
 
 __all__ = [
     "REPEAT_WITHIN_SECONDS",
-    "SUBMISSION",
     "ClusterEvidence",
     "Step",
     "decide",
@@ -48,7 +47,6 @@ __all__ = [
 
 _Collect = Callable[[str], JobReport | None]
 
-SUBMISSION: Final = "submission.json"
 REPEAT_WITHIN_SECONDS: Final = 240.0
 """How long after a submission a cluster that does not know of it is taken to have lost it, not to have ended it."""
 SILENT_SECONDS: Final = 4 * BEAT_NS / 1e9
@@ -122,7 +120,7 @@ def examine(directory: str, report: JobReport, *, owner_lives: bool) -> ClusterE
     kept = process is not None or claim not in {None, records.NOBODY}
     gone = report.queue_state in {QueueState.ENDED, QueueState.ABSENT}
     born = records.read(directory, records.JOB) or {}
-    submission = records.read(directory, SUBMISSION)
+    submission = records.read(directory, records.SUBMISSION)
     unsubmitted = claim is None and process is None and submission is None
     return ClusterEvidence(
         claim=claim,

@@ -14,7 +14,7 @@ import trio
 
 from supervisor import log
 from supervisor.engines.cluster.interface import ADMISSION, Backend, Rejected, Submission, Unreachable
-from supervisor.engines.cluster.reconcile import SUBMISSION, drop_secrets, is_unclaimed
+from supervisor.engines.cluster.reconcile import drop_secrets, is_unclaimed
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import program_in, write_orders
 from supervisor.jobdir import factories, records
@@ -53,7 +53,7 @@ class Submitter:
 
     def _prepare(self, request: LaunchRequest) -> Submission | None:
         directory = request.directory
-        if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{SUBMISSION}"):
+        if not is_unclaimed(directory) or os.path.lexists(f"{directory}/{records.SUBMISSION}"):
             return None
         if not os.path.lexists(f"{directory}/{ORDERS}"):  # a job that may have to wait has had them from the beginning
             write_orders(request)
@@ -126,7 +126,7 @@ class Submitter:
             else:
                 break
         note: dict[str, object] = {"engine": self._backend.name, "handle": number, "submitted_ns": time.time_ns()}
-        noted = partial(records.replace, submission.directory, SUBMISSION, note)
+        noted = partial(records.replace, submission.directory, records.SUBMISSION, note)
         await trio.to_thread.run_sync(noted, limiter=self._threads)
         return number
 

@@ -12,7 +12,6 @@ import trio
 
 from supervisor.engines.cluster.engine import ClusterEngine
 from supervisor.engines.cluster.interface import QueueState
-from supervisor.engines.cluster.reconcile import SUBMISSION
 from supervisor.engines.cluster.slurm.backend import Slurm
 from supervisor.engines.cluster.slurm.factory import FACTORY
 from supervisor.jobdir import records
@@ -27,7 +26,7 @@ def a_queue_of(count: int, shared: Path, squeue: Path) -> list[str]:
     for number, directory in enumerate(directories):
         os.mkdir(directory, 0o700)
         note = {"handle": str(number), "submitted_ns": time.time_ns(), "confirmed": True}
-        records.replace(directory, SUBMISSION, note)
+        records.replace(directory, records.SUBMISSION, note)
         lines.append(f"{number}|PENDING|Priority|supervisor-{os.path.basename(directory)}\n")
     squeue.unlink()
     squeue.with_name("queue").write_text("".join(lines), encoding="ascii")

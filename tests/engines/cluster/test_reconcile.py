@@ -14,7 +14,6 @@ from supervisor.engines.cluster.client import request_end
 from supervisor.engines.cluster.interface import JobReport, QueueState
 from supervisor.engines.cluster.reconcile import (
     SILENT_SECONDS,
-    SUBMISSION,
     ClusterEvidence,
     Step,
     decide,
@@ -134,7 +133,7 @@ def job(tmp_path: Path) -> Path:
     directory = tmp_path / ("0" * 32)
     directory.mkdir()
     records.replace(str(directory), records.JOB, {"job_id": directory.name})
-    records.replace(str(directory), SUBMISSION, {"handle": "5"})
+    records.replace(str(directory), records.SUBMISSION, {"handle": "5"})
     for name in (ORDERS, STDIN):
         (directory / name).write_text("secret")
     return directory
