@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor import log
+from supervisor.admission.launchers import may_launch
 from supervisor.engines import registry
 from supervisor.engines.interface import Client, JobPhase, Observation
 from supervisor.errors import (
@@ -297,7 +298,7 @@ class Catalog:
         reason, position = self.index.standing(row)
         if reason == "launching" and queue_reason is not None:  # its cluster has it
             reason = None
-        elif reason == "launching" and not self.layout.owners.any_may_be_alive():
+        elif reason == "launching" and not may_launch(self.index, row):
             reason = "no_launcher"
         progress = None
         if read and not row.finished and damage is None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from supervisor.model import Job
 
-__all__ = ["ahead", "why_it_waits"]
+__all__ = ["ahead", "late", "unattended", "why_it_waits"]
 
 _REASONS: Final = {
     "held": "on hold, until it is released",
@@ -31,6 +31,17 @@ def why_it_waits(job: Job) -> str | None:
     if job.queue_reason == "limit":
         return f"for room in {' and '.join(job.groups) or 'its groups'}"
     return _REASONS.get(job.queue_reason, job.queue_reason)
+
+
+def unattended(count: int) -> str:
+    """Return the sentence, without its full stop, that jobs wait and no process is there to launch them."""
+    jobs, them = ("1 job waits", "it") if count == 1 else (f"{count} jobs wait", "them")
+    return f"{jobs}, and no process is there to launch {them}"
+
+
+def late(job: Job, since: str) -> str:
+    """Return why a job is not launched yet whose supervisor lives; ``since`` is how long it has its slots."""
+    return f"{why_it_waits(job)}; it has had its slots for {since}, and its supervisor has not launched it"
 
 
 def ahead(job: Job) -> str | None:

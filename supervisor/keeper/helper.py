@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from supervisor.jobdir import job_marks
 from supervisor.keeper import spawn
@@ -29,13 +30,16 @@ else:
         ctypes = None
         import fcntl  # here, as a keeper imports nothing once it runs
 
-__all__ = ["OWNERS", "STATE_DIR", "Helper", "find_owners", "lock_name", "owner_lives", "take_lock"]
+__all__ = ["OWNERS", "STATE_DIR", "Helper", "find_owners", "is_locked", "lock_name", "owner_lives", "take_lock"]
 
 OWNERS: Final = ".owners"
 """The directory in the state root that has a file for each supervisor."""
 STATE_DIR: Final = b"SUPERVISOR_STATE_DIR"
 
+_LOCK_SH_NB: Final = 1 | 4
 _LOCK_EX_NB: Final = 2 | 4
+_LOOK_SECONDS: Final = 0.002
+"""For longer than a process that looks whether the lock is held holds it itself."""
 _MAX_TRIES: Final = 10
 _DYING_NS: Final = 20_000_000
 _AGAIN_NS: Final = 1_000_000_000
@@ -99,8 +103,10 @@ def take_lock(path: str, given: int | None = None) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if not _lock(descriptor):
-                os.close(descriptor)
-                return None
+                time.sleep(_LOOK_SECONDS)
+                if not _lock(descriptor):
+                    os.close(descriptor)
+                    return None
             if _is_of(descriptor, path):  # not one that was removed meanwhile, which no other process would find
                 return descriptor
         except BaseException:
@@ -108,6 +114,22 @@ def take_lock(path: str, given: int | None = None) -> int | None:
             raise
         os.close(descriptor)
     return None
+
+
+def is_locked(path: str) -> bool:
+    """Whether another process holds the lock at ``path``.
+
+    Raises:
+        OSError: that is not known now.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(descriptor, _LOCK_SH_NB)
+    finally:
+        os.close(descriptor)
 
 
 def _is_of(descriptor: int, path: str) -> bool:
@@ -118,9 +140,9 @@ def _is_of(descriptor: int, path: str) -> bool:
     return os.path.samestat(os.fstat(descriptor), found)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, how: int = _LOCK_EX_NB) -> bool:
     try:
-        _flock(descriptor)
+        _flock(descriptor, how)
     except OSError as error:
         if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}:
             return False
@@ -128,13 +150,13 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _flock(descriptor: int) -> None:
+def _flock(descriptor: int, how: int) -> None:
     if ctypes is None:
-        fcntl.flock(descriptor, _LOCK_EX_NB)
+        fcntl.flock(descriptor, how)
         return
     # `fcntl` is a file of its own, which every keeper would load at its start.
     library = ctypes.CDLL(None, use_errno=True)
-    if library.flock(descriptor, _LOCK_EX_NB):
+    if library.flock(descriptor, how):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -13,7 +13,7 @@ import sys
 import time
 
 from supervisor.jobdir import factories, job_marks, measures, records
-from supervisor.keeper import helper, launches, output_limit, protocol, registration, spawn, tree_killer, turns
+from supervisor.keeper import launches, output_limit, protocol, registration, spawn, tree_killer, turns
 from supervisor.keeper.stop_record import StopRecord, read_stop
 from supervisor.keeper.unwritten import is_shortage
 from supervisor.system import processes
@@ -57,7 +57,6 @@ class Keeper(turns.Turns):
         self.let_go_ns = 0
         self.held: dict[str, int] = {}  # by job directory, descriptors of orders that are held in memory
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
-        self.helper = helper.Helper(root, self.null, self.limits)
 
     def run(self) -> None:
         """Keep jobs until the supervisor is gone and the last job has ended, registered as a keeper meanwhile."""
@@ -73,21 +72,7 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ for the turns
 
     def _has_jobs(self) -> bool:
-        return bool(self.children or self.launching or self.leftovers or self.held) or self._wake_ns() is not None
-
-    def _wake_ns(self) -> int | None:
-        return self.helper.next_ns(connected=self.connection.is_open)
-
-    def _wake(self, always: bool) -> None:  # noqa: FBT001  # a step that may block
-        self._attempt(self._wake_now, always)
-
-    def _wake_now(self, always: bool) -> None:  # noqa: FBT001
-        try:
-            self.helper.wake(always)
-        except OSError as error:
-            if is_shortage(error):
-                raise
-            self.journal.failure(error)  # the state root, or the Python, is not there any more
+        return bool(self.children or self.launching or self.leftovers or self.held)
 
     def _watched(self) -> int:
         return self.outputs.descriptor
@@ -103,8 +88,6 @@ class Keeper(turns.Turns):
             until = processes.boottime_ns() + _KILL_AGAIN_NS if launch.stop is not None else launch.overdue_ns()
             if until is not None:
                 due.append(until)
-        if (wake := self._wake_ns()) is not None:
-            due.append(wake)
         return due
 
     def _on_time(self) -> None:
@@ -130,8 +113,6 @@ class Keeper(turns.Turns):
         due = self.killer.next_ns
         if due is not None and due <= now:
             self._tick()
-        if (wake := self._wake_ns()) is not None and wake <= now:
-            self.relay.guard(self._wake, self.helper.take())
 
     def _tick(self) -> None:
         scarce = self.reserve.open()

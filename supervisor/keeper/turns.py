@@ -12,7 +12,7 @@ import signal
 import time
 
 from supervisor.jobdir import records
-from supervisor.keeper import launches, protocol, relay, resource_limits, spawn, unwritten
+from supervisor.keeper import helper, launches, protocol, relay, resource_limits, spawn, unwritten
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -55,6 +55,7 @@ class Turns:
         self.umask_is_odd = bool(umask & 0o600)
         self.pid, self.start = processes.own_identity()
         self.limits = resource_limits.Limits()
+        self.helper = helper.Helper(root, self.null, self.limits)
         self.inbox: deque[protocol.Message] = deque()
         self.back: deque[launches.Launch] = deque()  # launches that blocked, and have returned
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)
@@ -96,7 +97,8 @@ class Turns:
         self.relay.run()
 
     def _is_needed(self) -> bool:
-        return self.connection.is_open or self._has_jobs() or bool(self.unwritten or self.retries or self.inbox)
+        is_busy = bool(self.unwritten or self.retries or self.inbox)
+        return self.connection.is_open or self._has_jobs() or is_busy or self._wake_ns() is not None
 
     def _loop(self) -> None:
         while self._is_needed():
@@ -127,6 +129,8 @@ class Turns:
         if self._watched() in ready:
             self._handle_watched()
         self._on_time()
+        if (wake := self._wake_ns()) is not None and wake <= processes.boottime_ns():
+            self.relay.guard(self._wake, self.helper.take())
         self._retry()
 
     def _wait(self) -> set[int]:
@@ -152,8 +156,7 @@ class Turns:
     def _timeout_ms(self) -> int:
         now = processes.boottime_ns()
         due = [*self._due_ns(), *(entry[0] for entry in self.retries)]
-        if (due_ns := self.unwritten.next_ns) is not None:
-            due.append(due_ns)
+        due += [at for at in (self.unwritten.next_ns, self._wake_ns()) if at is not None]
         if self.to_reap or self.to_find_stops or self.connection.has_more or self.back:
             due.append(now + _PAUSE_NS)
         return min(_LONGEST_WAIT_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LONGEST_WAIT_MS
@@ -216,6 +219,22 @@ class Turns:
                 self._attempt(entry[2], *entry[3], tries=entry[1])
         if self.unwritten:
             self.reserve.use(self.unwritten.flush)
+
+    # ------------------------------------------------------------ the helper
+
+    def _wake_ns(self) -> int | None:
+        return self.helper.next_ns(connected=self.connection.is_open)
+
+    def _wake(self, always: bool) -> None:  # noqa: FBT001  # a step that may block
+        self._attempt(self._wake_now, always)
+
+    def _wake_now(self, always: bool) -> None:  # noqa: FBT001
+        try:
+            self.helper.wake(always)
+        except OSError as error:
+            if unwritten.is_shortage(error):
+                raise
+            self.journal.failure(error)  # the state root, or the Python, is not there any more
 
     # ------------------------------------------------------------ records
 

@@ -382,6 +382,11 @@ class Queue:
             for table in ("held", "waiting", "later")
         )
 
+    def count_unlaunched(self) -> int:
+        """Return how many jobs wait, or have their slots and are not launched, according to the rows."""
+        parts = ("waiting", "later WHERE held = 0", "held JOIN jobs USING (seq) WHERE started_ns IS NULL")
+        return sum(self._db.execute(f"SELECT count(*) FROM {part}").fetchone()[0] for part in parts)  # noqa: S608
+
     def any_waits(self) -> bool:
         """Whether any job waits to be admitted."""
         return self._db.execute("SELECT 1 FROM waiting LIMIT 1").fetchone() is not None

@@ -237,15 +237,36 @@ def test_a_lock_that_was_removed_is_not_held(root: Path, monkeypatch: pytest.Mon
     path = str(root / helper.lock_name())
     flock = helper._flock
 
-    def removed(descriptor: int) -> None:
+    def removed(descriptor: int, how: int) -> None:
         monkeypatch.setattr(helper, "_flock", flock)
-        flock(descriptor)
+        flock(descriptor, how)
         os.unlink(path)
 
     monkeypatch.setattr(helper, "_flock", removed)
     held = helper.take_lock(path)
     assert held is not None
     assert helper.take_lock(path) is None
+    os.close(held)
+
+
+def test_a_look_at_the_lock_takes_it_from_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(root / helper.lock_name())
+    assert not helper.is_locked(path)
+    held = helper.take_lock(path)
+    assert held is not None
+    assert helper.is_locked(path)
+    os.close(held)
+    assert not helper.is_locked(path)
+    flock = helper._flock
+
+    def looked_at(descriptor: int, how: int) -> None:
+        del descriptor, how
+        monkeypatch.setattr(helper, "_flock", flock)
+        raise BlockingIOError(errno.EWOULDBLOCK, "held for a moment")
+
+    monkeypatch.setattr(helper, "_flock", looked_at)
+    held = helper.take_lock(path)
+    assert held is not None
     os.close(held)
 
 

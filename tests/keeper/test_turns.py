@@ -20,6 +20,13 @@ class Connection:
         self.is_open = False
 
 
+class Helper:
+    """No job of this keeper was in a queue."""
+
+    def next_ns(self, *, connected: bool) -> None:
+        del connected
+
+
 class Idle(Turns):
     """A keeper without jobs, which must not wait any more."""
 
@@ -27,6 +34,7 @@ class Idle(Turns):
         self.connection: Any = Connection()
         self.back, self.inbox, self.unwritten, self.retries = deque(), deque(), (), []  # type: ignore[assignment]
         self.scarce = False
+        self.helper: Any = Helper()
 
     def _has_jobs(self) -> bool:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import TYPE_CHECKING
@@ -14,11 +15,13 @@ import supervisor
 from supervisor.admission import groups
 from supervisor.errors import StateFull
 from supervisor.jobdir.records import GRANTED, PROCESS
+from supervisor.keeper.helper import take_lock
 from supervisor.runtime import janitor
 from supervisor.store.queue import FOR_EVER_NS
 from supervisor.system import processes
 from supervisor.system.inotify import Inotify
-from tests.process.test_groups import counts, held, make
+from tests.process.test_groups import command, counts, held, make
+from tests.process.test_helper import its_lock, wait_for_no_helper
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
@@ -164,3 +167,52 @@ def reboot(world: World, job_id: str) -> None:
     index.write(lambda: index._db.execute(statement, (boot[:12], OTHER_BOOT, boot[:12], OTHER_BOOT, job_id)))
     path = world.job(job_id) / "job.json"
     path.write_text(path.read_text().replace(boot[:12], OTHER_BOOT))
+
+
+def unattended(world: World) -> list[str]:
+    """Return what ``list`` and ``doctor`` say of jobs that wait for a process."""
+    checks = json.loads(command(world, "doctor", "--json").stdout)["checks"]
+    listed = command(world, "list").stderr.splitlines()
+    return [check["message"] for check in checks if check["name"] == "waiting jobs"] + listed
+
+
+def test_list_and_doctor_say_that_no_process_is_there_to_launch_what_waits(world: World) -> None:
+    jobs = waiting_jobs(world, 2)
+    assert unattended(world) == [], "another command has to resume their group"
+    world.catalog.index.write(lambda: admit(world))
+    said = "2 jobs wait, and no process is there to launch them"
+    assert world.catalog.status(jobs[0]).queue_reason == "no_launcher"
+    assert unattended(world) == [said, f"{said}: this command has started `supervisor launch-waiting`."]
+    world.catalog.wait(jobs[:1], timeout=PATIENCE)
+    groups.change_group(world.catalog.index, "g", groups.resume)
+    assert unattended(world) == [], "that process is there"
+    assert [job.status for job in world.catalog.wait(jobs, timeout=PATIENCE)] == ["done", "done"]
+    wait_for_no_helper(world.root)
+
+
+def test_a_process_that_is_being_started_is_there(world: World) -> None:
+    (job_id,) = waiting_jobs(world, 1)
+    world.catalog.index.write(lambda: admit(world))
+    assert world.catalog.status(job_id).queue_reason == "no_launcher"
+    lock = take_lock(its_lock(world.root))
+    assert lock is not None
+    assert world.catalog.status(job_id).queue_reason == "launching"
+    os.close(lock)
+    assert world.catalog.status(job_id).queue_reason == "no_launcher"
+
+
+def test_a_supervisor_that_does_not_launch_an_admitted_job_is_named(world: World) -> None:
+    groups.change_group(world.catalog.index, "g", groups.pause(None, None), create=True)
+    make(world, "g", 1)
+    host = world.host()
+    job_id = host.start("true", groups=["g"])
+    process = world.hold(host.pid)
+    world.stop(process)
+    world.catalog.index.write(lambda: admit(world))
+    assert "its supervisor has not launched it" not in command(world, "status", job_id).stdout
+    long_ago = time.time_ns() - 45 * 10**9
+    os.utime(world.job(job_id) / GRANTED, ns=(long_ago, long_ago))
+    assert "its supervisor has not launched it" in command(world, "status", job_id).stdout
+    assert world.catalog.status(job_id).queue_reason == "launching"
+    world.resume(process)
+    assert host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"

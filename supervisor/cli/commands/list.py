@@ -8,9 +8,11 @@ from typing import Final
 
 import click
 
+from supervisor.admission import helper, launchers
 from supervisor.cli import exits, streams, text
 from supervisor.cli.arguments import label_option, workspace_option, workspace_scope
 from supervisor.cli.front import Invocation, command, write_document
+from supervisor.jobs import queue_text
 from supervisor.jobs.catalog import real_workspace
 from supervisor.model import Job, to_json
 from supervisor.states import State
@@ -47,6 +49,8 @@ def list_jobs(
     with call.catalog() as catalog:
         page = catalog.list(workspace=where, state=state, labels=labels, limit=limit, cursor=cursor)
         elsewhere = 0 if where is None else catalog.count_elsewhere(where)
+        unattended = launchers.unattended(catalog.index)
+        started = unattended > 0 and helper.ensure(catalog.index)
     if call.as_json:
         others = {} if where is None else {"jobs_in_other_workspaces": elsewhere}
         write_document({**to_json(page), **others})
@@ -59,6 +63,10 @@ def list_jobs(
         place = "" if where is None else f" in {real_workspace(where)}"
         more = f"; {text.plural(elsewhere, 'job')} in other workspaces (--all)" if elsewhere else ""
         call.note(f"{matching}{place}{more}.")
+    if unattended:
+        words = "supervisor launch-waiting"
+        what = f"this command has started `{words}`" if started else f"run `{words}`"
+        call.note(f"{queue_text.unattended(unattended)}: {what}.")
     return exits.OK
 
 

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 
 import click
 
+from supervisor.admission import launchers
 from supervisor.cli import exits, text
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command
+from supervisor.jobs import queue_text
 from supervisor.model import Job, to_json
 from supervisor.states import Reason, State
 
@@ -25,11 +27,12 @@ def status(call: Invocation, job: str) -> int:
     """
     with call.catalog() as catalog:
         found = catalog.status(catalog.resolve_prefix(job))
-    call.answer(lambda: to_json(found), *_describe(found))
+        late = launchers.late_launch(catalog.index, catalog.row(found.job_id)) if found.queue_reason else None
+    call.answer(lambda: to_json(found), *_describe(found, late))
     return exits.OK
 
 
-def _describe(job: Job) -> list[str]:
+def _describe(job: Job, late: float | None) -> list[str]:
     finished = job.status.terminal
     now = datetime.now(UTC)
     took = text.duration(job.elapsed_ms / 1000)
@@ -44,7 +47,7 @@ def _describe(job: Job) -> list[str]:
     facts = [
         ("Job", job.job_id),
         ("Status", f"{head}, {since} {took}" if command_known else head),
-        ("Waiting", text.waiting(job)),
+        ("Waiting", text.waiting(job) if late is None else queue_text.late(job, text.duration(late))),
         ("After", None if finished or job.started_at else text.dependencies(job) or None),
         ("Not before", None if finished or job.started_at else _not_before(job, now)),
         ("Progress", text.progress(job.progress)),

@@ -114,12 +114,15 @@ def check_registry(settings: Settings) -> Iterator[Check]:
     if not os.path.exists(f"{os.path.realpath(settings.state_dir)}/registry.db"):
         yield Check("registry", Severity.NOTE, "does not exist yet")
         return
+    from supervisor.admission import launchers
+    from supervisor.jobs import queue_text
     from supervisor.jobs.catalog import Catalog
 
     try:
         with Catalog(settings, create=False) as catalog:
             kept = catalog.index.count()
             unfinished = catalog.index.unfinished()
+            unattended = launchers.unattended(catalog.index)
             aside = catalog.index.set_aside
             states: list[str] = []
             for row in unfinished:
@@ -140,6 +143,9 @@ def check_registry(settings: Settings) -> Iterator[Check]:
     if len(unfinished) > live:
         words += f" ({text.plural(len(unfinished) - live, 'job')} had ended; the index is updated)"
     yield Check("unsettled jobs", Severity.FINE, words, facts=facts)
+    if unattended:
+        words, facts = queue_text.unattended(unattended), {"waiting": unattended}
+        yield Check("waiting jobs", Severity.WARNING, words, "Run `supervisor launch-waiting`.", facts)
 
 
 def check_configuration(settings: Settings) -> Iterator[Check]:
