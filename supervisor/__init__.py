@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         SupervisorClosed,
         SupervisorError,
     )
-    from supervisor.metrics import Histogram, Metrics
+    from supervisor.metrics import GroupMetrics, Histogram, Metrics
     from supervisor.model import (
         ErrorInfo,
         Exit,
@@ -83,6 +83,7 @@ __all__ = [
     "FeatureUnavailable",
     "GroupClosed",
     "GroupInfo",
+    "GroupMetrics",
     "GroupNotFound",
     "GroupOptions",
     "Histogram",
@@ -143,7 +144,7 @@ _HOME = {
         ],
         "supervisor.model",
     ),
-    **dict.fromkeys(["Histogram", "Metrics"], "supervisor.metrics"),
+    **dict.fromkeys(["GroupMetrics", "Histogram", "Metrics"], "supervisor.metrics"),
     "Settings": "supervisor.settings",
     **dict.fromkeys(["Reason", "State"], "supervisor.states"),
 }

@@ -50,6 +50,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "stop_not_recorded": _warning("A stop could not be recorded; it is carried out all the same.", "job_id", "error"),
     "progress_failed": _warning("The progress of a job is no longer read; the job runs on.", "job_id", "error"),
     "no_progress": _info("A kind could not report the progress of a job.", "kind", "error"),
+    "metrics_not_read": _warning("The groups could not be read for OpenTelemetry metrics.", "error"),
     "span_failed": _warning("No OpenTelemetry span could be made for a job.", "job_id", "error"),
     "commit_failed": _warning("State changes could not be committed to the index.", "code", "error", "messages"),
     "registry_rebuilt": _warning(

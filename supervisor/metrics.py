@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -16,7 +16,10 @@ import attrs
 
 from supervisor.states import State
 
-__all__ = ["Counters", "Histogram", "Metrics"]
+__all__ = ["MAX_GROUPS", "Counters", "GroupMetrics", "Histogram", "Metrics"]
+
+MAX_GROUPS: Final = 100
+"""The groups that metrics tell apart: the first by their names, and the first in which jobs were admitted."""
 
 _BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -49,10 +52,32 @@ class Histogram:
 
 
 @attrs.frozen(slots=True, kw_only=True)
+class GroupMetrics:
+    """A group of the state root.
+
+    Attributes:
+        limit: its slots; ``None`` is unlimited, 0 is closed.
+        running: the slots in use, by jobs of all supervisors.
+        waiting: its waiting jobs, of all supervisors.
+        oldest_wait_seconds: how long the oldest of them has waited; ``None`` if none waits.
+        admissions: its jobs that this supervisor has launched, or is about to launch, since it was opened.
+        slot_to_launch_seconds: from the end of a job to the launch of the next one in its place, where this supervisor
+            recorded the end and launched the next job at once.
+    """
+
+    limit: int | None
+    running: int
+    waiting: int
+    oldest_wait_seconds: float | None
+    admissions: int
+    slot_to_launch_seconds: Histogram
+
+
+@attrs.frozen(slots=True, kw_only=True)
 class Metrics:
     """What one supervisor has done since it was opened, and its current load.
 
-    All values are about the jobs that this supervisor started or adopted.
+    All values but ``groups`` are about the jobs that this supervisor started or adopted.
 
     Attributes:
         since: when the supervisor was opened; every count begins there.
@@ -69,6 +94,7 @@ class Metrics:
         waiting_for_disk: calls that wait for the thread that reads the disk.
         subscribers: open iterators of ``events``.
         unread_events: events that these iterators hold.
+        groups: the groups of the state root by name, at most 100; empty if they cannot be read now.
     """
 
     since: datetime
@@ -84,6 +110,7 @@ class Metrics:
     waiting_for_disk: int
     subscribers: int
     unread_events: int
+    groups: Mapping[str, GroupMetrics] = attrs.field(factory=dict[str, GroupMetrics])
 
 
 class Times:
@@ -114,10 +141,21 @@ class Times:
         )
 
 
+class GroupCounters:
+    """The counters of one group in one supervisor."""
+
+    __slots__ = ("admissions", "slot_to_launch")
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self.admissions = 0
+        self.slot_to_launch = Times()
+
+
 class Counters:
     """The counters of one supervisor."""
 
-    __slots__ = ("adoptions", "ended", "launch_failures", "launches", "overshoots", "stops")
+    __slots__ = ("_groups", "adoptions", "ended", "launch_failures", "launches", "overshoots", "stops")
 
     def __init__(self) -> None:
         """Begin at zero."""
@@ -127,3 +165,18 @@ class Counters:
         self.stops = Times()
         self.overshoots = Times()
         self.ended = Counter({state.value: 0 for state in State if state.terminal})
+        self._groups: dict[str, GroupCounters] = {}
+
+    def of_groups(self, names: Iterable[str]) -> dict[str, GroupCounters]:
+        """Return the counters of these groups; those beyond ``MAX_GROUPS`` have none."""
+        found: dict[str, GroupCounters] = {}
+        for name in names:
+            if name not in self._groups and len(self._groups) < MAX_GROUPS:
+                self._groups[name] = GroupCounters()
+            if name in self._groups:
+                found[name] = self._groups[name]
+        return found
+
+    def group(self, name: str) -> GroupCounters:
+        """Return the counters of one group, zeros for one without any."""
+        return self._groups.get(name) or GroupCounters()

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from supervisor import BlockingSupervisor, Metrics, Settings, State, open_supervisor, to_json
 from supervisor.engines.interface import LaunchRequest
-from supervisor.metrics import Times
+from supervisor.metrics import Counters, Times
 from supervisor.testing import FakeEngine, Script
 
 
@@ -134,3 +134,63 @@ def test_a_histogram() -> None:
     assert held.longest_seconds == 61
     assert held.total_seconds == pytest.approx(61.3021)
     assert held.mean_seconds == pytest.approx(61.3021 / 6)
+
+
+async def test_the_groups_of_the_state_root(settings: Settings, mock_clock: MockClock) -> None:
+    mock_clock.autojump_threshold = 0.01
+    engine = FakeEngine(Script(seconds=10))
+    async with open_supervisor(settings, engine=engine) as sup:
+        assert (await sup.metrics()).groups == {}
+        await sup.set_group("one", limit=1)
+        await sup.set_group("other")
+        jobs = [await sup.start(["tool"], groups=["one", "other"]) for _ in range(3)]
+        await trio.sleep(5)
+        groups = (await sup.metrics()).groups
+        assert list(groups) == ["one", "other"]
+        assert [(group.limit, group.running, group.waiting) for group in groups.values()] == [(1, 1, 2), (None, 1, 2)]
+        assert groups["one"].oldest_wait_seconds == pytest.approx(5, abs=2)
+        assert (groups["one"].admissions, groups["one"].slot_to_launch_seconds.count) == (1, 0)
+        for job in jobs:
+            await sup.wait(job.job_id)
+        groups = (await sup.metrics()).groups
+        assert (groups["one"].running, groups["one"].waiting, groups["one"].oldest_wait_seconds) == (0, 0, None)
+        for group in groups.values():
+            assert (group.admissions, group.slot_to_launch_seconds.count) == (3, 2)
+            assert group.slot_to_launch_seconds.longest_seconds < 2
+        assert to_json(await sup.metrics())["groups"]["one"]["admissions"] == 3
+
+
+async def test_a_slot_that_was_free_before_is_not_measured(settings: Settings, mock_clock: MockClock) -> None:
+    mock_clock.autojump_threshold = 0.01
+    async with open_supervisor(settings, engine=FakeEngine()) as sup:
+        await sup.set_group("g", limit=1)
+        for _ in range(2):
+            await sup.run(["tool"], groups="g")
+        await sup.pause_group("g")
+        waiting = await sup.start(["tool"], groups="g")
+        await trio.sleep(50)
+        await sup.resume_group("g")
+        await sup.wait(waiting.job_id)
+        group = (await sup.metrics()).groups["g"]
+    assert (group.admissions, group.slot_to_launch_seconds.count) == (3, 0)
+
+
+async def test_the_number_of_groups_is_bounded(settings: Settings) -> None:
+    async with open_supervisor(settings, engine=FakeEngine()) as sup:
+        for number in range(102):
+            await sup.set_group(f"g{number:03}")
+        for number in (101, 0):
+            await sup.run(["tool"], groups=f"g{number:03}")
+        groups = (await sup.metrics()).groups
+        assert list(groups) == [f"g{number:03}" for number in range(100)]
+        assert groups["g000"].admissions == 1
+
+
+def test_the_counters_of_groups_are_bounded() -> None:
+    counters = Counters()
+    for number in range(200):
+        for counted in counters.of_groups([str(number), "0"]).values():
+            counted.admissions += 1
+    assert counters.group("0").admissions == 201 - 1
+    assert counters.group("99").admissions == 1
+    assert counters.group("100").admissions == 0

@@ -7,6 +7,7 @@ of the root. The transaction that changes the index also admits the jobs for whi
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import attrs
 
@@ -136,10 +137,10 @@ def group_info(index: Index, name: str) -> GroupInfo:
     return _info(index, group)
 
 
-def group_infos(index: Index) -> list[GroupInfo]:
-    """Return every group of the state root by its name; a damaged one is shown as paused, with the cause."""
+def group_infos(index: Index, *, most: int | None = None) -> list[GroupInfo]:
+    """Return every group of the state root by its name, or the first of them; a damaged one is shown as paused."""
     found: list[GroupInfo] = []
-    for name, group in load_all(index.layout.root):
+    for name, group in islice(load_all(index.layout.root), most):
         if isinstance(group, StateCorrupt):
             group = Group(name=name, pauses=(Pause("damage", None, group.message),))  # noqa: PLW2901  # shown instead
         found.append(_info(index, group))

@@ -243,9 +243,9 @@ class AsyncioSupervisorMethods:
         return await self._ask(lambda sup: sup.move(job_id, priority=priority, first=first))
 
     async def metrics(self) -> Metrics:
-        """Return the counters of this supervisor since it was opened, and its present load.
+        """Return the counters of this supervisor since it was opened, its present load, and that of the groups.
 
-        The call measures nothing, so it may be made often; it counts the jobs in memory.
+        The call measures nothing, so it may be made often; it counts the jobs in memory, and reads up to 100 groups.
         """
         return await self._ask(lambda sup: sup.metrics())
 

@@ -243,9 +243,9 @@ class BlockingSupervisorMethods:
         return self._ask(lambda sup: sup.move(job_id, priority=priority, first=first))
 
     def metrics(self) -> Metrics:
-        """Return the counters of this supervisor since it was opened, and its present load.
+        """Return the counters of this supervisor since it was opened, its present load, and that of the groups.
 
-        The call measures nothing, so it may be made often; it counts the jobs in memory.
+        The call measures nothing, so it may be made often; it counts the jobs in memory, and reads up to 100 groups.
         """
         return self._ask(lambda sup: sup.metrics())
 

@@ -62,6 +62,7 @@ class Entry:
         progress: the last progress snapshot, for kinds that report progress.
         generation: the generation of the index that ``row`` was compared with last.
         waiters: how many callers wait for the end.
+        slot_free_ns: when the job ended whose slots it got, if this supervisor recorded that end.
         queue_reason: why it waits, as of the last event; ``None`` if that is not known.
     """
 
@@ -83,6 +84,7 @@ class Entry:
     progress: dict[str, Any] | None = attrs.field(default=None, init=False)
     generation: int = attrs.field(default=0, init=False)
     waiters: int = attrs.field(default=0, init=False)
+    slot_free_ns: int | None = attrs.field(default=None, init=False)
     queue_reason: str | None = attrs.field(default=None, init=False)
 
     @property

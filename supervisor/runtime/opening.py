@@ -25,7 +25,7 @@ from supervisor.engines import registry as engines
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorError
 from supervisor.jobs.catalog import Catalog
-from supervisor.runtime import tracing
+from supervisor.runtime import metering, tracing
 from supervisor.runtime.janitor import Janitor
 from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.supervisor import Supervisor
@@ -98,6 +98,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
     tracing.prepare()
     async with contextlib.AsyncExitStack() as stack:
         catalog = stack.enter_context(Catalog(settings, wait_seconds=0))
+        stack.enter_context(metering.observed(settings))
         running_on = engine or engines.make_engine(engines.LOCAL, catalog.layout.root, settings.python)
 
         if running_on.name == engines.LOCAL:

@@ -20,7 +20,7 @@ from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.metrics import Counters
 from supervisor.model import JobEvent
-from supervisor.runtime import tracing
+from supervisor.runtime import metering, tracing
 from supervisor.runtime.entry import LAUNCHING, Entry
 from supervisor.runtime.events import Subscription
 from supervisor.states import State
@@ -109,6 +109,7 @@ class Registry:
         self.admission_due = False
         self._granted: set[str] = set()
         self._ends: list[End] = []
+        self._ends_ns: dict[str, int] = {}  # of the last job of each group, among those of this batch
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
@@ -180,6 +181,7 @@ class Registry:
                 self._announce(batch, answers)
                 if self.admission_due:
                     self.admit()
+                self._ends_ns.clear()
                 batch = []
         finally:
             self._drain(batch)
@@ -354,6 +356,8 @@ class Registry:
         entry.finished.set()
         self._publish(entry, previous)
         self.counters.ended[entry.row.state] += 1
+        for name in entry.row.request.get("groups", ()):
+            self._ends_ns[name] = max(self._ends_ns.get(name, 0), entry.row.completed_ns or 0)
         if first:
             tracing.end(entry.row, entry.directory)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
@@ -362,6 +366,11 @@ class Registry:
         """Publish that the command of a job was launched, and commit it a little later."""
         self._publish(entry, State.QUEUED)
         entry.queue_reason = None
+        if entry.slot_free_ns is not None and entry.row.started_ns is not None:
+            seconds = (entry.row.started_ns - entry.slot_free_ns) / 1e9
+            for counters in (counted := self.counters.of_groups(entry.row.request["groups"])).values():
+                counters.slot_to_launch.add(seconds)
+            metering.launched(counted, max(seconds, 0.0))
         self._launches.append((trio.current_time() + _NOTE_AFTER_SECONDS, entry))
         self._launched.set()
         entry.started.set()
@@ -398,7 +407,17 @@ class Registry:
         if entry.pending is not None and entry.queue_reason != LAUNCHING:
             self._publish(entry, State.QUEUED)
         entry.queue_reason = LAUNCHING
+        if entry.pending is not None and (names := entry.row.request.get("groups")):
+            self._count_admission(entry, names)
         entry.begin(launch=True)
+
+    def _count_admission(self, entry: Entry, names: Iterable[str]) -> None:
+        for counters in (counted := self.counters.of_groups(names)).values():
+            counters.admissions += 1
+        metering.admitted(counted)
+        ends = [self._ends_ns[name] for name in names if name in self._ends_ns]
+        if ends and max(ends) >= entry.row.created_ns:
+            entry.slot_free_ns = max(ends)
 
     def publish_reasons(self, entries: Sequence[Entry]) -> None:
         """Publish for which of these jobs, which wait, ``queue_reason`` has changed since the last event.

@@ -32,8 +32,9 @@ from supervisor.jobs.listing import query_of
 from supervisor.jobs.results import check_detail, running_error
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result, from_ns
+from supervisor.model import GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.access import StoreAccess
+from supervisor.runtime.current_metrics import current_metrics
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
 from supervisor.runtime.follow import Chunks
@@ -44,7 +45,6 @@ from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import NoteFetched, Registry
 from supervisor.runtime.stops import wait_for_stop
 from supervisor.settings import Settings
-from supervisor.states import State, state_of
 from supervisor.store.groups import Group
 from supervisor.store.state_root import workspace_key
 from supervisor.system.notifier import Notifier
@@ -395,30 +395,13 @@ class Supervisor:
         return job
 
     async def metrics(self) -> Metrics:
-        """Return the counters of this supervisor since it was opened, and its present load.
+        """Return the counters of this supervisor since it was opened, its present load, and that of the groups.
 
-        The call measures nothing, so it may be made often; it counts the jobs in memory.
+        The call measures nothing, so it may be made often; it counts the jobs in memory, and reads up to 100 groups.
         """
         self.access.check_open()
         await trio.lowlevel.checkpoint()
-        registry, counters = self._registry, self._registry.counters
-        jobs = {state_of(name, ended=True): count for name, count in counters.ended.items()}
-        alive = [entry.row.started_ns is not None for entry in registry.entries.values()]
-        return Metrics(
-            since=from_ns(self._opened_ns),
-            jobs={State.QUEUED: alive.count(False), State.RUNNING: alive.count(True), **jobs},
-            launches=(launches := counters.launches.so_far()).count,
-            launch_failures=counters.launch_failures,
-            adoptions=counters.adoptions,
-            launch_seconds=launches,
-            stop_seconds=counters.stops.so_far(),
-            deadline_overshoot_seconds=counters.overshoots.so_far(),
-            uncommitted=registry.queue_length,
-            unnoted_launches=registry.deferred_launches,
-            waiting_for_disk=self.access.waiting,
-            subscribers=len(registry.subscriptions),
-            unread_events=sum(subscription.unread for subscription in registry.subscriptions),
-        )
+        return await current_metrics(self._registry, self._catalog, self.access, self._opened_ns)
 
     # ------------------------------------------------------------ doing
 
