@@ -1,20 +1,24 @@
-"""State roots with many finished jobs, which the package's own store enters without running them."""
+"""State roots with many finished or waiting jobs, which the package's own store enters without running them."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import supervisor
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.model import Exit
 from supervisor.states import Reason, State
+from supervisor.store import Row
 from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
-__all__ = ["fill"]
+__all__ = ["fill", "waiting_jobs"]
 
 
 def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list[str]:
@@ -32,27 +36,8 @@ def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list
             for number in range(count):
                 place = places[number % workspaces]
                 now = time.time_ns()
-                job_id = new_job_id()
-                record = {
-                    "v": 1,
-                    "job_id": job_id,
-                    "kind": "raw",
-                    "argv": ["true"],
-                    "workspace": place,
-                    "labels": {"batch": str(number % 100)},
-                    "created_ns": now,
-                    "deadline_seconds": 1800.0,
-                    "ttl_seconds": 86400.0,
-                    "grace_seconds": 5.0,
-                    "output_limit": 1 << 26,
-                    "idempotency_key": None,
-                    "digest": "",
-                    "engine": "local",
-                    "owner": owner,
-                    "host": processes.host_id(),
-                    "boot": processes.boot_id(),
-                    "ns": processes.pid_namespace(),
-                }
+                record = _record(place, owner, now) | {"labels": {"batch": str(number % 100)}}
+                job_id = record["job_id"]
                 text = dump(record)
                 directory = catalog.layout.make_job(workspace_key(place), job_id, text.encode("ascii"))
                 Path(directory, records.STDOUT).touch(0o600)
@@ -75,3 +60,49 @@ def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list
         catalog.index.checkpoint()
         catalog.layout.owners.unregister(owner)
     return ids
+
+
+@contextlib.contextmanager
+def waiting_jobs(settings: supervisor.Settings, count: int, group: str) -> Generator[list[str]]:
+    """Enter ``count`` jobs that wait in a group, each with its directory, for a supervisor that is open meanwhile.
+
+    Gives their ids. Afterwards they are jobs without a supervisor, and without orders.
+    """
+    here = str(Path.cwd().resolve())
+    with Catalog(settings) as catalog:
+        owner = catalog.layout.owners.register()
+        rows: list[Row] = []
+        for _ in range(count):
+            record = _record(here, owner, time.time_ns()) | {"groups": [group], "priority": 0, "weight": 1}
+            text = dump(record)
+            catalog.layout.make_job(workspace_key(here), record["job_id"], text.encode("ascii"))
+            rows.append(row_of_record(workspace_key(here), record, text, ours=True))
+        catalog.index.write(lambda: catalog.index.insert_all(rows))
+        catalog.index.checkpoint()
+        try:
+            yield [row.job_id for row in rows]
+        finally:
+            catalog.layout.owners.unregister(owner)
+
+
+def _record(workspace: str, owner: str, created_ns: int) -> dict[str, Any]:
+    return {
+        "v": 1,
+        "job_id": new_job_id(),
+        "kind": "raw",
+        "argv": ["true"],
+        "workspace": workspace,
+        "labels": {},
+        "created_ns": created_ns,
+        "deadline_seconds": 1800.0,
+        "ttl_seconds": 86400.0,
+        "grace_seconds": 5.0,
+        "output_limit": 1 << 26,
+        "idempotency_key": None,
+        "digest": "",
+        "engine": "local",
+        "owner": owner,
+        "host": processes.host_id(),
+        "boot": processes.boot_id(),
+        "ns": processes.pid_namespace(),
+    }

@@ -12,6 +12,7 @@ from benchmarks.cases.interpreting import interpreting
 from benchmarks.cases.latency import exits, lists, starts, statuses
 from benchmarks.cases.many import deadlines, reopening, sleeping
 from benchmarks.cases.mcp import mcp
+from benchmarks.cases.queueing import queueing
 from benchmarks.cases.stopping import stopping
 from benchmarks.cases.streams import events, output
 from benchmarks.cases.throughput import throughput
@@ -26,6 +27,7 @@ CASES: Final[Mapping[str, Case]] = {
     "statuses": statuses,
     "lists": lists,
     "growth": growth,
+    "queueing": queueing,
     "sleeping": sleeping,
     "deadlines": deadlines,
     "stopping": stopping,

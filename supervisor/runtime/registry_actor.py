@@ -26,7 +26,7 @@ from supervisor.runtime.events import Subscription
 from supervisor.states import State
 from supervisor.store import Index, Row
 from supervisor.store.queue import TURN, End, Turn
-from supervisor.store.tickets import ticket_of
+from supervisor.store.tickets import has_ticket, ticket_of
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Create", "CreateMany", "Finish", "NoteFetched", "NoteLaunch", "Registry"]
@@ -218,12 +218,13 @@ class Registry:
         single = len(batch) == 1 and not _creations(batch[0])
         pending = any(creation.entry.pending for message in batch for creation in _creations(message))
         changes = any(isinstance(message, Finish | NoteLaunch) for message in batch)
+        freed = any(isinstance(message, Finish) and has_ticket(message.row.request) for message in batch)
         turn: Turn | None = None
 
         def apply() -> list[bool]:
             nonlocal turn
             answers = [self._apply(index, message) for message in batch]
-            if pending or (changes and index.queue.has_jobs()):
+            if pending or (changes and index.queue.is_due(index.layout.clock.moment, freed=freed)):
                 self.admission_due = True  # after the commit
             if pending:
                 turn = index.take_turn(max(TURN, sum(len(_creations(message)) for message in batch)))

@@ -472,7 +472,7 @@ class Index(Queries):
 
     def take_turns(self) -> Turn:
         """Take turns in transactions of their own as long as they decide anything; return all decisions."""
-        turn = Turn([], [], more=self.read_queue(lambda queue: queue.is_due(self.layout.clock.moment())))
+        turn = Turn([], [], more=self.read_queue(lambda queue: queue.is_due(self.layout.clock.moment)))
         while turn.more:
             taken = self.write(self.take_turn)
             turn = taken._replace(grants=turn.grants + taken.grants)

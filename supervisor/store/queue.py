@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from supervisor.store import ranks
@@ -224,7 +224,7 @@ class Queue:
     def clear(self) -> None:
         """Delete everything."""
         self._orders.clear()
-        for table in ("groups", "lanes", "waiting", "held", "later", "times", "deps"):
+        for table in ("groups", "lanes", "waiting", "ranks", "held", "later", "times", "deps"):
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
 
     # ------------------------------------------------------------ jobs
@@ -337,14 +337,11 @@ class Queue:
         ends = [End(*each) for each in self._later.ends(most)]
         return Turn(grants, ends, more=reviewed > 0 or len(grants) == most)
 
-    def is_due(self, now: Moment) -> bool:
-        """Whether a turn may have something to decide."""
-        return self.has_jobs() and (self.any_waits() or self._later.is_due(now))
-
-    def has_jobs(self) -> bool:
-        """Whether any job waits for anything: 3 us, while ``is_due`` takes 25."""
-        statement = "SELECT EXISTS (SELECT 1 FROM waiting) OR EXISTS (SELECT 1 FROM later)"
-        return bool(self._db.execute(statement).fetchone()[0])
+    def is_due(self, clock: Callable[[], Moment], *, freed: bool = True) -> bool:
+        """Whether a turn may have something to decide; ``freed``: there may be more room than in the last turn."""
+        statement = "SELECT EXISTS (SELECT 1 FROM waiting), EXISTS (SELECT 1 FROM later)"
+        waits, later = self._db.execute(statement).fetchone()  # 3 us, of the 25 of all questions
+        return bool(freed and waits) or (bool(waits or later) and self._later.is_due(clock()))
 
     def admit(self, now_ns: int, most: int = TURN) -> list[Grant]:
         """Give free slots to waiting jobs, by rank over all lanes; return up to ``most`` jobs that got theirs.

@@ -55,7 +55,7 @@ class World:
         while turn.more:
             turn = self.queue.turn(self.now)
             grants += turn.grants
-        assert not self.queue.is_due(self.now) or turn.ends or self.queue.any_waits()
+        assert not self.queue.is_due(lambda: self.now) or turn.ends or self.queue.any_waits()
         return turn._replace(grants=grants)
 
     def admitted(self) -> list[str]:
@@ -206,7 +206,7 @@ def test_a_job_on_hold_stays_whatever_else_comes(world: World) -> None:
     world.end(first)
     assert world.admitted() == []
     assert world.reason(job) == "held"
-    assert not world.queue.is_due(world.now)
+    assert not world.queue.is_due(lambda: world.now)
     assert not world.queue.can_go_on()
 
 
@@ -230,7 +230,7 @@ def test_a_job_that_was_launched_in_time_does_not_end(world: World) -> None:
     assert world.admitted() == [job]
     world.passes(60)
     assert world.ends() == []
-    assert not world.queue.is_due(world.now)
+    assert not world.queue.is_due(lambda: world.now)
 
 
 def test_many_changes_at_once_are_reviewed_in_portions(world: World) -> None:
@@ -239,6 +239,6 @@ def test_many_changes_at_once_are_reviewed_in_portions(world: World) -> None:
     world.admitted()
     world.end(first)
     assert len(world.queue.turn(world.now, most=64).grants) == 64
-    assert world.queue.is_due(world.now)
+    assert world.queue.is_due(lambda: world.now)
     assert len(world.admitted()) == 136
     assert len(jobs) == 200

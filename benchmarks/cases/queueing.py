@@ -1,0 +1,220 @@
+"""Groups with many waiting jobs: what they cost others, each other, and a reader; how soon a freed slot is used."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import attrs
+import trio
+
+import supervisor
+from benchmarks.apart import apart
+from benchmarks.cases.throughput import TRUE, run_all
+from benchmarks.figures import OURS, Figure, Goal, interleaved, median_us
+from benchmarks.filling import waiting_jobs
+from benchmarks.plan import Plan
+from supervisor.admission.groups import change_group
+from supervisor.jobs.catalog import Catalog
+from supervisor.model import Exit
+from supervisor.states import Reason, State
+from supervisor.store.rows import JobOutcome
+
+__all__ = ["queueing"]
+
+_NONE: Final = "none waiting"
+_FLIGHT: Final = 16
+_GROUP: Final = "slots"
+
+
+def queueing(plan: Plan) -> Iterator[Figure]:
+    """Measure next to many waiting jobs, then the entry of many, and the time from a freed slot to the next launch."""
+    count = plan.pick(100, 20_000, 100_000)
+    with contextlib.ExitStack() as stack:
+        roots = {name: stack.enter_context(_filled(plan, waiting)) for name, waiting in ((OURS, count), (_NONE, 0))}
+        beside = f"{count:,} waiting"
+        yield from _admissions(plan, {name: settings for name, (settings, _) in roots.items()}, beside)
+        yield from _looks(plan, *roots[OURS], beside)
+        yield from _rates(plan, {name: settings for name, (settings, _) in roots.items()}, beside)
+    yield _entries(plan)
+    yield from _launches(plan)
+
+
+@contextlib.contextmanager
+def _filled(plan: Plan, count: int) -> Generator[tuple[supervisor.Settings, str]]:
+    """Give a state root with so many waiting jobs in a group with one slot, and the last of the jobs."""
+    settings = plan.settings()
+    with Catalog(settings) as catalog:
+        change_group(catalog.index, _GROUP, lambda group: attrs.evolve(group, limit=1), create=True)
+    with waiting_jobs(settings, count, _GROUP) as ids:
+        yield settings, ids[-1] if ids else ""
+    settings.state_dir.joinpath("registry.db").unlink()  # the run ends without a cancel of each
+
+
+def _rates(plan: Plan, roots: dict[str, supervisor.Settings], beside: str) -> Iterator[Figure]:
+    jobs = plan.pick(20, 200, 1000)
+
+    async def rate(sup: supervisor.Supervisor) -> float:
+        begun = time.perf_counter()
+        await run_all(sup, TRUE, jobs, _FLIGHT)
+        return jobs / (time.perf_counter() - begun)
+
+    def contender(settings: supervisor.Settings) -> Callable[[], float]:
+        return lambda: plan.ours(rate, settings)
+
+    values, _ = interleaved(plan.rounds + 2, {name: contender(settings) for name, settings in roots.items()})
+    yield Figure(
+        case="queueing",
+        name=f"jobs in no group to a recorded exit, {beside}",
+        unit="1/s",
+        values=values,
+        goals=[Goal(">=", 0.95, of=_NONE)],
+        note=f"{_FLIGHT} in flight",
+    )
+
+
+def _admissions(plan: Plan, roots: dict[str, supervisor.Settings], beside: str) -> Iterator[Figure]:
+    """Measure the transaction that gives a freed slot to the next job; ``none waiting``: but for that one."""
+    times = plan.pick(3, 100, 500)
+
+    def contender(settings: supervisor.Settings, *, enter: bool) -> Callable[[], float]:
+        def measure() -> float:
+            with Catalog(settings) as catalog:
+                return _admission_us(catalog, settings, times, enter=enter)
+
+        return measure
+
+    values, _ = interleaved(
+        plan.rounds, {name: contender(settings, enter=name == _NONE) for name, settings in roots.items()}
+    )
+    yield Figure(
+        case="queueing",
+        name=f"admission of a job, {beside}",
+        unit="us",
+        values=values,
+        goals=[Goal("<=", 100), Goal("<=", 2, of=_NONE)],
+        note="the transaction, with the file that says so in the job directory",
+    )
+
+
+def _admission_us(catalog: Catalog, settings: supervisor.Settings, times: int, *, enter: bool) -> float:
+    index, taken = catalog.index, list[float]()
+    held: str | None = None
+    for _ in range(times + 1):
+        if held is not None:
+            _end(catalog, held)
+        with waiting_jobs(settings, int(enter), _GROUP):
+            begun = time.perf_counter()
+            turn = index.write(index.take_turn)
+            taken.append(time.perf_counter() - begun)
+            held = turn.grants[0].job_id
+    if held is not None:
+        _end(catalog, held)
+    return median(taken[1:]) * 1e6
+
+
+def _end(catalog: Catalog, job_id: str) -> None:
+    row = catalog.row(job_id)
+    outcome = JobOutcome(state=State.DONE, reason=Reason.EXITED, exit=Exit(exit_code=0, ended_ns=time.time_ns()))
+    catalog.index.write(lambda: catalog.index.finish(row.with_outcome(outcome)))
+
+
+def _looks(plan: Plan, settings: supervisor.Settings, last: str, beside: str) -> Iterator[Figure]:
+    """Measure what a catalog that is open answers about the queue."""
+    times = plan.pick(2, 20, 100)
+    with Catalog(settings) as catalog:
+        looks: dict[str, Callable[[], object]] = {
+            "the status, with the position, of the last job": lambda: catalog.status(last),
+            "a page of ten queued jobs": lambda: catalog.list(state="queued", limit=10),
+            "the counts of the group": lambda: catalog.index.read_queue(lambda queue: queue.counts(_GROUP)),
+        }
+        for what, look in looks.items():
+            values, _ = interleaved(plan.rounds, {OURS: lambda look=look: median_us(times, look)})  # type: ignore[misc]
+            yield Figure(case="queueing", name=f"{what}, {beside}", unit="us", values=values, goals=[Goal("<=", 1000)])
+
+
+def _entries(plan: Plan) -> Figure:
+    """Measure ``start_many`` into a group that is paused, so that every job waits."""
+    count = plan.pick(20, 2000, 10_000)
+
+    async def rate(sup: supervisor.Supervisor) -> float:
+        await sup.set_group(_GROUP, limit=1)
+        await sup.pause_group(_GROUP)
+        specs = [supervisor.JobSpec(argv=TRUE, groups=(_GROUP,)) for _ in range(count)]
+        begun = time.perf_counter()
+        await sup.start_many(specs)
+        taken = time.perf_counter() - begun
+        return count / taken
+
+    values, _ = interleaved(plan.rounds, {OURS: lambda: plan.ours(rate)})
+    return Figure(
+        case="queueing",
+        name=f"jobs that wait, by start_many, {count:,} at a time",
+        unit="1/s",
+        values=values,
+        goals=[Goal(">=", 5000)],
+    )
+
+
+def _launches(plan: Plan) -> Iterator[Figure]:
+    """Measure from the end of a job, by the clock of its keeper, to the spawn of the next one in its group."""
+    times = plan.pick(3, 50, 200)
+
+    async def gaps(sup: supervisor.Supervisor) -> float:
+        await sup.set_group(_GROUP, limit=1)
+        made = await sup.start_many([supervisor.JobSpec(argv=TRUE, groups=(_GROUP,)) for _ in range(times)])
+        return _gap_ms([await sup.wait(job.job_id) for job in made])
+
+    values, _ = interleaved(plan.rounds, {OURS: lambda: plan.ours(gaps)})
+    yield Figure(
+        case="queueing",
+        name="a freed slot to the next launch, with a supervisor",
+        unit="ms",
+        values=values,
+        goals=[Goal("<=", 3)],
+        note="medians of a round",
+    )
+
+    def alone() -> float:
+        settings = plan.settings()
+        apart(_start_two, str(settings.state_dir))
+        with Catalog(settings) as catalog:
+            ids = [job.job_id for job in catalog.list().jobs]
+            return _gap_ms(catalog.wait(ids, timeout=60))
+
+    values, _ = interleaved(plan.pick(1, 5, 15), {OURS: alone})
+    yield Figure(
+        case="queueing",
+        name="a freed slot to the next launch, with keepers only",
+        unit="ms",
+        values=values,
+        goals=[Goal("<=", 150)],
+        note="a process of its own is started for that",
+    )
+
+
+def _start_two(root: str) -> None:
+    """Start two jobs in a group with one slot, and leave them."""
+
+    async def main() -> None:
+        async with supervisor.open_supervisor(supervisor.Settings(state_dir=Path(root))) as sup:
+            await sup.set_group(_GROUP, limit=1)
+            for argv in (("sleep", "1"), TRUE):
+                await sup.start(argv, groups=[_GROUP])
+
+    trio.run(main)
+
+
+def _gap_ms(jobs: Sequence[supervisor.Job]) -> float:
+    in_order = sorted(jobs, key=lambda job: job.created_at)
+    gaps: list[float] = []
+    for one, other in pairwise(in_order):
+        if one.completed_at is None or other.started_at is None:
+            raise AssertionError(one, other)
+        gaps.append((other.started_at - one.completed_at).total_seconds() * 1e3)
+    return median(gaps)
