@@ -271,7 +271,10 @@ class Queue:
         if ticket.hold:
             self._later.put_back(seq)
         rank = ticket.rank(self._aging(ticket.groups))
-        self._db.execute("UPDATE waiting SET rank = ? WHERE seq = ?", (rank, seq))
+        found = self._db.execute("SELECT lane, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
+        if found is not None:  # no UPDATE: triggers count what is inserted and deleted
+            self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
+            self._db.execute("INSERT INTO waiting VALUES (?, ?, ?, ?)", (found[0], rank, seq, found[1]))
         self._later.change(seq, rank, hold=ticket.hold, now=now)
 
     def before_all(self, seq: int) -> int:
