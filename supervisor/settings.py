@@ -92,9 +92,13 @@ def _log_level(held: object) -> str:
 
 def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str) -> Any:
     """Return a field: the argument, else ``variable``, else ``default``; ``parse`` converts all three."""
+    name = os.fsencode(variable)
 
     def read() -> object:
-        # An empty variable counts as unset, as in `VAR= command`.
+        # `os.environ.get` raises and catches an error for a variable that is not set, which takes 2 us; what it wraps
+        # is a dict. An empty variable counts as unset, as in `VAR= command`.
+        if name not in getattr(os.environ, "_data", (name,)):
+            return default
         return os.environ.get(variable) or default
 
     def convert(held: object) -> object:

@@ -182,8 +182,8 @@ def spec_of(argv: Sequence[str] | JobSpec, options: JobOptions) -> JobSpec:
     Raises:
         InvalidArguments: ``argv`` is one string, an option is unknown, or one is given beside a ``JobSpec``.
     """
-    unknown = options.keys() - JobOptions.__annotations__.keys()
-    if unknown:
+    if not options.keys() <= JobOptions.__annotations__.keys():
+        unknown = options.keys() - JobOptions.__annotations__.keys()
         message = f"there is no option {min(unknown)!r:.80}; it must be one of {', '.join(JobOptions.__annotations__)}"
         raise InvalidArguments(message)
     if isinstance(argv, JobSpec):

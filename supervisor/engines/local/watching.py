@@ -42,7 +42,7 @@ class Watched:
     begun: trio.Event = attrs.field(factory=trio.Event, init=False)
     ended: Ended | None = attrs.field(default=None, init=False)
     finished: trio.Event = attrs.field(factory=trio.Event, init=False)
-    poked: trio.Event = attrs.field(factory=trio.Event, init=False)
+    poked: trio.Event | None = attrs.field(default=None, init=False)
     pidfd: int | None = attrs.field(default=None, init=False)
     unwatch: Callable[[], None] | None = attrs.field(default=None, init=False)
 
@@ -55,7 +55,8 @@ class Watched:
 
     def poke(self) -> None:
         """Have the evidence examined again."""
-        self.poked.set()
+        if self.poked is not None:
+            self.poked.set()
 
     def set_ended(self, ended: Ended) -> None:
         """Record the end and wake the tasks that wait for it."""
@@ -95,7 +96,7 @@ class Watcher:
         with self._notifier.watching(job.directory, CHANGED, job.poke) as notified:
             async with trio.open_nursery() as pokers:
                 while ended is None:
-                    job.poked = trio.Event()
+                    poked = job.poked = trio.Event()
                     try:
                         observation = await trio.to_thread.run_sync(self._observe, job)
                     except OSError as error:  # a full disk, no descriptors left: it may pass, and other jobs go on
@@ -121,7 +122,7 @@ class Watcher:
                     if blind or not notified:
                         patience = _CHECK_BLINDLY_SECONDS
                     with trio.move_on_after(patience):
-                        await job.poked.wait()
+                        await poked.wait()
                 pokers.cancel_scope.cancel()
         job.set_ended(ended)
 
