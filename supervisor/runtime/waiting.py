@@ -203,9 +203,11 @@ class WaitingJobs:
         changed_since: list[Entry] = []
         for _ in range(min(len(self._checked), _PORTION)):
             entry = self._checked.popleft()
-            if _is_launched(entry) or entry.finished.is_set():
+            if _is_launched(entry) or entry.finished.is_set() or entry.key_conflict or entry.problem is not None:
                 continue
             self._checked.append(entry)
+            if entry.row.job_id not in self._registry.entries:  # it is not recorded yet
+                continue
             if self._stale > 0 and entry.pending is not None:
                 changed_since.append(entry)
             if entry.adopted:

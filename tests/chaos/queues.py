@@ -39,7 +39,6 @@ import trio
 from queue_oracle import Marks, Round, Told
 
 import supervisor
-from supervisor.model import JobOptions
 
 EVERYWHERE = Path(__file__).with_name("everywhere")
 PACKAGE = Path(supervisor.__file__).parents[1]
@@ -76,7 +75,7 @@ class Program:
         os.write(descriptor, (json.dumps(facts) + "\n").encode())
         os.close(descriptor)
 
-    def request(self, sup: supervisor.Supervisor) -> tuple[list[str], dict[str, Any]]:
+    def request(self) -> tuple[list[str], dict[str, Any]]:
         """Return the command and the options of a job."""
         chance = self.chance
         names = chance.sample(sorted(LIMITS), chance.choice([0, 1, 1, 1, 2, 2]))
@@ -92,33 +91,53 @@ class Program:
         elif what < 0.45:
             soon = time.time() + chance.uniform(0, 2)
             options["not_before"] = datetime.fromtimestamp(0, UTC) + timedelta(seconds=soon)
-        elif what < 0.5 and hasattr(sup, "release"):
+        elif what < 0.5:
             options["hold"] = True
         if chance.random() < 0.1:
             options["start_within_seconds"] = chance.uniform(0.3, 4)
         if chance.random() < 0.1:
             options["stdin"] = b"x" * 1000
-        options = {name: value for name, value in options.items() if name in JobOptions.__annotations__}
+        if chance.random() < 0.1:
+            options["spool"] = "memory"
         code = 1 if chance.random() < 0.15 else 0
         return ["sh", "-c", JOB, str(self.base / "marks"), f"{chance.uniform(0.01, 0.2):.2f}", str(code)], options
 
+    async def start_many(self, sup: supervisor.Supervisor) -> None:
+        """Start several jobs at once."""
+        asked = [self.request() for _ in range(self.chance.randint(2, 4))]
+        specs = [supervisor.JobSpec(argv=argv, **options) for argv, options in asked]
+        for job, spec in zip(await self._patiently(sup.start_many, specs), specs, strict=True):
+            self.note(id=job.job_id, groups=list(spec.groups), weight=spec.weight)
+
     async def start(self, sup: supervisor.Supervisor) -> None:
-        """Start a job, and now and then end or release one."""
+        """Start a job, and now and then end, move or release one."""
         chance = self.chance
-        argv, options = self.request(sup)
+        argv, options = self.request()
         job = await self._patiently(sup.start, argv, **options)
         self.note(id=job.job_id, groups=options["groups"], weight=options.get("weight", 1))
+        if chance.random() < 0.1:
+            with contextlib.suppress(supervisor.JobRunning, supervisor.InvalidArguments):  # it waits no more
+                await self._change_place(sup, chance.choice(sorted(Told.read(self.told).ids)))
         if chance.random() < 0.1:
             self.note(cancelling=job.job_id)
             await self._patiently(sup.cancel, job.job_id)
         elif options.get("hold") and chance.random() < 0.7:
             await trio.sleep(chance.uniform(0, 0.3))
-            await self._patiently(sup.release, job.job_id)
+            with contextlib.suppress(supervisor.JobRunning, supervisor.InvalidArguments):  # another one was faster
+                await self._patiently(sup.release, job.job_id)
         if chance.random() < 0.05:
             name = chance.choice(sorted(LIMITS))
             await self._patiently(sup.pause_group, name)
             await trio.sleep(chance.uniform(0, 0.3))
             await self._patiently(sup.resume_group, name)
+
+    async def _change_place(self, sup: supervisor.Supervisor, job_id: str) -> None:
+        """Hold, release or move a job, which may be another program's."""
+        what = self.chance.choice(["hold", "release", "first", "priority"])
+        if what in {"hold", "release"}:
+            await self._patiently(getattr(sup, what), job_id)
+        else:
+            await self._patiently(sup.move, job_id, **{what: True if what == "first" else 5})
 
     @staticmethod
     async def _patiently(ask: Any, *args: Any, **named: Any) -> Any:
@@ -126,7 +145,8 @@ class Program:
             try:
                 return await ask(*args, **named)
             except supervisor.SupervisorError as error:
-                if not error.retryable:
+                keeper_killed = isinstance(error, supervisor.LaunchFailed)  # that was to hold the orders in memory
+                if not (error.retryable or keeper_killed):
                     raise
                 await trio.sleep(0.1)
 
@@ -135,7 +155,7 @@ class Program:
         chance = self.chance
         async with supervisor.open_supervisor() as sup:
             for _ in range(jobs):
-                await self.start(sup)
+                await (self.start if chance.random() < 0.9 else self.start_many)(sup)
                 await trio.sleep(chance.uniform(0, 0.05))
             if chance.random() < 0.5:
                 await trio.sleep(chance.uniform(0, 1))
@@ -347,7 +367,7 @@ class Stage:
         found = []
         for path in self.base.glob("*.err"):
             text = path.read_text(errors="replace")
-            if "Traceback" in text or "internal_error" in text:
+            if "Traceback" in text or "job_actor_failed" in text:
                 found.append(f"{path.name}: {text[-2000:]}")
         return found
 
@@ -424,15 +444,17 @@ def main() -> int:
     reasons: Counter[str] = Counter()
     begun = time.monotonic()
     played = broken = 0
-    for number in range(given.rounds) if given.only is None else [given.only]:
-        played += 1
-        broken += bool(play(given.seed * 1000 + number, kills, reasons))
-        if broken and not given.go_on:
-            break
-    took = time.monotonic() - begun
-    killed = sum(number for what, number in kills.items() if not what.startswith("("))
-    lines = [f"seed {given.seed}: {played} rounds in {took:.0f} s, {broken} broken; {killed} kills: {dict(kills)}"]
-    sys.stdout.write("\n".join([*lines, f"ends of jobs: {dict(reasons)}"]) + "\n")
+    try:
+        for number in range(given.rounds) if given.only is None else [given.only]:
+            played += 1
+            broken += bool(play(given.seed * 1000 + number, kills, reasons))
+            if broken and not given.go_on:
+                break
+    finally:
+        took = time.monotonic() - begun
+        killed = sum(number for what, number in kills.items() if not what.startswith("("))
+        line = f"seed {given.seed}: {played} rounds in {took:.0f} s, {broken} broken; {killed} kills: {dict(kills)}"
+        sys.stdout.write(f"{line}\nends of jobs: {dict(reasons)}\n")
     return 1 if broken else 0
 
 

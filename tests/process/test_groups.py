@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 import supervisor
 from supervisor.admission import groups, helper
@@ -533,6 +536,32 @@ async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypat
         assert admitted == [job.job_id]
         with trio.fail_after(PATIENCE):
             assert (await sup.wait(job.job_id)).status == "done"
+
+
+async def test_a_job_that_is_not_recorded_yet_is_not_taken_for_a_forgotten_one(world: World) -> None:
+    """It would be launched without its slots as soon as it is recorded."""
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=1)
+        first = await sup.start(["sleep", "60"], groups=["g"])
+        jobs: list[supervisor.Job] = []
+
+        async def start() -> None:
+            jobs.append(await sup.start(["true"], groups=["g"]))
+
+        async with trio.open_nursery() as nursery:
+            with contextlib.closing(sqlite3.connect(world.root / "registry.db", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                nursery.start_soon(start)
+                await trio.testing.wait_all_tasks_blocked(0.05)  # a thread waits for the lock
+                assert jobs == []
+                sup.launcher.waiting.check(changed=True)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                other.execute("ROLLBACK")
+        assert [job.status for job in jobs] == ["queued"]
+        assert counts(world, "g") == (1, 1)
+        await sup.cancel(first.job_id)
+        with trio.fail_after(PATIENCE):
+            assert (await sup.wait(jobs[0].job_id)).status == "done"
 
 
 def test_a_rebuild_of_the_index_deletes_the_orders_of_a_job_that_has_ended(world: World) -> None:
