@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from supervisor.admission import groups
 from supervisor.engines.local import stopping
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.places import hold, move, release
 from supervisor.settings import Settings
-from supervisor.store import Index, Row
+from supervisor.store import Index, Row, ranks
 from supervisor.store.clock import Clock
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -302,6 +304,7 @@ steps = st.lists(
         st.tuples(st.just("end"), pick, st.sampled_from([0, 1])),
         st.tuples(st.just("cancel"), pick),
         st.tuples(st.just("forget"), pick),
+        st.tuples(st.just("move"), pick, st.sampled_from(["hold", "release", "first", "priority"])),
         st.tuples(st.just("pass"), st.sampled_from([1, 6])),
         st.tuples(st.just("set"), st.just(10)),  # one that is set back may have to come to a time once more
         st.tuples(st.just("pause"), st.sampled_from(sorted(LIMITS))),
@@ -325,6 +328,7 @@ def test_an_index_that_is_made_anew_has_the_same_queue(walk: list[tuple[Any, ...
                 review(root.index)
                 assert rebuilt(root) == tables(root.index), step
                 check_limits(root)
+                check_counts(root.index)
         finally:
             root.close()
 
@@ -349,7 +353,7 @@ def take(root: Root, step: str, *arguments: Any) -> None:
         act(root, step, *arguments)
 
 
-def act(root: Root, step: str, number: int, code: int = 0) -> None:
+def act(root: Root, step: str, number: int, how: Any = None) -> None:
     """Do something about one of the jobs that it can be done about."""
     places = {job_id: place for job_id, (place, *_) in tables(root.index).items()}
     unlaunched = [row for row in root.rows() if row.started_ns is None and not row.finished]
@@ -361,6 +365,8 @@ def act(root: Root, step: str, number: int, code: int = 0) -> None:
             return not launched and not row.finished and places.get(row.job_id, "held") == "held"
         if step == "forget":
             return row.finished and row.job_id not in awaited
+        if step == "move":
+            return places.get(row.job_id, "held") != "held"
         return not row.finished and launched is (step == "end")
 
     jobs = [row.job_id for row in root.rows() if fits(row)]
@@ -371,10 +377,13 @@ def act(root: Root, step: str, number: int, code: int = 0) -> None:
         root.launch(job_id)
         root.catalog.status(job_id)
     elif step == "end":
-        root.end(job_id, code)
+        root.end(job_id, how)
         root.catalog.status(job_id)
     elif step == "cancel":
         root.catalog.cancel(job_id)
+    elif step == "move":
+        change = {"first": partial(move, first=True), "priority": partial(move, priority=7)}
+        {"hold": hold, "release": release, **change}[how](root.catalog, job_id)
     else:
         root.catalog.forget(job_id)
 
@@ -383,3 +392,12 @@ def check_limits(root: Root) -> None:
     held = [(names, weight) for place, names, *_, weight in tables(root.index).values() if place == "held"]
     for name, limit in LIMITS.items():
         assert limit is None or sum(weight for names, weight in held if name in names) <= limit
+
+
+def check_counts(index: Index) -> None:
+    """The positions that are counted by ranges are those in the order of the ranks."""
+    for lane, _ in index._db.execute("SELECT * FROM lanes").fetchall():
+        in_order = index._db.execute("SELECT rank, seq FROM waiting WHERE lane = ? ORDER BY rank, seq", (lane,))
+        places = in_order.fetchall()
+        assert [ranks.ahead(index._db, lane, *place) for place in places] == list(range(len(places)))
+        assert ranks.count(index._db, lane) == len(places)

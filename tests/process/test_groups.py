@@ -241,9 +241,10 @@ def test_an_index_of_a_version_without_groups_gets_its_queue(world: World) -> No
     index = world.catalog.index
 
     def undo() -> None:
+        # the triggers first, some of which are of the tables that stay
         for kind, name in index._db.execute(
-            "SELECT type, name FROM sqlite_master WHERE tbl_name IN ('groups', 'lanes', 'members', 'waiting', 'held')"
-            " AND type = 'table' UNION SELECT type, name FROM sqlite_master WHERE name LIKE 'admission%'"
+            "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'trigger') AND name NOT LIKE 'labels%'"
+            " AND name <> 'jobs' ORDER BY type DESC"
         ).fetchall():
             index._db.execute(f"DROP {kind} {name}")
         index._db.execute("PRAGMA user_version = 2")
