@@ -17,6 +17,7 @@ from supervisor import log
 from supervisor.engines.interpreter import helper_command
 from supervisor.errors import SupervisorError
 from supervisor.jobdir.job_marks import MARK
+from supervisor.jobdir.records import SUBMISSION
 from supervisor.keeper.helper import STATE_DIR, find_owners, lock_name, take_lock
 from supervisor.store import Index
 from supervisor.store.state_errors import state_error
@@ -33,7 +34,15 @@ def can_go_on(index: Index) -> bool:
     Raises:
         SupervisorError: the index cannot be read now.
     """
-    return index.read_queue(lambda queue: queue.can_go_on())
+    waiting, unlaunched = index.read_queue(lambda queue: (queue.can_go_on(), queue.unlaunched()))
+    return waiting or any(not _is_submitted(index, job_id) for job_id in unlaunched)
+
+
+def _is_submitted(index: Index, job_id: str) -> bool:
+    """Whether a job with slots is in the queue of a cluster, which launches it."""
+    row = index.get(job_id)
+    shared = None if row is None else row.request.get("directory")
+    return shared is not None and os.path.lexists(f"{shared}/{SUBMISSION}")
 
 
 def ensure(index: Index) -> bool:

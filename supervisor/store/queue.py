@@ -470,13 +470,17 @@ class Queue:
         next_look = self._later.next_seconds(now)
         return min(waits if next_look is None else [*waits, next_look], default=None)
 
-    def can_go_on(self) -> bool:
-        """Whether a job has its slots and is not launched yet, or a waiting job will get them without another command.
+    def unlaunched(self) -> list[str]:
+        """Return the jobs that have their slots and are not launched, according to the rows."""
+        statement = "SELECT job_id FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL"
+        return [job_id for (job_id,) in self._db.execute(statement)]
 
-        A waiting job will, unless one of its groups is closed, unknown, or paused until it is resumed.
+    def can_go_on(self) -> bool:
+        """Whether a waiting job will get its slots without another command.
+
+        It will, unless one of its groups is closed, unknown, or paused until it is resumed.
         """
-        statement = "SELECT 1 FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL LIMIT 1"
-        if self._db.execute(statement).fetchone() is not None or self._later.can_go_on():
+        if self._later.can_go_on():
             return True
         if not self.any_waits():
             return False

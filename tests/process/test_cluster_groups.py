@@ -233,6 +233,23 @@ def test_a_job_that_its_cluster_has_queued_holds_its_slot(slurm_site: Site) -> N
     assert site.submitted() == [first, second]
 
 
+def test_no_process_is_kept_for_what_the_cluster_has_queued(slurm_site: Site) -> None:
+    """Unless a job waits behind it: no keeper of this machine notices the end of a job of a cluster."""
+    site, slurm = slurm_site, slurm_site.slurm
+    assert slurm is not None
+    slurm.arrange("hold")
+    words = ("start", "--group", "g", "--engine", "slurm", "--shared-dir", str(site.shared), "--", "true")
+    first = site.cli(*words).stdout.strip()
+    assert site.submitted() == [first]
+    assert not helper.can_go_on(site.world.catalog.index)
+    second = site.cli(*words).stdout.strip()
+    assert helper.can_go_on(site.world.catalog.index)
+    slurm.mend("hold")
+    slurm.release()
+    until(lambda: site.submitted() == [first, second])
+    assert site.wait(first, second) == ["done", "done"]
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_rebuilt_index_has_the_same_counts(slurm_site: Site, *, killed: bool) -> None:
     """Of a running job, of one that its cluster has queued, and of one that waits here."""
