@@ -43,10 +43,10 @@ class LaunchRequest:
         workspace: the real path it runs in.
         env: its environment; ``None`` is that of this process.
         changes: variables that it gets beside those, or with another value.
-        stdin: what it reads before end of file; ``None`` is ``/dev/null``.
-        deadline_seconds: ``None`` when it has none.
-        grace_seconds: between asking it to end and ending it.
-        output_limit: bytes of stdout or of stderr past which it is stopped.
+        stdin: its input; ``None`` is ``/dev/null``.
+        deadline_seconds: ``None`` without a deadline.
+        grace_seconds: the time between SIGTERM and SIGKILL.
+        output_limit: the most bytes of stdout, and of stderr; with more it is stopped.
         stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
         queued: whether its end may let a waiting job begin.
         options: what only this engine understands; it has checked them.
@@ -74,7 +74,7 @@ class LaunchRequest:
 
 
 class JobPhase(Enum):
-    """What one look at an unfinished job finds."""
+    """The state of a job in one observation."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -87,16 +87,16 @@ class Observation:
     """What is known about an unfinished job, from evidence alone.
 
     Attributes:
-        phase: how far it has come.
-        launched: present once it was spawned.
-        ended: present when it has ended.
-        stop_requested: why a stop was asked for, if one was.
-        to_stop: why the process that observes it has to stop it, as no other process will.
-        damage: what could not be read, in words.
+        phase: its state.
+        launched: its launch, once it was spawned.
+        ended: its end, once it has ended.
+        stop_requested: the reason of a requested stop.
+        to_stop: the reason for which the observing process has to stop the job, since no other process does.
+        damage: the records that cannot be read, in words.
         newer: whether only a newer version of this package can judge it.
         unkept: whether it runs without a keeper, so that no other process watches its output.
         queue_reason: why it waits, in the words of its engine.
-        problem: why nothing can be known of it now; then the rest is what was known before.
+        problem: the error that made the observation impossible; then the other attributes are of an earlier one.
     """
 
     phase: JobPhase
@@ -126,7 +126,7 @@ class Running(Protocol):
 
     @property
     def stop_seen(self) -> str | None:
-        """Why another process has requested its stop, if the engine itself reads that."""
+        """The reason of a stop that another process has requested, if the engine reads such requests itself."""
         ...
 
     async def started(self) -> None:
@@ -222,19 +222,13 @@ class StopInProgress(Protocol):
 
     @property
     def until(self) -> float | None:
-        """When to advance it again, by the monotonic clock; ``None`` when its end is on record, or will be at once."""
-        ...
-
-    @property
-    def is_handed_out(self) -> bool:
-        """Whether a step has returned that this process has to end the job, whose processes may resist that still."""
+        """The monotonic time to advance it again; ``None`` when its end is on record, or is about to be."""
         ...
 
     def advance(self, to_stop: str | None, *, sound: bool) -> bool:
         """Advance the stop by one step; return whether this process has to end the job itself, with ``Client.end``.
 
-        ``to_stop`` is why the job has to be stopped without its keeper, see ``Observation``. ``sound``: whether its job
-        directory may be written to.
+        ``to_stop`` is that of the last ``Observation``. ``sound``: whether this process may write to the job directory.
 
         Raises:
             SupervisorError: the job cannot be stopped, or not within a reasonable time.
@@ -283,11 +277,11 @@ class Client(Protocol):
         ...
 
     def can_adopt(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a supervisor here can watch and stop the job whose ``job.json`` this is."""
+        """Return whether a supervisor on this machine can watch and stop the job whose ``job.json`` is given."""
         ...
 
     def has_processes(self, job_id: str) -> bool:
-        """Return whether processes of a job live here whose directory is lost."""
+        """Return whether processes of a job, whose directory is lost, live on this machine."""
         ...
 
     def begin_stop(self, directory: str, by: str) -> StopInProgress:
@@ -299,15 +293,15 @@ class Client(Protocol):
         ...
 
     def end(self, stops: Iterable[StopInProgress]) -> None:
-        """End jobs from here, side by side; blocks for as long as that takes.
+        """End jobs concurrently, from this process; blocks until they have ended.
 
         Raises:
-            OSError: their processes cannot be looked at, and could not for some time.
+            OSError: their processes could not be observed for some time.
         """
         ...
 
     def retry_stop(self, directory: str, by: str) -> None:
-        """Have a stop that was refused by the operating system tried again.
+        """Try a stop again that the operating system has refused.
 
         Raises:
             OSError: the request cannot be written.
@@ -315,17 +309,17 @@ class Client(Protocol):
         ...
 
     def obstacle(self, directory: str, *, overdue: bool) -> SupervisorError | None:
-        """Return what keeps a job from ending that was asked to stop, ``None`` where that is not known (yet).
+        """Return the error that names what keeps a job from ending; ``None`` while nothing is known to do so.
 
         ``overdue``: whether the stop has had the time to take effect.
 
         Raises:
-            OSError: it cannot be looked at now.
+            OSError: its processes cannot be observed now.
         """
         ...
 
     def survivors(self, directory: str) -> SupervisorError | None:
-        """Return the error of a job that has ended, and that left processes which may not be signalled from here."""
+        """Return the error of an ended job that has left processes that this user may not signal."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Why a job that was asked to stop has not ended, or not all of it, in the words of an error.
+"""Errors that say why a job, or a part of it, lives on although a stop was requested.
 
-A stop waits for two things that may take for ever: processes that are not ours to signal, and processes that a
-signal does not reach before they go on (frozen, or waiting in the kernel). The caller does not wait that long.
+Two kinds of processes can keep a stop from its end for ever: processes that this user may not signal, and processes
+that do not receive the signal yet, since they are frozen or wait in the kernel. The caller gets an error instead.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _STATES: Final = {"D": "waits in the kernel (state D)", "T": "is stopped", "t": 
 
 
 def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError | None:
-    """Return what keeps a job from ending that was asked to stop, ``None`` where that cannot be told (yet).
+    """Return the error that names what keeps a job from ending; ``None`` while nothing is known to do so.
 
-    ``overdue``: SIGKILL was sent, or should have been, and there was time enough for it to take effect.
+    ``overdue``: the job has had the time to end by SIGKILL.
 
     Raises:
-        OSError: it cannot be looked at now.
+        OSError: its processes cannot be observed now.
     """
     refused = stopping.refusal_of(directory)
     if refused:
@@ -54,7 +54,7 @@ def obstacle(job_id: str, directory: str, *, overdue: bool) -> SupervisorError |
 
 
 def _launch_of(directory: str) -> tuple[str, processes.Process | None]:
-    """Return what the launch of a job waits for: its process, whose program is being loaded, or else its keeper."""
+    """Return, in words and as a process, what a launch waits for: a program that the kernel loads, or the keeper."""
     keeper = evidence.recorded_keeper(directory)
     if keeper is None or not processes.is_alive(*keeper):
         return "", None
@@ -68,7 +68,7 @@ def _children_of(pid: int) -> list[int]:
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         held = [processes.slurp(f"/proc/{pid}/task/{thread}/children") for thread in threads]
-    except OSError:  # a message that names the keeper is as true
+    except OSError:  # then the message names the keeper, which is true as well
         return []
     return [int(word) for word in b" ".join(held).split()]
 
@@ -81,7 +81,7 @@ def _writes_to(pid: int, path: str) -> bool:
 
 
 def survivors_error(job_id: str, directory: str) -> SupervisorError | None:
-    """Return the error of a job that was stopped, and of which processes are left that are not ours to signal."""
+    """Return the error of a stopped job that has left processes that this user may not signal."""
     stop = records.read_stop(directory)
     if not stop or stop["signalled_boot_ns"] is None or not (pids := validation.stop_facts(stop)[1]):
         return None
@@ -93,7 +93,7 @@ def _refused(job_id: str, pids: list[int], what: str, then: str) -> PermissionDe
     for pid in [each for each in pids if not _has_ended(each)] or pids[:1]:
         uid = _owner_of(pid)
         held.append({"pid": pid, "uid": uid, "user": None if uid is None else user_name(uid)})
-    pids = [each["pid"] for each in held]  # the number of one that has ended may be another process's by now
+    pids = [each["pid"] for each in held]  # the kernel may have given the pid of an ended process to another one
     words = ", ".join(f"process {each['pid']} belongs to user {each['user'] or 'unknown'}" for each in held[:5])
     return PermissionDenied(
         f"job {job_id} {what}: {words}, and is not ours to signal",

@@ -1,7 +1,7 @@
-"""Bringing jobs to their ends and waiting for them, many at once, without an event loop.
+"""Stops many jobs, or waits for them, without an event loop.
 
-Each job is looked at when something has happened to it, and not whenever something has happened to any
-of them: with a thousand of them that would be a million looks.
+An event observes only the jobs that it concerns. If each event observed all of a thousand jobs, a million observations
+would follow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from supervisor.engines.interface import Client, JobPhase, Observation, StopInProgress
-from supervisor.engines.local.waiting import Change
+from supervisor.engines.waiting import Change
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobs.interface import Jobs
@@ -24,39 +24,39 @@ from supervisor.system.observing import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECON
 __all__ = ["cancel_all", "elsewhere_error", "wait_for"]
 
 _PATIENCE_SECONDS: Final = 10.0
-"""How long a job that is to be cancelled may be out of sight before the caller is to try again."""
+"""A cancel fails, to be tried again by the caller, if the job could not be observed for this long."""
 _NEVER: Final = float("inf")
 
 
 def cancel_all(jobs: Jobs, job_ids: Iterable[str], *, by: str) -> Sequence[Job | SupervisorError]:
-    """Stop jobs side by side; return for each, in their order, how it ended or why that cannot be had."""
+    """Stop jobs concurrently; return for each, in their order, the ended job or the error of its cancel."""
     ids = list(job_ids)
     ends = _Cancelling(jobs, dict.fromkeys(ids), by).run()
     return [ends[job_id] for job_id in ids]
 
 
 def wait_for(jobs: Jobs, job_ids: Iterable[str], *, any_one: bool, timeout: float | None) -> Sequence[Job]:
-    """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all."""
+    """Wait until all jobs (or any one) have ended, or ``timeout`` seconds have passed; return all jobs."""
     ids = list(job_ids)
     finished: dict[str, Job] = {}
     until = _NEVER if timeout is None else time.monotonic() + timeout
     with _Watch(jobs, {job_id: jobs.row(job_id) for job_id in ids}) as watch:
-        look: Iterable[str] = dict.fromkeys(ids)
+        due: Iterable[str] = dict.fromkeys(ids)
         while True:
-            for job_id in look:
+            for job_id in due:
                 if job_id not in finished:
                     row, observation = jobs.refresh(jobs.row(job_id))
                     if row.finished:
                         finished[job_id] = jobs.status(job_id, progress=False)
-                    watch.looked(job_id, known=observation is None or observation.problem is None)
+                    watch.observed(job_id, known=observation is None or observation.problem is None)
             enough = bool(finished) if any_one else finished.keys() >= set(ids)
             if enough or until <= time.monotonic():
                 return [finished.get(job_id) or jobs.status(job_id) for job_id in ids]
-            look = watch.wait(until)
+            due = watch.wait(until)
 
 
 class _Watch:
-    """Tells which of several jobs are worth a look. A context manager."""
+    """Waits until one of several jobs has to be observed. A context manager."""
 
     def __init__(self, jobs: Jobs, rows: dict[str, Row]) -> None:
         unfinished = {job_id: row for job_id, row in rows.items() if not row.finished}
@@ -64,7 +64,7 @@ class _Watch:
         self._poll_seconds = {job_id: jobs.client(row).poll_seconds for job_id, row in unfinished.items()}
         self._polled = {job_id for job_id, seconds in self._poll_seconds.items() if seconds != _NEVER}
         self._unknown: dict[str, float] = {}
-        self._change = Change(self._ids, is_worth_a_look=_may_have_ended)
+        self._change = Change(self._ids, is_relevant=_may_have_ended)
 
     def __enter__(self) -> Self:
         return self
@@ -72,8 +72,8 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._change.__exit__()
 
-    def looked(self, job_id: str, *, known: bool) -> None:
-        """Have a job looked at again before long, and later each time, if nothing could be known of it."""
+    def observed(self, job_id: str, *, known: bool) -> None:
+        """Observe a job again without an event if its state is not known, after a longer pause each time."""
         if known:
             self._unknown.pop(job_id, None)
         else:
@@ -81,7 +81,7 @@ class _Watch:
             self._unknown[job_id] = min(delay, LONGEST_DELAY_SECONDS)
 
     def wait(self, until: float) -> Sequence[str]:
-        """Wait until something has happened, or until then by the monotonic clock; return what to look at."""
+        """Wait for an event, at most until a time of the monotonic clock; return the jobs to observe."""
         if self._polled:
             until = min(until, time.monotonic() + min(map(self._poll_seconds.__getitem__, self._polled)))
         if self._unknown:
@@ -92,7 +92,7 @@ class _Watch:
 
 
 def _may_have_ended(directory: str) -> bool:
-    """Whether the end of a job is on record, or its directory gone: all else that is written there changes nothing."""
+    """Whether the end of a job is on record, or its directory is gone. No other file there says that it has ended."""
     try:
         return is_there(f"{directory}/{records.EXIT}") or records.is_gone(directory)
     except NotKnown:
@@ -100,27 +100,29 @@ def _may_have_ended(directory: str) -> bool:
 
 
 class _Cancelling:
-    """Ends several jobs side by side: all are asked to end before any is waited for."""
+    """Stops several jobs: requests every stop before it waits for any."""
 
     def __init__(self, jobs: Jobs, job_ids: Iterable[str], by: str) -> None:
         self._jobs = jobs
         self._by = by
         self._left = dict.fromkeys(job_ids, 0.0)
-        """The jobs that have not ended, with when to look at them again although nothing has happened."""
+        """The jobs that have not ended, each with the time to observe it again without an event."""
         self._ends: dict[str, Job | SupervisorError] = {}
         self._stops: dict[str, StopInProgress] = {}
         self._clients: dict[StopInProgress, Client] = {}
         self._troubles: dict[str, tuple[float, float]] = {}
-        """Since when nothing could be known of a job, and how long it was waited for last."""
+        """For a job whose state is not known: since when, and the last pause."""
+        self._resisting: set[str] = set()
+        """The jobs that this process has to end itself, and whose processes may still resist that."""
 
     def run(self) -> dict[str, Job | SupervisorError]:
-        """Return how each has ended, or why that cannot be had."""
+        """Return for each the ended job, or the error of its cancel."""
         found = {job_id: self._jobs.index.get(job_id) for job_id in self._left if is_job_id(job_id)}
         with _Watch(self._jobs, {job_id: row for job_id, row in found.items() if row is not None}) as watch:
-            look: Iterable[str] = list(self._left)
+            due: Iterable[str] = list(self._left)
             while True:
                 to_end: set[str] = set()
-                for job_id in look:
+                for job_id in due:
                     if job_id in self._left:
                         self._left[job_id] = _NEVER
                         self._note(job_id, self._go_on(job_id, to_end))
@@ -129,11 +131,11 @@ class _Cancelling:
                 if not self._left:
                     return self._ends
                 if to_end and self._end(to_end):
-                    look = to_end
+                    due = to_end
                 elif self._left:
                     changed = watch.wait(min(self._left.values()))
                     now = time.monotonic()
-                    look = {*changed, *(job_id for job_id, at in self._left.items() if at <= now)}
+                    due = {*changed, *(job_id for job_id, at in self._left.items() if at <= now)}
 
     def _note(self, job_id: str, end: Job | SupervisorError | None) -> None:
         if end is not None:
@@ -141,7 +143,7 @@ class _Cancelling:
             del self._left[job_id]
 
     def _end(self, to_end: set[str]) -> bool:
-        """End jobs from here; ``False`` where their processes cannot be looked at now."""
+        """End jobs in this process; return ``False`` if their processes cannot be observed now."""
         stops = [self._stops[job_id] for job_id in to_end]
         try:
             for client in {self._clients[stop] for stop in stops}:
@@ -176,9 +178,10 @@ class _Cancelling:
                 self._clients[stop] = client
             if stop.advance(observation.to_stop, sound=jobs.layout.is_sound(row.workspace_key, job_id)):
                 to_end.add(job_id)
-            elif not stop.is_handed_out:  # else what kept its processes from ending may do so still
+                self._resisting.add(job_id)
+            elif job_id not in self._resisting:
                 self._troubles.pop(job_id, None)
-            self._left[job_id] = stop.until or 0.0  # without a time its end is on record: look at once
+            self._left[job_id] = stop.until or 0.0  # without a time its end is on record: observe it at once
         except (NotKnown, StateBusy) as error:
             return self._put_off(job_id, error)
         except SupervisorError as error:
@@ -188,7 +191,7 @@ class _Cancelling:
         return None
 
     def _put_off(self, job_id: str, error: OSError | SupervisorError) -> SupervisorError | None:
-        """Have a job looked at again of which nothing can be known now; return why, once that has lasted too long."""
+        """Observe a job again later, as its state is not known now; return the error once that has lasted too long."""
         now = time.monotonic()
         since, delay = self._troubles.get(job_id, (now, FIRST_DELAY_SECONDS / 2))
         if now - since > _PATIENCE_SECONDS:

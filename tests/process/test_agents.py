@@ -20,7 +20,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.engines.local.waiting import Change
+from supervisor.engines.waiting import Change
 from supervisor.jobs import outcome as settling
 from supervisor.jobs.catalog import Catalog
 from supervisor.system.inotify import MODIFIED

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.engines.local.waiting import Change
+from supervisor.engines.waiting import Change
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
@@ -23,7 +23,7 @@ def test_the_leaders_are_watched_once_their_keeper_has_gone(
     leaders, keeper = [world.leader(job_id) for job_id in job_ids], world.keeper(job_ids[0])
     host.kill()
     directories = [str(world.job(job_id)) for job_id in job_ids]
-    with Change(directories, is_worth_a_look=lambda _: False) as change:  # the command closes its output
+    with Change(directories, is_relevant=lambda _: False) as change:  # the command closes its output
         change.wait(0)  # watches the keeper
         keeper.kill()
         assert change.wait(60) == set(directories)

@@ -11,7 +11,7 @@ import click
 from supervisor.cli import exits, streams
 from supervisor.cli.arguments import job_argument
 from supervisor.cli.front import Invocation, command, write_document
-from supervisor.engines.local.waiting import Change
+from supervisor.engines.waiting import Change
 from supervisor.errors import JobNotFound
 from supervisor.jobdir.output import Output
 from supervisor.jobs.catalog import Catalog

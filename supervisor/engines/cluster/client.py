@@ -92,8 +92,6 @@ class ClusterClient(_Remote):
 class _ClusterStop:
     """The stop of one job: by its keeper on the node, and by the cluster if that does not do it."""
 
-    is_handed_out = False
-
     def __init__(self, directory: str, by: str, engine: str, cluster: SyncBackend) -> None:
         self._directory = directory
         self._key = os.path.basename(directory)

@@ -107,10 +107,6 @@ class _LocalStop:
     def until(self) -> float | None:
         return self._cancel.until if self._cancel is not None and self._sound else None
 
-    @property
-    def is_handed_out(self) -> bool:
-        return self._cancel is not None and self._cancel.is_handed_out
-
     def advance(self, to_stop: str | None, *, sound: bool) -> bool:
         self._sound = sound
         self.tree = self._step(to_stop) if sound else self._marked()

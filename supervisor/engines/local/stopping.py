@@ -336,11 +336,6 @@ class Cancel:
         return Tree(directory, process, self._request(why))
 
     @property
-    def is_handed_out(self) -> bool:
-        """Whether a step has returned its tree, to be ended by this process."""
-        return self._handed_out
-
-    @property
     def is_over(self) -> bool:
         """Whether this process has ended its tree, and that could not be recorded."""
         process = validation.process(self.directory) if self.unrecorded and self._handed_out else None

@@ -1,4 +1,4 @@
-"""Waiting, without an event loop, for changes to jobs of this machine."""
+"""Waits, without an event loop, for changes to jobs whose directories and keepers are on this machine."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Change:
         self,
         directories: Iterable[str],
         mask: int = CHANGED,
-        is_worth_a_look: Callable[[str], bool] = lambda _: True,
+        is_relevant: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """Watch these job directories and the processes that they name.
 
-        ``is_worth_a_look`` is asked about a directory in which something was written.
+        ``is_relevant`` says of a directory in which something was written whether its job may have changed.
         """
         self._all = frozenset(directories)
-        self._is_worth_a_look = is_worth_a_look
+        self._is_relevant = is_relevant
         self._poll = select.poll()
         self._notify = Inotify.open()
         self._blind = self._notify is None
@@ -71,9 +71,9 @@ class Change:
             self._notify.close()
 
     def _watch_processes(self) -> set[str]:
-        """Watch the keepers, which tell of the ends of their jobs, and the leaders that have none (any more).
+        """Watch the keepers, which record the ends of their jobs, and the leaders of the jobs without a keeper.
 
-        Returns the jobs that had none: it may have gone after they were looked at, and before it was watched.
+        Returns the jobs without a keeper: it may have ended between their last observation and this call.
         """
         unkept: set[str] = set()
         for directory in list(self._unseen):
@@ -92,7 +92,7 @@ class Change:
         return unkept
 
     def _watch_process(self, known: dict[tuple[int, int], set[str]], identity: tuple[Any, Any], directory: str) -> bool:
-        """Have the end of a process told, if that can be had; ``False`` when it has ended already."""
+        """Watch for the end of a process, if a descriptor is free; return ``False`` if it has ended already."""
         pid, start = identity
         if not isinstance(pid, int) or not isinstance(start, int):
             return False
@@ -111,11 +111,12 @@ class Change:
     def wait(self, seconds: float | None) -> AbstractSet[str]:
         """Wait for a change, for ``seconds`` at most, and return the jobs that may have changed.
 
-        They are given by their directories; all of them where it cannot be told. May return early, for nothing.
+        The jobs are named by their directories. All of them are returned where the kernel does not say which. The call
+        may return early without a change.
         """
         self._to_try_again = False
         changed = self._watch_processes()
-        # What cannot be seen now is looked at less and less often.
+        # Jobs whose records cannot be read now are tried again after longer and longer pauses.
         self._again = min(2 * self._again, LONGEST_DELAY_SECONDS) if self._to_try_again else self._LOOK_AGAIN
         longest = self._again if self._blind or self._to_try_again else self._LONGEST
         limit = longest if seconds is None else max(0.0, min(seconds, longest))
@@ -125,8 +126,8 @@ class Change:
                 numbers = self._notify.read()
                 if OVERFLOWN in numbers:
                     return self._all
-                changed.update(filter(self._is_worth_a_look, map(self._by_watch.__getitem__, numbers)))
-            else:  # it stays readable for ever: once is enough, what follows is written into the directory
+                changed.update(filter(self._is_relevant, map(self._by_watch.__getitem__, numbers)))
+            else:  # it stays readable for ever; the next change is a write into the directory
                 self._poll.unregister(descriptor)
                 ended = self._by_pidfd[descriptor]
                 changed |= ended
