@@ -21,6 +21,7 @@ from supervisor.jobdir.records import SUBMISSION
 from supervisor.keeper.helper import STATE_DIR, find_owners, lock_name, take_lock
 from supervisor.store import Index
 from supervisor.store.state_errors import state_error
+from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["can_go_on", "ensure", "only_one"]
 
@@ -39,10 +40,13 @@ def can_go_on(index: Index) -> bool:
 
 
 def _is_submitted(index: Index, job_id: str) -> bool:
-    """Whether a job with slots is in the queue of a cluster, which launches it."""
+    """Whether a job with slots is, as far as is known, in the queue of a cluster, which launches it."""
     row = index.get(job_id)
     shared = None if row is None else row.request.get("directory")
-    return shared is not None and os.path.lexists(f"{shared}/{SUBMISSION}")
+    try:
+        return shared is not None and is_there(f"{shared}/{SUBMISSION}")
+    except NotKnown:
+        return False
 
 
 def ensure(index: Index) -> bool:

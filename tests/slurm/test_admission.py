@@ -58,12 +58,16 @@ async def test_jobs_wait_on_when_their_submitter_is_killed(site: Any, last: str)
     """The first job is in Slurm's queue, or runs; the others are not submitted. Another process submits each once."""
     async with supervisor.open_supervisor() as sup:
         await sup.set_group("g", limit=1)
-    started = [await trio.to_thread.run_sync(lambda: site.host(MARKED, groups=["g"])) for _ in range(3)]
+    os.mkfifo(site.work / "fifo")
+    scripts = [f"echo begin >> marks; read line < fifo; {MARKED.partition('; ')[2]}", MARKED, MARKED]
+    started = [await trio.to_thread.run_sync(lambda each=each: site.host(each, groups=["g"])) for each in scripts]
     ids = [job_id for _, job_id in started]
     assert submissions(site, ids) == [1, 0, 0]
     for host, _ in started:
         host.kill()
         host.wait()
+    await site.until(site.work / "marks")
+    await trio.to_thread.run_sync((site.work / "fifo").write_text, "go\n")
     if last == "supervisor":
         async with supervisor.open_supervisor() as sup:
             with trio.fail_after(PATIENCE):

@@ -245,13 +245,13 @@ async def test_a_controller_out_of_reach_for_half_a_minute(site: Any) -> None:
         seen = json.loads(await trio.to_thread.run_sync(site.cli, "status", long.job_id, "--json"))
         assert seen["status"] == "running"
         await trio.sleep_until(paused + 30)
-        assert not late
+        assert [job.status for job in late] == [State.QUEUED]  # `start` returned after 10 seconds
+        assert not (site.work / "runs").exists()
         assert (await sup.status(long.job_id)).status is State.RUNNING
         site.cluster.resume("slurmctld")
         await trio.to_thread.run_sync((site.work / "fifo").write_text, "go\n")
         with trio.fail_after(PATIENCE):
             assert (await sup.wait(long.job_id)).exit_code == 2
-            await until(lambda: late)
             assert (await sup.wait(late[0].job_id)).exit_code == 1
     assert (site.work / "runs").read_text() == "ran\n"
 
