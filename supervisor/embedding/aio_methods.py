@@ -158,7 +158,7 @@ class AsyncioSupervisorMethods:
             A ``Result`` with a value, or with an error for a job that is not ``done``.
 
         Raises:
-            InvalidArguments: ``detail`` is neither of the two.
+            InvalidArguments: ``detail`` is neither of the two, or it is to be consumed and a waiting job depends on it.
             JobRunning: the job has not ended.
             JobNotFound: there is no job of this id.
             OutputLost: there are fewer bytes of its output than its record says.
@@ -270,6 +270,7 @@ class AsyncioSupervisorMethods:
         Raises:
             JobRunning: it has not ended; cancel it first.
             JobNotFound: there is no job of this id.
+            InvalidArguments: a waiting job depends on it.
         """
         return await self._ask(lambda sup: sup.forget(job_id))
 

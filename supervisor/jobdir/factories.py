@@ -22,12 +22,15 @@ def stop_request(
     requested_ns: int | None = None,
     signalled_boot_ns: int | None = None,
     gone: bool = False,
+    cause: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return a new ``stop.json``: ``by`` asks for a stop, now unless ``requested_ns`` says another time.
 
-    ``signalled_boot_ns``: when the first signal goes out; ``gone``: nothing is left to signal.
+    ``signalled_boot_ns``: when the first signal goes out; ``gone``: nothing is left to signal. ``cause``: facts about
+    why a waiting job is not launched.
     """
     return {
+        **({} if cause is None else {"cause": cause}),
         "why": why,
         "requested_ns": time.time_ns() if requested_ns is None else requested_ns,
         "by": by,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import attrs
 
 from supervisor.model import Exit
@@ -34,9 +37,11 @@ class Ended:
             when it ended by itself, even if a stop had been asked for.
         survivors: its processes that live on because this user may not signal them.
         remark: a sentence of its engine about the end, where nothing better is known.
+        cause: facts about why it was not launched, for a job that waited.
     """
 
     exit: Exit
     stopped: str | None = None
     survivors: tuple[int, ...] = ()
     remark: str | None = None
+    cause: Mapping[str, Any] | None = None

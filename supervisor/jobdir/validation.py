@@ -29,6 +29,7 @@ __all__ = [
     "newer_records",
     "number",
     "process",
+    "stop_cause",
     "stop_facts",
     "valid_exit",
     "valid_process",
@@ -220,6 +221,12 @@ def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]
     if not stop or stop.get("signalled_boot_ns") is None:
         return None, ()
     return stop["why"], tuple(int(word) for word in stop["survivors"].split() if is_number(word))
+
+
+def stop_cause(stop: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the facts about why a waiting job was not launched, if its stop has any."""
+    cause: Any = stop.get("cause") if stop else None
+    return cause if isinstance(cause, dict) else None
 
 
 def damage_of(

@@ -28,16 +28,18 @@ from supervisor.errors import (
     SupervisorError,
 )
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.jobs import bulk, results, retention
+from supervisor.jobs import bulk, prefixes, results, retention
 from supervisor.jobs.interface import Look
 from supervisor.jobs.listing import count_elsewhere, no_job, page_of, query_of
 from supervisor.jobs.outcome import outcome_of, view_of
 from supervisor.jobs.progress import is_silent, read_so_far
+from supervisor.jobs.unlaunched import rule_out_end
 from supervisor.model import Exit, Job, JobPage, Result
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row, is_job_id
 from supervisor.store.rows import UNFINISHED, JobOutcome, job_of
 from supervisor.store.state_root import encodable, workspace_key
+from supervisor.store.tickets import has_ticket
 from supervisor.system.observing import NotKnown
 from supervisor.system.paths import absolute, expanded
 
@@ -46,7 +48,6 @@ __all__ = ["Catalog", "real_workspace"]
 
 _MAX_TO_READ: Final = 1 << 20
 """The part of a running job's output that is parsed for its progress. Parsing it takes some 30 ms."""
-_MAX_NAMED: Final = 10
 _DAMAGED: Final = "its job directory is missing or damaged"
 
 
@@ -159,10 +160,15 @@ class Catalog:
         row = self.index.get(job_id) if is_job_id(job_id) else None
         if row is None and is_job_id(job_id):
             row = self.recover(job_id)
-        if row is None or (row.expires_ns is not None and row.expires_ns <= self.layout.clock.now_ns()):
+        if row is None or self._is_expired(row):
             message = f"there is no job {job_id!r:.80}"
             raise JobNotFound(message, details={"job_id": job_id[:80]})
         return row
+
+    def _is_expired(self, row: Row) -> bool:
+        if row.expires_ns is None or row.expires_ns > self.layout.clock.now_ns():
+            return False
+        return not self.index.read_queue(lambda queue: queue.is_awaited(row.seq))
 
     def recover(self, job_id: str) -> Row | None:
         """Insert the row of a job that has only a directory: the directory is the truth."""
@@ -216,6 +222,10 @@ class Catalog:
             return self._without_directory(row)
         if (kept := self.client(row).cached(directory, found)) is not None:
             return self._entered(row, directory, kept), kept
+        if row.started_ns is None and has_ticket(row.request):
+            end = self.index.read_queue(lambda queue: queue.end_of(row.job_id))
+            if end is not None:
+                rule_out_end(directory, end)
         try:
             observation = self._observe(row, directory, drive=drive)
         except OSError:
@@ -359,39 +369,8 @@ class Catalog:
         )
 
     def resolve_prefix(self, prefix: str) -> str:
-        """Return the only job id that begins with ``prefix``, of 4 characters or more.
-
-        Raises:
-            JobNotFound: there is none.
-            InvalidArguments: it is too short, or there are several.
-        """
-        if is_job_id(prefix):
-            return prefix
-        if len(prefix) < 4:
-            message = f"{prefix!r} is too short for a job id: give at least 4 characters of it"
-            raise InvalidArguments(message)
-        rows = self.index.with_prefix(prefix, _MAX_NAMED + 1) if set(prefix) <= set("0123456789abcdef") else []
-        if len(rows) > 1:
-            named = [(row.job_id, self._state_now(row)) for row in rows[:_MAX_NAMED]]
-            more = " and others" if len(rows) > _MAX_NAMED else ""
-            listed = ", ".join(f"{job_id} ({state})" for job_id, state in named)
-            details: dict[str, Any] = {
-                "job_ids": [job_id for job_id, _ in named],
-                "candidates": [{"job_id": job_id, "status": state} for job_id, state in named],
-                "more": bool(more),
-            }
-            message = f"{prefix!r} begins the ids of several jobs: {listed}{more}"
-            raise InvalidArguments(message, details=details, repair="Give more characters of the id.")
-        if not rows:
-            message = f"there is no job {prefix!r:.80}"
-            raise JobNotFound(message, details={"job_id": prefix[:80]})
-        return rows[0].job_id
-
-    def _state_now(self, row: Row) -> str:
-        """Return the state of a job for a list of names: the recorded one if it cannot be observed now."""
-        with contextlib.suppress(SupervisorError):
-            return self.refresh(row, drive=False)[0].state
-        return row.state
+        """Return the only job id that begins with ``prefix``, see ``prefixes.resolve``."""
+        return prefixes.resolve(self, prefix)
 
     def list(
         self,
@@ -443,10 +422,12 @@ class Catalog:
         Raises:
             JobNotFound: there is none of this id.
             JobRunning: it has not ended; cancel it first.
+            InvalidArguments: a waiting job depends on it.
         """
         row, observation = self.refresh(self.row(job_id))
         if not row.finished:
             raise results.running_error(self.job(row, observation))
+        retention.check_unawaited(self, row)
         retention.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:

@@ -16,6 +16,7 @@ from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
 from supervisor.jobdir.facts import Ended
 from supervisor.jobdir.output import read_output, size_of
+from supervisor.jobs.unlaunched import detail_of, details_of
 from supervisor.model import ErrorInfo
 from supervisor.states import Event, Reason, State, reason_of, step
 from supervisor.store.rows import JobOutcome, Row
@@ -155,7 +156,8 @@ def outcome_of(
         # A newer version has more reasons to stop a job; with each of them the job has failed.
         event, reason = _STOPS.get(stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(stopped))
         if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no cost in the output
-            verdict = Verdict(reason=reason)
+            cause = ended.cause or {}
+            verdict = Verdict(reason=reason, detail=detail_of(reason, cause), details=details_of(reason, cause))
         else:
             verdict = _judge(row.kind, look(row, directory, ended))
     elif ended.exit.launch_error is not None:

@@ -57,6 +57,8 @@ def result(jobs: Jobs, job_id: str, *, consume: bool, detail: str | None) -> Res
     row, observation = jobs.refresh(jobs.row(job_id), look=look)
     if not row.finished:
         raise running_error(jobs.job(row, observation))
+    if consume:
+        retention.check_unawaited(jobs, row)
     try:
         found = _result_of(jobs, row, level, shown)
     except StateCorrupt:

@@ -10,16 +10,17 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from supervisor.errors import JobNotFound, PermissionDenied, StateBusy, StateFull
+from supervisor.errors import InvalidArguments, JobNotFound, PermissionDenied, StateBusy, StateFull
 from supervisor.jobdir import records
 from supervisor.jobs.interface import Jobs
 from supervisor.store import Row
 
-__all__ = ["delete", "empty_trash", "prune", "remove"]
+__all__ = ["check_unawaited", "delete", "empty_trash", "prune", "remove"]
 
 _T = TypeVar("_T")
 _AT_ONCE: Final = 500
 _TRASH_AT_ONCE: Final = 200
+_MAX_NAMED: Final = 10
 
 
 def prune(jobs: Jobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str]:
@@ -51,6 +52,19 @@ def prune(jobs: Jobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str
         with contextlib.suppress(OSError):
             records.make_spares(jobs.layout.root)
     return forgotten
+
+
+def check_unawaited(jobs: Jobs, row: Row) -> None:
+    """Raise ``InvalidArguments`` if a waiting job depends on a finished one."""
+    waiting = jobs.index.read_queue(lambda queue: queue.awaiting(row.seq, _MAX_NAMED))
+    if waiting:
+        message = f"job {row.job_id} cannot be forgotten: {_named(waiting)} waits for it"
+        repair = "Wait until that job is launched, or cancel it."
+        raise InvalidArguments(message, repair=repair, details={"job_id": row.job_id, "awaited_by": waiting})
+
+
+def _named(job_ids: Sequence[str]) -> str:
+    return f"job {job_ids[0]}" if len(job_ids) == 1 else f"job {job_ids[0]}, and {len(job_ids) - 1} or more others,"
 
 
 def remove(jobs: Jobs, rows: Iterable[Row]) -> None:

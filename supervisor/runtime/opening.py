@@ -29,6 +29,7 @@ from supervisor.runtime import metering, tracing
 from supervisor.runtime.janitor import Janitor
 from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.supervisor import Supervisor
+from supervisor.runtime.unlaunched import UnlaunchedJobs
 from supervisor.settings import Settings
 from supervisor.store import Row
 from supervisor.store.clock import TimeSource
@@ -127,6 +128,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         launcher, remove = supervisor.launcher, foreign_remove(settings)
         janitor = Janitor(catalog, registry, remove, launcher.adopt, launcher.take_over, launcher.waiting.check)
         actors.start_soon(janitor.run)
+        actors.start_soon(UnlaunchedJobs(catalog, registry, supervisor.access).serve)
         log.info("supervisor_opened", state_dir=str(settings.state_dir))
         stack.push_async_callback(supervisor.access.finish)
         stack.callback(supervisor.close)

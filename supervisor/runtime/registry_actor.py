@@ -36,6 +36,8 @@ _MAX_BATCH: Final = 256
 _MAX_INLINE: Final = 32
 """How many jobs one message creates on the event loop: some 100 us each. For more there is a thread."""
 _NOTE_AFTER_SECONDS: Final = 0.05
+_PORTION: Final = 16
+"""How many jobs one turn covers on the event loop: each admission makes a file."""
 
 
 class Create(NamedTuple):
@@ -72,13 +74,17 @@ class Finish(NamedTuple):
     reason: str
 
 
+class TakeTurn(NamedTuple):
+    """Take the next turn of the waiting jobs: the last one has not decided everything."""
+
+
 class NoteFetched(NamedTuple):
     """Record that the result of a job was fetched: it may be evicted first."""
 
     job_id: str
 
 
-Message = Create | CreateMany | NoteLaunch | Finish | NoteFetched
+Message = Create | CreateMany | NoteLaunch | Finish | NoteFetched | TakeTurn
 
 
 class Registry:
@@ -92,6 +98,8 @@ class Registry:
         generation: increases when another process has written to the index.
         admission_due: whether the turns of waiting jobs are to be taken: a commit may have freed their slots, or
             another process held the index.
+        ends: some of the jobs that are to end without a launch, by the last turn.
+        ends_known: is set when there are any.
         counters: of this supervisor.
     """
 
@@ -108,7 +116,8 @@ class Registry:
         self.counters = Counters()
         self.admission_due = False
         self._granted: set[str] = set()
-        self._ends: list[End] = []
+        self.ends: list[End] = []
+        self.ends_known = trio.Event()
         self._ends_ns: dict[str, int] = {}  # of the last job of each group, among those of this batch
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
@@ -260,21 +269,26 @@ class Registry:
                     index.set_launched(entry.row.job_id, launched)
             case NoteFetched(job_id):
                 index.set_fetched(job_id)
+            case TakeTurn():
+                pass
         return True
 
     def _note(self, turn: Turn) -> None:
         self._granted.update(grant.job_id for grant in turn.grants)
-        self._ends = turn.ends
+        self.ends = turn.ends
+        if turn.ends:
+            self.ends_known.set()
 
     def admit(self) -> None:
-        """Take the turns that are due; start the actors of the admitted jobs, and end those that are to end."""
+        """Take a turn if one is due, and start the actors of the admitted jobs. The next turn follows at once."""
         self.admission_due = True
         with contextlib.suppress(SupervisorError):  # the next commit tries again, and the janitor
-            self._note(self._index.take_turns())
-            self.admission_due = False
-        for end in self._ends:
-            if (entry := self.entries.get(end.job_id)) is not None:
-                entry.stop(end.why, end.by)
+            turn = self._index.take_due_turn(_PORTION)
+            self._note(turn)
+            self.admission_due = turn.more
+            if turn.more:  # not in one go: there may be thousands
+                with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+                    self._send.send_nowait(TakeTurn())
         for job_id in list(self._granted):
             with contextlib.suppress(SupervisorError):
                 self._begin(job_id)

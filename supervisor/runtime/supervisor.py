@@ -270,7 +270,7 @@ class Supervisor:
             A ``Result`` with a value, or with an error for a job that is not ``done``.
 
         Raises:
-            InvalidArguments: ``detail`` is neither of the two.
+            InvalidArguments: ``detail`` is neither of the two, or it is to be consumed and a waiting job depends on it.
             JobRunning: the job has not ended.
             JobNotFound: there is no job of this id.
             OutputLost: there are fewer bytes of its output than its record says.
@@ -437,6 +437,7 @@ class Supervisor:
         Raises:
             JobRunning: it has not ended; cancel it first.
             JobNotFound: there is no job of this id.
+            InvalidArguments: a waiting job depends on it.
         """
         self.access.check_open()
         await trio.lowlevel.checkpoint()

@@ -191,10 +191,10 @@ class WaitingJobs:
         Raises:
             SupervisorError: the index cannot be read now.
         """
-        if not self._checked:
+        if not self._checked and not self._registry.ends:
             return
         index = self._catalog.index
-        if changed or trio.current_time() >= self._due or self._registry.admission_due:
+        if changed or trio.current_time() >= self._due or self._registry.admission_due or self._registry.ends:
             self._registry.admit()
             seconds = index.read_queue(lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()))
             self._due = math.inf if seconds is None else trio.current_time() + min(seconds, _LONGEST_WAIT_SECONDS)

@@ -19,7 +19,7 @@ from supervisor.store import grants, groups
 from supervisor.store.changes import MEMBER, read_changes, write_changes
 from supervisor.store.order_files import drop_orders
 from supervisor.store.owners import is_of_another_boot
-from supervisor.store.queries import ALL, UNFINISHED, Queries, parse
+from supervisor.store.queries import ALL, UNAWAITED, UNFINISHED, Queries, parse
 from supervisor.store.queue import FOR_EVER_NS, TURN, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
@@ -344,6 +344,7 @@ class Index(Queries):
     def evict(self, workspace: str, most: int, spared: Iterable[str] = ()) -> list[str]:
         """Forget finished jobs of ``workspace`` beyond ``most``: expired, then fetched ones, then the oldest.
 
+        A job that another one waits for is kept.
         The jobs of each principal of an MCP server are counted separately, so one does not evict another's jobs.
         """
         kept = self._kept.get(workspace)
@@ -388,7 +389,7 @@ class Index(Queries):
             if left > 0:
                 found = self._db.execute(
                     f"""SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} {of_principal}
-                        ORDER BY {order} LIMIT ?""",  # noqa: S608  # our own names
+                        AND {UNAWAITED} ORDER BY {order} LIMIT ?""",  # noqa: S608  # our own names
                     (workspace, value, *names, left + len(keep) + len(victims)),
                 ).fetchall()
                 passed = keep.union(victims)
@@ -472,8 +473,14 @@ class Index(Queries):
 
     def take_turns(self) -> Turn:
         """Take turns in transactions of their own as long as they decide anything; return all decisions."""
-        turn = Turn([], [], more=self.read_queue(lambda queue: queue.is_due(self.layout.clock.moment)))
+        turn = self.take_due_turn()
         while turn.more:
             taken = self.write(self.take_turn)
             turn = taken._replace(grants=turn.grants + taken.grants)
         return turn
+
+    def take_due_turn(self, most: int = TURN) -> Turn:
+        """Take one turn in a transaction of its own, if it may have something to decide."""
+        if not self.read_queue(lambda queue: queue.is_due(self.layout.clock.moment)):
+            return Turn([], [], more=False)
+        return self.write(lambda: self.take_turn(most))

@@ -3,19 +3,24 @@
 A job that becomes ready moves to ``waiting``. So admission compares only jobs that may run. A job that can never be
 ready, or is not launched in time, is marked with the reason; the caller of the turn ends it.
 
-``times`` says when to look at a job again. A trigger enters the jobs whose dependencies have changed, with the time 0,
-in the transaction that changes the row of the dependency: so no change is missed, whichever version makes it.
+``times`` says when to look at a job again. A trigger enters a job on which others depend, with the time -1, in the
+transaction that changes its row: so no change is missed, whichever version makes it. The next reviews look at its
+dependents in portions, as there may be thousands.
+
+A dependency that holds stays in ``deps`` until the dependent has its slots: as long as it is there, the job that it is
+about is not forgotten. For in a new index the dependency is looked up again.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
-from supervisor.store.tickets import WALL, Moment, Ticket, holds, ticket_of
+from supervisor.store.tickets import CONDITIONS, WALL, Moment, Ticket, holds, ticket_of
 
-__all__ = ["SCHEMA", "Later"]
+__all__ = ["SCHEMA", "Later", "Obstacle"]
 
 SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS later (
@@ -35,29 +40,24 @@ SCHEMA: Final = """
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS deps (
         on_seq INTEGER NOT NULL,
-        seq INTEGER NOT NULL,
         how TEXT NOT NULL,
+        seq INTEGER NOT NULL,
         cause TEXT NOT NULL,
-        PRIMARY KEY (on_seq, seq, how)
+        PRIMARY KEY (on_seq, how, seq)
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS deps_seq ON deps (seq);
+    CREATE INDEX IF NOT EXISTS later_ends ON later (seq) WHERE why IS NOT NULL;
     CREATE TRIGGER IF NOT EXISTS later_changed AFTER UPDATE OF state ON jobs
-    WHEN EXISTS (SELECT 1 FROM deps WHERE on_seq = NEW.seq) OR EXISTS (SELECT 1 FROM later WHERE seq = NEW.seq)
+    WHEN EXISTS (SELECT 1 FROM deps) OR EXISTS (SELECT 1 FROM later WHERE seq = NEW.seq)
     BEGIN
-        INSERT OR IGNORE INTO times SELECT '', 0, seq FROM deps WHERE on_seq = NEW.seq;
-        DELETE FROM deps WHERE on_seq = NEW.seq AND CASE how
-            WHEN 'start' THEN NEW.started_ns IS NOT NULL
-            WHEN 'any' THEN NEW.completed_ns IS NOT NULL
-            WHEN 'ok' THEN NEW.completed_ns IS NOT NULL AND NEW.state = 'done'
-            WHEN 'failed' THEN NEW.completed_ns IS NOT NULL AND NEW.state <> 'done'
-            ELSE 0 END;
-        UPDATE OR REPLACE deps SET how = 'never' WHERE on_seq = NEW.seq AND NEW.completed_ns IS NOT NULL;
+        INSERT OR IGNORE INTO times SELECT '', -1, NEW.seq WHERE EXISTS (SELECT 1 FROM deps WHERE on_seq = NEW.seq);
         DELETE FROM deps WHERE seq = NEW.seq AND NEW.completed_ns IS NOT NULL;
         DELETE FROM later WHERE seq = NEW.seq AND NEW.completed_ns IS NOT NULL;
     END;
     CREATE TRIGGER IF NOT EXISTS later_gone AFTER DELETE ON jobs
-    WHEN EXISTS (SELECT 1 FROM deps WHERE on_seq = OLD.seq) OR EXISTS (SELECT 1 FROM later WHERE seq = OLD.seq)
+    WHEN EXISTS (SELECT 1 FROM deps) OR EXISTS (SELECT 1 FROM later WHERE seq = OLD.seq)
     BEGIN
+        DELETE FROM deps WHERE on_seq = OLD.seq AND how = 'met';
         INSERT OR IGNORE INTO times SELECT '', 0, seq FROM deps WHERE on_seq = OLD.seq;
         UPDATE OR REPLACE deps SET how = 'never' WHERE on_seq = OLD.seq;
         DELETE FROM deps WHERE seq = OLD.seq;
@@ -67,6 +67,12 @@ SCHEMA: Final = """
 
 _NEVER: Final = "never"
 """``deps.how`` of a dependency that can no longer hold."""
+_MET: Final = "met"
+"""``deps.how`` of a dependency that holds."""
+_CHANGED_NS: Final = -1
+"""``times.at_ns`` of a job on which others depend, and whose row has changed."""
+_MAX_NAMED: Final = 10
+_MAX_OBSTACLES: Final = 1000
 # Each part is a range of the primary key.
 _DUE: Final = """
     SELECT * FROM times WHERE clock = '' AND at_ns <= :wall_ns
@@ -79,18 +85,34 @@ _OTHER_BOOT: Final = """
     UNION ALL SELECT 1 FROM times WHERE clock > :boot LIMIT 1"""
 
 
+class Obstacle(NamedTuple):
+    """One of the reasons why a job is not launched.
+
+    Attributes:
+        reason: as in ``queue_reason``.
+        names: of the groups, or of the jobs that it waits for.
+        until_ns: when it ends, by the wall clock, where that is known.
+    """
+
+    reason: str
+    names: tuple[str, ...] = ()
+    until_ns: int | None = None
+
+
 class Later:
     """The jobs that are not ready. Every method runs within a transaction of the caller.
 
     Args:
         connection: to the index.
+        obstacles: returns why a job is not launched, whether or not it is ready.
     """
 
-    __slots__ = ("_db",)
+    __slots__ = ("_db", "_obstacles")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, obstacles: Callable[[int, Moment], Sequence[Obstacle]]) -> None:
         """Work on this connection."""
         self._db = connection
+        self._obstacles = obstacles
 
     def enter(self, seq: int, order: tuple[int, int, int], ticket: Ticket, now: Moment) -> None:
         """Insert a job, with its (lane, rank, weight); the next review looks at it."""
@@ -102,15 +124,11 @@ class Later:
         self._look_at(seq, WALL, 0)
 
     def _depend(self, seq: int, job_id: str, how: str) -> None:
-        """Enter a dependency, unless it holds already."""
+        """Enter a dependency as it stands."""
         statement = "SELECT seq, state, started_ns, completed_ns FROM jobs WHERE job_id = ?"
-        on_seq, state, started_ns, completed_ns = self._db.execute(statement, (job_id,)).fetchone() or (0, "", None, 0)
-        held = on_seq > 0 and holds(how, state, started=started_ns is not None, ended=completed_ns is not None)
-        if held:
-            return
-        if held is False:
-            how = _NEVER
-        self._db.execute("INSERT OR IGNORE INTO deps VALUES (?, ?, ?, ?)", (on_seq, seq, how, job_id))
+        on_seq, *facts = self._db.execute(statement, (job_id,)).fetchone() or (0, "", None, None)
+        now = _NEVER if on_seq == 0 else _standing(how, *facts)
+        self._db.execute("INSERT OR IGNORE INTO deps VALUES (?, ?, ?, ?)", (on_seq, now, seq, job_id))
 
     def note_expiry(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Have a job looked at when it is too late to launch it."""
@@ -122,14 +140,26 @@ class Later:
         self._db.execute("INSERT OR IGNORE INTO times VALUES (?, ?, ?)", (clock, at_ns, seq))
 
     def ready(self, seq: int) -> None:
-        """Move a job to ``waiting``."""
+        """Move a job to ``waiting``; what it has waited for is kept until it has its slots."""
         self._db.execute(
             "INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) SELECT lane, rank, seq, weight FROM later"
             " WHERE seq = ?",
             (seq,),
         )
         self._db.execute("DELETE FROM later WHERE seq = ?", (seq,))
+
+    def admitted(self, seq: int) -> None:
+        """Forget what a job that has its slots has waited for."""
         self._db.execute("DELETE FROM deps WHERE seq = ?", (seq,))
+
+    def is_awaited(self, seq: int) -> bool:
+        """Whether a job that has no slots yet depends on this one."""
+        return self._db.execute("SELECT 1 FROM deps WHERE on_seq = ? LIMIT 1", (seq,)).fetchone() is not None
+
+    def awaiting(self, seq: int, most: int) -> list[str]:
+        """Return the ids of up to ``most`` jobs that have no slots yet and depend on this one."""
+        statement = "SELECT DISTINCT job_id FROM deps JOIN jobs USING (seq) WHERE on_seq = ? LIMIT ?"
+        return [job_id for (job_id,) in self._db.execute(statement, (seq, most))]
 
     def change(self, seq: int, rank: int, *, hold: bool, now: Moment) -> None:
         """Give a job that is not ready a rank, and hold or release it; it may be ready then."""
@@ -146,16 +176,43 @@ class Later:
         self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
 
     def review(self, now: Moment, most: int) -> int:
-        """Look at jobs whose time has come or whose dependencies have changed; return how many, at most ``most``.
+        """Look at jobs whose time has come or whose dependencies have changed; return how many, about ``most``.
 
         A time by the boot clock of another boot has come: what the job still waits for is entered by the wall clock.
         """
         due = self._db.execute(_DUE, {**now._asdict(), "most": most}).fetchall()
         for each in due:
             self._db.execute("DELETE FROM times WHERE clock = ? AND at_ns = ? AND seq = ?", each)
-        for seq in dict.fromkeys(seq for _, _, seq in due):
+        seqs: dict[int, None] = {}
+        for clock, at_ns, seq in due:
+            if (clock, at_ns) != (WALL, _CHANGED_NS):
+                seqs[seq] = None
+            elif len(seqs) >= most:
+                self._look_at(seq, WALL, _CHANGED_NS)
+            else:
+                seqs |= dict.fromkeys(self._follow(seq, most))
+        for seq in seqs:
             self._review(seq, now)
-        return len(due)
+        return max(len(due), len(seqs))
+
+    def _follow(self, on_seq: int, most: int) -> list[int]:
+        """Follow a change of a job in up to ``most`` dependencies on it; return the dependents."""
+        facts = self._db.execute("SELECT state, started_ns, completed_ns FROM jobs WHERE seq = ?", (on_seq,)).fetchone()
+        if facts is None:  # the trigger has seen to that
+            return []
+        changed: list[int] = []
+        for how in CONDITIONS:
+            now = _standing(how, *facts)
+            if now != how:
+                statement = "SELECT seq FROM deps WHERE on_seq = ? AND how = ? LIMIT ?"
+                found = self._db.execute(statement, (on_seq, how, most - len(changed))).fetchall()
+                for (seq,) in found:
+                    change = "UPDATE OR REPLACE deps SET how = ? WHERE on_seq = ? AND how = ? AND seq = ?"
+                    self._db.execute(change, (now, on_seq, how, seq))
+                    changed.append(seq)
+        if len(changed) >= most:
+            self._look_at(on_seq, WALL, _CHANGED_NS)
+        return changed
 
     def _review(self, seq: int, now: Moment) -> None:
         found = self._db.execute(
@@ -171,16 +228,29 @@ class Later:
         if why is not None:
             pass
         elif never is not None:
-            self._end(seq, "dependency_failed", never[0])
+            self._end(seq, "dependency_failed", self._failure(ticket, never[0]))
         elif ticket.has_expired(now):
-            self._end(seq, "start_expired", "start_within")
+            first = next(iter(self._obstacles(seq, now)), Obstacle("launching"))
+            waited = {"start_within_ns": ticket.start_within_ns, "waited_ns": now.wall_ns - ticket.created.wall_ns}
+            cause = {**waited, "queue_reason": first.reason, "names": first.names[:_MAX_NAMED]}
+            self._end(seq, "start_expired", cause)
         elif held == 0 and ticket.is_due(now) and not self._depends(seq):
             self.ready(seq)
         else:
             self._look_again(seq, ticket, now)
 
+    def _failure(self, ticket: Ticket, job_id: str) -> dict[str, Any]:
+        """Return the dependency of a job that can no longer hold, and how the job that it is about has ended."""
+        statement = "SELECT state, started_ns, completed_ns, outcome FROM jobs WHERE job_id = ?"
+        *facts, outcome = self._db.execute(statement, (job_id,)).fetchone() or (None, None, None, None)
+        wanted = [how for each, how in ticket.after if each == job_id]
+        failed = [how for how in wanted if facts[0] is not None and _standing(how, *facts) == _NEVER]
+        reason = None if outcome is None else json.loads(outcome)["reason"]
+        return {"job_id": job_id, "when": next(iter(failed or wanted), None), "status": facts[0], "reason": reason}
+
     def _depends(self, seq: int) -> bool:
-        return self._db.execute("SELECT 1 FROM deps WHERE seq = ? LIMIT 1", (seq,)).fetchone() is not None
+        statement = "SELECT 1 FROM deps WHERE seq = ? AND how <> ? LIMIT 1"
+        return self._db.execute(statement, (seq, _MET)).fetchone() is not None
 
     def _look_again(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Enter the times of a job that are to come: the clock was set back, or this is another boot."""
@@ -189,15 +259,21 @@ class Later:
                 self._look_at(seq, clock, at_ns)
         self.note_expiry(seq, ticket, now)
 
-    def _end(self, seq: int, why: str, cause: str) -> None:
+    def _end(self, seq: int, why: str, cause: dict[str, Any]) -> None:
         """Mark a job that is to end without a launch; it is not admitted any more."""
         self.put_back(seq)
-        self._db.execute("UPDATE later SET why = ?, cause = ? WHERE seq = ?", (why, cause, seq))
+        self._db.execute("UPDATE later SET why = ?, cause = ? WHERE seq = ?", (why, json.dumps(cause), seq))
 
     def ends(self, most: int) -> list[tuple[str, str, str]]:
         """Return (job id, reason, cause) of jobs that are to end without a launch."""
         statement = "SELECT job_id, why, cause FROM later JOIN jobs USING (seq) WHERE why IS NOT NULL LIMIT ?"
         return self._db.execute(statement, (most,)).fetchall()
+
+    def end_of(self, job_id: str) -> tuple[str, str, str] | None:
+        """Return (job id, reason, cause) of a job if it is to end without a launch."""
+        statement = "SELECT job_id, why, cause FROM jobs JOIN later USING (seq) WHERE job_id = ? AND why IS NOT NULL"
+        found: tuple[str, str, str] | None = self._db.execute(statement, (job_id,)).fetchone()
+        return found
 
     def is_due(self, now: Moment) -> bool:
         """Whether a review has something to look at, or a job is to end."""
@@ -217,16 +293,44 @@ class Later:
 
     def can_go_on(self) -> bool:
         """Whether a job will be ready, or is to end, without another command."""
-        return self._db.execute("SELECT 1 FROM later WHERE held = 0 OR why IS NOT NULL LIMIT 1").fetchone() is not None
+        found = "SELECT 1 FROM later WHERE {} LIMIT 1"
+        if self._db.execute(found.format("held = 0 OR why IS NOT NULL")).fetchone() is not None:
+            return True
+        # One on hold has a time only if it ends then, or if its dependencies were not looked at yet.
+        if self._db.execute(found.format("held = 1")).fetchone() is None:
+            return False
+        return self._db.execute("SELECT 1 FROM times JOIN later USING (seq) LIMIT 1").fetchone() is not None
 
     def reason(self, job_id: str) -> str | None:
         """Return why a job is not ready; ``None`` for a job that is not here."""
         found = self._db.execute(
-            "SELECT later.held, EXISTS (SELECT 1 FROM deps WHERE deps.seq = later.seq) FROM later JOIN jobs USING (seq)"
-            " WHERE job_id = ?",
+            "SELECT later.held, EXISTS (SELECT 1 FROM deps WHERE deps.seq = later.seq AND how <> 'met')"
+            " FROM later JOIN jobs USING (seq) WHERE job_id = ?",
             (job_id,),
         ).fetchone()
         if found is None:
             return None
         held, depends = found
         return "held" if held else "dependency" if depends else "not_before"
+
+    def obstacles(self, seq: int, now: Moment) -> list[Obstacle]:
+        """Return all that keeps a job from being ready, nothing for a job that is not here."""
+        statement = "SELECT spec, later.held FROM later JOIN jobs USING (seq) WHERE seq = ?"
+        spec, held = self._db.execute(statement, (seq,)).fetchone() or (None, 0)
+        if spec is None:
+            return []
+        found = [Obstacle("held")] if held else []
+        statement = "SELECT DISTINCT cause FROM deps WHERE seq = ? AND how <> ? ORDER BY on_seq LIMIT ?"
+        jobs = tuple(job_id for (job_id,) in self._db.execute(statement, (seq, _MET, _MAX_OBSTACLES)))
+        if jobs:
+            found.append(Obstacle("dependency", jobs))
+        left_ns = [at_ns - (now.by(clock) or 0) for clock, at_ns in (ticket_of(json.loads(spec)) or Ticket()).due(now)]
+        if max(left_ns, default=0) > 0:
+            found.append(Obstacle("not_before", until_ns=now.wall_ns + max(left_ns)))
+        return found
+
+
+def _standing(how: str, state: str, started_ns: int | None, completed_ns: int | None) -> str:
+    """Return a condition on a job that is in this state: itself, or that it holds, or can no longer hold."""
+    held = holds(how, state, started=started_ns is not None, ended=completed_ns is not None)
+    return how if held is None else _MET if held else _NEVER

@@ -15,9 +15,11 @@ from supervisor.store.rows import COLUMNS, Row, check_row
 from supervisor.store.sqlite import Connection, Damaged
 from supervisor.store.state_root import Layout
 
-__all__ = ["ALL", "UNFINISHED", "Queries", "parse"]
+__all__ = ["ALL", "UNAWAITED", "UNFINISHED", "Queries", "parse"]
 
 UNFINISHED: Final = "('queued', 'running')"
+UNAWAITED: Final = "NOT EXISTS (SELECT 1 FROM deps WHERE on_seq = jobs.seq)"
+"""True of a job that no waiting job depends on."""
 _UNFINISHED_STATES: Final = ("queued", "running")
 _MAX_REMEMBERED: Final = 1024
 
@@ -112,7 +114,7 @@ class Queries(Connection):
             source, seq = "labels CROSS JOIN jobs USING (seq)", "labels.seq"
             clauses.append("labels.name = ? AND labels.value = ?")
             parameters += map(_as_label, wanted_labels[0])
-        clauses.append("(expires_ns IS NULL OR expires_ns > ?)")
+        clauses.append(f"(expires_ns IS NULL OR expires_ns > ? OR NOT {UNAWAITED})")
         parameters.append(now_ns or self.layout.clock.now_ns())
         if workspace is not None:
             clauses.append("workspace_key = ?")
@@ -146,10 +148,11 @@ class Queries(Connection):
         return self.read(lambda: [owner for (owner,) in self._db.execute(statement)])
 
     def expired(self, now_ns: int, limit: int, workspace: str | None = None) -> list[Row]:
-        """Return expired jobs, of one workspace or of all."""
+        """Return expired jobs, of one workspace or of all. A job that another one waits for does not expire."""
         if workspace is None:
-            return self._select("WHERE expires_ns <= ? ORDER BY expires_ns LIMIT ?", (now_ns, limit))
-        clause = "WHERE expires_ns <= ? AND workspace_key = ? ORDER BY expires_ns LIMIT ?"
+            clause = f"WHERE expires_ns <= ? AND {UNAWAITED} ORDER BY expires_ns LIMIT ?"
+            return self._select(clause, (now_ns, limit))
+        clause = f"WHERE expires_ns <= ? AND workspace_key = ? AND {UNAWAITED} ORDER BY expires_ns LIMIT ?"
         return self._select(clause, (now_ns, workspace, limit))
 
     def count(self, workspace: str | None = None) -> int:

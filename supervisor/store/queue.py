@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from supervisor.store import ranks
-from supervisor.store.later import Later
+from supervisor.store.later import Later, Obstacle
 from supervisor.store.tickets import Moment, Ticket
 
 __all__ = ["FOR_EVER_NS", "SCHEMA", "TURN", "Counts", "End", "Grant", "Place", "Queue", "Turn"]
@@ -88,12 +88,12 @@ class End(NamedTuple):
     Attributes:
         job_id: of the job.
         why: the reason.
-        by: the cause, such as another job.
+        cause: JSON: the dependency that failed, or how long it waited and for what.
     """
 
     job_id: str
     why: str
-    by: str
+    cause: str
 
 
 class Turn(NamedTuple):
@@ -154,7 +154,7 @@ class Queue:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Work on this connection."""
         self._db = connection
-        self._later = Later(connection)
+        self._later = Later(connection, self.obstacles)
         self._orders: dict[tuple[str, ...], tuple[int, int]] = {}
         """The lane and the aging time of each set of groups that jobs were entered with."""
 
@@ -268,14 +268,8 @@ class Queue:
 
     def change(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Follow a change of the ticket of a waiting job: whether it is held, and its rank."""
-        if ticket.hold:
-            self._later.put_back(seq)
-        rank = ticket.rank(self._aging(ticket.groups))
-        found = self._db.execute("SELECT lane, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
-        if found is not None:  # no UPDATE: triggers count what is inserted and deleted
-            self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
-            self._db.execute("INSERT INTO waiting VALUES (?, ?, ?, ?)", (found[0], rank, seq, found[1]))
-        self._later.change(seq, rank, hold=ticket.hold, now=now)
+        self._later.put_back(seq)  # a ready one comes back at once, and is counted by its new rank
+        self._later.change(seq, ticket.rank(self._aging(ticket.groups)), hold=ticket.hold, now=now)
 
     def before_all(self, seq: int) -> int:
         """Return a rank before all others of the lane of a waiting job."""
@@ -305,6 +299,7 @@ class Queue:
     def _take(self, seq: int, lane: int, weight: int) -> None:
         self._db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
         self._db.execute("INSERT INTO held VALUES (?, ?, ?)", (seq, lane, weight))
+        self._later.admitted(seq)
 
     def hold_if_room(self, seq: int) -> bool:
         """Give a job that was admitted its slots again, unless that exceeds a limit; return whether it has them."""
@@ -406,14 +401,50 @@ class Queue:
             return None
         seq, lane, rank, weight = found
         ahead = ranks.ahead(self._db, lane, rank, seq)
+        return Place(ahead + 1, self._closed(lane, weight, now_ns))
+
+    def _closed(self, lane: int, weight: int, now_ns: int) -> tuple[tuple[str, bool], ...]:
+        """Return the groups of a lane that have no room for a weight, each with whether it is paused."""
         lanes = self._lanes()
         groups = self._usage(lanes)
-        closed = [
+        return tuple(
             (name, group is None or group.paused_until_ns > now_ns)
             for name in lanes[lane]
             if not _fits(group := groups.get(name), weight, now_ns)
-        ]
-        return Place(ahead + 1, tuple(closed))
+        )
+
+    def obstacles(self, seq: int, now: Moment) -> list[Obstacle]:
+        """Return all that keeps a job from being launched, in the order of ``queue_reason``; nothing if it runs."""
+        found = self._later.obstacles(seq, now)
+        lane, weight, is_ready = self._db.execute(
+            "SELECT lane, weight, 1 FROM waiting WHERE seq = ?1"
+            " UNION ALL SELECT lane, weight, 0 FROM later WHERE seq = ?1",
+            (seq,),
+        ).fetchone() or (None, 0, 0)
+        if lane is None:
+            holds = "SELECT 1 FROM held JOIN jobs USING (seq) WHERE seq = ? AND started_ns IS NULL"
+            return [] if self._db.execute(holds, (seq,)).fetchone() is None else [Obstacle("launching")]
+        closed = self._closed(lane, weight, now.wall_ns)
+        paused = tuple(name for name, is_paused in closed if is_paused)
+        full = tuple(name for name, is_paused in closed if not is_paused)
+        if paused:
+            found.append(Obstacle("paused", paused))
+        if full or (is_ready and not paused):  # without names: others of its lane are before it
+            found.append(Obstacle("limit", full))
+        return found
+
+    def end_of(self, job_id: str) -> End | None:
+        """Return the end of a job that is to end without a launch."""
+        found = self._later.end_of(job_id)
+        return None if found is None else End(*found)
+
+    def is_awaited(self, seq: int) -> bool:
+        """Whether a job that has no slots yet depends on this one, so that this one must not be forgotten."""
+        return self._later.is_awaited(seq)
+
+    def awaiting(self, seq: int, most: int) -> list[str]:
+        """Return the ids of up to ``most`` jobs that have no slots yet and depend on this one."""
+        return self._later.awaiting(seq, most)
 
     def rooms(self, groups: Iterable[str], now_ns: int) -> dict[str, float]:
         """Return how much weight each group has room for now, if no job waits for it."""

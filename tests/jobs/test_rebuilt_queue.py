@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from supervisor.admission import groups
-from supervisor.engines.local import stopping
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.places import hold, move, release
+from supervisor.jobs.unlaunched import rule_out_end
 from supervisor.settings import Settings
 from supervisor.store import Index, Row, ranks
 from supervisor.store.clock import Clock
@@ -114,7 +114,7 @@ class Root:
         """Take turns, and carry out what they decide, until nothing is left to decide."""
         while ends := self.index.take_turns().ends:
             for end in ends:
-                assert stopping.cancel_queued(self.directory(end.job_id), end.by, end.why)
+                assert rule_out_end(self.directory(end.job_id), end)
                 assert self.catalog.status(end.job_id).reason == end.why
 
     def row(self, job_id: str) -> Row:
@@ -147,7 +147,7 @@ def tables(index: Index) -> dict[str, Any]:
         depends.setdefault(ids[seq], []).append((on, how))
     found: dict[str, Any] = {}
     for seq, lane, rank, weight in index._db.execute("SELECT seq, lane, rank, weight FROM waiting"):
-        found[ids[seq]] = ("waiting", lanes[lane], rank, weight)
+        found[ids[seq]] = ("waiting", lanes[lane], rank, weight, sorted(depends.pop(ids[seq], [])))
     for seq, lane, weight in index._db.execute("SELECT seq, lane, weight FROM held"):
         found[ids[seq]] = ("held", lanes[lane], weight)
     for seq, lane, rank, weight, held, why in index._db.execute("SELECT seq, lane, rank, weight, held, why FROM later"):
@@ -228,7 +228,7 @@ WAITS = {"hold": "held", "delay": "not_before", "after": "dependency"}
 
 def prepare(root: Root, kind: str, files: str) -> str:
     """Make a job of a supervisor that is gone, with these records."""
-    other = root.start(groups=["b"])
+    other = root.start(hold=True)
     options: dict[str, Any] = {
         "group": {"groups": ["a"]},
         "hold": {"hold": True},

@@ -441,7 +441,7 @@ def test_making_room_looks_at_no_job_to_find_it_unexpired(catalog: Catalog) -> N
     catalog.index._db.set_trace_callback(None)
     (asked,) = [each for each in statements if "expires_ns <=" in each]
     for _ in range(2):
-        (step,) = [row[3] for row in catalog.index._db.execute(f"EXPLAIN QUERY PLAN {asked}")]
+        step = next(row[3] for row in catalog.index._db.execute(f"EXPLAIN QUERY PLAN {asked}"))
         assert "INDEX jobs_expiry (expires_ns<?)" in step
         catalog.index._db.execute("ANALYZE")  # nor once SQLite knows how few there are
 

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.store.queue import Queue, Turn
 from supervisor.store.schema import MIGRATIONS, statements
-from supervisor.store.tickets import Moment, ticket_of
+from supervisor.store.tickets import Moment, Ticket, ticket_of
 
 SECOND = 10**9
 
@@ -62,7 +62,9 @@ class World:
         return [grant.job_id for grant in self.turn().grants]
 
     def ends(self) -> list[tuple[str, str, str]]:
-        return [tuple(end) for end in self.turn().ends]
+        """Return (job, reason, the job that has failed it or the reason that it waited for)."""
+        found = [(end, json.loads(end.cause)) for end in self.turn().ends]
+        return [(end.job_id, end.why, cause.get("job_id") or cause["queue_reason"]) for end, cause in found]
 
     def launch(self, job_id: str) -> None:
         self.db.execute("UPDATE jobs SET state = 'running', started_ns = 1 WHERE job_id = ?", (job_id,))
@@ -219,7 +221,7 @@ def test_a_job_that_is_not_launched_in_time_ends(world: World, waits_in: str) ->
     world.passes(29)
     assert world.ends() == []
     world.passes(1)
-    assert world.ends() == [(job, "start_expired", "start_within")]
+    assert world.ends() == [(job, "start_expired", "limit" if waits_in == "waiting" else "dependency")]
     world.end(job, "cancelled")
     assert world.left() == NOTHING
 
@@ -242,3 +244,25 @@ def test_many_changes_at_once_are_reviewed_in_portions(world: World) -> None:
     assert world.queue.is_due(lambda: world.now)
     assert len(world.admitted()) == 136
     assert len(jobs) == 200
+
+
+def test_a_job_that_is_held_released_and_moved_is_counted_where_it_is(world: World) -> None:
+    world.queue.set_group("g", limit=1, paused_until_ns=0, aging_ns=300 * SECOND)
+    running, first, second = (world.job(groups=["g"]) for _ in range(3))
+    assert world.admitted() == [running]
+    seq = world.db.execute("SELECT seq FROM jobs WHERE job_id = ?", (second,)).fetchone()[0]
+
+    def change(**changes: Any) -> list[int | None]:
+        request = {"created_ns": world.now.wall_ns, "groups": ["g"], "queue": changes}
+        world.queue.change(seq, ticket_of(request) or Ticket(), world.now)
+        return [world.queue.standing(job_id, world.now.wall_ns)[1] for job_id in (first, second)]
+
+    assert change(priority=2) == [2, 1]
+    assert change(hold=True) == [1, None]
+    assert change(hold=False, priority=-2) == [1, 2]
+    assert change(first_ns=-world.queue.before_all(seq)) == [2, 1]
+    assert world.queue.counts("g") == (1, 2, 1000 * SECOND)
+    for job_id in (running, first, second):
+        world.end(job_id)
+    assert world.left() == NOTHING
+    assert world.db.execute("SELECT count(*) FROM ranks").fetchone() == (0,)

@@ -28,7 +28,7 @@ from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local.reconcile import NEVER_LAUNCHED, note, note_exit
 from supervisor.jobdir import factories, records
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.jobdir.validation import exit_of, stop_facts, valid_exit, valid_process
+from supervisor.jobdir.validation import exit_of, stop_cause, stop_facts, valid_exit, valid_process
 from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
 from supervisor.store.tickets import has_ticket
 from supervisor.system.observing import is_there
@@ -297,6 +297,7 @@ def _observation(step: Step, evidence: ClusterEvidence) -> Observation:
             stopped=stopped,
             survivors=survivors,
             remark=remark if isinstance(remark, str) else None,
+            cause=stop_cause(evidence.stop),
         )
         return Observation(phase=JobPhase.ENDED, launched=launched, ended=ended, stop_requested=requested)
     if step is Step.RUNNING:

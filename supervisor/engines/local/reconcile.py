@@ -333,7 +333,12 @@ def _ended(
     return Observation(
         phase=JobPhase.ENDED,
         launched=validation.launched_of(process),
-        ended=Ended(exit=validation.exit_of(end, stop), stopped=stopped, survivors=survivors),
+        ended=Ended(
+            exit=validation.exit_of(end, stop),
+            stopped=stopped,
+            survivors=survivors,
+            cause=validation.stop_cause(stop),
+        ),
         stop_requested=stop.get("why") if stop else None,
         damage=damage,
     )

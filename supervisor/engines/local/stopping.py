@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -36,6 +36,7 @@ __all__ = [
     "nudge_keeper",
     "refusal_of",
     "request_stop",
+    "rule_out",
     "seconds_of_grace",
     "stop_trees",
 ]
@@ -50,13 +51,13 @@ STUCK_SECONDS: Final = 3.0
 _OVERDUE_SECONDS: Final = 10.0
 
 
-def request_stop(directory: str, why: str, by: str) -> dict[str, Any]:
+def request_stop(directory: str, why: str, by: str, cause: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write the request, unless there is one already, and return the request that counts.
 
     Raises:
         OSError: it cannot be written; nothing was signalled.
     """
-    request = factories.stop_request(why, by)
+    request = factories.stop_request(why, by, cause=cause)
     if records.create(directory, records.STOP, request):
         return request
     there = records.read_stop(directory)
@@ -124,12 +125,23 @@ class KeeperSignals:
                 nudge_keeper(keeper)
 
 
-def cancel_queued(directory: str, by: str, why: str = "cancelled") -> bool:
-    """Rule that a job is never launched; return ``False`` when it was, or its launch is under way."""
+def rule_out(directory: str, by: str, why: str, cause: Mapping[str, Any] | None = None) -> bool:
+    """Rule that a job is never launched; return ``False`` when it was, or its launch is under way.
+
+    The next observation records its end.
+
+    Raises:
+        OSError: that cannot be found out, or recorded, now.
+    """
     if records.read_claim(directory) is not None:
         return False
-    request_stop(directory, why, by)  # before the claim, so that an observation in between agrees
-    if not records.take_claim(directory, records.NOBODY):
+    request_stop(directory, why, by, cause)  # before the claim, so that an observation in between agrees
+    return records.take_claim(directory, records.NOBODY)
+
+
+def cancel_queued(directory: str, by: str, why: str = "cancelled") -> bool:
+    """Rule that a job is never launched, and record that; return ``False`` when it was, or its launch is under way."""
+    if not rule_out(directory, by, why):
         return False
     reconcile.note_cancelled(directory)
     return True
