@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, overload
 
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor

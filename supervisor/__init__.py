@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     from supervisor.metrics import GroupMetrics, Histogram, Metrics
     from supervisor.model import (
         ErrorInfo,
+        EvidenceInfo,
         Exit,
+        Explanation,
         GroupInfo,
         GroupOptions,
         Job,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         JobSpec,
         PauseInfo,
         Result,
+        WaitInfo,
         to_json,
     )
     from supervisor.runtime.opening import open_supervisor
@@ -79,7 +82,9 @@ __all__ = [
     "AsyncioSupervisor",
     "BlockingSupervisor",
     "ErrorInfo",
+    "EvidenceInfo",
     "Exit",
+    "Explanation",
     "FeatureUnavailable",
     "GroupClosed",
     "GroupInfo",
@@ -115,6 +120,7 @@ __all__ = [
     "Supervisor",
     "SupervisorClosed",
     "SupervisorError",
+    "WaitInfo",
     "__version__",
     "open_supervisor",
     "open_supervisor_asyncio",
@@ -130,7 +136,9 @@ _HOME = {
     **dict.fromkeys(
         [
             "ErrorInfo",
+            "EvidenceInfo",
             "Exit",
+            "Explanation",
             "GroupInfo",
             "GroupOptions",
             "Job",
@@ -140,6 +148,7 @@ _HOME = {
             "JobSpec",
             "PauseInfo",
             "Result",
+            "WaitInfo",
             "to_json",
         ],
         "supervisor.model",

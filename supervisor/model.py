@@ -26,7 +26,9 @@ __all__ = [
     "FINGERPRINT",
     "MAX_LABELS",
     "ErrorInfo",
+    "EvidenceInfo",
     "Exit",
+    "Explanation",
     "GroupInfo",
     "GroupOptions",
     "Job",
@@ -36,6 +38,7 @@ __all__ = [
     "JobSpec",
     "PauseInfo",
     "Result",
+    "WaitInfo",
     "converter",
     "error_to_json",
     "from_ns",
@@ -373,6 +376,72 @@ class JobPage:
     next_cursor: str | None = None
 
 
+@attrs.frozen(slots=True, kw_only=True)
+class WaitInfo:
+    """One of the reasons why a job is not launched.
+
+    Attributes:
+        reason: as in ``queue_reason`` of a job.
+        text: a sentence for people.
+        since: since when, where that is known.
+        until: until when, where that is known.
+        jobs: for ``"dependency"``, up to 10 jobs, each with ``job_id``, ``when``, ``status`` and ``reason``.
+        groups: for ``"paused"``, ``"limit"`` and the like, the groups that keep it waiting.
+    """
+
+    reason: str
+    text: str
+    since: datetime | None = None
+    until: datetime | None = None
+    jobs: tuple[Mapping[str, Any], ...] = ()
+    groups: tuple[GroupInfo, ...] = ()
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class EvidenceInfo:
+    """A record, or a fact of the kernel, that says something about a job.
+
+    Attributes:
+        source: ``claim``, ``process.json``, ``stop.json``, ``exit.json``, ``orders``, ``granted``, ``process``
+            (the process table), ``owner`` (the supervisor that made the job), ``index``, or the name of an engine.
+        text: what it says, for people.
+        at: when it came about, where that is known.
+    """
+
+    source: str
+    text: str
+    at: datetime | None = None
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class Explanation:
+    """Why a job waits, or which evidence says that it runs or has ended.
+
+    Attributes:
+        job_id: of the job.
+        status: its state.
+        reason: why an ended job is in its state.
+        summary: a sentence for people.
+        queue_reason: the first of the reasons why it waits.
+        queue_position: 1 is the next job among those in the same groups; ``None`` for a job that is not ready.
+        priority: as it counts now.
+        weight: how many slots of each group it takes.
+        waits_for: all reasons why it waits, in the order in which ``queue_reason`` names them; empty for other jobs.
+        evidence: from the launch to the end.
+    """
+
+    job_id: str
+    status: State
+    reason: Reason | None = None
+    summary: str
+    queue_reason: str | None = None
+    queue_position: int | None = None
+    priority: int = 0
+    weight: int = 1
+    waits_for: tuple[WaitInfo, ...] = ()
+    evidence: tuple[EvidenceInfo, ...] = ()
+
+
 class GroupOptions(TypedDict, total=False):
     """The keyword arguments of ``set_group``.
 
@@ -511,7 +580,7 @@ def __getattr__(name: str) -> object:
 
 
 def to_json(
-    obj: Job | Result | JobPage | JobEvent | GroupInfo | ErrorInfo | Metrics | SupervisorError,
+    obj: Job | Result | JobPage | JobEvent | GroupInfo | Explanation | ErrorInfo | Metrics | SupervisorError,
 ) -> dict[str, Any]:
     """Return the JSON-ready shape of the public contract for ``obj``.
 
@@ -539,7 +608,7 @@ def to_json(
             shape["previous_queue_reason"] = obj.previous_queue_reason
         case SupervisorError():
             shape = error_to_json(obj)
-        case GroupInfo():
+        case GroupInfo() | Explanation():
             shape = {"ok": True, **_converter().unstructure(obj)}
         case ErrorInfo() | Metrics():
             shape = _converter().unstructure(obj)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, overload
 
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
 
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
@@ -241,6 +241,15 @@ class BlockingSupervisorMethods:
             JobNotFound, JobRunning: as for ``hold``.
         """
         return self._ask(lambda sup: sup.move(job_id, priority=priority, first=first))
+
+    def explain(self, job_id: str) -> Explanation:
+        """Return why a job waits, with all that it waits for, or which evidence says that it runs or has ended.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            StateBusy: some of the evidence cannot be read now.
+        """
+        return self._ask(lambda sup: sup.explain(job_id))
 
     def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, its present load, and that of the groups.

@@ -226,7 +226,7 @@ def stop_facts(stop: dict[str, Any] | None) -> tuple[str | None, tuple[int, ...]
 def stop_cause(stop: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return the facts about why a waiting job was not launched, if its stop has any."""
     cause: Any = stop.get("cause") if stop else None
-    return cause if isinstance(cause, dict) else None
+    return cause if isinstance(cause, dict) else None  # pyright: ignore[reportUnknownVariableType]  # JSON
 
 
 def damage_of(

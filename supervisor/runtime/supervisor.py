@@ -28,11 +28,12 @@ from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.explaining import explain
 from supervisor.jobs.listing import query_of
 from supervisor.jobs.results import check_detail, running_error
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.current_metrics import current_metrics
 from supervisor.runtime.entry import Entry
@@ -383,6 +384,16 @@ class Supervisor:
             JobNotFound, JobRunning: as for ``hold``.
         """
         return await self._change_place(lambda catalog: places.move(catalog, job_id, priority=priority, first=first))
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Return why a job waits, with all that it waits for, or which evidence says that it runs or has ended.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            StateBusy: some of the evidence cannot be read now.
+        """
+        self.access.check_open()
+        return await self.access.in_thread(lambda catalog: explain(catalog, job_id))
 
     async def _change_place(self, change: Callable[[Catalog], Job]) -> Job:
         self.access.check_open()

@@ -60,8 +60,9 @@ class UnlaunchedJobs:
         while True:
             await self._registry.ends_known.wait()
             self._registry.ends_known = trio.Event()
+            ends = self._registry.ends
             try:
-                await self._record(ends := self._registry.ends)
+                await self._record(ends)
             except (SupervisorError, RuntimeError) as problem:  # RuntimeError: no thread can be started now
                 log.warning("ruling_not_recorded", job_id=ends[0].job_id, error=str(problem))
 

@@ -126,8 +126,8 @@ class Later:
     def _depend(self, seq: int, job_id: str, how: str) -> None:
         """Enter a dependency as it stands."""
         statement = "SELECT seq, state, started_ns, completed_ns FROM jobs WHERE job_id = ?"
-        on_seq, *facts = self._db.execute(statement, (job_id,)).fetchone() or (0, "", None, None)
-        now = _NEVER if on_seq == 0 else _standing(how, *facts)
+        found: tuple[int, str, int | None, int | None] | None = self._db.execute(statement, (job_id,)).fetchone()
+        on_seq, now = (0, _NEVER) if found is None else (found[0], _standing(how, *found[1:]))
         self._db.execute("INSERT OR IGNORE INTO deps VALUES (?, ?, ?, ?)", (on_seq, now, seq, job_id))
 
     def note_expiry(self, seq: int, ticket: Ticket, now: Moment) -> None:
@@ -242,11 +242,13 @@ class Later:
     def _failure(self, ticket: Ticket, job_id: str) -> dict[str, Any]:
         """Return the dependency of a job that can no longer hold, and how the job that it is about has ended."""
         statement = "SELECT state, started_ns, completed_ns, outcome FROM jobs WHERE job_id = ?"
-        *facts, outcome = self._db.execute(statement, (job_id,)).fetchone() or (None, None, None, None)
+        found: tuple[str, int | None, int | None, str | None] | None = self._db.execute(statement, (job_id,)).fetchone()
         wanted = [how for each, how in ticket.after if each == job_id]
-        failed = [how for how in wanted if facts[0] is not None and _standing(how, *facts) == _NEVER]
-        reason = None if outcome is None else json.loads(outcome)["reason"]
-        return {"job_id": job_id, "when": next(iter(failed or wanted), None), "status": facts[0], "reason": reason}
+        if found is None:
+            return {"job_id": job_id, "when": next(iter(wanted), None), "status": None, "reason": None}
+        failed = [how for how in wanted if _standing(how, *found[:3]) == _NEVER]
+        reason = None if found[3] is None else json.loads(found[3])["reason"]
+        return {"job_id": job_id, "when": next(iter(failed or wanted), None), "status": found[0], "reason": reason}
 
     def _depends(self, seq: int) -> bool:
         statement = "SELECT 1 FROM deps WHERE seq = ? AND how <> ? LIMIT 1"

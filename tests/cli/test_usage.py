@@ -28,6 +28,7 @@ ARGUMENTS = {
     "logs": ["abcd"],
     "completion": ["bash"],
     "group": ["list"],
+    "explain": ["abcd"],
     "hold": ["abcd"],
     "release": ["abcd"],
     "move": ["abcd", "--first"],
