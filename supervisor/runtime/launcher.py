@@ -96,6 +96,15 @@ class Draft(NamedTuple):
     ticket: Ticket | None
 
 
+def _check_no_self(spec: JobSpec, job: Job) -> None:
+    """Raise ``IdempotencyConflict`` for a request to wait for the job that holds its key: that job is another one."""
+    if any(job_id == job.job_id for _, job_id in spec.after):
+        message = (
+            f"idempotency key {spec.idempotency_key!r} belongs to job {job.job_id}, which is not to wait for itself"
+        )
+        raise IdempotencyConflict(message, details={"job_id": job.job_id})
+
+
 class Launcher:
     """Makes jobs, and starts an actor for each.
 
@@ -217,6 +226,7 @@ class Launcher:
             digest = digest_of(spec, real)
             existing = await self._existing(key, spec.idempotency_key, digest)
             if existing is not None:
+                _check_no_self(spec, existing)
                 return existing
         changes = await self._environment_changes(spec, real)
         record = self._record(spec, real, digest, engine, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.errors import InvalidArguments, JobNotFound
+from supervisor.errors import IdempotencyConflict, InvalidArguments, JobNotFound
 from supervisor.jobdir.records import ORDERS
 from supervisor.model import JobEvent
 from supervisor.system import processes
@@ -230,3 +231,48 @@ async def test_a_job_is_not_awaited_any_more_once_its_dependent_has_its_slots() 
                     pass
         await sup.forget(first.job_id)
         await sup.cancel(job.job_id)
+
+
+async def test_a_job_cannot_wait_for_itself_by_its_key() -> None:
+    async with supervisor.open_supervisor() as sup:
+        first = await sup.start(["true"], idempotency_key="k", hold=True)
+        assert (await sup.start(["true"], idempotency_key="k")).job_id == first.job_id
+        for when in ("ok", "failed"):
+            request = supervisor.JobSpec(argv=["true"], idempotency_key="k", after=[(when, first.job_id)])
+            for start in (sup.start(request), sup.start_many([request])):
+                with pytest.raises(IdempotencyConflict, match="not to wait for itself") as refused:
+                    await start
+                assert refused.value.details["job_id"] == first.job_id
+        with pytest.raises(JobNotFound, match="to wait for"):
+            await sup.start_many([supervisor.JobSpec(argv=["true"], after=["0" * 32])])
+        assert len((await sup.list()).jobs) == 1
+
+
+async def test_a_job_of_another_host_can_be_waited_for_and_that_is_said(world: World) -> None:
+    """It is judged only there, and its end counts once it is in the index, which both share."""
+    async with supervisor.open_supervisor() as sup:
+        there = await sup.start(["true"], hold=True)
+        index, path = world.catalog.index, world.job(there.job_id) / "job.json"
+        spec = path.read_text().replace(processes.boot_id(), "f" * 36).replace(processes.host_id(), "another host")
+        path.write_text(spec)
+        (world.job(there.job_id) / ORDERS).unlink()
+        index.write(lambda: index._db.execute("UPDATE jobs SET owner = '1.1.ffffffffffff.0.0', spec = ?", (spec,)))
+        job = await sup.start(["true"], after=[("any", there.job_id)])
+        (wait,) = (await sup.explain(job.job_id)).waits_for
+        assert wait.text == (
+            f"it waits for job {there.job_id} (queued, on another host or in another container) to end"
+        )
+        index.write(
+            lambda: index._db.execute(
+                "UPDATE jobs SET state = 'done', completed_ns = 1, outcome = ? WHERE job_id = ?",
+                (OUTCOME, there.job_id),
+            )
+        )
+        with trio.fail_after(PATIENCE):
+            assert (await sup.wait(job.job_id)).status == "done"
+
+
+OUTCOME = json.dumps(
+    dict.fromkeys(("exit_code", "signal", "cpu_seconds", "max_rss_bytes", "detail", "cost_usd", "error"))
+    | {"reason": "exited", "stdout_bytes": 0, "stderr_bytes": 0}
+)
