@@ -13,7 +13,7 @@ import attrs
 
 from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, JobNotFound, StateCorrupt
 from supervisor.model import GroupInfo, PauseInfo, from_ns
-from supervisor.store import Index
+from supervisor.store import Index, pauses
 from supervisor.store.groups import Group, Pause, check_name, load, load_all, remove, save
 from supervisor.store.tickets import Ticket
 
@@ -52,7 +52,7 @@ def change_group(index: Index, name: str, change: Callable[[Group], Group], *, c
             save(layout.root, group)
 
         def enter() -> None:
-            index.enter_group(group)
+            index.group_files.enter(group)
             index.take_turn()
 
         index.write(enter)
@@ -96,6 +96,31 @@ def pause(until_ns: int | None, reason: str | None) -> Callable[[Group], Group]:
 def resume(group: Group) -> Group:
     """End the pause of a user; other pauses stay."""
     return attrs.evolve(group, pauses=tuple(each for each in group.pauses if each.by != _USER))
+
+
+def resume_group(index: Index, name: str, *, every: bool = False) -> GroupInfo:
+    """End the pause of a user, or the only pause of a group; ``every``: all pauses.
+
+    Raises:
+        GroupNotFound: it does not exist.
+        InvalidArguments: several causes pause it, and none of them is the user.
+        StateCorrupt: its file is damaged or of a newer version; nothing was changed.
+    """
+    root = index.layout.root
+    with index.layout.locked():
+        group = load(root, check_name(name))
+        causes = [each.by for each in pauses.load(root, name)]
+        if group is not None and not every and all(each.by != _USER for each in group.pauses):
+            if len(causes) > 1:
+                message = f"group {name} is paused by {' and by '.join(causes)}"
+                raise InvalidArguments(message, repair=f"End all pauses: `supervisor group resume {name} --all`.")
+            every = True
+        for by in causes if every else ():
+            pauses.remove(root, name, by)
+
+        if every:
+            index.write(lambda: index.queue.pacing.forget_failures(name))
+        return change_group(index, name, resume)
 
 
 def check_ticket(index: Index, ticket: Ticket) -> None:
@@ -158,10 +183,15 @@ def _info(index: Index, group: Group) -> GroupInfo:
         oldest_wait_seconds=None if counts.oldest_ns is None else max(0, now_ns - counts.oldest_ns) / 1e9,
         paused=tuple(
             PauseInfo(by=each.by, until=None if each.until_ns is None else from_ns(each.until_ns), detail=each.detail)
-            for each in group.pauses
+            for each in (*group.pauses, *pauses.load(index.layout.root, group.name))
             if each.until_ns is None or each.until_ns > now_ns
         ),
         aging_seconds=group.aging_seconds,
+        fair_by=group.fair_by,
+        rate=group.rate,
+        pause_on_failure=group.pause_on_failure,
+        on_rate_limit=group.on_rate_limit,
+        on_reboot=group.on_reboot,
     )
 
 

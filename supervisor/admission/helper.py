@@ -35,6 +35,7 @@ def can_go_on(index: Index) -> bool:
     Raises:
         SupervisorError: the index cannot be read now.
     """
+    index.follow_files()
     waiting, unlaunched = index.read_queue(lambda queue: (queue.can_go_on(), queue.unlaunched()))
     return waiting or any(not _is_submitted(index, job_id) for job_id in unlaunched)
 

@@ -171,8 +171,9 @@ class BlockingSupervisorMethods:
 
         Input
             name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
-            options: ``limit``, the weight that may run at a time (``None``: unlimited, 0: closed), and
-                ``aging_seconds``, the waiting time that equals a point of priority (``None``: strict; 300 by default).
+            options: the attributes of ``GroupOptions``, which explains them, by their names. ``limit`` is the weight
+                that may run at a time (``None``: unlimited, 0: closed). A change of ``fair_by`` orders jobs that come
+                later; those that wait keep their ranks.
 
         Raises:
             InvalidArguments: an option is out of range, or the limit is below the weight of a waiting job.
@@ -188,13 +189,16 @@ class BlockingSupervisorMethods:
         """
         return self._ask(lambda sup: sup.pause_group(name, until=until, reason=reason))
 
-    def resume_group(self, name: str) -> GroupInfo:
-        """End the pause that a user has made; other pauses stay.
+    def resume_group(self, name: str, *, every: bool = False) -> GroupInfo:
+        """End the pause that a user has made; other pauses stay. Without such a pause, end the only one.
+
+        ``every``: end all pauses.
 
         Raises:
             GroupNotFound: there is no such group.
+            InvalidArguments: several causes pause it, and none of them is the user.
         """
-        return self._ask(lambda sup: sup.resume_group(name))
+        return self._ask(lambda sup: sup.resume_group(name, every=every))
 
     def remove_group(self, name: str) -> None:
         """Remove a group.

@@ -258,7 +258,7 @@ class Catalog:
             return False
 
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            first = self.index.write(enter, single=True)
+            first = self.index.write(enter, single="groups" not in row.request)
             if first:
                 self.index.take_turns()
             return now if first else self.index.get(row.job_id) or now

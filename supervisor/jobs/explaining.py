@@ -153,6 +153,8 @@ def _paused(info: GroupInfo) -> str:
 def _full(info: GroupInfo, weight: int) -> str:
     if info.limit == 0:
         return f"group {info.name} is closed"
+    if info.rate is not None and (info.limit is None or info.running + weight <= info.limit):
+        return f"group {info.name} has started as many jobs as its rate of {info.rate} allows now"
     room = max(0, (info.limit or 0) - info.running)
     return f"group {info.name} has room for {room} of {info.limit}, and the job takes {weight}"
 

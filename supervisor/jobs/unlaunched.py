@@ -58,6 +58,10 @@ def detail_of(reason: Reason, cause: Mapping[str, Any]) -> str | None:
         names = " and ".join(map(str, given)) if isinstance(given, list) and given else "the jobs before it"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         why = _FOR.get(cause.get("queue_reason"), "").format(names)
         return f"it waited {seconds:.1f} seconds {why}".rstrip()
+    if reason is Reason.CANCELLED and cause.get("on_reboot") == "fail":
+        return (
+            f"the machine was started anew, and group {cause.get('group')!s:.64} ends its waiting jobs then (on_reboot)"
+        )
     return None
 
 

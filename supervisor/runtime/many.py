@@ -117,14 +117,14 @@ async def _made(launcher: Launcher, access: StoreAccess, drafts: Sequence[Draft]
     names = {name for draft in drafts if draft.ticket is not None for name in draft.ticket.groups}
 
     def check(catalog: Catalog) -> dict[str, float]:
-        checked: set[Ticket] = set()
+        checked: set[object] = set()
         for number, draft in enumerate(drafts):
-            if draft.ticket is not None and (same := _of_groups(draft.ticket)) not in checked:
+            if draft.ticket is not None and (same := draft.ticket[:5]) not in checked:
                 with _of_request(number):
                     check_ticket(catalog.index, draft.ticket)
                 checked.add(same)
-        now_ns = catalog.layout.clock.wall_ns()
-        return catalog.index.read_queue(lambda queue: queue.rooms(names, now_ns))
+        now = catalog.layout.clock.moment()
+        return catalog.index.read_queue(lambda queue: queue.rooms(names, now))
 
     rooms = await access.in_thread(check)
     access.check_open()
@@ -153,11 +153,6 @@ async def _made(launcher: Launcher, access: StoreAccess, drafts: Sequence[Draft]
             await trio.to_thread.run_sync(_remove, launcher, [entry for entry, _, _ in made])
         raise
     return made
-
-
-def _of_groups(ticket: Ticket) -> Ticket:
-    """Return a ticket that is equal for all requests of which the same is checked."""
-    return Ticket(groups=ticket.groups, weight=ticket.weight, after=ticket.after)
 
 
 def _waits(ticket: Ticket, rooms: dict[str, float]) -> bool:

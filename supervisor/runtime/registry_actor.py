@@ -224,7 +224,7 @@ class Registry:
             return self._refuse(batch, StateBusy(f"cannot commit: {error}", repair="Try again."))
 
     def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
-        single = len(batch) == 1 and not _creations(batch[0])
+        single = len(batch) == 1 and _is_one_statement(batch[0])
         pending = any(creation.entry.pending for message in batch for creation in _creations(message))
         changes = any(isinstance(message, Finish | NoteLaunch) for message in batch)
         freed = any(isinstance(message, Finish) and has_ticket(message.row.request) for message in batch)
@@ -458,6 +458,11 @@ class Registry:
             event = JobEvent(job=job, previous=previous, previous_queue_reason=before)
             for subscription in self.subscriptions:
                 subscription.put(event)
+
+
+def _is_one_statement(message: Message) -> bool:
+    """Whether a message changes one row only; the end of a job in a group may pause the group."""
+    return not _creations(message) and not (isinstance(message, Finish) and "groups" in message.row.request)
 
 
 def _creations(message: Message) -> Sequence[Create]:

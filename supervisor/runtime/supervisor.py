@@ -23,7 +23,7 @@ import attrs
 import trio
 
 from supervisor import log
-from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume
+from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume_group
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
 from supervisor.jobs import places
@@ -303,8 +303,9 @@ class Supervisor:
 
         Input
             name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
-            options: ``limit``, the weight that may run at a time (``None``: unlimited, 0: closed), and
-                ``aging_seconds``, the waiting time that equals a point of priority (``None``: strict; 300 by default).
+            options: the attributes of ``GroupOptions``, which explains them, by their names. ``limit`` is the weight
+                that may run at a time (``None``: unlimited, 0: closed). A change of ``fair_by`` orders jobs that come
+                later; those that wait keep their ranks.
 
         Raises:
             InvalidArguments: an option is out of range, or the limit is below the weight of a waiting job.
@@ -321,13 +322,19 @@ class Supervisor:
         until_ns = None if until is None else int(until.timestamp() * 1e9)
         return await self._change_group(name, pause(until_ns, reason))
 
-    async def resume_group(self, name: str) -> GroupInfo:
-        """End the pause that a user has made; other pauses stay.
+    async def resume_group(self, name: str, *, every: bool = False) -> GroupInfo:
+        """End the pause that a user has made; other pauses stay. Without such a pause, end the only one.
+
+        ``every``: end all pauses.
 
         Raises:
             GroupNotFound: there is no such group.
+            InvalidArguments: several causes pause it, and none of them is the user.
         """
-        return await self._change_group(name, resume)
+        self.access.check_open()
+        info = await self.access.in_thread(lambda catalog: resume_group(catalog.index, name, every=every))
+        self.launcher.waiting.check(changed=True)
+        return info
 
     async def remove_group(self, name: str) -> None:
         """Remove a group.

@@ -38,7 +38,8 @@ _PORTION: Final = 200
 """How many jobs one check covers, in some 5 ms of the event loop. The next checks cover the others."""
 
 _LONGEST_WAIT_SECONDS: Final = 10.0
-"""Between two looks at the wall clock, which may be set."""
+"""Between two looks at the wall clock, which may be set, and at the files of the groups: a process that has changed
+one may have been killed before it told others."""
 
 
 class WaitingJobs:
@@ -197,7 +198,7 @@ class WaitingJobs:
         if changed or trio.current_time() >= self._due or self._registry.admission_due or self._registry.ends:
             self._registry.admit()
             seconds = index.read_queue(lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()))
-            self._due = math.inf if seconds is None else trio.current_time() + min(seconds, _LONGEST_WAIT_SECONDS)
+            self._due = trio.current_time() + min(math.inf if seconds is None else seconds, _LONGEST_WAIT_SECONDS)
             self._stale = len(self._checked)
             self._begin_granted()
         changed_since: list[Entry] = []

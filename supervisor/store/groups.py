@@ -8,24 +8,44 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 
 from supervisor.errors import InvalidArguments, StateCorrupt
-from supervisor.store.queue import FOR_EVER_NS
+from supervisor.store.flows import check_fair_by
+from supervisor.store.pacing import Settings
 from supervisor.store.state_errors import state_error
+from supervisor.store.usage import FOR_EVER_NS
 
-__all__ = ["DEFAULT_AGING_SECONDS", "Group", "Pause", "check_name", "load", "load_all", "remove", "save"]
+__all__ = [
+    "DEFAULT_AGING_SECONDS",
+    "DIRECTORY",
+    "Group",
+    "Pause",
+    "check_name",
+    "end_of",
+    "load",
+    "load_all",
+    "remove",
+    "save",
+]
 
 DEFAULT_AGING_SECONDS: Final = 300.0
 _STRICT_NS: Final = 10**15
 """The aging time that stands for strict priority: eleven and a half days a point."""
 _MAX_AGING_SECONDS: Final = 86400.0
 _MAX_LIMIT: Final = 10**9
+_MAX_FAIR_BY: Final = 1030
+_MAX_FAILURES: Final = 10**6
+_MAX_RATE: Final = 10**6
+_UNITS_NS: Final = {"s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_RATE: Final = re.compile(r"([1-9][0-9]{0,6})/(s|min|h|d)", re.ASCII)
 _VERSION: Final = 1
-_DIRECTORY: Final = "groups"
+DIRECTORY: Final = "groups"
+_LATER_MEMBERS: Final = ("rate", "fair_by", "pause_on_failure", "on_rate_limit", "on_reboot")
+"""The members that the first version of the file did not have."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -62,6 +82,41 @@ def _check_aging(_: object, __: object, seconds: Any) -> None:
         raise InvalidArguments(message)
 
 
+def _check_rate(_: object, __: object, rate: Any) -> None:
+    if rate is not None and (_parsed_rate(rate) is None or _parsed_rate(rate)[0] > _MAX_RATE):
+        message = f"rate is {rate!r:.80}; it must be a number of starts and a unit, s, min, h or d, such as 10/min"
+        raise InvalidArguments(message)
+
+
+def _parsed_rate(rate: Any) -> Any:
+    """Return the number and the unit in nanoseconds; ``None`` for no rate."""
+    found = _RATE.fullmatch(rate) if isinstance(rate, str) else None
+    return None if found is None else (int(found[1]), _UNITS_NS[found[2]])
+
+
+def _check_fair_by(_: object, __: object, fair_by: Any) -> None:
+    if fair_by is not None and not (
+        isinstance(fair_by, str) and len(fair_by) <= _MAX_FAIR_BY and check_fair_by(fair_by)
+    ):
+        message = f"fair_by is {fair_by!r:.80}; it must be workspace, principal, or label:NAME"
+        raise InvalidArguments(message)
+
+
+def _one_of(*words: str) -> Any:
+    def check(_: object, attribute: attrs.Attribute[str], word: Any) -> None:
+        if word not in words:
+            message = f"{attribute.name} is {word!r:.80}; it must be one of {', '.join(words)}"
+            raise InvalidArguments(message)
+
+    return check
+
+
+def _check_failures(_: object, __: object, number: Any) -> None:
+    if number is not None and not (type(number) is int and 1 <= number <= _MAX_FAILURES):
+        message = f"pause_on_failure is {number!r:.80}; it must be a whole number from 1 to {_MAX_FAILURES}"
+        raise InvalidArguments(message)
+
+
 def check_name(name: Any) -> str:
     """Return the name of a group.
 
@@ -82,6 +137,12 @@ class Group:
         name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
         limit: the weight that may run at a time; ``None`` is unlimited, 0 is closed.
         aging_seconds: the waiting time that equals one point of priority; ``None`` is strict priority.
+        rate: how many jobs may start in a unit of time, such as ``10/min``; ``None`` for any number.
+        fair_by: among what it is shared fairly: ``workspace``, ``principal`` or ``label:NAME``; ``None`` for the order
+            of arrival.
+        pause_on_failure: how many failures in a row pause it; ``None`` for none.
+        on_rate_limit: ``wait`` or ``ignore``.
+        on_reboot: what a reboot does to its waiting jobs: ``keep``, ``pause`` or ``fail``.
         pauses: while one of them lasts, the group admits no job.
         more: the members that this version does not know.
     """
@@ -89,18 +150,30 @@ class Group:
     name: str
     limit: int | None = attrs.field(default=None, validator=_check_limit)
     aging_seconds: float | None = attrs.field(default=DEFAULT_AGING_SECONDS, validator=_check_aging)
+    rate: str | None = attrs.field(default=None, validator=_check_rate)
+    fair_by: str | None = attrs.field(default=None, validator=_check_fair_by)
+    pause_on_failure: int | None = attrs.field(default=None, validator=_check_failures)
+    on_rate_limit: str = attrs.field(default="wait", validator=_one_of("wait", "ignore"))
+    on_reboot: str = attrs.field(default="keep", validator=_one_of("keep", "pause", "fail"))
     pauses: tuple[Pause, ...] = ()
     more: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
-
-    @property
-    def paused_until_ns(self) -> int:
-        """When the last pause ends, 0 for none."""
-        return max((FOR_EVER_NS if each.until_ns is None else each.until_ns for each in self.pauses), default=0)
 
     @property
     def aging_ns(self) -> int:
         """The waiting time that equals one point of priority, in nanoseconds."""
         return _STRICT_NS if self.aging_seconds is None else int(self.aging_seconds * 1e9)
+
+    @property
+    def settings(self) -> Settings:
+        """What the index has of its other settings."""
+        number, unit_ns = _parsed_rate(self.rate) or (0, 0)
+        interval_ns = unit_ns // number if number else 0
+        return Settings(interval_ns, number, self.fair_by, self.pause_on_failure, self.on_reboot)
+
+
+def end_of(pauses: Iterable[Pause]) -> int:
+    """Return when the last of these pauses ends, 0 for none."""
+    return max((FOR_EVER_NS if each.until_ns is None else each.until_ns for each in pauses), default=0)
 
 
 def load(root: str, name: str) -> Group | None:
@@ -110,7 +183,7 @@ def load(root: str, name: str) -> Group | None:
         StateCorrupt: its file is damaged, or a newer version has written it in another shape.
         StateBusy, PermissionDenied: it cannot be read now.
     """
-    path = f"{root}/{_DIRECTORY}/{check_name(name)}.json"
+    path = f"{root}/{DIRECTORY}/{check_name(name)}.json"
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -137,12 +210,13 @@ def _decode(name: str, held: dict[str, Any]) -> Group:
         message = "a pause has no cause"
         raise ValueError(message)
     pauses = tuple(Pause(each["by"], each.get("until_ns"), each.get("detail")) for each in paused)
-    known = {"v", "name", "limit", "aging_seconds", "paused"}
+    known = {"v", "name", "limit", "aging_seconds", "paused", *_LATER_MEMBERS}
     return Group(
         name=name,
         limit=held["limit"],
         aging_seconds=held["aging_seconds"],
         pauses=pauses,
+        **{member: held[member] for member in _LATER_MEMBERS if member in held},
         more={key: value for key, value in held.items() if key not in known},
     )
 
@@ -160,11 +234,12 @@ def save(root: str, group: Group) -> None:
         "limit": group.limit,
         "aging_seconds": group.aging_seconds,
         "paused": [attrs.asdict(each) for each in group.pauses],
+        **{member: getattr(group, member) for member in _LATER_MEMBERS},
     }
-    path = f"{root}/{_DIRECTORY}/{group.name}.json"
+    path = f"{root}/{DIRECTORY}/{group.name}.json"
     aside = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(f"{root}/{_DIRECTORY}", mode=0o700, exist_ok=True)
+        os.makedirs(f"{root}/{DIRECTORY}", mode=0o700, exist_ok=True)
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump(held, file)
@@ -180,7 +255,7 @@ def remove(root: str, name: str) -> None:
         StateBusy, PermissionDenied: it cannot be deleted.
     """
     try:
-        os.unlink(f"{root}/{_DIRECTORY}/{name}.json")
+        os.unlink(f"{root}/{DIRECTORY}/{name}.json")
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -194,7 +269,7 @@ def load_all(root: str) -> Iterator[tuple[str, Group | StateCorrupt]]:
         StateBusy, PermissionDenied: they cannot be read now.
     """
     try:
-        names = os.listdir(f"{root}/{_DIRECTORY}")
+        names = os.listdir(f"{root}/{DIRECTORY}")
     except FileNotFoundError:
         return
     except OSError as error:

@@ -11,16 +11,16 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
-from supervisor import log
-from supervisor.errors import SupervisorError
+from supervisor.errors import StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.store import grants, groups
+from supervisor.store import grants
 from supervisor.store.changes import MEMBER, read_changes, write_changes
+from supervisor.store.group_files import GroupFiles
 from supervisor.store.order_files import drop_orders
 from supervisor.store.owners import is_of_another_boot
 from supervisor.store.queries import ALL, UNAWAITED, UNFINISHED, Queries, parse
-from supervisor.store.queue import FOR_EVER_NS, TURN, Queue, Turn
+from supervisor.store.queue import TURN, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
@@ -84,6 +84,7 @@ class Index(Queries):
             tables |= {"groups": {"name", "most", "aging_ns"}, "lanes": {"lane", "names"}}
             tables |= {"waiting": {"seq", "lane", "rank"}, "held": {"seq", "lane", "weight"}}
         if version > 3:
+            tables |= {"pacing": {"name", "interval_ns", "failures"}, "flows": {"name", "tag"}, "noticed": {"what"}}
             tables |= {"later": {"seq", "lane", "rank", "why"}, "times": {"at_ns", "seq"}, "deps": {"on_seq", "seq"}}
         if version > 4:
             tables["ranks"] = {"lane", "size", "range", "jobs"}
@@ -108,30 +109,13 @@ class Index(Queries):
     def import_queue(self) -> None:
         """Enter the groups of the state root and the jobs that wait or hold slots, in place of all that is entered."""
         self.queue.clear()
-        self._import_groups()
+        self.group_files.import_all(self.layout.clock.moment())
         rows = self._select(f"WHERE state IN {UNFINISHED} ORDER BY seq")
         for row in rows:
             self._enter_queue(row)
             if row.started_ns is not None or self._has_claim(row):
                 self.queue.hold(row.seq)
         self._import_grants(rows)
-
-    def _import_groups(self) -> None:
-        for name, group in groups.load_all(self.layout.root):
-            if isinstance(group, groups.Group):
-                self.enter_group(group)
-            else:  # until its file is corrected it admits nothing
-                log.warning("group_not_understood", group=name, error=group.message)
-                self.queue.set_group(name, limit=None, paused_until_ns=FOR_EVER_NS, aging_ns=0)
-
-    def enter_group(self, group: groups.Group) -> None:
-        """Copy what its file says about a group."""
-        self.queue.set_group(
-            group.name,
-            limit=group.limit,
-            paused_until_ns=group.paused_until_ns,
-            aging_ns=group.aging_ns,
-        )
 
     @staticmethod
     def _was_granted_before_boot(row: Row, owner: str) -> bool:
@@ -163,7 +147,7 @@ class Index(Queries):
 
     def import_all(self) -> None:
         """Insert every job directory into an empty index, oldest first, each with its end."""
-        self._import_groups()
+        self.group_files.import_all(self.layout.clock.moment())
         rows = sorted(
             filter(None, (self.read_job(workspace, job_id) for workspace, job_id in self.layout.jobs())),
             key=lambda row: row.created_ns,
@@ -269,7 +253,8 @@ class Index(Queries):
             raise state_error(error, "cannot record the change of a job") from error
         request = {**row.request, MEMBER: changes}
         self._db.execute("UPDATE jobs SET spec = ? WHERE seq = ?", (dump(request), row.seq))
-        self.queue.change(row.seq, ticket_of(request) or Ticket(), self.layout.clock.moment())
+        before, ticket = ticket_of(row.request) or Ticket(), ticket_of(request) or Ticket()
+        self.queue.change(row.seq, ticket, before, self.layout.clock.moment())
 
     def set_launched(self, job_id: str, launched: Launched) -> None:
         """Record that a job runs, unless it has ended already."""
@@ -300,6 +285,8 @@ class Index(Queries):
             return False
         if row.workspace_key in self._kept:
             self._kept[row.workspace_key] += 1
+        if "groups" in row.request:
+            self.group_files.note_end(row)
         # Who asks for its result gets this row, unless the columns differ: parsing it is a tenth of a `run`.
         self._remember(columns_of(row), row)
         return True
@@ -324,7 +311,7 @@ class Index(Queries):
             row = parse(self._db.execute(f"SELECT {ALL} FROM jobs WHERE job_id = ?", (job_id,)).fetchone())  # noqa: S608
             granted = self._was_granted_before_boot(row, previous)
             if granted and row.started_ns is None and not self._has_claim(row):
-                self.queue.put_back(row.seq, ticket_of(row.request) or Ticket())
+                self.queue.put_back(row.seq, ticket_of(row.request) or Ticket(), self.layout.clock.moment())
                 self.revoke(row)
         return cursor.rowcount == 1
 
@@ -403,7 +390,7 @@ class Index(Queries):
         if row.seq in self._standings:
             return self._standings[row.seq]
         try:
-            return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.wall_ns()))
+            return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.moment()))
         except SupervisorError:
             return None, None
 
@@ -448,9 +435,22 @@ class Index(Queries):
 
         A process that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
         """
-        turn = self.queue.turn(self.layout.clock.moment(), most)
+        now, queue = self.layout.clock.moment(), self.queue
+        GroupFiles(self.layout, queue).follow(now)
+        turn = queue.turn(now, most)
         self._grants.add(turn.grants)
         return turn
+
+    @property
+    def group_files(self) -> GroupFiles:
+        """The files of the groups; its methods run inside ``write``."""
+        return GroupFiles(self.layout, self.queue)
+
+    def follow_files(self) -> None:
+        """Copy the files of the groups if they have changed: a process may have been killed before it did so."""
+        if self.read_queue(lambda queue: GroupFiles(self.layout, queue).have_changed()):
+            with contextlib.suppress(StateBusy):  # the next turn does it
+                self.write(lambda: self.group_files.follow(self.layout.clock.moment()))
 
     def write(self, action: Callable[[], _T], *, single: bool = False) -> _T:
         """Do ``action`` in a transaction, and tell other supervisors of their jobs that it has admitted."""

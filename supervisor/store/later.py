@@ -18,6 +18,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from supervisor.store.ranks import set_rank
 from supervisor.store.tickets import CONDITIONS, WALL, Moment, Ticket, holds, ticket_of
 
 __all__ = ["SCHEMA", "Later", "Obstacle"]
@@ -105,14 +106,21 @@ class Later:
     Args:
         connection: to the index.
         obstacles: returns why a job is not launched, whether or not it is ready.
+        rank: returns the rank of a job that is ready now.
     """
 
-    __slots__ = ("_db", "_obstacles")
+    __slots__ = ("_db", "_obstacles", "_rank")
 
-    def __init__(self, connection: sqlite3.Connection, obstacles: Callable[[int, Moment], Sequence[Obstacle]]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        obstacles: Callable[[int, Moment], Sequence[Obstacle]],
+        rank: Callable[[int, Ticket, Moment], int],
+    ) -> None:
         """Work on this connection."""
         self._db = connection
         self._obstacles = obstacles
+        self._rank = rank
 
     def enter(self, seq: int, order: tuple[int, int, int], ticket: Ticket, now: Moment) -> None:
         """Insert a job, with its (lane, rank, weight); the next review looks at it."""
@@ -236,6 +244,7 @@ class Later:
             self._end(seq, "start_expired", cause)
         elif held == 0 and ticket.is_due(now) and not self._depends(seq):
             self.ready(seq)
+            set_rank(self._db, seq, self._rank(seq, ticket, now))
         else:
             self._look_again(seq, ticket, now)
 
@@ -265,6 +274,18 @@ class Later:
         """Mark a job that is to end without a launch; it is not admitted any more."""
         self.put_back(seq)
         self._db.execute("UPDATE later SET why = ?, cause = ? WHERE seq = ?", (why, json.dumps(cause), seq))
+
+    def end_all(self, lane: int, why: str, cause: dict[str, Any]) -> None:
+        """Mark all jobs of a lane that have no slots to end without a launch."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO later (seq, lane, rank, weight, held) SELECT seq, lane, rank, weight, 0 FROM waiting"
+            " WHERE lane = ?",
+            (lane,),
+        )
+        self._db.execute("DELETE FROM waiting WHERE lane = ?", (lane,))
+        self._db.execute(
+            "UPDATE later SET why = ?, cause = ? WHERE lane = ? AND why IS NULL", (why, json.dumps(cause), lane)
+        )
 
     def ends(self, most: int) -> list[tuple[str, str, str]]:
         """Return (job id, reason, cause) of jobs that are to end without a launch."""

@@ -13,15 +13,19 @@ over the jobs that hold them, so there is no counter that could differ from the 
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
 from supervisor.store import ranks
+from supervisor.store.flows import Flows
 from supervisor.store.later import Later, Obstacle
+from supervisor.store.order import Order, fair_pace, head_of
+from supervisor.store.pacing import NO_SETTINGS, Pacing, Settings
+from supervisor.store.ranks import set_rank
 from supervisor.store.tickets import Moment, Ticket
+from supervisor.store.usage import FOR_EVER_NS, held_in, lanes_of, usage_of
 
 __all__ = ["FOR_EVER_NS", "SCHEMA", "TURN", "Counts", "End", "Grant", "Place", "Queue", "Turn"]
 
@@ -70,8 +74,7 @@ TURN: Final = 64
 _APART: Final = 100
 """So many waiting jobs are counted one by one in the time in which the position of one is found."""
 
-FOR_EVER_NS: Final = 2**63 - 1
-"""``paused_until_ns`` of a group that is paused until it is resumed."""
+_LONG_AGO: Final = Moment(0, 0, "")
 
 
 class Grant(NamedTuple):
@@ -115,11 +118,11 @@ class Place(NamedTuple):
 
     Attributes:
         position: 1 is the next of its lane.
-        closed: the groups that have no room for it, each with whether it is paused.
+        closed: the groups that do not admit it now, each with why: ``paused``, ``limit``, or ``rate``.
     """
 
     position: int
-    closed: tuple[tuple[str, bool], ...]
+    closed: tuple[tuple[str, str], ...]
 
 
 class Counts(NamedTuple):
@@ -136,12 +139,6 @@ class Counts(NamedTuple):
     oldest_ns: int | None
 
 
-class _Group(NamedTuple):
-    most: int | None
-    paused_until_ns: int
-    running: int
-
-
 class Queue:
     """The queue in one index. Every method runs within a transaction of the caller.
 
@@ -149,61 +146,70 @@ class Queue:
         connection: to the index.
     """
 
-    __slots__ = ("_db", "_later", "_orders")
+    __slots__ = ("_db", "_flows", "_later", "_order", "_pacing")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Work on this connection."""
         self._db = connection
-        self._later = Later(connection, self.obstacles)
-        self._orders: dict[tuple[str, ...], tuple[int, int]] = {}
-        """The lane and the aging time of each set of groups that jobs were entered with."""
+        self._order = Order(connection)
+        self._later = Later(connection, self.obstacles, self._order.rank)
+        self._flows = Flows(connection)
+        self._pacing = Pacing(connection)
 
     # ------------------------------------------------------------ groups
 
-    def set_group(self, name: str, *, limit: int | None, paused_until_ns: int, aging_ns: int) -> None:
-        """Insert or change a group; its running jobs go on."""
-        self._orders.clear()
+    def set_group(
+        self,
+        name: str,
+        *,
+        limit: int | None,
+        paused_until_ns: int,
+        aging_ns: int,
+        settings: Settings = NO_SETTINGS,
+        now: Moment = _LONG_AGO,
+        empty: bool = False,
+    ) -> None:
+        """Insert or change a group; its running jobs go on. ``empty``: it has no token now, if it is new here."""
+        self._order.forget()
+        self._pacing.set(name, settings, now, empty=empty)
         self._db.execute("INSERT OR REPLACE INTO groups VALUES (?, ?, ?, ?)", (name, limit, paused_until_ns, aging_ns))
 
-    def remove_group(self, name: str) -> None:
-        """Remove a group without unfinished jobs, and its lanes."""
-        self._orders.clear()
-        self._db.execute("DELETE FROM groups WHERE name = ?", (name,))
-        for lane, names in self._lanes().items():
+    @property
+    def pacing(self) -> Pacing:
+        """How fast the groups may start jobs, and their failures."""
+        return self._pacing
+
+    def pause(self, name: str, until_ns: int) -> None:
+        """Pause a group until a time, unless it is paused for longer."""
+        self._db.execute("UPDATE groups SET paused_until_ns = max(paused_until_ns, ?) WHERE name = ?", (until_ns, name))
+
+    def end_waiting(self, name: str, why: str, cause: dict[str, Any]) -> None:
+        """Mark all waiting jobs of a group to end without a launch."""
+        for lane, names in lanes_of(self._db).items():
             if name in names:
-                self._db.execute("DELETE FROM lanes WHERE lane = ?", (lane,))
+                self._later.end_all(lane, why, cause)
+
+    def remove_group(self, name: str) -> None:
+        """Remove a group, and its lanes in which there is no job; others admit nothing until it is there again."""
+        self._order.forget()
+        self._db.execute("DELETE FROM groups WHERE name = ?", (name,))
+        self._pacing.remove(name)
+        self._flows.begin_anew(name)
+        empty = " AND ".join(
+            f"NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.lane = lanes.lane)"  # noqa: S608  # our own names
+            for table in ("waiting", "held", "later")
+        )
+        for lane, names in lanes_of(self._db).items():
+            if name in names:
+                self._db.execute(f"DELETE FROM lanes WHERE lane = ? AND {empty}", (lane,))  # noqa: S608  # our own names
 
     def groups(self) -> set[str]:
         """Return the names of all groups."""
         return {name for (name,) in self._db.execute("SELECT name FROM groups")}
 
-    def _lanes(self) -> dict[int, list[str]]:
-        """Return the groups of each lane."""
-        return {lane: json.loads(names) for lane, names in self._db.execute("SELECT lane, names FROM lanes")}
-
-    def _usage(self, lanes: Mapping[int, list[str]]) -> dict[str, _Group]:
-        """Return the limit, the pause and, where there is a limit, the slots in use of each group.
-
-        Without a limit, any number of jobs may hold slots, and they need not be counted.
-        """
-        found = self._db.execute("SELECT name, most, paused_until_ns FROM groups").fetchall()
-        limited = {name for name, most, _ in found if most is not None}
-        running = dict.fromkeys(limited, 0)
-        for lane, names in lanes.items():
-            if not limited.isdisjoint(names):
-                weight = self._held_in(lane)
-                for name in limited.intersection(names):
-                    running[name] += weight
-        return {name: _Group(most, until_ns, running.get(name, 0)) for name, most, until_ns in found}
-
-    def _held_in(self, lane: int) -> int:
-        """Return the weight of the jobs of a lane that hold slots."""
-        statement = "SELECT coalesce(sum(weight), 0) FROM held WHERE lane = ?"
-        return int(self._db.execute(statement, (lane,)).fetchone()[0])
-
     def counts(self, name: str) -> Counts:
         """Return the counts of a group; zeros for an unknown one."""
-        lanes = [lane for lane, names in self._lanes().items() if name in names]
+        lanes = [lane for lane, names in lanes_of(self._db).items() if name in names]
         waiting = 0
         oldest: list[int] = []
         for lane in lanes:
@@ -213,63 +219,52 @@ class Queue:
                 # The plus keeps SQLite from reading the whole lane.
                 first = f"SELECT created_ns FROM {table} JOIN jobs USING (seq) WHERE +lane = ? ORDER BY seq LIMIT 1"  # noqa: S608  # our own names
                 oldest += [each for (each,) in self._db.execute(first, (lane,))]
-        return Counts(sum(map(self._held_in, lanes)), waiting, min(oldest, default=None))
+        return Counts(sum(held_in(self._db, lane) for lane in lanes), waiting, min(oldest, default=None))
 
     def heaviest(self, name: str) -> int:
         """Return the largest weight of a waiting job of a group, 0 for none."""
-        lanes = [lane for lane, names in self._lanes().items() if name in names]
-        statements = [f"SELECT coalesce(max(weight), 0) FROM {table} WHERE lane = ?" for table in ("waiting", "later")]  # noqa: S608
-        return max((self._db.execute(each, (lane,)).fetchone()[0] for each in statements for lane in lanes), default=0)
+        statement = (
+            "SELECT coalesce(max(weight), 0) FROM (SELECT weight FROM waiting WHERE lane = :lane"
+            " UNION ALL SELECT weight FROM later WHERE lane = :lane)"
+        )
+        lanes = [lane for lane, names in lanes_of(self._db).items() if name in names]
+        return max((self._db.execute(statement, {"lane": lane}).fetchone()[0] for lane in lanes), default=0)
 
     def clear(self) -> None:
         """Delete everything."""
-        self._orders.clear()
-        for table in ("groups", "lanes", "waiting", "ranks", "held", "later", "times", "deps"):
+        self._order.forget()
+        tables = ("groups", "lanes", "waiting", "ranks", "held", "later", "times", "deps", "pacing", "flows", "noticed")
+        for table in tables:
             self._db.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
 
     # ------------------------------------------------------------ jobs
 
     def enter(self, seq: int, ticket: Ticket, now: Moment) -> None:
-        """Insert a waiting job. Its rank is fixed now: creation less priority times the longest aging of its groups."""
-        lane, rank = self._order(ticket)
+        """Insert a waiting job."""
+        lane = self._order.lane(ticket, now)
         if ticket.must_wait:
-            self._later.enter(seq, (lane, rank, ticket.weight), ticket, now)
+            order = (lane, self._order.unready_rank(ticket, now), ticket.weight)
+            self._later.enter(seq, order, ticket, now)
             return
-        self._wait(seq, lane, rank, ticket.weight)
+        self._wait(seq, lane, self._order.rank(seq, ticket, now), ticket.weight)
         self._later.note_expiry(seq, ticket, now)
-
-    def _order(self, ticket: Ticket) -> tuple[int, int]:
-        """Return the lane and the rank of a job."""
-        if ticket.groups not in self._orders:
-            self._orders[ticket.groups] = self._lane(list(ticket.groups)), self._aging(ticket.groups)
-        lane, aging = self._orders[ticket.groups]
-        return lane, ticket.rank(aging)
 
     def _wait(self, seq: int, lane: int, rank: int, weight: int) -> None:
         values = (lane, rank, seq, weight)
         self._db.execute("INSERT OR IGNORE INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)
-
-    def _aging(self, groups: tuple[str, ...]) -> int:
-        """Return the longest aging time of these groups."""
-        marks = ", ".join("?" * len(groups))
-        statement = f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})"  # noqa: S608  # question marks
-        return self._db.execute(statement, groups).fetchone()[0] or 0
-
-    def _lane(self, groups: list[str]) -> int:
-        for lane, names in self._lanes().items():
-            if names == groups:
-                return lane
-        return self._db.execute("INSERT INTO lanes (names) VALUES (?)", (json.dumps(groups),)).lastrowid or 0
 
     def waits(self, seq: int) -> bool:
         """Whether a job waits, and is not about to end without a launch."""
         statement = "SELECT 1 FROM waiting WHERE seq = ? UNION ALL SELECT 1 FROM later WHERE seq = ? AND why IS NULL"
         return self._db.execute(statement, (seq, seq)).fetchone() is not None
 
-    def change(self, seq: int, ticket: Ticket, now: Moment) -> None:
+    def change(self, seq: int, ticket: Ticket, before: Ticket, now: Moment) -> None:
         """Follow a change of the ticket of a waiting job: whether it is held, and its rank."""
-        self._later.put_back(seq)  # a ready one comes back at once, and is counted by its new rank
-        self._later.change(seq, ticket.rank(self._aging(ticket.groups)), hold=ticket.hold, now=now)
+        rank = self._order.changed_rank(seq, ticket, before, now)
+        if ticket.hold:
+            self._later.put_back(seq)
+        set_rank(self._db, seq, rank)
+        self._later.change(seq, self._order.unready_rank(ticket, now), hold=ticket.hold, now=now)
 
     def before_all(self, seq: int) -> int:
         """Return a rank before all others of the lane of a waiting job."""
@@ -310,18 +305,18 @@ class Queue:
         if found is None:
             return True
         lane, weight = found
-        lanes = self._lanes()
-        groups = self._usage(lanes)
+        lanes = lanes_of(self._db)
+        groups = usage_of(self._db, lanes, _LONG_AGO)
         limits = ((group.running, group.most) for name in lanes[lane] if (group := groups.get(name)) is not None)
         has_room = all(most is None or running + weight <= most for running, most in limits)
         if has_room:
             self.hold(seq)
         return has_room
 
-    def put_back(self, seq: int, ticket: Ticket) -> None:
+    def put_back(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Take its slots from a job that was admitted and never launched: it waits again, and is ready."""
         if self._db.execute("DELETE FROM held WHERE seq = ?", (seq,)).rowcount == 1:
-            self._wait(seq, *self._order(ticket), ticket.weight)
+            self._wait(seq, self._order.lane(ticket, now), self._order.front(ticket, now), ticket.weight)
 
     def holds(self, job_id: str) -> bool:
         """Whether a job holds its slots."""
@@ -331,7 +326,7 @@ class Queue:
     def turn(self, now: Moment, most: int = TURN) -> Turn:
         """Look at the jobs whose time has come or whose dependencies have changed, then admit waiting jobs."""
         reviewed = self._later.review(now, most)
-        grants = self.admit(now.wall_ns, most)
+        grants = self.admit(now, most)
         ends = [End(*each) for each in self._later.ends(most)]
         return Turn(grants, ends, more=reviewed > 0 or len(grants) == most)
 
@@ -339,35 +334,48 @@ class Queue:
         """Whether a turn may have something to decide; ``freed``: there may be more room than in the last turn."""
         statement = "SELECT EXISTS (SELECT 1 FROM waiting), EXISTS (SELECT 1 FROM later)"
         waits, later = self._db.execute(statement).fetchone()  # 3 us, of the 25 of all questions
-        return bool(freed and waits) or (bool(waits or later) and self._later.is_due(clock()))
+        if not (waits or later) or (freed and waits):
+            return bool(waits)
+        now = clock()
+        return self._later.is_due(now) or self._pacing.noticed().get("boot", now.boot) != now.boot
 
-    def admit(self, now_ns: int, most: int = TURN) -> list[Grant]:
+    def admit(self, now: Moment, most: int = TURN) -> list[Grant]:
         """Give free slots to waiting jobs, by rank over all lanes; return up to ``most`` jobs that got theirs.
 
         A lane whose first job does not fit is left out for the rest of the call.
         """
         if not self.any_waits():
             return []
-        lanes = self._lanes()
-        groups = self._usage(lanes)
-        heads = {lane: head for lane in lanes if (head := self._head(lane)) is not None}
+        self._order.forget()  # their virtual time advances
+        lanes = lanes_of(self._db)
+        groups = usage_of(self._db, lanes, now)
+        heads = {lane: head for lane in lanes if (head := head_of(self._db, lane)) is not None}
+        fair = {lane: pace for lane in heads if (pace := fair_pace(groups, lanes[lane])) is not None}
+        changed = {name: pace for name, group in groups.items() if (pace := group.pace) is not None and pace.moved}
         granted: list[Grant] = []
         while heads and len(granted) < most:
-            lane = min(heads, key=lambda each: heads[each][:2])
-            _, seq, weight = heads[lane]
-            if any(not _fits(groups.get(name), weight, now_ns) for name in lanes[lane]):
+            lane = self._order.first(heads, fair)
+            rank, seq, weight = heads[lane]
+            if any(name not in groups or groups[name].closed_by(weight, now) for name in lanes[lane]):
                 del heads[lane]
                 continue
             self._take(seq, lane, weight)
             for name in lanes[lane]:
-                groups[name] = groups[name]._replace(running=groups[name].running + weight)
+                groups[name].running += weight
+                if (pace := groups[name].pace) is not None:
+                    pace.take()
+                    changed[name] = pace
+            if lane in fair:
+                self._flows.note_admission(fair[lane], rank, weight)
             job = self._db.execute("SELECT job_id, owner, workspace_key FROM jobs WHERE seq = ?", (seq,)).fetchone()
             granted.append(Grant(*job))
-            head = self._head(lane)
+            head = head_of(self._db, lane)
             if head is None:
                 del heads[lane]
             else:
                 heads[lane] = head
+        for pace in changed.values():
+            self._pacing.save(pace, now)
         return granted
 
     def in_use(self) -> bool:
@@ -386,13 +394,7 @@ class Queue:
         """Whether any job waits to be admitted."""
         return self._db.execute("SELECT 1 FROM waiting LIMIT 1").fetchone() is not None
 
-    def _head(self, lane: int) -> tuple[int, int, int] | None:
-        """Return (rank, seq, weight) of the next job of a lane."""
-        statement = "SELECT rank, seq, weight FROM waiting WHERE lane = ? ORDER BY rank, seq LIMIT 1"
-        found: tuple[int, int, int] | None = self._db.execute(statement, (lane,)).fetchone()
-        return found
-
-    def place(self, job_id: str, now_ns: int) -> Place | None:
+    def place(self, job_id: str, now: Moment) -> Place | None:
         """Return where a waiting job stands, ``None`` for a job that does not wait."""
         found = self._db.execute(
             "SELECT seq, lane, rank, weight FROM jobs JOIN waiting USING (seq) WHERE job_id = ?", (job_id,)
@@ -401,17 +403,14 @@ class Queue:
             return None
         seq, lane, rank, weight = found
         ahead = ranks.ahead(self._db, lane, rank, seq)
-        return Place(ahead + 1, self._closed(lane, weight, now_ns))
+        return Place(ahead + 1, self._closed(lane, weight, now))
 
-    def _closed(self, lane: int, weight: int, now_ns: int) -> tuple[tuple[str, bool], ...]:
-        """Return the groups of a lane that have no room for a weight, each with whether it is paused."""
-        lanes = self._lanes()
-        groups = self._usage(lanes)
-        return tuple(
-            (name, group is None or group.paused_until_ns > now_ns)
-            for name in lanes[lane]
-            if not _fits(group := groups.get(name), weight, now_ns)
-        )
+    def _closed(self, lane: int, weight: int, now: Moment) -> tuple[tuple[str, str], ...]:
+        """Return the groups of a lane that do not admit a job of this weight now, each with why."""
+        lanes = lanes_of(self._db)
+        groups = usage_of(self._db, lanes, now)
+        why = {name: groups[name].closed_by(weight, now) if name in groups else "paused" for name in lanes[lane]}
+        return tuple((name, each) for name, each in why.items() if each is not None)
 
     def obstacles(self, seq: int, now: Moment) -> list[Obstacle]:
         """Return all that keeps a job from being launched, in the order of ``queue_reason``; nothing if it runs."""
@@ -424,9 +423,9 @@ class Queue:
         if lane is None:
             holds = "SELECT 1 FROM held JOIN jobs USING (seq) WHERE seq = ? AND started_ns IS NULL"
             return [] if self._db.execute(holds, (seq,)).fetchone() is None else [Obstacle("launching")]
-        closed = self._closed(lane, weight, now.wall_ns)
-        paused = tuple(name for name, is_paused in closed if is_paused)
-        full = tuple(name for name, is_paused in closed if not is_paused)
+        closed = self._closed(lane, weight, now)
+        paused = tuple(name for name, why in closed if why == "paused")
+        full = tuple(name for name, why in closed if why != "paused")
         if paused:
             found.append(Obstacle("paused", paused))
         if full or (is_ready and not paused):  # without names: others of its lane are before it
@@ -446,14 +445,14 @@ class Queue:
         """Return the ids of up to ``most`` jobs that have no slots yet and depend on this one."""
         return self._later.awaiting(seq, most)
 
-    def rooms(self, groups: Iterable[str], now_ns: int) -> dict[str, float]:
+    def rooms(self, groups: Iterable[str], now: Moment) -> dict[str, float]:
         """Return how much weight each group has room for now, if no job waits for it."""
-        lanes = self._lanes()
-        awaited = {name for lane, names in lanes.items() if self._head(lane) is not None for name in names}
-        usage, rooms = self._usage(lanes), dict.fromkeys(groups, 0.0)
+        lanes = lanes_of(self._db)
+        awaited = {name for lane, names in lanes.items() if head_of(self._db, lane) is not None for name in names}
+        usage, rooms = usage_of(self._db, lanes, now), dict.fromkeys(groups, 0.0)
         for name in rooms.keys() & usage.keys() - awaited:
             group = usage[name]
-            if group.paused_until_ns <= now_ns:
+            if group.closed_by(1, now) is None:
                 rooms[name] = math.inf if group.most is None else group.most - group.running
         return rooms
 
@@ -479,12 +478,12 @@ class Queue:
             positions |= {seq: position for position, (seq,) in in_order}
         return positions
 
-    def standing(self, job_id: str, now_ns: int) -> tuple[str | None, int | None]:
+    def standing(self, job_id: str, now: Moment) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job in groups that has not been launched."""
-        place = self.place(job_id, now_ns)
+        place = self.place(job_id, now)
         if place is None:
             return ("launching" if self.holds(job_id) else self._later.reason(job_id)), None
-        return ("paused" if any(paused for _, paused in place.closed) else "limit"), place.position
+        return ("paused" if any(why == "paused" for _, why in place.closed) else "limit"), place.position
 
     def granted_to(self, owner: str) -> list[str]:
         """Return the jobs of a supervisor that hold slots and have not been launched, according to the rows."""
@@ -493,13 +492,11 @@ class Queue:
 
     def next_seconds(self, now: Moment) -> float | None:
         """Return after how many seconds a turn may have something to decide; ``None`` for not without a change."""
-        lanes = self._lanes()
-        groups = self._usage(lanes)
-        names = {name for lane, names in lanes.items() if self._head(lane) is not None for name in names}
-        ends = (groups[name].paused_until_ns for name in names & groups.keys())
-        waits = [(end - now.wall_ns) / 1e9 for end in ends if now.wall_ns < end < FOR_EVER_NS]
-        next_look = self._later.next_seconds(now)
-        return min(waits if next_look is None else [*waits, next_look], default=None)
+        lanes = lanes_of(self._db)
+        groups = usage_of(self._db, lanes, now)
+        names = {name for lane, names in lanes.items() if head_of(self._db, lane) is not None for name in names}
+        seconds = [groups[name].wait_seconds(now) for name in names & groups.keys()]
+        return min((each for each in (*seconds, self._later.next_seconds(now)) if each is not None), default=None)
 
     def unlaunched(self) -> list[str]:
         """Return the jobs that have their slots and are not launched, according to the rows."""
@@ -515,18 +512,7 @@ class Queue:
             return True
         if not self.any_waits():
             return False
-        lanes = self._lanes()
-        groups = self._usage(lanes)
-
-        def opens(name: str) -> bool:
-            group = groups.get(name)
-            return group is not None and group.paused_until_ns < FOR_EVER_NS and group.most != 0
-
-        return any(self._head(lane) is not None and all(map(opens, names)) for lane, names in lanes.items())
-
-
-def _fits(group: _Group | None, weight: int, now_ns: int) -> bool:
-    """Whether a group has room for a weight now; one that is not known has none."""
-    if group is None or group.paused_until_ns > now_ns:
-        return False
-    return group.most is None or group.running + weight <= group.most
+        lanes = lanes_of(self._db)
+        found = self._db.execute("SELECT name FROM groups WHERE paused_until_ns < ? AND most IS NOT 0", (FOR_EVER_NS,))
+        opens = {name for (name,) in found}.__contains__
+        return any(head_of(self._db, lane) is not None and all(map(opens, names)) for lane, names in lanes.items())

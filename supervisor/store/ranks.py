@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-__all__ = ["SCHEMA", "ahead", "count"]
+__all__ = ["SCHEMA", "ahead", "count", "set_rank"]
 
 SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS ranks (
@@ -53,3 +53,12 @@ def count(db: sqlite3.Connection, lane: int) -> int:
 def ahead(db: sqlite3.Connection, lane: int, rank: int, seq: int) -> int:
     """Return how many waiting jobs of a lane are ahead of the one with this rank and number."""
     return int(db.execute(_AHEAD, {"lane": lane, "rank": rank, "seq": seq}).fetchone()[0])
+
+
+def set_rank(db: sqlite3.Connection, seq: int, rank: int) -> None:
+    """Change the rank of a waiting job: as a new row, since the triggers count rows that come and go."""
+    found = db.execute("SELECT lane, rank, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
+    if found is not None and found[1] != rank:
+        db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
+        values = (found[0], rank, seq, found[2])
+        db.execute("INSERT INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from supervisor.store import later, queue, ranks
+from supervisor.store import flows, later, pacing, queue, ranks
 
 __all__ = ["MIGRATIONS", "statements"]
 
@@ -64,7 +64,7 @@ MIGRATIONS: Final = (
         FROM jobs, json_each(CASE WHEN json_valid(jobs.spec) THEN jobs.spec ELSE '{}' END, '$.labels') AS given;
     """,
     queue.SCHEMA,
-    later.SCHEMA,
+    later.SCHEMA + pacing.SCHEMA + flows.SCHEMA,
     ranks.SCHEMA,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 __all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "has_ticket", "holds", "ticket_of"]
@@ -45,6 +46,8 @@ class Ticket(NamedTuple):
         start_within_ns: how long after its creation it may be launched.
         created: when it was created.
         first_ns: for a job that was moved to the front of its lane, higher for a later move.
+        workspace: of the job.
+        labels: of the job.
     """
 
     groups: tuple[str, ...] = ()
@@ -57,6 +60,8 @@ class Ticket(NamedTuple):
     start_within_ns: int | None = None
     created: Moment = Moment(0, 0, WALL)
     first_ns: int | None = None
+    workspace: str = ""
+    labels: Mapping[str, str] = MappingProxyType({})
 
     def rank(self, aging_ns: int) -> int:
         """Return its place in the order of its lane, the lowest first: by its creation and priority, or a move."""
@@ -127,4 +132,6 @@ def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
         start_within_ns=request.get("start_within_ns"),
         created=Moment(request["created_ns"], request.get("created_boot_ns", 0), str(request.get("boot", ""))[:12]),
         first_ns=changes.get("first_ns"),
+        workspace=request.get("workspace", ""),
+        labels=request.get("labels", {}),
     )

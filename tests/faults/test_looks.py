@@ -76,6 +76,7 @@ NOT_EVIDENCE = {
     "system.file_systems": "what is mounted; a root that cannot be judged is refused",
     "settings": "none",
     "store.groups": "tests/store/test_groups.py",
+    "store.pauses": "tests/store/test_pauses.py",
     "store.clock": "tests/store/test_clock.py",
     "store.owners": "tests/store/test_state_root.py",
     "store.sqlite": "tests/store/test_registry_errors.py",

@@ -13,7 +13,7 @@ import pytest
 from supervisor.errors import InvalidArguments, StateCorrupt, SupervisorError
 from supervisor.store import groups
 from supervisor.store.groups import Group, Pause
-from supervisor.store.queue import FOR_EVER_NS
+from supervisor.store.usage import FOR_EVER_NS
 
 
 def test_a_group_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -90,9 +90,44 @@ def test_an_aging_that_is_none(seconds: Any) -> None:
 
 
 def test_the_last_pause_counts() -> None:
-    assert Group(name="g").paused_until_ns == 0
-    assert Group(name="g", pauses=(Pause("a", 5), Pause("b", 9))).paused_until_ns == 9
-    assert Group(name="g", pauses=(Pause("a", 5), Pause("b"))).paused_until_ns == FOR_EVER_NS
+    assert groups.end_of([]) == 0
+    assert groups.end_of([Pause("a", 5), Pause("b", 9)]) == 9
+    assert groups.end_of([Pause("a", 5), Pause("b")]) == FOR_EVER_NS
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *[("rate", rate) for rate in ("10", "10/m", "0/s", "-1/s", "1.5/s", "10/min ", "9999999/s", 10, "\u0661/s")],
+        *[("fair_by", what) for what in ("label:", "job", "", 1, "label:" + "x" * 2000)],
+        *[("pause_on_failure", number) for number in (0, -1, True, "3", 10**9)],
+        *[("on_reboot", word) for word in ("", "stop", None)],
+        *[("on_rate_limit", word) for word in ("fail", 1)],
+    ],
+)
+def test_settings_that_are_none(setting: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArguments, match=setting):
+        Group(name="g", **{setting: value})
+    groups.save(str(tmp_path), Group(name="g"))
+    path = tmp_path / "groups/g.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
+    with pytest.raises(StateCorrupt, match=setting):
+        groups.load(str(tmp_path), "g")
+
+
+def test_all_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    group = Group(
+        name="g",
+        rate="10/min",
+        fair_by="label:user",
+        pause_on_failure=3,
+        on_rate_limit="ignore",
+        on_reboot="fail",
+        more={"newer": [1]},
+    )
+    groups.save(str(tmp_path), group)
+    assert groups.load(str(tmp_path), "g") == group
+    assert group.settings == (6 * 10**9, 10, "label:user", 3, "fail")
 
 
 def test_strict_priority_outweighs_any_aging() -> None:

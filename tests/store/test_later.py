@@ -76,7 +76,7 @@ class World:
         self.db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
 
     def reason(self, job_id: str) -> str | None:
-        return self.queue.standing(job_id, self.now.wall_ns)[0]
+        return self.queue.standing(job_id, self.now)[0]
 
     def left(self) -> dict[str, int]:
         tables = ("waiting", "later", "deps")
@@ -254,8 +254,8 @@ def test_a_job_that_is_held_released_and_moved_is_counted_where_it_is(world: Wor
 
     def change(**changes: Any) -> list[int | None]:
         request = {"created_ns": world.now.wall_ns, "groups": ["g"], "queue": changes}
-        world.queue.change(seq, ticket_of(request) or Ticket(), world.now)
-        return [world.queue.standing(job_id, world.now.wall_ns)[1] for job_id in (first, second)]
+        world.queue.change(seq, ticket_of(request) or Ticket(), Ticket(), world.now)
+        return [world.queue.standing(job_id, world.now)[1] for job_id in (first, second)]
 
     assert change(priority=2) == [2, 1]
     assert change(hold=True) == [1, None]

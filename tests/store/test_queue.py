@@ -9,9 +9,10 @@ from itertools import count
 
 import pytest
 
-from supervisor.store.queue import FOR_EVER_NS, Queue
+from supervisor.store.queue import Queue
 from supervisor.store.schema import MIGRATIONS, statements
 from supervisor.store.tickets import Moment, Ticket, ticket_of
+from supervisor.store.usage import FOR_EVER_NS
 
 SECOND = 10**9
 AGING_NS = 300 * SECOND
@@ -45,7 +46,7 @@ class World:
         return f"job{number}"
 
     def admit(self, now_ns: int = 1) -> list[str]:
-        return [grant.job_id for grant in self.queue.admit(now_ns)]
+        return [grant.job_id for grant in self.queue.admit(Moment(now_ns, 1, "boot"))]
 
     def end(self, *job_ids: str) -> None:
         for job_id in job_ids:
@@ -162,9 +163,9 @@ def test_a_pause_holds_until_its_end(world: World) -> None:
     job = world.enter("g")
     assert world.admit(49) == []
     assert world.queue.next_seconds(Moment(49, 1, "boot")) == 1e-9
-    place = world.queue.place(job, 49)
+    place = world.queue.place(job, Moment(49, 1, "boot"))
     assert place is not None
-    assert place.closed == (("g", True),)
+    assert place.closed == (("g", "paused"),)
     assert world.admit(50) == [job]
     assert world.queue.next_seconds(Moment(50, 1, "boot")) is None
 
@@ -189,7 +190,7 @@ def test_the_place_of_a_job_counts_those_before_it_in_its_lane(world: World) -> 
     jobs = [world.enter("g") for _ in range(3)]
     other = world.enter("h", "g")
     world.admit()
-    places = [world.queue.place(job, 1) for job in (*jobs, other)]
+    places = [world.queue.place(job, NOW) for job in (*jobs, other)]
     assert places[0] is None
     assert [place.position for place in places[1:] if place] == [1, 2, 1]
     assert world.queue.holds(jobs[0])
@@ -290,6 +291,6 @@ def test_the_held_slots_of_a_group_without_a_limit_are_counted_where_they_matter
     third = world.enter("limited")
     assert len(world.admit()) == 2
     assert (world.running("free"), world.running("limited")) == (7, 2)
-    place = world.queue.place(third, 1)
+    place = world.queue.place(third, NOW)
     assert place is not None
-    assert place.closed == (("limited", False),)
+    assert place.closed == (("limited", "limit"),)

@@ -27,6 +27,7 @@ supervisor while it waits.
 
 group = click.Group("group", help=_HELP, short_help="Limit how many jobs run at a time.", params=shared_options())
 
+_NONE = "none"
 _NAME = click.argument("name", metavar="NAME")
 
 
@@ -41,8 +42,31 @@ _NAME = click.argument("name", metavar="NAME")
     help=f"The waiting time that equals one point of priority. Default: {DEFAULT_AGING_SECONDS:.0f} seconds.",
 )
 @click.option("--strict", is_flag=True, help="A higher priority always goes first, however long others have waited.")
+@click.option("--rate", metavar="N/UNIT", help="Start at most N jobs in a unit of time: s, min, h or d. none: no rate.")
+@click.option(
+    "--fair-by",
+    metavar="WHAT",
+    help="Share the group fairly among workspaces (workspace), callers over HTTP (principal) or the values of a label"
+    " (label:NAME). none: in the order of arrival. It orders jobs that come later.",
+)
+@click.option("--pause-on-failure", metavar="N", help="Pause the group after N failures in a row. none: never.")
+@click.option(
+    "--on-rate-limit",
+    type=click.Choice(["wait", "ignore"]),
+    help="What a usage limit of a job does: recorded, without effect in this version.",
+)
+@click.option("--on-reboot", type=click.Choice(["keep", "pause", "fail"]), help="What a reboot does to waiting jobs.")
 def set_group(
-    call: Invocation, name: str, *, limit: int | None, unlimited: bool, aging: float | None, strict: bool
+    call: Invocation,
+    /,
+    name: str,
+    *,
+    limit: int | None,
+    unlimited: bool,
+    aging: float | None,
+    strict: bool,
+    pause_on_failure: str | None,
+    **given: str | None,
 ) -> int:
     """Make the group NAME, or change only the settings that are given. A lower limit stops no job."""
     if unlimited and limit is not None:
@@ -51,11 +75,15 @@ def set_group(
     if strict and aging is not None:
         message = "--aging and --strict exclude each other."
         raise click.UsageError(message)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {
+        setting: None if value == _NONE else value for setting, value in given.items() if value is not None
+    }
     if unlimited or limit is not None:
         changes["limit"] = limit
     if strict or aging is not None:
         changes["aging_seconds"] = aging
+    if pause_on_failure is not None:
+        changes["pause_on_failure"] = None if pause_on_failure == _NONE else _number(pause_on_failure)
 
     def change(before: Group) -> Group:
         return attrs.evolve(before, **changes)
@@ -64,6 +92,14 @@ def set_group(
         info = groups.change_group(catalog.index, name, change, create=True)
     call.answer(lambda: to_json(info), _line(info))
     return exits.OK
+
+
+def _number(given: str) -> int:
+    try:
+        return int(given)
+    except ValueError:
+        message = f"--pause-on-failure is {given!r:.80}; give a number of failures, or none."
+        raise click.UsageError(message) from None
 
 
 @command("list", short_help="List the groups.")
@@ -90,6 +126,11 @@ def show(call: Invocation, name: str) -> int:
         ("Waiting", _waiting(info)),
         ("Paused", ", ".join(map(_pause, info.paused)) or None),
         ("Aging", "strict" if info.aging_seconds is None else text.duration(info.aging_seconds)),
+        ("Rate", info.rate or "any"),
+        ("Fair by", info.fair_by or "none: in the order of arrival"),
+        ("Pause on failure", _failures(info.pause_on_failure)),
+        ("On rate limit", info.on_rate_limit),
+        ("On reboot", info.on_reboot),
     ]
     call.answer(lambda: to_json(info), *text.pairs(facts))
     return exits.OK
@@ -123,10 +164,14 @@ _MAX_PAUSE_SECONDS = 10 * 365 * 86400.0
 
 @command("resume", short_help="Admit jobs to a group again.")
 @_NAME
-def resume(call: Invocation, name: str) -> int:
-    """End the pause that `group pause` has set on the group NAME."""
+@click.option("--all", "every", is_flag=True, help="End all pauses, by the user and by other causes.")
+def resume(call: Invocation, name: str, *, every: bool) -> int:
+    """End the pause that `group pause` has set on the group NAME.
+
+    Pauses of other causes stay, such as failures or a reboot. If there is no other pause, the only one ends.
+    """
     with call.catalog() as catalog:
-        info = groups.change_group(catalog.index, name, groups.resume)
+        info = groups.resume_group(catalog.index, name, every=every)
     call.answer(lambda: to_json(info), _line(info))
     return exits.OK
 
@@ -143,6 +188,10 @@ def rm(call: Invocation, name: str) -> int:
 
 for _command in (set_group, list_groups, show, pause, resume, rm):
     group.add_command(_command)
+
+
+def _failures(number: int | None) -> str:
+    return "never" if number is None else f"after {text.plural(number, 'failure')} in a row"
 
 
 def _limit(info: GroupInfo) -> str:
@@ -163,4 +212,5 @@ def _pause(pause: Any) -> str:
 
 def _line(info: GroupInfo) -> str:
     paused = "".join(f", paused {_pause(each)}" for each in info.paused)
-    return f"{info.name}: limit {_limit(info)}, {info.running} running, {_waiting(info)}{paused}"
+    rate = "" if info.rate is None else f", rate {info.rate}"
+    return f"{info.name}: limit {_limit(info)}{rate}, {info.running} running, {_waiting(info)}{paused}"
