@@ -301,8 +301,9 @@ class BlockingSupervisorMethods:
         A waiting job has an event for each change of ``queue_reason`` that this supervisor causes or sees: it got its
         slots (``launching``), its group was paused or resumed, it was held or released, its time has come, or what it
         waits for has ended. It sees a change by another process within a second or so, and of several changes in
-        that time only the last. Not seen are a change of ``queue_position`` alone, the words of a cluster, and the
-        waits of jobs that another open supervisor is to launch.
+        that time only the last; one that concerns many jobs, such as a pause, for 200 jobs a second. Not seen are a
+        change of ``queue_position`` alone, the words of a cluster, and the waits of jobs that another open supervisor
+        is to launch.
 
         The iterator holds at most 256 events: a reader that is too slow misses the oldest, learns how many
         (``lagged``), and never delays a job or another reader.
