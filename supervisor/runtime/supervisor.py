@@ -407,7 +407,7 @@ class Supervisor:
         job = await self.access.in_thread(change)
         row = await self._lookup.row(job.job_id)
         entry = self._registry.entries.get(job.job_id)
-        if entry is not None and entry.pending is not None:
+        if entry is not None and entry.pending is not None and not row.finished:  # its actor sees the end
             entry.row = row
         self.launcher.waiting.check(changed=True)
         return job

@@ -360,6 +360,9 @@ class Stage:
                 if held := [job["job_id"] for job in left if job["queue_reason"] == "held"]:
                     self._command("release", *held)
             time.sleep(0.5)
+        for pid in self.helpers():
+            os.kill(pid, signal.SIGUSR2)
+        time.sleep(1)  # it writes its stacks
         return f"{len(left)} jobs are left: {[(job['job_id'], job['status'], job['queue_reason']) for job in left][:5]}"
 
     def errors(self) -> list[str]:
@@ -367,8 +370,11 @@ class Stage:
         found = []
         for path in self.base.glob("*.err"):
             text = path.read_text(errors="replace")
-            if "Traceback" in text or "job_actor_failed" in text:
+            if "Traceback" in text:
                 found.append(f"{path.name}: {text[-2000:]}")
+        log = self.base / "log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        found += [line for line in lines if "job_actor_failed" in line or "Traceback" in line]
         return found
 
     def close(self) -> None:

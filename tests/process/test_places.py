@@ -170,3 +170,15 @@ def test_a_job_whose_changes_are_damaged_waits_until_it_is_released(world: World
     assert world.catalog.status(job_id).queue_reason == "held"
     with Catalog(world.catalog.settings) as catalog:
         assert places.release(catalog, job_id).queue_reason == "not_before"
+
+
+async def test_a_job_that_another_process_ends_while_it_is_changed_ends_as_on_record(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    del world
+    async with supervisor.open_supervisor() as sup:
+        job = await sup.start(["true"], hold=True)
+        await sup._change_place(lambda catalog: catalog.cancel(job.job_id))
+        with trio.fail_after(PATIENCE):
+            assert (await sup.wait(job.job_id)).status == "cancelled"
+    assert "job_actor_failed" not in caplog.messages

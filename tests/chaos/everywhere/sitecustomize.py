@@ -2,14 +2,17 @@
 
 ``QUEUES_BASE`` is the directory of the round. Its file ``clock`` has the nanoseconds that are added to the wall clock
 of all processes; the driver changes it while they run. Some processes kill themselves at one of the ``POINTS``, and
-note that in the file ``kills``; none that begins after the file ``calm`` was made.
+note that in the file ``kills``; none that begins after the file ``calm`` was made. Warnings go to the file ``log``, and
+after SIGUSR2 what the threads of a process do to ``stacks``.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import importlib
 import inspect
+import logging
 import mmap
 import os
 import random
@@ -104,9 +107,24 @@ def _arm(base: str, point: tuple[str, str, str], nth: int) -> None:
     setattr(owner, name, staticmethod(outer) if static else outer)
 
 
+class _Whole(logging.Formatter):
+    """Writes all facts of an event."""
+
+    _USUAL = vars(logging.LogRecord("", 0, "", 0, "", (), None)).keys() | {"asctime", "message"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {name: value for name, value in vars(record).items() if name not in self._USUAL}
+        return f"{super().format(record)} {facts}"
+
+
 def take_part(base: str) -> None:
     """Make this process one of the round."""
     _follow_clock(base)
+    with open(f"{base}/stacks", "a", encoding="ascii") as file:  # kept open as descriptor of the handler
+        faulthandler.register(signal.SIGUSR2, os.dup(file.fileno()))
+    handler = logging.FileHandler(f"{base}/log")
+    handler.setFormatter(_Whole("%(asctime)s %(process)d %(message)s"))
+    logging.getLogger("supervisor").addHandler(handler)
     descriptor = os.open(f"{base}/processes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, b".")
     number = os.fstat(descriptor).st_size
