@@ -78,7 +78,7 @@ class UnlaunchedJobs:
         if late:
             await self._access.in_thread(lambda catalog: _record_others(catalog, late))
         for entry, outcome in await trio.to_thread.run_sync(self._rule_out, mine) if mine else ():
-            if entry.pending is None:  # it has an actor, which observes the records
+            if entry.pending is None or entry.adopted:  # it has an actor, which observes the records
                 continue
             if outcome is None:
                 entry.begin(launch=False)

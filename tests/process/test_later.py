@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 import supervisor
 from supervisor.errors import IdempotencyConflict, InvalidArguments, JobNotFound
@@ -158,6 +159,24 @@ def test_the_next_command_ends_a_dependent_when_everything_of_ours_was_killed(wo
     assert command(world, "status", first).returncode == 0
     (job,) = world.catalog.wait([job_id], timeout=PATIENCE)
     assert (job.reason, (job.detail or "").startswith(f"job {first} ended failed (")) == ("dependency_failed", True)
+
+
+async def test_the_end_of_an_adopted_dependent_is_recorded_by_its_actor_alone(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, host = world.fifo(), world.host()
+    first = host.start("sh", "-c", f"read line < {gate}; exit 1")
+    dependents = [host.start("true", after=[first]) for _ in range(5)]
+    host.kill()
+    async with supervisor.open_supervisor() as sup:
+        with trio.fail_after(PATIENCE):
+            while not sup._registry.entries.keys() >= {first, *dependents}:  # noqa: ASYNC110  # the janitor sets no event
+                await trio.sleep(0.01)
+            gate.open()
+            for job_id in dependents:
+                assert (await sup.wait(job_id)).reason == "dependency_failed"
+        await trio.testing.wait_all_tasks_blocked(0.1)
+    assert "job_actor_failed" not in caplog.messages
 
 
 def test_a_status_says_at_once_that_a_dependency_has_failed(world: World) -> None:
