@@ -81,6 +81,9 @@ _DUE: Final = """
     UNION ALL SELECT * FROM times WHERE clock > '' AND clock < :boot
     UNION ALL SELECT * FROM times WHERE clock > :boot
     LIMIT :most"""
+_TIMES_OF_HELD: Final = """
+    SELECT 1 FROM times WHERE clock = '' AND at_ns < 0
+    UNION ALL SELECT 1 FROM times JOIN later USING (seq) LIMIT 1"""
 _OTHER_BOOT: Final = """
     SELECT 1 FROM times WHERE clock > '' AND clock < :boot
     UNION ALL SELECT 1 FROM times WHERE clock > :boot LIMIT 1"""
@@ -159,6 +162,12 @@ class Later:
     def admitted(self, seq: int) -> None:
         """Forget what a job that has its slots has waited for."""
         self._db.execute("DELETE FROM deps WHERE seq = ?", (seq,))
+
+    def were_met(self, seq: int, ticket: Ticket) -> None:
+        """Note that the dependencies of a job did hold, as it was admitted once: it does not wait for them again."""
+        self.admitted(seq)
+        note = "INSERT OR IGNORE INTO deps SELECT seq, ?, ?, job_id FROM jobs WHERE job_id = ?"
+        self._db.executemany(note, [(_MET, seq, job_id) for job_id, _ in ticket.after])
 
     def is_awaited(self, seq: int) -> bool:
         """Whether a job that has no slots yet depends on this one."""
@@ -322,7 +331,7 @@ class Later:
         # One on hold has a time only if it ends then, or if its dependencies were not looked at yet.
         if self._db.execute(found.format("held = 1")).fetchone() is None:
             return False
-        return self._db.execute("SELECT 1 FROM times JOIN later USING (seq) LIMIT 1").fetchone() is not None
+        return self._db.execute(_TIMES_OF_HELD).fetchone() is not None
 
     def reason(self, job_id: str) -> str | None:
         """Return why a job is not ready; ``None`` for a job that is not here."""

@@ -314,9 +314,10 @@ class Queue:
         return has_room
 
     def put_back(self, seq: int, ticket: Ticket, now: Moment) -> None:
-        """Take its slots from a job that was admitted and never launched: it waits again, and is ready."""
+        """Take its slots from a job that was admitted and never launched: it waits again, and for room only."""
         if self._db.execute("DELETE FROM held WHERE seq = ?", (seq,)).rowcount == 1:
             self._wait(seq, self._order.lane(ticket, now), self._order.front(ticket, now), ticket.weight)
+        self._later.were_met(seq, ticket)
 
     def holds(self, job_id: str) -> bool:
         """Whether a job holds its slots."""

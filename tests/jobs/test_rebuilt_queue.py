@@ -282,6 +282,19 @@ def test_every_combination_of_records(root: Root, kind: str, case: Case, index: 
         assert " ".join(sorted(names & {path.name for path in Path(root.directory(job_id)).iterdir()})) == case.left
 
 
+def test_a_job_that_was_admitted_before_a_reboot_does_not_wait_again_for_a_job_that_is_gone(root: Root) -> None:
+    first = root.start()
+    root.launch(first)
+    root.end(first, 0)
+    assert root.catalog.status(first).status == "done"
+    job_id = root.start(owner="1.1.ffffffffffff.1.1", after=[{"job_id": first, "when": "ok"}], groups=["a"])
+    directory = Path(root.directory(job_id))
+    assert (directory / records.GRANTED).exists()
+    (directory / records.ORDERS).write_text("{}")
+    root.catalog.forget(first)
+    assert rebuilt(root)[job_id][0] == "waiting"
+
+
 # ---------------------------------------------------------------- walks
 
 pick = st.integers(0, 20)

@@ -212,6 +212,33 @@ def test_a_job_on_hold_stays_whatever_else_comes(world: World) -> None:
     assert not world.queue.can_go_on()
 
 
+def test_a_job_on_hold_needs_a_process_only_for_its_end(world: World) -> None:
+    first = world.job()
+    world.job(hold=True, after=after("ok", first))
+    assert world.admitted() == []
+    assert not world.queue.can_go_on()
+    world.end(first, "failed")  # a process that was killed now has not looked at the dependents
+    assert world.queue.can_go_on()
+    world.job(hold=True, start_within_ns=30 * SECOND)
+    world.db.execute("DELETE FROM later WHERE seq = 2")
+    world.turn()
+    assert world.queue.can_go_on()
+
+
+def test_a_job_whose_slots_are_taken_back_keeps_what_it_has_waited_for(world: World) -> None:
+    first = world.job()
+    world.end(first)
+    job = world.job(after=after("ok", first))
+    assert world.admitted() == [job]
+    assert not world.queue.is_awaited(1)
+    request = json.loads(world.db.execute("SELECT spec FROM jobs WHERE job_id = ?", (job,)).fetchone()[0])
+    world.queue.put_back(2, ticket_of(request) or Ticket())
+    assert world.queue.is_awaited(1)
+    assert world.queue.awaiting(1, 10) == [job]
+    assert world.admitted() == [job]
+    assert not world.queue.is_awaited(1)
+
+
 @pytest.mark.parametrize("waits_in", ["waiting", "later"])
 def test_a_job_that_is_not_launched_in_time_ends(world: World, waits_in: str) -> None:
     world.queue.set_group("g", limit=0, paused_until_ns=0, aging_ns=0)
