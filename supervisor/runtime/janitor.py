@@ -78,9 +78,7 @@ class Janitor:
             try:
                 self._registry.flush()
                 if changed:
-                    self._foreign = [
-                        row for row in self._catalog.index.unfinished() if row.job_id not in self._registry.entries
-                    ]
+                    self._foreign = self._catalog.index.unfinished_others(self._registry.entries)
                 await self._adopt_foreign()
                 self._check_waiting(changed=changed)
                 if trio.current_time() >= self._next_round or changed:

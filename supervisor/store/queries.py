@@ -5,7 +5,7 @@ A row is parsed and checked only once while its columns stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ UNAWAITED: Final = "NOT EXISTS (SELECT 1 FROM deps WHERE on_seq = jobs.seq)"
 """True of a job that no waiting job depends on."""
 _UNFINISHED_STATES: Final = ("queued", "running")
 _MAX_REMEMBERED: Final = 1024
+_AT_ONCE: Final = 500
+"""Parameters of a statement, of which old releases of SQLite take 999."""
 
 ALL: Final = ", ".join(COLUMNS)
 
@@ -141,6 +143,17 @@ class Queries(Connection):
         if owner is None:
             return self._select(f"WHERE state IN {UNFINISHED} AND seq > ? ORDER BY seq", (after,))
         return self._select(f"WHERE state IN {UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
+
+    def unfinished_others(self, known: Container[str]) -> list[Row]:
+        """Return every unfinished job but those in ``known``, whose rows are not read: there may be thousands."""
+        statement = f"SELECT job_id FROM jobs WHERE state IN {UNFINISHED} ORDER BY seq"  # noqa: S608  # our own names
+        found = self.read(lambda: self._db.execute(statement).fetchall())
+        ids = [job_id for (job_id,) in found if job_id not in known]
+        rows: list[Row] = []
+        for begin in range(0, len(ids), _AT_ONCE):
+            some = ids[begin : begin + _AT_ONCE]
+            rows += self._select(f"WHERE job_id IN ({', '.join('?' * len(some))}) ORDER BY seq", some)
+        return [row for row in rows if not row.finished]
 
     def owners(self) -> list[str]:
         """Return the supervisors that own unfinished jobs."""

@@ -861,3 +861,16 @@ def test_odd_things_in_the_trash_are_swept_away(catalog: Catalog) -> None:
         Path(catalog.layout.root, ".trash", name).touch()
     catalog.prune()
     assert os.listdir(f"{catalog.layout.root}/.trash") == []
+
+
+def test_the_unfinished_jobs_of_others_are_found_without_reading_the_known_ones(catalog: Catalog) -> None:
+    rows = [make(catalog) for _ in range(1203)]
+    ended = make(catalog, ended=0)
+    known = {row.job_id for row in rows[:3]}
+    statements: list[str] = []
+    catalog.index._db.set_trace_callback(statements.append)
+    found = catalog.index.unfinished_others(known)
+    catalog.index._db.set_trace_callback(None)
+    assert [row.job_id for row in found] == [row.job_id for row in rows[3:]]
+    assert not any(job_id in each for each in statements for job_id in (*known, ended.job_id))
+    assert len(statements) == 4
