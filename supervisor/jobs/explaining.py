@@ -156,6 +156,8 @@ def _full(info: GroupInfo, weight: int) -> str:
     if info.rate is not None and (info.limit is None or info.running + weight <= info.limit):
         return f"group {info.name} has started as many jobs as its rate of {info.rate} allows now"
     room = max(0, (info.limit or 0) - info.running)
+    if info.rate is not None and (info.limit is None or weight <= room):
+        return f"group {info.name} admits {info.rate}, and has done so"
     return f"group {info.name} has room for {room} of {info.limit}, and the job takes {weight}"
 
 

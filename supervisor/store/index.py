@@ -138,7 +138,7 @@ class Index(Queries):
                     granted.append((admitted_ns, row))
         for _, row in sorted(granted, key=lambda each: -each[0]):
             if self._was_granted_before_boot(row, row.owner) or not self.queue.hold_if_room(row.seq):
-                self.queue.put_back(row.seq, ticket_of(row.request) or Ticket())
+                self.queue.put_back(row.seq, ticket_of(row.request) or Ticket(), self.layout.clock.moment())
                 self.revoke(row)
 
     def _enter_queue(self, row: Row) -> None:

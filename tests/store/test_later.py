@@ -232,7 +232,7 @@ def test_a_job_whose_slots_are_taken_back_keeps_what_it_has_waited_for(world: Wo
     assert world.admitted() == [job]
     assert not world.queue.is_awaited(1)
     request = json.loads(world.db.execute("SELECT spec FROM jobs WHERE job_id = ?", (job,)).fetchone()[0])
-    world.queue.put_back(2, ticket_of(request) or Ticket())
+    world.queue.put_back(2, ticket_of(request) or Ticket(), world.now)
     assert world.queue.is_awaited(1)
     assert world.queue.awaiting(1, 10) == [job]
     assert world.admitted() == [job]
