@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from typing import Final
 
 from supervisor import log
 from supervisor.engines.interface import LaunchRequest
-from supervisor.engines.staging import orders_of, write_orders
+from supervisor.engines.staging import Inherited, orders_of, write_orders
 from supervisor.jobdir import records
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper.single_job import Orders
@@ -28,10 +27,10 @@ _IN_MEMORY: Final = b"m"
 """What orders in memory begin with. Then come the length of the orders in eight bytes, the orders, and the input."""
 
 
-def spool(request: LaunchRequest, inherited: Mapping[bytes, bytes] | None = None) -> None:
+def spool(request: LaunchRequest, inherited: Inherited | None = None) -> None:
     """Write the orders of a job into its directory.
 
-    ``inherited`` is given for a job that has just been made: the environment of this process.
+    ``inherited`` is given for one of many jobs that have just been made.
 
     Raises:
         StateFull, StateBusy, PermissionDenied: they cannot be written; the job must not be recorded then.
@@ -39,7 +38,7 @@ def spool(request: LaunchRequest, inherited: Mapping[bytes, bytes] | None = None
     if inherited is None:
         drop_orders(request.directory)  # a commit that failed may have written them
     try:
-        write_orders(request, os.environb if inherited is None else inherited)
+        write_orders(request, inherited)
     except OSError as error:
         raise state_error(error, "cannot write the orders of the job") from error
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from supervisor.keeper.single_job import ORDERS, STDIN, Orders
 from supervisor.system.process_settings import process_settings
@@ -16,7 +16,7 @@ from supervisor.system.process_settings import process_settings
 if TYPE_CHECKING:
     from supervisor.engines.interface import LaunchRequest
 
-__all__ = ["KEEPER_FILES", "orders_of", "program_in", "write_orders", "write_private"]
+__all__ = ["KEEPER_FILES", "Inherited", "orders_of", "program_in", "write_orders", "write_private"]
 
 KEEPER_FILES: Final = (
     "keeper/entry.py",
@@ -63,26 +63,41 @@ def write_private(path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def orders_of(request: LaunchRequest, inherited: Mapping[bytes, bytes] = os.environb) -> Orders:
-    """Return what another process needs to launch a job, without its input.
+class Inherited(NamedTuple):
+    """What jobs get from this process; reading it takes 90 us.
 
-    ``inherited`` is the environment of this process; it takes 20 us to read.
+    Attributes:
+        environment: for those without one of their own.
+        settings: umask, niceness and limits.
     """
+
+    environment: Mapping[bytes, bytes]
+    settings: tuple[int, int, dict[int, tuple[int, int]]]
+
+    @classmethod
+    def now(cls) -> Inherited:
+        """Read it."""
+        return cls(dict(os.environb), process_settings())
+
+
+def orders_of(request: LaunchRequest, inherited: Inherited | None = None) -> Orders:
+    """Return what another process needs to launch a job, without its input."""
+    environment, settings = inherited or Inherited.now()
     record = request.record
     return Orders(
         job_id=request.job_id,
         argv=list(request.argv),
         workspace=os.fsencode(request.workspace),
-        environment={**(inherited if request.env is None else request.env), **request.changes},
+        environment={**(environment if request.env is None else request.env), **request.changes},
         deadline=request.deadline_seconds,
         grace=request.grace_seconds,
         limit=request.output_limit,
         begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
-        settings=process_settings(),
+        settings=settings,
     )
 
 
-def write_orders(request: LaunchRequest, inherited: Mapping[bytes, bytes] = os.environb) -> None:
+def write_orders(request: LaunchRequest, inherited: Inherited | None = None) -> None:
     """Write the orders of a job into its directory: ``orders``, and ``stdin`` if it has any.
 
     Raises:

@@ -7,7 +7,6 @@ the event loop goes on meanwhile.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Final
@@ -17,6 +16,7 @@ import trio
 from supervisor.admission import orders
 from supervisor.admission.groups import check_ticket
 from supervisor.engines.interface import LaunchRequest
+from supervisor.engines.staging import Inherited
 from supervisor.errors import IdempotencyConflict, InvalidArguments, SupervisorError
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec
@@ -131,7 +131,7 @@ async def _made(launcher: Launcher, access: StoreAccess, drafts: Sequence[Draft]
     made: _Made = []
 
     def make() -> None:
-        inherited = dict(os.environb)
+        inherited = Inherited.now()
         for number, draft in enumerate(drafts):
             with _of_request(number):
                 entry = launcher.make_directory(draft.key, draft.record)
