@@ -20,6 +20,7 @@ The rooms, top down; a module imports only from its own room and from rooms belo
     log          the log events
     text         redaction of secrets, JSON in text, TOML
     model        the arguments and results of the public functions
+    retry        when a job is tried again
     metrics      the counts of a supervisor
     states       the states of a job and the transitions between them
     errors       all exceptions, each with a code and a repair
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         WaitInfo,
         to_json,
     )
+    from supervisor.retry import Retry
     from supervisor.runtime.opening import open_supervisor
     from supervisor.runtime.supervisor import Supervisor
     from supervisor.settings import Settings
@@ -111,6 +113,7 @@ __all__ = [
     "PermissionDenied",
     "Reason",
     "Result",
+    "Retry",
     "Settings",
     "State",
     "StateBusy",
@@ -154,6 +157,7 @@ _HOME = {
         "supervisor.model",
     ),
     **dict.fromkeys(["GroupMetrics", "Histogram", "Metrics"], "supervisor.metrics"),
+    "Retry": "supervisor.retry",
     "Settings": "supervisor.settings",
     **dict.fromkeys(["Reason", "State"], "supervisor.states"),
 }

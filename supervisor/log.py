@@ -63,6 +63,7 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "group_not_understood": _warning(
         "The file of a group is damaged or of a newer version; the group admits no jobs.", "group", "error"
     ),
+    "retry_without_orders": _warning("The orders of an ended job are gone; it is not tried again.", "job_id"),
     "orders_damaged": _warning("The orders of a waiting job are damaged; it cannot be launched.", "job_id", "error"),
     "helper_not_started": _warning("The process that launches waiting jobs could not be started.", "error"),
     "row_not_understood": _warning("A row of a newer version cannot be read; it is left out.", "job_id", "error"),

@@ -17,6 +17,7 @@ import attrs
 
 from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.metrics import Metrics
+from supervisor.retry import Retry
 from supervisor.states import Reason, State
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class JobSpec:
         spool: where its environment and its input are while it waits: ``"disk"``, in files that only the user can
             read, or ``"memory"``, in the memory of its keeper: then it is not launched (``launch_failed``) if that is
             killed, or after a reboot.
+        retry: whether it is tried again after it has failed, see ``Retry``; each attempt is a job of its own.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -151,13 +153,15 @@ class JobSpec:
     delay_seconds: float | None = None
     start_within_seconds: float | None = None
     spool: str = "disk"
+    retry: Retry | None = None
 
     @property
     def asks_for_admission(self) -> bool:
         """Whether it may have to wait for anything, or has settings for that."""
         times = (self.not_before, self.delay_seconds, self.start_within_seconds)
-        others = (self.priority, self.weight, self.spool)
-        return bool(self.groups or self.after or self.hold) or times != (None, None, None) or others != (0, 1, "disk")
+        others = (self.priority, self.weight, self.spool, self.retry)
+        waits = bool(self.groups or self.after or self.hold)
+        return waits or times != (None, None, None) or others != (0, 1, "disk", None)
 
 
 class JobOptions(TypedDict, total=False):
@@ -181,6 +185,7 @@ class JobOptions(TypedDict, total=False):
     delay_seconds: float | None
     start_within_seconds: float | None
     spool: str
+    retry: Retry | None
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -283,10 +288,17 @@ class Job:
         not_before: the time before which it is not launched, of its ``not_before`` and its delay the later.
         after: its dependencies, each with ``job_id`` and ``when``.
         queue_reason: why it is queued: ``"held"``, ``"dependency"`` (it waits for another job), ``"not_before"``,
+            ``"retry"`` (it is another attempt, before its time),
             ``"paused"`` (a group is), ``"limit"`` (a group has no room), ``"launching"`` or ``"no_launcher"`` (it has
             its slots, and no supervisor is open to launch it); on a cluster the words of its engine ("Resources",
             "Priority"), or ``"unreachable"`` when the engine cannot be asked.
         queue_position: 1 is the next job among those in the same groups; ``None`` for a job that does not wait.
+        series_id: the id of the first attempt, of a job that may be tried again; else ``None``.
+        attempt: its number in its series, from 1.
+        maximum_attempts: how often it is tried at most.
+        retry_of: the id of the attempt before, or ``None``.
+        retried_by: the id of the attempt that has followed its end, or ``None``.
+        next_attempt_at: of an attempt that waits, and of the one before, when it may be launched.
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
@@ -327,6 +339,12 @@ class Job:
     after: tuple[Mapping[str, str], ...] = ()
     queue_reason: str | None = None
     queue_position: int | None = None
+    series_id: str | None = None
+    attempt: int = 1
+    maximum_attempts: int = 1
+    retry_of: str | None = None
+    retried_by: str | None = None
+    next_attempt_at: datetime | None = None
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None

@@ -23,6 +23,7 @@ ROOMS = (
     "errors",
     "states",
     "metrics",
+    "retry",
     "model",
     "text",
     "log",

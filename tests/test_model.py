@@ -58,6 +58,8 @@ RUNNING_JSON = json.loads("""
  "result_available": false, "cost_usd": null, "detail": null, "warnings": [], "stop_requested": null, "progress": null,
  "engine": "local", "groups": [], "priority": 0, "weight": 1,
  "not_before": null, "after": [], "queue_reason": null, "queue_position": null,
+ "series_id": null, "attempt": 1, "maximum_attempts": 1, "retry_of": null, "retried_by": null,
+ "next_attempt_at": null,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
  "cpu_seconds": null, "max_rss_bytes": null, "fingerprint": "trio-supervisor/1"}
 """)
@@ -292,6 +294,7 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
         "delay_seconds": None,
         "start_within_seconds": None,
         "spool": "disk",
+        "retry": None,
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)

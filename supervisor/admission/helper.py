@@ -17,7 +17,7 @@ from supervisor import log
 from supervisor.engines.interpreter import helper_command
 from supervisor.errors import SupervisorError
 from supervisor.jobdir.job_marks import MARK
-from supervisor.jobdir.records import SUBMISSION
+from supervisor.jobdir.records import EXIT, SUBMISSION
 from supervisor.keeper.helper import STATE_DIR, find_owners, lock_name, take_lock
 from supervisor.store import Index
 from supervisor.store.state_errors import state_error
@@ -32,12 +32,22 @@ _SCRIPT = 'exec 3<&0; cd / && "$0" "$@" <&3 3<&- > /dev/null 2>&1 &'
 def can_go_on(index: Index) -> bool:
     """Whether waiting jobs can be launched without another command: now, or after the end of a job or a pause.
 
+    Also whether a job has ended that may be tried again, and its end is not recorded. The keepers of such jobs start
+    the helper after that.
+
     Raises:
         SupervisorError: the index cannot be read now.
     """
     index.follow_files()
-    waiting, unlaunched = index.read_queue(lambda queue: (queue.can_go_on(), queue.unlaunched()))
-    return waiting or any(not _is_submitted(index, job_id) for job_id in unlaunched)
+    waiting, unlaunched, again = index.read_queue(
+        lambda queue: (queue.can_go_on(), queue.unlaunched(), queue.may_be_retried())
+    )
+    if waiting or any(not _is_submitted(index, job_id) for job_id in unlaunched):
+        return True
+    try:
+        return any(is_there(f"{index.layout.job(*job)}/{EXIT}") for job in again)
+    except NotKnown:
+        return True
 
 
 def _is_submitted(index: Index, job_id: str) -> bool:

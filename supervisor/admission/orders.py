@@ -66,7 +66,9 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
             content, rest = content[len(_IN_MEMORY) + 8 : end], content[end:]
             stdin = rest[1:] if rest else None
         orders = Orders.decode(content)
-        if orders.job_id != row.job_id:  # a link to the memory of a process that has ended, and whose pid is used again
+        if orders.job_id != row.request.get(
+            "series_id", row.job_id
+        ):  # a link to the memory of a process that has ended, and whose pid is used again
             message = f"they are of job {orders.job_id}"
             raise ValueError(message)  # as of any other damage
     except FileNotFoundError:  # or another process has launched the job, and has claimed it before

@@ -20,6 +20,7 @@ from supervisor.errors import InvalidArguments
 from supervisor.interpret import kinds
 from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
 from supervisor.model import JobOptions, JobSpec
+from supervisor.retry import Retry
 
 __all__ = ["COMMAND_LINE", "make_spec", "prepare", "request_options"]
 
@@ -166,6 +167,44 @@ def request_options(function: _F) -> _F:
                 "be any more.",
             ),
             click.option(
+                "--attempts",
+                type=int,
+                metavar="N",
+                help="Try it up to N times. It is tried again if its error is retryable, as some errors of agents are, "
+                "or as --retry-on says. Default: 1.",
+            ),
+            click.option(
+                "--retry-on",
+                metavar="CODE|EXIT",
+                multiple=True,
+                help="Try it again after this error code (job_failed is any exit status but 0, job_timeout its "
+                "deadline), or this exit status. Repeat it for several.",
+            ),
+            click.option(
+                "--retry-never-on",
+                metavar="CODE|EXIT",
+                multiple=True,
+                help="Do not try it again after this error code or exit status, whatever else is said.",
+            ),
+            click.option(
+                "--retry-delay",
+                type=seconds,
+                metavar="DURATION",
+                help="Wait for this long before the second attempt. Default: 1 second.",
+            ),
+            click.option(
+                "--retry-factor",
+                type=float,
+                metavar="F",
+                help="Wait F times as long before each further attempt. Default: 2.",
+            ),
+            click.option(
+                "--retry-max-delay",
+                type=seconds,
+                metavar="DURATION",
+                help="Wait at most this long. Default: 100 times --retry-delay.",
+            ),
+            click.option(
                 "--engine",
                 metavar="ENGINE",
                 type=_EngineName(BUILT_IN),
@@ -213,6 +252,38 @@ def prepare(call: Invocation, spec: JobSpec, *, create_group: bool) -> JobSpec:
     return spec
 
 
+_RETRY: Final = {
+    "attempts": "maximum_attempts",
+    "retry_on": "retry_on",
+    "retry_never_on": "never_retry_on",
+    "retry_delay": "initial_interval",
+    "retry_factor": "backoff_coefficient",
+    "retry_max_delay": "maximum_interval",
+}
+"""The options about retries, and the attributes of ``Retry`` that they set."""
+_LOST: Final = "job_lost"
+
+
+def _retry(options: dict[str, Any]) -> Retry | None:
+    """Take the options about retries, and return the policy that they describe.
+
+    Raises:
+        click.UsageError: there is no --attempts for them.
+        InvalidArguments: one is out of range.
+    """
+    taken = {option: options.pop(option) for option in _RETRY}
+    given = {option: value for option, value in taken.items() if value not in {None, ()}}
+    if "attempts" not in given:
+        for option in given:
+            message = f"--{option.replace('_', '-')} needs --attempts."
+            raise click.UsageError(message)
+        return None
+    values: dict[str, Any] = {_RETRY[option]: value for option, value in given.items()}
+    codes = values.get("retry_on", ())
+    values |= {"retry_on": [code for code in codes if code != _LOST], "retry_lost": _LOST in codes}
+    return Retry(**values)
+
+
 def make_spec(
     *,
     command: Sequence[str],
@@ -232,6 +303,7 @@ def make_spec(
     if others["delay_seconds"] is not None and others["not_before"] is not None:
         message = "--delay and --not-before exclude each other."
         raise click.UsageError(message)
+    retry = _retry(others)
     options = {name: others.pop(name) for name in JobOptions.__annotations__ if name in others}
     engine_options = {name.removeprefix("slurm_"): value for name, value in others.items() if value is not None}
     if engine in {None, "local"} and engine_options:
@@ -245,6 +317,7 @@ def make_spec(
         env=_environment(env, env_file),
         engine=None if engine == "local" else engine,
         engine_options=engine_options,
+        retry=retry,
         **options,
     )
 

@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -89,14 +90,12 @@ class _Run:
         self._job = job = await self._sup.start(spec)
         self._started.set()
         if not self._call.as_json:
-            async with trio.open_nursery() as nursery:
-                if self._screen.on_terminal:
-                    nursery.start_soon(self._tick, job)
-                    nursery.start_soon(self._watch_progress, job.job_id)
-                async with trio.open_nursery() as both:
-                    both.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
-                    both.start_soon(self._stream, job.job_id, "stderr", _STDERR)
-                nursery.cancel_scope.cancel()
+            await self._show(job)
+            while (attempt := await self._sup.status(job.job_id)).retried_by is not None:
+                self._note_retry(attempt)
+                self._job = job = await self._sup.status(attempt.retried_by)
+                self._lost = None
+                await self._show(job)
         if self._lost is not None:
             raise self._lost
         job = await self._sup.wait(job.job_id)
@@ -113,6 +112,24 @@ class _Run:
         else:
             self._comment(job, result.error)
         return exits.of_command(job, launch_status=exits.of_launch(result))
+
+    async def _show(self, job: Job) -> None:
+        """Show the output of one attempt until its end."""
+        async with trio.open_nursery() as nursery:
+            if self._screen.on_terminal:
+                nursery.start_soon(self._tick, job)
+                nursery.start_soon(self._watch_progress, job.job_id)
+            async with trio.open_nursery() as both:
+                both.start_soon(self._stream, job.job_id, "stdout", _STDOUT)
+                both.start_soon(self._stream, job.job_id, "stderr", _STDERR)
+            nursery.cancel_scope.cancel()
+
+    def _note_retry(self, ended: Job) -> None:
+        wait = 0.0
+        if ended.next_attempt_at is not None:
+            wait = max(wait, (ended.next_attempt_at - datetime.now(UTC)).total_seconds())
+        of = f"attempt {ended.attempt} of {ended.maximum_attempts}"
+        self._screen.note(f"{of}: {text.outcome(ended)}; the next one begins in {_whole(wait)}")
 
     def _comment(self, job: Job, error: ErrorInfo | None) -> None:
         """Write an error that the exit status alone does not express."""

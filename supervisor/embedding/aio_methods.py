@@ -140,6 +140,7 @@ class AsyncioSupervisorMethods:
         """Wait until a job has ended, and return it.
 
         The end itself wakes the call; nothing is polled. Cancelling the call changes nothing.
+        A job that is tried again has not ended: the call waits for the last attempt, and returns that.
 
         Raises:
             JobNotFound: there is no job of this id.
@@ -148,7 +149,7 @@ class AsyncioSupervisorMethods:
         return await self._ask(lambda sup: sup.wait(job_id, timeout))
 
     async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002  # the contract's
-        """Return the result of a finished job.
+        """Return the result of a finished job; of one that was tried again, that of the last attempt.
 
         Input
             consume: forget the job in the same step; of several calls that consume, one gets the result.
@@ -267,6 +268,7 @@ class AsyncioSupervisorMethods:
 
         SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
         Cancelling the call does not take the request back.
+        A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
 
         Raises:
             JobNotFound: there is no job of this id.

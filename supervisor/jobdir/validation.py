@@ -12,6 +12,7 @@ from typing import Any, Final
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
 from supervisor.model import Exit
+from supervisor.retry import Retry
 from supervisor.system import processes
 
 __all__ = [
@@ -57,6 +58,7 @@ _REQUEST: Final = frozenset(
         *("deadline_from", "engine_options", "directory", "groups", "priority", "weight"),
         *("hold", "after", "not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns", "spool"),
         "queue",  # only in the row: the changes in ``queue.json``
+        *("retry", "series_id", "attempt", "retry_of", "limited"),
     }
 )
 """The members of ``job.json`` that this version knows."""
@@ -64,7 +66,9 @@ _REQUEST: Final = frozenset(
 
 def is_newer(request: Mapping[str, Any]) -> bool:
     """Whether a ``job.json`` has members, or a shape, that only a newer version knows."""
-    return not request.keys() <= _REQUEST or _has_newer_shape(request)
+    if not request.keys() <= _REQUEST or _has_newer_shape(request):
+        return True
+    return "retry" in request and not Retry.is_known(request["retry"])
 
 
 def is_newer_request(directory: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, Self
 from supervisor.engines.interface import Client, JobPhase, Observation, StopInProgress
 from supervisor.engines.waiting import Change
 from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
-from supervisor.jobdir import records
+from supervisor.jobdir import factories, records
 from supervisor.jobs.interface import Jobs
 from supervisor.model import Job
 from supervisor.store import Row, is_job_id
@@ -29,17 +29,44 @@ _NEVER: Final = float("inf")
 
 
 def cancel_all(jobs: Jobs, job_ids: Iterable[str], *, by: str) -> Sequence[Job | SupervisorError]:
-    """Stop jobs concurrently; return for each, in their order, the ended job or the error of its cancel."""
+    """Stop jobs concurrently; return for each, in their order, the ended job or the error of its cancel.
+
+    Of a job that was tried again, the last attempt is stopped. A stop request is on record before the end is, so
+    no attempt follows one that this function returns.
+    """
     ids = list(job_ids)
-    ends = _Cancelling(jobs, dict.fromkeys(ids), by).run()
-    return [ends[job_id] for job_id in ids]
+    last = ids
+    ends: dict[str, Job | SupervisorError] = {}
+    while left := dict.fromkeys(job_id for job_id in last if job_id not in ends):
+        ends |= _Cancelling(jobs, left, by).run()
+        last = [_next_of(jobs, ends[job_id]) or job_id for job_id in last]
+    return [ends[job_id] for job_id in last]
+
+
+def _next_of(jobs: Jobs, end: Job | SupervisorError) -> str | None:
+    """Return the attempt that has followed an ended job, unless it is forgotten."""
+    following = end.retried_by if isinstance(end, Job) else None
+    return None if following is None or jobs.index.get(following) is None else following
 
 
 def wait_for(jobs: Jobs, job_ids: Iterable[str], *, any_one: bool, timeout: float | None) -> Sequence[Job]:
-    """Wait until all jobs (or any one) have ended, or ``timeout`` seconds have passed; return all jobs."""
-    ids = list(job_ids)
-    finished: dict[str, Job] = {}
+    """Wait until all jobs (or any one) have ended, or ``timeout`` seconds have passed; return all jobs.
+
+    A job that is tried again has not ended: the last attempt is waited for, and returned in its place.
+    """
+    last = list(job_ids)
     until = _NEVER if timeout is None else time.monotonic() + timeout
+    while True:
+        found = _wait_for_attempts(jobs, last, any_one=any_one, until=until)
+        following = [_next_of(jobs, job) for job in found]
+        if not any(following):
+            return found
+        last = [attempt or job.job_id for attempt, job in zip(following, found, strict=True)]
+
+
+def _wait_for_attempts(jobs: Jobs, ids: Sequence[str], *, any_one: bool, until: float) -> Sequence[Job]:
+    """Wait until all jobs (or any) have ended, or until then by the monotonic clock; return them all."""
+    finished: dict[str, Job] = {}
     with _Watch(jobs, {job_id: jobs.row(job_id) for job_id in ids}) as watch:
         due: Iterable[str] = dict.fromkeys(ids)
         while True:
@@ -171,6 +198,9 @@ class _Cancelling:
             if observation is None or observation.phase is JobPhase.ELSEWHERE:
                 return elsewhere_error(row, observation)
             if observation.problem is not None:
+                if row.may_be_retried:  # it may have ended already, and be followed by another attempt
+                    request = factories.stop_request("cancelled", self._by)
+                    records.create(jobs.directory(row), records.STOP, request)
                 return self._put_off(job_id, observation.problem)
             if stop is None:
                 client = jobs.client(row)

@@ -174,7 +174,7 @@ class Catalog:
         """Insert the row of a job that has only a directory: the directory is the truth."""
         workspace = self.layout.find(job_id)
         row = None if workspace is None else self.index.read_job(workspace, job_id)
-        if row is None:
+        if row is None or self.index.is_unconfirmed(row):
             return None
         found = row
 
@@ -257,12 +257,29 @@ class Catalog:
                 self.index.set_launched(row.job_id, launched)
             return False
 
+        if outcome is not None and row.may_be_retried:
+            return self._attempt_ended(now)
         with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
             first = self.index.write(enter, single="groups" not in row.request)
             if first:
                 self.index.take_turns()
             return now if first else self.index.get(row.job_id) or now
         return now  # it cannot be recorded now; it is true all the same
+
+    def _attempt_ended(self, row: Row) -> Row:
+        """Commit the end of an attempt, and the next attempt with it, and return the row as it is then.
+
+        Raises:
+            StateBusy: it cannot be recorded now. Until it is, whether the series has ended is open.
+        """
+        try:
+            self.index.write(lambda: self.index.finish(row))
+            committed = self.index.get(row.job_id)
+        except (StateFull, PermissionDenied) as error:
+            raise StateBusy(error.message, repair=error.repair) from error
+        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
+            self.index.take_turns()
+        return committed or row
 
     def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
         """Handle an unfinished job whose directory is missing or not to be trusted."""
@@ -357,11 +374,11 @@ class Catalog:
         try:
             found = self.layout.stat_job(row.workspace_key, row.job_id)
             observation = None if found is None else self.client(row).cached(directory, found)
+            if observation is None:
+                return None
+            row = self._entered(row, directory, observation)
         except (NotKnown, StateBusy):
             return None
-        if observation is None:
-            return None
-        row = self._entered(row, directory, observation)
         if row.finished:
             return None
         return job_of(
@@ -393,6 +410,8 @@ class Catalog:
     def result(self, job_id: str, *, consume: bool = False, detail: str | None = None) -> Result:
         """Return the result of a finished job; ``consume`` forgets the job at the same time.
 
+        Of a job that was tried again, that is the result of the last attempt.
+
         ``detail`` is ``"summary"`` or ``"full"``, for kinds that can be rendered in both ways.
 
         Raises:
@@ -421,12 +440,13 @@ class Catalog:
 
         Raises:
             JobNotFound: there is none of this id.
-            JobRunning: it has not ended; cancel it first.
+            JobRunning: it, or the series that it is an attempt of, has not ended; cancel it first.
             InvalidArguments: a waiting job depends on it.
         """
         row, observation = self.refresh(self.row(job_id))
-        if not row.finished:
-            raise results.running_error(self.job(row, observation))
+        last = self.index.last_attempt(row)
+        if last is not None and not last.finished:
+            raise results.running_error(self.job(last, observation if last is row else None))
         retention.check_unawaited(self, row)
         retention.remove(self, [row])
 
@@ -477,6 +497,8 @@ class Catalog:
 
     def wait(self, job_ids: Iterable[str], *, any_one: bool = False, timeout: float | None = None) -> Sequence[Job]:
         """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all.
+
+        A job that is tried again has not ended: the last attempt is waited for, and returned in its place.
 
         Raises:
             JobNotFound: there is none of one of these ids.

@@ -83,9 +83,9 @@ def _wait(jobs: Jobs, row: Row, job: Job, obstacle: Obstacle) -> WaitInfo:
             return WaitInfo(reason="held", text=f"it is on hold: `supervisor release {row.job_id}` ends that")
         case "dependency":
             return _dependency(jobs, row, obstacle)
-        case "not_before":
+        case "not_before" | "retry":
             until = from_ns(obstacle.until_ns or 0)
-            return WaitInfo(reason="not_before", text="its time has not come", until=until)
+            return WaitInfo(reason=obstacle.reason, text="its time has not come", until=until)
         case "launching":
             return _launching(jobs, row, job)
         case reason:
@@ -96,15 +96,18 @@ def _dependency(jobs: Jobs, row: Row, obstacle: Obstacle) -> WaitInfo:
     whens = {each["job_id"]: each["when"] for each in row.request.get("after", ())}
     shown: list[dict[str, Any]] = []
     words: list[str] = []
-    for job_id in obstacle.names[:_MAX_JOBS]:
+    for named in obstacle.names[:_MAX_JOBS]:
+        job_id, when = named, whens.get(named)
         status = reason = None
         state = "not known now"
         with contextlib.suppress(SupervisorError):
             found, observation = jobs.refresh(jobs.row(job_id), drive=False)
+            while found.retried_by is not None:
+                job_id = found.retried_by
+                found, observation = jobs.refresh(jobs.row(job_id), drive=False)
             status, reason = found.state, None if found.ended is None else found.ended["reason"]
             away = observation is not None and observation.phase is JobPhase.ELSEWHERE
             state = f"{status}, on another host or in another container" if away else status
-        when = whens.get(job_id)
         shown.append({"job_id": job_id, "when": when, "status": status, "reason": reason})
         words.append(f"job {job_id} ({state}) {_UNTIL.get(when, 'to change')}")
     more = len(obstacle.names) - len(shown)

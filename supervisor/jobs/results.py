@@ -55,6 +55,10 @@ def result(jobs: Jobs, job_id: str, *, consume: bool, detail: str | None) -> Res
         return shown[-1]
 
     row, observation = jobs.refresh(jobs.row(job_id), look=look)
+    while row.retried_by is not None:
+        shown.clear()
+        job_id = row.retried_by
+        row, observation = jobs.refresh(jobs.row(job_id), look=look)
     if not row.finished:
         raise running_error(jobs.job(row, observation))
     if consume:
@@ -80,6 +84,8 @@ def result_at_a_glance(jobs: Jobs, job_id: str, detail: str | None) -> tuple[Res
     """Return the result of an ended job with little output, see ``Catalog.result_at_a_glance``."""
     level = check_detail(detail)
     row = jobs.row(job_id)
+    while row.retried_by is not None:
+        row = jobs.row(row.retried_by)
     ended = row.ended
     if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MAX_AT_A_GLANCE:
         return None
@@ -89,7 +95,7 @@ def result_at_a_glance(jobs: Jobs, job_id: str, detail: str | None) -> tuple[Res
         found = _result_of(jobs, row, level, ())
     except StateCorrupt:
         return None
-    return (found, bool(row.fetched)) if jobs.layout.is_sound(row.workspace_key, job_id) else None
+    return (found, bool(row.fetched)) if jobs.layout.is_sound(row.workspace_key, row.job_id) else None
 
 
 def _result_of(jobs: Jobs, row: Row, detail: interpret.Detail | None, shown: Sequence[interpret.Outcome]) -> Result:

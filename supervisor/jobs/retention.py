@@ -131,6 +131,8 @@ def _is_abandoned(jobs: Jobs, workspace: str, job_id: str) -> bool:
     """
     directory = jobs.layout.job(workspace, job_id)
     row = jobs.index.read_job(workspace, job_id)
+    if row is not None and jobs.index.is_unconfirmed(row):
+        return False
     if row is None and (records.read(directory, records.JOB, newer=True) or {}).get("v", 0) > records.VERSION:
         return False  # only the newer version that wrote it can read it
     if jobs.layout.owners.any_may_be_alive() if row is None else jobs.layout.owners.may_be_alive(row.owner):

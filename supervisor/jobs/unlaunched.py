@@ -27,6 +27,7 @@ _FOR: Final[Mapping[object, str]] = {
     "held": "on hold",
     "dependency": "for {}",
     "not_before": "for its time",
+    "retry": "for its time",
     "paused": "while {} was paused",
     "limit": "for room in {}",
 }

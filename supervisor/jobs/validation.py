@@ -15,6 +15,7 @@ import attrs
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
 from supervisor.model import MAX_LABELS, JobOptions, JobSpec
+from supervisor.retry import Retry
 from supervisor.store.groups import check_name
 from supervisor.store.rows import dump
 from supervisor.store.state_errors import state_error
@@ -121,6 +122,10 @@ def _check_admission(spec: JobSpec) -> None:
         _check(is_job_id(job_id), f"after names {job_id!r:.80}, which is no job id")
     _check(len(spec.after) <= _MAX_DEPENDENCIES, f"a job waits for at most {_MAX_DEPENDENCIES} jobs")
     _check(spec.spool in {"disk", "memory"}, f"spool is {spec.spool!r:.80}; it must be disk or memory")
+    _check(spec.retry is None or _is(spec.retry, Retry), f"retry is {spec.retry!r:.80}; it must be a Retry")
+    _check(
+        spec.retry is None or spec.spool == "disk", "retry is given, and spool is memory: attempts need their orders"
+    )
     _check_times(spec)
 
 

@@ -22,7 +22,13 @@ from supervisor.admission.groups import check_ticket
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, HoldsOrders, JobPhase, LaunchRequest
-from supervisor.errors import FeatureUnavailable, IdempotencyConflict, JobNotFound
+from supervisor.errors import (
+    FeatureUnavailable,
+    IdempotencyConflict,
+    InvalidArguments,
+    JobNotFound,
+    SupervisorError,
+)
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
@@ -147,6 +153,7 @@ class Launcher:
         self._follower = follower
         self._owner: str | None = None
         self.workspaces = Workspaces()
+        registry.supervise_next = self.supervise_next
         self.waiting = WaitingJobs(
             catalog, registry, nursery, access, self._engine_of, self._register, settings, notifier
         )
@@ -221,6 +228,9 @@ class Launcher:
     async def draft(self, spec: JobSpec, real: str) -> Draft | Job:
         """Return what is needed to make a job, or the job that has its key."""
         engine, options = await self._engine_for(spec)
+        if spec.retry is not None and not engine.on_this_machine:
+            message = f"retry is given, and engine {engine.name} runs its jobs on other machines"
+            raise InvalidArguments(message, repair="Start the job without retry, or without that engine.")
         key, digest = workspace_key(real), ""
         if spec.idempotency_key is not None:
             digest = digest_of(spec, real)
@@ -311,6 +321,8 @@ class Launcher:
         }
         if spec.asks_for_admission:
             record |= _admission_members(spec, self._catalog.layout.clock.boot_ns())
+        if spec.retry is not None and spec.retry.maximum_attempts > 1:
+            record |= {"retry": spec.retry.to_record(), "series_id": record["job_id"], "attempt": 1}
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:
@@ -408,7 +420,8 @@ class Launcher:
             raise IdempotencyConflict(message, details={"job_id": job_id})
         if job.status is State.FAILED:
             ended = await self._access.query(lambda catalog: catalog.index.get(job_id))
-            if ended is not None and ended.ended is not None and ended.ended.get("never_launched"):
+            facts = None if ended is None or ended.retried_by is not None else ended.ended
+            if facts is not None and facts.get("never_launched"):
                 await self._release_key(job_id)
                 return None
         return job
@@ -453,18 +466,38 @@ class Launcher:
 
     def adopt(self, row: Row, owned: bool) -> Entry:  # noqa: FBT001  # the janitor's callback
         """Supervise an unfinished job of another process; ``owned``: no other supervisor may launch it."""
+        self._registry.counters.adoptions += 1
+        log.info("job_adopted", job_id=row.job_id)
+        return self._supervise(row, owned=owned)
+
+    def _supervise(self, row: Row, *, owned: bool) -> Entry:
         entry = Entry(row, self._catalog.directory(row))
         entry.adopted = True
         if not owned:
             entry.owner_lives = partial(self._catalog.layout.owners.observe, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
-        self._registry.counters.adoptions += 1
-        log.info("job_adopted", job_id=row.job_id)
         self._nursery.start_soon(supervise, entry, self._engine_of(row), self._registry, None)
         self._follower.attend(entry)
         self.waiting.watch(entry)
         return entry
+
+    def supervise_next(self, job_id: str) -> bool:
+        """Supervise an attempt that follows the end of a job, unless another supervisor that lives owns it.
+
+        Returns ``False`` if that is not known now.
+        """
+        if self._access.closed or job_id in self._registry.entries:
+            return True
+        try:
+            row = self._catalog.index.get(job_id)
+            if row is not None and not row.finished:
+                owners = self._catalog.layout.owners
+                if row.owner == self._register() or not owners.is_alive(row.owner):
+                    self._supervise(row, owned=True)
+        except (SupervisorError, OSError):
+            return False
+        return True
 
     def _register(self) -> str:
         """Return the name of this supervisor as an owner of jobs; the first call announces it to other processes."""

@@ -115,9 +115,13 @@ class Registry:
         self.generation = 0
         self.counters = Counters()
         self.admission_due = False
+        self.supervise_next: Callable[[str], bool] = lambda _: True
         self._granted: set[str] = set()
         self.ends: list[End] = []
         self.ends_known = trio.Event()
+        self._ended: dict[str, Row | None] = {}
+        self._postponed: dict[str, Finish] = {}
+        self._next: set[str] = set()
         self._ends_ns: dict[str, int] = {}  # of the last job of each group, among those of this batch
         self._launches: deque[tuple[float, Entry]] = deque()
         self._launched = trio.Event()
@@ -240,7 +244,8 @@ class Registry:
                 granted = {grant.job_id for grant in turn.grants}
                 for message, answer in zip(batch, answers, strict=True):
                     for creation in _creations(message) if answer else ():
-                        if creation.entry.row.job_id not in granted:
+                        row = creation.entry.row
+                        if row.job_id not in granted or row.may_be_retried:  # the next attempt is launched from them
                             creation.entry.spool()
             return answers
 
@@ -262,6 +267,8 @@ class Registry:
                 return created
             case CreateMany(creations):
                 return _create_all(index, creations, self.protected)
+            case Finish(row=row) if row.may_be_retried:
+                return self._end_attempt(index, message)
             case Finish(row=row):
                 return index.finish(row)
             case NoteLaunch(entry):
@@ -272,6 +279,19 @@ class Registry:
             case TakeTurn():
                 pass
         return True
+
+    def _end_attempt(self, index: Index, message: Finish) -> bool:
+        """Record the end of an attempt; postpone it as long as the next one cannot be made, on a full disk for one."""
+        job_id = message.row.job_id
+        self._postponed.pop(job_id, None)
+        try:
+            first = index.finish(message.row)
+        except SupervisorError as problem:  # nothing was written
+            log.warning("commit_failed", code=problem.code, error=problem.message, messages=1)
+            self._postponed[job_id] = message
+            return False
+        self._ended[job_id] = index.get(job_id)
+        return first
 
     def _note(self, turn: Turn) -> None:
         self._granted.update(grant.job_id for grant in turn.grants)
@@ -314,6 +334,8 @@ class Registry:
                 case Create() | CreateMany():
                     for creation in _creations(message):
                         creation.entry.problem = problem
+                case Finish(row=row) if row.may_be_retried:  # until it is recorded, it is open whether it is the last
+                    self._postponed[row.job_id] = message
                 case Finish(row=row):
                     self.unwritten[row.job_id] = row
                 case _:
@@ -329,6 +351,10 @@ class Registry:
                 self.admission_due = True
                 for row in rows:
                     del self.unwritten[row.job_id]
+        with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError):
+            for message in self._postponed.values():
+                self._send.send_nowait(message)
+        self._continue_series()
 
     # ------------------------------------------------------------ after the commit
 
@@ -338,7 +364,7 @@ class Registry:
                 case Create() | CreateMany():
                     for creation in _creations(message):
                         self._announce_creation(creation, key_conflict=not answer)
-                case Finish():
+                case Finish(row=row) if row.job_id not in self._postponed:
                     self._announce_end(message, first=answer)
                 case _:
                     pass
@@ -360,13 +386,19 @@ class Registry:
         entry = message.entry
         row = entry.row
         previous = State(row.state)
-        committed = None if first else self._read(row.job_id)
+        if row.may_be_retried:
+            committed = self._ended.pop(row.job_id, None)
+        else:
+            committed = None if first else self._read(row.job_id)
         # Another process that was first decided the same from the same evidence.
         entry.row = committed if committed is not None and committed.finished else message.row
         if not first and committed is None and _is_gone(entry.directory):
             text = f"another process has consumed or forgotten job {row.job_id}"
             entry.problem = JobNotFound(text, details={"job_id": row.job_id})
         self.entries.pop(row.job_id, None)
+        if entry.row.retried_by is not None:
+            self._next.add(entry.row.retried_by)
+            self._continue_series()
         entry.started.set()
         entry.finished.set()
         self._publish(entry, previous)
@@ -376,6 +408,14 @@ class Registry:
         if first:
             tracing.end(entry.row, entry.directory)
         log.info("job_ended", job_id=row.job_id, state=entry.row.state, reason=message.reason)
+
+    def _continue_series(self) -> None:
+        """Supervise the attempts that follow ended jobs, or leave them to their supervisors."""
+        for job_id in list(self._next):
+            if self.supervise_next(job_id):
+                self._next.discard(job_id)
+                if (entry := self.entries.get(job_id)) is not None:
+                    self._publish(entry, None)
 
     def launched(self, entry: Entry) -> None:
         """Publish that the command of a job was launched, and commit it a little later."""
@@ -461,8 +501,10 @@ class Registry:
 
 
 def _is_one_statement(message: Message) -> bool:
-    """Whether a message changes one row only; the end of a job in a group may pause the group."""
-    return not _creations(message) and not (isinstance(message, Finish) and "groups" in message.row.request)
+    """Whether a message changes one row only. An end may pause the groups of the job, or be followed by an attempt."""
+    if isinstance(message, Finish):
+        return "groups" not in message.row.request and not message.row.may_be_retried
+    return not _creations(message)
 
 
 def _creations(message: Message) -> Sequence[Create]:

@@ -13,6 +13,7 @@ in a group, unless others were raised beside it.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from supervisor import log
 from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume_group
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
+from supervisor.jobdir import factories, records
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.explaining import explain
@@ -175,8 +177,9 @@ class Supervisor:
                 begun = await self.launcher.begun(made, spec, protection)
                 if isinstance(begun, Job):  # another one that has the key
                     self._registry.protect(begun.job_id, protection)
-                await self.wait(begun.job_id)
-                return await self.result(begun.job_id)
+                ended = await self.wait(begun.job_id)
+                self._registry.protect(ended.job_id, protection)  # of several attempts, the last
+                return await self.result(ended.job_id)
         except (trio.Cancelled, KeyboardInterrupt):
             if made is not None:
                 with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
@@ -233,11 +236,22 @@ class Supervisor:
         """Wait until a job has ended, and return it.
 
         The end itself wakes the call; nothing is polled. Cancelling the call changes nothing.
+        A job that is tried again has not ended: the call waits for the last attempt, and returns that.
 
         Raises:
             JobNotFound: there is no job of this id.
             JobRunning: ``timeout`` seconds have passed and it has not ended.
         """
+        until = math.inf if timeout is None else trio.current_time() + max(0, timeout)
+        job = await self._wait_for_attempt(job_id, until)
+        while job.retried_by is not None:
+            try:
+                job = await self._wait_for_attempt(job.retried_by, until)
+            except JobNotFound:  # it was forgotten
+                break
+        return job
+
+    async def _wait_for_attempt(self, job_id: str, until: float) -> Job:
         self.access.check_open()
         # The store is not asked about a job in memory: its actor observes its end, whichever process records it.
         entry = self._registry.entries.get(job_id) or await self.launcher.supervised(job_id)
@@ -245,11 +259,8 @@ class Supervisor:
             return entry
         entry.waiters += 1
         try:
-            if timeout is None:
+            with trio.move_on_at(until):
                 await entry.finished.wait()
-            else:
-                with trio.move_on_after(max(0, timeout)):
-                    await entry.finished.wait()
         finally:
             entry.waiters -= 1
         if entry.problem is not None:
@@ -261,7 +272,7 @@ class Supervisor:
         return job
 
     async def result(self, job_id: str, consume: bool = False, detail: str | None = None) -> Result:  # noqa: FBT001, FBT002  # the contract's
-        """Return the result of a finished job.
+        """Return the result of a finished job; of one that was tried again, that of the last attempt.
 
         Input
             consume: forget the job in the same step; of several calls that consume, one gets the result.
@@ -428,6 +439,7 @@ class Supervisor:
 
         SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
         Cancelling the call does not take the request back.
+        A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
 
         Raises:
             JobNotFound: there is no job of this id.
@@ -436,9 +448,22 @@ class Supervisor:
             JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
                 goes on by itself.
         """
+        job = await self._cancel_attempt(job_id)
+        while job.retried_by is not None:
+            try:
+                job = await self._cancel_attempt(job.retried_by)
+            except JobNotFound:  # it was forgotten
+                break
+        return job
+
+    async def _cancel_attempt(self, job_id: str) -> Job:
         entry = await self.launcher.supervised(job_id)
         if not isinstance(entry, Entry):
             return entry
+        if entry.row.may_be_retried:  # its end may be about to be recorded: the request is on record before that
+            request = factories.stop_request("cancelled", "supervisor")
+            with contextlib.suppress(OSError):
+                await trio.to_thread.run_sync(records.create, entry.directory, records.STOP, request)
         again = entry.stop_why is not None
         entry.stop("cancelled", "supervisor")
         await wait_for_stop(entry, self._catalog.client(entry.row), again=again)

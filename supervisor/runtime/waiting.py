@@ -107,6 +107,8 @@ class WaitingJobs:
     @staticmethod
     async def _drop_orders(entry: Entry) -> None:
         await entry.started.wait()
+        if entry.row.may_be_retried:  # its end moves them to the next attempt, or deletes them
+            return
         if _is_launched(entry) or entry.row.finished:  # what a cluster has queued still needs its orders
             await trio.to_thread.run_sync(drop_orders, entry.directory)
 
@@ -114,6 +116,7 @@ class WaitingJobs:
         """Watch an adopted job that may wait; launch it if its supervisor is gone."""
         if not _is_launched(entry) and ticket_of(entry.row.request) is not None:
             self._checked.append(entry)
+            self._due = -math.inf
             with contextlib.suppress(SupervisorError):  # the next check tries again
                 self._take(entry)
 
@@ -182,7 +185,8 @@ class WaitingJobs:
         except OSError as error:  # the cluster has the job, and that cannot be recorded; the actor observes the job
             log.warning("submission_not_noted", job_id=entry.row.job_id, error=str(error))
             return
-        await trio.to_thread.run_sync(drop_orders, entry.directory)
+        if not entry.row.may_be_retried:
+            await trio.to_thread.run_sync(drop_orders, entry.directory)
 
     def check(self, *, changed: bool) -> None:
         """Take turns if another process has ``changed`` the index, or a time has come; begin the admitted jobs.

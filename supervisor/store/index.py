@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from supervisor.errors import StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.store import grants
+from supervisor.store import grants, series
 from supervisor.store.changes import MEMBER, read_changes, write_changes
 from supervisor.store.group_files import GroupFiles
 from supervisor.store.order_files import drop_orders
@@ -157,6 +157,12 @@ class Index(Queries):
         for row in sorted(rows, key=self._may_have_run):
             if row.idempotency_key is not None:
                 holders[row.workspace_key, row.idempotency_key] = row
+        there = {row.job_id for row in rows}
+        unconfirmed: list[Row] = []
+        for row in rows[:]:
+            if row.request.get("retry_of") in there and not series.is_claimed(self.layout, row):
+                unconfirmed.append(row)  # the end of the attempt before inserts it
+                rows.remove(row)
         for row in rows:
             if row.idempotency_key is not None and holders[row.workspace_key, row.idempotency_key] is not row:
                 row.idempotency_key = None  # of two jobs with one key, one was refused or never ran
@@ -176,7 +182,13 @@ class Index(Queries):
                 row = row.with_launch(launched)  # noqa: PLW2901  # the same job
             if outcome is not None:
                 self.finish(row.with_outcome(outcome))
-        self._import_grants(rows)
+        self._import_grants([*rows, *filter(self._is_entered, unconfirmed)])
+
+    def _is_entered(self, row: Row) -> bool:
+        """Whether the end of the attempt before has inserted an attempt; note its place."""
+        found = self._db.execute("SELECT seq FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()
+        row.seq = 0 if found is None else found[0]
+        return found is not None
 
     def _may_have_run(self, row: Row) -> tuple[bool, int]:
         shared = row.request.get("directory")
@@ -273,8 +285,31 @@ class Index(Queries):
         """
         if row.is_newer:
             return True
+        if row.may_be_retried:
+            return self._finish_attempt(row)
         if ticket_of(row.request) is not None:
             self._drop_orders(row)
+        return self._record_end(row)
+
+    def _finish_attempt(self, row: Row) -> bool:
+        """Record how an attempt ended, and insert the next one if there is to be one."""
+        statement = f"SELECT seq, owner FROM jobs WHERE job_id = ? AND state IN {UNFINISHED}"  # noqa: S608
+        found = self._db.execute(statement, (row.job_id,)).fetchone()
+        if found is None:
+            return False
+        seq, owner = found
+        following = series.following(self.layout, row, owner)
+        if following is not None:
+            self.insert(following)
+            self.queue.depend_on_next(seq, following.seq, launched=row.started_ns is not None)
+            self._drop_orders(row)  # what has not moved
+            return self._record_end(row.with_next(following))
+        ends = [(row.expires_ns, job_id) for job_id in series.earlier_ids(row)]
+        self._db.executemany("UPDATE jobs SET expires_ns = ? WHERE job_id = ? AND completed_ns IS NOT NULL", ends)
+        self._drop_orders(row)
+        return self._record_end(row)
+
+    def _record_end(self, row: Row) -> bool:
         found = self._db.execute(
             "UPDATE jobs SET state = ?, completed_ns = ?, outcome = ?, expires_ns = ?,"  # noqa: S608  # our own names
             " started_ns = coalesce(started_ns, ?), pid = coalesce(pid, ?),"
@@ -297,6 +332,24 @@ class Index(Queries):
         own = self.layout.job(row.workspace_key, row.job_id)
         drop_orders(own)
         grants.take_back(own)
+
+    def is_unconfirmed(self, row: Row) -> bool:
+        """Whether a job is the next attempt of one that has not ended: the process that made it may have been killed.
+
+        Then the end of that one inserts it, or discards it.
+        """
+        before = row.request.get("retry_of")
+        if before is None or series.is_claimed(self.layout, row):
+            return False
+        statement = f"SELECT 1 FROM jobs WHERE job_id = ? AND state IN {UNFINISHED}"  # noqa: S608  # our own names
+        return self.read(lambda: self._db.execute(statement, (before,)).fetchone()) is not None
+
+    def last_attempt(self, row: Row) -> Row | None:
+        """Return the last attempt of the series of a job, so far; ``None`` if it was forgotten."""
+        last: Row | None = row
+        while last is not None and last.retried_by is not None:
+            last = self.get(last.retried_by)
+        return last
 
     def set_owner(self, job_id: str, owner: str, previous: str) -> bool:
         """Take an unfinished job over from a supervisor that is not alive.
@@ -370,8 +423,8 @@ class Index(Queries):
         # keeps SQLite from using the index on the workspace for the first: that reads every job to find none expired.
         for clause, order, value in (
             ("+workspace_key = ? AND expires_ns <= ?", "expires_ns", self.layout.clock.now_ns()),
-            ("workspace_key = ? AND fetched = ?", "seq", 1),
-            ("workspace_key = ? AND fetched = ?", "seq", 0),
+            ("workspace_key = ? AND fetched = ? AND +expires_ns IS NOT NULL", "seq", 1),  # its series has ended
+            ("workspace_key = ? AND fetched = ? AND +expires_ns IS NOT NULL", "seq", 0),
         ):
             left = room - len(victims)
             if left > 0:

@@ -103,6 +103,14 @@ class Obstacle(NamedTuple):
     until_ns: int | None = None
 
 
+class _Standing(NamedTuple):
+    seq: int
+    state: str
+    started_ns: int | None
+    completed_ns: int | None
+    outcome: str | None
+
+
 class Later:
     """The jobs that are not ready. Every method runs within a transaction of the caller.
 
@@ -135,11 +143,30 @@ class Later:
         self._look_at(seq, WALL, 0)
 
     def _depend(self, seq: int, job_id: str, how: str) -> None:
-        """Enter a dependency as it stands."""
-        statement = "SELECT seq, state, started_ns, completed_ns FROM jobs WHERE job_id = ?"
-        found: tuple[int, str, int | None, int | None] | None = self._db.execute(statement, (job_id,)).fetchone()
-        on_seq, now = (0, _NEVER) if found is None else (found[0], _standing(how, *found[1:]))
+        """Enter a dependency as it stands; on a series, one on its last attempt."""
+        _, found = self._deciding(job_id, how)
+        on_seq, now = (0, _NEVER) if found is None else (found.seq, _standing(how, *found[1:4]))
         self._db.execute("INSERT OR IGNORE INTO deps VALUES (?, ?, ?, ?)", (on_seq, now, seq, job_id))
+
+    def _deciding(self, job_id: str, how: str | None) -> tuple[str, _Standing | None]:
+        """Return the job that decides a dependency: of a series its last attempt, or the one that was launched."""
+        statement = "SELECT seq, state, started_ns, completed_ns, outcome FROM jobs WHERE job_id = ?"
+        while True:
+            columns = self._db.execute(statement, (job_id,)).fetchone()
+            if columns is None:
+                return job_id, None
+            found = _Standing(*columns)
+            following = None if found.outcome is None else json.loads(found.outcome).get("retried_by")
+            if following is None or (how == "start" and found.started_ns is not None):
+                return job_id, found
+            job_id = following
+
+    def depend_on_next(self, seq: int, next_seq: int, *, launched: bool) -> None:
+        """Move the dependencies on an attempt to the next one, before the first has ended."""
+        self._db.execute(
+            "UPDATE OR REPLACE deps SET on_seq = ? WHERE on_seq = ? AND how NOT IN (?, ?, ?)",
+            (next_seq, seq, _MET, _NEVER, "start" if launched else _MET),
+        )
 
     def note_expiry(self, seq: int, ticket: Ticket, now: Moment) -> None:
         """Have a job looked at when it is too late to launch it."""
@@ -259,14 +286,13 @@ class Later:
 
     def _failure(self, ticket: Ticket, job_id: str) -> dict[str, Any]:
         """Return the dependency of a job that can no longer hold, and how the job that it is about has ended."""
-        statement = "SELECT state, started_ns, completed_ns, outcome FROM jobs WHERE job_id = ?"
-        found: tuple[str, int | None, int | None, str | None] | None = self._db.execute(statement, (job_id,)).fetchone()
         wanted = [how for each, how in ticket.after if each == job_id]
+        job_id, found = self._deciding(job_id, None)
         if found is None:
             return {"job_id": job_id, "when": next(iter(wanted), None), "status": None, "reason": None}
-        failed = [how for how in wanted if _standing(how, *found[:3]) == _NEVER]
-        reason = None if found[3] is None else json.loads(found[3])["reason"]
-        return {"job_id": job_id, "when": next(iter(failed or wanted), None), "status": found[0], "reason": reason}
+        failed = [how for how in wanted if _standing(how, *found[1:4]) == _NEVER]
+        reason = None if found.outcome is None else json.loads(found.outcome)["reason"]
+        return {"job_id": job_id, "when": next(iter(failed or wanted), None), "status": found.state, "reason": reason}
 
     def _depends(self, seq: int) -> bool:
         statement = "SELECT 1 FROM deps WHERE seq = ? AND how <> ? LIMIT 1"
@@ -336,14 +362,14 @@ class Later:
     def reason(self, job_id: str) -> str | None:
         """Return why a job is not ready; ``None`` for a job that is not here."""
         found = self._db.execute(
-            "SELECT later.held, EXISTS (SELECT 1 FROM deps WHERE deps.seq = later.seq AND how <> 'met')"
-            " FROM later JOIN jobs USING (seq) WHERE job_id = ?",
+            """SELECT later.held, EXISTS (SELECT 1 FROM deps WHERE deps.seq = later.seq AND how <> 'met'),
+            spec LIKE '%"retry_of":"%' FROM later JOIN jobs USING (seq) WHERE job_id = ?""",
             (job_id,),
         ).fetchone()
         if found is None:
             return None
-        held, depends = found
-        return "held" if held else "dependency" if depends else "not_before"
+        held, depends, again = found
+        return "held" if held else "dependency" if depends else "retry" if again else "not_before"
 
     def obstacles(self, seq: int, now: Moment) -> list[Obstacle]:
         """Return all that keeps a job from being ready, nothing for a job that is not here."""
@@ -358,7 +384,8 @@ class Later:
             found.append(Obstacle("dependency", jobs))
         left_ns = [at_ns - (now.by(clock) or 0) for clock, at_ns in (ticket_of(json.loads(spec)) or Ticket()).due(now)]
         if max(left_ns, default=0) > 0:
-            found.append(Obstacle("not_before", until_ns=now.wall_ns + max(left_ns)))
+            reason = "retry" if "retry_of" in json.loads(spec) else "not_before"
+            found.append(Obstacle(reason, until_ns=now.wall_ns + max(left_ns)))
         return found
 
 

@@ -276,6 +276,10 @@ class Queue:
         )
         return min((rank for (rank,) in ranks if rank is not None), default=0) - 1
 
+    def depend_on_next(self, seq: int, next_seq: int, *, launched: bool) -> None:
+        """Have the jobs that wait for an attempt wait for the next one; those that wait for a launch, if it was not."""
+        self._later.depend_on_next(seq, next_seq, launched=launched)
+
     def unfit(self, ticket: Ticket) -> str | None:
         """Return a group in which a job could wait for ever: it is not there, or its limit is below the weight."""
         for name in ticket.groups:
@@ -503,6 +507,12 @@ class Queue:
         """Return the jobs that have their slots and are not launched, according to the rows."""
         statement = "SELECT job_id FROM held JOIN jobs USING (seq) WHERE started_ns IS NULL"
         return [job_id for (job_id,) in self._db.execute(statement)]
+
+    def may_be_retried(self) -> list[tuple[str, str]]:
+        """Return (workspace key, job id) of the launched jobs that may be tried again after their end."""
+        statement = """SELECT workspace_key, job_id FROM held JOIN jobs USING (seq)
+            WHERE started_ns IS NOT NULL AND spec LIKE '%"retry":{%'"""
+        return self._db.execute(statement).fetchall()
 
     def can_go_on(self) -> bool:
         """Whether a waiting job will get its slots without another command.

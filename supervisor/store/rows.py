@@ -17,6 +17,7 @@ from supervisor.jobdir import validation
 from supervisor.jobdir.facts import Launched
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
+from supervisor.retry import MAX_ATTEMPTS
 from supervisor.states import Reason, State, is_word, reason_of, state_of
 from supervisor.store.changes import MEMBER, is_valid
 from supervisor.system.observing import NotKnown
@@ -86,6 +87,17 @@ class Row:
         """Whether the request has something that only a newer version knows: then only that one commits the end."""
         return validation.is_newer(self.request)
 
+    @property
+    def may_be_retried(self) -> bool:
+        """Whether another attempt may follow its end."""
+        return "retry" in self.request
+
+    @property
+    def retried_by(self) -> str | None:
+        """The id of the attempt that followed its end, if there was one."""
+        ended = self.ended
+        return None if ended is None else ended.get("retried_by")
+
     def _copy(self) -> Row:
         row = Row(*columns_of(self))  # 1 us, and attrs.evolve takes 4; twice a job
         row._request = self._request  # of the same class
@@ -111,6 +123,14 @@ class Row:
         row.outcome = dump(row._ended)  # noqa: SLF001
         return row
 
+    def with_next(self, attempt: Row) -> Row:
+        """Return this finished row with the attempt that follows; it is kept until its series has ended."""
+        row = self._copy()
+        row.expires_ns = None
+        row._ended = {**(self.ended or {}), "retried_by": attempt.job_id, "next_attempt_ns": _due_ns(attempt)}  # noqa: SLF001
+        row.outcome = dump(row._ended)  # noqa: SLF001
+        return row
+
     @property
     def has_files(self) -> bool:
         """Whether it was launched on this machine, where the files of its output are made before that."""
@@ -132,6 +152,11 @@ class Row:
 COLUMNS: Final = tuple(field.name for field in attrs.fields(Row) if field.init and field.eq)
 """The columns of the index, in the order of the attributes of ``Row``."""
 columns_of: Final = attrgetter(*COLUMNS)
+
+
+def _due_ns(attempt: Row) -> int:
+    """Return when an attempt may be launched, by the wall clock."""
+    return attempt.created_ns + int(attempt.request.get("delay_ns", 0))
 
 
 _EXIT_FIELDS: Final = (
@@ -224,7 +249,7 @@ def _check_request(record: Mapping[str, Any]) -> None:
     elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
         what = "labels"
     elif "priority" in record:
-        what = _wrong_ticket(record)
+        what = _wrong_ticket(record) or _wrong_series(record)
     if what is not None:
         raise ValueError(what)
 
@@ -244,6 +269,20 @@ def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
         return "hold or a time"
     changes: Any = record.get(MEMBER, {})
     return None if isinstance(changes, dict) and is_valid(changes) else MEMBER  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _wrong_series(record: Mapping[str, Any]) -> str | None:
+    """Return what no ``job.json`` holds about the attempts of a job."""
+    if "retry" not in record:
+        return "retry" if "attempt" in record else None
+    policy: Any = record["retry"]
+    if not (isinstance(policy, Mapping) and type(policy.get("maximum_attempts")) is int):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        return "retry"
+    numbers = record["attempt"], record.get("limited", 0)
+    if set(map(type, numbers)) != {int} or not 0 <= numbers[1] < numbers[0] <= 2 * MAX_ATTEMPTS:
+        return "attempt"
+    names = record["series_id"], record.get("retry_of", "")
+    return None if set(map(type, names)) == {str} else "series_id or retry_of"
 
 
 def _is_dependency(held: Any) -> bool:
@@ -302,6 +341,8 @@ def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
         return "stdout_bytes"
     if not all(ended[name] is None or _is_length(ended[name]) for name in ("cost_usd", "cpu_seconds")):
         return "cost_usd or cpu_seconds"
+    if type(ended.get("retried_by")) not in {str, NoneType}:
+        return "retried_by"
     return None if type(ended["detail"]) in {str, NoneType} else "detail"
 
 
@@ -433,6 +474,8 @@ def _lasting(row: Row) -> dict[str, Any]:
     }
     if "priority" in request:
         lasting |= _waited_for(row.created_ns, request)
+    if "retry" in request:
+        lasting |= _of_series(row, request)
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         return {**lasting, "poll_after_ms": _POLL_AFTER_MS}
@@ -457,7 +500,7 @@ def _lasting(row: Row) -> dict[str, Any]:
 
 def _waited_for(created_ns: int, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a job about its admission."""
-    delay_ns = request.get("delay_ns")
+    delay_ns = None if request.get("attempt", 1) > 1 else request.get("delay_ns")  # else that is its back-off
     not_before_ns = max(request.get("not_before_ns", 0), 0 if delay_ns is None else created_ns + delay_ns)
     return {
         "groups": tuple(request.get("groups", ())),
@@ -465,6 +508,21 @@ def _waited_for(created_ns: int, request: Mapping[str, Any]) -> dict[str, Any]:
         "weight": request["weight"],
         "after": tuple(request.get("after", ())),
         "not_before": from_ns(not_before_ns) if not_before_ns else None,
+    }
+
+
+def _of_series(row: Row, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a job about its attempts."""
+    following_ns = None if row.ended is None else row.ended.get("next_attempt_ns")
+    if row.state == State.QUEUED.value and request["attempt"] > 1:
+        following_ns = _due_ns(row)
+    return {
+        "series_id": request["series_id"],
+        "attempt": request["attempt"],
+        "maximum_attempts": request["retry"]["maximum_attempts"],
+        "retry_of": request.get("retry_of"),
+        "retried_by": row.retried_by,
+        "next_attempt_at": None if following_ns is None else from_ns(following_ns),
     }
 
 

@@ -14,7 +14,7 @@ CONDITIONS: Final = ("ok", "any", "failed", "start")
 WALL: Final = ""
 """The name of the wall clock among clocks; any other clock is the boot clock of the boot with that name."""
 
-_MEMBERS: Final = frozenset({"groups", "after", "not_before_ns", "delay_ns", "hold"})
+_MEMBERS: Final = frozenset({"groups", "after", "not_before_ns", "delay_ns", "hold", "retry"})
 """A job without any of these members in its request is launched at once, and has no ticket."""
 
 

@@ -127,6 +127,15 @@ KEEPER: dict[str, Seam] = {
     "keeper.telling": ("after", "keeper.loop:Keeper", "_report_end", None),
 }
 
+# Reached only at the end of an attempt that is followed by another one; tests/process/test_retries.py kills there.
+RETRIES: dict[str, Seam] = {
+    "retry.described": ("after", "jobdir.records", "replace", _record("job.json")),
+    "retry.moved": ("after", "store.series", "following", None),
+    "retry.inserted": ("after", "store.index:Index", "insert", None),
+    "retry.depending": ("after", "store.queue:Queue", "depend_on_next", None),
+    **{name: SUPERVISOR[name] for name in ("settle.before", "settle.uncommitted", "write.committed")},
+}
+
 # Reached only by an index that has to be created; the driver damages it in those rounds.
 HEALING = tuple(name for name in SUPERVISOR if name.startswith(("heal.", "recover.")))
 
@@ -267,7 +276,7 @@ def check() -> None:
     """Raise ``AttributeError`` for a seam that is missing."""
     from importlib import import_module
 
-    for _, path, name, _ in (*SUPERVISOR.values(), *KEEPER.values()):
+    for _, path, name, _ in (*SUPERVISOR.values(), *RETRIES.values(), *KEEPER.values()):
         module, _, attribute = path.partition(":")
         owner = import_module(module if module == "trio" else f"supervisor.{module}")
         inspect.getattr_static(getattr(owner, attribute) if attribute else owner, name)

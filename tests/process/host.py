@@ -26,6 +26,8 @@ def shape(value: Any) -> Any:
 async def handle(sup: supervisor.Supervisor, request: dict[str, Any]) -> None:
     answer: dict[str, Any] = {"number": request["number"]}
     with trio.CancelScope() as calls[request["number"]]:
+        if (policy := request["named"].get("retry")) is not None:
+            request["named"]["retry"] = supervisor.Retry(**policy)
         try:
             answer["value"] = shape(await getattr(sup, request["do"])(*request["args"], **request["named"]))
         except supervisor.SupervisorError as error:

@@ -181,3 +181,27 @@ def test_both_start_jobs_at_the_same_time(versions: tuple[Version, Version]) -> 
         assert {job["status"] for job in version.json("list", "--all")["jobs"]} == {"done"}
         assert len(version.json("list", "--all")["jobs"]) == 40
     assert not list(versions[0].world.root.glob("*damaged*"))
+
+
+def test_a_series_is_left_to_the_version_that_knows_retries(last_package: Path, world: World) -> None:
+    """The last version neither records the end of an attempt nor launches the next one, and shows both."""
+    if "retry" in (last_package / "supervisor" / "jobdir" / "validation.py").read_text():
+        pytest.skip("the last version knows retries")
+    old, new = Version(world, last_package), Version(world, PACKAGE)
+    host, fifo = new.host(), world.fifo()
+    policy = {"maximum_attempts": 2, "initial_interval": 3600, "retry_on": ["job_failed"]}
+    job_id = host.start("sh", "-c", f"read line < {fifo}; exit 7", retry=policy)
+    leader = world.leader(job_id)
+    host.kill()
+    fifo.open()
+    assert leader.ended()
+    old_host = old.host()
+    assert old.status(job_id) == ("failed", "nonzero_exit")  # by the evidence; nothing is recorded
+    assert old.run("prune", "--all").returncode == 0
+    assert [row.state for row in world.catalog.index.unfinished()] in (["queued"], ["running"])
+    assert new.status(job_id) == ("failed", "nonzero_exit")
+    second = new.json("status", job_id)["retried_by"]
+    assert old.status(second) == new.status(second) == ("queued", None)
+    assert old_host.answered(old_host.ask("status", job_id)) in {True, False}
+    assert new.json("cancel", job_id)["status"] == "cancelled"
+    assert old.status(second) == ("cancelled", "cancelled")

@@ -48,6 +48,11 @@ def start(call: Invocation, /, **options: Any) -> int:
     return exits.of_launch(failed)
 
 
+def _is_refused(job: Job) -> bool:
+    """Whether it could not be launched, and is not tried again."""
+    return job.reason is Reason.LAUNCH_FAILED and job.retried_by is None
+
+
 def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
     import trio
 
@@ -56,6 +61,6 @@ def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
     async def main() -> tuple[Job, Result | None]:
         async with open_supervisor(call.settings) as sup:
             job = await sup.start(spec)
-            return job, await sup.result(job.job_id) if job.reason is Reason.LAUNCH_FAILED else None
+            return job, await sup.result(job.job_id) if _is_refused(job) else None
 
     return trio.run(main)

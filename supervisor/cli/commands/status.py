@@ -50,6 +50,7 @@ def _describe(job: Job, late: float | None) -> list[str]:
         ("Waiting", text.waiting(job) if late is None else queue_text.late(job, text.duration(late))),
         ("After", None if finished or job.started_at else text.dependencies(job) or None),
         ("Not before", None if finished or job.started_at else _not_before(job, now)),
+        ("Attempt", _attempt(job, now)),
         ("Progress", text.progress(job.progress)),
         ("Detail", None if job.detail is None else text.one_line(job.detail)),
         ("Command", text.command_line(job.argv)),
@@ -66,6 +67,19 @@ def _describe(job: Job, late: float | None) -> list[str]:
         ("Deadline", None if finished else _deadline(job, now)),
     ]
     return text.pairs(facts)
+
+
+def _attempt(job: Job, now: datetime) -> str | None:
+    if job.series_id is None:
+        return None
+    facts = [f"{job.attempt} of {job.maximum_attempts}"]
+    if job.retry_of is not None:
+        facts.append(f"after {job.retry_of}")
+    if job.retried_by is not None:
+        facts.append(f"followed by {job.retried_by}")
+    elif job.next_attempt_at is not None and job.next_attempt_at > now:
+        facts.append(f"in {text.duration((job.next_attempt_at - now).total_seconds())}")
+    return ", ".join(facts)
 
 
 def _not_before(job: Job, now: datetime) -> str | None:

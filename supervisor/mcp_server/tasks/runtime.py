@@ -12,12 +12,14 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import trio
 from mcp.shared.exceptions import MCPError
 
 from supervisor import log
 from supervisor.errors import JobElsewhere, JobNotFound, StateCorrupt, SupervisorError
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see
+from supervisor.mcp_server.series import last_attempt
 from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.jobs import Render, ends_with_result, spoilt, task_of
@@ -73,7 +75,8 @@ class Runtime:
             self._check(made, principal)
             await trio.lowlevel.checkpoint()
             return self._records.observe(made)
-        return await self._job_task(await self._job(task_id, principal))
+        task = await self._job_task(await last_attempt(self.supervisor, await self._job(task_id, principal)))
+        return task if task.task_id == task_id else attrs.evolve(task, task_id=task_id)
 
     async def _job(self, task_id: str, principal: str | None) -> Job:
         if not is_job_id(task_id):
@@ -167,16 +170,19 @@ class Runtime:
         if self._records.find(task_id) is not None:  # it has ended, or is run by another process
             await notify(await self.get(task_id, principal))
             return
-        await self._job(task_id, principal)
+        shown: Task | None = None
         try:
-            async with self.supervisor.events(task_id) as events:
-                task = await self.get(task_id, principal)
-                await notify(task)
-                while not task.status.terminal:
-                    await anext(events)
-                    before, task = task, await self.get(task_id, principal)
-                    if task != before:
-                        await notify(task)
+            while shown is None or not shown.status.terminal:
+                job = await last_attempt(self.supervisor, await self._job(task_id, principal))
+                async with self.supervisor.events(job.job_id) as events:
+                    ended = job.status.terminal
+                    while True:
+                        before, shown = shown, await self.get(task_id, principal)
+                        if shown != before:
+                            await notify(shown)
+                        if ended or shown.status.terminal:
+                            break
+                        ended = (await anext(events)).status.terminal  # another attempt may follow
         except (JobNotFound, JobElsewhere, StopAsyncIteration):
             return
 

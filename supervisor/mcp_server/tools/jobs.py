@@ -15,6 +15,7 @@ from supervisor.jobdir.output import Output
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.mcp_server.lazy import LazySupervisor
+from supervisor.mcp_server.series import last_attempt, may_go_on
 from supervisor.mcp_server.tools.answers import MAX_CHARACTERS, answer, job_answer, list_answer, result_answer
 from supervisor.mcp_server.tools.tool import Call, Tool
 from supervisor.model import Job, Result
@@ -97,6 +98,7 @@ class JobTools:
     async def consume_result(self, call: Call) -> CallToolResult:
         """Answer with the result of a finished job, and delete the job if the result fits into one answer."""
         supervisor, job = await self._named(call)
+        job = await last_attempt(supervisor, job)
         fits = job.stdout_bytes <= _MAX_ANSWER_CHARACTERS
         result = await supervisor.result(job.job_id, consume=fits, detail=call.values["detail"])
         warnings = () if fits or not result.ok else ("The job is kept: its output is too long for one answer.",)
@@ -110,7 +112,7 @@ class JobTools:
     async def wait(self, call: Call) -> CallToolResult:
         """Answer with a job once it has ended or the time has passed."""
         supervisor, job = await self._named(call)
-        if not job.status.terminal:
+        if may_go_on(job):
             job = await self.waited(supervisor, job.job_id, call.values["timeout_seconds"])
         return job_answer(job)
 
@@ -135,7 +137,7 @@ class JobTools:
             case [SupervisorError() as error] if not isinstance(error, JobRunning):
                 raise error
             case _:
-                return await supervisor.status(job_id)
+                return await last_attempt(supervisor, await supervisor.status(job_id))
 
     async def list(self, call: Call) -> CallToolResult:
         """Answer with a page of the caller's jobs."""

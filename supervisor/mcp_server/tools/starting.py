@@ -23,6 +23,7 @@ from supervisor.mcp_server.config.kinds import COMMON, Kind
 from supervisor.mcp_server.config.patterns import allows
 from supervisor.mcp_server.config.workspaces import WorkspacePolicy
 from supervisor.mcp_server.lazy import LazySupervisor
+from supervisor.mcp_server.series import may_go_on
 from supervisor.mcp_server.tools.answers import job_answer, result_answer
 from supervisor.mcp_server.tools.jobs import JOB_SHAPE, JobTools
 from supervisor.mcp_server.tools.tool import Call, Tool
@@ -101,9 +102,9 @@ class Starter:
         job = await supervisor.start(spec)
         self._became(job)
         wait = values["wait_seconds"] or 0
-        if wait and not job.status.terminal:
+        if wait and may_go_on(job):
             job = await self._waiting.waited(supervisor, job.job_id, wait)
-        if job.reason is Reason.LAUNCH_FAILED or (wait and job.status.terminal):
+        if not may_go_on(job) and (wait or job.reason is Reason.LAUNCH_FAILED):
             return result_answer(await supervisor.result(job.job_id), warnings=chosen.warnings)
         return job_answer(job, warnings=chosen.warnings)
 

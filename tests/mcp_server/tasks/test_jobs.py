@@ -13,8 +13,9 @@ from mcp.client.extension import advertise
 from mcp_types import CallToolResult
 from trio.testing import MockClock
 
-from supervisor import Settings
+from supervisor import Retry, Settings
 from supervisor.jobs.catalog import Catalog
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
 from supervisor.mcp_server.tasks import EXTENSION_ID
 from supervisor.testing import FakeEngine, Script
 from tests.mcp_server.tasks.in_memory import ALL, LEGACY, MODERN, Refused, World
@@ -305,3 +306,20 @@ async def test_a_waiting_job_is_working_and_says_what_it_waits_for(
         assert got[0][ttl] == (100 + 1800 + 86400) * 1000
         await sup.pause_group("agents")
         assert (await peer.get(third["taskId"]))["statusMessage"] == "Waiting: its group is paused; next in line"
+
+
+async def test_the_attempts_of_a_series_are_one_task(world: World, engine: FakeEngine) -> None:
+    policy = Retry(maximum_attempts=2, initial_interval=0, retry_on=(7,))
+    async with world.open() as sup, world.peer() as peer:
+        job = await sup.start(["x"], labels={PRINCIPAL_LABEL: peer.name}, retry=policy)
+        engine.commands[0].finish(exit_code=7)
+        with trio.fail_after(60):
+            while len(engine.commands) < 2:  # noqa: ASYNC110  # the engine has no event for a launch
+                await trio.sleep(0.1)
+        got = await peer.get(job.job_id)
+        assert (got["status"], got["taskId"]) == ("working", job.job_id)
+        engine.commands[1].write("again\n")
+        engine.commands[1].finish()
+        done = await peer.until(job.job_id)
+        assert (done["status"], done["taskId"]) == ("completed", job.job_id)
+        assert done["result"]["structuredContent"]["value"] == "again\n"
