@@ -172,6 +172,54 @@ def test_a_command_that_waits_for_a_job_has_it_launched(world: World) -> None:
     assert command(world, "wait", second).returncode == 0
 
 
+LOOP = """for number in $(seq 20); do
+"$0" -m supervisor start --group g -- sh -c "$1" "$2" "$3" $number || exit 1
+done
+echo all > "$3"
+sleep 600"""
+
+
+def helpers(world: World) -> list[int]:
+    """Return the processes that launch the waiting jobs of the state root."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"launch-waiting" in (path / "cmdline").read_bytes():
+                found += [int(path.name)] * (str(world.root).encode() in (path / "environ").read_bytes())
+    return found
+
+
+@pytest.mark.slow  # twenty commands
+def test_the_jobs_of_a_shell_that_was_killed_run_three_at_a_time_after_all_of_ours_was_killed(world: World) -> None:
+    make(world, "g", 3)
+    gate, up = world.fifo(), world.fifo()
+    words = ["sh", "-c", LOOP, sys.executable, HOLD, str(gate), str(up)]
+    shell = subprocess.Popen(words, env=world.environment, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        begun = [up.line(seconds=120) for _ in range(4)]
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        ids = shell.communicate()[0].decode().split()
+    assert sorted(begun) == ["1", "2", "3", "all"]
+    assert len(ids) == 20
+    keepers = [world.keeper(job_id) for job_id in ids[:3]]
+    for process in [*keepers, *map(world.hold, helpers(world))]:
+        process.kill()
+    gate.open(3)
+
+    assert command(world, "list", "--json").returncode == 0
+    rest = [up.line() for _ in range(3)]
+    while len(rest) < 17:
+        assert up.silent
+        gate.open()
+        rest.append(up.line())
+    gate.open(3)
+    assert sorted(map(int, rest)) == list(range(4, 21))
+    ends = [job.status for job in world.catalog.wait(ids, timeout=PATIENCE)]
+    assert ends[3:] == ["done"] * 17
+    assert counts(world, "g") == (0, 0)
+
+
 def test_another_process_cancels_a_waiting_job(world: World) -> None:
     make(world, "g", 1)
     gate, up = world.fifo(), world.fifo()
