@@ -45,9 +45,13 @@ def launch_waiting(settings: Settings) -> bool:
     """
     job_marks.drop_tag()  # a job that has started this process must not count it as its own
     # Closing the catalog starts another helper for a job that has come since this one has decided to end.
-    with Catalog(settings, launches_waiting=True) as catalog, only_one(catalog.index) as mine:
-        if mine and can_go_on(catalog.index):
-            _launch(settings, catalog)
+    # It makes no state root: that was moved since, and its jobs are at the new place.
+    with Catalog(settings, create=False, launches_waiting=True) as catalog:
+        if not can_go_on(catalog.index):
+            return True
+        with only_one(catalog.index) as mine:
+            if mine and can_go_on(catalog.index):
+                _launch(settings, catalog)
     return mine
 
 

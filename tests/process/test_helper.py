@@ -155,6 +155,14 @@ def test_a_second_helper_exits_at_once(world: World) -> None:
     wait_for_no_helper(world.root)
 
 
+def test_a_helper_whose_state_root_was_moved_makes_no_other_one(world: World) -> None:
+    words = [sys.executable, "-P", "-m", "supervisor", "launch-waiting"]
+    root = world.directory / "moved"
+    environment = world.environment | {"SUPERVISOR_STATE_DIR": str(root)}
+    assert subprocess.run(words, env=environment, check=False, timeout=PATIENCE).returncode == 0
+    assert not root.exists()
+
+
 def test_a_helper_gives_its_lock_to_no_job_and_to_no_keeper(world: World) -> None:
     make(world, "g", 1)
     gate, up = world.fifo(), world.fifo()
