@@ -9,9 +9,9 @@ The rooms, top down; a module imports only from its own room and from rooms belo
     testing      fakes for tests of code that uses the supervisor
     runtime      a supervisor in Trio: the public class, the registry actor, an actor for each job
     jobs         queries and changes of a state root that need no event loop
-    admission    which waiting job runs next: groups, orders, the process that launches them
+    admission    groups, orders of waiting jobs, and the process that launches them
     engines      running commands: on this machine or on a cluster
-    store        the state root: directories, and the SQLite index over them
+    store        the state root: directories, the SQLite index over them, and the queue in it
     keeper       the program that outlives the supervisor and is the parent of the jobs
     jobdir       the job directory: records, output, and their facts
     interpret    verdicts on the output of a command, by kind
