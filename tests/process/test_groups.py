@@ -560,19 +560,19 @@ async def test_a_group_that_changes_while_a_job_is_made_is_noticed(
 
 @pytest.mark.usefixtures("world")
 async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_turns = Index.take_turns
+    take_due_turn = Index.take_due_turn
     locked = False
     admitted: list[str] = []
 
-    def take_turns_unless_locked(self: Index) -> Turn:
+    def take_turn_unless_locked(self: Index, most: int = 64) -> Turn:
         if locked:
             message = "another process holds the lock"
             raise StateBusy(message)
-        turn = take_turns(self)
+        turn = take_due_turn(self, most)
         admitted.extend(grant.job_id for grant in turn.grants)
         return turn._replace(grants=[])
 
-    monkeypatch.setattr(Index, "take_turns", take_turns_unless_locked)
+    monkeypatch.setattr(Index, "take_due_turn", take_turn_unless_locked)
     async with supervisor.open_supervisor() as sup:
         await sup.set_group("g", limit=1)
         first = await sup.start(["sleep", "60"], groups=["g"])
