@@ -439,10 +439,10 @@ class Index(Queries):
 
     def standing(self, row: Row) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job; ``None`` for both where that is not known now."""
-        if row.started_ns is not None or row.finished or not has_ticket(row.request):
-            return None, None
         if row.seq in self._standings:
             return self._standings[row.seq]
+        if row.started_ns is not None or row.finished or not has_ticket(row.request):
+            return None, None
         try:
             return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.moment()))
         except SupervisorError:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from supervisor.store import ranks
@@ -70,6 +71,9 @@ SCHEMA: Final = """
 
 TURN: Final = 64
 """How many jobs a turn admits, and how many it looks at: some milliseconds. The next turn goes on."""
+
+_AT_ONCE: Final = 500
+"""Values of one statement."""
 
 _APART: Final = 100
 """So many waiting jobs are counted one by one in the time in which the position of one is found."""
@@ -464,10 +468,12 @@ class Queue:
     def positions(self, seqs: Iterable[int]) -> dict[int, int]:
         """Return the positions of waiting jobs by their ``seq``; many in a row take little longer than one."""
         lanes: dict[int, list[tuple[int, int]]] = {}
-        for seq in seqs:
-            found = self._db.execute("SELECT lane, rank, seq FROM waiting WHERE seq = ?", (seq,)).fetchone()
-            if found is not None:
-                lanes.setdefault(found[0], []).append(found[1:])
+        left = iter(seqs)
+        while asked := list(islice(left, _AT_ONCE)):
+            marks = ", ".join("?" * len(asked))
+            statement = f"SELECT lane, rank, seq FROM waiting WHERE seq IN ({marks})"  # noqa: S608  # question marks
+            for lane, rank, seq in self._db.execute(statement, asked):
+                lanes.setdefault(lane, []).append((rank, seq))
         positions: dict[int, int] = {}
         for lane, places in lanes.items():
             first, last = min(places), max(places)
