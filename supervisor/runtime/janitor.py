@@ -66,6 +66,7 @@ class Janitor:
         self._take_over = take_over
         self._check_waiting = check_waiting
         self._foreign: list[Row] = []
+        self._living: set[str] = set()
         self._next_round = 0.0
         self._suspended_ns = _suspended_ns()
         self._checkpointing = False
@@ -77,8 +78,7 @@ class Janitor:
             missed = False
             try:
                 self._registry.flush()
-                if changed:
-                    self._foreign = self._catalog.index.unfinished_others(self._registry.entries)
+                self._find_foreign(changed=changed)
                 await self._adopt_foreign()
                 self._check_waiting(changed=changed)
                 if trio.current_time() >= self._next_round or changed:
@@ -92,6 +92,15 @@ class Janitor:
                 missed = changed
             await trio.sleep(_TICK_SECONDS)
             changed = self._registry.check_for_changes() or missed
+
+    def _find_foreign(self, *, changed: bool) -> None:
+        """Find the jobs of other supervisors that may have to be adopted: with a deadline, or without a supervisor."""
+        index, is_alive = self._catalog.index, self._catalog.layout.owners.is_alive
+        owners = set(index.owners()) if changed else self._living
+        gone = [owner for owner in owners if not is_alive(owner)]
+        if changed or gone:
+            self._foreign = index.adoptable(gone, self._registry.entries)
+        self._living = owners.difference(gone)
 
     async def _adopt_foreign(self) -> None:
         """Adopt jobs whose supervisor is gone, and jobs past their deadline whose supervisor has not acted."""

@@ -22,8 +22,6 @@ UNAWAITED: Final = "NOT EXISTS (SELECT 1 FROM deps WHERE on_seq = jobs.seq)"
 """True of a job that no waiting job depends on."""
 _UNFINISHED_STATES: Final = ("queued", "running")
 _MAX_REMEMBERED: Final = 1024
-_AT_ONCE: Final = 500
-"""Parameters of a statement, of which old releases of SQLite take 999."""
 
 ALL: Final = ", ".join(COLUMNS)
 
@@ -144,16 +142,22 @@ class Queries(Connection):
             return self._select(f"WHERE state IN {UNFINISHED} AND seq > ? ORDER BY seq", (after,))
         return self._select(f"WHERE state IN {UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
 
-    def unfinished_others(self, known: Container[str]) -> list[Row]:
-        """Return every unfinished job but those in ``known``, whose rows are not read: there may be thousands."""
-        statement = f"SELECT job_id FROM jobs WHERE state IN {UNFINISHED} ORDER BY seq"  # noqa: S608  # our own names
-        found = self.read(lambda: self._db.execute(statement).fetchall())
-        ids = [job_id for (job_id,) in found if job_id not in known]
-        rows: list[Row] = []
-        for begin in range(0, len(ids), _AT_ONCE):
-            some = ids[begin : begin + _AT_ONCE]
-            rows += self._select(f"WHERE job_id IN ({', '.join('?' * len(some))}) ORDER BY seq", some)
-        return [row for row in rows if not row.finished]
+    def adoptable(self, owners: Sequence[str], own: Container[str]) -> list[Row]:
+        """Return the unfinished jobs of these supervisors and those with a deadline, but for ``own``; the oldest first.
+
+        Rows of jobs that wait for a supervisor that lives are not parsed: there may be 100,000 of them.
+        """
+        marks = ", ".join("?" * len(owners))
+        statement = (
+            f"SELECT {ALL} FROM jobs WHERE state IN {UNFINISHED}"  # noqa: S608  # our own names
+            f" AND (deadline_boot_ns IS NOT NULL OR owner IN ({marks})) ORDER BY seq"
+        )
+
+        def select() -> list[Row]:
+            found = (columns for columns in self._db.execute(statement, owners) if columns[1] not in own)
+            return [*filter(None, map(self._understood, found))]
+
+        return self.read(select)
 
     def owners(self) -> list[str]:
         """Return the supervisors that own unfinished jobs."""

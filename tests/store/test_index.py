@@ -863,14 +863,15 @@ def test_odd_things_in_the_trash_are_swept_away(catalog: Catalog) -> None:
     assert os.listdir(f"{catalog.layout.root}/.trash") == []
 
 
-def test_the_unfinished_jobs_of_others_are_found_without_reading_the_known_ones(catalog: Catalog) -> None:
-    rows = [make(catalog) for _ in range(1203)]
-    ended = make(catalog, ended=0)
-    known = {row.job_id for row in rows[:3]}
-    statements: list[str] = []
-    catalog.index._db.set_trace_callback(statements.append)
-    found = catalog.index.unfinished_others(known)
-    catalog.index._db.set_trace_callback(None)
-    assert [row.job_id for row in found] == [row.job_id for row in rows[3:]]
-    assert not any(job_id in each for each in statements for job_id in (*known, ended.job_id))
-    assert len(statements) == 4
+def test_jobs_that_wait_for_a_supervisor_that_lives_and_known_ones_are_not_parsed(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = catalog.index
+    first, second, timed = (make(catalog).job_id for _ in range(3))
+    make(catalog, ended=0)
+    index.write(lambda: index.set_launched(timed, Launched(pid=2, started_ns=3, deadline_boot_ns=4)))
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "parse", lambda columns: pytest.fail(f"it has read {columns[1]}"))
+        assert index.adoptable([], {timed}) == []
+    assert [row.job_id for row in index.adoptable([], {})] == [timed]
+    assert [row.job_id for row in index.adoptable(["nobody"], {first})] == [second, timed]
