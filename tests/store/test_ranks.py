@@ -11,7 +11,6 @@ import pytest
 from supervisor.store import ranks
 from supervisor.store.queue import Queue
 from supervisor.store.schema import MIGRATIONS, statements
-from supervisor.store.tickets import Moment, Ticket
 
 LANES = (1, 2)
 
@@ -71,15 +70,3 @@ def test_ranges_without_jobs_are_deleted(db: sqlite3.Connection) -> None:
     assert ranges(db) == 2
     db.execute("DELETE FROM waiting")
     assert ranges(db) == 0
-
-
-def test_a_moved_job_is_counted_in_its_new_range(db: sqlite3.Connection) -> None:
-    queue = Queue(db)
-    now = Moment(0, 0, "boot")
-    for seq in range(4):
-        enter(db, 1, seq << 40, seq)
-    queue.change(3, Ticket(groups=(), created=Moment(1 << 39, 0, "boot")), now)
-    assert sorted(waiting(db)) == [(1, 0, 0), (1, 1 << 39, 3), (1, 1 << 40, 1), (1, 2 << 40, 2)]
-    assert (ranks.count(db, 1), queue.positions([3])) == (4, {3: 2})
-    db.execute("DELETE FROM waiting")
-    assert (ranks.count(db, 1), ranges(db)) == (0, 0)
