@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Round:
             left = (path.parent.name for path in self.root.glob(f"*-*/*/{name}"))
             wrong += [f"{job_id} left {name}" for job_id in left if job_id in self.jobs]
         self.reasons.update(str(job.reason) for job in self.jobs.values())
-        for check in (self._lost, self._counts, self._limits, self._verdicts, self._order, self._times):
+        for check in (self._lost, self._counts, self._limits, self._verdicts, self._order, self._times, self._attempts):
             wrong += check()
         return wrong
 
@@ -136,7 +137,7 @@ class Round:
                 yield f"{job_id} was launched, and counts as {reason}"
             if begun and job.started_at is None and reason != "lost":
                 yield f"{job_id} was launched, and its record does not say so: {reason}"
-            if reason == "cancelled" and job_id not in self.told.cancelling:
+            if reason == "cancelled" and self.told.cancelling.isdisjoint(self._series(job_id)):
                 yield f"{job_id} is cancelled, and no program has asked for that"
 
     def _order(self) -> Iterator[str]:
@@ -150,11 +151,39 @@ class Round:
             for other, when, holds in held:
                 if not holds:
                     yield f"{job_id} ran after {when} of {other}, which is {self.jobs.get(other)}"
+                other = self._series(other)[-1]  # noqa: PLW2901  # its last attempt
                 ended, begun = self.marks.ended.get(other), self.marks.begun[job_id]
                 if when != "start" and other in self.marks.begun and ended is not None and ended > begun:
                     yield f"{job_id} began before the end of {other}, after which it was to run ({when})"
 
+    def _series(self, job_id: str) -> list[str]:
+        """Return the attempts of the request of a job, in their order."""
+        series_id = self.requests.get(job_id, {}).get("series_id")
+        if series_id is None:
+            return [job_id]
+        found = [(each["attempt"], name) for name, each in self.requests.items() if each.get("series_id") == series_id]
+        return [name for _, name in sorted(found)]
+
+    def _attempts(self) -> Iterator[str]:
+        """Each attempt follows the end of the one before, and there are no more than were asked for."""
+        for job_id, request in self.requests.items():
+            series = self._series(job_id)
+            if request.get("attempt") != 1 or series[0] != job_id:
+                continue
+            numbers = [self.requests[each]["attempt"] for each in series]
+            if numbers != list(range(1, len(series) + 1)) or len(series) > 3:
+                yield f"{job_id} has the attempts {numbers}"
+            for before, after in pairwise(series):
+                ended, begun = self.marks.ended.get(before), self.marks.begun.get(after)
+                if ended is not None and begun is not None and begun < ended:
+                    yield f"{after} began before the end of {before}, the attempt before it"
+            last = self.jobs[series[-1]]
+            if last.reason == "nonzero_exit" and last.exit_code == 1 and len(series) < 3:
+                yield f"{series[-1]} has failed, and there was no further attempt"
+
     def _held(self, other: str, when: str) -> bool:
+        if when != "start":
+            other = self._series(other)[-1]
         job = self.jobs.get(other)
         if job is None:
             return False

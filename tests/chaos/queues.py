@@ -99,6 +99,8 @@ class Program:
             options["stdin"] = b"x" * 1000
         if chance.random() < 0.1:
             options["spool"] = "memory"
+        elif chance.random() < 0.2:
+            options["retry"] = supervisor.Retry(maximum_attempts=3, initial_interval=0.2, retry_on=("1",))
         code = 1 if chance.random() < 0.15 else 0
         return ["sh", "-c", JOB, str(self.base / "marks"), f"{chance.uniform(0.01, 0.2):.2f}", str(code)], options
 
