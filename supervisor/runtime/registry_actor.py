@@ -186,12 +186,12 @@ class Registry:
                 self._drain(batch)
                 try:
                     is_long = any(len(_creations(message)) > _MAX_INLINE for message in batch)
-                    answers = await self._commit_in_thread(batch) if is_long else self._commit(self._index, batch)
+                    done = await self._commit_in_thread(batch) if is_long else self._commit(self._index, batch)
                 except StateBusy:
-                    answers = await self._commit_in_thread(batch)
+                    done = await self._commit_in_thread(batch)
                 except SupervisorError as problem:
-                    answers = self._refuse(batch, problem)
-                self._announce(batch, answers)
+                    done = self._refuse(batch, problem), None
+                self._announce(batch, *done)
                 if self.admission_due:
                     self.admit()
                 self._ends_ns.clear()
@@ -201,10 +201,10 @@ class Registry:
             batch += [NoteLaunch(entry) for _, entry in self._launches if not entry.row.finished]
             if batch:
                 try:
-                    answers = self._commit(self._index, batch)
+                    done = self._commit(self._index, batch)
                 except SupervisorError as problem:  # nothing is lost: the job directories have the records
-                    answers = self._refuse(batch, problem)
-                self._announce(batch, answers)
+                    done = self._refuse(batch, problem), None
+                self._announce(batch, *done)
             self.flush()
             if self._patient is not None:
                 self._patient.close()
@@ -214,8 +214,12 @@ class Registry:
             while len(batch) < _MAX_BATCH:
                 batch.append(self._receive.receive_nowait())
 
-    async def _commit_in_thread(self, batch: list[Message]) -> list[bool]:
-        def commit() -> list[bool]:
+    async def _commit_in_thread(self, batch: list[Message]) -> tuple[list[bool], Turn | None]:
+        has_thread = False
+
+        def commit() -> tuple[list[bool], Turn | None]:
+            nonlocal has_thread
+            has_thread = True
             if self._patient is None:
                 self._patient = Index(self._catalog.layout, self._catalog.judge, wait_seconds=10, any_thread=True)
             return self._commit(self._patient, batch)
@@ -223,11 +227,17 @@ class Registry:
         try:
             return await trio.to_thread.run_sync(commit)
         except SupervisorError as problem:
-            return self._refuse(batch, problem)
-        except RuntimeError as error:  # no thread can be started now
-            return self._refuse(batch, StateBusy(f"cannot commit: {error}", repair="Try again."))
+            return self._refuse(batch, problem), None
+        except RuntimeError as error:
+            if has_thread:  # a defect, perhaps after the commit: to refuse the batch could deny jobs that exist
+                raise
+            return self._refuse(batch, StateBusy(f"cannot commit: {error}", repair="Try again.")), None
 
-    def _commit(self, index: Index, batch: list[Message]) -> list[bool]:
+    def _commit(self, index: Index, batch: list[Message]) -> tuple[list[bool], Turn | None]:
+        """Commit a batch; return which messages took effect, and the turn that was taken for new jobs that may wait.
+
+        It may run in a thread, so it changes nothing that tasks of the event loop wait for.
+        """
         single = len(batch) == 1 and _is_one_statement(batch[0])
         pending = any(creation.entry.pending for message in batch for creation in _creations(message))
         changes = any(isinstance(message, Finish | NoteLaunch) for message in batch)
@@ -250,9 +260,7 @@ class Registry:
             return answers
 
         answers = index.write(apply, single=single)
-        if turn is not None:
-            self._note(turn)
-        return answers
+        return answers, turn
 
     def _apply(self, index: Index, message: Message) -> bool:
         """Write one message; return whether it took effect."""
@@ -358,7 +366,9 @@ class Registry:
 
     # ------------------------------------------------------------ after the commit
 
-    def _announce(self, batch: list[Message], answers: list[bool]) -> None:
+    def _announce(self, batch: list[Message], answers: list[bool], turn: Turn | None) -> None:
+        if turn is not None:
+            self._note(turn)
         for message, answer in zip(batch, answers, strict=True):
             match message:
                 case Create() | CreateMany():

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from supervisor import (
     IdempotencyConflict,
@@ -164,3 +165,16 @@ async def test_the_jobs_survive_their_supervisor(state_dir: Path) -> None:
         if directory.name == jobs[7].job_id:
             assert b"A=7\0" in (directory / ORDERS).read_bytes()
             assert os.stat(directory / ORDERS).st_mode & 0o777 == 0o600
+
+
+async def test_jobs_that_are_to_end_while_many_are_committed_in_a_thread_refuse_none(
+    sup: Supervisor, state_dir: Path
+) -> None:
+    await sup.set_group("g", limit=1)
+    first = await sup.start(request())
+    jobs = await sup.start_many([request(number, start_within_seconds=0) for number in range(100)])
+    assert len(list(directories(state_dir))) == 101
+    with trio.fail_after(30):
+        ends = [await sup.wait(job.job_id) for job in jobs]
+    assert {(end.status, end.reason) for end in ends} == {("cancelled", "start_expired")}
+    await sup.cancel(first.job_id)
