@@ -15,6 +15,11 @@ from supervisor.keeper import entry as keeper_entry
 
 __all__ = ["find_python", "helper_command", "keeper_program"]
 
+_FROM_ARCHIVE: Final = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('supervisor', run_name='__main__', alter_sys=True)"
+)
+"""``python -m supervisor`` for a package in an archive (a zip application), which comes first in the arguments."""
 _PYTHON: Final = re.compile(r"(python|pypy)[0-9.]*[a-z]?(-[a-z0-9_.-]+)?(\.exe)?")
 
 
@@ -60,7 +65,10 @@ def helper_command() -> list[str]:
     Raises:
         LaunchFailed: there is no Python to run it.
     """
-    return [find_python(), "-P", "-m", "supervisor", "launch-waiting"]
+    python, package = find_python(), os.path.dirname(os.path.dirname(os.path.abspath(keeper_entry.__file__)))
+    if os.path.isdir(package):
+        return [python, "-P", "-m", "supervisor", "launch-waiting"]
+    return [python, "-P", "-c", _FROM_ARCHIVE, os.path.dirname(package), "launch-waiting"]
 
 
 def keeper_program(root: str) -> str:

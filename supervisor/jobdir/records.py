@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 __all__ = [
+    "AWAITED",
     "CLAIM",
     "EXIT",
     "GRANTED",
@@ -67,6 +68,8 @@ STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 GRANTED: Final = "granted"
 """An empty file in the directory of a job in groups that was given its slots, for an index that is made anew."""
+AWAITED: Final = "awaited"
+"""An empty file: a job waits for this one. The keeper looks for it when this job ends and no supervisor is left."""
 QUEUE: Final = "queue.json"
 """What was changed about a waiting job since it was made."""
 ORDERS: Final = "orders"

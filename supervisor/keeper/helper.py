@@ -11,7 +11,7 @@ import errno
 import os
 import time
 
-from supervisor.jobdir import job_marks
+from supervisor.jobdir import job_marks, records
 from supervisor.keeper import spawn
 from supervisor.system import processes
 
@@ -42,7 +42,7 @@ _LOOK_SECONDS: Final = 0.002
 """For longer than a process that looks whether the lock is held holds it itself."""
 _MAX_TRIES: Final = 10
 _DYING_NS: Final = 20_000_000
-_AGAIN_NS: Final = 1_000_000_000
+_AGAIN_NS: Final = 2_000_000_000
 
 
 # ---------------------------------------------------------------- supervisors
@@ -161,6 +161,17 @@ def _flock(descriptor: int, how: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def is_awaited(directory: str) -> bool:
+    """Whether another job may wait for the job of a directory."""
+    try:
+        os.lstat(f"{directory}/{records.AWAITED}")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 # ---------------------------------------------------------------- a keeper
 
 
@@ -198,7 +209,7 @@ class Helper:
 
     def free(self, job: protocol.Launch | launches.Child) -> None:
         """Note that a job has ended, or is never launched."""
-        self._freed |= job.queued
+        self._freed |= job.queued or (self._alone and is_awaited(job.directory))
 
     def has_ended(self, pid: int) -> bool:
         """Whether a child that was reaped is a process that this has started."""

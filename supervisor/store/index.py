@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
 from operator import attrgetter
@@ -145,6 +146,16 @@ class Index(Queries):
         ticket = ticket_of(row.request)
         if ticket is not None:
             self.queue.enter(row.seq, ticket, self.layout.clock.moment())
+            for job_id, _ in ticket.after:
+                self._note_awaited(job_id)
+
+    def _note_awaited(self, job_id: str) -> None:
+        """Have the keeper of an unfinished job know that another job waits for it."""
+        unfinished = "SELECT workspace_key FROM jobs WHERE job_id = ? AND completed_ns IS NULL"
+        for (workspace,) in self._db.execute(unfinished, (job_id,)).fetchall():
+            path = f"{self.layout.job(workspace, job_id)}/{records.AWAITED}"
+            with contextlib.suppress(OSError):  # a supervisor sees the end anyway
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def import_all(self) -> None:
         """Insert every job directory into an empty index, oldest first, each with its end."""

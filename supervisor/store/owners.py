@@ -13,7 +13,7 @@ from typing import Final
 from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.keeper import registration
-from supervisor.keeper.helper import OWNERS, owner_lives
+from supervisor.keeper.helper import OWNERS, lock_name, owner_lives, take_lock
 from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system import processes
@@ -98,13 +98,25 @@ class Owners:
         return any(map(self.may_be_alive, names_in(f"{self._root}/{DIRECTORY}")))
 
     def sweep(self) -> None:
-        """Remove the files of supervisors and keepers that have died without removing them."""
+        """Remove the files of supervisors and keepers that have died without removing them, and locks of containers."""
         with contextlib.suppress(OSError):
             registration.sweep(self._root, processes.boot_id(), processes.pid_namespace(), processes.is_alive)
+        with contextlib.suppress(OSError):
+            _sweep_locks(self._root)
         with contextlib.suppress(OSError, SupervisorError):
             for name in os.listdir(f"{self._root}/{DIRECTORY}"):
                 if not self.may_be_alive(name):
                     self.unregister(name)
+
+
+def _sweep_locks(root: str) -> None:
+    """Remove the locks of other pid namespaces that no process holds."""
+    for name in os.listdir(root):
+        if name.startswith("queue.") and name.endswith(".lock") and name != lock_name():
+            descriptor = take_lock(f"{root}/{name}")
+            if descriptor is not None:
+                os.unlink(f"{root}/{name}")
+                os.close(descriptor)
 
 
 def is_of_another_boot(name: str) -> bool:

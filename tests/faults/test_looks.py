@@ -88,6 +88,7 @@ NOT_EVIDENCE = {
 """Modules (and what is below them) whose looks decide nothing about a job's fate, or are tested elsewhere, and why."""
 SINGLE: dict[Site, str] = {
     ("store.grants", "add", "open"): "writes",
+    ("store.index", "_note_awaited", "open"): "writes",
     ("system.observing", "is_absent", "islink"): "only after ELOOP, and says no when it cannot be told",
     ("system.observing", "is_absent", "stat"): "only after ENOTDIR; tests/jobdir/test_records.py",
     ("store.order_files", "_holder", "readlink"): "without it a keeper lets go of orders a little later",

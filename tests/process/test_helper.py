@@ -35,15 +35,16 @@ PATIENCE = 30
 
 
 def helpers(root: Path) -> list[int]:
-    """Return the pids of the helpers of a state root."""
-    found: list[int] = []
+    """Return the pids of the helpers of a state root, without the children that they have just forked."""
+    found: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
             entries = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
             if b"launch-waiting" in words and b"SUPERVISOR_STATE_DIR=" + os.fsencode(root) in entries:
-                found.append(int(name))
-    return found
+                process = processes.read_process(int(name))
+                found[int(name)] = 0 if process is None else process.parent
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def its_lock(root: Path) -> str:
@@ -180,6 +181,21 @@ def test_a_helper_gives_its_lock_to_no_job_and_to_no_keeper(world: World) -> Non
         os.close(descriptor)
     else:
         assert helpers(world.root) != [pid]
+    gate.open()
+    wait_for_no_helper(world.root)
+
+
+def test_with_keepers_only_a_job_is_launched_after_one_that_is_in_no_queue(world: World) -> None:
+    gate, up = world.fifo(), world.fifo()
+    host = world.host()
+    first = host.start(*held(gate, up, "first"))
+    assert up.line() == "first"
+    host.kill()
+    started = command(world, "start", "--after", first, "--", *held(gate, up, "second"))
+    assert started.returncode == 0, started.stderr
+    kill_helpers(world)
+    gate.open()
+    assert up.line() == "second"
     gate.open()
     wait_for_no_helper(world.root)
 

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 import supervisor
+from supervisor.engines import interpreter
 from supervisor.engines.interpreter import find_python
 from supervisor.errors import LaunchFailed
 
@@ -106,6 +107,23 @@ def test_from_a_zip_application(world: World, tmp_path: Path) -> None:
     )
     assert (done.stdout, done.returncode) == ("zipped\n", 0), done.stderr
     assert len(world.catalog.list().jobs) == 1
+
+
+def test_the_helper_of_a_zip_application_comes_from_it(
+    state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del state_dir
+    archive = tmp_path / "app.pyz"
+    package = tmp_path / "supervisor"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("import sys; print(__file__, *sys.argv[1:])", encoding="utf-8")
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("__init__.py", "__main__.py"):
+            file.write(package / name, f"supervisor/{name}")
+    monkeypatch.setattr(interpreter.keeper_entry, "__file__", f"{archive}/supervisor/keeper/entry.py")
+    done = subprocess.run(interpreter.helper_command(), capture_output=True, text=True, check=True)
+    assert done.stdout == f"{archive}/supervisor/__main__.py launch-waiting\n"
 
 
 def _add(archive: zipfile.ZipFile, package: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
+from supervisor.keeper.helper import lock_name, take_lock
 from supervisor.store import Layout, is_job_id
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, workspace_key
@@ -461,3 +462,17 @@ def test_what_changes_too_fast_for_its_clock_is_looked_at_every_time(
     layout.make_job(key, one, b"{}")
     assert layout.soundness()(key, one)
     assert not layout._sound
+
+
+def test_the_locks_of_containers_that_are_gone_are_swept(tmp_path: Path) -> None:
+    root = Layout(tmp_path / "state")
+    mine, gone, busy = lock_name(), "queue.4026000001.lock", "queue.4026000002.lock"
+    for name in (mine, gone):
+        descriptor = take_lock(f"{root.root}/{name}")
+        assert descriptor is not None
+        os.close(descriptor)
+    held = take_lock(f"{root.root}/{busy}")
+    assert held is not None
+    root.owners.sweep()
+    assert sorted(name for name in os.listdir(root.root) if name.startswith("queue.")) == sorted([mine, busy])
+    os.close(held)
