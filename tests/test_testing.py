@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from supervisor import Settings, open_supervisor, testing
+from supervisor import Retry, Settings, open_supervisor, testing
 from supervisor.engines.interface import LaunchRequest
 from supervisor.testing import FakeEngine, Script
 
@@ -364,3 +364,15 @@ async def test_delays_and_dependencies_follow_the_mock_clock(settings: Settings,
         begun = [(await sup.wait(job.job_id)).started_at for job in (delayed, at, after)]
         assert [when and (when - begin).total_seconds() for when in begun] == pytest.approx([30, 60, 80], abs=5)
         assert (await sup.wait(never.job_id)).reason == "start_expired"
+
+
+async def test_retries_follow_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
+    engine = FakeEngine(Script(exit_code=75))
+    policy = Retry(maximum_attempts=3, initial_interval=20, backoff_coefficient=2, jitter=0, retry_on=[75])
+    async with open_supervisor(settings, engine=engine) as sup:
+        begin = engine.time()
+        job = await sup.start(["tool"], retry=policy)
+        last = await sup.wait(job.job_id)
+        assert (last.attempt, last.exit_code) == (3, 75)
+        begun = [(await sup.status(command.job_id)).started_at for command in engine.commands]
+        assert [when and (when - begin).total_seconds() for when in begun] == pytest.approx([0, 20, 60], abs=5)

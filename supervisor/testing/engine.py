@@ -68,13 +68,13 @@ class _FakeRunning:
             raise self._failure
         while not self.launched.pid:
             observation = self._engine.observe(self._directory, owner_lives=self._owner_lives())
-            if observation.ended is not None:
-                check_launch(observation.ended)
-                break
             if observation.launched is not None:
                 self.launched = observation.launched
                 self._command = self._engine.launched_in(self._directory)
-            else:
+            if observation.ended is not None:
+                check_launch(observation.ended)
+                break
+            if observation.launched is None:
                 await trio.sleep(_CHECK_SECONDS)
 
     def seconds_left(self) -> float:

@@ -9,6 +9,7 @@ import attrs
 
 from supervisor.mcp_server.config import templates
 from supervisor.mcp_server.config.arguments import Parameter
+from supervisor.retry import Retry
 
 __all__ = ["COMMON", "RESERVED", "Kind"]
 
@@ -64,6 +65,7 @@ class Kind:
         groups: the groups whose limits count for its jobs.
         priority: the priority of its jobs.
         start_within_seconds: how long its jobs may wait; ``None`` for any time.
+        retry: whether and how its jobs are tried again; ``None`` for not.
         parameters: the parameters that a caller gives.
     """
 
@@ -82,6 +84,7 @@ class Kind:
     groups: tuple[str, ...] = ()
     priority: int = 0
     start_within_seconds: float | None = None
+    retry: Retry | None = None
     parameters: tuple[Parameter, ...] = ()
 
     def request(self, values: Mapping[str, Any], python: str) -> tuple[tuple[str, ...], bytes | None]:

@@ -23,6 +23,7 @@ from supervisor.jobs.validation import MAX_DEADLINE_SECONDS, MAX_DELAY_SECONDS, 
 from supervisor.mcp_server.config import expressions, templates
 from supervisor.mcp_server.config.arguments import MAX_INTEGER, TYPES, Parameter
 from supervisor.mcp_server.config.kinds import BUILT_IN_PLACEHOLDERS, RESERVED, Kind
+from supervisor.retry import Retry
 from supervisor.store.groups import check_name
 from supervisor.system.trust import exposure_of
 from supervisor.text.toml_file import BOOLEAN, STRING, Parser, TomlFile, number, parser, real, shown, whole
@@ -122,7 +123,7 @@ class _Reader:
             allowed = "letters, digits, '-' and '_', a letter first, at most 64; names with the prefix job_ are taken"
             self._file.refuse(where, f"the name {name!r} cannot be that of a tool", allowed)
         table = self._file.table(where, value, f"a table: [kind.{name}]")
-        values = self._file.values(where, table, _KIND_KEYS, {"engine", "engine_options", "parameters"})
+        values = self._file.values(where, table, _KIND_KEYS, {"engine", "engine_options", "parameters", "retry"})
         for key in ("description", "command"):
             if key not in values:
                 self._file.refuse(where, f"the key {key!r} is missing", f"for it {_KIND_KEYS[key][1]}")
@@ -137,6 +138,8 @@ class _Reader:
         if "workspaces" in values:
             values["workspaces"] = self._workspaces((*where, "workspaces"), values["workspaces"])
         values["groups"] = self._groups((*where, "group"), values.pop("group", ()))
+        if "retry" in table:
+            values["retry"] = self._retry((*where, "retry"), table["retry"])
         engine = self._engine((*where, "engine"), table.get("engine", "local"))
         options = self._engine_options(where, table, engine)
         return Kind(name=name, parameters=tuple(parameters.values()), engine=engine, engine_options=options, **values)
@@ -189,6 +192,20 @@ class _Reader:
                 allowed = f"a group that exists; `supervisor group set {name} --limit N` makes this one"
                 self._file.refuse(where, f"there is no group {name!r}", allowed)
         return names
+
+    def _retry(self, where: tuple[str, ...], value: Any) -> Retry:
+        table = self._file.table(where, value, "a table, as in { maximum_attempts = 3 }")
+        given = self._file.values(where, table, {each.name: (lambda held: held, "") for each in attrs.fields(Retry)})
+        found = Retry()
+        for name, held in given.items():
+            try:  # one by one, so that the message names the one that does not fit
+                found = attrs.evolve(found, **{name: held})
+            except InvalidArguments as error:
+                problem, _, allowed = error.message.partition("; it must be ")
+                self._file.refuse((*where, name), problem, allowed or "other values")
+            except TypeError:
+                self._file.refuse((*where, name), f"{name} is {shown(held)}", "a list of codes")
+        return found
 
     # ------------------------------------------------------------ its engine
 

@@ -98,6 +98,7 @@ class Starter:
             groups=kind.groups,
             priority=kind.priority,
             start_within_seconds=kind.start_within_seconds,
+            retry=kind.retry,
         )
         job = await supervisor.start(spec)
         self._became(job)

@@ -21,6 +21,7 @@ from supervisor.jobs.catalog import Catalog
 from supervisor.mcp_server.access.guarded import load_kinds
 from supervisor.mcp_server.config import kinds, kinds_file, templates
 from supervisor.mcp_server.config.environment import environment_of
+from supervisor.retry import Retry
 from supervisor.settings import Settings
 from supervisor.text.toml_lines import line_of
 
@@ -50,6 +51,7 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
         group = "agents"
         priority = -5
         start_within_seconds = 60
+        retry = {{ maximum_attempts = 2, initial_interval = 5, retry_on = ["job_failed", 75], retry_lost = true }}
 
         [kind.review.parameters.prompt]
         type = "string"
@@ -63,6 +65,7 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
     )
     assert made.workspaces == (str(tmp_path.resolve()), os.path.realpath(os.path.expanduser("~/src")))
     assert (made.groups, made.priority, made.start_within_seconds) == (("agents",), -5, 60.0)
+    assert made.retry == Retry(2, 5, retry_on=("job_failed", "75"), retry_lost=True)
     assert [each.required for each in made.parameters] == [True, False]
     assert made.request({"prompt": "hi", "model": "haiku"}, "python") == (("claude", "-p", "--model=haiku"), b"hi")
 
@@ -126,6 +129,13 @@ BAD = [
     (K + "priority = 1.5", 4, "allowed: a whole number from -1000 to 1000"),
     (K + "start_within_seconds = 0", 4, "of more than 0 and at most 90 days"),
     (K + "start_within_seconds = 1e8", 4, "of more than 0 and at most 90 days"),
+    (K + "retry = 3", 4, "retry is 3; allowed: a table, as in { maximum_attempts = 3 }"),
+    (K + "[kind.k.retry]\nmaximum_attempts = 0", 5, "maximum_attempts is 0; allowed: from 1 to 1000"),
+    (K + "[kind.k.retry]\njitter = 2", 5, "jitter is 2; allowed: a number from 0 to 1"),
+    (K + '[kind.k.retry]\nretry_on = ["no such"]', 5, "retry_on has 'no such'; allowed: an error code, or an exit"),
+    (K + "[kind.k.retry]\nretry_on = 1.5", 5, "retry_on is 1.5; allowed: a list of codes"),
+    (K + '[kind.k.retry]\nretry_on = ["job_lost"]', 5, "say retry_lost"),
+    (K + "[kind.k.retry]\nattempts = 3", 5, "there is no key 'attempts' here; allowed: one of backoff_coefficient"),
     (K + "weight = 2", 4, "there is no key 'weight' here"),
     (K + "read_only = 1", 4, "read_only is 1; allowed: true or false"),
     (K + '[kind.k.parameters]\np = "string"', 5, "allowed: a table"),

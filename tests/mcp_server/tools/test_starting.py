@@ -403,6 +403,30 @@ GIVEN = {
 }
 
 
+RETRIED = """
+[kind.flaky]
+description = "Fails at first."
+command = ["flaky"]
+retry = { maximum_attempts = 3, initial_interval = 0, retry_on = [75] }
+"""
+
+
+async def test_a_kind_names_its_retries(servers: Any) -> None:
+    servers.script = Script(exit_code=75, seconds=None)
+    async with servers(RETRIED) as call:
+        job = await call("flaky")
+        assert (job["maximum_attempts"], job["attempt"], job["series_id"]) == (3, 1, job["job_id"])
+        error = await call.refused("flaky", retry={"maximum_attempts": 9})
+        assert (error["code"], error["details"]) == ("invalid_arguments", {"argument": "retry"})
+        (await servers.engine.next()).finish(75)
+        second = await servers.engine.next()
+        second.write("answer")
+        second.finish()
+        ended = await call("job_wait", job_id=job["job_id"])
+        assert (ended["job_id"], ended["attempt"], ended["status"]) == (second.job_id, 2, "done")
+        assert (await call("job_result", job_id=job["job_id"]))["value"] == "answer"
+
+
 async def test_a_group_that_was_removed_since_the_start_of_the_server(servers: Any) -> None:
     async with servers(ADMITTED) as call:
         error = await call.refused("slow")
