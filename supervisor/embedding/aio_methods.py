@@ -201,14 +201,18 @@ class AsyncioSupervisorMethods:
         """
         return await self._ask(lambda sup: sup.resume_group(name, every=every))
 
-    async def remove_group(self, name: str) -> None:
-        """Remove a group.
+    async def remove_group(self, name: str, *, to: str | None = None) -> None:
+        """Remove a group; its waiting jobs move to the group ``to``, if that is given.
+
+        They keep their other groups and their priorities, and are ordered among the jobs of ``to`` by their starts.
 
         Raises:
-            GroupNotFound: there is no such group.
-            InvalidArguments: jobs of it wait or run.
+            GroupNotFound: there is no such group, or no group ``to``.
+            GroupClosed: the limit of ``to`` is 0.
+            InvalidArguments: jobs of it run, or wait and there is no ``to``; or ``to`` is the same group, or has a
+                limit below the weight of a waiting job. In these cases, nothing was changed.
         """
-        return await self._ask(lambda sup: sup.remove_group(name))
+        return await self._ask(lambda sup: sup.remove_group(name, to=to))
 
     async def groups(self) -> tuple[GroupInfo, ...]:
         """Return the groups of the state root, by their names."""

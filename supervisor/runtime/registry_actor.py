@@ -26,7 +26,7 @@ from supervisor.runtime.events import Subscription
 from supervisor.states import State
 from supervisor.store import Index, Row
 from supervisor.store.queue import TURN, End, Turn
-from supervisor.store.tickets import has_ticket, ticket_of
+from supervisor.store.tickets import groups_of, has_ticket, ticket_of
 from supervisor.system.observing import NotKnown
 
 __all__ = ["Create", "CreateMany", "Finish", "NoteFetched", "NoteLaunch", "Registry"]
@@ -413,7 +413,7 @@ class Registry:
         entry.finished.set()
         self._publish(entry, previous)
         self.counters.ended[entry.row.state] += 1
-        for name in entry.row.request.get("groups", ()):
+        for name in groups_of(entry.row.request):
             self._ends_ns[name] = max(self._ends_ns.get(name, 0), entry.row.completed_ns or 0)
         if first:
             tracing.end(entry.row, entry.directory)
@@ -433,7 +433,7 @@ class Registry:
         entry.queue_reason = None
         if entry.slot_free_ns is not None and entry.row.started_ns is not None:
             seconds = (entry.row.started_ns - entry.slot_free_ns) / 1e9
-            for counters in (counted := self.counters.of_groups(entry.row.request["groups"])).values():
+            for counters in (counted := self.counters.of_groups(groups_of(entry.row.request))).values():
                 counters.slot_to_launch.add(seconds)
             metering.launched(counted, max(seconds, 0.0))
         self._launches.append((trio.current_time() + _NOTE_AFTER_SECONDS, entry))
@@ -472,8 +472,11 @@ class Registry:
         if entry.pending is not None and entry.queue_reason != LAUNCHING:
             self._publish(entry, State.QUEUED)
         entry.queue_reason = LAUNCHING
-        if entry.pending is not None and (names := entry.row.request.get("groups")):
-            self._count_admission(entry, names)
+        if entry.pending is not None and "groups" in entry.row.request:
+            row = self._read(entry.row.job_id)
+            if row is not None and not row.finished:
+                entry.row = row  # another process may have moved it
+            self._count_admission(entry, groups_of(entry.row.request))
         entry.begin(launch=True)
 
     def _count_admission(self, entry: Entry, names: Iterable[str]) -> None:

@@ -222,6 +222,8 @@ class WaitingJobs:
                 row = index.get(entry.row.job_id)
                 if row is None or row.finished:  # another process has cancelled or forgotten it
                     entry.begin(launch=False)
+                elif entry.pending is not None:
+                    entry.row = row  # another process may have moved it
             self._stale -= 1
         try:
             self._registry.publish_reasons([entry for entry in changed_since if entry.pending is not None])

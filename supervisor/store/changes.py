@@ -1,4 +1,4 @@
-"""``queue.json`` in a job directory: what ``hold``, ``release`` and ``move`` have changed since the job was made.
+"""``queue.json`` in a job directory: what ``hold``, ``release``, ``move`` and ``group rm --to`` have changed since.
 
 It is the truth about these changes; the row of the job has a copy, as the member ``queue`` of its request. It is
 written inside the transaction that changes the index, so SQLite's writer serialises the writers.
@@ -39,7 +39,9 @@ def read_changes(directory: str) -> dict[str, Any]:
 def is_valid(changes: Mapping[str, Any]) -> bool:
     """Whether the members that this version knows have values that it writes."""
     numbers = (changes.get("priority", 0), changes.get("first_ns", 0))
+    groups: Any = changes.get("groups", [])
     fit = all(type(number) is int and abs(number) <= _LARGEST for number in numbers)
+    fit = fit and type(groups) is list and {str}.issuperset(map(type, groups))  # pyright: ignore[reportUnknownArgumentType]
     return fit and type(changes.get("hold", False)) is bool
 
 

@@ -6,6 +6,8 @@ directories of the files with what the turn before has noticed, and copies them 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from supervisor import log
 from supervisor.errors import StateCorrupt
 from supervisor.states import State
@@ -111,12 +113,12 @@ class GroupFiles:
         pauses.write(self._layout.root, name, pause)
         self._queue.pause(name, groups.end_of([pause]))
 
-    def note_end(self, row: Row) -> None:
+    def note_end(self, row: Row, names: Iterable[str]) -> None:
         """Count the failures in a row of the groups of a job that has ended; pause those with too many."""
         if row.state == State.CANCELLED.value:
             return
         failed = row.state != State.DONE.value
-        for name in row.request["groups"]:
+        for name in names:
             if self._queue.pacing.note_end(name, failed=failed):
                 detail = f"too many jobs in a row have failed, the last of them {row.job_id}"
                 self.pause(name, groups.Pause("failures", None, detail))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -27,7 +28,7 @@ from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
-from supervisor.store.tickets import Ticket, has_ticket, ticket_of
+from supervisor.store.tickets import Ticket, groups_of, has_ticket, ticket_of
 from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["Index"]
@@ -333,7 +334,9 @@ class Index(Queries):
         if row.workspace_key in self._kept:
             self._kept[row.workspace_key] += 1
         if "groups" in row.request:
-            self.group_files.note_end(row)
+            # Another process may have moved the job to other groups since this row was read.
+            spec = self._db.execute("SELECT spec FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()[0]
+            self.group_files.note_end(row, groups_of(json.loads(spec)))
         # Who asks for its result gets this row, unless the columns differ: parsing it is a tenth of a `run`.
         self._remember(columns_of(row), row)
         return True
@@ -482,7 +485,7 @@ class Index(Queries):
             if position is None:
                 standings.append(self.standing(row))
                 continue
-            lane = f"{row.request.get('groups')} {row.request['weight']}"
+            lane = f"{groups_of(row.request)} {row.request['weight']}"
             if lane not in reasons:
                 reasons[lane] = self.standing(row)[0]
             standings.append((reasons[lane], position))

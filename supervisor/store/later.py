@@ -205,9 +205,9 @@ class Later:
         statement = "SELECT DISTINCT job_id FROM deps JOIN jobs USING (seq) WHERE on_seq = ? LIMIT ?"
         return [job_id for (job_id,) in self._db.execute(statement, (seq, most))]
 
-    def change(self, seq: int, rank: int, *, hold: bool, now: Moment) -> None:
-        """Give a job that is not ready a rank, and hold or release it; it may be ready then."""
-        self._db.execute("UPDATE later SET rank = ?, held = ? WHERE seq = ?", (rank, hold, seq))
+    def change(self, seq: int, lane: int, rank: int, *, hold: bool, now: Moment) -> None:
+        """Give a job that is not ready a place, and hold or release it; it may be ready then."""
+        self._db.execute("UPDATE later SET lane = ?, rank = ?, held = ? WHERE seq = ?", (lane, rank, hold, seq))
         self._review(seq, now)
 
     def put_back(self, seq: int) -> None:

@@ -82,9 +82,9 @@ class Order:
         """Return the rank of a job that is ready, and whose place was changed."""
         _, aging_ns, pace = self._place(ticket, now)
         found = self._db.execute("SELECT rank FROM waiting WHERE seq = ?", (seq,)).fetchone()
-        if pace is None or ticket.first_ns is not None:
+        if pace is None or ticket.first_ns is not None or found is None:  # its flow is charged when it is ready
             return ticket.rank(aging_ns)
-        if found is None or before.first_ns is not None:
+        if before.first_ns is not None or before.groups != ticket.groups:
             return self.rank(seq, ticket, now)
         return int(found[0]) + (before.priority - ticket.priority) * aging_ns
 

@@ -14,6 +14,7 @@ from supervisor.errors import StateCorrupt
 from supervisor.store.rows import COLUMNS, Row, check_row
 from supervisor.store.sqlite import Connection, Damaged
 from supervisor.store.state_root import Layout
+from supervisor.store.usage import lanes_of
 
 __all__ = ["ALL", "UNAWAITED", "UNFINISHED", "Queries", "parse"]
 
@@ -80,6 +81,14 @@ class Queries(Connection):
     def _holds(self, job_id: str) -> bool:
         statement = "SELECT 1 FROM jobs WHERE job_id = ?"
         return self.read(lambda: self._db.execute(statement, (job_id,)).fetchone()) is not None
+
+    def waiting_in(self, group: str) -> list[Row]:
+        """Return all jobs that wait in a group, also those that are not ready, in the order of their creation."""
+        waiting = (
+            "WHERE seq IN (SELECT seq FROM waiting WHERE lane = ?1 UNION ALL SELECT seq FROM later WHERE lane = ?1)"
+        )
+        lanes = [lane for lane, names in lanes_of(self._db).items() if group in names]
+        return sorted((row for lane in lanes for row in self._select(waiting, (lane,))), key=attrgetter("seq"))
 
     def with_prefix(self, prefix: str, most: int) -> list[Row]:
         """Return up to ``most`` jobs whose ids begin with ``prefix``, by their ids."""

@@ -263,12 +263,13 @@ class Queue:
         return self._db.execute(statement, (seq, seq)).fetchone() is not None
 
     def change(self, seq: int, ticket: Ticket, before: Ticket, now: Moment) -> None:
-        """Follow a change of the ticket of a waiting job: whether it is held, and its rank."""
+        """Follow a change of the ticket of a waiting job: whether it is held, its groups, and its rank."""
+        lane = self._order.lane(ticket, now)
         rank = self._order.changed_rank(seq, ticket, before, now)
         if ticket.hold:
             self._later.put_back(seq)
-        set_rank(self._db, seq, rank)
-        self._later.change(seq, self._order.unready_rank(ticket, now), hold=ticket.hold, now=now)
+        set_rank(self._db, seq, rank, lane)
+        self._later.change(seq, lane, self._order.unready_rank(ticket, now), hold=ticket.hold, now=now)
 
     def before_all(self, seq: int) -> int:
         """Return a rank before all others of the lane of a waiting job."""

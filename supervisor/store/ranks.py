@@ -55,10 +55,13 @@ def ahead(db: sqlite3.Connection, lane: int, rank: int, seq: int) -> int:
     return int(db.execute(_AHEAD, {"lane": lane, "rank": rank, "seq": seq}).fetchone()[0])
 
 
-def set_rank(db: sqlite3.Connection, seq: int, rank: int) -> None:
-    """Change the rank of a waiting job: as a new row, since the triggers count rows that come and go."""
+def set_rank(db: sqlite3.Connection, seq: int, rank: int, lane: int | None = None) -> None:
+    """Change the rank of a waiting job, and its lane if one is given.
+
+    It is a new row then, since the triggers count rows that come and go.
+    """
     found = db.execute("SELECT lane, rank, weight FROM waiting WHERE seq = ?", (seq,)).fetchone()
-    if found is not None and found[1] != rank:
+    if found is not None and found[:2] != (found[0] if lane is None else lane, rank):
         db.execute("DELETE FROM waiting WHERE seq = ?", (seq,))
-        values = (found[0], rank, seq, found[2])
+        values = (found[0] if lane is None else lane, rank, seq, found[2])
         db.execute("INSERT INTO waiting (lane, rank, seq, weight) VALUES (?, ?, ?, ?)", values)

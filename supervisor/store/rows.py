@@ -20,6 +20,7 @@ from supervisor.model import ErrorInfo, Exit, Job, from_ns
 from supervisor.retry import MAX_ATTEMPTS
 from supervisor.states import Reason, State, is_word, reason_of, state_of
 from supervisor.store.changes import MEMBER, is_valid
+from supervisor.store.tickets import groups_of
 from supervisor.system.observing import NotKnown
 
 __all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "columns_of", "dump", "job_of", "row_of_record"]
@@ -503,7 +504,7 @@ def _waited_for(created_ns: int, request: Mapping[str, Any]) -> dict[str, Any]:
     delay_ns = None if request.get("attempt", 1) > 1 else request.get("delay_ns")  # else that is its back-off
     not_before_ns = max(request.get("not_before_ns", 0), 0 if delay_ns is None else created_ns + delay_ns)
     return {
-        "groups": tuple(request.get("groups", ())),
+        "groups": groups_of(request),
         "priority": request.get(MEMBER, request).get("priority", request["priority"]),
         "weight": request["weight"],
         "after": tuple(request.get("after", ())),

@@ -25,6 +25,7 @@ from supervisor.store.changes import MEMBER, read_changes
 from supervisor.store.rows import Row, dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
+from supervisor.store.tickets import groups_of
 from supervisor.system import processes
 from supervisor.system.observing import is_there
 
@@ -139,6 +140,7 @@ def _record(layout: Layout, row: Row, owner: str, delay: float) -> dict[str, Any
         **{name: request[name] for name in request if name not in _NOT_REPEATED},
         "job_id": next_id(row),
         "priority": changes.get("priority", request["priority"]),
+        **({"groups": list(groups_of({**request, MEMBER: changes}))} if "groups" in request else {}),
         "idempotency_key": None,  # the first attempt has it
         "attempt": request["attempt"] + 1,
         "retry_of": row.job_id,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "has_ticket", "holds", "ticket_of"]
+__all__ = ["CONDITIONS", "WALL", "Moment", "Ticket", "groups_of", "has_ticket", "holds", "ticket_of"]
 
 CONDITIONS: Final = ("ok", "any", "failed", "start")
 """When a dependency holds: the job is done, has ended, has ended otherwise than done, or was launched."""
@@ -107,6 +107,11 @@ def has_ticket(request: Mapping[str, Any]) -> bool:
     return "admission" not in request.get("engine_options", ())
 
 
+def groups_of(request: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the groups of a job, sorted: those that it was moved to, or those of its request."""
+    return tuple(sorted(set(request.get("queue", request).get("groups", request.get("groups", ())))))
+
+
 def holds(when: str, state: str, *, started: bool, ended: bool) -> bool | None:
     """Return whether a dependency on a job in a state holds; ``None`` while that is open."""
     if when == "start" and started:
@@ -122,7 +127,7 @@ def ticket_of(request: Mapping[str, Any]) -> Ticket | None:
         return None
     changes = request.get("queue", {})
     return Ticket(
-        groups=tuple(sorted(set(request.get("groups", ())))),
+        groups=groups_of(request),
         priority=changes.get("priority", request.get("priority", 0)),
         weight=request.get("weight", 1),
         hold=changes.get("hold", request.get("hold", False)),

@@ -9,9 +9,10 @@ from itertools import count
 
 import pytest
 
+from supervisor.store.changes import is_valid
 from supervisor.store.queue import Queue
 from supervisor.store.schema import MIGRATIONS, statements
-from supervisor.store.tickets import Moment, Ticket, ticket_of
+from supervisor.store.tickets import Moment, Ticket, groups_of, ticket_of
 from supervisor.store.usage import FOR_EVER_NS
 
 SECOND = 10**9
@@ -217,6 +218,29 @@ def test_removing_a_group_takes_its_lanes_along(world: World) -> None:
     world.queue.remove_group("g")
     assert world.queue.groups() == set()
     assert world.db.execute("SELECT count(*) FROM lanes").fetchone()[0] == 0
+
+
+def test_a_job_changes_its_lane_and_its_order_follows_the_new_groups(world: World) -> None:
+    world.group("g", 1)
+    world.group("h", 0)
+    first, moved, last = world.enter("h", at=1), world.enter("g", at=2), world.enter("h", at=3)
+    before = Ticket(("g",), created=Moment(2, 0, "boot"))
+    world.queue.change(2, before._replace(groups=("h",)), before, NOW)
+    assert (world.waiting("g"), world.waiting("h"), world.admit()) == (0, 3, [])
+    assert world.queue.positions([1, 2, 3]) == {1: 1, 2: 2, 3: 3}
+    world.group("h", 3)
+    assert world.admit() == [first, moved, last]
+    assert world.db.execute("SELECT count(*) FROM ranks").fetchone()[0] == 0
+
+
+def test_groups_that_are_not_a_list_of_names_are_damaged_changes() -> None:
+    assert is_valid({"groups": ["a"], "of_a_newer_version": 1})
+    assert not is_valid({"groups": "a"})
+    assert not is_valid({"groups": [1]})
+    request = {"groups": ["b", "a"], "created_ns": 5, "queue": {"groups": ["c", "b"]}}
+    ticket = ticket_of(request)
+    assert ticket is not None
+    assert ticket.groups == groups_of(request) == ("b", "c")
 
 
 def test_the_grants_of_a_supervisor_that_it_has_not_launched(world: World) -> None:

@@ -178,10 +178,14 @@ def resume(call: Invocation, name: str, *, every: bool) -> int:
 
 @command("rm", short_help="Remove a group.")
 @_NAME
-def rm(call: Invocation, name: str) -> int:
-    """Remove the group NAME. A group with waiting or running jobs is refused."""
+@click.option("--to", metavar="OTHER", help="Put the waiting jobs into the group OTHER instead.")
+def rm(call: Invocation, name: str, *, to: str | None) -> int:
+    """Remove the group NAME.
+
+    A group with running jobs is refused, and one with waiting jobs unless --to says where they go.
+    """
     with call.catalog() as catalog:
-        groups.remove_group(catalog.index, name)
+        groups.remove_group(catalog.index, name, to=to)
     call.answer(lambda: {"ok": True, "removed": name}, f"Removed group {name}.")
     return exits.OK
 
