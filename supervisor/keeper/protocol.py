@@ -76,7 +76,10 @@ class Message(Fields):
 
     def encode(self) -> tuple[object, ...]:
         """Return the message as it stands in a frame."""
-        return (self.kind, *[getattr(self, name) for name in self.names])
+        held = self.__dict__
+        if len(held) < len(self.names):
+            held = {name: getattr(self, name) for name in self.names}
+        return (self.kind, *map(held.__getitem__, self.names))
 
     @staticmethod
     def decode(held: tuple[Any, ...]) -> Message:

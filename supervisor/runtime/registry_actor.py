@@ -239,9 +239,16 @@ class Registry:
         It may run in a thread, so it changes nothing that tasks of the event loop wait for.
         """
         single = len(batch) == 1 and _is_one_statement(batch[0])
-        pending = any(creation.entry.pending for message in batch for creation in _creations(message))
-        changes = any(isinstance(message, Finish | NoteLaunch) for message in batch)
-        freed = any(isinstance(message, Finish) and has_ticket(message.row.request) for message in batch)
+        pending = changes = freed = False
+        for message in batch:
+            match message:
+                case Finish(row=row):
+                    changes = True
+                    freed = freed or has_ticket(row.request)
+                case NoteLaunch():
+                    changes = True
+                case _:
+                    pending = pending or any(creation.entry.pending for creation in _creations(message))
         turn: Turn | None = None
 
         def apply() -> list[bool]:
