@@ -210,7 +210,8 @@ class BlockingSupervisorMethods:
             GroupNotFound: there is no such group, or no group ``to``.
             GroupClosed: the limit of ``to`` is 0.
             InvalidArguments: jobs of it run, or wait and there is no ``to``; or ``to`` is the same group, or has a
-                limit below the weight of a waiting job. In these cases, nothing was changed.
+                limit below the weight of a waiting job. In these cases, nothing was changed. If a job is started in
+                the group at the same moment, the others may have moved.
         """
         return self._ask(lambda sup: sup.remove_group(name, to=to))
 

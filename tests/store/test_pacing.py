@@ -288,6 +288,22 @@ def test_a_job_gets_its_tag_when_it_is_ready(world: World) -> None:
     assert served.count("late") == 1, "one was in the turn, and the other flow has its share"
 
 
+def test_a_flow_is_not_charged_for_changes_of_a_job_that_is_not_ready(world: World) -> None:
+    world.group("g", FAIR, 1)
+    world.enter("g")
+    held = Ticket(("g",), hold=True, created=world.now, labels={"flow": "changed"})
+    row = world.db.execute(
+        """INSERT INTO jobs (job_id, workspace_key, kind, state, created_ns, digest, owner, spec)
+           VALUES ('held', 'w', '', 'queued', ?, '', 'me', '{}')""",
+        (world.wall_ns,),
+    )
+    seq = row.lastrowid or 0
+    world.queue.enter(seq, held, world.now)
+    for priority in range(5):
+        world.queue.change(seq, held._replace(priority=priority + 1), held._replace(priority=priority), world.now)
+    assert world.db.execute("SELECT count(*) FROM flows WHERE flow = ?", (b"changed",)).fetchone() == (0,)
+
+
 def test_setting_fairness_leaves_waiting_jobs_where_they_are(world: World) -> None:
     world.group("g", Settings(), limit=1)
     world.enter("g", flow="a", number=3)
