@@ -81,7 +81,7 @@ async def test_a_start_that_hangs_is_told_to_be_queued_and_can_be_cancelled(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("supervisor.runtime.launcher._LAUNCH_SECONDS", 0.2)
+    monkeypatch.setattr("supervisor.runtime.launcher.LAUNCH_SECONDS", 0.2)
     point = world.directory / "mount"
     with HungMount(point):
         async with supervisor.open_supervisor() as sup:
@@ -112,7 +112,7 @@ def supervisor_catalog(job_id: str) -> str:
 async def test_a_cancel_whose_exec_hangs_says_so_and_stays_requested(
     world: World, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("supervisor.runtime.launcher._LAUNCH_SECONDS", 0.2)
+    monkeypatch.setattr("supervisor.runtime.launcher.LAUNCH_SECONDS", 0.2)
     monkeypatch.setattr("supervisor.runtime.stops._OVERDUE_SECONDS", 1.0)
     monkeypatch.setattr("supervisor.engines.local.stopping._OVERDUE_SECONDS", 1.0)
     point = world.directory / "mount"
@@ -135,7 +135,7 @@ async def test_a_cancel_whose_exec_hangs_says_so_and_stays_requested(
 async def test_a_keeper_that_is_stopped_in_the_middle_of_a_launch_hangs_no_start(
     world: World, monkeypatch: pytest.MonkeyPatch, stopped: str
 ) -> None:
-    monkeypatch.setattr("supervisor.runtime.launcher._LAUNCH_SECONDS", 1.0)
+    monkeypatch.setattr("supervisor.runtime.launcher.LAUNCH_SECONDS", 1.0)
     monkeypatch.setattr("supervisor.runtime.stops._OVERDUE_SECONDS", 1.0)
     ran, claimed = world.directory / "ran", stopped == "after its claim"
     async with supervisor.open_supervisor() as sup:
@@ -147,7 +147,7 @@ async def test_a_keeper_that_is_stopped_in_the_middle_of_a_launch_hangs_no_start
                 job = await sup.start(["sh", "-c", f"echo x >> {ran}; exec sleep 600"])
             else:
                 point = world.directory / "mount"
-                monkeypatch.setattr("supervisor.runtime.launcher._LAUNCH_SECONDS", 0.2)
+                monkeypatch.setattr("supervisor.runtime.launcher.LAUNCH_SECONDS", 0.2)
                 with HungMount(point):  # so that it is stopped while it looks the program up
                     job = await sup.start(["sh", "-c", f"echo x >> {ran}; exec sleep 600"], env=behind(point))
                     os.kill(keeper.pid, signal.SIGSTOP)

@@ -44,7 +44,7 @@ async def test_a_look_does_not_rule_on_a_job_whose_owner_is_about_to_cancel_it(
     async with supervisor.open_supervisor() as sup:
         first = await sup.start(["sleep", "600"])
         world.stop(keeper := world.keeper(first.job_id))
-        monkeypatch.setattr("supervisor.runtime.launcher._LAUNCH_SECONDS", 0.2)
+        monkeypatch.setattr("supervisor.runtime.launcher.LAUNCH_SECONDS", 0.2)
         job = await sup.start(["sleep", "600"])
         assert job.status == "queued"
         monkeypatch.setattr(Watcher, "_observe", staticmethod(looks))
@@ -80,7 +80,7 @@ async def test_the_owner_shows_a_stop_that_another_process_asks_for(world: World
 
 
 async def test_the_owner_of_a_queued_job_shows_the_stop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.runtime.launcher._LAUNCH_SECONDS", 0.2)
+    monkeypatch.setattr("supervisor.runtime.launcher.LAUNCH_SECONDS", 0.2)
     point = world.directory / "mount"
     with HungMount(point):
         async with supervisor.open_supervisor() as sup:
