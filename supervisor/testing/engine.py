@@ -54,6 +54,7 @@ class _FakeRunning:
         self._command = command
         self._owner_lives = owner_lives
         self._failure: LaunchFailed | None = None
+        self._is_over = False
         self.launched = launched or Launched(pid=0, started_ns=0)
 
     async def started(self) -> None:
@@ -73,11 +74,14 @@ class _FakeRunning:
                 self._command = self._engine.launched_in(self._directory)
             if observation.ended is not None:
                 check_launch(observation.ended)
+                self._is_over = True
                 break
             if observation.launched is None:
                 await trio.sleep(_CHECK_SECONDS)
 
     def seconds_left(self) -> float:
+        if self._is_over:
+            return math.inf
         if self._command is not None and self.launched.deadline_boot_ns is None:
             return self._command.deadline_at - self._engine.clock.now()
         return seconds_left(self.launched, self._deadline_seconds)
