@@ -116,7 +116,7 @@ class Registry:
         self.counters = Counters()
         self.admission_due = False
         self.supervise_next: Callable[[str], bool] = lambda _: True
-        self._granted: set[str] = set()
+        self._granted: dict[str, None] = {}  # in the order of the admissions
         self.ends: list[End] = []
         self.ends_known = trio.Event()
         self._ended: dict[str, Row | None] = {}
@@ -309,7 +309,7 @@ class Registry:
         return first
 
     def _note(self, turn: Turn) -> None:
-        self._granted.update(grant.job_id for grant in turn.grants)
+        self._granted.update((grant.job_id, None) for grant in turn.grants)
         self.ends = turn.ends
         if turn.ends:
             self.ends_known.set()
@@ -327,7 +327,7 @@ class Registry:
         for job_id in list(self._granted):
             with contextlib.suppress(SupervisorError):
                 self._begin(job_id)
-                self._granted.discard(job_id)
+                self._granted.pop(job_id, None)
         self.admission_due |= bool(self._granted)
 
     def _begin(self, job_id: str) -> None:
