@@ -646,6 +646,8 @@ def main() -> int:
         say(f"everything is kept in {directory}")
         if not given.go_on:
             break
+    if given.directory is None and not bad:
+        base.rmdir()
     rounds = len(numbers) if given.go_on or not bad else number + 1
     took = time.monotonic() - begin
     say(f"seed {seed}: {rounds} rounds in {took:.0f} s, {bad} broken; {jobs} requests, {acknowledged} acknowledged")
