@@ -15,7 +15,7 @@ import pytest
 
 from tests.process.conftest import PACKAGE, Fifo, Host, World, environment
 
-LAST = "e25291763b83d84e1c788c3e9f7b2e4d516219d1"
+LAST = "f2bf7a1c2ee2c778c826cbf4d34fce227ef39115"
 """The last landed commit before this one: a commit that lands next moves it on."""
 PATIENCE = 60
 

@@ -1,0 +1,141 @@
+"""A request to run a command: the one definition of its options.
+
+A new option is an attribute of ``JobSpec`` and a member of ``JobOptions``; ``supervisor.model`` has both names too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypedDict
+
+import attrs
+
+from supervisor.errors import InvalidArguments
+from supervisor.retry import Retry
+
+__all__ = ["JobOptions", "JobSpec"]
+
+
+def _argv(argv: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(argv, str | bytes):  # would fall apart into its characters
+        message = f"argv is {argv!r}; it accepts a sequence: the command, then each of its arguments"
+        raise InvalidArguments(message)
+    return tuple(argv)
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path)
+
+
+def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str]:
+    return dict(labels or {})
+
+
+def _names(names: Iterable[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _after(after: Iterable[str | tuple[str, str]] | None) -> tuple[tuple[str, str], ...]:
+    if not after:
+        return ()
+    given = (after,) if isinstance(after, str) else tuple(after)
+    if any(not isinstance(each, str) and len(each) != 2 for each in given):
+        message = f"after is {after!r:.200}; each of its members must be a job id, or a pair: when, job id"
+        raise InvalidArguments(message)
+    return tuple(("ok", each) if isinstance(each, str) else (each[0], each[1]) for each in given)
+
+
+def _engine_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return dict(options or {})
+
+
+@attrs.frozen(slots=True, kw_only=True)
+class JobSpec:
+    """A request to run a command, as a value that can be passed around.
+
+    Attributes:
+        argv: the command and its arguments. No shell interprets them.
+        workspace: the directory in which it runs; relative to the current directory.
+        kind: how its output is read, see ``supervisor.interpret``.
+        deadline_seconds: wall-clock seconds it may run; ``None`` takes the default of the
+            settings, ``math.inf`` means no deadline.
+        stdin: bytes it reads before end of file, at most 64 MiB; ``None`` is ``/dev/null``.
+        env: its whole environment; ``None`` passes the caller's own. On disk only as SECURITY.md says.
+            A PWD that the caller inherited is made to name the workspace.
+        labels: names and values to find it by.
+        idempotency_key: a second start under the same key, with the same request and workspace, starts nothing
+            and returns the first job as it is now.
+        engine: the engine that runs it: ``"slurm"``, or ``None`` for the one that the supervisor was opened with.
+        engine_options: options of that engine: ``shared_dir``, ``partition``, ... (``docs/slurm.md``).
+        groups: the groups whose limits count for it; it waits, queued, until each of them has room.
+        priority: -1000 to 1000; a point is worth the aging time of its groups, 5 minutes of waiting by default.
+        weight: how many slots of each group it takes, at least 1.
+        hold: it waits until it is released.
+        after: jobs of the same state root that it waits for, by their ids: until the job is ``done``, or of a pair
+            ``(when, job_id)``, until it has ended (``"any"``), has ended otherwise than ``done`` (``"failed"``), or was
+            launched (``"start"``). ``"ok"`` is the same as the id alone. A job whose dependency can no longer hold
+            ends ``cancelled``, reason ``dependency_failed``.
+        not_before: the time, with a time zone, before which it is not launched; at most 90 days from now.
+        delay_seconds: how long after this call it is not launched, at most 90 days; a clock that is set does not count.
+        start_within_seconds: how long after this call it may be launched; then it ends ``cancelled``, reason
+            ``start_expired``.
+        spool: where its environment and its input are while it waits: ``"disk"``, in files that only the user can
+            read, or ``"memory"``, in the memory of its keeper: then it is not launched (``launch_failed``) if that is
+            killed, or after a reboot.
+        retry: whether it is tried again after it has failed, see ``Retry``; each attempt is a job of its own.
+    """
+
+    argv: tuple[str, ...] = attrs.field(converter=_argv)
+    workspace: str = attrs.field(default=".", converter=_path)
+    kind: str = "raw"
+    deadline_seconds: float | None = None
+    stdin: bytes | None = attrs.field(default=None, repr=False)
+    env: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    labels: Mapping[str, str] = attrs.field(default=None, converter=_labels)
+    idempotency_key: str | None = None
+    engine: str | None = None
+    engine_options: Mapping[str, Any] = attrs.field(default=None, converter=_engine_options)
+    groups: tuple[str, ...] = attrs.field(default=None, converter=_names)
+    priority: int = 0
+    weight: int = 1
+    hold: bool = False
+    after: tuple[tuple[str, str], ...] = attrs.field(default=None, converter=_after)
+    not_before: datetime | None = None
+    delay_seconds: float | None = None
+    start_within_seconds: float | None = None
+    spool: str = "disk"
+    retry: Retry | None = None
+
+    @property
+    def asks_for_admission(self) -> bool:
+        """Whether it may have to wait for anything, or has settings for that."""
+        times = (self.not_before, self.delay_seconds, self.start_within_seconds)
+        others = (self.priority, self.weight, self.spool, self.retry)
+        waits = bool(self.groups or self.after or self.hold)
+        return waits or times != (None, None, None) or others != (0, 1, "disk", None)
+
+
+class JobOptions(TypedDict, total=False):
+    """The keyword arguments of ``start`` and ``run``: the attributes of ``JobSpec``, without ``argv``."""
+
+    workspace: str | os.PathLike[str]
+    kind: str
+    deadline_seconds: float | None
+    stdin: bytes | None
+    env: Mapping[str, str] | None
+    labels: Mapping[str, str] | None
+    idempotency_key: str | None
+    engine: str | None
+    engine_options: Mapping[str, Any] | None
+    groups: Iterable[str] | None
+    priority: int
+    weight: int
+    hold: bool
+    after: Iterable[str | tuple[str, str]] | None
+    not_before: datetime | None
+    delay_seconds: float | None
+    start_within_seconds: float | None
+    spool: str
+    retry: Retry | None
