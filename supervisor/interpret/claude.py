@@ -8,7 +8,6 @@ and keeper were killed, a complete success envelope still is the answer that was
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -34,8 +33,7 @@ from supervisor.interpret.failures import (
     failed,
     known_details,
     not_started,
-    resets_at,
-    retry_after_ms,
+    with_reset,
 )
 from supervisor.states import Reason
 from supervisor.text.json_lines import Reading
@@ -179,35 +177,11 @@ def _failed(
 ) -> Verdict:
     hints = Hints() if hints is None else hints
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
-    wait, moment = None, None
-    if failure.retryable or code == "billing_error":
-        wait, moment = _when(outcome, envelope, hints, detail)
-    details = _details(envelope, hints)
-    if moment is not None:
-        details["resets_at"] = moment
-        failure = attrs.evolve(failure, retryable=True)
+    texts = ((envelope.message if envelope else None) or "", detail or "")
+    failure, wait, limit = with_reset(failure, code, hints.resets_at, texts, outcome.ended_ns)
+    details = {**_details(envelope, hints), **limit}
     cost = None if envelope is None else envelope.cost_usd
     return failed(failure, code, reason, retry_after_ms=wait, detail=detail, cost_usd=cost, details=details)
-
-
-def _when(
-    outcome: Outcome,
-    envelope: Envelope | None,
-    hints: Hints,
-    detail: str | None,
-) -> tuple[int | None, str | None]:
-    """Return the time to wait and the moment at which it ends, if the output has them."""
-    resets = hints.resets_at if hints.resets_at is not None else envelope.resets_at if envelope else None
-    if resets is None and envelope is not None:
-        resets = resets_at(envelope.message or "", outcome.ended_ns)
-    if resets is None:
-        return retry_after_ms(detail or ""), None
-    try:
-        moment = datetime.fromtimestamp(resets, UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return None, None
-    wait = max(0, resets * 1000 - outcome.ended_ns // 1_000_000) if outcome.ended_ns else None
-    return wait, moment
 
 
 def _interrupted(outcome: Outcome, envelope: Envelope | None, stopped: Reason) -> Verdict:

@@ -154,7 +154,6 @@ _CODE_OF_STDERR: Final = (
     (re.compile(r"not logged in|/login\b", re.IGNORECASE), "claude_auth_required"),
 )
 _STATUS_IN_MESSAGE: Final = re.compile(r"\A\s*API Error: ([45]\d\d)\b")
-_RESET_IN_MESSAGE: Final = re.compile(r"limit reached\|(\d{9,11})\b")
 _READ_CHARACTERS: Final = 4096
 _HINT_MESSAGES: Final = 200
 
@@ -326,12 +325,6 @@ class Envelope:
         # Without a status the connection failed before there was an answer.
         return text_of(self.data.get("api_error")) is not None or hints.error in _ERROR_TYPES_AT_REST
 
-    @property
-    def resets_at(self) -> int | None:
-        """The moment, in seconds since the epoch, at which a usage limit ends, where the message names it."""
-        match = _RESET_IN_MESSAGE.search((self.message or "")[:_READ_CHARACTERS])
-        return int(match[1]) if match else None
-
 
 @attrs.frozen(slots=True, kw_only=True)
 class Hints:
@@ -344,7 +337,7 @@ class Hints:
     """
 
     error: str | None = None
-    resets_at: int | None = None
+    resets_at: float | None = None
     session_id: str | None = None
 
 
@@ -443,7 +436,7 @@ def _last_words(stdout: bytes) -> str | None:
 def read_hints(stdout: bytes) -> Hints:
     """Look through the last messages before the envelope for what classifies a failure."""
     error: str | None = None
-    resets_at: int | None = None
+    resets_at: float | None = None
     session_id: str | None = None
     for message in islice(messages_backwards(stdout), _HINT_MESSAGES):
         if message["type"] == _TYPE:
@@ -454,8 +447,7 @@ def read_hints(stdout: bytes) -> Hints:
         limit = message.get("rate_limit_info")
         if resets_at is None and is_object(limit) and limit.get("status") == "rejected":
             error = error if error in _CODE_OF_ERROR_TYPE else "rate_limit"
-            resets = number(limit.get("resetsAt"))
-            resets_at = None if resets is None else int(resets)
+            resets_at = number(limit.get("resetsAt"))
     return Hints(error=error, resets_at=resets_at, session_id=session_id)
 
 

@@ -24,7 +24,7 @@ from supervisor.interpret.failures import (
     failed,
     known_details,
     not_started,
-    retry_after_ms,
+    with_reset,
 )
 from supervisor.states import Reason
 
@@ -103,7 +103,7 @@ def _well(outcome: Outcome, run: Run) -> Verdict:
     if run.answered and (outcome.known or not run.followed):
         return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
     if outcome.known:
-        return _failed(Reason.INVALID_OUTPUT, "empty_answer", run, detail=_NO_WORDS)
+        return _failed(outcome, Reason.INVALID_OUTPUT, "empty_answer", run, detail=_NO_WORDS)
     verdict = _by_exit(outcome, run)
     detail = verdict.detail or (_MORE_TO_COME if run.followed else _NO_WORDS)
     return attrs.evolve(verdict, detail=detail, details=_details(run))
@@ -130,10 +130,13 @@ def _details(run: Run) -> dict[str, Any]:
     return known_details(found)
 
 
-def _failed(reason: Reason, code: str, run: Run, *, detail: str | None, failure: Failure | None = None) -> Verdict:
+def _failed(
+    outcome: Outcome, reason: Reason, code: str, run: Run, *, detail: str | None, failure: Failure | None = None
+) -> Verdict:
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
-    wait = retry_after_ms(detail or "") if failure.retryable else None
-    return failed(failure, code, reason, retry_after_ms=wait, detail=detail, details=_details(run))
+    texts = (run.error.text if run.error else "", detail or "")
+    failure, wait, limit = with_reset(failure, code, None, texts, outcome.ended_ns)
+    return failed(failure, code, reason, retry_after_ms=wait, detail=detail, details={**_details(run), **limit})
 
 
 def _reported(outcome: Outcome, run: Run, error: ApiError) -> Verdict:
@@ -142,7 +145,7 @@ def _reported(outcome: Outcome, run: Run, error: ApiError) -> Verdict:
     code, passing = error.failure()
     failure = at_rest(FAILURES[code]) if passing else FAILURES[code]
     reason = Reason.KILLED_BY_SIGNAL if outcome.signal is not None else Reason.REPORTED_ERROR
-    return _failed(reason, code, run, detail=excerpt(error.text), failure=failure)
+    return _failed(outcome, reason, code, run, detail=excerpt(error.text), failure=failure)
 
 
 def _without_answer(outcome: Outcome, run: Run) -> Verdict:
@@ -157,7 +160,7 @@ def _without_answer(outcome: Outcome, run: Run) -> Verdict:
         detail = f"stdout has no events; it begins: {excerpt(begin, 200)}"
     else:
         detail = "stdout is empty"
-    verdict = _failed(Reason.INVALID_OUTPUT, "invalid_output", run, detail=detail)
+    verdict = _failed(outcome, Reason.INVALID_OUTPUT, "invalid_output", run, detail=detail)
     return verdict if run.lines else attrs.evolve(verdict, repair=_NEEDS_JSON)
 
 
@@ -174,7 +177,7 @@ def _bad_exit(outcome: Outcome, run: Run) -> Verdict:
         return attrs.evolve(verdict, details=_details(run))
     code = code_of_stderr(clean(stderr[-16384:].decode(errors="replace")), outcome.exit_code)
     if code is not None:
-        return _failed(Reason.NONZERO_EXIT, code, run, detail=verdict.detail)
+        return _failed(outcome, Reason.NONZERO_EXIT, code, run, detail=verdict.detail)
     return attrs.evolve(ended_by_signal(verdict, NAME, outcome.exit_code) or verdict, details=_details(run))
 
 

@@ -6,14 +6,13 @@ public contract.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 import attrs
 
 from supervisor.interpret import Outcome, Verdict, exit_verdict
+from supervisor.interpret.resets import find_reset, retry_after_ms
 from supervisor.states import Reason
 
 __all__ = [
@@ -27,8 +26,7 @@ __all__ = [
     "failed",
     "known_details",
     "not_started",
-    "resets_at",
-    "retry_after_ms",
+    "with_reset",
 ]
 
 UNKNOWN_STATUS: Final = "The exit status is not known; the output is complete and says success."
@@ -151,20 +149,9 @@ _AT_REST: Final = Failure(
     retryable=True,
 )
 
-_UNITS_MS: Final[Mapping[str, int]] = {"ms": 1, "mi": 60_000, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_PART: Final = r"\d{1,9}(?:\.\d{1,3})?\s?(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)\b"
-_WAIT: Final = re.compile(
-    rf"\b(?:(?:again|retry|retrying|wait|retry-after:?)\s(?:in\s|after\s)?|resets?\sin\s)((?:{_PART}[\s,]{{0,2}}){{1,4}})",
-    re.IGNORECASE,
-)
-_CLOCK: Final = re.compile(
-    r"\bresets?\s(?:at\s|on\s)?(?:(?P<month>[a-z]{3})[a-z]{0,6}\s(?P<day>\d{1,2}),?\s(?:at\s)?)?"
-    r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?\s?(?P<half>[ap]m)?\s?\((?P<zone>[a-z0-9_+-]{1,30}(?:/[a-z0-9_+-]{1,30}){0,2})\)",
-    re.IGNORECASE,
-)
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_ONE_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s?(ms|mi|[smhd])", re.IGNORECASE)
-_READ_CHARACTERS: Final = 4096
+
+_LIMITS: Final = frozenset({"rate_limited", "billing_error"})
+"""Failures that may pass by themselves at a moment that the output names."""
 
 
 def at_rest(failure: Failure) -> Failure:
@@ -172,45 +159,25 @@ def at_rest(failure: Failure) -> Failure:
     return attrs.evolve(_AT_REST) if failure is FAILURES["api_error"] else attrs.evolve(failure, retryable=True)
 
 
-def retry_after_ms(text: str) -> int | None:
-    """Return the time to wait that ``text`` names ("try again in 1 minute 20 seconds"), or ``None``."""
-    match = _WAIT.search(text[:_READ_CHARACTERS])
-    if match is None:
-        return None
-    total = 0.0
-    for number, unit in _ONE_PART.findall(match[1]):
-        name = unit.lower()
-        # "mi" is the beginning of both "minutes" and "milliseconds".
-        total += float(number) * (1 if name == "mi" and "milli" in match[1].lower() else _UNITS_MS[name])
-    return round(total)
+def with_reset(
+    failure: Failure, code: str, field: float | None, texts: tuple[str, ...], ended_ns: int
+) -> tuple[Failure, int | None, dict[str, Any]]:
+    """Return a failure with the time to wait, in milliseconds, and with what its details say about a limit's end.
 
-
-def resets_at(text: str, after_ns: int) -> int | None:
-    """Return the moment that ``text`` names by a clock ("resets 8pm (Europe/Berlin)"), in seconds since the epoch.
-
-    It is the first one after ``after_ns``, in nanoseconds since the epoch. ``None`` if the text has no time, or no
-    known time zone: the time zone is not guessed.
+    Args:
+        failure: to which the limit belongs, if it is one.
+        code: its name.
+        field: when the limit ends, in seconds since the epoch, by a field of the output.
+        texts: messages of the run, which may name the time.
+        ended_ns: when the run ended, in nanoseconds since the epoch; 0 if that is not known.
     """
-    match = _CLOCK.search(text[:_READ_CHARACTERS])
-    if match is None or not after_ns:
-        return None
-    from zoneinfo import ZoneInfo
-
-    try:
-        now = datetime.fromtimestamp(after_ns // 1_000_000_000, ZoneInfo(match["zone"]))
-        hour = int(match["hour"])
-        if match["half"]:
-            hour = hour % 12 + 12 * (match["half"].lower() == "pm")
-        moment = now.replace(hour=hour, minute=int(match["minute"] or 0), second=0)
-        if match["month"]:
-            moment = moment.replace(month=_MONTHS.index(match["month"].lower()) + 1, day=int(match["day"]))
-            if moment < now - timedelta(days=1):
-                moment = moment.replace(year=moment.year + 1)
-        elif moment <= now:
-            moment += timedelta(days=1)  # of the calendar: the same clock time in the same zone
-    except (LookupError, ValueError, OverflowError, OSError):  # no such zone, no such day
-        return None
-    return int(moment.timestamp())
+    wait = retry_after_ms(texts[-1]) if failure.retryable else None
+    reset = find_reset(field, texts, ended_ns) if code in _LIMITS else None
+    if reset is None or (reset.source == "guess" and code != "rate_limited"):
+        return failure, wait, {}
+    if reset.source != "guess" and (wait is None or reset.source == "field"):
+        wait = max(0, reset.at * 1000 - ended_ns // 1_000_000) if ended_ns else None
+    return attrs.evolve(failure, retryable=True), wait, reset.details()
 
 
 def not_started(outcome: Outcome, cli: str) -> Verdict:
