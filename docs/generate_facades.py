@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
-SOURCE: Final = ROOT / "supervisor/runtime/supervisor.py"
+SOURCES: Final = {
+    "Supervisor": ROOT / "supervisor/runtime/supervisor.py",
+    "ControlMethods": ROOT / "supervisor/runtime/control_methods.py",
+    "QueueMethods": ROOT / "supervisor/runtime/queue_methods.py",
+}
+"""The class ``Supervisor`` and its bases, and where they are."""
 
 STREAMS: Final = {"AsyncGenerator[Subscription]": "JobEvent", "AsyncGenerator[Chunks]": "bytes"}
 """The item types of iterators that context managers return."""
@@ -111,10 +116,10 @@ MODULES: Final = {
 }
 
 
-def _coroutines(source: str) -> Iterator[ast.AsyncFunctionDef]:
-    """Yield the public coroutines of ``Supervisor``."""
+def _coroutines(source: str, name: str) -> Iterator[ast.AsyncFunctionDef]:
+    """Yield the public coroutines of a class."""
     for found in ast.walk(ast.parse(source)):
-        if isinstance(found, ast.ClassDef) and found.name == "Supervisor":
+        if isinstance(found, ast.ClassDef) and found.name == name:
             for node in found.body:
                 if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_"):
                     yield node
@@ -158,9 +163,12 @@ def _method(node: ast.AsyncFunctionDef, lines: list[str], world: World) -> str:
 def generated(file: str) -> str:
     """Return the text of a module in ``supervisor/embedding``."""
     world = MODULES[file]
-    source = SOURCE.read_text(encoding="utf-8")
-    lines = source.splitlines(keepends=True)
-    return MODULE.format(**world._asdict()) + "\n".join(_method(node, lines, world) for node in _coroutines(source))
+    methods: list[str] = []
+    for name, path in SOURCES.items():
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines(keepends=True)
+        methods += [_method(node, lines, world) for node in _coroutines(source, name)]
+    return MODULE.format(**world._asdict()) + "\n".join(methods)
 
 
 if __name__ == "__main__":

@@ -167,6 +167,78 @@ class AsyncioSupervisorMethods:
         """
         return await self._ask(lambda sup: sup.result(job_id, consume, detail))
 
+    async def metrics(self) -> Metrics:
+        """Return the counters of this supervisor since it was opened, its present load, and that of the groups.
+
+        The call measures nothing, so it may be made often; it counts the jobs in memory, and reads up to 100 groups.
+        """
+        return await self._ask(lambda sup: sup.metrics())
+
+    async def forget(self, job_id: str) -> None:
+        """Forget a finished job now.
+
+        Raises:
+            JobRunning: it has not ended; cancel it first.
+            JobNotFound: there is no job of this id.
+            InvalidArguments: a waiting job depends on it.
+        """
+        return await self._ask(lambda sup: sup.forget(job_id))
+
+    async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
+        """Forget jobs that have expired or exceed the cap, in one workspace or in all; return their ids."""
+        return await self._ask(lambda sup: sup.prune(workspace))
+
+    def events(self, job_id: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[JobEvent]]:
+        """Subscribe to changes of state, ``queue_reason`` and progress, of one job or of all jobs of this supervisor.
+
+        Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
+        kind may report a few times a second, ``previous`` is its present state, and an event that was not fetched
+        is replaced by the next.
+
+        A waiting job has an event for each change of ``queue_reason`` that this supervisor causes or sees: it got its
+        slots (``launching``), its group was paused or resumed, it was held or released, its time has come, or what it
+        waits for has ended. It sees a change by another process within a second or so, and of several changes in
+        that time only the last; one that concerns many jobs, such as a pause, for 200 jobs a second. Not seen are a
+        change of ``queue_position`` alone, the words of a cluster, and the waits of jobs that another open supervisor
+        is to launch.
+
+        The iterator holds at most 256 events: a reader that is too slow misses the oldest, learns how many
+        (``lagged``), and never delays a job or another reader.
+        Cancelling a wait for the next event loses none.
+        """
+        return self._open(lambda sup: sup.events(job_id))
+
+    def follow(self, job_id: str, stream: str = "stdout") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Read the output of a job, from the beginning, as it is written.
+
+        Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
+        and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
+        the iterator goes on from the new beginning. Cancelling a wait for the next bytes
+        loses none. Bytes past its output limit are left out.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
+            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
+        """
+        return self._open(lambda sup: sup.follow(job_id, stream))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
+
+        SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
+        Cancelling the call does not take the request back.
+        A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            JobElsewhere: it runs on another host or in another pid namespace.
+            PermissionDenied: the processes left after the grace belong to another user; the job goes on.
+            JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
+                goes on by itself.
+        """
+        return await self._ask(lambda sup: sup.cancel(job_id))
+
     async def set_group(self, name: str, **options: Unpack[GroupOptions]) -> GroupInfo:
         """Make a group, or change what ``options`` name and keep the rest. Lowering a limit stops no job.
 
@@ -260,75 +332,3 @@ class AsyncioSupervisorMethods:
             StateBusy: some of the evidence cannot be read now.
         """
         return await self._ask(lambda sup: sup.explain(job_id))
-
-    async def metrics(self) -> Metrics:
-        """Return the counters of this supervisor since it was opened, its present load, and that of the groups.
-
-        The call measures nothing, so it may be made often; it counts the jobs in memory, and reads up to 100 groups.
-        """
-        return await self._ask(lambda sup: sup.metrics())
-
-    async def cancel(self, job_id: str) -> Job:
-        """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
-
-        SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
-        Cancelling the call does not take the request back.
-        A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            JobElsewhere: it runs on another host or in another pid namespace.
-            PermissionDenied: the processes left after the grace belong to another user; the job goes on.
-            JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
-                goes on by itself.
-        """
-        return await self._ask(lambda sup: sup.cancel(job_id))
-
-    async def forget(self, job_id: str) -> None:
-        """Forget a finished job now.
-
-        Raises:
-            JobRunning: it has not ended; cancel it first.
-            JobNotFound: there is no job of this id.
-            InvalidArguments: a waiting job depends on it.
-        """
-        return await self._ask(lambda sup: sup.forget(job_id))
-
-    async def prune(self, workspace: str | os.PathLike[str] | None = None) -> Sequence[str]:
-        """Forget jobs that have expired or exceed the cap, in one workspace or in all; return their ids."""
-        return await self._ask(lambda sup: sup.prune(workspace))
-
-    def events(self, job_id: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[JobEvent]]:
-        """Subscribe to changes of state, ``queue_reason`` and progress, of one job or of all jobs of this supervisor.
-
-        Gives an async iterator of ``JobEvent``. When only the progress of a job has changed, which its
-        kind may report a few times a second, ``previous`` is its present state, and an event that was not fetched
-        is replaced by the next.
-
-        A waiting job has an event for each change of ``queue_reason`` that this supervisor causes or sees: it got its
-        slots (``launching``), its group was paused or resumed, it was held or released, its time has come, or what it
-        waits for has ended. It sees a change by another process within a second or so, and of several changes in
-        that time only the last; one that concerns many jobs, such as a pause, for 200 jobs a second. Not seen are a
-        change of ``queue_position`` alone, the words of a cluster, and the waits of jobs that another open supervisor
-        is to launch.
-
-        The iterator holds at most 256 events: a reader that is too slow misses the oldest, learns how many
-        (``lagged``), and never delays a job or another reader.
-        Cancelling a wait for the next event loses none.
-        """
-        return self._open(lambda sup: sup.events(job_id))
-
-    def follow(self, job_id: str, stream: str = "stdout") -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Read the output of a job, from the beginning, as it is written.
-
-        Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
-        and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
-        the iterator goes on from the new beginning. Cancelling a wait for the next bytes
-        loses none. Bytes past its output limit are left out.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
-            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
-        """
-        return self._open(lambda sup: sup.follow(job_id, stream))

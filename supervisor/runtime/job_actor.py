@@ -19,7 +19,8 @@ from supervisor.jobdir.output import size_of
 from supervisor.jobs.outcome import outcome_of
 from supervisor.model import ErrorInfo, Exit
 from supervisor.runtime.entry import Entry
-from supervisor.runtime.registry_actor import Finish, Registry
+from supervisor.runtime.messages import Finish
+from supervisor.runtime.registry_actor import Registry
 from supervisor.states import Reason, State
 from supervisor.store.rows import JobOutcome
 from supervisor.system.backoff import Patience

@@ -38,8 +38,9 @@ from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.job_actor import supervise
 from supervisor.runtime.lookup import Lookup
+from supervisor.runtime.messages import Create
 from supervisor.runtime.progress import Follower
-from supervisor.runtime.registry_actor import Create, Registry
+from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.waiting import WaitingJobs
 from supervisor.runtime.workspaces import Workspaces
 from supervisor.settings import Settings

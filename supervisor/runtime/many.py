@@ -24,7 +24,8 @@ from supervisor.model import Job, JobSpec
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.launcher import LAUNCH_SECONDS, LAUNCH_SHIELD_SECONDS, Draft, Launcher
-from supervisor.runtime.registry_actor import CreateMany, Registry
+from supervisor.runtime.messages import CreateMany
+from supervisor.runtime.registry_actor import Registry
 from supervisor.store.rows import job_of
 from supervisor.store.tickets import Ticket
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
 from supervisor import log
-from supervisor.errors import GroupNotFound, JobNotFound, StateBusy, SupervisorError
+from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.metrics import Counters
@@ -23,13 +23,26 @@ from supervisor.model import JobEvent
 from supervisor.runtime import metering, tracing
 from supervisor.runtime.entry import LAUNCHING, Entry
 from supervisor.runtime.events import Subscription
+from supervisor.runtime.messages import (
+    Create,
+    CreateMany,
+    Finish,
+    Message,
+    NoteFetched,
+    NoteLaunch,
+    TakeTurn,
+    create_all,
+    creations_of,
+    is_one_statement,
+    why_unfit,
+)
 from supervisor.states import State
 from supervisor.store import Index, Row
 from supervisor.store.queue import TURN, End, Turn
-from supervisor.store.tickets import groups_of, has_ticket, ticket_of
+from supervisor.store.tickets import groups_of, has_ticket
 from supervisor.system.observing import NotKnown
 
-__all__ = ["Create", "CreateMany", "Finish", "NoteFetched", "NoteLaunch", "Registry"]
+__all__ = ["Registry"]
 
 _MAILBOX: Final = 1024
 _MAX_BATCH: Final = 256
@@ -38,53 +51,6 @@ _MAX_INLINE: Final = 32
 _NOTE_AFTER_SECONDS: Final = 0.05
 _PORTION: Final = 16
 """How many jobs one turn covers on the event loop: each admission makes a file."""
-
-
-class Create(NamedTuple):
-    """Record a new job; ``begin`` starts its actor.
-
-    On failure ``entry.started`` is set, with ``entry.problem`` or ``entry.key_conflict``.
-    """
-
-    entry: Entry
-    cap: int
-    begin: Callable[[], None]
-
-
-class CreateMany(NamedTuple):
-    """Record new jobs in one transaction, all or none; no two of them have the same idempotency key.
-
-    On failure the ``started`` of all is set, and all have a ``problem``, or ``key_conflict`` if that is the cause.
-    """
-
-    creations: Sequence[Create]
-
-
-class NoteLaunch(NamedTuple):
-    """Deferred: record that the command was launched."""
-
-    entry: Entry
-
-
-class Finish(NamedTuple):
-    """Record how a job ended; ``row`` is the finished row."""
-
-    entry: Entry
-    row: Row
-    reason: str
-
-
-class TakeTurn(NamedTuple):
-    """Take the next turn of the waiting jobs: the last one has not decided everything."""
-
-
-class NoteFetched(NamedTuple):
-    """Record that the result of a job was fetched: it may be evicted first."""
-
-    job_id: str
-
-
-Message = Create | CreateMany | NoteLaunch | Finish | NoteFetched | TakeTurn
 
 
 class Registry:
@@ -185,7 +151,7 @@ class Registry:
                     break
                 self._drain(batch)
                 try:
-                    is_long = any(len(_creations(message)) > _MAX_INLINE for message in batch)
+                    is_long = any(len(creations_of(message)) > _MAX_INLINE for message in batch)
                     done = await self._commit_in_thread(batch) if is_long else self._commit(self._index, batch)
                 except StateBusy:
                     done = await self._commit_in_thread(batch)
@@ -238,7 +204,7 @@ class Registry:
 
         It may run in a thread, so it changes nothing that tasks of the event loop wait for.
         """
-        single = len(batch) == 1 and _is_one_statement(batch[0])
+        single = len(batch) == 1 and is_one_statement(batch[0])
         pending = changes = freed = False
         for message in batch:
             match message:
@@ -248,7 +214,7 @@ class Registry:
                 case NoteLaunch():
                     changes = True
                 case _:
-                    pending = pending or any(creation.entry.pending for creation in _creations(message))
+                    pending = pending or any(creation.entry.pending for creation in creations_of(message))
         turn: Turn | None = None
 
         def apply() -> list[bool]:
@@ -257,10 +223,10 @@ class Registry:
             if pending or (changes and index.queue.is_due(index.layout.clock.moment, freed=freed)):
                 self.admission_due = True  # after the commit
             if pending:
-                turn = index.take_turn(max(TURN, sum(len(_creations(message)) for message in batch)))
+                turn = index.take_turn(max(TURN, sum(len(creations_of(message)) for message in batch)))
                 granted = {grant.job_id for grant in turn.grants}
                 for message, answer in zip(batch, answers, strict=True):
-                    for creation in _creations(message) if answer else ():
+                    for creation in creations_of(message) if answer else ():
                         row = creation.entry.row
                         if row.job_id not in granted or row.may_be_retried:  # the next attempt is launched from them
                             creation.entry.spool()
@@ -273,7 +239,7 @@ class Registry:
         """Write one message; return whether it took effect."""
         match message:
             case Create(entry, cap):
-                entry.problem = _unfit(index, entry.row)
+                entry.problem = why_unfit(index, entry.row)
                 if entry.problem is not None:
                     return False
                 created = index.insert(entry.row)
@@ -281,7 +247,7 @@ class Registry:
                     index.evict(entry.row.workspace_key, cap, self.protected)
                 return created
             case CreateMany(creations):
-                return _create_all(index, creations, self.protected)
+                return create_all(index, creations, self.protected)
             case Finish(row=row) if row.may_be_retried:
                 return self._end_attempt(index, message)
             case Finish(row=row):
@@ -347,7 +313,7 @@ class Registry:
         for message in batch:
             match message:
                 case Create() | CreateMany():
-                    for creation in _creations(message):
+                    for creation in creations_of(message):
                         creation.entry.problem = problem
                 case Finish(row=row) if row.may_be_retried:  # until it is recorded, it is open whether it is the last
                     self._postponed[row.job_id] = message
@@ -379,7 +345,7 @@ class Registry:
         for message, answer in zip(batch, answers, strict=True):
             match message:
                 case Create() | CreateMany():
-                    for creation in _creations(message):
+                    for creation in creations_of(message):
                         self._announce_creation(creation, key_conflict=not answer)
                 case Finish(row=row) if row.job_id not in self._postponed:
                     self._announce_end(message, first=answer)
@@ -518,53 +484,6 @@ class Registry:
             event = JobEvent(job=job, previous=previous, previous_queue_reason=before)
             for subscription in self.subscriptions:
                 subscription.put(event)
-
-
-def _is_one_statement(message: Message) -> bool:
-    """Whether a message changes one row only. An end may pause the groups of the job, or be followed by an attempt."""
-    if isinstance(message, Finish):
-        return "groups" not in message.row.request and not message.row.may_be_retried
-    return not _creations(message)
-
-
-def _creations(message: Message) -> Sequence[Create]:
-    match message:
-        case Create():
-            return (message,)
-        case CreateMany(creations):
-            return creations
-        case _:
-            return ()
-
-
-def _create_all(index: Index, creations: Sequence[Create], protected: Iterable[str]) -> bool:
-    """Insert all jobs, or none if a group has no place for one or another job has the key of one."""
-    fit: set[object] = set()
-    for number, (entry, _, _) in enumerate(creations):
-        request = entry.row.request
-        place = (tuple(request.get("groups", ())), request.get("weight"))
-        entry.problem = None if place in fit else _unfit(index, entry.row)
-        fit.add(place)
-        key = entry.row.idempotency_key
-        if entry.problem is not None:
-            entry.problem.details["index"] = number
-        elif key is None or index.with_key(entry.row.workspace_key, key) is None:
-            continue
-        return False
-    index.insert_all(entry.row for entry, _, _ in creations)
-    for workspace, cap in {entry.row.workspace_key: cap for entry, cap, _ in creations}.items():
-        index.evict(workspace, cap, protected)
-    return True
-
-
-def _unfit(index: Index, row: Row) -> SupervisorError | None:
-    """Return why a job cannot wait in its groups, which may have changed since its request was checked."""
-    ticket = ticket_of(row.request)
-    name = None if ticket is None else index.queue.unfit(ticket)
-    if name is None:
-        return None
-    message = f"group {name} was removed or given a lower limit at this moment: the job could never run"
-    return GroupNotFound(message, repair="Look at the group with `supervisor group list`.", details={"group": name})
 
 
 def _is_gone(directory: str) -> bool:

@@ -1,5 +1,8 @@
 """The public interface in Trio: what a caller can ask of a ``Supervisor``, which ``opening.py`` puts together.
 
+The methods about groups and waiting jobs are in ``queue_methods.py``, those that act on a running job in
+``control_methods.py``.
+
 Which errors a caller meets. A mistake of the caller, and a refusal of the state root, is a
 ``SupervisorError`` with a code and a repair, raised bare from the call that met it. A job that ends badly
 raises nothing: the job states it, and its ``Result`` holds the error. A defect in an actor
@@ -7,7 +10,8 @@ costs its own job (stopped, ``failed``); a defect in the registry ends the super
 ``async with``. An exception of the caller's own block comes out of that block as itself, not
 in a group, unless others were raised beside it.
 
-``docs/generate_facades.py`` makes the facades for asyncio and for threads from the public coroutines of this class.
+``docs/generate_facades.py`` makes the facades for asyncio and for threads from the public coroutines of this class
+and of its bases.
 """
 
 from __future__ import annotations
@@ -16,27 +20,22 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final, Unpack, overload
 
-import attrs
 import trio
 
 from supervisor import log
-from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume_group
 from supervisor.engines.interface import Engine
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
-from supervisor.jobdir import factories, records
-from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
-from supervisor.jobs.explaining import explain
 from supervisor.jobs.listing import query_of
 from supervisor.jobs.results import check_detail, running_error
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import Job, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.access import StoreAccess
+from supervisor.runtime.control_methods import ControlMethods
 from supervisor.runtime.current_metrics import current_metrics
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
@@ -44,11 +43,11 @@ from supervisor.runtime.follow import Chunks
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.many import start_many
+from supervisor.runtime.messages import NoteFetched
 from supervisor.runtime.progress import Follower
-from supervisor.runtime.registry_actor import NoteFetched, Registry
-from supervisor.runtime.stops import wait_for_stop
+from supervisor.runtime.queue_methods import QueueMethods
+from supervisor.runtime.registry_actor import Registry
 from supervisor.settings import Settings
-from supervisor.store.groups import Group
 from supervisor.store.state_root import workspace_key
 from supervisor.system.notifier import Notifier
 
@@ -57,7 +56,7 @@ __all__ = ["Supervisor"]
 _LAUNCHED_SOON_SECONDS: Final = 2.0
 
 
-class Supervisor:
+class Supervisor(ControlMethods, QueueMethods):
     """Starts jobs and answers questions about them. Made by ``open_supervisor``.
 
     Any task of the Trio program may call any method. Cancelling a call never stops a job, except for ``run``.
@@ -307,128 +306,6 @@ class Supervisor:
         if entry is not None:
             raise running_error(entry.job())
 
-    # ------------------------------------------------------------ groups
-
-    async def set_group(self, name: str, **options: Unpack[GroupOptions]) -> GroupInfo:
-        """Make a group, or change what ``options`` name and keep the rest. Lowering a limit stops no job.
-
-        Input
-            name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
-            options: the attributes of ``GroupOptions``, which explains them, by their names. ``limit`` is the weight
-                that may run at a time (``None``: unlimited, 0: closed). A change of ``fair_by`` orders jobs that come
-                later; those that wait keep their ranks.
-
-        Raises:
-            InvalidArguments: an option is out of range, or the limit is below the weight of a waiting job.
-            StateCorrupt: the file of the group is damaged or of a newer version; it is left as it is.
-        """
-        return await self._change_group(name, lambda group: attrs.evolve(group, **options), create=True)
-
-    async def pause_group(self, name: str, *, until: datetime | None = None, reason: str | None = None) -> GroupInfo:
-        """Admit no more jobs to a group, until a time or until ``resume_group``; running jobs go on.
-
-        Raises:
-            GroupNotFound: there is no such group.
-        """
-        until_ns = None if until is None else int(until.timestamp() * 1e9)
-        return await self._change_group(name, pause(until_ns, reason))
-
-    async def resume_group(self, name: str, *, every: bool = False) -> GroupInfo:
-        """End the pause that a user has made; other pauses stay. Without such a pause, end the only one.
-
-        ``every``: end all pauses.
-
-        Raises:
-            GroupNotFound: there is no such group.
-            InvalidArguments: several causes pause it, and none of them is the user.
-        """
-        self.access.check_open()
-        info = await self.access.in_thread(lambda catalog: resume_group(catalog.index, name, every=every))
-        self.launcher.waiting.check(changed=True)
-        return info
-
-    async def remove_group(self, name: str, *, to: str | None = None) -> None:
-        """Remove a group; its waiting jobs move to the group ``to``, if that is given.
-
-        They keep their other groups and their priorities, and are ordered among the jobs of ``to`` by their starts.
-
-        Raises:
-            GroupNotFound: there is no such group, or no group ``to``.
-            GroupClosed: the limit of ``to`` is 0.
-            InvalidArguments: jobs of it run, or wait and there is no ``to``; or ``to`` is the same group, or has a
-                limit below the weight of a waiting job. In these cases, nothing was changed. If a job is started in
-                the group at the same moment, the others may have moved.
-        """
-        self.access.check_open()
-        await self.access.in_thread(lambda catalog: remove_group(catalog.index, name, to=to))
-        self.launcher.waiting.check(changed=True)
-
-    async def groups(self) -> tuple[GroupInfo, ...]:
-        """Return the groups of the state root, by their names."""
-        self.access.check_open()
-        return await self.access.in_thread(lambda catalog: tuple(group_infos(catalog.index)))
-
-    async def _change_group(self, name: str, change: Callable[[Group], Group], *, create: bool = False) -> GroupInfo:
-        self.access.check_open()
-        info = await self.access.in_thread(lambda catalog: change_group(catalog.index, name, change, create=create))
-        self.launcher.waiting.check(changed=True)
-        return info
-
-    # ------------------------------------------------------------ waiting jobs
-
-    async def hold(self, job_id: str) -> Job:
-        """Keep a waiting job from being launched until ``release``; a held one stays held.
-
-        Any process may hold, release and move any job of the state root that waits.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            JobRunning: it runs, or is about to be launched.
-            InvalidArguments: it has ended.
-        """
-        return await self._change_place(lambda catalog: places.hold(catalog, job_id))
-
-    async def release(self, job_id: str) -> Job:
-        """End the hold of a waiting job. It is launched once it has to wait for nothing else.
-
-        Raises:
-            JobNotFound, JobRunning, InvalidArguments: as for ``hold``.
-        """
-        return await self._change_place(lambda catalog: places.release(catalog, job_id))
-
-    async def move(self, job_id: str, *, priority: int | None = None, first: bool = False) -> Job:
-        """Change the order of a waiting job among those in the same groups.
-
-        Input
-            priority: order it as if it had been started with this priority.
-            first: put it before all others instead.
-
-        Raises:
-            InvalidArguments: neither or both are given, the priority is out of range, or the job has ended.
-            JobNotFound, JobRunning: as for ``hold``.
-        """
-        return await self._change_place(lambda catalog: places.move(catalog, job_id, priority=priority, first=first))
-
-    async def explain(self, job_id: str) -> Explanation:
-        """Return why a job waits, with all that it waits for, or which evidence says that it runs or has ended.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            StateBusy: some of the evidence cannot be read now.
-        """
-        self.access.check_open()
-        return await self.access.in_thread(lambda catalog: explain(catalog, job_id))
-
-    async def _change_place(self, change: Callable[[Catalog], Job]) -> Job:
-        self.access.check_open()
-        job = await self.access.in_thread(change)
-        row = await self._lookup.row(job.job_id)
-        entry = self._registry.entries.get(job.job_id)
-        if entry is not None and entry.pending is not None and not row.finished:  # its actor sees the end
-            entry.row = row
-        self.launcher.waiting.check(changed=True)
-        return job
-
     async def metrics(self) -> Metrics:
         """Return the counters of this supervisor since it was opened, its present load, and that of the groups.
 
@@ -439,46 +316,6 @@ class Supervisor:
         return await current_metrics(self._registry, self._catalog, self.access, self._opened_ns)
 
     # ------------------------------------------------------------ doing
-
-    async def cancel(self, job_id: str) -> Job:
-        """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
-
-        SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
-        Cancelling the call does not take the request back.
-        A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            JobElsewhere: it runs on another host or in another pid namespace.
-            PermissionDenied: the processes left after the grace belong to another user; the job goes on.
-            JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
-                goes on by itself.
-        """
-        job = await self._cancel_attempt(job_id)
-        while job.retried_by is not None:
-            try:
-                job = await self._cancel_attempt(job.retried_by)
-            except JobNotFound:  # it was forgotten
-                break
-        return job
-
-    async def _cancel_attempt(self, job_id: str) -> Job:
-        entry = await self.launcher.supervised(job_id)
-        if not isinstance(entry, Entry):
-            return entry
-        if entry.row.may_be_retried:  # its end may be about to be recorded: the request is on record before that
-            request = factories.stop_request("cancelled", "supervisor")
-            with contextlib.suppress(OSError):
-                await trio.to_thread.run_sync(records.create, entry.directory, records.STOP, request)
-        again = entry.stop_why is not None
-        entry.stop("cancelled", "supervisor")
-        await wait_for_stop(entry, self._catalog.client(entry.row), again=again)
-        if entry.problem is not None:
-            raise entry.problem
-        job = entry.job()
-        if not job.status.terminal:
-            self.access.check_open()  # it was closed meanwhile; the stop goes on
-        return job
 
     async def forget(self, job_id: str) -> None:
         """Forget a finished job now.

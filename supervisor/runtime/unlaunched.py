@@ -19,7 +19,8 @@ from supervisor.jobs.outcome import outcome_of
 from supervisor.jobs.unlaunched import rule_out_end
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
-from supervisor.runtime.registry_actor import Finish, Registry
+from supervisor.runtime.messages import Finish
+from supervisor.runtime.registry_actor import Registry
 from supervisor.store import Row
 from supervisor.store.order_files import drop_orders
 from supervisor.store.queue import End

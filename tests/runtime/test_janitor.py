@@ -19,7 +19,8 @@ from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.janitor import Janitor
-from supervisor.runtime.registry_actor import Create, Registry
+from supervisor.runtime.messages import Create
+from supervisor.runtime.registry_actor import Registry
 from supervisor.store import Index
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key

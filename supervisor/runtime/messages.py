@@ -1,0 +1,120 @@
+"""The messages of the registry actor: what each asks to be recorded, and how new jobs are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from supervisor.errors import GroupNotFound, SupervisorError
+from supervisor.runtime.entry import Entry
+from supervisor.store import Index, Row
+from supervisor.store.tickets import ticket_of
+
+__all__ = [
+    "Create",
+    "CreateMany",
+    "Finish",
+    "Message",
+    "NoteFetched",
+    "NoteLaunch",
+    "TakeTurn",
+    "create_all",
+    "creations_of",
+    "is_one_statement",
+    "why_unfit",
+]
+
+
+class Create(NamedTuple):
+    """Record a new job; ``begin`` starts its actor.
+
+    On failure ``entry.started`` is set, with ``entry.problem`` or ``entry.key_conflict``.
+    """
+
+    entry: Entry
+    cap: int
+    begin: Callable[[], None]
+
+
+class CreateMany(NamedTuple):
+    """Record new jobs in one transaction, all or none; no two of them have the same idempotency key.
+
+    On failure the ``started`` of all is set, and all have a ``problem``, or ``key_conflict`` if that is the cause.
+    """
+
+    creations: Sequence[Create]
+
+
+class NoteLaunch(NamedTuple):
+    """Deferred: record that the command was launched."""
+
+    entry: Entry
+
+
+class Finish(NamedTuple):
+    """Record how a job ended; ``row`` is the finished row."""
+
+    entry: Entry
+    row: Row
+    reason: str
+
+
+class TakeTurn(NamedTuple):
+    """Take the next turn of the waiting jobs: the last one has not decided everything."""
+
+
+class NoteFetched(NamedTuple):
+    """Record that the result of a job was fetched: it may be evicted first."""
+
+    job_id: str
+
+
+Message = Create | CreateMany | NoteLaunch | Finish | NoteFetched | TakeTurn
+
+
+def is_one_statement(message: Message) -> bool:
+    """Whether a message changes one row only. An end may pause the groups of the job, or be followed by an attempt."""
+    if isinstance(message, Finish):
+        return "groups" not in message.row.request and not message.row.may_be_retried
+    return not creations_of(message)
+
+
+def creations_of(message: Message) -> Sequence[Create]:
+    """Return the new jobs of a message."""
+    match message:
+        case Create():
+            return (message,)
+        case CreateMany(creations):
+            return creations
+        case _:
+            return ()
+
+
+def create_all(index: Index, creations: Sequence[Create], protected: Iterable[str]) -> bool:
+    """Insert all jobs, or none if a group has no place for one or another job has the key of one."""
+    fit: set[object] = set()
+    for number, (entry, _, _) in enumerate(creations):
+        request = entry.row.request
+        place = (tuple(request.get("groups", ())), request.get("weight"))
+        entry.problem = None if place in fit else why_unfit(index, entry.row)
+        fit.add(place)
+        key = entry.row.idempotency_key
+        if entry.problem is not None:
+            entry.problem.details["index"] = number
+        elif key is None or index.with_key(entry.row.workspace_key, key) is None:
+            continue
+        return False
+    index.insert_all(entry.row for entry, _, _ in creations)
+    for workspace, cap in {entry.row.workspace_key: cap for entry, cap, _ in creations}.items():
+        index.evict(workspace, cap, protected)
+    return True
+
+
+def why_unfit(index: Index, row: Row) -> SupervisorError | None:
+    """Return why a job cannot wait in its groups, which may have changed since its request was checked."""
+    ticket = ticket_of(row.request)
+    name = None if ticket is None else index.queue.unfit(ticket)
+    if name is None:
+        return None
+    message = f"group {name} was removed or given a lower limit at this moment: the job could never run"
+    return GroupNotFound(message, repair="Look at the group with `supervisor group list`.", details={"group": name})
