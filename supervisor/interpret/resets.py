@@ -170,10 +170,10 @@ def _clock(text: str, ended: int, zone: tzinfo | None) -> int | None:
 
 
 def _on_date(match: re.Match[str], clock: datetime, now: datetime, zone: tzinfo | None) -> int:
-    day = {"month": _MONTHS.index(match["month"].lower()) + 1, "day": int(match["day"])}
+    month, day = _MONTHS.index(match["month"].lower()) + 1, int(match["day"])
     if match["year"]:
-        return _moment(clock.replace(year=int(match["year"]), **day), zone)
-    moment = clock.replace(**day)
+        return _moment(clock.replace(year=int(match["year"]), month=month, day=day), zone)
+    moment = clock.replace(month=month, day=day)
     return _moment(moment.replace(year=moment.year + 1) if moment < now - timedelta(days=1) else moment, zone)
 
 
