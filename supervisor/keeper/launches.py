@@ -6,12 +6,14 @@ import _thread
 import errno
 import os
 import signal
+import sys
 import time
 
-from supervisor.jobdir import records
+from supervisor.jobdir import factories, records
 from supervisor.keeper import protocol, resource_limits, tree_killer
 from supervisor.keeper import spawn as keeper_spawn
 from supervisor.keeper.stop_record import StopRecord
+from supervisor.keeper.unwritten import is_shortage
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     End = tuple[int, float, int, int, int]
     """Wait status, CPU seconds, largest RSS as the kernel counts it, and when it was reaped on either clock."""
 
-__all__ = ["CANCELLED", "Child", "Launch", "Ticks"]
+__all__ = ["CANCELLED", "Child", "HeldOrders", "Launch", "Ticks", "is_there"]
 
 CANCELLED: Final = "it was stopped before it was launched"
 
@@ -77,6 +79,42 @@ class Child:
         """Return a stop of its tree; ``more`` are arguments of ``Stop``."""
         job_id = self.directory.rpartition("/")[2]
         return tree_killer.Stop(job_id, self.pid, self.start, self.grace, on_signal, **more)
+
+    def report(self) -> protocol.Exited:
+        """Return the report of its end; it was reaped."""
+        exit_code, by_signal, wall, boot, cpu, rss = self._end()
+        return protocol.Exited(
+            token=self.token,
+            exit_code=exit_code,
+            signal=by_signal,
+            ended_ns=wall,
+            ended_boot_ns=boot,
+            cpu_seconds=cpu,
+            max_rss_bytes=rss,
+            output=self.output,
+            stopped=None,
+            survivors=[],
+        )
+
+    def record_of_end(self, boot_id: str) -> dict[str, object]:
+        """Return the record of its end, without its output."""
+        exit_code, by_signal, wall, boot, cpu, rss = self._end()
+        return factories.process_end(
+            {"pid": self.pid, "start": self.start, "boot": boot_id},
+            exit_code,
+            by_signal,
+            by="keeper",
+            ended_ns=wall,
+            ended_boot_ns=boot,
+            cpu_seconds=cpu,
+            max_rss_bytes=rss,
+        )
+
+    def _end(self) -> tuple[int | None, int | None, int, int, float, int]:
+        assert self.end is not None  # noqa: S101  # set when it was reaped
+        status, cpu, rss, wall, boot = self.end
+        rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
+        return *factories.exit_code_and_signal(status), wall, boot, round(cpu, 6), rss_bytes
 
 
 class Launch:
@@ -200,3 +238,62 @@ class Launch:
         pid = self.loading_pid(known)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
+
+
+class HeldOrders:
+    """Orders of waiting jobs in memory, under the name of orders on disk: a link that dies with this process.
+
+    Args:
+        pid: of this process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._descriptors: dict[str, int] = {}  # by job directory
+
+    def __bool__(self) -> bool:
+        """Whether any are held."""
+        return bool(self._descriptors)
+
+    def add(self, directory: str, descriptors: list[int]) -> str:
+        """Hold the orders in the first descriptor; return why they are not held, ``""`` when they are."""
+        error = "no descriptor came with them"
+        for descriptor in descriptors:
+            try:
+                os.symlink(f"/proc/{self._pid}/fd/{descriptor}", f"{directory}/{records.ORDERS}")
+                self._descriptors[directory], error = descriptor, ""
+            except OSError as problem:
+                os.close(descriptor)
+                error = os.strerror(problem.errno or 0)
+        return error
+
+    def drop(self, directory: str) -> None:
+        """Close the orders of a job if they are held."""
+        descriptor = self._descriptors.pop(directory, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def let_go(self) -> None:
+        """Close the orders whose names are deleted: their jobs are launched, or never will be.
+
+        Raises:
+            OSError: that cannot be read now.
+        """
+        for directory in list(self._descriptors):
+            if not is_there(f"{directory}/{records.ORDERS}"):
+                self.drop(directory)
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file of this name.
+
+    Raises:
+        OSError: that cannot be read now.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        return False
+    return True

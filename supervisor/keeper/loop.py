@@ -9,13 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import time
 
 from supervisor.jobdir import factories, job_marks, measures, records
 from supervisor.keeper import launches, output_limit, protocol, registration, spawn, tree_killer, turns
 from supervisor.keeper.stop_record import StopRecord, read_stop
-from supervisor.keeper.unwritten import is_shortage
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -55,7 +53,7 @@ class Keeper(turns.Turns):
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
         self.let_go_ns = 0
-        self.held: dict[str, int] = {}  # by job directory, descriptors of orders that are held in memory
+        self.held = launches.HeldOrders(self.pid)
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
 
     def run(self) -> None:
@@ -99,7 +97,7 @@ class Keeper(turns.Turns):
                 self._attempt(self._begin_stop, child, "deadline", "keeper")
         if self.held and now >= self.let_go_ns:  # a process that was killed has sent no signal
             self.let_go_ns = now + _LET_GO_NS
-            self._attempt(self._let_go)
+            self._attempt(self.held.let_go)
         if self.launching:
             self._on_time_for_launches(now)
         for token in self.outputs.check():
@@ -151,7 +149,8 @@ class Keeper(turns.Turns):
                 elif token in self.launching:
                     self._attempt(self._stop_launch, self.launching[token], message.why, message.by)
             case protocol.Hold():
-                self._hold(message)
+                error = self.held.add(message.directory, self.connection.take_descriptors(1))
+                self.connection.queue(protocol.Held(token=message.token, error=error))
             case protocol.SetEnvironment(token=token, variables=variables):
                 self.environments[token] = variables, [name + b"=" + value for name, value in variables.items()]
                 self.helper.learn(message)
@@ -159,27 +158,6 @@ class Keeper(turns.Turns):
                 self.environments.pop(token, None)
             case _:
                 pass
-
-    # ------------------------------------------------------------ orders in memory
-
-    def _hold(self, asked: protocol.Hold) -> None:
-        """Give orders in memory the name of orders on disk: a link to the descriptor, which dies with this process."""
-        error = "no descriptor came with them"
-        for descriptor in self.connection.take_descriptors(1):
-            try:
-                os.symlink(f"/proc/{self.pid}/fd/{descriptor}", f"{asked.directory}/{records.ORDERS}")
-                self.held[asked.directory], error = descriptor, ""
-            except OSError as problem:
-                os.close(descriptor)
-                error = os.strerror(problem.errno or 0)
-        self.connection.queue(protocol.Held(token=asked.token, error=error))
-
-    def _let_go(self) -> None:
-        """Close the orders whose names are deleted: their jobs are launched, or never will be."""
-        for directory, descriptor in list(self.held.items()):
-            if not _is_there(f"{directory}/{records.ORDERS}"):
-                del self.held[directory]
-                os.close(descriptor)
 
     # ------------------------------------------------------------ launching
 
@@ -192,8 +170,7 @@ class Keeper(turns.Turns):
                 self._report_failure(asked.token, 125, "another process has claimed it", claimed=True)
                 return
             self.claimed = asked.directory
-            if (orders := self.held.pop(asked.directory, None)) is not None:
-                os.close(orders)
+            self.held.drop(asked.directory)
             if len(launch.held) < asked.descriptors:
                 raise spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             if not self.relay.may_block:
@@ -323,12 +300,12 @@ class Keeper(turns.Turns):
     # ------------------------------------------------------------ watching and stopping
 
     def _find_stops(self) -> None:
-        self._let_go()
+        self.held.let_go()
         for token, child in list(self.children.items()):
-            if child.exited is None and child.stop is None and _is_there(f"{child.directory}/{records.STOP}"):
+            if child.exited is None and child.stop is None and launches.is_there(f"{child.directory}/{records.STOP}"):
                 self._attempt(self._begin_stop, self.children[token], "cancelled", "another process", True)
         for launch in list(self.launching.values()):
-            if launch.stop is None and _is_there(f"{launch.asked.directory}/{records.STOP}"):
+            if launch.stop is None and launches.is_there(f"{launch.asked.directory}/{records.STOP}"):
                 self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
 
     def _begin_stop(self, child: launches.Child, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -413,37 +390,14 @@ class Keeper(turns.Turns):
     def _ended(self, child: launches.Child) -> None:
         """Record an end, and report it unless the tree of the job is still to be ended. May be repeated."""
         assert child.end is not None  # noqa: S101  # set when it was reaped
-        status, cpu, rss, wall, boot = child.end
-        exit_code, by_signal = factories.exit_code_and_signal(status)
-        rss_bytes = rss * (1 if sys.platform == "darwin" else 1024)
-        cpu = round(cpu, 6)
+        boot = child.end[4]
         if not child.output:
             child.output = self._measure(child)
         if child.exited is None:
-            record = factories.process_end(
-                {"pid": child.pid, "start": child.start, "boot": self.identity["boot"]},
-                exit_code,
-                by_signal,
-                by="keeper",
-                ended_ns=wall,
-                ended_boot_ns=boot,
-                cpu_seconds=cpu,
-                max_rss_bytes=rss_bytes,
-            )
+            record = child.record_of_end(str(self.identity["boot"]))
             self._end_record(child.directory, {**record, **child.output, **self._more_of_the_end(child)})
-            child.exited = protocol.Exited(
-                token=child.token,
-                exit_code=exit_code,
-                signal=by_signal,
-                ended_ns=wall,
-                ended_boot_ns=boot,
-                cpu_seconds=cpu,
-                max_rss_bytes=rss_bytes,
-                output=child.output,
-                stopped=None,
-                survivors=[],
-            )
-        if child.stop is None and child.why is None and _is_there(f"{child.directory}/{records.STOP}"):
+            child.exited = child.report()
+        if child.stop is None and child.why is None and launches.is_there(f"{child.directory}/{records.STOP}"):
             there = read_stop(child.directory, self.reserve) or {}
             if there.get("signalled_boot_ns") is not None and not there.get("gone"):
                 self._begin_stop(child, "cancelled", "another process")  # finish what that process began
@@ -489,18 +443,3 @@ class Keeper(turns.Turns):
         stop = child.new_stop(lambda _: None, signalled_ns=now, ended_ns=ended)  # this stop is not recorded
         self.stopping[stop] = child
         self.killer.add(stop)
-
-
-def _is_there(path: str) -> bool:
-    """Whether there is a file of this name.
-
-    Raises:
-        OSError: that cannot be read now.
-    """
-    try:
-        os.lstat(path)
-    except OSError as error:
-        if is_shortage(error):
-            raise
-        return False
-    return True
