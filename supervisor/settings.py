@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,36 +11,13 @@ import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.system.paths import absolute, expanded
+from supervisor.text import durations, sizes
+from supervisor.text.durations import finite_seconds, parse_seconds
+from supervisor.text.sizes import parse_size
 
-__all__ = ["LOG_LEVELS", "Settings", "parse_seconds"]
+__all__ = ["LOG_LEVELS", "Settings"]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
-
-
-def parse_seconds(held: object) -> float:
-    """Return a duration in seconds: a number of at least 0, or ``none`` for no limit (infinity).
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(held, str) and held.strip().lower() == "none":
-        return math.inf
-    if isinstance(held, bool) or not isinstance(held, str | int | float):
-        raise ValueError
-    try:
-        seconds = float(held)
-    except OverflowError:  # an integer of more than 308 digits
-        raise ValueError from None
-    if math.isnan(seconds) or seconds < 0:
-        raise ValueError
-    return seconds
-
-
-def _finite_seconds(held: object) -> float:
-    seconds = parse_seconds(held)
-    if math.isinf(seconds):
-        raise ValueError
-    return seconds
 
 
 def _count(held: object) -> int:
@@ -154,22 +130,22 @@ class Settings:
         "SUPERVISOR_JOB_MAX_SECONDS",
         1800,
         parse_seconds,
-        "a number of seconds of at least 0, or none",
+        f"{durations.ACCEPTS}, or none",
     )
-    job_ttl: float = _setting("SUPERVISOR_JOB_TTL", 86400, _finite_seconds, "a number of seconds of at least 0")
+    job_ttl: float = _setting("SUPERVISOR_JOB_TTL", 86400, finite_seconds, durations.ACCEPTS)
     job_max_count: int = _setting("SUPERVISOR_JOB_MAX_COUNT", 1000, _count, "a whole number of at least 0")
     job_max_output_bytes: int = _setting(
         "SUPERVISOR_JOB_MAX_OUTPUT_BYTES",
         67108864,
-        _count,
-        "a whole number of bytes of at least 0",
+        parse_size,
+        sizes.ACCEPTS,
     )
     job_leftovers: str = _setting("SUPERVISOR_JOB_LEFTOVERS", "leave", _leftovers, "leave or stop")
     stop_grace_seconds: float = _setting(
         "SUPERVISOR_STOP_GRACE_SECONDS",
         5,
-        _finite_seconds,
-        "a number of seconds of at least 0",
+        finite_seconds,
+        durations.ACCEPTS,
     )
     config: Path | None = _setting("SUPERVISOR_CONFIG", None, _optional_path, "the path of a TOML file")
     shared_dir: Path | None = _setting("SUPERVISOR_SHARED_DIR", None, _optional_path, "the path of a directory")

@@ -10,13 +10,11 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from supervisor.cli.front import DEFAULTS
 from supervisor.errors import InvalidSettings
 from supervisor.jobs.validation import MAX_INPUT_BYTES
-from supervisor.settings import LOG_LEVELS, Settings, parse_seconds
+from supervisor.settings import LOG_LEVELS, Settings
 
 
 @attrs.frozen
@@ -33,7 +31,7 @@ class Case:
     bad: tuple[Any, ...]
 
 
-SECONDS = "a number of seconds of at least 0"
+SECONDS = "a number of seconds of at least 0, or a duration such as 90s, 5m, 1h30m or 2d"
 COUNT = "a whole number of at least 0"
 
 CASES = [
@@ -51,23 +49,23 @@ CASES = [
         "job_max_seconds",
         "SUPERVISOR_JOB_MAX_SECONDS",
         1800,
-        "2.5",
-        2.5,
+        "1h30m",
+        5400,
         60,
-        "a number of seconds of at least 0, or none",
+        f"{SECONDS}, or none",
         ("soon", "-1", "nan", True, None, -0.5, math.nan, 10**400),
     ),
-    Case("job_ttl", "SUPERVISOR_JOB_TTL", 86400, "0", 0, 60, SECONDS, ("1d", "-1", "inf", "none", None, math.inf)),
+    Case("job_ttl", "SUPERVISOR_JOB_TTL", 86400, "0", 0, 60, SECONDS, ("1w", "-1", "inf", "none", None, math.inf)),
     Case("job_max_count", "SUPERVISOR_JOB_MAX_COUNT", 1000, "0", 0, 7, COUNT, ("1.5", "-1", "many", 1.0, True, None)),
     Case(
         "job_max_output_bytes",
         "SUPERVISOR_JOB_MAX_OUTPUT_BYTES",
         67108864,
-        "1024",
-        1024,
+        "64M",
+        64 << 20,
         7,
-        "a whole number of bytes of at least 0",
-        ("64M", "-1", 1e6, None),
+        "a whole number of bytes of at least 0, or a size such as 64k, 200M, 1.5G or 1GiB",
+        ("64Q", "-1", "1.5", 1e6, None, 2**63),
     ),
     Case(
         "job_leftovers", "SUPERVISOR_JOB_LEFTOVERS", "leave", "STOP", "stop", "stop", "leave or stop", ("kill", None, 1)
@@ -207,21 +205,6 @@ def test_settings_are_a_value() -> None:
     assert hash(Settings(job_ttl=1)) == hash(Settings(job_ttl=1.0))
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Settings().job_ttl = 1  # type: ignore[misc]
-
-
-@given(st.floats(min_value=0, allow_nan=False) | st.integers(min_value=0, max_value=10**12))
-def test_durations_are_read_back_from_how_they_are_written(seconds: float) -> None:
-    assert parse_seconds(seconds) == parse_seconds(str(seconds)) == seconds
-
-
-@example(10**400)
-@given(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.binary())
-def test_anything_else_is_a_value_error(held: object) -> None:
-    try:
-        seconds = parse_seconds(held)
-    except ValueError:
-        return
-    assert seconds >= 0
 
 
 @pytest.mark.parametrize("home", [None, ""])

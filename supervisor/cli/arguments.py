@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from supervisor.cli.front import group_option
-from supervisor.settings import Settings, parse_seconds
+from supervisor.settings import Settings
 from supervisor.store.tickets import CONDITIONS
+from supervisor.text import durations, sizes
+from supervisor.text.durations import parse_seconds
+from supervisor.text.sizes import parse_size
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -26,6 +27,7 @@ __all__ = [
     "label_option",
     "moment",
     "seconds",
+    "size",
     "workspace_option",
     "workspace_scope",
 ]
@@ -34,21 +36,21 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _MAX_COMPLETIONS: Final = 100
 
 
-_DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII | re.IGNORECASE)
-_UNITS: Final = (86400, 3600, 60, 1)
-
-
 def seconds(text: str) -> float:
     """Parse an option's duration: seconds, at least 0, or ``2d``, ``1h30m``, ``90s``; ``none`` is infinity."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is not None and found[0]:
-        return math.fsum(float(number) * unit for number, unit in zip(found.groups(default=0), _UNITS, strict=True))
     try:
         return parse_seconds(text)
     except ValueError:
-        message = (
-            f"{text!r} is not a duration: a number of seconds of at least 0, or as 90s, 5m, 1h30m, 2d; nor 'none'."
-        )
+        message = f"{text!r:.80} is not a duration: give {durations.ACCEPTS}, or 'none'."
+        raise click.BadParameter(message) from None
+
+
+def size(text: str) -> int:
+    """Parse an option's size: bytes, or ``64k``, ``200M``, ``1.5G``, ``1GiB``."""
+    try:
+        return parse_size(text)
+    except ValueError:
+        message = f"{text!r:.80} is not a size: give {sizes.ACCEPTS}."
         raise click.BadParameter(message) from None
 
 

@@ -83,8 +83,9 @@ def request_options(function: _F) -> _F:
                 "--deadline",
                 "deadline_seconds",
                 type=seconds,
-                metavar="SECONDS",
-                help="Stop it after this time, or never: 'none'. Default: SUPERVISOR_JOB_MAX_SECONDS, or 30 minutes.",
+                metavar="DURATION",
+                help="Stop it after this time: seconds, or as 90s, 5m, 1h30m, 2d; or never: 'none'. Default: "
+                "SUPERVISOR_JOB_MAX_SECONDS, or 30 minutes.",
             ),
             click.option(
                 "--stdin",

@@ -9,6 +9,9 @@ from typing import Final
 
 import attrs
 
+from supervisor.text.durations import finite_seconds
+from supervisor.text.sizes import parse_size
+
 __all__ = ["ACCEPTS", "Spread", "parse_bytes", "parse_number", "parse_spread"]
 
 ACCEPTS: Final = "a number, uniform:LOW:HIGH, exp:MEAN[:MAX] or lognormal:MEDIAN:P99[:MAX]"
@@ -17,7 +20,6 @@ _DEFAULT_TAIL: Final = 10
 """The default maximum, as a multiple of the mean or of the 99th percentile."""
 _Z99: Final = 2.3263478740408408
 """The 99th percentile of the standard normal distribution."""
-_UNITS: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @attrs.frozen(slots=True)
@@ -73,17 +75,19 @@ def parse_number(text: str) -> float:
 
 
 def parse_bytes(text: str) -> float:
-    """Parse a number of bytes, which may end in ``k``, ``M`` or ``G`` (powers of 1024).
+    """Parse a number of bytes, or a size with a unit.
 
     Raises:
-        ValueError: it is no such number.
+        ValueError: it is neither.
     """
-    unit = _UNITS.get(text[-1:].lower(), 1)
-    return parse_number(text[:-1] if unit > 1 else text) * unit
+    try:
+        return parse_number(text)
+    except ValueError:
+        return parse_size(text)
 
 
-def parse_spread(given: object, parse: Callable[[str], float] = parse_number) -> Spread:
-    """Parse a spread, given as a number or a text; ``parse`` parses each number in it.
+def parse_spread(given: object, parse: Callable[[str], float] = finite_seconds) -> Spread:
+    """Parse a spread, given as a number or a text; ``parse`` parses each number in it, by default as a duration.
 
     Raises:
         ValueError: it is no spread.

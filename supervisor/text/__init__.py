@@ -1,1 +1,1 @@
-"""Pure helpers for text: secrets taken out, JSON messages found, lines of a TOML file."""
+"""Pure helpers for text: secrets taken out, JSON messages found, lines of a TOML file, durations and sizes."""

@@ -56,7 +56,7 @@ def test_the_99th_percentile_of_a_lognormal_is_where_it_was_put() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *("", "-1", "nan", "inf", "1 s", "1:2", "gauss:1:2", None, True, []),
+        *("", "-1", "nan", "inf", "none", "1 s", "1:2", "gauss:1:2", None, True, []),
         *("exp", "exp:0", "exp:1:0.5", "exp:1:2:3", "uniform:2:1", "uniform:1", "lognormal:2:1", "lognormal:0:1"),
     ],
 )
@@ -66,10 +66,22 @@ def test_what_is_none(given: Any) -> None:
 
 
 def test_bytes_have_units() -> None:
-    assert [parse_bytes(text) for text in ("7", "2k", "2K", "1.5M", "1G")] == [7, 2048, 2048, 1572864, 1 << 30]
+    assert [parse_bytes(text) for text in ("7", "1e3", "2k", "2K", "1.5M", "1G")] == [
+        7,
+        1000,
+        2048,
+        2048,
+        1572864,
+        1 << 30,
+    ]
     assert parse_spread("uniform:1k:1M", parse_bytes).values == (1024, 1 << 20)
     with pytest.raises(ValueError, match="k"):
         parse_number("2k")
+
+
+def test_seconds_have_units() -> None:
+    assert parse_spread("exp:1m30s:1h").values == (90,)
+    assert parse_spread("2d").mean == 172800
 
 
 # ---------------------------------------------------------------- mixes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from supervisor.cli import exits
+from supervisor.cli.arguments import seconds
 from supervisor.cli.front import Invocation, command, report, write_document
 from supervisor.errors import InternalError, InvalidArguments
 
@@ -75,6 +77,14 @@ def _positive(text: str) -> float:
     return number
 
 
+def _positive_seconds(text: str) -> float:
+    found = seconds(text)
+    if not 0 < found < math.inf:
+        message = f"{text!r} is not a duration above 0."
+        raise click.BadParameter(message)
+    return found
+
+
 _COUNT: Final = click.IntRange(1)
 _SHARE: Final = click.FloatRange(0, 1)
 _FILE: Final = click.Path(path_type=Path)
@@ -82,7 +92,9 @@ _FILE: Final = click.Path(path_type=Path)
 
 @command("bench", help=_HELP)
 @click.option("--rate", type=_positive, metavar="N", help="Start N jobs per second. Default: 20.")
-@click.option("--for", "for_seconds", type=_positive, metavar="SECONDS", help="Start jobs for this long. Default: 10.")
+@click.option(
+    "--for", "for_seconds", type=_positive_seconds, metavar="DURATION", help="Start jobs for this long. Default: 10."
+)
 @click.option("--jobs", type=_COUNT, metavar="N", help="Start at most N jobs.")
 @click.option(
     "--arrivals",
@@ -99,7 +111,7 @@ _FILE: Final = click.Path(path_type=Path)
     help="Run at most N jobs at once. The latency of a job that waits counts from when it was due. Default: 1000.",
 )
 @click.option(
-    "--duration", type=_spread("parse_number"), metavar="SPREAD", help="Seconds each job sleeps. Default: exp:0.2:2."
+    "--duration", type=_spread("finite_seconds"), metavar="SPREAD", help="How long each job sleeps. Default: exp:0.2:2."
 )
 @click.option(
     "--output", type=_spread("parse_bytes"), metavar="SPREAD", help="Bytes of stdout per job. Default: exp:4k:64k."
@@ -134,10 +146,10 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--keep", is_flag=True, help="Do not delete the jobs afterwards. They expire like other jobs.")
 @click.option(
     "--patience",
-    type=_positive,
+    type=_positive_seconds,
     default="60",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How late a job may end, and how long a call may take.",
 )
 @click.option("--quiet", is_flag=True, help="Print no progress to stderr.")

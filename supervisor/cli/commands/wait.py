@@ -19,7 +19,7 @@ __all__ = ["wait"]
 @command("wait")
 @jobs_argument(required=True)
 @click.option("--any", "any_one", is_flag=True, help="Wait until one of the jobs has ended instead of all.")
-@click.option("--timeout", type=seconds, metavar="SECONDS", help="Wait at most this long. The jobs run on.")
+@click.option("--timeout", type=seconds, metavar="DURATION", help="Wait at most this long. The jobs run on.")
 def wait(call: Invocation, jobs: Sequence[str], *, any_one: bool, timeout: float | None) -> int:
     """Wait until every JOB has ended.
 

@@ -8,32 +8,15 @@ from typing import Any
 import click
 import pytest
 
-from supervisor.cli.arguments import dependency, moment, seconds
+from supervisor.cli.arguments import dependency, moment, seconds, size
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("0", 0),
-        ("90", 90),
-        ("0.5", 0.5),
-        ("90s", 90),
-        ("1.5s", 1.5),
-        ("5m", 300),
-        ("1h30m", 5400),
-        ("2d", 172800),
-        ("1D2h3m4s", 93784),
-        ("none", float("inf")),
-    ],
-)
-def test_a_duration_is_seconds_or_has_units(text: str, expected: float) -> None:
-    assert seconds(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "s", "5 minutes", "1m1h", "-5m", "1.5h", "\u0665m", "nan"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is not a duration"):
-        seconds(text)
+def test_durations_and_sizes_are_parsed() -> None:
+    assert (seconds("1h30m"), seconds("none"), size("1.5k")) == (5400, float("inf"), 1536)
+    with pytest.raises(click.BadParameter, match=r"^'5 minutes' is not a duration: give a number .* or 'none'\.$"):
+        seconds("5 minutes")
+    with pytest.raises(click.BadParameter, match=r"^'9{79} is not a size: give a whole number of bytes"):
+        size("9" * 100)
 
 
 def test_times_and_dependencies_are_parsed() -> None:
