@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Self
 
@@ -18,7 +17,7 @@ import attrs
 from supervisor import log
 from supervisor.admission.launchers import may_launch
 from supervisor.engines import registry
-from supervisor.engines.interface import Client, JobPhase, Observation
+from supervisor.engines.interface import Client, Observation
 from supervisor.errors import (
     InvalidArguments,
     JobNotFound,
@@ -27,19 +26,18 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
-from supervisor.jobdir.facts import Ended, Launched
-from supervisor.jobs import bulk, prefixes, results, retention
+from supervisor.jobdir.facts import Launched
+from supervisor.jobs import bulk, prefixes, refreshing, results, retention
 from supervisor.jobs.interface import Look
 from supervisor.jobs.listing import count_elsewhere, no_job, page_of, query_of
-from supervisor.jobs.outcome import outcome_of, view_of
+from supervisor.jobs.outcome import view_of
 from supervisor.jobs.progress import is_silent, read_so_far
-from supervisor.jobs.unlaunched import rule_out_end
-from supervisor.model import Exit, Job, JobPage, Result
+from supervisor.jobs.refreshing import DAMAGED
+from supervisor.model import Job, JobPage, Result
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.rows import UNFINISHED, JobOutcome, job_of
+from supervisor.store.rows import JobOutcome, job_of
 from supervisor.store.state_root import encodable, workspace_key
-from supervisor.store.tickets import has_ticket
 from supervisor.system.observing import NotKnown
 from supervisor.system.paths import absolute, expanded
 
@@ -48,7 +46,6 @@ __all__ = ["Catalog", "real_workspace"]
 
 _MAX_TO_READ: Final = 1 << 20
 """The part of a running job's output that is parsed for its progress. Parsing it takes some 30 ms."""
-_DAMAGED: Final = "its job directory is missing or damaged"
 
 
 def real_workspace(path: str | os.PathLike[str]) -> str:
@@ -130,26 +127,9 @@ class Catalog:
         shared = row.request.get("directory")
         return shared if isinstance(shared, str) else self.layout.job(row.workspace_key, row.job_id)
 
-    def _observe(self, row: Row, directory: str, *, drive: bool = False) -> Observation:
-        return self.client(row).observe(
-            directory,
-            owner_lives=self.layout.owners.is_alive(row.owner),
-            launched=row.started_ns is not None,
-            drive=drive,
-        )
-
     def judge(self, row: Row) -> tuple[Launched | None, JobOutcome | None]:
         """Return the launch and the outcome of an unfinished job, each ``None`` as long as it is not known."""
-        directory = self.directory(row)
-        try:
-            observation = self._observe(row, directory)
-            outcome = None
-            if observation.phase is JobPhase.ENDED and observation.ended is not None:
-                with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
-                    outcome = outcome_of(row, directory, observation.ended)
-        except (OSError, StateBusy):  # not known now, or being forgotten: the next query decides
-            return None, None
-        return observation.launched, outcome
+        return refreshing.judge(self, row)
 
     def row(self, job_id: str) -> Row:
         """Return the row of a job that is kept.
@@ -203,98 +183,7 @@ class Catalog:
         ``drive``: carry out a due stop that no other process carries out, which can take
         as long as its grace. ``look``: the view for the interpreter, see ``outcome_of``.
         """
-        if row.finished or row.state not in UNFINISHED:  # a state of a newer version is left to that version
-            return row, None
-        if (ended := self.unwritten.get(row.job_id)) is not None:
-            return ended, None
-        try:
-            return self._looked_at(row, drive=drive, look=look)
-        except (OSError, StateBusy) as error:
-            log.warning("job_not_looked_at", job_id=row.job_id, error=str(error))
-            observation = JobPhase.QUEUED if row.started_ns is None else JobPhase.RUNNING
-            damage = f"it cannot be observed now: {getattr(error, 'strerror', None) or error}"
-            return row, Observation(phase=observation, launched=row.launched(), damage=damage, problem=error)
-
-    def _looked_at(self, row: Row, *, drive: bool, look: Look) -> tuple[Row, Observation | None]:
-        directory = self.directory(row)
-        found = self.layout.stat_job(row.workspace_key, row.job_id)
-        if found is None:
-            return self._without_directory(row)
-        if (kept := self.client(row).cached(directory, found)) is not None:
-            return self._entered(row, directory, kept), kept
-        if row.started_ns is None and has_ticket(row.request):
-            end = self.index.read_queue(lambda queue: queue.end_of(row.job_id))
-            if end is not None:
-                rule_out_end(directory, end)
-        try:
-            observation = self._observe(row, directory, drive=drive)
-        except OSError:
-            if self.layout.is_sound(row.workspace_key, row.job_id):
-                raise
-            return self._without_directory(row)
-        return self._entered(row, directory, observation, look), observation
-
-    def _entered(self, row: Row, directory: str, observation: Observation, look: Look = view_of) -> Row:
-        """Commit an observation, and return the row as it is now."""
-        outcome: JobOutcome | None = None
-        if observation.phase is JobPhase.ENDED and observation.ended is not None:
-            with contextlib.suppress(InvalidArguments):  # a kind that is not installed here
-                outcome = outcome_of(row, directory, observation.ended, look)
-        launched = observation.launched
-        if outcome is None and (launched is None or row.started_ns is not None):
-            return row
-
-        now = row
-        if launched is not None and row.started_ns is None:
-            now = now.with_launch(launched)
-        if outcome is not None:
-            now = now.with_outcome(outcome)
-
-        def enter() -> bool:
-            if outcome is not None:
-                return self.index.finish(now)  # which records the launch as well
-            if launched is not None:
-                self.index.set_launched(row.job_id, launched)
-            return False
-
-        if outcome is not None and row.may_be_retried:
-            return self._attempt_ended(now)
-        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            first = self.index.write(enter, single="groups" not in row.request)
-            if first:
-                self.index.take_turns()
-            return now if first else self.index.get(row.job_id) or now
-        return now  # it cannot be recorded now; it is true all the same
-
-    def _attempt_ended(self, row: Row) -> Row:
-        """Commit the end of an attempt, and the next attempt with it, and return the row as it is then.
-
-        Raises:
-            StateBusy: it cannot be recorded now. Until it is, whether the series has ended is open.
-        """
-        try:
-            self.index.write(lambda: self.index.finish(row))
-            committed = self.index.get(row.job_id)
-        except (StateFull, PermissionDenied) as error:
-            raise StateBusy(error.message, repair=error.repair) from error
-        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            self.index.take_turns()
-        return committed or row
-
-    def _without_directory(self, row: Row) -> tuple[Row, Observation | None]:
-        """Handle an unfinished job whose directory is missing or not to be trusted."""
-        now = self.index.get(row.job_id)
-        if now is not None and now.finished and not self.is_in_trash(row.job_id):
-            return now, None
-        if now is None or self.is_in_trash(row.job_id):
-            self._delete_row(row)
-            message = f"there is no job {row.job_id!r}"
-            raise JobNotFound(message, details={"job_id": row.job_id})
-        if self.client(row).has_processes(row.job_id):
-            return row, Observation(phase=JobPhase.RUNNING, launched=row.launched(), damage=_DAMAGED)
-        ended = Ended(exit=Exit(ended_ns=time.time_ns()))
-        observation = Observation(phase=JobPhase.ENDED, launched=row.launched(), ended=ended, damage=_DAMAGED)
-        return self._entered(row, self.directory(row), observation), observation
+        return refreshing.refresh(self, row, drive=drive, look=look)
 
     def is_in_trash(self, job_id: str) -> bool:
         """Whether a job was forgotten, and is not deleted yet."""
@@ -303,13 +192,9 @@ class Catalog:
     def check_kept(self, row: Row) -> None:
         """Raise ``JobNotFound`` if a job was consumed or forgotten while it was observed."""
         if self.is_in_trash(row.job_id) or self.index.get(row.job_id) is None:
-            self._delete_row(row)
+            refreshing.delete_row(self, row)
             message = f"job {row.job_id} has just been consumed or forgotten by another process"
             raise JobNotFound(message, details={"job_id": row.job_id})
-
-    def _delete_row(self, row: Row) -> None:
-        with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-            self.index.write(lambda: self.index.delete(row.job_id))
 
     def job(self, row: Row, observation: Observation | None = None, *, read: int = 0) -> Job:
         """Return the job that a row and its latest observation describe.
@@ -319,7 +204,7 @@ class Catalog:
         directory = self.directory(row)
         damage = None if observation is None else observation.damage
         if observation is None and not self.layout.is_sound(row.workspace_key, row.job_id):
-            damage = _DAMAGED
+            damage = DAMAGED
         requested = None if observation is None or row.finished else observation.stop_requested
         queue_reason = None if observation is None or row.finished else observation.queue_reason
         reason, position = self.index.standing(row)
@@ -353,7 +238,7 @@ class Catalog:
             if self.layout.is_sound(row.workspace_key, job_id):
                 return job_of(row, self.directory(row))
             if self.is_in_trash(job_id):
-                self._delete_row(row)  # the process that was forgetting it was interrupted
+                refreshing.delete_row(self, row)  # the process that was forgetting it was interrupted
                 return self.job(self.row(job_id))
         return self.job(*self.refresh(row), read=_MAX_TO_READ if progress else 0)
 
@@ -376,7 +261,7 @@ class Catalog:
             observation = None if found is None else self.client(row).cached(directory, found)
             if observation is None:
                 return None
-            row = self._entered(row, directory, observation)
+            row = refreshing.enter(self, row, directory, observation)
         except (NotKnown, StateBusy):
             return None
         if row.finished:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from supervisor import interpret
@@ -25,6 +25,7 @@ class Jobs(Protocol):
     settings: Settings
     layout: Layout
     index: Index
+    unwritten: Mapping[str, Row]
 
     def client(self, row: Row) -> Client: ...  # noqa: D102  # here and below: see ``Catalog``
 
