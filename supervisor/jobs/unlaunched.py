@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from supervisor.engines.local.stopping import rule_out
 from supervisor.states import Reason
-from supervisor.store.queue import End
+from supervisor.store.queue_queries import End
 
 __all__ = ["detail_of", "details_of", "rule_out_end"]
 

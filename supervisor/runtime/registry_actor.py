@@ -38,7 +38,8 @@ from supervisor.runtime.messages import (
 )
 from supervisor.states import State
 from supervisor.store import Index, Row
-from supervisor.store.queue import TURN, End, Turn
+from supervisor.store.queue import TURN, Turn
+from supervisor.store.queue_queries import End
 from supervisor.store.tickets import groups_of, has_ticket
 from supervisor.system.observing import NotKnown
 

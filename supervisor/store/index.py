@@ -1,6 +1,7 @@
 """The index: SQLite over the job directories, shared by every process on the state root.
 
-``sqlite`` opens, repairs and writes the file; ``queries`` reads the rows of jobs; this module has what changes them.
+``sqlite`` opens, repairs and writes the file; ``queries`` reads the rows of jobs, and ``standings`` their places in the
+queue; this module has what changes them.
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
-from supervisor.errors import StateBusy, SupervisorError
+from supervisor.errors import StateBusy
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
 from supervisor.store import grants, series
 from supervisor.store.changes import MEMBER, read_changes, write_changes
+from supervisor.store.eviction import victims_of
 from supervisor.store.group_files import GroupFiles
 from supervisor.store.order_files import drop_orders
 from supervisor.store.owners import is_of_another_boot
-from supervisor.store.queries import ALL, UNAWAITED, UNFINISHED, Queries, parse
-from supervisor.store.queue import TURN, Queue, Turn
+from supervisor.store.queries import ALL, UNFINISHED, parse
+from supervisor.store.queue import TURN, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
+from supervisor.store.standings import Standings
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
 from supervisor.store.tickets import Ticket, groups_of, has_ticket, ticket_of
@@ -41,11 +44,8 @@ _END_OF: Final = attrgetter(
 )
 _INSERT: Final = f"INSERT OR IGNORE INTO jobs ({', '.join(COLUMNS[1:])}) VALUES ({', '.join('?' * (len(COLUMNS) - 1))})"  # noqa: S608
 
-_PRINCIPAL: Final = b"mcp.principal"  # the label that names the principal who has started a job over HTTP
-_PRINCIPAL_OF_JOB: Final = "coalesce((SELECT value FROM labels WHERE labels.seq = jobs.seq AND name = ?), x'')"
 
-
-class Index(Queries):
+class Index(Standings):
     """The index of one state root.
 
     Args:
@@ -67,7 +67,6 @@ class Index(Queries):
         self._judge = judge
         self._kept: dict[str, int] = {}
         self._grants = grants.Grants(layout)
-        self._standings: dict[int, tuple[str | None, int | None]] = {}
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def invalidate(self) -> None:
@@ -98,15 +97,6 @@ class Index(Queries):
         if 0 < version <= len(MIGRATIONS):
             for columns in connection.execute(f"SELECT {ALL} FROM jobs"):  # noqa: S608  # our own names
                 parse(columns)
-
-    @property
-    def queue(self) -> Queue:
-        """The waiting jobs and the slots; its methods run inside ``write`` or ``read``."""
-        return Queue(self._db)
-
-    def read_queue(self, question: Callable[[Queue], _T]) -> _T:
-        """Return what the queue answers, outside a transaction."""
-        return self.read(lambda: question(self.queue))
 
     def import_queue(self) -> None:
         """Enter the groups of the state root and the jobs that wait or hold slots, in place of all that is entered."""
@@ -397,11 +387,7 @@ class Index(Queries):
         self._kept.clear()
 
     def evict(self, workspace: str, most: int, spared: Iterable[str] = ()) -> list[str]:
-        """Forget finished jobs of ``workspace`` beyond ``most``: expired, then fetched ones, then the oldest.
-
-        A job that another one waits for is kept.
-        The jobs of each principal of an MCP server are counted separately, so one does not evict another's jobs.
-        """
+        """Forget finished jobs of ``workspace`` beyond ``most``, see ``victims_of``; return their ids."""
         kept = self._kept.get(workspace)
         if kept is None:
             kept = self._db.execute(
@@ -411,92 +397,13 @@ class Index(Queries):
             self._kept[workspace] = kept
         if kept <= most:
             return []
-        keep = set(spared)
-        victims: list[str] = []
-        for principal, held in self._held_by(workspace, kept):
-            victims += self._victims(workspace, principal, held - most, keep)
+        now_ns = self.layout.clock.now_ns()
+        victims = victims_of(self._db, workspace, kept, most, spared=spared, now_ns=now_ns)
         for job_id in victims:
             self.layout.discard(workspace, job_id)
             self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
         self._kept[workspace] = kept - len(victims)
         return victims
-
-    def _held_by(self, workspace: str, kept: int) -> list[tuple[bytes | None, int]]:
-        """Return how many finished jobs each principal has; ``None`` stands for all where there is no principal."""
-        if self._db.execute("SELECT 1 FROM labels WHERE name = ? LIMIT 1", (_PRINCIPAL,)).fetchone() is None:
-            return [(None, kept)]
-        statement = f"""SELECT {_PRINCIPAL_OF_JOB}, count(*) FROM jobs
-            WHERE workspace_key = ? AND completed_ns IS NOT NULL GROUP BY 1"""  # noqa: S608  # our own names
-        return [(principal, held) for principal, held in self._db.execute(statement, (_PRINCIPAL, workspace))]
-
-    def _victims(self, workspace: str, principal: bytes | None, room: int, keep: set[str]) -> list[str]:
-        victims: list[str] = []
-        of_principal = "" if principal is None else f"AND {_PRINCIPAL_OF_JOB} = ?"
-        names = () if principal is None else (_PRINCIPAL, principal)
-        # One query each, so that an index of SQLite returns the rows in order, however many jobs are kept. The plus
-        # keeps SQLite from using the index on the workspace for the first: that reads every job to find none expired.
-        for clause, order, value in (
-            ("+workspace_key = ? AND expires_ns <= ?", "expires_ns", self.layout.clock.now_ns()),
-            ("workspace_key = ? AND fetched = ? AND +expires_ns IS NOT NULL", "seq", 1),  # its series has ended
-            ("workspace_key = ? AND fetched = ? AND +expires_ns IS NOT NULL", "seq", 0),
-        ):
-            left = room - len(victims)
-            if left > 0:
-                found = self._db.execute(
-                    f"""SELECT job_id FROM jobs WHERE completed_ns IS NOT NULL AND {clause} {of_principal}
-                        AND {UNAWAITED} ORDER BY {order} LIMIT ?""",  # noqa: S608  # our own names
-                    (workspace, value, *names, left + len(keep) + len(victims)),
-                ).fetchall()
-                passed = keep.union(victims)
-                victims += [job_id for (job_id,) in found if job_id not in passed][:left]
-        return victims
-
-    def standing(self, row: Row) -> tuple[str | None, int | None]:
-        """Return (``queue_reason``, ``queue_position``) of a job; ``None`` for both where that is not known now."""
-        if row.seq in self._standings:
-            return self._standings[row.seq]
-        if row.started_ns is not None or row.finished or not has_ticket(row.request):
-            return None, None
-        try:
-            return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.moment()))
-        except SupervisorError:
-            return None, None
-
-    @contextlib.contextmanager
-    def standings_of(self, rows: Iterable[Row]) -> Generator[None]:
-        """Find the standings of the waiting ones of many jobs at once, for the calls of ``standing`` meanwhile."""
-        waiting = [row for row in rows if row.started_ns is None and not row.finished and has_ticket(row.request)]
-        if waiting:
-            with contextlib.suppress(SupervisorError):
-                found = self.standings(waiting)
-                self._standings = {row.seq: standing for row, standing in zip(waiting, found, strict=True)}
-        try:
-            yield
-        finally:
-            self._standings = {}
-
-    def standings(self, rows: Sequence[Row]) -> list[tuple[str | None, int | None]]:
-        """Return what ``standing`` does for many new jobs, in little more time than for one."""
-        positions = self.read_queue(lambda queue: queue.positions(row.seq for row in rows))
-        reasons: dict[str, str | None] = {}
-        standings: list[tuple[str | None, int | None]] = []
-        for row in rows:
-            position = positions.get(row.seq)
-            if position is None:
-                standings.append(self.standing(row))
-                continue
-            lane = f"{groups_of(row.request)} {row.request['weight']}"
-            if lane not in reasons:
-                reasons[lane] = self.standing(row)[0]
-            standings.append((reasons[lane], position))
-        return standings
-
-    def may_wait(self) -> bool:
-        """Whether jobs in groups wait or are about to be launched; ``True`` also where that is not known now."""
-        try:
-            return self.read_queue(Queue.in_use)
-        except SupervisorError:
-            return True
 
     def take_turn(self, most: int = TURN) -> Turn:
         """Decide which waiting jobs get their slots, up to ``most``, and which end unlaunched, inside ``write``.

@@ -1,14 +1,12 @@
-"""The rows of the index: their columns, their validation, and the ``Job`` that a row describes."""
+"""The rows of the index: their columns, and the ``Job`` that a row describes."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Mapping
 from operator import attrgetter
-from types import NoneType
 from typing import Any, Final
 
 import attrs
@@ -17,9 +15,9 @@ from supervisor.jobdir import validation
 from supervisor.jobdir.facts import Launched
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
-from supervisor.retry import MAX_ATTEMPTS
 from supervisor.states import Reason, State, is_word, reason_of, state_of
-from supervisor.store.changes import MEMBER, is_valid
+from supervisor.store.changes import MEMBER
+from supervisor.store.row_checks import KNOWN_STATES, LAST_NS, MAYBE_NUMBER, check_request, wrong_in_outcome
 from supervisor.store.tickets import groups_of
 from supervisor.system.observing import NotKnown
 
@@ -28,8 +26,6 @@ __all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "columns_o
 _POLL_AFTER_MS: Final = 1000
 _MAX_RECENT: Final = 256
 """Unfinished rows whose constant fields are cached, which saves 3 us of the 13 that a status takes: 1 KiB each."""
-_LAST_NS: Final = 2**63 - 1
-"""The last moment that SQLite can hold, in the year 2262."""
 
 
 dump: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -118,8 +114,8 @@ class Row:
         row = self._copy()
         row.state = outcome.state.value
         row.completed_ns = ended_ns = outcome.exit.ended_ns
-        ttl_ns = min(self.request["ttl_seconds"] * 1e9, _LAST_NS)
-        row.expires_ns = min(ended_ns + int(ttl_ns), _LAST_NS)
+        ttl_ns = min(self.request["ttl_seconds"] * 1e9, LAST_NS)
+        row.expires_ns = min(ended_ns + int(ttl_ns), LAST_NS)
         row._ended = outcome.to_dict()  # noqa: SLF001  # of the same class
         row.outcome = dump(row._ended)  # noqa: SLF001
         return row
@@ -203,101 +199,8 @@ class JobOutcome:
         }
 
 
-def _is_time(held: object) -> bool:
-    return type(held) is int and 0 <= held <= _LAST_NS
-
-
-def _is_length(held: object) -> bool:
-    return type(held) in {int, float} and 0 <= held < math.inf  # type: ignore[operator]  # they are numbers
-
-
-def _is_key(held: object) -> bool:
-    """Whether it is a text that SQLite can store: one without half surrogate pairs."""
-    if type(held) is not str:
-        return False
-    if held.isascii():
-        return True
-    try:
-        held.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_request(record: Mapping[str, Any]) -> None:
-    """Raise ``KeyError`` or ``ValueError`` for a ``job.json`` that no version writes."""
-    argv, labels, key, deadline = (
-        record["argv"],
-        record["labels"],
-        record["idempotency_key"],
-        record["deadline_seconds"],
-    )
-    what = None
-    if not all(map(_is_key, (record["job_id"], record["kind"], record["digest"], record["owner"]))):
-        what = "job_id, kind, digest or owner"
-    elif type(record["workspace"]) is not str:
-        what = "workspace"
-    elif not _is_time(record["created_ns"]):
-        what = "created_ns"
-    elif not (key is None or _is_key(key)):
-        what = "idempotency_key"
-    elif not _is_length(record["ttl_seconds"]):
-        what = "ttl_seconds"
-    elif not (deadline is None or _is_length(deadline)):
-        what = "deadline_seconds"
-    elif not (isinstance(argv, list | tuple) and argv and set(map(type, argv)) == {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        what = "argv"
-    elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
-        what = "labels"
-    elif "priority" in record:
-        what = _wrong_ticket(record) or _wrong_series(record)
-    if what is not None:
-        raise ValueError(what)
-
-
-def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
-    """Return what no ``job.json`` holds about the admission of a job."""
-    groups: Any = record.get("groups", ())
-    after: Any = record.get("after", ())
-    if not (type(groups) in {list, tuple} and set(map(type, groups)) <= {str}):
-        return "groups"
-    if not (type(after) in {list, tuple} and all(map(_is_dependency, after))):
-        return "after"
-    if not (type(record["priority"]) is type(record["weight"]) is int and record["weight"] > 0):
-        return "priority or weight"
-    times = ("not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns")
-    if not (type(record.get("hold", False)) is bool and all(_is_time(record.get(name, 0)) for name in times)):
-        return "hold or a time"
-    changes: Any = record.get(MEMBER, {})
-    return None if isinstance(changes, dict) and is_valid(changes) else MEMBER  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _wrong_series(record: Mapping[str, Any]) -> str | None:
-    """Return what no ``job.json`` holds about the attempts of a job."""
-    if "retry" not in record:
-        return "retry" if "attempt" in record else None
-    policy: Any = record["retry"]
-    if not (isinstance(policy, Mapping) and type(policy.get("maximum_attempts")) is int):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-        return "retry"
-    numbers = record["attempt"], record.get("limited", 0)
-    if set(map(type, numbers)) != {int} or not 0 <= numbers[1] < numbers[0] <= 2 * MAX_ATTEMPTS:
-        return "attempt"
-    names = record["series_id"], record.get("retry_of", "")
-    return None if set(map(type, names)) == {str} else "series_id or retry_of"
-
-
-def _is_dependency(held: Any) -> bool:
-    try:
-        return type(held["job_id"]) is type(held["when"]) is str
-    except TypeError:  # it is no mapping
-        return False
-
-
-_STATES: Final = frozenset(state.value for state in State)
-_MAYBE_NUMBER: Final = frozenset({int, NoneType})
 UNFINISHED: Final = frozenset({State.QUEUED.value, State.RUNNING.value})
 """The states of this version in which a job has not ended. A newer version may have others."""
-_REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 def check_row(row: Row) -> None:
@@ -307,13 +210,13 @@ def check_row(row: Row) -> None:
         KeyError, TypeError, ValueError: the row is damaged, and so is the index.
     """
     request = row.request
-    _check_request(request)
+    check_request(request)
     numbers = {type(row.seq), type(row.created_ns), type(row.fetched)}
     maybe = {type(row.started_ns), type(row.completed_ns), type(row.expires_ns), type(row.pid)}
     what = None
-    if numbers != {int} or not {*maybe, type(row.deadline_boot_ns)} <= _MAYBE_NUMBER:
+    if numbers != {int} or not {*maybe, type(row.deadline_boot_ns)} <= MAYBE_NUMBER:
         what = "a number"
-    elif not (is_word(row.state) and (row.state not in _STATES or row.finished == (row.state not in UNFINISHED))):
+    elif not (is_word(row.state) and (row.state not in KNOWN_STATES or row.finished == (row.state not in UNFINISHED))):
         what = "state"
     elif not (row.job_id == request["job_id"] and row.kind == request["kind"]):
         what = "job_id"
@@ -324,27 +227,10 @@ def check_row(row: Row) -> None:
     elif (row.ended is None) is not (row.completed_ns is None):
         what = "outcome"
     elif row.ended is not None:
-        what = _wrong_in(row.ended, row.state)
+        what = wrong_in_outcome(row.ended, row.state)
         error_of(row)
     if what is not None:
         raise ValueError(what)
-
-
-def _wrong_in(ended: Mapping[str, Any], state: str) -> str | None:
-    """Return the name of an invalid field of an outcome. Unknown states and reasons are those of a newer version."""
-    reason = ended["reason"]
-    known = reason in _REASONS and state in _STATES
-    if not is_word(reason) or (known and (reason == Reason.EXITED.value) is not (state == State.DONE.value)):
-        return "reason"
-    if not {type(ended["exit_code"]), type(ended["signal"]), type(ended["max_rss_bytes"])} <= _MAYBE_NUMBER:
-        return "exit_code, signal or max_rss_bytes"
-    if not type(ended["stdout_bytes"]) is type(ended["stderr_bytes"]) is int:
-        return "stdout_bytes"
-    if not all(ended[name] is None or _is_length(ended[name]) for name in ("cost_usd", "cpu_seconds")):
-        return "cost_usd or cpu_seconds"
-    if type(ended.get("retried_by")) not in {str, NoneType}:
-        return "retried_by"
-    return None if type(ended["detail"]) in {str, NoneType} else "detail"
 
 
 def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours: bool = False) -> Row:
@@ -356,7 +242,7 @@ def row_of_record(workspace_key: str, record: dict[str, Any], text: str, *, ours
         KeyError, ValueError: the record is invalid.
     """
     if not ours:
-        _check_request(record)
+        check_request(record)
     return Row(
         seq=0,
         job_id=record["job_id"],
