@@ -44,6 +44,20 @@ COMMANDS: Final = {
 }
 """For each command its module, its function, and its line in ``supervisor --help``, which imports no command."""
 
+_FAMILIAR: Final = {
+    "ps": "list",
+    "ls": "list",
+    "jobs": "list",
+    "kill": "cancel",
+    "stop": "cancel",
+    "tail": "logs --follow",
+    "cat": "logs",
+    "submit": "start",
+    "delete": "rm",
+    "remove": "rm",
+}
+"""What the commands of other programs are called here."""
+
 _HELP: Final = """Run long commands as durable jobs, which outlive the process that started them.
 
 A job is a command with an id. It runs on after the shell, the terminal or this program has ended.
@@ -74,6 +88,17 @@ class _App(click.Group):
         found: click.Command = getattr(import_module(f"supervisor.cli.{module}"), attribute)
         found.short_help = help_
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in COMMANDS or args[0].startswith("-"):
+            return super().resolve_command(ctx, args)
+        message = f"No such command {args[0]!r}."
+        likely = _likely_commands(args[0])
+        if likely:
+            message += f" Did you mean {' or '.join(f'`supervisor {each}`' for each in likely)}?"
+        raise click.UsageError(message, ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -111,6 +136,14 @@ class _App(click.Group):
             streams.discard(sys.stdout)
         streams.finish()
         sys.exit(status if isinstance(status, int) else exits.OK)
+
+
+def _likely_commands(word: str) -> list[str]:
+    from difflib import get_close_matches  # for a word that is no command
+
+    if word.lower() in _FAMILIAR:
+        return [_FAMILIAR[word.lower()]]
+    return get_close_matches(word.lower(), COMMANDS, n=2)
 
 
 def _report_usage(error: click.ClickException, words: Sequence[str]) -> int:

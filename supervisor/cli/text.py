@@ -13,10 +13,10 @@ from supervisor.states import Reason, State
 
 __all__ = [
     "ago",
+    "brief",
     "clean",
     "clock",
     "colour",
-    "columns",
     "command_line",
     "dependencies",
     "duration",
@@ -39,7 +39,7 @@ _COLOURS: Final = {
     State.CANCELLED: "magenta",
     State.TIMEOUT: "red",
 }
-"""Names of colours that both click and rich accept."""
+"""Names of colours that click and the libraries of the live view accept."""
 _GAP: Final = "  "
 
 
@@ -81,6 +81,21 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes:02} min"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
+
+
+def brief(seconds: float) -> str:
+    """Return a duration in at most six characters, as long as it is below 100 days: ``12ms``, ``9.5s``, ``2m05s``."""
+    if seconds < 0.9995:
+        return f"{max(0, seconds) * 1000:.0f}ms"
+    if seconds < 99.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}m{rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{minutes:02}m"
+    return f"{hours // 24}d{hours % 24}h"
 
 
 def milliseconds(count: float | None) -> str:
@@ -188,16 +203,3 @@ def pairs(facts: Iterable[tuple[str, str | None]]) -> list[str]:
     held = [(name, value) for name, value in facts if value is not None]
     width = max((len(name) for name, _ in held), default=0)
     return [f"{name:<{width}}{_GAP}{value}" for name, value in held]
-
-
-def columns(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
-    """Return rows of cells as lines with aligned columns, without tabs and trailing blanks."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines: list[str] = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(_GAP.join(cells).rstrip())
-    return lines

@@ -35,6 +35,25 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0ms"),
+        (0.9994, "999ms"),
+        (0.9996, "1.0s"),
+        (99.94, "99.9s"),
+        (99.96, "1m40s"),
+        (5999.4, "99m59s"),
+        (5999.6, "1h40m"),
+        (172799, "47h59m"),
+        (172800, "2d0h"),
+        (8639999, "99d23h"),
+    ],
+)
+def test_brief_durations(seconds: float, words: str) -> None:
+    assert text.brief(seconds) == words
+
+
+@pytest.mark.parametrize(
     ("count", "words"),
     [
         (0, "0 B"),
@@ -100,11 +119,6 @@ def test_nothing_that_a_terminal_acts_upon_is_left_of_a_command() -> None:
     assert "caf\u00e9" in shown
     assert "\\n" in shown
     assert "owned" not in shown
-
-
-def test_columns_are_aligned_without_tabs_and_trailing_blanks() -> None:
-    lines = text.columns([["ID", "AGE", "COMMAND"], ["abc", "9 s", "x"], ["d", "10 min", ""]], right=frozenset({1}))
-    assert lines == ["ID      AGE  COMMAND", "abc     9 s  x", "d    10 min"]
 
 
 def test_facts_without_a_value_are_left_out() -> None:

@@ -112,6 +112,28 @@ def test_a_bad_setting_names_its_variable(cli: Any, name: str, monkeypatch: pyte
     assert shape["error"]["code"] == "invalid_settings"
 
 
+@pytest.mark.parametrize(
+    ("word", "suggestion"),
+    [
+        ("ps", "Did you mean `supervisor list`?"),
+        ("LS", "Did you mean `supervisor list`?"),
+        ("kill", "Did you mean `supervisor cancel`?"),
+        ("tail", "Did you mean `supervisor logs --follow`?"),
+        ("cancle", "Did you mean `supervisor cancel`?"),
+        ("statsu", "Did you mean `supervisor status` or `supervisor start`?"),
+        ("zzz", "No such command 'zzz'.\n"),
+    ],
+)
+def test_a_command_that_does_not_exist_gives_a_suggestion(cli: Any, word: str, suggestion: str) -> None:
+    done = cli(word)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"No such command '{word}'. " in done.stderr.replace("\n", " ")
+    assert suggestion in done.stderr
+    message = json.loads(cli("--json", word).stdout)["error"]["message"]
+    assert message.endswith(suggestion.strip())
+    assert "Did you mean" in cli("run", "--dedline", "5", "x").stderr
+
+
 def test_an_unsafe_state_root_is_refused(cli: Any, tmp_path: Path) -> None:
     root = tmp_path / "open"
     root.mkdir()

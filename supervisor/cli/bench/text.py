@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from supervisor.cli import text
+from supervisor.cli import table, text
 from supervisor.load.check import MEANINGS
 from supervisor.load.generator import FIGURES
 from supervisor.load.mix import Mix
@@ -63,7 +63,7 @@ def lines(shape: Mapping[str, Any]) -> Iterator[str]:
         for name, each in shape["latency_ms"].items()
         if each["count"]
     ]
-    yield from text.columns([head, *rows], right=frozenset(range(1, 6)))
+    yield from table.aligned([head, *rows], right=frozenset(range(1, 6)))
     yield from _problems(shape)
 
 
@@ -96,7 +96,7 @@ def _problems(shape: Mapping[str, Any]) -> Iterator[str]:
             yield ""
             described = {name: f"{name}: {MEANINGS[name]}" if name in MEANINGS else name for name in counts}
             rows = [(title, "", "")] + [("", str(counts[name]), text.one_line(described[name])) for name in counts]
-            yield from text.columns(rows, right=frozenset({1}))
+            yield from table.aligned(rows, right=frozenset({1}))
     for example in shape["examples"]:
         job = "" if example["job_id"] is None else f" job {example['job_id']}"
         yield text.one_line(f"  {example['code']}:{job} ({example['sort']}): {example['detail']}")

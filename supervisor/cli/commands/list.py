@@ -1,27 +1,40 @@
-"""``list``: a table on a terminal, aligned text in a pipe."""
+"""``list``: a table that fits a terminal, with the newest job last; aligned text, the newest first, in a pipe."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import attrs
 import click
 
 from supervisor.admission import helper, launchers
-from supervisor.cli import exits, streams, text
-from supervisor.cli.arguments import label_option, workspace_option, workspace_scope
+from supervisor.cli import exits, job_columns, streams, table, terminal, text
+from supervisor.cli.arguments import label_option, moment, seconds, workspace_option, workspace_scope
 from supervisor.cli.front import Invocation, command, write_document
+from supervisor.cli.job_columns import COLUMNS, SORT_KEYS
 from supervisor.jobs import queue_text
 from supervisor.jobs.catalog import real_workspace
-from supervisor.model import Job, to_json
+from supervisor.model import Job, JobPage, to_json
 from supervisor.states import State
 
 __all__ = ["list_jobs"]
 
-_MIN_ID_LENGTH: Final = 8
-_RIGHT: Final = frozenset({3, 4})
-"""The columns of numbers, which are aligned to the right."""
+_ALWAYS: Final = ("id", "status", "kind", "age", "time")
+
+
+def _since(words: str) -> datetime:
+    """Parse a moment, or a duration before now."""
+    with contextlib.suppress(click.BadParameter, OverflowError):
+        return datetime.now(UTC) - timedelta(seconds=seconds(words))
+    try:
+        return moment(words)
+    except click.BadParameter:
+        message = f"{words!r:.80} is neither a duration, such as 90s or 2h30m, nor a time, such as 2030-01-31T18:00."
+        raise click.BadParameter(message) from None
 
 
 @command("list")
@@ -31,6 +44,33 @@ _RIGHT: Final = frozenset({3, 4})
 @label_option("List only jobs with this label. Repeat it to require several labels.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="List at most this many.")
 @click.option("--cursor", metavar="CURSOR", help="Continue an earlier list: the next_cursor that it gave.")
+@click.option(
+    "--since",
+    type=_since,
+    metavar="TIME",
+    help="List only jobs that were created since this time, or in the time before now: 2h, 1d.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice([*SORT_KEYS, *(f"-{key}" for key in SORT_KEYS)]),
+    metavar="KEY",
+    help=f"Order the listed jobs by this, or with '-' before it the other way round: {', '.join(SORT_KEYS)}.",
+)
+@click.option(
+    "--columns",
+    "names",
+    type=job_columns.chosen,
+    metavar="NAME,...",
+    help=f"Show these columns: {', '.join(COLUMNS)}.",
+)
+@click.option(
+    "--color",
+    "colours",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether to use colours; 'auto' does on a terminal, if NO_COLOR is not set.",
+)
 def list_jobs(
     call: Invocation,
     *,
@@ -40,10 +80,14 @@ def list_jobs(
     labels: Mapping[str, str],
     limit: int,
     cursor: str | None,
+    since: datetime | None,
+    sort: str | None,
+    names: Sequence[str] | None,
+    colours: str,
 ) -> int:
-    """List the jobs of the current directory, newest first.
+    """List the jobs of the current directory: on a terminal the newest last, otherwise the newest first.
 
-    A terminal shows shortened ids, which every command accepts.
+    A terminal shows shortened ids, which every command accepts, and as much as fits its width.
     """
     where = workspace_scope(workspace, everywhere=everywhere)
     with call.catalog() as catalog:
@@ -51,15 +95,20 @@ def list_jobs(
         elsewhere = 0 if where is None else catalog.count_elsewhere(where)
         unattended = launchers.unattended(catalog.index)
         started = unattended > 0 and helper.ensure(catalog.index)
+    if since is not None:
+        page = _created_since(page, since)
+    if sort is not None:
+        page = attrs.evolve(page, jobs=tuple(job_columns.sort(page.jobs, sort)))
     if call.as_json:
         others = {} if where is None else {"jobs_in_other_workspaces": elsewhere}
         write_document({**to_json(page), **others})
     elif page.jobs:
-        _show(page.jobs, with_workspace=everywhere)
+        newest_last = sys.stdout.isatty() and sort is None
+        _show(page.jobs[::-1] if newest_last else page.jobs, names, colours, with_workspace=everywhere)
         if page.next_cursor is not None:
             call.note(f"There are more: --limit, or --cursor {page.next_cursor}.")
     else:
-        matching = "No matching jobs" if state or labels or cursor else "No jobs"
+        matching = "No matching jobs" if state or labels or cursor or since else "No jobs"
         place = "" if where is None else f" in {real_workspace(where)}"
         more = f"; {text.plural(elsewhere, 'job')} in other workspaces (--all)" if elsewhere else ""
         call.note(f"{matching}{place}{more}.")
@@ -70,54 +119,35 @@ def list_jobs(
     return exits.OK
 
 
-def _show(jobs: Sequence[Job], *, with_workspace: bool) -> None:
-    heads = ["ID", "STATUS", "KIND", "AGE", "TIME", "COMMAND"]
-    heads[-1:-1] = ["WAITS"] * any(map(text.waiting, jobs)) + ["WORKSPACE"] * with_workspace
-    if sys.stdout.isatty():
-        _show_table(jobs, heads)
-        return
-    lines = text.columns([heads, *(_cells(job, heads) for job in jobs)], right=_RIGHT)
-    with streams.writing():
-        click.echo("\n".join(lines))
+def _created_since(page: JobPage, since: datetime) -> JobPage:
+    """Return the jobs of a page that are new enough; there are no more once the last one, the oldest, is not."""
+    there_are_more = bool(page.jobs) and page.jobs[-1].created_at >= since
+    return JobPage(
+        jobs=tuple(job for job in page.jobs if job.created_at >= since),
+        next_cursor=page.next_cursor if there_are_more else None,
+    )
 
 
-def _cells(job: Job, heads: Sequence[str]) -> list[str]:
+def _columns(jobs: Sequence[Job], *, on_terminal: bool, with_workspace: bool) -> list[str]:
     return [
-        job.job_id,
-        job.status.value,
-        text.one_line(job.kind),
-        text.ago(job.created_at),
-        text.duration(job.elapsed_ms / 1000),
-        *([text.waiting(job) or "-"] if "WAITS" in heads else []),
-        *([text.one_line(job.workspace)] if "WORKSPACE" in heads else []),
-        text.command_line(job.argv),
+        *_ALWAYS,
+        *["waits"] * any(map(text.waiting, jobs)),
+        *["labels"] * (on_terminal and any(job.labels for job in jobs)),
+        *["workspace"] * with_workspace,
+        "command",
     ]
 
 
-def _id_length(jobs: Sequence[Job]) -> int:
-    """Return the length at which the ids of these jobs differ."""
-    length = _MIN_ID_LENGTH
-    while length < 32 and len({job.job_id[:length] for job in jobs}) < len(jobs):
-        length += 1
-    return length
-
-
-def _show_table(jobs: Sequence[Job], heads: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for number, head in enumerate(heads):
-        width = {"WORKSPACE": 30, "WAITS": 40}.get(head)
-        # rich narrows the columns without no_wrap.
-        table.add_column(head, no_wrap=number < 5, max_width=width, justify="right" if number in _RIGHT else "left")
-    length = _id_length(jobs)
-    for job in jobs:
-        shown = _cells(job, heads)
-        cells = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in shown]  # Text disables markup in the cell
-        cells[0] = Text(job.job_id[:length], style="bold")
-        cells[1] = Text(text.outcome(job), style=text.colour(job))
-        table.add_row(*cells)
+def _show(jobs: Sequence[Job], asked: Sequence[str] | None, colours: str, *, with_workspace: bool) -> None:
+    """Write what fits a terminal, with shortened ids and the reasons of states; for a pipe, everything."""
+    on_terminal = sys.stdout.isatty()
+    names = asked or _columns(jobs, on_terminal=on_terminal, with_workspace=with_workspace)
+    columns = [COLUMNS[name].column for name in names]
+    if asked:  # all of them, however narrow the terminal is
+        columns = [attrs.evolve(column, spare=0) for column in columns]
+    length = job_columns.shortest_length(jobs) if on_terminal else None
+    rows = [job_columns.cells(job, names, id_length=length) for job in jobs]
+    lines = table.fitted(columns, rows, terminal.asked_width(sys.stdout) if on_terminal else sys.maxsize)
+    in_colour = terminal.in_colour(sys.stdout) if colours == "auto" else colours == "always"
     with streams.writing():
-        Console(highlight=False).print(table)
+        click.echo("\n".join(lines), color=in_colour)
