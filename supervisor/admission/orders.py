@@ -92,6 +92,7 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         deadline_seconds=orders.deadline,
         grace_seconds=orders.grace,
         output_limit=orders.limit,
+        merge_stderr=orders.merge_stderr,
         stop_leftovers=stop_leftovers,
         queued=True,
         options=row.request.get("engine_options") or {},

@@ -14,7 +14,7 @@ from supervisor.cli.front import group_option
 from supervisor.settings import Settings
 from supervisor.store.tickets import CONDITIONS
 from supervisor.text import durations, sizes
-from supervisor.text.durations import parse_seconds
+from supervisor.text.durations import finite_seconds, parse_seconds
 from supervisor.text.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "dependency",
+    "finite",
     "job_argument",
     "jobs_argument",
     "label_option",
@@ -42,6 +43,15 @@ def seconds(text: str) -> float:
         return parse_seconds(text)
     except ValueError:
         message = f"{text!r:.80} is not a duration: give {durations.ACCEPTS}, or 'none'."
+        raise click.BadParameter(message) from None
+
+
+def finite(text: str) -> float:
+    """Parse an option's duration that cannot be ``none``."""
+    try:
+        return finite_seconds(text)
+    except ValueError:
+        message = f"{text!r:.80} is not a duration: give {durations.ACCEPTS}."
         raise click.BadParameter(message) from None
 
 

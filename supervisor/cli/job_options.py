@@ -11,7 +11,7 @@ import attrs
 import click
 
 from supervisor.cli import inherited
-from supervisor.cli.arguments import dependency, label_option, moment, seconds, workspace_option
+from supervisor.cli.arguments import dependency, finite, label_option, moment, seconds, size, workspace_option
 from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
@@ -86,6 +86,34 @@ def request_options(function: _F) -> _F:
                 metavar="DURATION",
                 help="Stop it after this time: seconds, or as 90s, 5m, 1h30m, 2d; or never: 'none'. Default: "
                 "SUPERVISOR_JOB_MAX_SECONDS, or 30 minutes.",
+            ),
+            click.option(
+                "--ttl",
+                "ttl_seconds",
+                type=finite,
+                metavar="DURATION",
+                help="Keep it for this long after its end. Default: SUPERVISOR_JOB_TTL, or 24 hours.",
+            ),
+            click.option(
+                "--max-output",
+                "max_output_bytes",
+                type=size,
+                metavar="SIZE",
+                help="Stop it when its stdout or stderr is larger: bytes, or as 64k, 200M, 1GiB. Default: "
+                "SUPERVISOR_JOB_MAX_OUTPUT_BYTES, or 64 MiB.",
+            ),
+            click.option(
+                "--grace",
+                "grace_seconds",
+                type=finite,
+                metavar="DURATION",
+                help="Give it this long between SIGTERM and SIGKILL. Default: SUPERVISOR_STOP_GRACE_SECONDS, or 5 "
+                "seconds.",
+            ),
+            click.option(
+                "--merge-stderr",
+                is_flag=True,
+                help="Write its stderr where its stdout goes, in order: the result has both.",
             ),
             click.option(
                 "--stdin",

@@ -87,12 +87,18 @@ class _Run:
         return self._report_detached() if status is None else status
 
     async def _to_end(self, spec: JobSpec) -> int:
-        self._job = job = await self._sup.start(spec)
+        with contextlib.ExitStack() as protection:
+            return await self._to_end_of(await self._sup.start(spec), protection)
+
+    async def _to_end_of(self, job: Job, protection: contextlib.ExitStack) -> int:
+        self._job = job
+        self._sup.launcher.protect(job.job_id, protection)  # its TTL may be 0
         self._started.set()
         if not self._call.as_json:
             await self._show(job)
             while (attempt := await self._sup.status(job.job_id)).retried_by is not None:
                 self._note_retry(attempt)
+                self._sup.launcher.protect(attempt.retried_by, protection)
                 self._job = job = await self._sup.status(attempt.retried_by)
                 self._lost = None
                 await self._show(job)

@@ -50,6 +50,7 @@ class LaunchRequest:
         stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
         queued: whether its end may let a waiting job begin.
         options: what only this engine understands; it has checked them.
+        merge_stderr: whether its stderr goes where its stdout goes.
         may_be_launched: whether another process may have begun to launch it, and was killed meanwhile.
         settings: the umask, the niceness and the resource limits that it has, by their numbers; ``None`` is those of
             this process.
@@ -69,6 +70,7 @@ class LaunchRequest:
     stop_leftovers: bool = False
     queued: bool = False
     options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    merge_stderr: bool = False
     may_be_launched: bool = False
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None
 

@@ -94,6 +94,7 @@ def orders_of(request: LaunchRequest, inherited: Inherited | None = None) -> Ord
         limit=request.output_limit,
         begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
         settings=settings,
+        merge_stderr=request.merge_stderr,
     )
 
 

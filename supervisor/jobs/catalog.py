@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, Self
 
 import attrs
@@ -73,7 +73,8 @@ class Catalog:
         launches_waiting: whether it starts the process that launches waiting jobs, if they need one: before it waits
             for jobs, and when it is closed.
 
-    ``unwritten`` are ended jobs whose rows could not be written on a full disk.
+    ``unwritten`` are ended jobs whose rows could not be written on a full disk. ``spared`` are jobs whose results are
+    about to be fetched: they do not expire before that.
 
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
@@ -94,6 +95,7 @@ class Catalog:
         self.layout = Layout(settings.state_dir, create=create)
         self.clients = clients or registry.Clients()
         self.unwritten: Mapping[str, Row] = {}
+        self.spared: Container[str] = ()
         self.index = Index(self.layout, self.judge, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def close(self) -> None:
@@ -146,7 +148,7 @@ class Catalog:
         return row
 
     def _is_expired(self, row: Row) -> bool:
-        if row.expires_ns is None or row.expires_ns > self.layout.clock.now_ns():
+        if row.expires_ns is None or row.job_id in self.spared or row.expires_ns > self.layout.clock.now_ns():
             return False
         return not self.index.read_queue(lambda queue: queue.is_awaited(row.seq))
 

@@ -68,7 +68,7 @@ _TEXTS: Final = {
     ),
     Reason.OUTPUT_LIMIT: (
         "The command wrote more than its output limit.",
-        "Make it write less, or raise SUPERVISOR_JOB_MAX_OUTPUT_BYTES.",
+        "Make it write less, or raise its limit (--max-output, SUPERVISOR_JOB_MAX_OUTPUT_BYTES).",
     ),
     Reason.CANCELLED: ("The job was cancelled.", "Start it again under a new key if it is still wanted."),
     Reason.DEADLINE: ("The job reached its deadline and was stopped.", "Start it again with a longer deadline."),

@@ -39,7 +39,7 @@ _MAX_LABEL_CHARACTERS: Final = 1024
 _MAX_KEY_CHARACTERS: Final = 256
 
 MAX_DEADLINE_SECONDS: Final = 100 * 365 * 86400
-"""The longest deadline; ``math.inf`` is none at all."""
+"""The longest deadline, time to live and grace; ``math.inf`` is no deadline at all."""
 
 MAX_PRIORITY: Final = 1000
 MAX_WEIGHT: Final = 10**6
@@ -48,6 +48,7 @@ _MAX_DEPENDENCIES: Final = 1000
 MAX_DELAY_SECONDS: Final = 90 * 86400
 """The longest time that a job can be made to wait by a clock."""
 
+_MAX_BYTES: Final = 2**63 - 1
 MAX_INPUT_BYTES: Final = 64 << 20
 """Bytes of stdin: a local job's stay in memory until the job has read them."""
 
@@ -75,10 +76,24 @@ def _is(held: object, kind: type) -> bool:
     return isinstance(held, kind)
 
 
-def _check_deadline(seconds: float) -> None:
+def _is_length(seconds: float) -> bool:
     number = (_is(seconds, int) or _is(seconds, float)) and not _is(seconds, bool)
-    fits = number and (0 <= seconds <= MAX_DEADLINE_SECONDS or seconds == math.inf)
-    _check(fits, f"deadline_seconds is {seconds!r}; it must be a number from 0 to 100 years, or infinity")
+    return number and 0 <= seconds <= MAX_DEADLINE_SECONDS
+
+
+def _check_deadline(seconds: float) -> None:
+    fits = seconds == math.inf or _is_length(seconds)
+    _check(fits, f"deadline_seconds is {seconds!r:.80}; it must be a number from 0 to 100 years, or infinity")
+
+
+def _check_own_settings(spec: JobSpec) -> None:
+    """Check the settings of the supervisor that a job overrides."""
+    for name in ("ttl_seconds", "grace_seconds"):
+        seconds = getattr(spec, name)
+        fits = seconds is None or _is_length(seconds)
+        _check(fits, f"{name} is {seconds!r:.80}; it must be a number of seconds from 0 to 100 years")
+    if spec.max_output_bytes is not None:
+        _check_between("max_output_bytes", spec.max_output_bytes, 0, _MAX_BYTES)
 
 
 def _all_strings(mapping: Mapping[Any, object]) -> bool:
@@ -168,6 +183,9 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     if spec.stdin is not None:
         _check(_is(spec.stdin, bytes), "stdin must be bytes, or None for /dev/null")
         check_input("stdin", spec.stdin)
+    if (spec.ttl_seconds, spec.max_output_bytes, spec.grace_seconds) != (None, None, None):
+        _check_own_settings(spec)
+    _check(type(spec.merge_stderr) is bool, f"merge_stderr is {spec.merge_stderr!r:.80}; it must be true or false")
     if spec.asks_for_admission:
         _check_admission(spec)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")

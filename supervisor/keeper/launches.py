@@ -170,7 +170,7 @@ class Launch:
                     os.fchmod(outputs[-1], 0o600)
         except OSError as error:
             raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
-        self.standard = (stdin, *outputs)
+        self.standard = (stdin, outputs[0], outputs[0 if self.asked.merge_stderr else 1])
 
     def spawn(self, limits: resource_limits.Limits) -> None:
         """Find the program and start it, or set ``error``; may block, and raises nothing."""

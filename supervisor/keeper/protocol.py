@@ -117,7 +117,7 @@ class DropEnvironment(Message):
 class Launch(Message):
     """Launch a job. Beside it travel a descriptor of the workspace, and one of stdin if the command has input.
 
-    ``queued``: its end may let a waiting job begin.
+    ``queued``: its end may let a waiting job begin. ``merge_stderr``: its stderr goes where its stdout goes.
     """
 
     kind = "launch"
@@ -134,6 +134,7 @@ class Launch(Message):
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None  # a supervisor of an older version sends none
     """The umask, the niceness and the resource limits of the command; without them it has those of the keeper."""
     queued: bool = False
+    merge_stderr: bool = False
 
 
 class Hold(Message):

@@ -65,6 +65,7 @@ class Orders(protocol.Fields):
     limit: int
     begun_ns: int | None
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None
+    merge_stderr: bool = False
 
     def encode(self) -> bytes:
         """Return the orders as they stand on disk."""
@@ -76,6 +77,8 @@ class Orders(protocol.Fields):
         if self.settings is not None:
             umask, nice, limits = self.settings
             fields += [b"u%d" % umask, b"n%d" % nice, *(b"r%d %d %d" % (name, *both) for name, both in limits.items())]
+        if self.merge_stderr:
+            fields.append(b"m")
         return b"".join(field + b"\0" for field in fields)
 
     @classmethod
@@ -99,6 +102,7 @@ class Orders(protocol.Fields):
             limit=int(fields[b"l"][0]),
             begun_ns=int(begun[0]) if begun else None,
             settings=_settings_of(fields),
+            merge_stderr=b"m" in fields,
         )
 
     def seconds_left(self) -> float | None:
@@ -165,6 +169,7 @@ class JobKeeper(loop.Keeper):
                 stop_leftovers=False,  # the cluster ends leftovers with the job
                 descriptors=len(given),
                 settings=None,
+                merge_stderr=orders.merge_stderr,
             )
         )
         self.environments.clear()

@@ -85,6 +85,11 @@ class JobSpec:
             read, or ``"memory"``, in the memory of its keeper: then it is not launched (``launch_failed``) if that is
             killed, or after a reboot.
         retry: whether it is tried again after it has failed, see ``Retry``; each attempt is a job of its own.
+        ttl_seconds: how long it is kept after its end, at most 100 years; ``None`` takes the default of the settings,
+            here and in the next two.
+        max_output_bytes: stdout or stderr past this stops it.
+        grace_seconds: the time between SIGTERM and SIGKILL when it is stopped, at most 100 years.
+        merge_stderr: its stderr goes where its stdout goes, in the order of the writes; then the result has both.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -107,6 +112,10 @@ class JobSpec:
     start_within_seconds: float | None = None
     spool: str = "disk"
     retry: Retry | None = None
+    ttl_seconds: float | None = None
+    max_output_bytes: int | None = None
+    grace_seconds: float | None = None
+    merge_stderr: bool = False
 
     @property
     def asks_for_admission(self) -> bool:
@@ -139,3 +148,7 @@ class JobOptions(TypedDict, total=False):
     start_within_seconds: float | None
     spool: str
     retry: Retry | None
+    ttl_seconds: float | None
+    max_output_bytes: int | None
+    grace_seconds: float | None
+    merge_stderr: bool

@@ -61,6 +61,11 @@ LAUNCH_SECONDS: Final = 10.0
 the job is queued, and is launched when that passes, unless it is cancelled before."""
 
 
+def _first(own: float | None, default: float) -> float:
+    """Return what a request says, or the setting."""
+    return default if own is None else own
+
+
 def _admission_members(spec: JobSpec, boot_ns: int) -> dict[str, Any]:
     """Return the members of ``job.json`` about admission; one that is not given is not there."""
     members: dict[str, Any] = {"priority": spec.priority, "weight": spec.weight}
@@ -159,6 +164,10 @@ class Launcher:
             catalog, registry, nursery, access, self._engine_of, self._register, settings, notifier
         )
         self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
+
+    def protect(self, job_id: str, protection: contextlib.ExitStack) -> None:
+        """Protect a job from eviction and expiry until ``protection`` closes."""
+        self._registry.protect(job_id, protection)
 
     # ------------------------------------------------------------ new jobs
 
@@ -301,7 +310,7 @@ class Launcher:
     ) -> dict[str, Any]:
         """Return the contents of ``job.json``."""
         settings = self._settings
-        deadline = settings.job_max_seconds if spec.deadline_seconds is None else spec.deadline_seconds
+        deadline = _first(spec.deadline_seconds, settings.job_max_seconds)
         record: dict[str, Any] = {
             "v": 1,
             "job_id": new_job_id(),
@@ -311,9 +320,9 @@ class Launcher:
             "labels": dict(spec.labels),
             "created_ns": self._catalog.layout.clock.wall_ns(),
             "deadline_seconds": None if math.isinf(deadline) else deadline,
-            "ttl_seconds": settings.job_ttl,
-            "grace_seconds": settings.stop_grace_seconds,
-            "output_limit": settings.job_max_output_bytes,
+            "ttl_seconds": _first(spec.ttl_seconds, settings.job_ttl),
+            "grace_seconds": _first(spec.grace_seconds, settings.stop_grace_seconds),
+            "output_limit": _first(spec.max_output_bytes, settings.job_max_output_bytes),
             "idempotency_key": spec.idempotency_key,
             "digest": digest,
             "engine": engine.name,
@@ -324,6 +333,8 @@ class Launcher:
             record |= _admission_members(spec, self._catalog.layout.clock.boot_ns())
         if spec.retry is not None and spec.retry.maximum_attempts > 1:
             record |= {"retry": spec.retry.to_record(), "series_id": record["job_id"], "attempt": 1}
+        if spec.merge_stderr:
+            record["merge_stderr"] = True
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:
@@ -373,6 +384,7 @@ class Launcher:
             deadline_seconds=record["deadline_seconds"],
             grace_seconds=record["grace_seconds"],
             output_limit=record["output_limit"],
+            merge_stderr=draft.spec.merge_stderr,
             stop_leftovers=self._settings.job_leftovers == "stop",
             queued=ticket_of(record) is not None,
             options=record.get("engine_options", {}),

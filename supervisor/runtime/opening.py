@@ -112,6 +112,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         registry = Registry(catalog)
         stack.callback(registry.release_waiters)
         catalog.unwritten = foreign.unwritten = registry.unwritten
+        catalog.spared = foreign.spared = registry.protected
 
         around_services = await stack.enter_async_context(trio.open_nursery())
         services = await around_services.start(_sheltered)

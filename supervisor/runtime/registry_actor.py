@@ -60,7 +60,7 @@ class Registry:
     Attributes:
         entries: the jobs that this supervisor supervises, by id.
         subscriptions: the open iterators of events.
-        protected: the jobs that may not be evicted now, with how many callers need each.
+        protected: the jobs that may not be evicted and do not expire now, with how many callers need each.
         unwritten: ended jobs whose ends could not be committed, on a full disk for one.
         generation: increases when another process has written to the index.
         admission_due: whether the turns of waiting jobs are to be taken: a commit may have freed their slots, or
@@ -112,7 +112,7 @@ class Registry:
             await self._send.send(message)
 
     def protect(self, job_id: str, protection: contextlib.ExitStack) -> None:
-        """Protect a job from eviction until ``protection`` closes: a caller is about to fetch its result."""
+        """Protect a job from eviction and expiry until ``protection`` closes: a caller is about to fetch its result."""
         self.protected[job_id] += 1
         protection.callback(self._unprotect, job_id)
 

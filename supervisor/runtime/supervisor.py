@@ -181,7 +181,8 @@ class Supervisor(ControlMethods, QueueMethods):
                 return await self.result(ended.job_id)
         except (trio.Cancelled, KeyboardInterrupt):
             if made is not None:
-                with trio.move_on_after(self.settings.stop_grace_seconds + 5, shield=True):
+                grace = self.settings.stop_grace_seconds if spec.grace_seconds is None else spec.grace_seconds
+                with trio.move_on_after(grace + 5, shield=True):
                     if isinstance(made, Entry):
                         with trio.move_on_after(_LAUNCHED_SOON_SECONDS):  # a launch that hangs is cancelled as it is
                             await made.started.wait()

@@ -114,7 +114,7 @@ class FakeCommand:
         if self.ended is not None:
             message = f"the command of job {self.job_id} has ended; it cannot write any more"
             raise RuntimeError(message)
-        name = records.STDOUT if stream == "stdout" else records.STDERR
+        name = records.STDOUT if stream == "stdout" or self.request.merge_stderr else records.STDERR
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(f"{self.request.directory}/{name}", flags, 0o600)
         with open(descriptor, "ab") as file:

@@ -252,6 +252,7 @@ class LocalEngine:
             descriptors=len(descriptors),
             settings=request.settings,
             queued=request.queued,
+            merge_stderr=request.merge_stderr,
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
