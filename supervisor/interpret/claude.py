@@ -179,7 +179,7 @@ def _failed(
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
     texts = ((envelope.message if envelope else None) or "", detail or "")
     failure, wait, limit = with_reset(failure, code, hints.resets_at, texts, outcome.ended_ns)
-    details = {**_details(envelope, hints), **limit}
+    details = {**_details(envelope, hints), **limit, **known_details({"limit": hints.limit})}
     cost = None if envelope is None else envelope.cost_usd
     return failed(failure, code, reason, retry_after_ms=wait, detail=detail, cost_usd=cost, details=details)
 

@@ -334,11 +334,13 @@ class Hints:
         error: the kind of error that the last message of the model carries.
         resets_at: when the limit that rejected the run ends, in seconds since the epoch.
         session_id: the session, for a run that was stopped before its envelope.
+        limit: the name of the limit that rejected the run, such as ``five_hour``.
     """
 
     error: str | None = None
     resets_at: float | None = None
     session_id: str | None = None
+    limit: str | None = None
 
 
 def _key(value: Any) -> str:
@@ -438,6 +440,7 @@ def read_hints(stdout: bytes) -> Hints:
     error: str | None = None
     resets_at: float | None = None
     session_id: str | None = None
+    name: str | None = None
     for message in islice(messages_backwards(stdout), _HINT_MESSAGES):
         if message["type"] == _TYPE:
             continue
@@ -446,9 +449,10 @@ def read_hints(stdout: bytes) -> Hints:
             error = text_of(message.get("error"))
         limit = message.get("rate_limit_info")
         if resets_at is None and is_object(limit) and limit.get("status") == "rejected":
+            name = text_of(limit.get("rateLimitType"))
             error = error if error in _CODE_OF_ERROR_TYPE else "rate_limit"
             resets_at = number(limit.get("resetsAt"))
-    return Hints(error=error, resets_at=resets_at, session_id=session_id)
+    return Hints(error=error, resets_at=resets_at, session_id=session_id, limit=name)
 
 
 def code_of_stderr(stderr: str, exit_code: int | None) -> str | None:

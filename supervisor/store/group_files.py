@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from supervisor import log
 from supervisor.errors import StateCorrupt
 from supervisor.states import State
-from supervisor.store import groups, pauses
+from supervisor.store import groups, pauses, usage_limits
 from supervisor.store.queue import Queue
 from supervisor.store.rows import Row
 from supervisor.store.state_errors import find_in_root
 from supervisor.store.state_root import Layout
 from supervisor.store.tickets import Moment
 from supervisor.store.usage import FOR_EVER_NS
+from supervisor.store.usage_limits import LimitState
 from supervisor.system.file_systems import has_settled
 
 __all__ = ["GroupFiles"]
@@ -51,10 +52,13 @@ class GroupFiles:
 
     def enter(self, group: groups.Group, *, empty: bool = False) -> None:
         """Copy what its files say about a group. ``empty``: it has no token for a start now, if it is new here."""
+        found = pauses.load(self._layout.root, group.name)
+        limits = [LimitState.of(each.more) for each in found if each.by == usage_limits.CAUSE]
+        self._queue.pacing.note_limit(group.name, limits[0] if limits else None)
         self._queue.set_group(
             group.name,
             limit=group.limit,
-            paused_until_ns=groups.end_of([*group.pauses, *pauses.load(self._layout.root, group.name)]),
+            paused_until_ns=groups.end_of([*group.pauses, *found]),
             aging_ns=group.aging_ns,
             settings=group.settings,
             now=self._layout.clock.moment(),
@@ -113,12 +117,47 @@ class GroupFiles:
         pauses.write(self._layout.root, name, pause)
         self._queue.pause(name, groups.end_of([pause]))
 
-    def note_end(self, row: Row, names: Iterable[str]) -> None:
-        """Count the failures in a row of the groups of a job that has ended; pause those with too many."""
+    def note_end(self, row: Row, names: Iterable[str], started_ns: int | None) -> None:
+        """Pause the groups of a job that has met a usage limit, and those with too many failures in a row.
+
+        ``started_ns``: when the job was launched, by the wall clock; ``None`` for a job that was not.
+        """
         if row.state == State.CANCELLED.value:
             return
         failed = row.state != State.DONE.value
+        limited = usage_limits.is_limited((row.ended or {}).get("error"))
         for name in names:
+            if limited and self._wait_out(name, row, started_ns):
+                continue
+            if not failed:
+                self._note_success(name, started_ns)
             if self._queue.pacing.note_end(name, failed=failed):
                 detail = f"too many jobs in a row have failed, the last of them {row.job_id}"
                 self.pause(name, groups.Pause("failures", None, detail))
+
+    # ------------------------------------------------------------ usage limits
+
+    def _wait_out(self, name: str, row: Row, started_ns: int | None) -> bool:
+        """Pause a group until the end of a limit that one of its jobs has met; return whether it waits for such."""
+        try:
+            group = groups.load(self._layout.root, name)
+        except StateCorrupt:
+            return False
+        if group is None or group.on_rate_limit != "wait":
+            return False
+        now, error = self._layout.clock.moment(), (row.ended or {})["error"]
+        before = self._queue.pacing.limit_of(name)
+        ended_ns = row.completed_ns or now.wall_ns
+        state = usage_limits.state_after(error, started_ns or ended_ns, ended_ns, before, now)
+        if state is not None:
+            detail = usage_limits.describe(error, state, row.job_id)
+            self._queue.pacing.note_limit(name, state)
+            self.pause(name, groups.Pause(usage_limits.CAUSE, state.until_ns, detail, state._asdict()))
+        return True
+
+    def _note_success(self, name: str, started_ns: int | None) -> None:
+        """Have a group start any number of jobs again, once one that began after the pause has succeeded."""
+        state = self._queue.pacing.limit_of(name)
+        if state is not None and (started_ns or 0) >= state.until_ns:
+            pauses.remove(self._layout.root, name, usage_limits.CAUSE)
+            self._queue.pacing.note_limit(name, None)

@@ -63,11 +63,13 @@ class Pause:
         by: ``user``, or a cause that a newer version has added.
         until_ns: when it ends, in nanoseconds of the wall clock; ``None`` for a pause until `resume`.
         detail: the reason that was given.
+        more: what a cause other than the user records beside that.
     """
 
     by: str
     until_ns: int | None = attrs.field(default=None, validator=_check_end)
     detail: str | None = None
+    more: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 def _check_limit(_: object, __: object, limit: Any) -> None:
@@ -233,7 +235,7 @@ def save(root: str, group: Group) -> None:
         "name": group.name,
         "limit": group.limit,
         "aging_seconds": group.aging_seconds,
-        "paused": [attrs.asdict(each) for each in group.pauses],
+        "paused": [{"by": each.by, "until_ns": each.until_ns, "detail": each.detail} for each in group.pauses],
         **{member: getattr(group, member) for member in _LATER_MEMBERS},
     }
     path = f"{root}/{DIRECTORY}/{group.name}.json"

@@ -325,8 +325,8 @@ class Index(Standings):
             self._kept[row.workspace_key] += 1
         if "groups" in row.request:
             # Another process may have moved the job to other groups since this row was read.
-            spec = self._db.execute("SELECT spec FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()[0]
-            self.group_files.note_end(row, groups_of(json.loads(spec)))
+            found = self._db.execute("SELECT spec, started_ns FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()
+            self.group_files.note_end(row, groups_of(json.loads(found[0])), found[1])
         # Who asks for its result gets this row, unless the columns differ: parsing it is a tenth of a `run`.
         self._remember(columns_of(row), row)
         return True

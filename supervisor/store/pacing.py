@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from supervisor.store.tickets import Moment
+from supervisor.store.usage_limits import LimitState
 
 __all__ = ["NO_SETTINGS", "SCHEMA", "Pace", "Pacing", "Settings"]
 
@@ -171,12 +172,24 @@ class Pacing:
         return self._db.execute("SELECT name, on_reboot FROM pacing WHERE on_reboot <> 'keep'").fetchall()
 
     def noticed(self) -> dict[str, str]:
-        """Return what an earlier turn has noticed: the ``boot``, and the state of the ``files`` of the groups."""
+        """Return what an earlier turn has noticed: the ``boot``, the ``files`` of the groups, and usage limits."""
         return dict(self._db.execute("SELECT what, held FROM noticed").fetchall())
 
     def notice(self, what: str, held: str) -> None:
         """Record what this turn has noticed."""
         self._db.execute("INSERT OR REPLACE INTO noticed VALUES (?, ?)", (what, held))
+
+    def limit_of(self, name: str) -> LimitState | None:
+        """Return the usage limit that a group waits out or has waited out, see ``usage_limits``."""
+        found = self._db.execute("SELECT held FROM noticed WHERE what = 'limit:' || ?", (name,)).fetchone()
+        return LimitState.decode(found[0]) if found else None
+
+    def note_limit(self, name: str, state: LimitState | None) -> None:
+        """Record the usage limit of a group, or that there is none."""
+        if state is None:
+            self._db.execute("DELETE FROM noticed WHERE what = 'limit:' || ?", (name,))
+        else:
+            self.notice(f"limit:{name}", state.encode())
 
     def forget_failures(self, name: str) -> None:
         """Begin to count anew."""

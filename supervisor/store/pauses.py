@@ -1,7 +1,8 @@
 """The pauses of groups by causes that a transaction finds, ``<root>/pauses/NAME.CAUSE``: beside those of the user.
 
 A transaction that finds a cause writes the file, so the lock of the root is not taken. If the process is killed before
-the commit, the next process finds the same cause again. A file is one JSON object, with ``until_ns`` and ``detail``.
+the commit, the next process finds the same cause again. A file is one JSON object, with ``until_ns`` and ``detail``;
+that of a usage limit has the members of ``LimitState`` too, and outlives the pause until a job succeeds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def write(root: str, name: str, pause: Pause) -> None:
     """
     path = f"{root}/{DIRECTORY}/{name}.{pause.by}"
     aside = f"{root}/{DIRECTORY}/.{os.getpid()}"
-    content = json.dumps({"v": 1, "until_ns": pause.until_ns, "detail": pause.detail}).encode("ascii")
+    content = json.dumps({**pause.more, "v": 1, "until_ns": pause.until_ns, "detail": pause.detail}).encode("ascii")
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(f"{root}/{DIRECTORY}", 0o700)
@@ -89,6 +90,6 @@ def _read(path: str, by: str) -> Pause:
         content = file.read()
     try:
         held: Any = json.loads(content)
-        return Pause(by, held["until_ns"], held["detail"])
+        return Pause(by, held["until_ns"], held["detail"], held)
     except (ValueError, KeyError, TypeError, InvalidArguments, RecursionError):
         return Pause(by, None, "the file of the pause cannot be understood")

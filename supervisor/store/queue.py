@@ -147,6 +147,7 @@ class Queue(QueueQueries):
         self._order.forget()
         self._db.execute("DELETE FROM groups WHERE name = ?", (name,))
         self._pacing.remove(name)
+        self._pacing.note_limit(name, None)
         self._flows.begin_anew(name)
         empty = " AND ".join(
             f"NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.lane = lanes.lane)"  # noqa: S608  # our own names

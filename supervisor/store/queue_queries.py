@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Iterable
 from itertools import islice
@@ -184,9 +183,7 @@ class QueueQueries:
         awaited = {name for lane, names in lanes.items() if head_of(self._db, lane) is not None for name in names}
         usage, rooms = usage_of(self._db, lanes, now), dict.fromkeys(groups, 0.0)
         for name in rooms.keys() & usage.keys() - awaited:
-            group = usage[name]
-            if group.closed_by(1, now) is None:
-                rooms[name] = math.inf if group.most is None else group.most - group.running
+            rooms[name] = usage[name].room(now)
         return rooms
 
     def positions(self, seqs: Iterable[int]) -> dict[int, int]:

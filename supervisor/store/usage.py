@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -11,6 +12,7 @@ import attrs
 
 from supervisor.store.pacing import Pace, Pacing
 from supervisor.store.tickets import Moment
+from supervisor.store.usage_limits import LimitState
 
 __all__ = ["FOR_EVER_NS", "Usage", "held_in", "lanes_of", "usage_of"]
 
@@ -25,28 +27,53 @@ class Usage:
     Attributes:
         most: its limit; ``None`` for none.
         paused_until_ns: by the wall clock.
-        running: the slots in use, if it has a limit.
+        running: the slots in use, if it has a limit of its own or has met one.
         pace: of a group that has one.
+        limit: the usage limit that its jobs have met, until one of them has succeeded since.
     """
 
     most: int | None
     paused_until_ns: int
     running: int
     pace: Pace | None
+    limit: LimitState | None = None
 
     def closed_by(self, weight: int, now: Moment) -> str | None:
         """Return why it admits no job of a weight now: ``paused``, ``limit`` or ``rate``."""
-        if self.paused_until_ns > now.wall_ns:
+        if self._pause_ns(now) > 0:
             return "paused"
         if self.most is not None and self.running + weight > self.most:
             return "limit"
+        if self.running and self.limit is not None and self.running + weight > self._slots(now):
+            return "limit"
         return "rate" if self.pace is not None and self.pace.wait_ns > 0 else None
+
+    def room(self, now: Moment) -> float:
+        """Return the weight that it has room for now."""
+        if self.closed_by(1, now) is not None:
+            return 0.0
+        most = math.inf if self.most is None else self.most
+        return max(1, min(most, self._slots(now)) - self.running)
+
+    def _slots(self, now: Moment) -> float:
+        slots = None if self.limit is None else self.limit.slots(self.most, now)
+        return math.inf if slots is None else slots
+
+    def _pause_ns(self, now: Moment) -> int:
+        """Return after which time its pauses end."""
+        if self.limit is None:
+            return self.paused_until_ns - now.wall_ns
+        others = self.paused_until_ns != self.limit.until_ns
+        return max(self.limit.left_ns(now), self.paused_until_ns - now.wall_ns if others else 0)
 
     def wait_seconds(self, now: Moment) -> float | None:
         """Return after how many seconds it may admit a job without a change: its pause ends, or it has a token."""
-        if now.wall_ns < self.paused_until_ns:
-            return None if self.paused_until_ns == FOR_EVER_NS else (self.paused_until_ns - now.wall_ns) / 1e9
-        return self.pace.wait_ns / 1e9 if self.pace is not None and self.pace.wait_ns > 0 else None
+        if (pause_ns := self._pause_ns(now)) > 0:
+            return None if self.paused_until_ns == FOR_EVER_NS else pause_ns / 1e9
+        step_ns = None if self.limit is None else self.limit.step_ns(self.most, now)
+        token_ns = self.pace.wait_ns if self.pace is not None and self.pace.wait_ns > 0 else None
+        waits = [each for each in (step_ns, token_ns) if each is not None]
+        return min(waits) / 1e9 if waits else None
 
 
 def lanes_of(connection: sqlite3.Connection) -> dict[int, list[str]]:
@@ -65,8 +92,10 @@ def usage_of(connection: sqlite3.Connection, lanes: Mapping[int, Iterable[str]],
 
     Without a limit, any number of jobs may hold slots, and they are not counted.
     """
-    found = connection.execute("SELECT name, most, paused_until_ns FROM groups").fetchall()
-    limited = {name for name, most, _ in found if most is not None}
+    found = connection.execute(
+        "SELECT name, most, paused_until_ns, held FROM groups LEFT JOIN noticed ON what = 'limit:' || name"
+    ).fetchall()
+    limited = {name for name, most, _, met in found if most is not None or met is not None}
     running = dict.fromkeys(limited, 0)
     for lane, names in lanes.items():
         if not limited.isdisjoint(names):
@@ -74,4 +103,7 @@ def usage_of(connection: sqlite3.Connection, lanes: Mapping[int, Iterable[str]],
             for name in limited.intersection(names):
                 running[name] += weight
     paces = Pacing(connection).load(now)
-    return {name: Usage(most, until_ns, running.get(name, 0), paces.get(name)) for name, most, until_ns in found}
+    return {
+        name: Usage(most, until_ns, running.get(name, 0), paces.get(name), LimitState.decode(met))
+        for name, most, until_ns, met in found
+    }

@@ -491,11 +491,15 @@ def test_a_rejected_limit_in_the_stream_says_when_to_come_back(
     outcome_of: Callable[..., Outcome], success_envelope: dict[str, Any]
 ) -> None:
     stdout = line(
-        {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": 1_800_000_060}}
+        {
+            "type": "rate_limit_event",
+            "rate_limit_info": {"status": "rejected", "resetsAt": 1_800_000_060, "rateLimitType": "five_hour"},
+        }
     ) + line({**success_envelope, "is_error": True, "result": "You've hit your limit"})
     verdict = check(outcome_of(stdout, exit_code=1, ended_ns=1_800_000_000 * 10**9))
     assert (verdict.code, verdict.retryable, verdict.retry_after_ms) == ("rate_limited", True, 60_000)
     assert verdict.details["resets_at"] == "2027-01-15T08:01:00Z"
+    assert verdict.details["limit"] == "five_hour"
     # Without the time of the end the moment is known, and the time to wait is not.
     again = CLAUDE.verdict(outcome_of(stdout, exit_code=1))
     assert again.retry_after_ms is None

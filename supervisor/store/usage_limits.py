@@ -1,0 +1,146 @@
+"""How a group waits out a usage limit that one of its jobs has met.
+
+The end of that job says when the limit ends. The group is paused until a minute after that, and then starts its jobs
+over another minute, not all at once. If nothing says when the limit ends, the group is paused for 5 minutes and then
+starts one job at a time, as a probe: the first that succeeds ends that, and each that meets the limit again doubles the
+pause, up to an hour.
+
+A pause counts by the boot clock of the boot in which it began, so a clock that is set does not change it. After a
+reboot it counts by the wall clock; a clock that shows a time more than a day before its begin has it ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from supervisor.store.tickets import Moment
+
+__all__ = ["CAUSE", "LimitState", "describe", "is_limited", "state_after"]
+
+CAUSE: Final = "rate_limited"
+"""Of the pause, and the code of an error by a usage limit."""
+
+_MINUTE_NS: Final = 60 * 10**9
+_MARGIN_NS: Final = _MINUTE_NS
+"""After the time at which the limit is said to end: that is often shown without its seconds."""
+_SPREAD_NS: Final = _MINUTE_NS
+_SPREAD_OVER: Final = 60
+"""How many jobs of a group without a limit of its own start in the first minute."""
+_FIRST_MINUTES: Final = 5
+_MAX_MINUTES: Final = 60
+_DAY_NS: Final = 86400 * 10**9
+
+
+class LimitState(NamedTuple):
+    """What a group knows about the limit that its jobs have met.
+
+    Attributes:
+        until_ns: the end of the pause, by the wall clock.
+        since_ns: its begin, by the wall clock.
+        boot: the boot in which it began.
+        until_boot_ns: its end, by the clock of this boot.
+        round: how many pauses in a row had no known end; 0 if the end is known.
+    """
+
+    until_ns: int
+    since_ns: int
+    boot: str
+    until_boot_ns: int
+    round: int = 0
+
+    @classmethod
+    def of(cls, held: Mapping[str, Any]) -> LimitState | None:
+        """Return what a file holds, ``None`` if it is not a state."""
+        values: list[object] = [held.get(name) for name in cls._fields]
+        match values:
+            case [int(until_ns), int(since_ns), str(boot), int(until_boot_ns), int(number)]:
+                return cls(until_ns, since_ns, boot, until_boot_ns, number)
+            case _:
+                return None
+
+    @classmethod
+    def decode(cls, text: str | None) -> LimitState | None:
+        """Return what a row of the index holds, ``None`` for no state."""
+        return None if text is None else cls.of(json.loads(text))
+
+    def encode(self) -> str:
+        """Return the text of the row."""
+        return json.dumps(self._asdict())
+
+    def left_ns(self, now: Moment) -> int:
+        """Return after which time the pause ends; 0 or less for a pause that has ended, so long ago."""
+        if now.boot == self.boot:
+            return self.until_boot_ns - now.boot_ns
+        if now.wall_ns < self.since_ns - _DAY_NS:
+            return 0
+        return self.until_ns - now.wall_ns
+
+    def slots(self, most: int | None, now: Moment) -> int | None:
+        """Return how much weight may run after the pause, in a group with the limit ``most``; ``None`` for any.
+
+        One job may run whatever its weight is, or no heavy job could.
+        """
+        if self.round:
+            return 1
+        ended_ns = -self.left_ns(now)
+        return None if ended_ns >= _SPREAD_NS else 1 + max(0, ended_ns) * (most or _SPREAD_OVER) // _SPREAD_NS
+
+    def step_ns(self, most: int | None, now: Moment) -> int | None:
+        """Return after which time ``slots`` returns more; ``None`` for not by time alone."""
+        slots = self.slots(most, now)
+        if self.round or slots is None:
+            return None
+        return max(1, -(-slots * _SPREAD_NS // (most or _SPREAD_OVER)) + self.left_ns(now))
+
+
+def is_limited(error: Mapping[str, Any] | None) -> bool:
+    """Whether a job ended by a usage limit; ``error`` is its error, as in its row."""
+    return error is not None and error.get("code") == CAUSE
+
+
+def state_after(
+    error: Mapping[str, Any], started_ns: int, ended_ns: int, before: LimitState | None, now: Moment
+) -> LimitState | None:
+    """Return the state of a group after one of its jobs has met a limit; ``None`` if that changes nothing.
+
+    Args:
+        error: of the job, as in its row.
+        started_ns: when it was launched.
+        ended_ns: when it ended.
+        before: the state of the group.
+        now: the time by both clocks.
+    """
+    until_ns, number = _known_end_ns(error.get("details") or {}), 0
+    in_force = before is not None and before.left_ns(now) > 0
+    if until_ns is None:
+        if in_force:
+            return None
+        is_probe = before is not None and started_ns >= before.until_ns
+        number = (before.round if before is not None else 0) + 1 if is_probe else 1
+        minutes = min(_MAX_MINUTES, _FIRST_MINUTES * 2 ** min(number - 1, 10))
+        until_ns = ended_ns + minutes * _MINUTE_NS
+    elif before is not None and in_force and not before.round and until_ns <= before.until_ns:
+        return None
+    if until_ns <= now.wall_ns:
+        return None
+    return LimitState(until_ns, now.wall_ns, now.boot, now.boot_ns + until_ns - now.wall_ns, number)
+
+
+def describe(error: Mapping[str, Any], state: LimitState, job_id: str) -> str:
+    """Return the text of a pause, for people."""
+    details: Mapping[str, Any] = error.get("details") or {}
+    known = "its end is not known" if state.round else f"it ends {details['resets_at']}"
+    named = f" {details['limit']}" if details.get("limit") else ""
+    return f"job {job_id} has met the usage limit{named} of its account; {known}"
+
+
+def _known_end_ns(details: Mapping[str, Any]) -> int | None:
+    if details.get("resets_at_source") not in {"field", "text"}:
+        return None
+    try:
+        return int(datetime.fromisoformat(details["resets_at"]).timestamp()) * 10**9 + _MARGIN_NS
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None

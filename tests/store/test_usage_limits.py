@@ -1,0 +1,348 @@
+"""Groups wait out the usage limits that their jobs meet, by clocks that the tests set."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from supervisor.admission import groups
+from supervisor.jobs.catalog import Catalog
+from supervisor.model import ErrorInfo, Exit, PauseInfo
+from supervisor.settings import Settings
+from supervisor.states import Reason, State
+from supervisor.store import Index, Row
+from supervisor.store.rows import JobOutcome, dump, row_of_record
+from supervisor.store.state_root import new_job_id
+from supervisor.store.tickets import Moment
+from supervisor.store.usage_limits import LimitState, state_after
+
+SECOND = 10**9
+MINUTE = 60 * SECOND
+DAY = 86400 * SECOND
+BEGIN = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+class Clocks:
+    """The two clocks of a machine; the wall clock can be set."""
+
+    def __init__(self) -> None:
+        self.wall, self.boot = int(BEGIN.timestamp()) * SECOND, DAY
+
+    def wall_ns(self) -> int:
+        return self.wall
+
+    def boot_ns(self) -> int:
+        return self.boot
+
+    def pass_time(self, seconds: float) -> None:
+        self.wall += int(seconds * SECOND)
+        self.boot += int(seconds * SECOND)
+
+
+class World:
+    """A state root, its clocks, and jobs that are rows only."""
+
+    def __init__(self, catalog: Catalog, clocks: Clocks) -> None:
+        self.index: Index = catalog.index
+        self.clocks = clocks
+
+    def group(self, name: str = "g", **settings: Any) -> None:
+        groups.change_group(self.index, name, lambda group: attrs.evolve(group, **settings), create=True)
+
+    def enter(self, number: int = 1, group: str = "g", weight: int = 1) -> list[Row]:
+        rows: list[Row] = []
+        for _ in range(number):
+            record: dict[str, Any] = {"v": 1, "job_id": new_job_id(), "kind": "raw", "argv": ["a"], "workspace": "/w"}
+            record |= {"labels": {}, "created_ns": self.clocks.wall, "deadline_seconds": None, "ttl_seconds": 10**7}
+            record |= {"digest": "", "idempotency_key": None, "owner": "me", "priority": 0, "weight": weight}
+            text = dump(record := {**record, "groups": [group]})
+            row = row_of_record("w-" + "0" * 12, record, text)
+            self.index.layout.make_job(row.workspace_key, row.job_id, text.encode())
+            assert self.index.write(lambda row=row: self.index.insert(row))
+            rows.append(row)
+        return rows
+
+    def start(self) -> list[str]:
+        """Admit jobs, and have them launched now; return their ids."""
+        found = [grant.job_id for grant in self.index.take_turns().grants]
+        for job_id in found:
+            statement = "UPDATE jobs SET state = 'running', started_ns = ? WHERE job_id = ?"
+            self.index.write(
+                lambda job_id=job_id, statement=statement: self.index._db.execute(statement, (self.clocks.wall, job_id))
+            )
+        return found
+
+    def end(self, job_id: str, error: ErrorInfo | None = None) -> None:
+        row = self.index.get(job_id)
+        assert row is not None
+        state, reason = (State.FAILED, Reason.REPORTED_ERROR) if error else (State.DONE, Reason.EXITED)
+        outcome = JobOutcome(state=state, reason=reason, error=error, exit=Exit(ended_ns=self.clocks.wall))
+        assert self.index.write(lambda: self.index.finish(row.with_outcome(outcome)))
+
+    def pauses(self, name: str = "g") -> tuple[PauseInfo, ...]:
+        return groups.group_info(self.index, name).paused
+
+    def wait_seconds(self) -> float | None:
+        return self.index.read_queue(lambda queue: queue.next_seconds(self.index.layout.clock.moment()))
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+def world(state_dir: Path, clocks: Clocks) -> Iterator[World]:
+    with Catalog(Settings(state_dir=state_dir)) as opened:
+        opened.index.layout.clock.source = clocks
+        yield World(opened, clocks)
+
+
+def limited(until: str | None = None, source: str = "field", **more: Any) -> ErrorInfo:
+    details = {"resets_at": until, "resets_at_source": source, **more} if until else {}
+    return ErrorInfo(code="rate_limited", message="", repair="", retryable=True, details=details)
+
+
+def test_a_limit_pauses_the_group_until_a_minute_after_its_end(world: World) -> None:
+    world.group(limit=2)
+    world.enter(3)
+    first, second = world.start()
+    world.end(first, limited("2026-11-28T14:00:00Z", limit="five_hour"))
+    (pause,) = world.pauses()
+    assert (pause.by, pause.until) == ("rate_limited", datetime(2026, 11, 28, 14, 1, tzinfo=UTC))
+    assert first in (pause.detail or "")
+    assert "five_hour" in (pause.detail or "")
+    world.end(second)
+    assert world.start() == [], "it began before the limit was met, and says nothing about its end"
+    assert world.wait_seconds() == 7260
+    world.clocks.pass_time(7259)
+    assert world.start() == []
+    world.clocks.pass_time(1)
+    (third,) = world.start()
+    world.end(third)
+    assert not os.listdir(f"{world.index.layout.root}/pauses")
+
+
+def test_a_group_that_ignores_limits_is_not_paused_and_counts_them_as_failures(world: World) -> None:
+    world.group(on_rate_limit="ignore", pause_on_failure=1)
+    world.enter()
+    world.end(*world.start(), limited("2026-11-28T14:00:00Z"))
+    assert [pause.by for pause in world.pauses()] == ["failures"]
+
+
+def test_limits_do_not_count_as_failures(world: World) -> None:
+    world.group(pause_on_failure=1)
+    world.enter()
+    world.end(*world.start(), limited("2026-11-28T14:00:00Z"))
+    assert [pause.by for pause in world.pauses()] == ["rate_limited"]
+
+
+def test_every_group_of_the_job_waits(world: World) -> None:
+    world.group("a")
+    world.group("b", on_rate_limit="ignore")
+    (row,) = world.enter(group="a")
+    world.index.write(
+        lambda: world.index._db.execute(
+            "UPDATE jobs SET spec = ? WHERE job_id = ?", (dump({**row.request, "groups": ["a", "b"]}), row.job_id)
+        )
+    )
+    world.end(*world.start(), limited("2026-11-28T14:00:00Z"))
+    assert [pause.by for pause in world.pauses("a")] == ["rate_limited"]
+    assert world.pauses("b") == ()
+
+
+def test_the_later_of_two_ends_holds(world: World) -> None:
+    world.group()
+    world.enter(3)
+    first, second, third = world.start()
+    world.end(first, limited("2026-11-28T14:00:00Z"))
+    world.end(second, limited("2026-11-30T09:00:00Z"))
+    world.end(third, limited("2026-11-28T13:00:00Z"))
+    assert [pause.until for pause in world.pauses()] == [datetime(2026, 11, 30, 9, 1, tzinfo=UTC)]
+
+
+def test_an_end_that_is_over_pauses_nothing(world: World) -> None:
+    world.group()
+    world.enter(2)
+    first, second = world.start()
+    world.end(first, limited("2026-11-28T11:00:00Z"))
+    world.end(second, limited("2026-11-28T11:58:59Z"))
+    assert world.pauses() == ()
+
+
+def test_the_restart_takes_a_minute(world: World) -> None:
+    world.group(limit=6)
+    world.enter(20)
+    world.end(world.start()[0], limited("2026-11-28T12:09:00Z"))
+    for job_id in [row.job_id for row in world.index.unfinished() if row.started_ns is not None]:
+        world.end(job_id)
+    world.clocks.pass_time(600)
+    starts = []
+    for _ in range(7):
+        starts.append(len(world.start()))
+        wait = world.wait_seconds()
+        world.clocks.pass_time(10)
+        assert wait is None or wait == 10
+    assert starts == [1, 1, 1, 1, 1, 1, 0]
+
+
+def test_the_restart_of_a_group_without_a_limit_is_no_stampede(world: World) -> None:
+    world.group()
+    world.enter(1)
+    world.end(*world.start(), limited("2026-11-28T12:09:00Z"))
+    world.enter(200)
+    world.clocks.pass_time(600)
+    assert len(world.start()) == 1
+    world.clocks.pass_time(30)
+    assert len(world.start()) == 30
+    world.clocks.pass_time(30)
+    assert len(world.start()) == 169
+
+
+def test_a_heavy_job_starts_in_the_restart_too(world: World) -> None:
+    world.group(limit=4)
+    world.enter(1)
+    world.end(*world.start(), limited("2026-11-28T12:09:00Z"))
+    world.enter(1, weight=4)
+    world.clocks.pass_time(600)
+    assert len(world.start()) == 1
+
+
+def test_without_a_known_end_pauses_double_and_one_job_at_a_time_is_the_probe(world: World) -> None:
+    world.group(limit=3)
+    world.enter(30)
+    running = world.start()
+    for job_id in running:  # all of them meet the same limit
+        world.end(job_id, limited())
+    for minutes in (5, 10, 20, 40, 60, 60):
+        (pause,) = world.pauses()
+        assert pause.until == datetime.fromtimestamp(world.clocks.wall / SECOND + minutes * 60, UTC)
+        world.clocks.pass_time(minutes * 60 - 1)
+        assert world.start() == []
+        world.clocks.pass_time(1)
+        (probe,) = world.start()
+        world.clocks.pass_time(7200)
+        assert world.start() == [], "one at a time, however long it runs"
+        world.end(probe, limited())
+    world.clocks.pass_time(3600)
+    (probe,) = world.start()
+    world.end(probe)
+    assert len(world.start()) == 3, "the probe has succeeded"
+    assert world.pauses() == ()
+
+
+def test_a_probe_that_fails_otherwise_is_followed_by_another_one(world: World) -> None:
+    world.group()
+    world.enter(5)
+    first = world.start()
+    world.end(first[0], limited("2026-11-28T12:01:00Z", source="guess"))
+    for job_id in first[1:]:
+        world.end(job_id)
+    world.enter(3)
+    world.clocks.pass_time(300)
+    (probe,) = world.start()
+    world.end(probe, ErrorInfo(code="job_failed", message="", repair=""))
+    assert len(world.start()) == 1
+
+
+def test_a_known_end_replaces_a_guess(world: World) -> None:
+    world.group()
+    world.enter(2)
+    first, second = world.start()
+    world.end(first, limited())
+    world.end(second, limited("2026-11-28T12:02:00Z", source="text"))
+    world.clocks.pass_time(180)
+    world.enter(2)
+    assert len(world.start()) == 1
+    world.clocks.pass_time(60)
+    assert len(world.start()) == 1
+
+
+def test_a_user_resumes_the_group(world: World) -> None:
+    world.group(limit=3)
+    rows = world.enter(5)
+    for job_id in world.start():
+        world.end(job_id, limited())
+    groups.resume_group(world.index, "g")  # admits by itself
+    assert [world.index.standing(row) for row in rows[3:]] == [("launching", None)] * 2
+    assert world.pauses() == ()
+
+
+def test_a_set_clock_changes_nothing_within_a_boot(world: World) -> None:
+    world.group()
+    world.enter(1)
+    world.end(*world.start(), limited("2026-11-28T13:00:00Z"))
+    world.enter(1)
+    for jump in (-40 * DAY, 80 * DAY):
+        world.clocks.wall += jump
+        assert world.start() == []
+        assert world.wait_seconds() == 3660
+    world.clocks.wall -= 70 * DAY
+    world.clocks.pass_time(3660)
+    assert len(world.start()) == 1
+
+
+def test_after_a_reboot_the_wall_clock_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.group()
+    world.enter(1)
+    world.end(*world.start(), limited("2026-11-28T13:00:00Z"))
+    world.enter(1)
+    monkeypatch.setattr("supervisor.system.processes.boot_id", lambda: "another-boot-of-the-machine")
+    world.clocks.boot = 0
+    world.clocks.pass_time(3659)
+    assert world.start() == []
+    world.clocks.pass_time(1)
+    assert len(world.start()) == 1
+
+
+def test_a_clock_that_is_set_back_lengthens_a_pause_by_a_day_at_most() -> None:
+    state = LimitState(until_ns=10 * DAY + MINUTE, since_ns=10 * DAY, boot="a", until_boot_ns=DAY)
+    for back in (0, 1, DAY - 1, DAY, 2 * DAY, 9 * DAY):
+        left = state.left_ns(Moment(10 * DAY - back, 0, "b"))
+        assert left <= MINUTE + DAY
+
+
+def test_pauses_and_probes_survive_the_index(state_dir: Path, clocks: Clocks) -> None:
+    with Catalog(Settings(state_dir=state_dir)) as first:
+        first.index.layout.clock.source = clocks
+        world = World(first, clocks)
+        world.group(limit=3)
+        world.enter(1)
+        world.end(*world.start(), limited())
+        clocks.pass_time(300)
+    for path in state_dir.glob("registry.db*"):
+        path.unlink()
+    with Catalog(Settings(state_dir=state_dir)) as second:
+        second.index.layout.clock.source = clocks
+        world = World(second, clocks)
+        world.enter(5)
+        assert len(world.start()) == 1, "a probe"
+
+
+def test_a_file_without_a_state_is_a_pause_until_its_end(world: World) -> None:
+    world.group()
+    path = Path(world.index.layout.root, "pauses")
+    path.mkdir()
+    until = world.clocks.wall + MINUTE
+    for more in ({}, {"since_ns": "x"}, {"until_ns": until, "since_ns": 1, "boot": 2, "until_boot_ns": 3, "round": 1}):
+        content = {**more, "v": 1, "until_ns": until, "detail": None}
+        (path / "g.rate_limited").write_text(json.dumps(content))
+        world.enter(1)
+        assert world.start() == []
+    world.clocks.pass_time(60)
+    assert len(world.start()) == 3
+
+
+def test_details_that_are_rubbish_are_a_guess() -> None:
+    now = Moment(100 * DAY, DAY, "a")
+    for at in (None, 7, "", "soon", "0001-01-01T00:00:00+23:59", ["2026"], "9999-12-31T23:59:59-23:59"):
+        error = {"code": "rate_limited", "details": {"resets_at": at, "resets_at_source": "field"}}
+        found = state_after(error, now.wall_ns, now.wall_ns, None, now)
+        assert found is None or found.round == 1 or at == "9999-12-31T23:59:59-23:59", at
