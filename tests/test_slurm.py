@@ -427,10 +427,39 @@ async def test_no_supervisor_is_needed_to_see_the_end(site: Site) -> None:
     assert not site.directory(job_id).exists()
 
 
-def test_an_option_of_slurm_without_slurm_is_a_mistake(site: Site) -> None:
-    done = site.cli("start", "--slurm-partition", "gpu", "--", "true")
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--slurm-partition", "gpu"], "the local engine has no option 'partition'; --engine names one that has"),
+        (["--engine-option", "partition=gpu"], "the local engine has no option 'partition'"),
+        (["--engine", "local", "--shared-dir", "/tmp"], "the local engine has no option 'shared_dir'"),
+        (["--engine", "slurm", "--engine-option", "colour=red"], "no option 'colour'; it has shared_dir, "),
+        (
+            ["--engine", "slurm", "--shared-dir", ".", "--engine-option", "memory=much"],
+            "memory is 'much'; the slurm engine accepts a number",
+        ),
+        (["--engine-option", "partition"], "'partition' is not NAME=VALUE"),
+        (["--engine-option", "=x"], "'=x' is not NAME=VALUE"),
+        (["--engine-option", "qos=a", "--engine-option", "qos=b"], "'qos' is given twice"),
+        (
+            ["--engine", "slurm", "--slurm-qos", "a", "--engine-option", "qos=b"],
+            "--slurm-qos and --engine-option qos exclude each other",
+        ),
+    ],
+)
+def test_a_wrong_option_of_an_engine_is_a_mistake(site: Site, words: list[str], complaint: str) -> None:
+    done = site.cli("start", *words, "--", "true")
     assert done.returncode == 2
-    assert "--engine slurm" in done.stderr
+    assert complaint in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("words", [["--engine-option", "partition=gpu"], ["--slurm-partition", "gpu"]])
+def test_an_option_of_an_engine_has_two_names(site: Site, words: list[str]) -> None:
+    done = site.cli("start", "--engine", "slurm", "--shared-dir", str(site.shared), *words, "--", "true")
+    assert done.returncode == 0, done.stderr
+    (job,) = site.directory(done.stdout.strip()).glob("job.json")
+    assert json.loads(job.read_bytes())["engine_options"] == {"partition": "gpu"}
+    assert "--slurm-" not in site.cli("start", "--help").stdout
 
 
 def test_run_streams_from_a_cluster(site: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 import click
@@ -15,12 +15,15 @@ from supervisor.cli.arguments import dependency, finite, label_option, moment, s
 from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
-from supervisor.engines.registry import BUILT_IN, factory
+from supervisor.engines.registry import BUILT_IN, LOCAL, factory
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import kinds
 from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
 from supervisor.model import JobOptions, JobSpec
 from supervisor.retry import Retry
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["COMMAND_LINE", "make_spec", "prepare", "request_options"]
 
@@ -57,11 +60,46 @@ class _KindOption(click.Option):
         return super().get_help_record(ctx)
 
 
+class _EngineOption(click.Option):
+    """An option whose help lists the options of the built-in engines; only the help imports them."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help."""
+        own = {param.name for param in ctx.command.params}
+        lists = {name: [each for each in factory(name).accepted_options() if each not in own] for name in BUILT_IN}
+        has = [f"{name} has {', '.join(options)}" for name, options in lists.items() if options]
+        self.help = f"Set an option of the engine. Repeat it for several: {'; '.join(has)}."
+        return super().get_help_record(ctx)
+
+
+def _engine_options(_: click.Context, __: click.Parameter, given: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not name or not equals:
+            message = f"{text!r:.80} is not NAME=VALUE."
+            raise click.BadParameter(message)
+        if name in found:
+            message = f"{name!r:.80} is given twice."
+            raise click.BadParameter(message)
+        found[name] = value
+    return found
+
+
+def _complete_engine_option(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    accepted = factory(ctx.params.get("engine") or LOCAL).accepted_options()
+    named = [(f"{name}=", accepts) for name, accepts in accepted.items()]
+    return [CompletionItem(name, help=accepts) for name, accepts in named if name.startswith(incomplete)]
+
+
 def _slurm_options(function: _F) -> _F:
-    """Add the options of the Slurm engine, which checks their values."""
-    for name, (option, _, accepts) in reversed(SLURM_OPTIONS.items()):
-        help_ = f"With --engine slurm, sbatch's {option}: {accepts}."
-        function = click.option(f"--slurm-{name}", metavar=name.upper(), help=help_)(function)
+    """Add the older names of the options of the Slurm engine."""
+    for name in reversed(SLURM_OPTIONS):
+        help_ = f"The same as --engine-option {name}=VALUE."
+        function = click.option(f"--slurm-{name}", metavar="VALUE", hidden=True, help=help_)(function)
     return function
 
 
@@ -256,6 +294,16 @@ def request_options(function: _F) -> _F:
                 help="With --engine slurm, what makes it wait for its time and for other jobs: the supervisor, before "
                 "its submission, or the engine, to which it is submitted at once. Default: the supervisor.",
             ),
+            click.option(
+                "--engine-option",
+                "engine_options",
+                cls=_EngineOption,
+                metavar="NAME=VALUE",
+                multiple=True,
+                callback=_engine_options,
+                shell_complete=_complete_engine_option,
+                help="Set an option of the engine.",
+            ),
             _slurm_options,
             click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED),
         ),
@@ -321,6 +369,7 @@ def make_spec(
     env: Sequence[str],
     env_file: Sequence[str],
     engine: str | None,
+    engine_options: dict[str, Any],
     **others: Any,
 ) -> JobSpec:
     """Return the request that the options describe. An option named like one of ``JobOptions`` is used as it is.
@@ -334,17 +383,24 @@ def make_spec(
         raise click.UsageError(message)
     retry = _retry(others)
     options = {name: others.pop(name) for name in JobOptions.__annotations__ if name in others}
-    engine_options = {name.removeprefix("slurm_"): value for name, value in others.items() if value is not None}
-    if engine in {None, "local"} and engine_options:
-        first = next(iter(engine_options)).replace("_", "-")
-        message = f"--{first} belongs to an engine for many machines: say --engine slurm"
-        raise click.UsageError(message)
+    for name, value in others.items():  # the options of engines that have a name on the command line
+        if value is not None and engine_options.setdefault(name.removeprefix("slurm_"), value) != value:
+            message = (
+                f"--{name.replace('_', '-')} and --engine-option {name.removeprefix('slurm_')} exclude each other."
+            )
+            raise click.UsageError(message)
+    accepted = factory(engine or LOCAL).accepted_options() if engine_options else {}
+    for name in engine_options:
+        if name not in accepted:
+            have = f"it has {', '.join(accepted)}" if accepted else "--engine names one that has"
+            message = f"the {engine or LOCAL} engine has no option {name!r:.80}; {have}"
+            raise click.UsageError(message)
     return JobSpec(
         argv=command,
         workspace=workspace or os.curdir,
         stdin=None if stdin is None else _read("--stdin", stdin),
         env=_environment(env, env_file),
-        engine=None if engine == "local" else engine,
+        engine=None if engine == LOCAL else engine,
         engine_options=engine_options,
         retry=retry,
         **options,
