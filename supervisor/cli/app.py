@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -92,7 +93,7 @@ class _App(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] in COMMANDS or args[0].startswith("-"):
+        if args[0] in COMMANDS or args[0].startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         message = f"No such command {args[0]!r}."
         likely = _likely_commands(args[0])
@@ -115,6 +116,10 @@ class _App(click.Group):
     ) -> NoReturn:
         del prog_name, complete_var, standalone_mode
         words = list(sys.argv[1:] if args is None else args) or ["--help"]
+        if COMPLETE_VARIABLE in os.environ:
+            from supervisor.cli import shells
+
+            shells.register()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # the locale may lack characters of the text
@@ -126,8 +131,8 @@ class _App(click.Group):
             status = _report_usage(error, words)
         except (click.Abort, KeyboardInterrupt):
             status = exits.CANCELLED
-        except SystemExit:  # outside standalone mode, click raises it for EPIPE only
-            status = exits.PIPE
+        except SystemExit:  # outside standalone mode, click raises it for EPIPE, and after a completion
+            status = exits.OK if COMPLETE_VARIABLE in os.environ else exits.PIPE
         except BrokenPipeError:  # the reader of stdout has closed it
             status = exits.PIPE
             streams.discard(sys.stdout)

@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from supervisor.cli.front import group_option
-from supervisor.settings import Settings
+from supervisor.cli import completing
 from supervisor.store.tickets import CONDITIONS
 from supervisor.text import durations, sizes
 from supervisor.text.durations import finite_seconds, parse_seconds
 from supervisor.text.sizes import parse_size
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 __all__ = [
     "dependency",
@@ -27,6 +22,7 @@ __all__ = [
     "jobs_argument",
     "label_option",
     "moment",
+    "one_job",
     "seconds",
     "size",
     "workspace_option",
@@ -34,7 +30,6 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_MAX_COMPLETIONS: Final = 100
 
 
 def seconds(text: str) -> float:
@@ -82,37 +77,19 @@ def dependency(text: str) -> tuple[str, str]:
     return when or CONDITIONS[0], job
 
 
-def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the jobs whose ids begin with the typed text; never fails, never creates a state root."""
-    from click.shell_completion import CompletionItem
-
-    try:
-        state_dir = ctx.params.get("state_dir") or group_option("state_dir", ctx)
-        settings = Settings() if state_dir is None else Settings(state_dir=Path(state_dir))
-        if not os.path.isdir(settings.state_dir):
-            return []
-        from supervisor.cli.text import ago, command_line
-        from supervisor.jobs.catalog import Catalog
-
-        with Catalog(settings, wait_seconds=0.2, create=False) as catalog:
-            jobs = catalog.list(limit=1000).jobs
-    except Exception:  # noqa: BLE001  # an error message would garble the line that the user types
-        return []
-    return [
-        CompletionItem(job.job_id, help=f"{job.status.value}, {ago(job.created_at)} old: {command_line(job.argv)[:60]}")
-        for job in jobs
-        if job.job_id.startswith(incomplete)
-    ][:_MAX_COMPLETIONS]
-
-
 def job_argument(function: _F) -> _F:
     """Add the argument ``JOB``, passed as ``job``."""
-    return click.argument("job", metavar="JOB", shell_complete=_complete_jobs)(function)
+    return one_job(completing.any_job)(function)
 
 
-def jobs_argument(*, required: bool) -> Callable[[_F], _F]:
-    """Return a decorator that adds the arguments ``JOB...``, passed as ``jobs``."""
-    return click.argument("jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=_complete_jobs)
+def one_job(fits: completing.Completion) -> Callable[[_F], _F]:
+    """Return a decorator that adds the argument ``JOB``, passed as ``job``; ``fits`` completes it."""
+    return click.argument("job", metavar="JOB", shell_complete=fits)
+
+
+def jobs_argument(*, required: bool, fits: completing.Completion = completing.any_job) -> Callable[[_F], _F]:
+    """Return a decorator that adds the arguments ``JOB...``, passed as ``jobs``; ``fits`` completes them."""
+    return click.argument("jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=fits)
 
 
 def _parse_labels(_: click.Context, __: click.Parameter, given: Iterable[str]) -> dict[str, str]:

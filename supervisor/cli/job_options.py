@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 import click
 
-from supervisor.cli import inherited
+from supervisor.cli import completing, inherited
 from supervisor.cli.arguments import dependency, finite, label_option, moment, seconds, size, workspace_option
 from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
@@ -156,12 +156,14 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--stdin",
                 metavar="FILE",
+                shell_complete=completing.files,
                 help="Have it read this file as stdin, at most 64 MiB; '-' is this command's own stdin. Default: none.",
             ),
             click.option(
                 "--env",
                 "env",
                 metavar="NAME[=VALUE]",
+                shell_complete=completing.variables,
                 multiple=True,
                 help="Set a variable, in addition to this environment, which it inherits. A bare name requires that "
                 "the variable is set, and keeps its value out of `ps`.",
@@ -169,6 +171,7 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--env-file",
                 metavar="FILE",
+                shell_complete=completing.files,
                 multiple=True,
                 help="Set the variables in this file: lines NAME=VALUE, without quoting; blank lines and those with # "
                 "in front are ignored. --env wins.",
@@ -184,6 +187,7 @@ def request_options(function: _F) -> _F:
                 "--group",
                 "groups",
                 metavar="NAME",
+                shell_complete=completing.groups,
                 multiple=True,
                 help="Have it wait until this group has room; repeat it for several. See `supervisor group`.",
             ),
@@ -227,6 +231,7 @@ def request_options(function: _F) -> _F:
             click.option(
                 "--after",
                 type=dependency,
+                shell_complete=completing.dependencies,
                 metavar="[WHEN:]JOB",
                 multiple=True,
                 help="Have it wait until JOB is done ('ok', the default), has ended ('any'), has ended otherwise than "
@@ -305,7 +310,14 @@ def request_options(function: _F) -> _F:
                 help="Set an option of the engine.",
             ),
             _slurm_options,
-            click.argument("command", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED),
+            click.argument(
+                "command",
+                metavar="COMMAND...",
+                nargs=-1,
+                required=True,
+                type=click.UNPROCESSED,
+                shell_complete=completing.command_words,
+            ),
         ),
     ):
         function = add(function)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,75 +170,6 @@ def test_no_such_job_gives_3(cli: Any) -> None:
         assert done.exit_code == 3
         assert "there is no job" in done.stderr
         assert "supervisor list" in done.stderr
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_say_how_to_install_them(cli: Any, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = cli("completion", shell)
-    assert done.exit_code == 0, done.output
-    assert "_SUPERVISOR_COMPLETE" in done.stdout
-    assert "# To install: " in done.stdout
-    assert (shell == "zsh") == done.stdout.startswith("#compdef supervisor\n")
-    assert cli.json("completion", shell)["script"] == done.stdout.rstrip("\n")
-    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
-    assert cli("completion").stdout == done.stdout
-    monkeypatch.setenv("SHELL", "/bin/sh")
-    assert cli("completion").exit_code == 2
-
-
-def test_job_ids_are_completed(cli: Any) -> None:
-    job_id = cli.start("true")
-    complete = {
-        "_SUPERVISOR_COMPLETE": "bash_complete",
-        "COMP_WORDS": f"supervisor status {job_id[:3]}",
-        "COMP_CWORD": "2",
-    }
-    done = cli.run(env={**os.environ, **complete})
-    assert done.stdout.decode().split() == [f"plain,{job_id}"]
-    complete["COMP_WORDS"], complete["COMP_CWORD"] = "supervisor ca", "1"
-    assert cli.run(env={**os.environ, **complete}).stdout.decode().split() == ["plain,cancel"]
-
-
-# What each shell is made to print: the values and descriptions that it offers for the line.
-OFFERED = {
-    "bash": """source "$1"; read -ra COMP_WORDS <<< "$2"; COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-        _supervisor_completion supervisor; printf '%s\\n' "${COMPREPLY[@]}" """,
-    "zsh": """compdef() { :; }; compadd() { :; }; source "$1"; words=(${=2}); CURRENT=${#words}
-        _describe() { print -rl -- "${(@P)3}"; }; _supervisor_completion""",
-    "fish": """source $argv[1]; complete -C $argv[2]""",
-}
-
-
-@pytest.mark.parametrize("shell", OFFERED)
-@pytest.mark.parametrize(
-    ("line", "value", "description"),
-    [
-        ("supervisor star", "start", COMMANDS["start"][2]),
-        ("supervisor run --env-f", "--env-file", "lines NAME=VALUE, without quoting; blank lines"),
-        ("supervisor status ", "JOB", ": echo a,b:c, d"),
-    ],
-)
-def test_shells_offer_whole_descriptions(
-    cli: Any, tmp_path: Path, shell: str, line: str, value: str, description: str
-) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
-    job_id = cli.start("echo", "a,b:c,", "d")
-    cli("wait", job_id)
-    value = value.replace("JOB", job_id)
-    line = line.replace("status ", f"status {job_id[:4]}")
-    script = tmp_path / "script"
-    script.write_text(cli("completion", shell).stdout, encoding="utf-8")
-    program = tmp_path / "supervisor"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m supervisor "$@"\n', encoding="utf-8")
-    program.chmod(0o755)
-    quiet = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
-    head = [shell, *quiet, "-c", OFFERED[shell], *([] if shell == "fish" else [shell])]
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    done = subprocess.run([*head, str(script), line], check=False, capture_output=True, timeout=60, env=environment)
-    (offered,) = done.stdout.decode().splitlines()
-    assert offered.startswith(value), done.stderr
-    assert shell == "bash" or description in offered
 
 
 @pytest.mark.usefixtures("cli")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from supervisor.cli import exits
+from supervisor.cli import completing, exits
 from supervisor.cli.arguments import jobs_argument, label_option
 from supervisor.cli.front import DEFAULTS, Invocation, command
 from supervisor.cli.several import answer, resolve
@@ -19,7 +19,7 @@ __all__ = ["cancel"]
 
 
 @command("cancel", epilog=DEFAULTS)
-@jobs_argument(required=False)
+@jobs_argument(required=False, fits=completing.unfinished_jobs)
 @click.option("--all", "everything", is_flag=True, help="Cancel every unfinished job of all workspaces.")
 @label_option("Cancel the unfinished jobs of all workspaces that have this label. Repeat it to require several labels.")
 def cancel(call: Invocation, jobs: Sequence[str], *, everything: bool, labels: Mapping[str, str]) -> int:

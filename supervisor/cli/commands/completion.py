@@ -8,7 +8,7 @@ from typing import Final
 import click
 from click.shell_completion import get_completion_class
 
-from supervisor.cli import exits
+from supervisor.cli import exits, shells
 from supervisor.cli.app import COMPLETE_VARIABLE, app
 from supervisor.cli.front import Invocation, command
 from supervisor.errors import InternalError
@@ -37,13 +37,12 @@ def completion(call: Invocation, shell: str | None) -> int:
         if shell not in _INSTALL:
             message = f"Name the shell: {', '.join(_INSTALL)}."
             raise click.UsageError(message)
+    shells.register()
     found = get_completion_class(shell)
     if found is None:  # pragma: no cover  # click has these three since 8.0
         message = f"this version of click cannot complete for {shell}"
         raise InternalError(message)
     script = found(app, {}, "supervisor", COMPLETE_VARIABLE).source().strip()
-    if shell == "fish":  # the text after the first comma is the value and its description, which may contain commas
-        script = script.replace('string split "," ', 'string split --max 1 "," ')
     first, newline, rest = script.partition("\n")
     note = f"# To install: {_INSTALL[shell]}"
     # zsh requires #compdef in the first line.

@@ -10,7 +10,7 @@ import attrs
 import click
 
 from supervisor.admission import groups
-from supervisor.cli import exits, text
+from supervisor.cli import completing, exits, text
 from supervisor.cli.arguments import moment, seconds
 from supervisor.cli.front import Invocation, command, shared_options
 from supervisor.model import GroupInfo, to_json, to_ns
@@ -28,7 +28,7 @@ supervisor while it waits.
 group = click.Group("group", help=_HELP, short_help="Limit how many jobs run at a time.", params=shared_options())
 
 _NONE = "none"
-_NAME = click.argument("name", metavar="NAME")
+_NAME = click.argument("name", metavar="NAME", shell_complete=completing.groups)
 
 
 @command("set", short_help="Make a group, or change it.")
@@ -178,7 +178,9 @@ def resume(call: Invocation, name: str, *, every: bool) -> int:
 
 @command("rm", short_help="Remove a group.")
 @_NAME
-@click.option("--to", metavar="OTHER", help="Put the waiting jobs into the group OTHER instead.")
+@click.option(
+    "--to", metavar="OTHER", shell_complete=completing.groups, help="Put the waiting jobs into the group OTHER instead."
+)
 def rm(call: Invocation, name: str, *, to: str | None) -> int:
     """Remove the group NAME.
 

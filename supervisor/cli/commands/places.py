@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from supervisor.cli import exits
-from supervisor.cli.arguments import job_argument, jobs_argument
+from supervisor.cli import completing, exits
+from supervisor.cli.arguments import jobs_argument, one_job
 from supervisor.cli.front import Invocation, command
 from supervisor.cli.several import answer, resolve
 from supervisor.errors import SupervisorError
@@ -19,21 +19,21 @@ __all__ = ["hold", "move", "release"]
 
 
 @command("hold")
-@jobs_argument(required=True)
+@jobs_argument(required=True, fits=completing.waiting_jobs)
 def hold(call: Invocation, jobs: Sequence[str]) -> int:
     """Keep every JOB from being launched until `supervisor release`. Only jobs that wait can be held."""
     return _change(call, jobs, places.hold)
 
 
 @command("release")
-@jobs_argument(required=True)
+@jobs_argument(required=True, fits=completing.held_jobs)
 def release(call: Invocation, jobs: Sequence[str]) -> int:
     """End the hold of every JOB. A job is launched once it has to wait for nothing else."""
     return _change(call, jobs, places.release)
 
 
 @command("move")
-@job_argument
+@one_job(completing.waiting_jobs)
 @click.option("--priority", type=int, metavar="N", help="Order it as if it had been started with this priority.")
 @click.option("--first", is_flag=True, help="Put it before all others in the same groups.")
 def move(call: Invocation, job: str, *, priority: int | None, first: bool) -> int:

@@ -7,8 +7,8 @@ import json
 
 import click
 
-from supervisor.cli import exits, streams
-from supervisor.cli.arguments import job_argument
+from supervisor.cli import completing, exits, streams
+from supervisor.cli.arguments import one_job
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.errors import JobRunning
 from supervisor.model import Result, to_json
@@ -17,7 +17,7 @@ __all__ = ["result"]
 
 
 @command("result")
-@job_argument
+@one_job(completing.ended_jobs)
 @click.option("--consume", is_flag=True, help="Also delete the job. Of concurrent calls, only one gets the result.")
 @click.option(
     "--detail",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from supervisor.cli import exits
+from supervisor.cli import completing, exits
 from supervisor.cli.arguments import jobs_argument
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.errors import SupervisorError
@@ -14,7 +14,7 @@ __all__ = ["rm"]
 
 
 @command("rm")
-@jobs_argument(required=True)
+@jobs_argument(required=True, fits=completing.ended_jobs)
 def rm(call: Invocation, jobs: Sequence[str]) -> int:
     """Delete every JOB and its output. An unfinished job is refused with exit status 75; cancel it first."""
     forgotten: list[str] = []
