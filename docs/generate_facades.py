@@ -16,6 +16,7 @@ ROOT: Final = Path(__file__).parents[1]
 SOURCES: Final = {
     "Supervisor": ROOT / "supervisor/runtime/supervisor.py",
     "ControlMethods": ROOT / "supervisor/runtime/control_methods.py",
+    "OutputMethods": ROOT / "supervisor/runtime/output_methods.py",
     "QueueMethods": ROOT / "supervisor/runtime/queue_methods.py",
 }
 """The class ``Supervisor`` and its bases, and where they are."""

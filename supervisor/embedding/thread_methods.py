@@ -208,21 +208,6 @@ class BlockingSupervisorMethods:
         """
         return self._open(lambda sup: sup.events(job_id))
 
-    def follow(self, job_id: str, stream: str = "stdout") -> AbstractContextManager[Iterator[bytes]]:
-        """Read the output of a job, from the beginning, as it is written.
-
-        Gives an iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
-        and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
-        the iterator goes on from the new beginning. Interrupting a wait for the next bytes
-        loses none. Bytes past its output limit are left out.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
-            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
-        """
-        return self._open(lambda sup: sup.follow(job_id, stream))
-
     def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
 
@@ -238,6 +223,49 @@ class BlockingSupervisorMethods:
                 goes on by itself.
         """
         return self._ask(lambda sup: sup.cancel(job_id))
+
+    def read(self, job_id: str, stream: str = "stdout", offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
+        """Return a part of the output of a job, and the offset of the next part. It waits for no output.
+
+        Input
+            stream: ``"stdout"`` or ``"stderr"``.
+            offset: of the first byte, at least 0.
+            limit: the most bytes, from 1 to 1 GiB; by default 64 KiB.
+
+        Output
+            The bytes that are there, fewer at the end; none past the end, and none past the output limit of the job. If
+            a running command has truncated its output below ``offset``, the part is from the beginning, and the
+            next offset shows that.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: an argument is none of these.
+            OutputLost: the job has ended, and there are fewer bytes than its record says.
+            StateBusy: it cannot be read now.
+        """
+        return self._ask(lambda sup: sup.read(job_id, stream, offset, limit))
+
+    def follow(
+        self,
+        job_id: str,
+        stream: str = "stdout",
+        offset: int = 0,
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Read the output of a job as it is written, from the beginning or from another byte.
+
+        Gives an iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
+        and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
+        the iterator goes on from the new beginning. Interrupting a wait for the next bytes
+        loses none. Bytes past its output limit are left out.
+
+        ``offset``: where to begin, as ``read`` returns it.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``, or ``offset`` is below 0.
+            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
+        """
+        return self._open(lambda sup: sup.follow(job_id, stream, offset))
 
     def set_group(self, name: str, **options: Unpack[GroupOptions]) -> GroupInfo:
         """Make a group, or change what ``options`` name and keep the rest. Lowering a limit stops no job.

@@ -14,15 +14,16 @@ one that the command wrote so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.errors import OutputLost
 from supervisor.jobdir import records
 from supervisor.system.observing import ABSENT, find, not_known
 
-__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "check_made", "read_output", "size_of"]
+__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "Piece", "check_made", "read_output", "read_piece", "size_of"]
 
 CHUNK_BYTES: Final = 65536
 STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
@@ -30,6 +31,9 @@ STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
 
 _REMEMBERED_BYTES: Final = 256
 _MAX_AT_ONCE: Final = 1 << 30
+_BLOCK_BYTES: Final = 1 << 18
+_MAX_ATTEMPTS: Final = 5
+"""How often the last lines of a file are looked for that is truncated meanwhile."""
 
 
 class Output:
@@ -114,6 +118,46 @@ class Output:
         """Go on from another byte."""
         self.offset, self._last = offset, b""
 
+    def seek_last_lines(self, count: int) -> int:
+        """Go on from the beginning of the last ``count`` lines, and return how many bytes belong to the job so far.
+
+        The file is read backwards, a block at a time. An unfinished line at the end counts as one.
+
+        Raises:
+            OutputLost: there are fewer bytes than belong to the job.
+        """
+        size = self.size()
+        for _ in range(_MAX_ATTEMPTS):
+            begin = self._begin_of_lines(size, count)
+            if begin is not None:
+                self.seek(begin)
+                return size
+            size = self.size()  # it was truncated meanwhile
+        self.seek(0)
+        return size
+
+    def _begin_of_lines(self, size: int, count: int) -> int | None:
+        """Return where the last lines of the first ``size`` bytes begin; ``None`` where there are fewer bytes now."""
+        if self._descriptor is None or not count:
+            return size
+        position, missing = size, count
+        while position:
+            begin = max(0, position - _BLOCK_BYTES)
+            block = self._read_at(self._descriptor, position - begin, begin)
+            if len(block) < position - begin:
+                return None
+            end = len(block)
+            if position == size and block.endswith(b"\n"):  # the end of the last line, and no beginning of another one
+                end -= 1
+            breaks = block.count(b"\n", 0, end)
+            if breaks >= missing:
+                for _ in range(missing):
+                    end = block.rindex(b"\n", 0, end)
+                return begin + end + 1
+            missing -= breaks
+            position = begin
+        return 0
+
     def _is_rewritten(self, descriptor: int, found: os.stat_result) -> bool:
         """Whether the bytes that were read last have changed. Appending leaves them alone."""
         if found.st_mtime_ns == self._changed_ns or not self._last:
@@ -141,6 +185,42 @@ class Output:
             return os.pread(descriptor, min(count, _MAX_AT_ONCE), offset)
         except (OSError, MemoryError) as error:
             raise not_known(error, self._path) from error
+
+
+class Piece(NamedTuple):
+    """A part of a stream.
+
+    Attributes:
+        data: its bytes.
+        offset: of the first one.
+        size: how many bytes belong to the job so far, up to its output limit.
+        restarted: whether the job goes on with fewer bytes than were asked for, so that the part is from the beginning.
+        is_cut: whether there are bytes past the output limit.
+    """
+
+    data: bytes
+    offset: int
+    size: int
+    restarted: bool
+    is_cut: bool
+
+
+def read_piece(output: Output, offset: int | None, most: int) -> Piece:
+    """Return up to ``most`` bytes from ``offset`` on, or the last ones without one, and close the output.
+
+    Past the end there are none, unless a running command has truncated its output: then the part is from the beginning.
+
+    Raises:
+        OutputLost: there are fewer bytes than belong to the job.
+        NotKnown: it cannot be read now.
+    """
+    with contextlib.closing(output):
+        size = output.size()
+        restarted = offset is not None and offset > size and output.end is None
+        begin = max(0, size - most) if offset is None else 0 if restarted else min(offset, size)
+        output.seek(begin)
+        data = output.read(most)
+        return Piece(data, output.offset - len(data), size, restarted or output.restarts > 0, output.is_cut)
 
 
 def size_of(directory: str, stream: str) -> int:

@@ -29,8 +29,9 @@ class Chunks:
         limit: int | None = None,
         *,
         made: bool = False,
+        offset: int = 0,
     ) -> None:
-        """Follow a stream of the job in ``directory`` until ``finished`` is set and all is read.
+        """Follow a stream of the job in ``directory`` from a byte on, until ``finished`` is set and all is read.
 
         ``end`` then returns how many bytes belong to the job.
         """
@@ -39,6 +40,7 @@ class Chunks:
         self._end = end
         self._output = Output(directory, stream, limit=limit)
         self._output.made = made
+        self._output.seek(offset)
         self._changed = trio.Event()
         self._watched = False
         self._serving = trio.CancelScope()

@@ -1,7 +1,7 @@
 """The public interface in Trio: what a caller can ask of a ``Supervisor``, which ``opening.py`` puts together.
 
 The methods about groups and waiting jobs are in ``queue_methods.py``, those that act on a running job in
-``control_methods.py``.
+``control_methods.py``, those that read output in ``output_methods.py``.
 
 Which errors a caller meets. A mistake of the caller, and a refusal of the state root, is a
 ``SupervisorError`` with a code and a repair, raised bare from the call that met it. A job that ends badly
@@ -27,7 +27,7 @@ import trio
 
 from supervisor import log
 from supervisor.engines.interface import Engine
-from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
+from supervisor.errors import JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.listing import query_of
 from supervisor.jobs.results import check_detail, running_error
@@ -39,11 +39,11 @@ from supervisor.runtime.control_methods import ControlMethods
 from supervisor.runtime.current_metrics import current_metrics
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
-from supervisor.runtime.follow import Chunks
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.many import start_many
 from supervisor.runtime.messages import NoteFetched
+from supervisor.runtime.output_methods import OutputMethods
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.queue_methods import QueueMethods
 from supervisor.runtime.registry_actor import Registry
@@ -56,7 +56,7 @@ __all__ = ["Supervisor"]
 _LAUNCHED_SOON_SECONDS: Final = 2.0
 
 
-class Supervisor(ControlMethods, QueueMethods):
+class Supervisor(ControlMethods, OutputMethods, QueueMethods):
     """Starts jobs and answers questions about them. Made by ``open_supervisor``.
 
     Any task of the Trio program may call any method. Cancelling a call never stops a job, except for ``run``.
@@ -369,43 +369,6 @@ class Supervisor(ControlMethods, QueueMethods):
             self._registry.subscriptions.discard(subscription)
             subscription.close()
 
-    @contextlib.asynccontextmanager
-    async def follow(self, job_id: str, stream: str = "stdout") -> AsyncGenerator[Chunks]:
-        """Read the output of a job, from the beginning, as it is written.
-
-        Gives an async iterator of ``bytes``, at most 64 KiB each, that ends when the job has ended
-        and everything was read. If the command truncates its output, the bytes that were not read by then are lost, and
-        the iterator goes on from the new beginning; its ``restarts`` counts that. Cancelling a wait for the next bytes
-        loses none. Bytes past its output limit are left out.
-
-        Raises:
-            JobNotFound: there is no job of this id.
-            InvalidArguments: ``stream`` is neither ``"stdout"`` nor ``"stderr"``.
-            OutputLost: (from the iterator) it has ended, and there are fewer bytes than its record says.
-        """
-        if stream not in {"stdout", "stderr"}:
-            message = f"stream is {stream!r}; it must be stdout or stderr"
-            raise InvalidArguments(message)
-        entry = await self.launcher.supervised(job_id)
-        if isinstance(entry, Entry):
-            row, directory, finished = entry.row, entry.directory, entry.finished
-        else:
-            row = await self._lookup.row(job_id)
-            directory, finished = self._catalog.directory(row), trio.Event()
-            finished.set()
-
-        def end() -> int | None:
-            found = entry.row if isinstance(entry, Entry) else row
-            return None if found.ended is None else int(found.ended[f"{stream}_bytes"])
-
-        chunks = Chunks(directory, stream, finished, end, row.output_limit, made=row.has_files)
-        # A nursery around the caller's block would wrap the exceptions of the block in a group.
-        await self._nursery.start(_serve, chunks, self._notifier)
-        try:
-            yield chunks
-        finally:
-            chunks.close()
-
     def close(self) -> None:
         """Reject further calls, and withdraw the promise to launch queued jobs."""
         self.access.closed = True
@@ -414,11 +377,3 @@ class Supervisor(ControlMethods, QueueMethods):
             subscription.close()
         if not self.access.forked:
             self.launcher.close()
-
-
-async def _serve(chunks: Chunks, notifier: Notifier, *, task_status: trio.TaskStatus[None]) -> None:
-    """Serve one reader; a defect in here is raised where the bytes are read, and costs no other task."""
-    try:
-        await chunks.serve(notifier, task_status=task_status)
-    except Exception as error:  # noqa: BLE001  # whatever it was, the reader gets it
-        chunks.fail(error)

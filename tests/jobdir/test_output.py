@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
+import tempfile
+import tracemalloc
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import supervisor
 from supervisor.errors import OutputLost, StateCorrupt
-from supervisor.jobdir.output import STREAMS, Output, read_output
+from supervisor.jobdir import output as output_module
+from supervisor.jobdir.output import STREAMS, Output, Piece, read_output, read_piece
 from supervisor.system.observing import NotKnown
 
 
@@ -176,3 +183,112 @@ def test_no_other_module_reads_the_output() -> None:
     named = re.compile(r"records\.STD(OUT|ERR)|\"(result\.json|stderr\.log)\"")
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if named.search(path.read_text("utf-8"))}
     assert found - {"jobdir/output.py", "jobdir/records.py"} == OTHERS.keys()
+
+
+# ---------------------------------------------------------------- the last lines
+
+
+def rest(output: Output) -> bytes:
+    parts: list[bytes] = []
+    while chunk := output.read():
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+@given(
+    content=st.lists(st.sampled_from([b"\n", b"a", b"\0\xff", b"line\n", b"\r\n"])).map(b"".join),
+    count=st.integers(0, 8),
+    block=st.integers(1, 5),
+)
+def test_the_last_lines_are_those_of_tail(content: bytes, count: int, block: int) -> None:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        unittest.mock.patch.object(output_module, "_BLOCK_BYTES", block),
+        contextlib.closing(Output(directory, "stdout")) as output,
+    ):
+        Path(directory, STREAMS["stdout"]).write_bytes(content)
+        assert output.seek_last_lines(count) == len(content)
+        lines = content.splitlines(keepends=True) if b"\r" not in content else re.findall(rb"[^\n]*\n|[^\n]+", content)
+        assert rest(output) == b"".join(lines[len(lines) - count :] if count < len(lines) else lines)
+
+
+def test_without_a_file_there_are_no_last_lines(output: Output, file: Path) -> None:
+    assert output.seek_last_lines(3) == 0
+    file.write_bytes(b"1\n2\n")
+    assert rest(output) == b"1\n2\n"
+
+
+def test_the_last_lines_are_those_of_the_job(output: Output, file: Path) -> None:
+    file.write_bytes(b"1\n2\n3\nof a leftover\n")
+    output.end = 6
+    assert output.seek_last_lines(2) == 6
+    assert rest(output) == b"2\n3\n"
+    output.end = 100
+    with pytest.raises(OutputLost):
+        output.seek_last_lines(2)
+
+
+def test_the_last_lines_are_those_before_the_limit(tmp_path: Path, file: Path, stream: str) -> None:
+    file.write_bytes(b"1\n2\n3\nno more")
+    with contextlib.closing(Output(str(tmp_path), stream, limit=5)) as output:
+        assert output.seek_last_lines(2) == 5
+        assert rest(output) == b"2\n3"
+        assert output.is_cut
+
+
+def test_a_long_last_line_takes_no_memory(output: Output, file: Path) -> None:
+    with file.open("wb") as handle:
+        handle.write(b"first\n")
+        handle.truncate(100_000_000)
+    tracemalloc.start()
+    output.seek_last_lines(1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert output.offset == 6
+    assert most < 2_000_000
+
+
+def test_lines_that_are_cut_off_while_they_are_looked_for(
+    output: Output, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, cuts = os.pread, [b"1\n2\n3\n"]
+    monkeypatch.setattr(output_module, "_BLOCK_BYTES", 4)
+    file.write_bytes(b"x" * 100)
+
+    def cut(descriptor: int, count: int, offset: int) -> bytes:
+        if cuts and offset < 96:
+            file.write_bytes(cuts.pop(0))
+        return real(descriptor, count, offset)
+
+    monkeypatch.setattr(output_module.os, "pread", cut)
+    assert output.seek_last_lines(2) == 6
+    assert rest(output) == b"2\n3\n"
+
+
+def test_a_job_that_goes_on_truncating_its_output_holds_up_nothing(
+    output: Output, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_bytes(b"x" * 10)
+    monkeypatch.setattr(output_module.os, "pread", lambda *_: b"")
+    assert output.seek_last_lines(2) == 10
+    assert output.offset == 0
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_a_part_is_what_is_there(tmp_path: Path, file: Path, stream: str) -> None:
+    def part(offset: int | None, most: int, end: int | None = None) -> Piece:
+        return read_piece(Output(str(tmp_path), stream, end=end, limit=8), offset, most)
+
+    assert part(0, 5) == (b"", 0, 0, False, False)
+    file.write_bytes(b"\xff23456789")
+    assert part(0, 5) == (b"\xff2345"[:5], 0, 8, False, True)
+    assert part(5, 5) == (b"678", 5, 8, False, True)
+    assert part(8, 5) == (b"", 8, 8, False, True)
+    assert part(None, 2) == (b"78", 6, 8, False, True)
+    assert part(9, 5) == (b"\xff2345"[:5], 0, 8, True, True)
+    assert part(9, 5, end=4) == (b"", 4, 4, False, False)
+    assert part(2, 5, end=4) == (b"34", 2, 4, False, False)
+    with pytest.raises(OutputLost):
+        part(0, 5, end=10)

@@ -56,6 +56,7 @@ async def in_asyncio() -> None:
         assert_type(await sup.wait("id", timeout=1), Job)
         assert_type(await sup.result("id", consume=True), Result)
         assert_type(await sup.cancel("id"), Job)
+        assert_type(await sup.read("id", "stderr", 5), tuple[bytes, int])
         assert_type(await sup.prune(), Sequence[str])
         assert_type((await sup.metrics()).jobs, Mapping[State, int])
         async with sup.events() as events, sup.follow("id", "stderr") as chunks:
@@ -83,6 +84,7 @@ def in_a_thread() -> None:
         assert_type(sup.wait("id"), Job)
         assert_type(sup.result("id"), Result)
         assert_type(sup.cancel("id"), Job)
+        assert_type(sup.read("id", limit=10), tuple[bytes, int])
         assert_type(sup.prune("/repo"), Sequence[str])
         assert_type(sup.metrics().launch_seconds, Histogram)
         with sup.events("id") as events, sup.follow("id") as chunks:

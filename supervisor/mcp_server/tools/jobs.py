@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +10,7 @@ import trio
 from mcp_types import CallToolResult, ToolAnnotations
 
 from supervisor.errors import JobNotFound, JobRunning, SupervisorError
-from supervisor.jobdir.output import Output
+from supervisor.jobdir.output import Output, read_piece
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.mcp_server.lazy import LazySupervisor
@@ -191,21 +190,21 @@ def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, 
     with Catalog(settings, create=False) as catalog:
         directory = catalog.directory(row := catalog.row(job.job_id))
     end = getattr(job, f"{stream}_bytes") if job.status.terminal else None
-    with contextlib.closing(Output(directory, stream, end=end, limit=row.output_limit)) as output:
-        output.made = row.has_files
-        size = output.size()
-        restarted = offset is not None and offset > size and end is None
-        begin = max(0, size - limit) if offset is None else 0 if restarted else min(offset, size)
-        output.seek(begin)
-        data = output.read(limit)
-    text, skipped, taken = _whole_characters(data, from_middle=offset is None and begin > 0)
-    shape: dict[str, Any] = {"offset": begin + skipped, "next_offset": begin + taken, "size": size}
-    if restarted:
+    output = Output(directory, stream, end=end, limit=row.output_limit)
+    output.made = row.has_files
+    piece = read_piece(output, offset, limit)
+    text, skipped, taken = _whole_characters(piece.data, from_middle=offset is None and piece.offset > 0)
+    shape: dict[str, Any] = {
+        "offset": piece.offset + skipped,
+        "next_offset": piece.offset + taken,
+        "size": piece.size,
+    }
+    if piece.restarted:
         shape["restarted"] = True
-    if output.is_cut:  # at the limit of the job, which is what ``size`` is then
+    if piece.is_cut:  # at the limit of the job, which is what ``size`` is then
         shape["truncated"] = True
     if text is None:
-        return {"value": base64.b64encode(data).decode("ascii"), "encoding": "base64", **shape}
+        return {"value": base64.b64encode(piece.data).decode("ascii"), "encoding": "base64", **shape}
     return {"value": text, **shape}
 
 
