@@ -47,6 +47,9 @@ class Progress:
         skipped_lines: lines that were torn, foreign or too long.
         model: the model that was announced, or ``None``.
         finished: the output says that the run is over; the process may still be running.
+        limit: what was last said about a usage limit of the account: ``status`` (``allowed``, ``allowed_warning``,
+            ``rejected``), and where known its ``name``, its ``utilization`` from 0 to 1, and ``resets_at`` in seconds
+            since the epoch. ``None`` if nothing was said.
     """
 
     turn: int = 0
@@ -58,6 +61,7 @@ class Progress:
     skipped_lines: int = 0
     model: str | None = None
     finished: bool = False
+    limit: dict[str, Any] | None = None
 
 
 class _Lines(ABC):
@@ -186,6 +190,19 @@ class ClaudeProgress(_Lines):
             self._set(tool=self._tools.current)
         elif kind == "result":
             self._result(event)
+        elif kind == "rate_limit_event" and is_object(info := event.get("rate_limit_info")):
+            self._limit(info)
+
+    def _limit(self, info: dict[str, Any]) -> None:
+        status, name = text_of(info.get("status")), text_of(info.get("rateLimitType"))
+        limit = {
+            "status": status and excerpt(status, _NAME_CHARACTERS),
+            "name": name and excerpt(name, _NAME_CHARACTERS),
+            "utilization": number(info.get("utilization")),
+            "resets_at": number(info.get("resetsAt")),
+        }
+        if status is not None:
+            self._set(limit={member: value for member, value in limit.items() if value is not None})
 
     def _system(self, event: dict[str, Any]) -> None:
         subtype = event.get("subtype")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -60,6 +60,7 @@ class Entry:
         problem: why the job could not be recorded, or is no longer kept.
         key_conflict: the job was not recorded, as another job holds its idempotency key.
         progress: the last progress snapshot, for kinds that report progress.
+        limit_noted: what its progress said about a usage limit, as last recorded.
         generation: the generation of the index that ``row`` was compared with last.
         waiters: how many callers wait for the end.
         slot_free_ns: when the job ended whose slots it got, if this supervisor recorded that end.
@@ -82,6 +83,7 @@ class Entry:
     problem: SupervisorError | None = attrs.field(default=None, init=False)
     key_conflict: bool = attrs.field(default=False, init=False)
     progress: dict[str, Any] | None = attrs.field(default=None, init=False)
+    limit_noted: Mapping[str, Any] | None = attrs.field(default=None, init=False)
     generation: int = attrs.field(default=0, init=False)
     waiters: int = attrs.field(default=0, init=False)
     slot_free_ns: int | None = attrs.field(default=None, init=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from supervisor.errors import GroupNotFound, SupervisorError
 from supervisor.runtime.entry import Entry
@@ -17,6 +17,7 @@ __all__ = [
     "Message",
     "NoteFetched",
     "NoteLaunch",
+    "NoteLimit",
     "TakeTurn",
     "create_all",
     "creations_of",
@@ -69,14 +70,21 @@ class NoteFetched(NamedTuple):
     job_id: str
 
 
-Message = Create | CreateMany | NoteLaunch | Finish | NoteFetched | TakeTurn
+class NoteLimit(NamedTuple):
+    """Record what the output of a running job says about a usage limit: its groups may have to wait."""
+
+    entry: Entry
+    limit: Mapping[str, Any]
+
+
+Message = Create | CreateMany | NoteLaunch | NoteLimit | Finish | NoteFetched | TakeTurn
 
 
 def is_one_statement(message: Message) -> bool:
     """Whether a message changes one row only. An end may pause the groups of the job, or be followed by an attempt."""
     if isinstance(message, Finish):
         return "groups" not in message.row.request and not message.row.may_be_retried
-    return not creations_of(message)
+    return not creations_of(message) and not isinstance(message, NoteLimit)
 
 
 def creations_of(message: Message) -> Sequence[Create]:

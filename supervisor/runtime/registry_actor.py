@@ -30,6 +30,7 @@ from supervisor.runtime.messages import (
     Message,
     NoteFetched,
     NoteLaunch,
+    NoteLimit,
     TakeTurn,
     create_all,
     creations_of,
@@ -258,6 +259,8 @@ class Registry:
                     index.set_launched(entry.row.job_id, launched)
             case NoteFetched(job_id):
                 index.set_fetched(job_id)
+            case NoteLimit(entry, limit):
+                index.note_limit(entry.row, limit)
             case TakeTurn():
                 pass
         return True
@@ -432,8 +435,13 @@ class Registry:
                     self._launches.popleft()
 
     def publish_progress(self, entry: Entry) -> None:
-        """Publish a new progress snapshot of a job."""
+        """Publish a new progress snapshot of a job, and record what it says about a usage limit."""
         self._publish(entry, State(entry.row.state))
+        limit = (entry.progress or {}).get("limit")
+        if limit and limit != entry.limit_noted and "groups" in entry.row.request:
+            with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+                self._send.send_nowait(NoteLimit(entry, limit))
+                entry.limit_noted = limit
 
     def _read(self, job_id: str) -> Row | None:
         try:

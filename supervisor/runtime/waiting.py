@@ -165,28 +165,34 @@ class WaitingJobs:
             self._nursery.start_soon(self._launch_once, entry)
 
     async def _launch_once(self, entry: Entry) -> None:
+        is_submitted = False
         try:
-            await self._launch_from_orders(entry)
+            is_submitted = await self._launch_from_orders(entry)
         finally:
-            self._launching.discard(entry)
+            if not is_submitted:  # else until its actor has observed the launch, or it would be launched again
+                self._launching.discard(entry)
 
-    async def _launch_from_orders(self, entry: Entry) -> None:
-        """Launch an adopted job; its actor observes it as a launch by another process."""
+    async def _launch_from_orders(self, entry: Entry) -> bool:
+        """Launch an adopted job; its actor observes it as a launch by another process.
+
+        Return whether its engine has the request.
+        """
         engine = self._engine_of(entry.row)
         leftovers = self._settings.job_leftovers == "stop"
         read = partial(orders.read, entry.row, entry.directory, stop_leftovers=leftovers)
         request = await until_known(entry.directory, read, in_thread=not engine.on_this_machine)
         if request is None or entry.stop_why is not None:
-            return
+            return False
         try:
             await engine.submit(request).started()
         except SupervisorError:  # the engine has recorded it, and the actor observes the record
             pass
         except OSError as error:  # the cluster has the job, and that cannot be recorded; the actor observes the job
             log.warning("submission_not_noted", job_id=entry.row.job_id, error=str(error))
-            return
+            return True
         if not entry.row.may_be_retried:
             await trio.to_thread.run_sync(drop_orders, entry.directory)
+        return True
 
     def check(self, *, changed: bool) -> None:
         """Take turns if another process has ``changed`` the index, or a time has come; begin the admitted jobs.
@@ -209,6 +215,7 @@ class WaitingJobs:
         for _ in range(min(len(self._checked), _PORTION)):
             entry = self._checked.popleft()
             if _is_launched(entry) or entry.finished.is_set() or entry.key_conflict or entry.problem is not None:
+                self._launching.discard(entry)
                 continue
             self._checked.append(entry)
             if entry.row.job_id not in self._registry.entries:  # it is not recorded yet

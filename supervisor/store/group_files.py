@@ -6,7 +6,8 @@ directories of the files with what the turn before has noticed, and copies them 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from supervisor import log
 from supervisor.errors import StateCorrupt
@@ -125,9 +126,13 @@ class GroupFiles:
         if row.state == State.CANCELLED.value:
             return
         failed = row.state != State.DONE.value
-        limited = usage_limits.is_limited((row.ended or {}).get("error"))
+        ended_ns, error = row.completed_ns or 0, (row.ended or {}).get("error")
         for name in names:
-            if limited and self._wait_out(name, row, started_ns):
+            if (
+                error
+                and usage_limits.is_limited(error)
+                and self._wait_out(name, row.job_id, error, started_ns or ended_ns, ended_ns)
+            ):
                 continue
             if not failed:
                 self._note_success(name, started_ns)
@@ -137,27 +142,48 @@ class GroupFiles:
 
     # ------------------------------------------------------------ usage limits
 
-    def _wait_out(self, name: str, row: Row, started_ns: int | None) -> bool:
-        """Pause a group until the end of a limit that one of its jobs has met; return whether it waits for such."""
+    def note_news(self, limit: Mapping[str, Any], job_id: str, names: Iterable[str], started_ns: int) -> None:
+        """Follow what the output of a running job says about a usage limit, see ``Progress.limit``."""
+        error, now = usage_limits.error_of(limit), self._layout.clock.moment()
+        for name in names:
+            if error is not None:
+                self._wait_out(name, job_id, error, started_ns, now.wall_ns)
+                continue
+            before = self._queue.pacing.limit_of(name)
+            state = usage_limits.state_by_utilization(limit, before, now)
+            if state is not None and self._waits_out(name):
+                detail = f"job {job_id} has nearly used up the usage limit {state.careful_for} of its account"
+                self._pause(name, state, detail)
+
+    def _waits_out(self, name: str) -> bool:
         try:
             group = groups.load(self._layout.root, name)
         except StateCorrupt:
             return False
-        if group is None or group.on_rate_limit != "wait":
+        return group is not None and group.on_rate_limit == "wait"
+
+    def _wait_out(self, name: str, job_id: str, error: Mapping[str, Any], started_ns: int, ended_ns: int) -> bool:
+        """Pause a group until the end of a limit that one of its jobs has met; return whether it waits for such."""
+        if not self._waits_out(name):
             return False
-        now, error = self._layout.clock.moment(), (row.ended or {})["error"]
         before = self._queue.pacing.limit_of(name)
-        ended_ns = row.completed_ns or now.wall_ns
-        state = usage_limits.state_after(error, started_ns or ended_ns, ended_ns, before, now)
+        state = usage_limits.state_after(error, started_ns, ended_ns, before, self._layout.clock.moment())
         if state is not None:
-            detail = usage_limits.describe(error, state, row.job_id)
-            self._queue.pacing.note_limit(name, state)
-            self.pause(name, groups.Pause(usage_limits.CAUSE, state.until_ns, detail, state._asdict()))
+            self._pause(name, state, usage_limits.describe(error, state, job_id))
         return True
+
+    def _pause(self, name: str, state: LimitState, detail: str) -> None:
+        self._queue.pacing.note_limit(name, state)
+        self.pause(name, groups.Pause(usage_limits.CAUSE, state.until_ns, detail, state._asdict()))
 
     def _note_success(self, name: str, started_ns: int | None) -> None:
         """Have a group start any number of jobs again, once one that began after the pause has succeeded."""
         state = self._queue.pacing.limit_of(name)
-        if state is not None and (started_ns or 0) >= state.until_ns:
+        if state is None or (started_ns or 0) < state.until_ns:
+            return
+        if state.careful_until_ns > self._layout.clock.wall_ns():
+            if state.round:
+                self._pause(name, state._replace(round=0), "a usage limit of the account is nearly used up")
+        else:
             pauses.remove(self._layout.root, name, usage_limits.CAUSE)
             self._queue.pacing.note_limit(name, None)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -330,6 +330,13 @@ class Index(Standings):
         # Who asks for its result gets this row, unless the columns differ: parsing it is a tenth of a `run`.
         self._remember(columns_of(row), row)
         return True
+
+    def note_limit(self, row: Row, limit: Mapping[str, Any]) -> None:
+        """Have the groups of a running job wait for a usage limit, by what its output says: ``Progress.limit``."""
+        found = self._db.execute("SELECT spec, started_ns FROM jobs WHERE job_id = ?", (row.job_id,)).fetchone()
+        if found is not None:
+            started_ns = found[1] or row.started_ns or self.layout.clock.wall_ns()
+            self.group_files.note_news(limit, row.job_id, groups_of(json.loads(found[0])), started_ns)
 
     def _drop_orders(self, row: Row) -> None:
         """Delete what the directory of a job in the state root has for its launch; a shared one may be slow."""

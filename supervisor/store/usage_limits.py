@@ -5,6 +5,9 @@ over another minute, not all at once. If nothing says when the limit ends, the g
 starts one job at a time, as a probe: the first that succeeds ends that, and each that meets the limit again doubles the
 pause, up to an hour.
 
+The output of a running job may say that a limit is nearly used up. Then the group starts one job at a time, until the
+output of a job says otherwise, or the limit ends.
+
 A pause counts by the boot clock of the boot in which it began, so a clock that is set does not change it. After a
 reboot it counts by the wall clock; a clock that shows a time more than a day before its begin has it ended.
 """
@@ -13,12 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from supervisor.store.tickets import Moment
 
-__all__ = ["CAUSE", "LimitState", "describe", "is_limited", "state_after"]
+__all__ = ["CAUSE", "LimitState", "describe", "error_of", "is_limited", "state_after", "state_by_utilization"]
 
 CAUSE: Final = "rate_limited"
 """Of the pause, and the code of an error by a usage limit."""
@@ -31,7 +34,11 @@ _SPREAD_OVER: Final = 60
 """How many jobs of a group without a limit of its own start in the first minute."""
 _FIRST_MINUTES: Final = 5
 _MAX_MINUTES: Final = 60
-_DAY_NS: Final = 86400 * 10**9
+_HOUR_NS: Final = 60 * _MINUTE_NS
+_DAY_NS: Final = 24 * _HOUR_NS
+_CAREFUL_FROM: Final = 0.9
+"""The utilization from which a group starts one job at a time."""
+_MAX_CAREFUL_NS: Final = 32 * _DAY_NS
 
 
 class LimitState(NamedTuple):
@@ -43,6 +50,8 @@ class LimitState(NamedTuple):
         boot: the boot in which it began.
         until_boot_ns: its end, by the clock of this boot.
         round: how many pauses in a row had no known end; 0 if the end is known.
+        careful_until_ns: until when it starts one job at a time, by the wall clock.
+        careful_for: the name of the limit that is nearly used up.
     """
 
     until_ns: int
@@ -50,14 +59,16 @@ class LimitState(NamedTuple):
     boot: str
     until_boot_ns: int
     round: int = 0
+    careful_until_ns: int = 0
+    careful_for: str = ""
 
     @classmethod
     def of(cls, held: Mapping[str, Any]) -> LimitState | None:
         """Return what a file holds, ``None`` if it is not a state."""
-        values: list[object] = [held.get(name) for name in cls._fields]
+        values: list[object] = [held.get(name, cls._field_defaults.get(name)) for name in cls._fields]
         match values:
-            case [int(until_ns), int(since_ns), str(boot), int(until_boot_ns), int(number)]:
-                return cls(until_ns, since_ns, boot, until_boot_ns, number)
+            case [int(until_ns), int(since_ns), str(boot), int(until_boot_ns), int(number), int(careful_ns), str(name)]:
+                return cls(until_ns, since_ns, boot, until_boot_ns, number, careful_ns, name)
             case _:
                 return None
 
@@ -83,15 +94,19 @@ class LimitState(NamedTuple):
 
         One job may run whatever its weight is, or no heavy job could.
         """
-        if self.round:
+        if self.round or self.careful_until_ns > now.wall_ns:
             return 1
         ended_ns = -self.left_ns(now)
         return None if ended_ns >= _SPREAD_NS else 1 + max(0, ended_ns) * (most or _SPREAD_OVER) // _SPREAD_NS
 
     def step_ns(self, most: int | None, now: Moment) -> int | None:
         """Return after which time ``slots`` returns more; ``None`` for not by time alone."""
+        if self.round:
+            return None
+        if (careful_ns := self.careful_until_ns - now.wall_ns) > 0:
+            return careful_ns
         slots = self.slots(most, now)
-        if self.round or slots is None:
+        if slots is None:
             return None
         return max(1, -(-slots * _SPREAD_NS // (most or _SPREAD_OVER)) + self.left_ns(now))
 
@@ -126,7 +141,48 @@ def state_after(
         return None
     if until_ns <= now.wall_ns:
         return None
+    return _state(until_ns, number, now)
+
+
+def _state(until_ns: int, number: int, now: Moment) -> LimitState:
     return LimitState(until_ns, now.wall_ns, now.boot, now.boot_ns + until_ns - now.wall_ns, number)
+
+
+def error_of(limit: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the error of a run whose output says that a limit has rejected it; ``None`` for other news of a limit."""
+    if limit.get("status") != "rejected":
+        return None
+    details: dict[str, Any] = {"limit": limit.get("name")}
+    try:
+        moment = datetime.fromtimestamp(-(-limit["resets_at"] // 1), UTC)
+        details |= {"resets_at": moment.isoformat(), "resets_at_source": "field"}
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        pass
+    return {"code": CAUSE, "details": details}
+
+
+def state_by_utilization(limit: Mapping[str, Any], before: LimitState | None, now: Moment) -> LimitState | None:
+    """Return the state of a group after news of a limit that rejects nothing; ``None`` if that changes nothing.
+
+    Args:
+        limit: the news, see ``supervisor.interpret.progress.Progress``.
+        before: the state of the group.
+        now: the time by both clocks.
+    """
+    utilization, name = limit.get("utilization"), str(limit.get("name") or "")
+    if not isinstance(utilization, float | int):
+        return None
+    long_ago = _state(now.wall_ns, 0, now)._replace(until_boot_ns=now.boot_ns - _SPREAD_NS)
+    state = before or long_ago
+    if utilization < _CAREFUL_FROM:
+        is_over = state.careful_until_ns > now.wall_ns and state.careful_for == name
+        return state._replace(careful_until_ns=0, careful_for="") if is_over else None
+    resets_at = limit.get("resets_at")
+    ahead_ns = int(resets_at * 10**9) - now.wall_ns if isinstance(resets_at, float | int) else 0
+    until_ns = now.wall_ns + (min(ahead_ns, _MAX_CAREFUL_NS) if ahead_ns > 0 else _HOUR_NS)
+    if until_ns <= state.careful_until_ns:
+        return None
+    return state._replace(careful_until_ns=until_ns, careful_for=name)
 
 
 def describe(error: Mapping[str, Any], state: LimitState, job_id: str) -> str:

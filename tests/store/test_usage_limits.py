@@ -346,3 +346,92 @@ def test_details_that_are_rubbish_are_a_guess() -> None:
         error = {"code": "rate_limited", "details": {"resets_at": at, "resets_at_source": "field"}}
         found = state_after(error, now.wall_ns, now.wall_ns, None, now)
         assert found is None or found.round == 1 or at == "9999-12-31T23:59:59-23:59", at
+
+
+# ------------------------------------------------------------ news of a running job
+
+
+def news(utilization: float | None, status: str = "allowed_warning", **more: Any) -> dict[str, Any]:
+    return {"status": status, "name": "five_hour", "utilization": utilization, **more}
+
+
+def tell(world: World, row: Row, limit: dict[str, Any]) -> None:
+    world.index.write(lambda: world.index.note_limit(row, limit))
+
+
+def seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_a_rejection_pauses_the_group_while_the_job_still_runs(world: World) -> None:
+    world.group()
+    (row,) = world.enter(1)
+    world.start()
+    tell(world, row, news(None, "rejected", resets_at=seconds("2026-11-28T14:00:00Z") - 0.5))
+    assert [pause.until for pause in world.pauses()] == [datetime(2026, 11, 28, 14, 1, tzinfo=UTC)]
+    world.enter(1)
+    assert world.start() == []
+
+
+def test_a_rejection_without_a_time_is_a_guess(world: World) -> None:
+    world.group()
+    (row,) = world.enter(1)
+    world.start()
+    for resets_at in (None, "soon", float("inf")):
+        tell(world, row, news(None, "rejected", resets_at=resets_at))
+    assert [pause.until for pause in world.pauses()] == [datetime(2026, 11, 28, 12, 5, tzinfo=UTC)]
+
+
+def test_from_ninety_per_cent_on_one_job_starts_at_a_time(world: World) -> None:
+    world.group(limit=4)
+    (row, *_) = world.enter(10)
+    running = world.start()
+    tell(world, row, news(0.89, resets_at=seconds("2026-11-28T14:00:00Z")))
+    world.end(running.pop())
+    assert len(world.start()) == 1
+    tell(world, row, news(0.9, resets_at=seconds("2026-11-28T14:00:00Z")))
+    assert world.pauses() == ()
+    for job_id in running:
+        world.end(job_id)
+        assert world.start() == [], "one of them still runs"
+    (last,) = [each.job_id for each in world.index.unfinished() if each.started_ns is not None]
+    world.end(last)
+    (probe,) = world.start()
+    assert world.wait_seconds() == 7200
+    world.end(probe)
+    assert len(world.start()) == 1, "a success does not change what is used up"
+    tell(world, row, news(0.1, name="seven_day"))
+    assert world.start() == [], "another limit"
+    tell(world, row, news(0.1))
+    assert len(world.start()) == 3
+
+
+def test_a_limit_that_ends_is_used_up_no_more(world: World) -> None:
+    world.group(limit=3)
+    (row, *_) = world.enter(5)
+    world.start()
+    tell(world, row, news(0.99, resets_at=seconds("2026-11-28T12:10:00Z")))
+    world.end(row.job_id)
+    assert world.start() == []
+    world.clocks.pass_time(600)
+    assert len(world.start()) == 1
+
+
+def test_a_group_that_ignores_limits_ignores_news(world: World) -> None:
+    world.group(on_rate_limit="ignore")
+    (row,) = world.enter(1)
+    world.start()
+    tell(world, row, news(None, "rejected", resets_at=seconds("2026-11-28T14:00:00Z")))
+    tell(world, row, news(1.0))
+    world.enter(2)
+    assert len(world.start()) == 2
+
+
+@pytest.mark.parametrize("limit", [{}, {"status": "new_word"}, news(None), news("x"), {"utilization": 1.0}])  # type: ignore[arg-type]  # rubbish
+def test_odd_news_breaks_nothing(world: World, limit: dict[str, Any]) -> None:
+    world.group()
+    (row,) = world.enter(1)
+    world.start()
+    tell(world, row, limit)
+    world.enter(1)
+    assert len(world.start()) == (0 if limit.get("utilization") == 1.0 else 1)

@@ -1,0 +1,156 @@
+"""Fleets of agents that meet a usage limit of their account, on a mock clock."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from supervisor import GroupInfo, Retry, Settings, State, Supervisor, open_supervisor
+from supervisor.engines.interface import LaunchRequest
+from supervisor.testing import FakeEngine, Script
+
+RUN_SECONDS = 100
+RESET = timedelta(minutes=20)
+
+
+def line(**members: object) -> str:
+    return json.dumps(members) + "\n"
+
+
+def news(status: str, resets_at: datetime, utilization: float) -> str:
+    info = {"status": status, "resetsAt": resets_at.timestamp(), "rateLimitType": "five_hour"}
+    return line(type="rate_limit_event", rate_limit_info={**info, "utilization": utilization})
+
+
+class Account:
+    """Agents of one account: from the eleventh run on each is rejected until the reset."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.done: Counter[str] = Counter()
+        self.rejected: list[str] = []
+        self.resets_at: datetime | None = None
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def script(self, request: LaunchRequest) -> Script:
+        prompt = request.argv[-1].decode()
+        self.runs += 1
+        if self.runs == 11:
+            self.resets_at = (self.now() + RESET).replace(microsecond=0)
+        if self.resets_at is not None and self.now() < self.resets_at:
+            self.rejected.append(prompt)
+            failed = line(type="result", subtype="success", is_error=True, api_error_status=429, result="limit")
+            return Script(stdout=news("rejected", self.resets_at, 1.0) + failed, seconds=5, exit_code=1)
+        self.done[prompt] += 1
+        return Script(
+            stdout=line(type="result", subtype="success", is_error=False, result="ok", total_cost_usd=0.25),
+            seconds=RUN_SECONDS,
+        )
+
+
+async def group_now(sup: Supervisor) -> GroupInfo:
+    (found,) = await sup.groups()
+    return found
+
+
+async def test_a_fleet_waits_for_the_reset_and_every_job_comes_back(
+    state_dir: Path,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+) -> None:
+    account = Account()
+    engine = FakeEngine(account.script)
+    account.now = engine.time
+    async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
+        await sup.set_group("agents", limit=4)
+        retry = Retry(maximum_attempts=5, initial_interval=1)
+        prompts = [f"task {number}" for number in range(30)]
+        jobs = [
+            await sup.start(
+                ["claude", "-p", prompt], kind="claude", groups=["agents"], retry=retry, deadline_seconds=None
+            )
+            for prompt in prompts
+        ]
+        await trio.sleep(2 * RUN_SECONDS + 10)
+        assert account.resets_at is not None
+        (pause,) = (await group_now(sup)).paused
+        assert pause.by == "rate_limited"
+        assert pause.until == account.resets_at + timedelta(minutes=1)
+        rejected = len(account.rejected)
+        assert 1 <= rejected <= 4, "only those that were launched before the first of them said so"
+        await trio.sleep_until(trio.current_time() + (account.resets_at - engine.time()).total_seconds() + 59)
+        assert account.runs == 10 + rejected, "nothing starts before the minute is over"
+        launched = account.runs
+        await trio.sleep(62)
+        assert launched < account.runs <= launched + 4
+        ends = [await sup.wait(job.job_id) for job in jobs]
+        assert [end.status for end in ends] == [State.DONE] * 30
+        assert account.done == Counter(prompts), "each prompt is finished once"
+        assert len(account.rejected) == rejected, "after the reset there is no limit any more"
+        assert sum(end.cost_usd or 0 for end in ends) == 30 * 0.25
+        assert (await group_now(sup)).paused == ()
+
+
+async def test_a_rejection_in_the_output_of_a_running_job_pauses_the_group_at_once(
+    state_dir: Path,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
+        await sup.set_group("agents", limit=3)
+        await sup.start(["claude"], kind="claude", groups=["agents"], deadline_seconds=float("inf"))
+        command = await engine.next()
+        resets_at = (engine.time() + RESET).replace(microsecond=0)
+        async with sup.events() as events:
+            command.write(news("allowed_warning", resets_at, 0.95))
+            async for event in events:
+                if event.job.progress and event.job.progress["limit"]:
+                    break
+            await trio.sleep(1)
+            for _ in range(2):
+                await sup.start(["claude"], kind="claude", groups=["agents"])
+            assert (await group_now(sup)).paused == ()
+            assert len(engine.running("agents")) == 1, "the limit is nearly used up: one at a time"
+            command.write(news("allowed", resets_at, 0.5))
+            await engine.next()
+            await engine.next()
+            command.write(news("rejected", resets_at, 1.0))
+            await trio.sleep(1)
+        (pause,) = (await group_now(sup)).paused
+        assert (pause.by, pause.until) == ("rate_limited", resets_at + timedelta(minutes=1))
+        assert "five_hour" in (pause.detail or "")
+        assert len(engine.running("agents")) == 3
+
+
+async def test_probes_find_the_end_that_nothing_names(
+    state_dir: Path,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+) -> None:
+    begin: list[datetime] = []
+
+    def script(_: LaunchRequest) -> Script:
+        begin.append(engine.time())
+        if begin[-1] - begin[0] < timedelta(hours=1):
+            text = line(type="result", subtype="success", is_error=True, api_error_status=429, result="limit")
+            return Script(stdout=text, exit_code=1)
+        return Script(stdout=line(type="result", subtype="success", is_error=False, result="ok"), seconds=60)
+
+    engine = FakeEngine(script)
+    async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
+        await sup.set_group("agents", limit=10)
+        jobs = [
+            await sup.start(["claude"], kind="claude", groups=["agents"], retry=Retry(maximum_attempts=9))
+            for _ in range(10)
+        ]
+        for job in jobs:
+            assert (await sup.wait(job.job_id)).status is State.DONE
+    minutes = [round((each - begin[0]).total_seconds() / 60) for each in begin]
+    first = [each for each in minutes if each < 5]
+    assert 1 <= len(first) <= 10
+    assert minutes[len(first) : len(first) + 4] == [5, 15, 35, 75], "one probe each time"
+    assert len(minutes) == len(first) + 3 + 10
