@@ -58,21 +58,17 @@ def find_executable(name: bytes, environment: dict[bytes, bytes], workspace: int
     else:
         path = environment.get(b"PATH", os.fsencode(os.defpath))
         candidates = [(directory or b".") + b"/" + name for directory in path.split(b":")]
-    refused: tuple[bytes, str] | None = None
     for candidate in candidates:
-        if os.access(candidate, os.X_OK, dir_fd=workspace):
-            if not _is_directory(candidate, workspace):
-                return candidate
-            refused = refused or (candidate, "is a directory")
-        elif refused is None:
-            try:
-                mode = os.stat(candidate, dir_fd=workspace).st_mode
-            except (OSError, ValueError):
-                continue
-            refused = candidate, "is a directory" if stat.S_ISDIR(mode) else "is not executable"
+        if os.access(candidate, os.X_OK, dir_fd=workspace) and not _is_directory(candidate, workspace):
+            return candidate
     shown = os.fsdecode(name)
-    if refused is not None:
-        raise LaunchError(126, f"{os.fsdecode(refused[0])} {refused[1]}")
+    for candidate in candidates:  # only now: it would double the time of a search along PATH
+        try:
+            mode = os.stat(candidate, dir_fd=workspace).st_mode
+        except (OSError, ValueError):
+            continue
+        why = "is a directory" if stat.S_ISDIR(mode) else "is not executable"
+        raise LaunchError(126, f"{os.fsdecode(candidate)} {why}")
     if b"/" in name:
         raise LaunchError(127, f"{shown}: no such file")
     raise LaunchError(127, f"{shown}: command not found in its PATH")

@@ -21,7 +21,7 @@ from supervisor.store.flows import Flows
 from supervisor.store.order import fair_pace, head_of
 from supervisor.store.pacing import NO_SETTINGS, Pacing, Settings
 from supervisor.store.queue_queries import End, QueueQueries
-from supervisor.store.ranks import set_rank
+from supervisor.store.ranks import delete_empty, set_rank
 from supervisor.store.tickets import Moment, Ticket
 from supervisor.store.usage import FOR_EVER_NS, lanes_of, usage_of
 
@@ -280,6 +280,7 @@ class Queue(QueueQueries):
         fair = {lane: pace for lane in heads if (pace := fair_pace(groups, lanes[lane])) is not None}
         changed = {name: pace for name, group in groups.items() if (pace := group.pace) is not None and pace.moved}
         granted: list[Grant] = []
+        last: dict[int, int] = {}
         while heads and len(granted) < most:
             lane = self._order.first(heads, fair)
             rank, seq, weight = heads[lane]
@@ -287,6 +288,7 @@ class Queue(QueueQueries):
                 del heads[lane]
                 continue
             self._take(seq, lane, weight)
+            last[lane] = rank
             for name in lanes[lane]:
                 groups[name].running += weight
                 if (pace := groups[name].pace) is not None:
@@ -301,6 +303,8 @@ class Queue(QueueQueries):
                 del heads[lane]
             else:
                 heads[lane] = head
+        for lane, rank in last.items():
+            delete_empty(self._db, lane, rank)
         for pace in changed.values():
             self._pacing.save(pace, now)
         return granted

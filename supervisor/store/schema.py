@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from supervisor.store import flows, later, pacing, queue, ranks
+from supervisor.store import flows, later, pacing, queue, ranks, triggers
 
-__all__ = ["MIGRATIONS", "statements"]
+__all__ = ["MIGRATIONS", "QUEUE_VERSION", "statements"]
 
 MIGRATIONS: Final = (
     """
@@ -66,7 +66,10 @@ MIGRATIONS: Final = (
     queue.SCHEMA,
     later.SCHEMA + pacing.SCHEMA + flows.SCHEMA,
     ranks.SCHEMA,
+    triggers.SCHEMA,
 )
+QUEUE_VERSION: Final = 5
+"""The first version of the index that has the whole queue."""
 
 
 def statements(script: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from typing import Final, TypeVar
 
 from supervisor import log
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
-from supervisor.store.schema import MIGRATIONS, statements
+from supervisor.store.schema import MIGRATIONS, QUEUE_VERSION, statements
 from supervisor.store.sqlite_files import (
     SUFFIXES,
     content_of,
@@ -248,7 +248,7 @@ class Connection(ABC):
                 self._db.execute(f"PRAGMA user_version = {number}")
             if before == 0:  # in the same transaction: no process ever reads an empty index while there are jobs
                 self.import_all()
-            elif before < len(MIGRATIONS):
+            elif before < QUEUE_VERSION:
                 self.import_queue()
         except BaseException:
             self._db.execute("ROLLBACK")

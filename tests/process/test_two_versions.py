@@ -58,13 +58,17 @@ class Version:
 @pytest.fixture(scope="session")
 def last_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of the last landed commit, in a directory of its own."""
+    return package_of(LAST, tmp_path_factory.mktemp("last"))
+
+
+def package_of(commit: str, package: Path) -> Path:
+    """Extract the package of a commit into a directory."""
     here = Path(__file__).parents[2]
-    command = ["git", "-C", str(here), "archive", LAST, "supervisor"]
+    command = ["git", "-C", str(here), "archive", commit, "supervisor"]
     try:
         archive = subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"needs the git history with {LAST[:7]}: {error}")
-    package = tmp_path_factory.mktemp("last")
+        pytest.skip(f"needs the git history with {commit[:7]}: {error}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(package, filter="data")
     return package

@@ -1,4 +1,4 @@
-"""This version and the last landed one share the groups of a state root; jobs that only this one understands wait."""
+"""This version and an earlier one share the groups of a state root; jobs that only this one understands wait."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from supervisor.keeper.helper import lock_name, take_lock
 from supervisor.system import processes
 from tests.process.conftest import PACKAGE, PATIENCE, World
 from tests.process.test_groups import held
-from tests.process.test_two_versions import Version, last_package, versions
+from tests.process.test_two_versions import Version, last_package, package_of, versions
 
 __all__ = ["last_package", "versions"]  # fixtures
+
+GROUPS_ONLY = "e252917"
+"""A commit that knows groups, and nothing else that a job can wait for."""
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
 
@@ -64,12 +67,12 @@ def test_the_waiting_jobs_of_a_killed_supervisor_are_launched_by_the_other_versi
 class Later:
     """Jobs that this version has made, and that may not run yet; no process of this version is left.
 
-    ``in_groups``: some of them are in a group as well. The last version does not know that they wait for anything else
+    ``in_groups``: some of them are in a group as well. The other version does not know that they wait for anything else
     when it has to make the index anew.
     """
 
-    def __init__(self, world: World, last: Version, this: Version, *, in_groups: bool) -> None:
-        assert last.run("group", "set", "g", "--limit", "1").returncode == 0
+    def __init__(self, world: World, old: Version, this: Version, *, in_groups: bool) -> None:
+        assert old.run("group", "set", "g", "--limit", "1").returncode == 0
         self.gate, self.up = world.fifo(), world.fifo()
         self.world = world
         host = this.host()
@@ -93,9 +96,14 @@ class Later:
         return [content(self.world.job(job_id)) for job_id in self.jobs] == self.before
 
 
+@pytest.fixture(scope="session")
+def old_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package_of(GROUPS_ONLY, tmp_path_factory.mktemp("old"))
+
+
 @pytest.fixture
-def last(world: World, last_package: Path) -> Version:
-    return Version(world, last_package)
+def old(world: World, old_package: Path) -> Version:
+    return Version(world, old_package)
 
 
 @pytest.fixture
@@ -104,28 +112,28 @@ def this(world: World) -> Version:
 
 
 @pytest.mark.parametrize("index", ["kept", "lost"])
-def test_the_last_version_leaves_jobs_alone_that_may_not_run_yet(
-    world: World, last: Version, this: Version, index: str
+def test_a_version_that_knows_only_groups_leaves_jobs_alone_that_may_not_run_yet(
+    world: World, old: Version, this: Version, index: str
 ) -> None:
     world.root.mkdir(mode=0o700, exist_ok=True)
     lock = take_lock(f"{world.root}/{lock_name()}")  # or a keeper of this version starts the process that launches them
     assert lock is not None
-    later = Later(world, last, this, in_groups=index == "kept")
+    later = Later(world, old, this, in_groups=index == "kept")
     if index == "lost":
         for name in ("registry.db", "registry.db-wal", "registry.db-shm"):
             (world.root / name).unlink(missing_ok=True)
-    host = last.host()
+    host = old.host()
     for job_id in later.jobs:
-        assert last.status(job_id) == ("queued", None)
+        assert old.status(job_id) == ("queued", None)
         assert host.call("wait", job_id, timeout=0) in {"job_running", "job_elsewhere"}
-    assert last.run("prune").returncode == 0
+    assert old.run("prune").returncode == 0
     later.gate.open()
     assert host.call("wait", later.first, timeout=PATIENCE)["status"] == "done"
     other = host.start(*held(later.gate, later.up, "other"), groups=["g"])
     assert later.up.line() == "other"
     later.gate.open()
     assert host.call("wait", other, timeout=PATIENCE)["status"] == "done"
-    assert len(last.json("list", "--state", "queued")["jobs"]) == len(later.jobs)
+    assert len(old.json("list", "--state", "queued")["jobs"]) == len(later.jobs)
     host.leave()
     assert later.is_untouched()
 

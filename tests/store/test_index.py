@@ -171,7 +171,7 @@ def test_a_version_that_knows_of_no_labels_keeps_them_all_the_same(
     first.close()
     with sqlite3.connect(state_dir / "registry.db") as old:
         old.executescript(
-            "DROP TRIGGER labels_given; DROP TRIGGER labels_gone; DROP TABLE labels; PRAGMA user_version = 1",
+            "DROP TRIGGER labels_given; DROP TRIGGER jobs_gone; DROP TABLE labels; PRAGMA user_version = 1",
         )
     old.close()
     catalog = open_catalog()

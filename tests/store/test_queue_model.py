@@ -164,7 +164,10 @@ def test_the_queue_decides_as_the_model_does(steps: list[tuple[Any, ...]]) -> No
     queue.admit(now(), 1000)
     assert db.execute("SELECT count(*) FROM waiting").fetchone() == (0,), "nothing waits for ever"
     db.execute("DELETE FROM jobs")
-    assert [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("held", "later", "ranks")] == [
+    assert [
+        db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        for table in ("held", "later", "ranks WHERE jobs <> 0")
+    ] == [
         0,
         0,
         0,

@@ -62,11 +62,15 @@ def test_jobs_far_apart_have_their_positions_too(db: sqlite3.Connection) -> None
     assert Queue(db).positions([3, 480]) == {3: 4, 480: 481}
 
 
-def test_ranges_without_jobs_are_deleted(db: sqlite3.Connection) -> None:
+def test_ranges_without_jobs_are_deleted_when_a_later_job_is_admitted(db: sqlite3.Connection) -> None:
     for seq in range(100):
         enter(db, 1, seq << 30, seq)
-    assert ranges(db) > 100
-    db.execute("DELETE FROM waiting WHERE seq < 99")
-    assert ranges(db) == 2
-    db.execute("DELETE FROM waiting")
-    assert ranges(db) == 0
+        enter(db, 2, seq << 30, 100 + seq)
+    assert ranges(db) > 200
+    db.execute("DELETE FROM waiting WHERE lane = 1 AND seq < 99")
+    ranks.delete_empty(db, 1, 98 << 30)
+    assert db.execute("SELECT count(*), sum(jobs) FROM ranks WHERE lane = 1").fetchone() == (2, 2)
+    db.execute("DELETE FROM waiting WHERE lane = 1")
+    ranks.delete_empty(db, 1, 99 << 30)
+    assert db.execute("SELECT sum(jobs) FROM ranks WHERE lane = 1").fetchone() == (None,)
+    assert ranks.count(db, 2) == 100

@@ -268,7 +268,7 @@ def test_a_schema_that_nothing_of_ours_makes_is_damage(state_dir: Path, change: 
         row = make(catalog, ended=0, labels={"a": "b"})
         if "labels" in change:
             catalog.index._db.execute("DROP TRIGGER labels_given")
-            catalog.index._db.execute("DROP TRIGGER labels_gone")
+            catalog.index._db.execute("DROP TRIGGER jobs_gone")
         catalog.index._db.execute(change)
     with Catalog(Settings(state_dir=state_dir)) as catalog:
         assert [job.job_id for job in catalog.list(labels={"a": "b"}).jobs] == [row.job_id]

@@ -190,7 +190,8 @@ class KeeperClient:
             while (connection := self._socket) is not None:
                 await trio.lowlevel.wait_readable(connection)
                 try:
-                    data = connection.recv(1 << 18)  # fails if it was closed meanwhile, as the writer may do
+                    # The C library maps and unmaps memory for a larger buffer, which takes longer than most messages.
+                    data = connection.recv(1 << 16)  # fails if it was closed meanwhile, as the writer may do
                 except BlockingIOError:
                     continue
                 if not data:
