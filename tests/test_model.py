@@ -55,7 +55,8 @@ RUNNING_JSON = json.loads("""
  "created_at": "2026-03-01T08:00:00.123Z", "started_at": "2026-03-01T08:00:00.128Z", "completed_at": null,
  "elapsed_ms": 1234, "deadline_seconds": 1800, "deadline_at": "2026-03-01T08:30:00.123Z",
  "ttl_seconds": 86400, "expires_at": null, "poll_after_ms": 1000,
- "result_available": false, "cost_usd": null, "detail": null, "warnings": [], "stop_requested": null, "progress": null,
+ "result_available": false, "cost_usd": null, "detail": null, "warnings": [],
+ "paused": false, "stop_requested": null, "progress": null,
  "engine": "local", "groups": [], "priority": 0, "weight": 1,
  "not_before": null, "after": [], "queue_reason": null, "queue_position": null,
  "series_id": null, "attempt": 1, "maximum_attempts": 1, "retry_of": null, "retried_by": null,
@@ -105,6 +106,7 @@ jobs = st.builds(
     result_available=st.booleans(),
     cost_usd=st.none() | seconds,
     detail=st.none() | texts,
+    paused=st.booleans(),
     stop_requested=st.none() | texts,
     progress=st.none() | st.dictionaries(texts, st.none() | st.booleans() | counts | texts, max_size=3),
     pid=st.none() | counts,
@@ -204,7 +206,8 @@ def test_an_event() -> None:
     event = JobEvent(job=DONE, previous=State.RUNNING, lagged=2)
     assert (event.job_id, event.status) == (JOB_ID, State.DONE)
     shape = to_json(event)
-    assert shape == {"job": to_json(DONE), "previous": "running", "lagged": 2, "previous_queue_reason": None}
+    before = {"previous": "running", "previous_queue_reason": None, "previous_paused": False}
+    assert shape == {"job": to_json(DONE), "lagged": 2, **before}
     assert plain(shape)
     assert to_json(JobEvent(job=RUNNING))["previous"] is None
 

@@ -35,6 +35,8 @@ COMMANDS: Final = {
     "hold": ("commands.places", "hold", "Keep waiting jobs from being launched."),
     "release": ("commands.places", "release", "End the hold of waiting jobs."),
     "move": ("commands.places", "move", "Change the order of a waiting job."),
+    "pause": ("commands.pause", "pause", "Stop the processes of running jobs for a while."),
+    "resume": ("commands.pause", "resume", "Continue paused jobs."),
     "explain": ("commands.explain", "explain", "Say why a job waits, or how it is known that it runs or has ended."),
     "group": ("commands.group", "group", "Limit how many jobs run at a time."),
     "launch-waiting": ("commands.launch_waiting", "launch_waiting", "Launch waiting jobs until none can be launched."),

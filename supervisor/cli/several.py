@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ from supervisor.errors import SupervisorError
 from supervisor.jobs.catalog import Catalog
 from supervisor.model import Job, JobPage, error_to_json, to_json
 
-__all__ = ["answer", "resolve"]
+__all__ = ["answer", "change", "resolve"]
 
 
 def resolve(catalog: Catalog, jobs: Sequence[str]) -> tuple[list[str], list[SupervisorError]]:
@@ -48,3 +48,17 @@ def answer(call: Invocation, asked: Sequence[str], found: Sequence[Job], errors:
             shape |= error_to_json(exits.worst_error(errors))
             shape["errors"] = [error_to_json(error)["error"] for error in errors]
     write_document(shape)
+
+
+def change(call: Invocation, jobs: Sequence[str], action: Callable[[Catalog, str], Job]) -> int:
+    """Apply ``action`` to each of several jobs, write the answer, and return the exit status."""
+    found: list[Job] = []
+    with call.catalog() as catalog:
+        ids, errors = resolve(catalog, jobs)
+        for job_id in ids:
+            try:
+                found.append(action(catalog, job_id))
+            except SupervisorError as error:
+                errors.append(error)
+    answer(call, jobs, found, errors)
+    return exits.worst(map(exits.of_error, errors))

@@ -142,6 +142,8 @@ def labels(given: Iterable[tuple[str, str]]) -> str:
 
 def outcome(job: Job) -> str:
     """Return the state of a job, with its reason or exit status where the state alone is not clear."""
+    if job.paused:
+        return f"{job.status.value} (paused)"
     if not job.status.terminal:
         return f"{job.status.value} (stopping: {job.stop_requested})" if job.stop_requested else job.status.value
     if job.status in {State.CANCELLED, State.TIMEOUT} or job.reason is None or job.reason is Reason.EXITED:

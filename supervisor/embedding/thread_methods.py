@@ -208,6 +208,35 @@ class BlockingSupervisorMethods:
         """
         return self._open(lambda sup: sup.events(job_id))
 
+    def pause(self, job_id: str, *, hold_deadline: bool = False) -> Job:
+        """Stop all processes of a running job until ``resume``, and return it; a paused one stays paused.
+
+        Its deadline runs on, unless ``hold_deadline``: then the time until ``resume`` does not count. ``cancel``, the
+        deadline and the output limit end a paused job as any other: its processes get SIGTERM, and go on.
+        Any process may pause and resume any job of the state root.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: it waits (see ``hold``), has ended or is being stopped, or this process belongs to it.
+            JobRunning: it is about to be launched.
+            JobElsewhere: it runs on another host or in another pid namespace.
+            FeatureUnavailable: it runs on a cluster, or its keeper is of an older version that holds no deadlines.
+            PermissionDenied: a process of it belongs to another user; the others were continued.
+            StateBusy: its processes did not stop within 10 seconds, and were continued.
+
+        Interruption
+            Is delayed until its processes are stopped.
+        """
+        return self._ask(lambda sup: sup.pause(job_id, hold_deadline=hold_deadline))
+
+    def resume(self, job_id: str) -> Job:
+        """Continue all processes of a paused job, and return it; one that is not paused is returned as it is.
+
+        Raises:
+            JobNotFound, InvalidArguments, JobElsewhere, FeatureUnavailable, PermissionDenied, StateBusy: as ``pause``.
+        """
+        return self._ask(lambda sup: sup.resume(job_id))
+
     def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
 

@@ -114,7 +114,12 @@ class Observation:
 
 
 class Running(Protocol):
-    """A submitted or adopted command."""
+    """A submitted or adopted command.
+
+    ``changed`` is called when ``launched`` has changed: a pause has begun or ended, or holds the deadline.
+    """
+
+    changed: Callable[[], object] | None
 
     @property
     def launched(self) -> Launched:
@@ -143,6 +148,10 @@ class Running(Protocol):
 
     def seconds_left(self) -> float:
         """Return the time until its deadline; infinite without one, and while its clock does not run yet."""
+        ...
+
+    def refresh(self) -> None:
+        """Read again whether it is paused."""
         ...
 
     async def wait(self) -> Ended:
@@ -322,6 +331,23 @@ class Client(Protocol):
 
     def survivors(self, directory: str) -> SupervisorError | None:
         """Return the error of an ended job that has left processes that this user may not signal."""
+        ...
+
+    def pause(self, directory: str, *, by: str, hold_deadline: bool) -> None:
+        """Stop all processes of a running job until ``resume``; blocks until they are stopped.
+
+        Raises:
+            SupervisorError: they cannot be stopped, and were continued; or the engine pauses no jobs.
+            OSError: the records of the job cannot be read or written now.
+        """
+        ...
+
+    def resume(self, directory: str, *, by: str) -> None:
+        """Continue all processes of a paused job.
+
+        Raises:
+            SupervisorError, OSError: as for ``pause``.
+        """
         ...
 
     def close(self) -> None:

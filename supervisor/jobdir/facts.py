@@ -19,12 +19,18 @@ class Launched:
     Attributes:
         pid: its process id.
         started_ns: its start, on the wall clock.
-        deadline_boot_ns: its deadline, on the boot clock.
+        deadline_boot_ns: its deadline, on the boot clock, as far as pauses have moved it by now.
+        paused: whether its processes are stopped.
+        held_since_boot_ns: since when a pause holds its deadline, which does not fall before that ends; or ``None``.
+        moved_ns: for how long pauses have held its deadline before.
     """
 
     pid: int
     started_ns: int
     deadline_boot_ns: int | None = None
+    paused: bool = False
+    held_since_boot_ns: int | None = None
+    moved_ns: int = 0
 
 
 @attrs.frozen(slots=True, kw_only=True)

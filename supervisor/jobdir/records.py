@@ -19,6 +19,7 @@ from errno import EDQUOT, EINVAL, EISDIR, ELOOP, ENOSPC, ENXIO
 
 from supervisor.jobdir.plain_json import loads, quote
 from supervisor.system.observing import find, is_absent, not_known
+from supervisor.system.processes import boottime_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +27,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AWAITED",
+    "CHANGING",
     "CLAIM",
+    "CONTROLS",
     "EXIT",
     "GRANTED",
     "JOB",
     "NOBODY",
     "NO_ROOM",
     "ORDERS",
+    "PAUSE",
+    "PAUSED",
     "PROCESS",
     "QUEUE",
     "REASONS",
+    "RUNNING",
     "SHARED",
     "SPARES",
     "STDERR",
@@ -52,6 +58,7 @@ __all__ = [
     "make_spares",
     "mark_stop",
     "read",
+    "read_pause",
     "read_stop",
     "replace",
     "take_back_stop",
@@ -64,6 +71,8 @@ CLAIM: Final = "claim"
 PROCESS: Final = "process.json"
 STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
+PAUSE: Final = "pause.json"
+"""Whether the processes of a job are stopped, and for how long that has held its deadline."""
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 GRANTED: Final = "granted"
@@ -341,6 +350,39 @@ def read_stop(directory: str) -> dict[str, Any] | None:
     if not isinstance(record.get("refused", ""), str):
         del record["refused"]
     return record
+
+
+CONTROLS: Final = 1
+"""In ``process.json``, by keepers that move deadlines as pauses say, and know the first signal of a stop."""
+
+PAUSED: Final = "paused"
+RUNNING: Final = "running"
+CHANGING: Final = "changing"
+"""Between the other two: some processes may be stopped, and some may run."""
+
+
+def read_pause(directory: str) -> dict[str, Any] | None:
+    """Return the last pause of a job, ``{}`` for a record that makes no sense, ``None`` when it was never paused.
+
+    ``state`` is ``PAUSED``, ``RUNNING`` or ``CHANGING``; ``held_since_boot_ns`` is since when the deadline is held, or
+    ``None``; ``held_ns`` is for how long it was held before; ``before`` names, as ``pid.start`` with spaces between
+    them, the processes that were stopped already when the pause began.
+
+    Raises:
+        NotKnown: it cannot be read now.
+    """
+    record = read(directory, PAUSE)
+    if not record:
+        return record
+    now = boottime_ns()
+    since, held = record.get("held_since_boot_ns"), record.get("held_ns")
+    fits = (
+        record.get("state") in (PAUSED, RUNNING, CHANGING)  # it may be a list
+        and (since is None or (type(since) is int and 0 <= since <= now))
+        and (type(held) is int and 0 <= held <= now)
+        and isinstance(record.get("before"), str)
+    )
+    return record if fits else {}
 
 
 def is_gone(directory: str) -> bool:

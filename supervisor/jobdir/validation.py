@@ -172,20 +172,26 @@ def valid_exit(record: dict[str, Any] | None, process: dict[str, Any] | None) ->
     return record if record.get("exit_code") is None or record.get("signal") is None else {}
 
 
-def launched_of(process: dict[str, Any] | None) -> Launched | None:
-    """Return the launch in a valid process record."""
+def launched_of(process: dict[str, Any] | None, pause: Mapping[str, Any] | None = None) -> Launched | None:
+    """Return the launch in a valid process record, with the last pause of the job, if that is known."""
     if not process:
         return None
+    pid, started_ns, deadline = process["pid"], process["started_ns"], process.get("deadline_boot_ns")
+    if not pause:
+        return Launched(pid=pid, started_ns=started_ns, deadline_boot_ns=deadline)
     return Launched(
-        pid=process["pid"],
-        started_ns=process["started_ns"],
-        deadline_boot_ns=process.get("deadline_boot_ns"),
+        pid=pid,
+        started_ns=started_ns,
+        deadline_boot_ns=None if deadline is None else deadline + pause["held_ns"],
+        paused=pause["state"] == records.PAUSED,
+        held_since_boot_ns=pause["held_since_boot_ns"],
+        moved_ns=pause["held_ns"],
     )
 
 
 def launch(directory: str) -> Launched | None:
     """Return the launch that the keeper has recorded, whether or not the command still runs."""
-    return launched_of(process(directory))
+    return launched_of(process(directory), records.read_pause(directory))
 
 
 def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:

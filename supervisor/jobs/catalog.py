@@ -225,6 +225,7 @@ class Catalog:
             progress=progress,
             queue_reason=reason or queue_reason,
             queue_position=position,
+            launched=None if observation is None else observation.launched,
         )
 
     # ------------------------------------------------------------ asking
@@ -269,7 +270,12 @@ class Catalog:
         if row.finished:
             return None
         return job_of(
-            row, directory, stop_requested=observation.stop_requested, damage=observation.damage, progress=progress
+            row,
+            directory,
+            stop_requested=observation.stop_requested,
+            damage=observation.damage,
+            progress=progress,
+            launched=observation.launched,
         )
 
     def resolve_prefix(self, prefix: str) -> str:

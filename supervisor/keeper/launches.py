@@ -67,7 +67,8 @@ class Child:
         self.queued = asked.queued
         self.pid = 0
         self.start = 0
-        self.deadline: int | None = None
+        self.deadline: int | None = None  # none while a pause holds it
+        self.launched: protocol.Launched | None = None  # as it was reported
         self.stop: tree_killer.Stop | None = None
         self.record: StopRecord | None = None  # of a stop that is under way
         self.why: str | None = None  # why it is stopped, if a stop has begun

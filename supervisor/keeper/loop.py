@@ -92,8 +92,9 @@ class Keeper(turns.Turns):
         now = processes.boottime_ns()
         late = BACKSTOP_NS if self.connection.is_open else 0
         while self.deadlines and self.deadlines[0][0] + late <= now:
-            child = self.children.get(heappop(self.deadlines)[1])
-            if child is not None and child.exited is None:
+            deadline, token = heappop(self.deadlines)
+            child = self.children.get(token)
+            if child is not None and child.exited is None and child.deadline == deadline:  # no pause has moved it
                 self._attempt(self._begin_stop, child, "deadline", "keeper")
         if self.held and now >= self.let_go_ns:  # a process that was killed has sent no signal
             self.let_go_ns = now + _LET_GO_NS
@@ -225,11 +226,7 @@ class Keeper(turns.Turns):
             child = launch.child = launches.Child(launch.asked)
             child.pid, child.start, child.deadline = launch.pid, launch.start, launch.overdue_ns()
             self.children[token] = self.by_pid[child.pid] = child
-        if child.deadline is not None:
-            heappush(self.deadlines, (child.deadline, token))
-            if len(self.deadlines) > 2 * len(self.children) + 1000:  # most are of jobs that ended long before
-                self.deadlines = [entry for entry in self.deadlines if entry[1] in self.children]
-                heapify(self.deadlines)
+        self._watch_deadline(child)
         self.outputs.add(token, directory, launch.asked.output_limit, launch.before)
         self._begin_record(
             directory,
@@ -244,18 +241,18 @@ class Keeper(turns.Turns):
                 "spawned_boot_ns": launch.after,
                 "deadline_boot_ns": child.deadline,
                 "ticks": self.ticks.agree,
+                "controls": records.CONTROLS,
             },
         )
-        self.connection.queue(
-            protocol.Launched(
-                token=token,
-                pid=child.pid,
-                start=child.start,
-                started_ns=launch.before_wall,
-                started_boot_ns=launch.before,
-                deadline_boot_ns=child.deadline,
-            )
+        child.launched = protocol.Launched(
+            token=token,
+            pid=child.pid,
+            start=child.start,
+            started_ns=launch.before_wall,
+            started_boot_ns=launch.before,
+            deadline_boot_ns=child.deadline,
         )
+        self.connection.queue(child.launched)
         self.launching.pop(token, None)
         if launch.stop is not None:
             self._attempt(self._begin_stop, child, *launch.stop, True)
@@ -266,6 +263,13 @@ class Keeper(turns.Turns):
             self._attempt(self._ended, child)
         if not self.launching:
             self.early.clear()
+
+    def _watch_deadline(self, child: launches.Child) -> None:
+        if child.deadline is not None:
+            heappush(self.deadlines, (child.deadline, child.token))
+            if len(self.deadlines) > 2 * len(self.children) + 1000:  # most are of jobs that ended long before
+                self.deadlines = [entry for entry in self.deadlines if entry[1] in self.children]
+                heapify(self.deadlines)
 
     def _on_time_for_launches(self, now: int) -> None:
         """Stop the launches that hang past their deadlines, and kill those that are stopped."""
@@ -304,9 +308,25 @@ class Keeper(turns.Turns):
         for token, child in list(self.children.items()):
             if child.exited is None and child.stop is None and launches.is_there(f"{child.directory}/{records.STOP}"):
                 self._attempt(self._begin_stop, self.children[token], "cancelled", "another process", True)
+            elif child.launched is not None and launches.is_there(f"{child.directory}/{records.PAUSE}"):
+                self._attempt(self._note_pause, child)
         for launch in list(self.launching.values()):
             if launch.stop is None and launches.is_there(f"{launch.asked.directory}/{records.STOP}"):
                 self._attempt(self._stop_launch, launch, "cancelled", "another process", True)
+
+    def _note_pause(self, child: launches.Child) -> None:
+        """Move the deadline of a job by the time for which pauses have held it, and report that it may be paused.
+
+        Another process stops and continues its processes.
+        """
+        pause = self.reserve.use(records.read_pause, child.directory)
+        if not pause or child.launched is None:
+            return
+        deadline = child.launched.deadline_boot_ns
+        if deadline is not None:
+            child.deadline = None if pause["held_since_boot_ns"] is not None else deadline + pause["held_ns"]
+            self._watch_deadline(child)
+        self.connection.queue(child.launched)  # the supervisor reads the record
 
     def _begin_stop(self, child: launches.Child, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
         """Begin to end a tree; ``asked``: the request is on disk already. May be repeated."""

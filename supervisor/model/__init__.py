@@ -153,6 +153,7 @@ class Job:
         cost_usd: the cost in the output, or ``None``.
         detail: for a failed job a short redacted reason, else ``None``.
         warnings: unusual facts about its output, a sentence each.
+        paused: whether its processes are stopped, see ``Supervisor.pause``.
         stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``).
         progress: the progress in the output of a running job, for kinds that report it.
             Of an agent: ``turn``, ``tool``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``note``,
@@ -206,6 +207,7 @@ class Job:
     cost_usd: float | None = None
     detail: str | None = None
     warnings: tuple[str, ...] = ()
+    paused: bool = False
     stop_requested: str | None = None
     progress: Mapping[str, Any] | None = None
     engine: str = "local"
@@ -339,25 +341,28 @@ class Explanation:
 
 @attrs.frozen(slots=True, kw_only=True)
 class JobEvent:
-    """A change of state, of ``queue_reason`` or of progress.
+    """A change of state, of ``queue_reason``, of ``paused`` or of progress.
 
     Attributes:
         job: the job after the change.
         previous: its state before, or ``None`` when it was created (or was not known here);
-            its present state when only its progress or its ``queue_reason`` has changed.
+            its present state when only something else has changed.
         previous_queue_reason: its ``queue_reason`` before, ``None`` if it did not wait or that was not known here.
+        previous_paused: whether it was paused before.
         lagged: how many earlier events this subscriber missed because it read too slowly.
     """
 
     job: Job
     previous: State | None = None
     previous_queue_reason: str | None = None
+    previous_paused: bool = False
     lagged: int = 0
 
     @property
     def is_progress(self) -> bool:
         """Whether nothing but the progress of the job has changed."""
-        return self.previous is self.job.status and self.previous_queue_reason == self.job.queue_reason
+        others = (self.previous_queue_reason, self.previous_paused) == (self.job.queue_reason, self.job.paused)
+        return others and self.previous is self.job.status
 
     @property
     def job_id(self) -> str:
@@ -450,7 +455,7 @@ def to_json(
         case JobEvent():
             previous = None if obj.previous is None else obj.previous.value
             shape = {"job": to_json(obj.job), "previous": previous, "lagged": obj.lagged}
-            shape["previous_queue_reason"] = obj.previous_queue_reason
+            shape |= {"previous_queue_reason": obj.previous_queue_reason, "previous_paused": obj.previous_paused}
         case SupervisorError():
             shape = error_to_json(obj)
         case GroupInfo() | Explanation():

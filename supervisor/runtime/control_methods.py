@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import trio
 
+from supervisor.engines.interface import Client
 from supervisor.errors import JobNotFound
 from supervisor.jobdir import factories, records
+from supervisor.jobs import pausing
 from supervisor.jobs.catalog import Catalog
 from supervisor.model import Job
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.launcher import Launcher
+from supervisor.runtime.lookup import Lookup
+from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.stops import wait_for_stop
+from supervisor.store.state_errors import state_error
 
 __all__ = ["ControlMethods"]
 
@@ -24,6 +30,57 @@ class ControlMethods:
     access: StoreAccess
     launcher: Launcher
     _catalog: Catalog
+    _lookup: Lookup
+    _registry: Registry
+
+    async def pause(self, job_id: str, *, hold_deadline: bool = False) -> Job:
+        """Stop all processes of a running job until ``resume``, and return it; a paused one stays paused.
+
+        Its deadline runs on, unless ``hold_deadline``: then the time until ``resume`` does not count. ``cancel``, the
+        deadline and the output limit end a paused job as any other: its processes get SIGTERM, and go on.
+        Any process may pause and resume any job of the state root.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: it waits (see ``hold``), has ended or is being stopped, or this process belongs to it.
+            JobRunning: it is about to be launched.
+            JobElsewhere: it runs on another host or in another pid namespace.
+            FeatureUnavailable: it runs on a cluster, or its keeper is of an older version that holds no deadlines.
+            PermissionDenied: a process of it belongs to another user; the others were continued.
+            StateBusy: its processes did not stop within 10 seconds, and were continued.
+
+        Cancellation
+            Is delayed until its processes are stopped.
+        """
+
+        def act(client: Client, directory: str) -> None:
+            client.pause(directory, by="supervisor", hold_deadline=hold_deadline)
+
+        return await self._control(job_id, "paused", act)
+
+    async def resume(self, job_id: str) -> Job:
+        """Continue all processes of a paused job, and return it; one that is not paused is returned as it is.
+
+        Raises:
+            JobNotFound, InvalidArguments, JobElsewhere, FeatureUnavailable, PermissionDenied, StateBusy: as ``pause``.
+        """
+        return await self._control(
+            job_id, "resumed", lambda client, directory: client.resume(directory, by="supervisor")
+        )
+
+    async def _control(self, job_id: str, what: str, act: Callable[[Client, str], None]) -> Job:
+        """Act on a running job, in a thread of its own, as that may take seconds; return the job."""
+        self.access.check_open()
+        row = await self.access.in_thread(lambda catalog: pausing.prepare(catalog, job_id, what))
+        directory = self._catalog.directory(row)
+        try:
+            await trio.to_thread.run_sync(act, self.launcher.engine_of(row).client(), directory)
+        except OSError as error:
+            raise state_error(error, f"job {job_id} cannot be {what}") from error
+        entry = self._registry.entries.get(job_id)
+        if entry is not None and entry.running is not None:
+            entry.running.refresh()
+        return await self._lookup.status(job_id)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.

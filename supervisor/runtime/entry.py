@@ -65,6 +65,7 @@ class Entry:
         waiters: how many callers wait for the end.
         slot_free_ns: when the job ended whose slots it got, if this supervisor recorded that end.
         queue_reason: why it waits, as of the last event; ``None`` if that is not known.
+        paused: whether it was paused, as of the last event.
     """
 
     row: Row
@@ -88,6 +89,7 @@ class Entry:
     waiters: int = attrs.field(default=0, init=False)
     slot_free_ns: int | None = attrs.field(default=None, init=False)
     queue_reason: str | None = attrs.field(default=None, init=False)
+    paused: bool = attrs.field(default=False, init=False)
 
     @property
     def job_id(self) -> str:
@@ -129,4 +131,5 @@ class Entry:
             progress=self.progress,
             queue_reason=reason,
             queue_position=position,
+            launched=None if running is None else running.launched,
         )

@@ -7,6 +7,7 @@ state root adopts it. Only the entry's own scope, which holds the deadline and i
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Final
 
 import trio
@@ -67,6 +68,7 @@ async def _live(entry: Entry, engine: Engine, registry: Registry, request: Launc
         running = entry.running = engine.submit(request, entry.started.set)
     else:
         running = entry.running = await _adopt(entry, engine)
+    running.changed = partial(_pause_changed, entry, running, registry)
     try:
         ended = await _until_stop(entry, running, registry)
     except LaunchFailed:
@@ -122,6 +124,14 @@ def _set_deadline(entry: Entry, running: Running) -> None:
     left = running.seconds_left()
     if left != math.inf:
         entry.scope.deadline = trio.current_time() + left
+
+
+def _pause_changed(entry: Entry, running: Running, registry: Registry) -> None:
+    """Follow a pause of the job: it may hold the deadline."""
+    if entry.row.started_ns is None or entry.row.finished:
+        return
+    entry.scope.deadline = trio.current_time() + running.seconds_left()
+    registry.publish_pause(entry)
 
 
 def _renew_scope(entry: Entry) -> None:

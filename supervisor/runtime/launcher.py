@@ -161,7 +161,7 @@ class Launcher:
         self.workspaces = Workspaces()
         registry.supervise_next = self.supervise_next
         self.waiting = WaitingJobs(
-            catalog, registry, nursery, access, self._engine_of, self._register, settings, notifier
+            catalog, registry, nursery, access, self.engine_of, self._register, settings, notifier
         )
         self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
 
@@ -413,7 +413,7 @@ class Launcher:
             self._services.start_soon(made.serve)
         return self._engines[name]
 
-    def _engine_of(self, row: Row) -> Engine:
+    def engine_of(self, row: Row) -> Engine:
         """Return the engine that a job was given to."""
         return self._engine_named(engines.engine_of(row.request))
 
@@ -490,7 +490,7 @@ class Launcher:
             entry.owner_lives = partial(self._catalog.layout.owners.observe, row.owner)
         entry.started.set()
         self._registry.entries[row.job_id] = entry
-        self._nursery.start_soon(supervise, entry, self._engine_of(row), self._registry, None)
+        self._nursery.start_soon(supervise, entry, self.engine_of(row), self._registry, None)
         self._follower.attend(entry)
         self.waiting.watch(entry)
         return entry

@@ -434,6 +434,10 @@ class Registry:
                         await self.send(NoteLaunch(entry))
                     self._launches.popleft()
 
+    def publish_pause(self, entry: Entry) -> None:
+        """Publish that a job is paused, or runs again."""
+        self._publish(entry, State(entry.row.state))
+
     def publish_progress(self, entry: Entry) -> None:
         """Publish a new progress snapshot of a job, and record what it says about a usage limit."""
         self._publish(entry, State(entry.row.state))
@@ -490,7 +494,8 @@ class Registry:
             before, job = entry.queue_reason, entry.job()
             entry.queue_reason = job.queue_reason
             before = before if previous is State.QUEUED else None
-            event = JobEvent(job=job, previous=previous, previous_queue_reason=before)
+            paused, entry.paused = entry.paused, job.paused
+            event = JobEvent(job=job, previous=previous, previous_queue_reason=before, previous_paused=paused)
             for subscription in self.subscriptions:
                 subscription.put(event)
 

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from supervisor.states import Reason, State, is_word, reason_of, state_of
 from supervisor.store.changes import MEMBER
 from supervisor.store.row_checks import KNOWN_STATES, LAST_NS, MAYBE_NUMBER, check_request, wrong_in_outcome
 from supervisor.store.tickets import groups_of
+from supervisor.system import processes
 from supervisor.system.observing import NotKnown
 
 __all__ = ["COLUMNS", "UNFINISHED", "JobOutcome", "Row", "check_row", "columns_of", "dump", "job_of", "row_of_record"]
@@ -284,8 +286,12 @@ def job_of(
     progress: Mapping[str, Any] | None = None,
     queue_reason: str | None = None,
     queue_position: int | None = None,
+    launched: Launched | None = None,
 ) -> Job:
-    """Return the job that a row describes; an unfinished one with the current sizes of its output."""
+    """Return the job that a row describes; an unfinished one with the current sizes of its output.
+
+    ``launched`` is its launch as it was observed last, which may say that it is paused.
+    """
     if row.shown is not None and damage is None:
         return row.shown
     known = _recent.get(row.job_id)
@@ -303,6 +309,8 @@ def job_of(
         if waits := queue_position is not None:
             waiting: dict[str, Any] = {"queue_position": queue_position}
             lasting = lasting | waiting
+        if launched is not None and (launched.paused or launched.moved_ns):
+            lasting = lasting | _of_pause(launched, lasting["deadline_at"], is_stopping=stop_requested is not None)
         return Job(
             **lasting,
             elapsed_ms=max(0, (time.time_ns() - begun_ns) // 1_000_000),
@@ -318,6 +326,14 @@ def job_of(
     if damage is None and not ended.get("may_grow"):
         row.shown = job
     return job
+
+
+def _of_pause(launched: Launched, deadline_at: datetime | None, *, is_stopping: bool) -> dict[str, Any]:
+    """Return the fields that a pause changes. A stop ends it."""
+    since = launched.held_since_boot_ns
+    moved_ns = launched.moved_ns + (0 if since is None else max(0, processes.boottime_ns() - since))
+    moved = None if deadline_at is None else deadline_at + timedelta(microseconds=moved_ns // 1000)
+    return {"paused": launched.paused and not is_stopping, "deadline_at": moved}
 
 
 def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:

@@ -64,7 +64,8 @@ class FakeCommand:
         request: the request to the engine.
         script: its behaviour.
         pid: a number that no real process can have.
-        deadline_at: the time of its deadline, by the clock of the engine.
+        deadline_at: the time of its deadline, by the clock of the engine; infinite while a pause holds it.
+        paused: whether it is paused; its ``seconds`` do not count then.
         stop_reason: why a stop was requested (``cancelled``, ``deadline``, ``output_limit``), or ``None``.
         ended: how it ended; ``None`` while it runs.
     """
@@ -79,6 +80,7 @@ class FakeCommand:
         self.ended: Ended | None = None
         self._clock = clock
         self._changed = changed
+        self.watchers: list[Callable[[], object]] = []
         self._finished = trio.Event()
         self._started_at = now = clock.now()
         self._started_ns = clock.wall_ns()
@@ -87,6 +89,10 @@ class FakeCommand:
         self._signal = script.signal
         limit = request.deadline_seconds
         self.deadline_at = math.inf if limit is None else now + limit
+        self.paused = False
+        self._left = 0.0  # of its time, while it is paused
+        self._held_at: float | None = None
+        self._deadline_left = self._moved = 0.0
 
     @property
     def job_id(self) -> str:
@@ -146,6 +152,7 @@ class FakeCommand:
         if self.ended is not None or self.stop_reason is not None or self._ends_at <= when:
             return
         self.stop_reason = why
+        self._go_on(when)
         now = processes.boottime_ns()
         request = factories.stop_request(why, by, requested_ns=self._wall_ns(when), signalled_boot_ns=now)
         with contextlib.suppress(OSError):  # a full disk must not keep a job alive
@@ -159,6 +166,34 @@ class FakeCommand:
             self._signal = signal.SIGKILL.value if stubborn else None
             if not stubborn and self._exit_code is None:
                 self._signal = signal.SIGTERM.value
+        self._changed()
+
+    def pause(self, *, hold_deadline: bool) -> None:
+        """Let no time of it pass until ``resume``; ``hold_deadline``: nor of its deadline."""
+        now = self._clock.now()
+        if self.ended is not None or self.stop_reason is not None:
+            return
+        if not self.paused:
+            self.paused, self._left, self._ends_at = True, self._ends_at - now, math.inf
+        if hold_deadline and self._held_at is None:
+            self._held_at, self._deadline_left, self.deadline_at = now, self.deadline_at - now, math.inf
+        self._tell()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._go_on(self._clock.now())
+        self._tell()
+
+    def _go_on(self, when: float) -> None:
+        if self.paused:
+            self.paused, self._ends_at = False, when + self._left
+        if self._held_at is not None:
+            self.deadline_at, self._moved = when + self._deadline_left, self._moved + when - self._held_at
+            self._held_at = None
+
+    def _tell(self) -> None:
+        for watcher in self.watchers:
+            watcher()
         self._changed()
 
     def due(self, *, late: float) -> float:
@@ -176,7 +211,8 @@ class FakeCommand:
 
     def launched(self) -> Launched:
         """Return how it was launched."""
-        return Launched(pid=self.pid, started_ns=self._started_ns)
+        moved = self._moved + (0.0 if self._held_at is None else self._clock.now() - self._held_at)
+        return Launched(pid=self.pid, started_ns=self._started_ns, paused=self.paused, moved_ns=int(moved * 1e9))
 
     def _wall_ns(self, when: float) -> int:
         return self._started_ns + int((when - self._started_at) * 1e9)

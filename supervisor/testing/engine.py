@@ -51,18 +51,32 @@ class _FakeRunning:
         self._directory = directory
         self._deadline_seconds = deadline_seconds
         self._request = request
-        self._command = command
+        self._command: FakeCommand | None = None
         self._owner_lives = owner_lives
+        self.changed: Callable[[], object] | None = None
         self._failure: LaunchFailed | None = None
         self._is_over = False
         self.launched = launched or Launched(pid=0, started_ns=0)
+        self._watch(command)
+
+    def _watch(self, command: FakeCommand | None) -> None:
+        self._command = command
+        if command is not None:
+            command.watchers.append(self.refresh)
+
+    def refresh(self) -> None:
+        if self._command is not None:
+            before, self.launched = self.launched, self._command.launched()
+            if self.changed is not None and self.launched != before:
+                self.changed()
 
     async def started(self) -> None:
         await trio.lowlevel.checkpoint()
         if self._request is not None:
             request, self._request = self._request, None
             try:
-                self._command, self.launched = await self._engine.launch(request)
+                command, self.launched = await self._engine.launch(request)
+                self._watch(command)
             except LaunchFailed as failure:
                 self._failure = failure
         if self._failure is not None:
@@ -71,7 +85,7 @@ class _FakeRunning:
             observation = self._engine.observe(self._directory, owner_lives=self._owner_lives())
             if observation.launched is not None:
                 self.launched = observation.launched
-                self._command = self._engine.launched_in(self._directory)
+                self._watch(self._engine.launched_in(self._directory))
             if observation.ended is not None:
                 check_launch(observation.ended)
                 self._is_over = True
@@ -115,6 +129,20 @@ class _FakeClient(LocalClient):
     def observe(self, directory: str, *, owner_lives: bool, launched: bool = False, drive: bool = False) -> Observation:
         del drive  # a fake engine stops its commands itself
         return self._engine.observe(directory, owner_lives=owner_lives, launched=launched)
+
+    def pause(self, directory: str, *, by: str, hold_deadline: bool) -> None:
+        command = self._engine.launched_in(directory)
+        if command is None:
+            super().pause(directory, by=by, hold_deadline=hold_deadline)
+        else:
+            self._engine.clock.there(lambda: command.pause(hold_deadline=hold_deadline))
+
+    def resume(self, directory: str, *, by: str) -> None:
+        command = self._engine.launched_in(directory)
+        if command is None:
+            super().resume(directory, by=by)
+        else:
+            self._engine.clock.there(command.resume)
 
 
 class FakeEngine:

@@ -105,6 +105,7 @@ SINGLE: dict[Site, str] = {
     ("jobdir.records", "_write_in_spare", "open"): "writes",
     ("jobdir.records", "_write_whole", "open"): "writes",
     ("jobdir.records", "make_spares", "listdir"): "spare files",
+    ("engines.local.pausing", "_alone", "open"): "for a lock; a failure is raised before anything is done",
     ("engines.local.pidfds", "of_launched", "getsid"): "without a pidfd the identity is read again",
     ("engines.local.pidfds", "of_launched", "pidfd_open"): "without a pidfd the identity is read again",
     ("engines.local.liveness_cache", "is_unended", "lstat"): "answers that it must be looked at",

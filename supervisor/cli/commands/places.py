@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import click
 
-from supervisor.cli import completing, exits
+from supervisor.cli import completing
 from supervisor.cli.arguments import jobs_argument, one_job
 from supervisor.cli.front import Invocation, command
-from supervisor.cli.several import answer, resolve
-from supervisor.errors import SupervisorError
+from supervisor.cli.several import change
 from supervisor.jobs import places
-from supervisor.jobs.interface import Jobs
-from supervisor.model import Job
 
 __all__ = ["hold", "move", "release"]
 
@@ -22,14 +19,14 @@ __all__ = ["hold", "move", "release"]
 @jobs_argument(required=True, fits=completing.waiting_jobs)
 def hold(call: Invocation, jobs: Sequence[str]) -> int:
     """Keep every JOB from being launched until `supervisor release`. Only jobs that wait can be held."""
-    return _change(call, jobs, places.hold)
+    return change(call, jobs, places.hold)
 
 
 @command("release")
 @jobs_argument(required=True, fits=completing.held_jobs)
 def release(call: Invocation, jobs: Sequence[str]) -> int:
     """End the hold of every JOB. A job is launched once it has to wait for nothing else."""
-    return _change(call, jobs, places.release)
+    return change(call, jobs, places.release)
 
 
 @command("move")
@@ -41,17 +38,4 @@ def move(call: Invocation, job: str, *, priority: int | None, first: bool) -> in
     if (priority is None) is not first:
         message = "Give either --priority or --first."
         raise click.UsageError(message)
-    return _change(call, [job], lambda catalog, job_id: places.move(catalog, job_id, priority=priority, first=first))
-
-
-def _change(call: Invocation, jobs: Sequence[str], change: Callable[[Jobs, str], Job]) -> int:
-    found: list[Job] = []
-    with call.catalog() as catalog:
-        ids, errors = resolve(catalog, jobs)
-        for job_id in ids:
-            try:
-                found.append(change(catalog, job_id))
-            except SupervisorError as error:
-                errors.append(error)
-    answer(call, jobs, found, errors)
-    return exits.worst(map(exits.of_error, errors))
+    return change(call, [job], lambda catalog, job_id: places.move(catalog, job_id, priority=priority, first=first))

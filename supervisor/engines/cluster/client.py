@@ -12,7 +12,7 @@ from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBack
 from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, resolve
 from supervisor.engines.interface import JobPhase, Observation, StopInProgress
 from supervisor.engines.local import stopping
-from supervisor.errors import JobElsewhere, StateBusy, SupervisorError
+from supervisor.errors import FeatureUnavailable, JobElsewhere, StateBusy, SupervisorError
 from supervisor.jobdir import records
 
 __all__ = [
@@ -43,6 +43,22 @@ class _Remote:
     poll_seconds = 1.0
     cached = stop_requested = obstacle = survivors = signal = end = retry_stop = close = staticmethod(_nothing)
     is_unended = has_processes = staticmethod(_no)
+
+    def pause(self, directory: str, *, by: str, hold_deadline: bool) -> None:
+        """Raise ``FeatureUnavailable``: a scheduler lets its administrators suspend jobs, not their owners."""
+        del by, hold_deadline
+        raise _unavailable(directory, "paused", "Cancel it, or ask an administrator of the cluster to suspend it.")
+
+    def resume(self, directory: str, *, by: str) -> None:
+        """Raise ``FeatureUnavailable``."""
+        del by
+        raise _unavailable(directory, "resumed", "Only what suspended it, as `scontrol suspend` does, can resume it.")
+
+
+def _unavailable(directory: str, what: str, repair: str) -> FeatureUnavailable:
+    job_id = os.path.basename(directory)
+    message = f"job {job_id} runs on a cluster, and cannot be {what} from here"
+    return FeatureUnavailable(message, repair=repair, details={"job_id": job_id})
 
 
 class ClusterClient(_Remote):

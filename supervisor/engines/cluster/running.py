@@ -50,6 +50,7 @@ class ClusterRunning:
     accepted: Callable[[], None] = lambda: None
     owner_lives: Callable[[], bool] = lambda: False
     launched: Launched = _NOT_LAUNCHED
+    changed: Callable[[], object] | None = attrs.field(default=None, init=False)
     begun: trio.Event = attrs.field(factory=trio.Event, init=False)
     finished: trio.Event = attrs.field(factory=trio.Event, init=False)
     failure: LaunchFailed | None = attrs.field(default=None, init=False)
@@ -124,6 +125,9 @@ class ClusterRunning:
         if seconds is None or not begun_ns:
             return math.inf
         return float(seconds) - (time.time_ns() - begun_ns) / 1e9
+
+    def refresh(self) -> None:
+        """Do nothing: no job of a cluster is paused from here."""
 
     async def wait(self) -> Ended:
         """Wait until the command and every process that a stop has to reach have ended."""

@@ -86,6 +86,18 @@ class LocalClient:
         """Return which processes of an ended job are left."""
         return obstacles.survivors_error(os.path.basename(directory), directory)
 
+    def pause(self, directory: str, *, by: str, hold_deadline: bool) -> None:
+        """Stop all processes of a job."""
+        from supervisor.engines.local import pausing  # here and below: few programs need it
+
+        pausing.pause(directory, by=by, hold_deadline=hold_deadline)
+
+    def resume(self, directory: str, *, by: str) -> None:
+        """Continue all processes of a job."""
+        from supervisor.engines.local import pausing
+
+        pausing.resume(directory, by=by)
+
     def close(self) -> None:
         """Close the pidfds of the keepers."""
         self._cache.close()

@@ -57,11 +57,13 @@ def seconds_left(launched: Launched, deadline_seconds: float | None) -> float:
 
     The deadline runs from the launch.
     """
+    if launched.held_since_boot_ns is not None:
+        return math.inf
     if launched.deadline_boot_ns is not None:
         return (launched.deadline_boot_ns - processes.boottime_ns()) / 1e9
     if deadline_seconds is None or not launched.pid:
         return math.inf
-    return deadline_seconds - (time.time_ns() - launched.started_ns) / 1e9
+    return deadline_seconds + (launched.moved_ns - time.time_ns() + launched.started_ns) / 1e9
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -354,6 +356,9 @@ class LocalEngine:
         handle = self._handles.get(message.token)
         if handle is None:
             return
+        if isinstance(message, protocol.Launched) and handle.begun.is_set():
+            handle.refresh()
+            return
         if isinstance(message, protocol.Launched):
             launched = Launched(
                 pid=message.pid, started_ns=message.started_ns, deadline_boot_ns=message.deadline_boot_ns
@@ -419,7 +424,8 @@ class LocalEngine:
             owner_lives=owner_lives,
         )
         with contextlib.suppress(NotKnown):  # its watcher finds it out later
-            launched = launched or validation.launch(directory)  # the row may not have it yet
+            if launched is None or records.read_pause(directory):  # the row may not have it yet
+                launched = validation.launch(directory) or launched
         if launched is not None:
             handle.set_launched(launched)
         if self._nursery is not None:

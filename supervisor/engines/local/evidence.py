@@ -14,7 +14,7 @@ from supervisor.keeper import registration
 from supervisor.system import processes
 from supervisor.system.observing import find
 
-__all__ = ["Evidence", "Leader", "Origin", "examine", "origin_of", "recorded_keeper"]
+__all__ = ["Evidence", "Leader", "Origin", "belongs_to", "examine", "origin_of", "recorded_keeper"]
 
 
 class Origin(Enum):
@@ -55,6 +55,7 @@ class Evidence:
         keeper_lives: whether the keeper that launched or claimed it lives.
         process: ``process.json``; ``None`` missing, ``{}`` damaged.
         stop: ``stop.json``; the same.
+        pause: ``pause.json``; the same.
         exit: ``exit.json``; the same, and ``{}`` also when it names another process.
         leader: whether the process lives.
         zombie_status: its wait status if it is a zombie whose status can be read.
@@ -75,6 +76,7 @@ class Evidence:
     stop: dict[str, Any] | None
     exit: dict[str, Any] | None
     leader: Leader
+    pause: dict[str, Any] | None = None
     zombie_status: int | None = None
     now_boot_ns: int = 0
     over_limit: bool = False
@@ -130,7 +132,7 @@ def _is_proved_keeper(pid: int, start: int, boot: str, namespace: str) -> bool:
     return processes.is_alive(pid, start) and registration.is_keeper(pid, start, boot, namespace)
 
 
-def _is_proved_leader(directory: str, pid: int) -> bool:
+def belongs_to(directory: str, pid: int) -> bool:
     """Return whether a process carries the mark or the tag of the job of ``directory``."""
     job_id = os.path.basename(directory)
     return job_marks.mark_of(pid) == job_id.encode() or job_marks.tag_of(pid) == job_marks.tag_of_job(job_id) != 0
@@ -153,7 +155,7 @@ def _origin_by_table(directory: str, process: dict[str, Any], leader: Leader) ->
     keeper = process["keeper_pid"], process["keeper_start"]
     if _is_proved_keeper(*keeper, process["boot"], process["ns"]):
         return Origin.HERE, True
-    if leader is Leader.ALIVE and _is_proved_leader(directory, process["pid"]):
+    if leader is Leader.ALIVE and belongs_to(directory, process["pid"]):
         return Origin.HERE, False
     ended = leader is Leader.GONE and not processes.is_alive(*keeper)
     return (Origin.EARLIER_BOOT if ended else Origin.ELSEWHERE), False
@@ -203,6 +205,7 @@ def examine(
         keeper_lives=keeper_lives,
         process=process,
         stop=stop,
+        pause=records.read_pause(directory) if process else None,
         exit=exit_record,
         leader=leader,
         zombie_status=zombie_status,

@@ -78,8 +78,7 @@ def decide(evidence: Evidence) -> Decision:  # a decision table, one return per 
         written = evidence.exit is not None and evidence.leader is Leader.GONE and not unfinished_stop
         return Decision.NOTE_UNKNOWN if written else Decision.WAIT_RUNNING
     if evidence.leader is Leader.ALIVE:
-        deadline = evidence.process.get("deadline_boot_ns")
-        overdue = deadline is not None and deadline <= evidence.now_boot_ns
+        overdue = _is_overdue(evidence)
         if stop.get("refused"):  # until it is requested again
             return Decision.WAIT_RUNNING
         return Decision.STOP if overdue or evidence.over_limit or evidence.stop else Decision.WAIT_RUNNING
@@ -88,6 +87,15 @@ def decide(evidence: Evidence) -> Decision:  # a decision table, one return per 
     if evidence.zombie_status is not None:
         return Decision.NOTE_ZOMBIE
     return Decision.NOTE_UNKNOWN
+
+
+def _is_overdue(evidence: Evidence) -> bool:
+    deadline = (evidence.process or {}).get("deadline_boot_ns")
+    if deadline is None:
+        return False
+    if evidence.pause and evidence.pause["held_since_boot_ns"] is not None:
+        return False
+    return bool(deadline + (evidence.pause or {}).get("held_ns", 0) <= evidence.now_boot_ns)
 
 
 def _decide_unlaunched(evidence: Evidence) -> Decision:
@@ -317,7 +325,7 @@ def resolve_kept(
     stop = records.read_stop(directory)
     return Observation(
         phase=JobPhase.RUNNING,
-        launched=validation.launched_of(process),
+        launched=validation.launched_of(process, records.read_pause(directory)),
         stop_requested=stop.get("why") if stop else None,
         damage=validation.damage_of(stop=stop),
     )
@@ -345,7 +353,7 @@ def _ended(
 
 
 def _observation(decision: Decision, evidence: Evidence, damage: str | None) -> Observation:
-    launched = validation.launched_of(evidence.process)
+    launched = validation.launched_of(evidence.process, evidence.pause)
     requested = evidence.stop.get("why") if evidence.stop else None
     if decision is Decision.ENDED:
         assert evidence.exit is not None  # noqa: S101  # by that decision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -13,7 +14,7 @@ from supervisor.engines.interface import Observation
 from supervisor.engines.local import reconcile
 from supervisor.engines.local.own_trees import Trees
 from supervisor.engines.local.pidfds import Pidfds
-from supervisor.jobdir import records
+from supervisor.jobdir import records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.model import Exit
 from supervisor.system import pidfd, processes
@@ -39,6 +40,7 @@ class Watched:
     pidfds: Pidfds
     owner_lives: Callable[[], bool] = lambda: False
     launched: Launched = _NOT_LAUNCHED
+    changed: Callable[[], object] | None = attrs.field(default=None, init=False)
     begun: trio.Event = attrs.field(factory=trio.Event, init=False)
     ended: Ended | None = attrs.field(default=None, init=False)
     finished: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -48,10 +50,18 @@ class Watched:
 
     def set_launched(self, launched: Launched, *, hold: bool = False) -> None:
         """Record the launch; ``hold``: the process has not been reaped, so that a pidfd of it can be opened."""
-        self.launched = launched
+        before, self.launched = self.launched, launched
         self.begun.set()
+        if self.changed is not None and before.pid and before != launched:
+            self.changed()
         if hold and self.pidfd is None:
             self.pidfd = self.pidfds.of_launched(launched.pid)
+
+    def refresh(self) -> None:
+        """Read again whether it is paused, and when its deadline falls."""
+        with contextlib.suppress(NotKnown):  # its watcher finds it out later
+            if (launched := validation.launch(self.directory)) is not None:
+                self.set_launched(launched)
 
     def poke(self) -> None:
         """Have the evidence examined again."""
