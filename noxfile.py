@@ -153,3 +153,17 @@ def slurm(session: nox.Session) -> None:
         "tests/engines/test_contract.py",
         "tests/mcp_server/config/test_slurm_kinds.py",
     )
+
+
+@nox.session(default=False)
+def vm(session: nox.Session) -> None:
+    """Run tests in an emulated machine with systemd, control groups and user sessions; needs root on Debian.
+
+    It boots in half a minute; the first time its image is built, in two minutes. Arguments are those of
+    ``python -m tests.vm``: ``-- --user tests/keeper`` has a user run other tests there.
+    """
+    session.install("attrs")
+    reason = session.run("python", "-m", "tests.vm", "--only-build", silent=True, success_codes=[0, 77])
+    if "no guest:" in str(reason):
+        session.skip(str(reason).strip())
+    session.run("python", "-m", "tests.vm", *session.posargs)

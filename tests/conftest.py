@@ -44,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slurm", action="store_true", help="bring up a Slurm cluster, and use it instead of our imitation"
     )
+    parser.addoption("--vm", action="store_true", help="this is the guest of `nox -s vm`, with systemd and users")
     parser.addoption("--rounds", type=int, default=20, help="rounds of each chaos test (default: 20)")
 
 

@@ -289,6 +289,11 @@ def request_options(function: _F) -> _F:
                 help="Make its directory in this one, which the cluster shares. Default: SUPERVISOR_SHARED_DIR.",
             ),
             click.option(
+                "--no-new-privs",
+                is_flag=True,
+                help="Let no program that it runs gain rights by its file, as sudo and other set-user-ID programs do.",
+            ),
+            click.option(
                 "--deadline-from",
                 type=click.Choice(["start", "submission"]),
                 help="Whether time in a queue counts towards the deadline. Default: it does not, 'start'.",

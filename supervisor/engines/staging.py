@@ -95,6 +95,7 @@ def orders_of(request: LaunchRequest, inherited: Inherited | None = None) -> Ord
         begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
         settings=settings,
         merge_stderr=request.merge_stderr,
+        no_new_privs=record.get("no_new_privs", False),
     )
 
 

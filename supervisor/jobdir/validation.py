@@ -58,7 +58,7 @@ _REQUEST: Final = frozenset(
         *("deadline_from", "engine_options", "directory", "groups", "priority", "weight"),
         *("hold", "after", "not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns", "spool"),
         "queue",  # only in the row: the changes in ``queue.json``
-        *("retry", "series_id", "attempt", "retry_of", "limited", "merge_stderr"),
+        *("retry", "series_id", "attempt", "retry_of", "limited", "merge_stderr", "no_new_privs"),
     }
 )
 """The members of ``job.json`` that this version knows."""

@@ -186,6 +186,7 @@ def checked_spec(spec: JobSpec) -> JobSpec:
     if (spec.ttl_seconds, spec.max_output_bytes, spec.grace_seconds) != (None, None, None):
         _check_own_settings(spec)
     _check(type(spec.merge_stderr) is bool, f"merge_stderr is {spec.merge_stderr!r:.80}; it must be true or false")
+    _check(type(spec.no_new_privs) is bool, f"no_new_privs is {spec.no_new_privs!r:.80}; it must be true or false")
     if spec.asks_for_admission:
         _check_admission(spec)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from typing import Final
 
-__all__ = ["JobProcesses", "JobTree", "Snapshot"]
+__all__ = ["JobProcesses", "JobTree", "Snapshot", "may_read_environments"]
 
 _YOUNG_TICKS: Final = 200  # a process younger than this may still be about to exec
 
@@ -81,7 +81,7 @@ class JobProcesses(ProcessTable):
                 try:
                     mark = job_marks.mark_of(pid)
                 except NotKnown as error:
-                    if error.errno not in REFUSED or not _may_read_environments():
+                    if error.errno not in REFUSED or not may_read_environments():
                         self.incomplete = error
                         continue
                     mark = b""  # the process holds more rights than this one
@@ -137,13 +137,19 @@ def _youngest_tick() -> int:
     return processes.boottime_ns() // processes.TICK_NS - _YOUNG_TICKS
 
 
-def _may_read_environments() -> bool:
-    """Whether any environment can be read: that of this process."""
-    try:
-        processes.slurp("/proc/self/environ")
-    except OSError:
-        return False
+def may_read_environments() -> bool:
+    """Whether any environment can be read: that of this process, which a dumpable one can read (see ``spawn``)."""
+    if not _readable:
+        try:
+            processes.slurp("/proc/self/environ")
+        except OSError:
+            return False
+        _readable.append(True)
     return True
+
+
+_readable: Final[list[bool]] = []
+"""Not empty once an environment was read."""
 
 
 class Snapshot:

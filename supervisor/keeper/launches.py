@@ -176,7 +176,9 @@ class Launch:
     def spawn(self, limits: resource_limits.Limits) -> None:
         """Find the program and start it, or set ``error``; may block, and raises nothing."""
         try:
-            self.pid = self._spawn(limits)
+            self.pid = (
+                keeper_spawn.unprivileged(self._spawn, limits) if self.asked.no_new_privs else self._spawn(limits)
+            )
             self.after = processes.boottime_ns()
         except keeper_spawn.LaunchError as error:
             self.error = error
@@ -194,7 +196,7 @@ class Launch:
         self.thread = _thread.get_native_id()
         self.before_wall, self.before = time.time_ns(), processes.boottime_ns()
         try:
-            return limits.spawn(
+            return limits.spawn_job(
                 keeper_spawn.spawn,
                 executable,
                 self.asked.argv,
@@ -244,12 +246,17 @@ class Launch:
 class HeldOrders:
     """Orders of waiting jobs in memory, under the name of orders on disk: a link that dies with this process.
 
+    The kernel lets other processes of this user follow the link only while this process is dumpable. So it is that only
+    while it holds any.
+
     Args:
         pid: of this process.
+        show: called with whether other processes must be able to follow such a link.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, show: Callable[[bool], object]) -> None:
         self._pid = pid
+        self._show = show
         self._descriptors: dict[str, int] = {}  # by job directory
 
     def __bool__(self) -> bool:
@@ -261,6 +268,7 @@ class HeldOrders:
         error = "no descriptor came with them"
         for descriptor in descriptors:
             try:
+                self._show(True)
                 os.symlink(f"/proc/{self._pid}/fd/{descriptor}", f"{directory}/{records.ORDERS}")
                 self._descriptors[directory], error = descriptor, ""
             except OSError as problem:
@@ -273,6 +281,8 @@ class HeldOrders:
         descriptor = self._descriptors.pop(directory, None)
         if descriptor is not None:
             os.close(descriptor)
+            if not self._descriptors:
+                self._show(False)
 
     def let_go(self) -> None:
         """Close the orders whose names are deleted: their jobs are launched, or never will be.

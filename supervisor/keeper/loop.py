@@ -53,7 +53,7 @@ class Keeper(turns.Turns):
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
         self.let_go_ns = 0
-        self.held = launches.HeldOrders(self.pid)
+        self.held = launches.HeldOrders(self.pid, self._set_dumpable)
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
 
     def run(self) -> None:

@@ -118,6 +118,7 @@ class Launch(Message):
     """Launch a job. Beside it travel a descriptor of the workspace, and one of stdin if the command has input.
 
     ``queued``: its end may let a waiting job begin. ``merge_stderr``: its stderr goes where its stdout goes.
+    ``no_new_privs``: no exec gives its processes more rights.
     """
 
     kind = "launch"
@@ -135,6 +136,7 @@ class Launch(Message):
     """The umask, the niceness and the resource limits of the command; without them it has those of the keeper."""
     queued: bool = False
     merge_stderr: bool = False
+    no_new_privs: bool = False
 
 
 class Hold(Message):

@@ -66,6 +66,7 @@ class Orders(protocol.Fields):
     begun_ns: int | None
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None
     merge_stderr: bool = False
+    no_new_privs: bool = False
 
     def encode(self) -> bytes:
         """Return the orders as they stand on disk."""
@@ -79,6 +80,7 @@ class Orders(protocol.Fields):
             fields += [b"u%d" % umask, b"n%d" % nice, *(b"r%d %d %d" % (name, *both) for name, both in limits.items())]
         if self.merge_stderr:
             fields.append(b"m")
+        fields += [b"p"] if self.no_new_privs else []
         return b"".join(field + b"\0" for field in fields)
 
     @classmethod
@@ -103,6 +105,7 @@ class Orders(protocol.Fields):
             begun_ns=int(begun[0]) if begun else None,
             settings=_settings_of(fields),
             merge_stderr=b"m" in fields,
+            no_new_privs=b"p" in fields,
         )
 
     def seconds_left(self) -> float | None:
@@ -170,6 +173,7 @@ class JobKeeper(loop.Keeper):
                 descriptors=len(given),
                 settings=None,
                 merge_stderr=orders.merge_stderr,
+                no_new_privs=orders.no_new_privs,
             )
         )
         self.environments.clear()

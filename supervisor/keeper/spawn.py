@@ -7,6 +7,7 @@ child alone.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import signal
@@ -16,6 +17,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
+    from collections.abc import Callable
     from typing import Any, Final
 else:
     try:
@@ -23,7 +25,17 @@ else:
     except ImportError:  # a Python that was built without libffi
         ctypes = None
 
-__all__ = ["CAN_SHARE", "NO_WORKSPACE", "RESET", "LaunchError", "find_executable", "spawn", "why_not"]
+__all__ = [
+    "CAN_SHARE",
+    "NO_WORKSPACE",
+    "RESET",
+    "LaunchError",
+    "find_executable",
+    "set_dumpable",
+    "spawn",
+    "unprivileged",
+    "why_not",
+]
 
 # Python ignores these two, and an ignored signal stays ignored across exec.
 RESET: Final = [signal.SIGPIPE, *([signal.SIGXFSZ] if hasattr(signal, "SIGXFSZ") else [])]
@@ -191,6 +203,47 @@ def _prepare() -> tuple[Any, Any]:
 _library, _attributes = _prepare()
 CAN_SHARE: Final = _library is not None
 """Whether other threads go on while one waits in ``spawn``."""
+
+
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38  # linux/prctl.h
+
+
+def unprivileged(step: Callable[..., int], *args: object) -> int:
+    """Call ``step``, which spawns a process that gains no rights by an exec (``PR_SET_NO_NEW_PRIVS``).
+
+    The flag belongs to a thread, is never taken back, and is inherited. So a thread that ends afterwards does the step.
+
+    Raises:
+        LaunchError: this system has no such flag.
+    """
+    done = _thread.allocate_lock()
+    outcome: list[int | BaseException] = []
+
+    def run() -> None:
+        try:
+            if _library is None or _library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+                raise LaunchError(125, "no_new_privs cannot be set on this system", final=True)
+            outcome.append(step(*args))
+        except BaseException as error:  # noqa: BLE001  # raised below
+            outcome.append(error)
+        finally:
+            done.release()
+
+    done.acquire()
+    _thread.start_new_thread(run, ())
+    done.acquire()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def set_dumpable(dumpable: bool) -> None:  # noqa: FBT001  # as of prctl
+    """Let other processes of this user read the memory and the descriptors of this one, or not, as far as possible.
+
+    Among these processes are the jobs. A spawned program is dumpable again: the exec sees to that.
+    """
+    if _library is not None and hasattr(_library, "prctl"):
+        _library.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0)
 
 
 def _may_enter(workspace: int) -> bool:

@@ -12,7 +12,7 @@ import signal
 import time
 
 from supervisor.jobdir import records
-from supervisor.keeper import helper, launches, protocol, relay, resource_limits, spawn, unwritten
+from supervisor.keeper import helper, job_processes, launches, protocol, relay, resource_limits, spawn, unwritten
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -61,7 +61,7 @@ class Turns:
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)
         self.unwritten = unwritten.Unwritten(self._write, self.journal.note)
         self.retries: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
-        self.to_reap = self.to_find_stops = self.scarce = False
+        self.to_reap = self.to_find_stops = self.scarce = self.hides = False
         self.wake, self.waker = self._watch_signals()
         self.poll = select.poll()
         self.polled = {self.wake: select.POLLIN}
@@ -94,7 +94,14 @@ class Turns:
         self.connection.queue(protocol.Hello(protocol=protocol.PROTOCOL, pid=self.pid, start=self.start))
         self.connection.send()
         os.dup2(self.null, 2)  # text before this point explains a missing greeting
+        self.hides = job_processes.may_read_environments() and not processes.may_hide_own()
+        self._set_dumpable(False)
         self.relay.run()
+
+    def _set_dumpable(self, dumpable: bool) -> None:  # noqa: FBT001  # as of prctl
+        """Let processes of this user, so also jobs, read the memory of this one, with the secrets of jobs in it."""
+        if self.hides:
+            spawn.set_dumpable(dumpable)
 
     def _is_needed(self) -> bool:
         is_busy = bool(self.unwritten or self.retries or self.inbox)

@@ -90,6 +90,8 @@ class JobSpec:
         max_output_bytes: stdout or stderr past this stops it.
         grace_seconds: the time between SIGTERM and SIGKILL when it is stopped, at most 100 years.
         merge_stderr: its stderr goes where its stdout goes, in the order of the writes; then the result has both.
+        no_new_privs: no program that it runs gains rights by its file (set-user-ID, capabilities), as ``sudo`` does.
+            Only on Linux; elsewhere it ends ``launch_failed``.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -116,6 +118,7 @@ class JobSpec:
     max_output_bytes: int | None = None
     grace_seconds: float | None = None
     merge_stderr: bool = False
+    no_new_privs: bool = False
 
     @property
     def asks_for_admission(self) -> bool:
@@ -152,3 +155,4 @@ class JobOptions(TypedDict, total=False):
     max_output_bytes: int | None
     grace_seconds: float | None
     merge_stderr: bool
+    no_new_privs: bool

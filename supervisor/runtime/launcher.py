@@ -335,6 +335,8 @@ class Launcher:
             record |= {"retry": spec.retry.to_record(), "series_id": record["job_id"], "attempt": 1}
         if spec.merge_stderr:
             record["merge_stderr"] = True
+        if spec.no_new_privs:
+            record["no_new_privs"] = True
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:

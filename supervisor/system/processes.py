@@ -330,6 +330,14 @@ def read_process(pid: int) -> Process | None:
         raise not_known(error, path) from error
 
 
+def may_hide_own() -> bool:
+    """Whether ``/proc`` may hide processes of this user from one another: those that are not dumpable (``hidepid``)."""
+    try:
+        return not HAVE_PROC or b"hidepid=" in slurp("/proc/self/mountinfo")
+    except OSError:
+        return True
+
+
 def _is_hidden(pid: int) -> bool:
     """Whether a process exists that ``/proc`` hides: with ``hidepid``, one of another user."""
     if pid <= 0:

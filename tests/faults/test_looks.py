@@ -115,6 +115,8 @@ SINGLE: dict[Site, str] = {
         "lstat",
     ): "hands over to who looks until it is known; tests/engines/local/test_adopted.py",
     ("keeper.tree_killer", "_terminate", "kill"): "a signal, not a look",
+    ("keeper.resource_limits", "__init__", "open"): "without it a job is as likely to be ended as its keeper",
+    ("keeper.resource_limits", "__init__", "pread"): "as above",
     ("system.process_table", "is_of_another_user", "stat"): "only for what was refused",
 }
 

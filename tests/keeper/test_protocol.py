@@ -44,7 +44,26 @@ WIRE: list[tuple[Message, tuple[object, ...]]] = [
         ("env", 3, {b"A": b"1"}, [b"python"]),
     ),
     (protocol.DropEnvironment(token=3), ("drop_env", 3)),
-    (LAUNCH, ("launch", 7, "./work-1/0a", [b"echo", b"1"], 3, {b"A": b"b"}, 1.5, 5.0, 1000, False, 2, None, True)),
+    (
+        LAUNCH,
+        (
+            "launch",
+            7,
+            "./work-1/0a",
+            [b"echo", b"1"],
+            3,
+            {b"A": b"b"},
+            1.5,
+            5.0,
+            1000,
+            False,
+            2,
+            None,
+            True,
+            False,
+            False,
+        ),
+    ),
     (protocol.Hold(token=7, directory="./work-1/0a"), ("hold", 7, "./work-1/0a")),
     (protocol.Held(token=7, error=""), ("held", 7, "")),
     (protocol.Stop(token=7, why="cancelled", by="me"), ("stop", 7, "cancelled", "me")),
@@ -82,7 +101,7 @@ def test_messages_of_a_version_without_groups_are_understood_and_those_of_this_v
     older = Message.decode(launch)
     assert isinstance(older, protocol.Launch)
     assert (older.queued, older.descriptors) == (False, 2)
-    assert older.encode() == (*launch, None, False)
+    assert older.encode() == (*launch, None, False, False, False)
     without = Message.decode(environment)
     assert isinstance(without, protocol.SetEnvironment)
     assert without.helper is None

@@ -255,6 +255,7 @@ class LocalEngine:
             settings=request.settings,
             queued=request.queued,
             merge_stderr=request.merge_stderr,
+            no_new_privs=request.record.get("no_new_privs", False),
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
