@@ -15,6 +15,7 @@ __all__ = [
     "GroupClosed",
     "GroupNotFound",
     "IdempotencyConflict",
+    "InputRefused",
     "InternalError",
     "InvalidArguments",
     "InvalidSettings",
@@ -109,6 +110,17 @@ class IdempotencyConflict(SupervisorError):
 
     code = "idempotency_conflict"
     default_repair = "Use a new key for a new request, or repeat the first request unchanged."
+
+
+class InputRefused(SupervisorError):
+    """Nothing was delivered to the stdin or the terminal of a job, unless the message says how much.
+
+    It is retryable while the job does not read, or does not run yet.
+    """
+
+    code = "input_refused"
+    default_repair = "Send the message again when the job has read what it got before."
+    default_retryable = True
 
 
 class StateUnsafe(SupervisorError):

@@ -17,6 +17,7 @@ CODES = {
     "GroupClosed": "group_closed",
     "GroupNotFound": "group_not_found",
     "IdempotencyConflict": "idempotency_conflict",
+    "InputRefused": "input_refused",
     "InternalError": "internal_error",
     "InvalidArguments": "invalid_arguments",
     "InvalidSettings": "invalid_settings",
@@ -78,7 +79,9 @@ def test_details_are_never_shared_between_errors() -> None:
 
 
 def test_only_what_may_pass_by_itself_is_retryable() -> None:
-    assert {each.code for each in CLASSES if each.default_retryable} == {"job_running", "state_busy", "state_full"}
+    assert {each.code for each in CLASSES if each.default_retryable} == {
+        *("input_refused", "job_running", "state_busy", "state_full"),
+    }
 
 
 @pytest.mark.parametrize("cls", [InvalidArguments, InvalidSettings])

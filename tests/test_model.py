@@ -60,7 +60,7 @@ RUNNING_JSON = json.loads("""
  "engine": "local", "groups": [], "priority": 0, "weight": 1,
  "not_before": null, "after": [], "queue_reason": null, "queue_position": null,
  "series_id": null, "attempt": 1, "maximum_attempts": 1, "retry_of": null, "retried_by": null,
- "next_attempt_at": null,
+ "next_attempt_at": null, "stdin_open": false, "pty": false,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
  "cpu_seconds": null, "max_rss_bytes": null, "fingerprint": "trio-supervisor/1"}
 """)
@@ -298,6 +298,14 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
         "start_within_seconds": None,
         "spool": "disk",
         "retry": None,
+        "ttl_seconds": None,
+        "max_output_bytes": None,
+        "grace_seconds": None,
+        "merge_stderr": False,
+        "no_new_privs": False,
+        "stdin_open": False,
+        "pty": False,
+        "window": None,
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)

@@ -15,6 +15,7 @@ from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import Inherited, orders_of, write_orders
 from supervisor.jobdir import records
 from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.jobdir.validation import input_of
 from supervisor.keeper.single_job import Orders
 from supervisor.store import Row
 from supervisor.store.order_files import drop_orders
@@ -81,6 +82,7 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         return None
     with contextlib.suppress(FileNotFoundError), open(f"{directory}/{STDIN}", "rb") as file:
         stdin = file.read()
+    stdin_open, pty = input_of(row.request)
     return LaunchRequest(
         job_id=row.job_id,
         directory=directory,
@@ -98,4 +100,6 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         options=row.request.get("engine_options") or {},
         may_be_launched=True,
         settings=orders.settings,
+        stdin_open=stdin_open,
+        pty=pty,
     )

@@ -7,6 +7,7 @@ from typing import Final
 
 from supervisor.errors import (
     IdempotencyConflict,
+    InputRefused,
     InvalidArguments,
     InvalidSettings,
     JobElsewhere,
@@ -74,6 +75,8 @@ def of_error(error: SupervisorError) -> int:
             return STILL_RUNNING
         case InvalidArguments() | InvalidSettings() | IdempotencyConflict():
             return USAGE
+        case InputRefused():
+            return STILL_RUNNING if error.retryable else BAD
         case JobElsewhere():
             return BAD  # the supervisor works, but could not carry out the request
         case LaunchFailed():

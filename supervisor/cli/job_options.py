@@ -160,6 +160,14 @@ def request_options(function: _F) -> _F:
                 help="Have it read this file as stdin, at most 64 MiB; '-' is this command's own stdin. Default: none.",
             ),
             click.option(
+                "--stdin-open", is_flag=True, help="Keep its stdin open, after --stdin, for `supervisor send`."
+            ),
+            click.option(
+                "--pty",
+                is_flag=True,
+                help="Give it a terminal, for `supervisor attach` and `supervisor send`. TERM is that of this command.",
+            ),
+            click.option(
                 "--env",
                 "env",
                 metavar="NAME[=VALUE]",

@@ -237,6 +237,28 @@ class AsyncioSupervisorMethods:
         """
         return await self._ask(lambda sup: sup.resume(job_id))
 
+    async def send(self, job_id: str, data: bytes, eof: bool = False) -> None:  # noqa: FBT001, FBT002  # the contract's
+        """Deliver a message to the stdin, or the terminal, of a running job: whole, and at most once.
+
+        Any process may send to any job of the state root that was started with ``stdin_open`` or ``pty``. The call
+        returns when the message is in the pipe, whether or not the job has read it.
+
+        Input
+            data: at most 64 KiB.
+            eof: close its stdin after that; on a terminal, type Ctrl-D.
+
+        Errors
+            InputRefused: nothing was delivered. It is retryable while the job does not read, or waits for its launch;
+                it is not once its stdin is closed, or its keeper has ended.
+            InvalidArguments: the message is too long or empty, or the job has ended or has no such input.
+            JobNotFound: there is no job of this id.
+            JobElsewhere: it runs on another host or in another pid namespace.
+
+        Cancellation
+            The call is not cancelled once it has begun to send, which takes ten seconds at most.
+        """
+        return await self._ask(lambda sup: sup.send(job_id, data, eof))
+
     async def cancel(self, job_id: str) -> Job:
         """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
 

@@ -25,6 +25,7 @@ from supervisor.jobdir.facts import Ended, Launched
 
 if TYPE_CHECKING:
     import os
+    import socket
 
     import trio
 
@@ -52,6 +53,8 @@ class LaunchRequest:
         options: what only this engine understands; it has checked them.
         merge_stderr: whether its stderr goes where its stdout goes.
         may_be_launched: whether another process may have begun to launch it, and was killed meanwhile.
+        stdin_open: whether its stdin stays open after its input, for messages.
+        pty: the rows and columns of its terminal; ``None`` without one.
         settings: the umask, the niceness and the resource limits that it has, by their numbers; ``None`` is those of
             this process.
     """
@@ -73,6 +76,8 @@ class LaunchRequest:
     merge_stderr: bool = False
     may_be_launched: bool = False
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None
+    stdin_open: bool = False
+    pty: tuple[int, int] | None = None
 
 
 class JobPhase(Enum):
@@ -183,7 +188,13 @@ class HoldsOrders(Protocol):
 
 
 class Engine(Protocol):
-    """Runs commands."""
+    """Runs commands.
+
+    Attributes:
+        opens_input: whether its jobs can have a stdin that stays open, or a terminal; its client connects to them.
+    """
+
+    opens_input: bool
 
     @property
     def name(self) -> str:
@@ -347,6 +358,16 @@ class Client(Protocol):
 
         Raises:
             SupervisorError, OSError: as for ``pause``.
+        """
+        ...
+
+    def connect(self, directory: str) -> socket.socket:
+        """Return a connection to the keeper of a running job, for its stdin or its terminal.
+
+        Raises:
+            InputRefused: there is no keeper any more.
+            FeatureUnavailable: no job of the engine has such a connection.
+            OSError: it cannot be made now.
         """
         ...
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["KEEPER_FILES", "Inherited", "orders_of", "program_in", "write_orders", "write_private"]
 
 KEEPER_FILES: Final = (
+    "keeper/channels.py",
     "keeper/entry.py",
     "keeper/helper.py",
     "keeper/job_processes.py",
@@ -32,6 +33,7 @@ KEEPER_FILES: Final = (
     "keeper/single_job.py",
     "keeper/spawn.py",
     "keeper/stop_record.py",
+    "keeper/terminals.py",
     "keeper/tree_killer.py",
     "keeper/turns.py",
     "keeper/unwritten.py",

@@ -32,6 +32,7 @@ __all__ = [
     "CONTROLS",
     "EXIT",
     "GRANTED",
+    "INPUT",
     "JOB",
     "NOBODY",
     "NO_ROOM",
@@ -84,6 +85,8 @@ QUEUE: Final = "queue.json"
 ORDERS: Final = "orders"
 STDIN: Final = "stdin"
 """What a job that waits is launched from: its command and environment, and its input."""
+INPUT: Final = "input"
+"""The socket by which other processes reach the input of a job with an open stdin, or its terminal."""
 SUBMISSION: Final = "submission.json"
 """In the directory of a job of a cluster: when it was submitted, and how the cluster knows it."""
 SHARED: Final = "shared"  # a link from the state root to the job's directory, where that is shared with other machines

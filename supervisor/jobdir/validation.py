@@ -20,6 +20,7 @@ __all__ = [
     "damage_of",
     "end",
     "exit_of",
+    "input_of",
     "integer",
     "is_newer",
     "is_newer_request",
@@ -38,6 +39,7 @@ __all__ = [
 
 _PIDS: Final = 2**31
 LONGEST_SECONDS: Final = 2**40
+_WINDOW: Final = 24, 80
 
 
 _REQUEST: Final = frozenset(
@@ -59,6 +61,7 @@ _REQUEST: Final = frozenset(
         *("hold", "after", "not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns", "spool"),
         "queue",  # only in the row: the changes in ``queue.json``
         *("retry", "series_id", "attempt", "retry_of", "limited", "merge_stderr", "no_new_privs"),
+        *("stdin_open", "pty"),
     }
 )
 """The members of ``job.json`` that this version knows."""
@@ -91,6 +94,18 @@ def newer_records(
 def _has_newer_shape(record: Mapping[str, Any]) -> bool:
     version = record.get("v")
     return type(version) is int and version > records.VERSION
+
+
+def input_of(request: Mapping[str, Any]) -> tuple[bool, tuple[int, int] | None]:
+    """Return whether the stdin of a job stays open, and the rows and columns of its terminal, if it has one."""
+    stdin_open, pty = request.get("stdin_open") is True, request.get("pty")
+    if pty is True:
+        return stdin_open, _WINDOW
+    if not isinstance(pty, list | tuple):
+        return stdin_open, None
+    sizes: list[Any] = [*pty]  # pyright: ignore[reportUnknownArgumentType]  # JSON
+    fit = len(sizes) == 2 and all(type(size) is int and 0 < size < 1 << 16 for size in sizes)
+    return stdin_open, (sizes[0], sizes[1]) if fit else None
 
 
 def keeper_of_claim(claim: str) -> tuple[int, int, str, str] | None:

@@ -144,6 +144,15 @@ def _check_admission(spec: JobSpec) -> None:
     _check_times(spec)
 
 
+def _check_input_options(spec: JobSpec) -> None:
+    _check(type(spec.stdin_open) is bool, f"stdin_open is {spec.stdin_open!r:.80}; it must be true or false")
+    _check(type(spec.pty) is bool, f"pty is {spec.pty!r:.80}; it must be true or false")
+    sizes: Any = spec.window or (1, 1)
+    fits = _is(sizes, tuple) and len(sizes) == 2 and all(type(size) is int and 0 < size < 1 << 16 for size in sizes)
+    _check(fits, f"window is {spec.window!r:.80}; it must be a pair: rows and columns")
+    _check(not spec.pty or spec.stdin is None, "stdin is given, and pty: send the input once the job runs")
+
+
 def _check_times(spec: JobSpec) -> None:
     for name in ("delay_seconds", "start_within_seconds"):
         seconds = getattr(spec, name)
@@ -187,6 +196,8 @@ def checked_spec(spec: JobSpec) -> JobSpec:
         _check_own_settings(spec)
     _check(type(spec.merge_stderr) is bool, f"merge_stderr is {spec.merge_stderr!r:.80}; it must be true or false")
     _check(type(spec.no_new_privs) is bool, f"no_new_privs is {spec.no_new_privs!r:.80}; it must be true or false")
+    if spec.stdin_open or spec.pty:
+        _check_input_options(spec)
     if spec.asks_for_admission:
         _check_admission(spec)
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
@@ -228,4 +239,6 @@ def digest_of(spec: JobSpec, workspace: str) -> str:
     ]
     if spec.engine is not None:
         request.append(spec.engine)
+    if spec.stdin_open or spec.pty:
+        request.append({"stdin_open": spec.stdin_open, "pty": spec.pty})
     return sha256(dump(request).encode("ascii")).hexdigest()

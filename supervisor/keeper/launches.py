@@ -10,7 +10,7 @@ import sys
 import time
 
 from supervisor.jobdir import factories, records
-from supervisor.keeper import protocol, resource_limits, tree_killer
+from supervisor.keeper import protocol, resource_limits, terminals, tree_killer
 from supervisor.keeper import spawn as keeper_spawn
 from supervisor.keeper.stop_record import StopRecord
 from supervisor.keeper.unwritten import is_shortage
@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
+
+    from supervisor.keeper import channels
 
     End = tuple[int, float, int, int, int]
     """Wait status, CPU seconds, largest RSS as the kernel counts it, and when it was reaped on either clock."""
@@ -128,7 +130,7 @@ class Launch:
         self.environment: dict[bytes, bytes] = {}
         self.entries: list[bytes] = []
         self.workspace = -1
-        self.standard: tuple[int, ...] = ()
+        self.standard: tuple[int, ...] | bytes = ()
         self._lock = _thread.allocate_lock()
         self.spawning = self.given_up = False
         self.stop: tuple[str, str] | None = None
@@ -145,6 +147,7 @@ class Launch:
         environment: dict[bytes, bytes],
         entries: list[bytes],
         null: int,
+        inputs: channels.Channels,
         *,
         umask_is_odd: bool,
     ) -> None:
@@ -171,7 +174,18 @@ class Launch:
                     os.fchmod(outputs[-1], 0o600)
         except OSError as error:
             raise keeper_spawn.LaunchError(125, f"cannot create its output files: {error.strerror}") from None
-        self.standard = (stdin, outputs[0], outputs[0 if self.asked.merge_stderr else 1])
+        outputs = [outputs[0], outputs[0 if self.asked.merge_stderr else 1]]
+        self.standard = (stdin, *outputs)
+        if self.asked.pty is not None or self.asked.stdin_open:
+            try:
+                channel = terminals.open_channel(inputs, self.asked, None if stdin == null else stdin, outputs[0])
+            except OSError as error:
+                raise keeper_spawn.LaunchError(125, f"cannot open its input: {error.strerror}") from None
+            if isinstance(channel, terminals.Terminal):
+                self.standard = channel.path
+            else:
+                self.held.append(channel.reading)
+                self.standard = (channel.reading, *outputs)
 
     def spawn(self, limits: resource_limits.Limits) -> None:
         """Find the program and start it, or set ``error``; may block, and raises nothing."""

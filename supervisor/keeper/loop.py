@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import time
 
 from supervisor.jobdir import factories, job_marks, measures, records
-from supervisor.keeper import launches, output_limit, protocol, registration, spawn, tree_killer, turns
+from supervisor.keeper import channels, launches, output_limit, protocol, registration, spawn, tree_killer, turns
 from supervisor.keeper.stop_record import StopRecord, read_stop
 from supervisor.system import processes
 
@@ -52,6 +53,7 @@ class Keeper(turns.Turns):
         self.stopping: dict[tree_killer.Stop, launches.Child] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
+        self.channels = channels.Channels(self.relay.guard, lambda: self.relay.may_block)
         self.let_go_ns = 0
         self.held = launches.HeldOrders(self.pid, self._set_dumpable)
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
@@ -72,14 +74,19 @@ class Keeper(turns.Turns):
     def _has_jobs(self) -> bool:
         return bool(self.children or self.launching or self.leftovers or self.held)
 
-    def _watched(self) -> int:
-        return self.outputs.descriptor
+    def _add_watched(self, wanted: dict[int, int]) -> None:
+        if self.outputs.descriptor >= 0:
+            wanted[self.outputs.descriptor] = select.POLLIN
+        wanted |= self.channels.wanted
 
-    def _handle_watched(self) -> None:
-        self.outputs.handle_events()
+    def _handle_watched(self, ready: set[int]) -> None:
+        if self.outputs.descriptor in ready:
+            self.outputs.handle_events()
+        self.channels.handle(ready)
 
     def _due_ns(self) -> list[int]:
-        due = [when for when in (self.killer.next_ns, self.outputs.next_ns) if when is not None]
+        times = (self.killer.next_ns, self.outputs.next_ns, self.channels.next_ns)
+        due = [when for when in times if when is not None]
         if self.deadlines:
             due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.connection.is_open else 0))
         for launch in self.launching.values():
@@ -109,6 +116,9 @@ class Keeper(turns.Turns):
                 self._end_leftovers(self.leftovers[token])
         for token in self.outputs.take_quiet():
             self.leftovers.pop(token, None)
+        for token in self.channels.on_time():
+            if token in self.children:
+                self._attempt(self._ended, self.children[token])
         due = self.killer.next_ns
         if due is not None and due <= now:
             self._tick()
@@ -176,7 +186,9 @@ class Keeper(turns.Turns):
                 raise spawn.LaunchError(125, os.strerror(errno.EMFILE) + " in the keeper")
             if not self.relay.may_block:
                 raise spawn.LaunchError(125, "too many launches wait for file systems that do not answer")
-            launch.prepare(*self.environments[asked.environment], self.null, umask_is_odd=self.umask_is_odd)
+            launch.prepare(
+                *self.environments[asked.environment], self.null, self.channels, umask_is_odd=self.umask_is_odd
+            )
         except spawn.LaunchError as error:
             launch.error = error
         except Exception as error:  # noqa: BLE001  # the supervisor waits for an answer
@@ -213,6 +225,7 @@ class Keeper(turns.Turns):
             record = factories.launch_failure(error.message, error.status, final=error.final)
             self.unwritten.write(directory, records.EXIT, record)
             self._report_failure(token, error.status, error.message, claimed=False)
+            self.channels.drop(token)
             self.helper.free(launch.asked)
             self.launching.pop(token, None)
             return
@@ -295,6 +308,7 @@ class Keeper(turns.Turns):
             return
         self.unwritten.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
         self._report_failure(token, 125, launches.CANCELLED, claimed=True)
+        self.channels.drop(token)
         self.helper.free(launch.asked)
         self.launching.pop(token, None)
 
@@ -412,7 +426,12 @@ class Keeper(turns.Turns):
         assert child.end is not None  # noqa: S101  # set when it was reaped
         boot = child.end[4]
         if not child.output:
+            lost = self.channels.end(child.token)
+            if lost is None:  # its terminal is not recorded yet
+                return
             child.output = self._measure(child)
+            if lost:
+                child.output["truncated"] = True
         if child.exited is None:
             record = child.record_of_end(str(self.identity["boot"]))
             self._end_record(child.directory, {**record, **child.output, **self._more_of_the_end(child)})

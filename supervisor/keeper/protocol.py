@@ -137,6 +137,9 @@ class Launch(Message):
     queued: bool = False
     merge_stderr: bool = False
     no_new_privs: bool = False
+    stdin_open: bool = False
+    pty: tuple[int, int] | None = None
+    """The rows and columns of its terminal."""
 
 
 class Hold(Message):

@@ -98,12 +98,13 @@ def spawn(
     argv: list[bytes],
     environment: list[bytes],
     workspace: int,
-    standard: tuple[int, ...],
+    standard: tuple[int, ...] | bytes,
 ) -> int:
     """Start a process in a session of its own and in ``workspace``, and return its pid.
 
     Returns when the program is loaded, which may wait for a file system that does not answer. ``environment``
-    is of entries ``NAME=VALUE``; ``standard`` becomes the first descriptors.
+    is of entries ``NAME=VALUE``; ``standard`` becomes the first descriptors. If it is the path of a terminal, that
+    becomes all three, and the controlling terminal of the session.
     """
     if _library is not None:
         return _spawn(executable, argv, environment, workspace, standard)
@@ -123,7 +124,7 @@ def _spawn(
     argv: list[bytes],
     environment: list[bytes],
     workspace: int,
-    standard: tuple[int, ...],
+    standard: tuple[int, ...] | bytes,
 ) -> int:
     library: Any = _library
     words = (ctypes.c_char_p * (len(argv) + 1))(*argv)
@@ -133,6 +134,9 @@ def _spawn(
     failed: int = library.posix_spawn_file_actions_init(actions)
     if not failed:
         failed += library.posix_spawn_file_actions_addfchdir_np(actions, workspace)
+        if isinstance(standard, bytes):  # the first terminal that the leader of a session opens controls it
+            failed = failed or library.posix_spawn_file_actions_addopen(actions, 0, standard, os.O_RDWR, 0)
+            standard = (0, 0, 0)
         for number, descriptor in enumerate(standard):
             failed = failed or library.posix_spawn_file_actions_adddup2(actions, descriptor, number)
         failed = failed or library.posix_spawn(ctypes.byref(pid), executable, actions, _attributes, words, entries)
@@ -142,10 +146,13 @@ def _spawn(
     return pid.value
 
 
-def _spawn_by_os(executable: bytes, argv: list[bytes], entries: list[bytes], standard: tuple[int, ...]) -> int:
+def _spawn_by_os(executable: bytes, argv: list[bytes], entries: list[bytes], standard: tuple[int, ...] | bytes) -> int:
     # An entry without a name (`=C:=...`) cannot be given to these calls, and means nothing to any program here.
     environment = dict(entry.split(b"=", 1) for entry in entries if not entry.startswith(b"="))
-    actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)]
+    actions: list[tuple[Any, ...]] = []
+    if isinstance(standard, bytes):
+        actions, standard = [(os.POSIX_SPAWN_OPEN, 0, standard, os.O_RDWR, 0)], (0, 0, 0)
+    actions += [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)]
     try:
         return os.posix_spawn(
             executable,
@@ -157,6 +164,9 @@ def _spawn_by_os(executable: bytes, argv: list[bytes], entries: list[bytes], sta
             setsigdef=RESET,
         )
     except NotImplementedError:  # no POSIX_SPAWN_SETSID here
+        if len(actions) > len(standard):
+            message = "this Python cannot give a command a terminal"
+            raise LaunchError(125, message) from None
         import subprocess
 
         process = subprocess.Popen(
@@ -185,6 +195,7 @@ def _prepare() -> tuple[Any, Any]:
         library = ctypes.CDLL(None)
         calls = [library.posix_spawn_file_actions_addfchdir_np, library.posix_spawn, library.posix_spawnattr_setflags]
         calls += [library.posix_spawn_file_actions_adddup2, library.posix_spawn_file_actions_destroy]
+        calls += [library.posix_spawn_file_actions_addopen]
         calls += [library.posix_spawn_file_actions_init]
     except (OSError, AttributeError):  # glibc before 2.29; no such module
         return None, None

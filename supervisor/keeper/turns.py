@@ -133,8 +133,7 @@ class Turns:
             self._handle_signals()
         if self.connection.descriptor in ready or self.connection.has_more:
             self._receive()
-        if self._watched() in ready:
-            self._handle_watched()
+        self._handle_watched(ready)
         self._on_time()
         if (wake := self._wake_ns()) is not None and wake <= processes.boottime_ns():
             self.relay.guard(self._wake, self.helper.take())
@@ -145,8 +144,7 @@ class Turns:
         wanted = {self.wake: select.POLLIN}
         if (descriptor := self.connection.descriptor) >= 0:
             wanted[descriptor] = select.POLLIN | (select.POLLOUT if self.connection.unsent else 0)
-        if (watched := self._watched()) >= 0:
-            wanted[watched] = select.POLLIN
+        self._add_watched(wanted)
         if wanted != self.polled:
             for descriptor in self.polled.keys() - wanted.keys():
                 self.poll.unregister(descriptor)
@@ -168,7 +166,7 @@ class Turns:
             due.append(now + _PAUSE_NS)
         return min(_LONGEST_WAIT_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LONGEST_WAIT_MS
 
-    def _came_back(self, done: launches.Launch | bool) -> None:  # noqa: FBT001  # the argument of a step
+    def _came_back(self, done: object = None) -> None:
         """Hand a launch that blocked to the loop; from any thread. Other steps have no result."""
         if isinstance(done, launches.Launch):
             self.back.append(done)
@@ -298,11 +296,12 @@ class Turns:
     def _on_time(self) -> None:
         raise NotImplementedError
 
-    def _watched(self) -> int:
-        """Return a further descriptor to poll, or one below 0; ``_handle_watched`` is called when it is readable."""
+    def _add_watched(self, wanted: dict[int, int]) -> None:
+        """Add the further descriptors to poll, with their events."""
         raise NotImplementedError
 
-    def _handle_watched(self) -> None:
+    def _handle_watched(self, ready: set[int]) -> None:
+        """Handle those of them that are ready."""
         raise NotImplementedError
 
     def _handle(self, message: protocol.Message) -> None:

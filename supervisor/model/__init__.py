@@ -177,6 +177,8 @@ class Job:
         retry_of: the id of the attempt before, or ``None``.
         retried_by: the id of the attempt that has followed its end, or ``None``.
         next_attempt_at: of an attempt that waits, and of the one before, when it may be launched.
+        stdin_open: whether it was started with a stdin that stays open, for ``send``.
+        pty: whether it has a terminal, for ``send`` and ``attach``.
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
@@ -224,6 +226,8 @@ class Job:
     retry_of: str | None = None
     retried_by: str | None = None
     next_attempt_at: datetime | None = None
+    stdin_open: bool = False
+    pty: bool = False
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None

@@ -84,6 +84,9 @@ class JobSpec:
         spool: where its environment and its input are while it waits: ``"disk"``, in files that only the user can
             read, or ``"memory"``, in the memory of its keeper: then it is not launched (``launch_failed``) if that is
             killed, or after a reboot.
+        stdin_open: its stdin stays open, after ``stdin``, for messages that ``send`` delivers to it.
+        pty: it has a terminal as its stdin, stdout and stderr; what it writes there is its stdout.
+        window: the rows and columns that its terminal has at first; ``None`` is 24 and 80.
         retry: whether it is tried again after it has failed, see ``Retry``; each attempt is a job of its own.
         ttl_seconds: how long it is kept after its end, at most 100 years; ``None`` takes the default of the settings,
             here and in the next two.
@@ -119,6 +122,9 @@ class JobSpec:
     grace_seconds: float | None = None
     merge_stderr: bool = False
     no_new_privs: bool = False
+    stdin_open: bool = False
+    pty: bool = False
+    window: tuple[int, int] | None = None
 
     @property
     def asks_for_admission(self) -> bool:
@@ -156,3 +162,6 @@ class JobOptions(TypedDict, total=False):
     grace_seconds: float | None
     merge_stderr: bool
     no_new_privs: bool
+    stdin_open: bool
+    pty: bool
+    window: tuple[int, int] | None

@@ -29,6 +29,8 @@ from supervisor.errors import (
     JobNotFound,
     SupervisorError,
 )
+from supervisor.jobdir.validation import input_of
+from supervisor.jobs import inputs
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
@@ -249,6 +251,8 @@ class Launcher:
                 _check_no_self(spec, existing)
                 return existing
         changes = await self._environment_changes(spec, real)
+        if spec.pty:
+            changes = {**changes, **inputs.environment_for(spec, os.environ if spec.env is None else spec.env)}
         record = self._record(spec, real, digest, engine, options)
         if "admission" in record.get("engine_options", ()):
             from supervisor.admission.by_cluster import leave_to_cluster  # few jobs need it
@@ -329,6 +333,8 @@ class Launcher:
             "owner": self._register(),
             **self._birthplace,
         }
+        if spec.stdin_open or spec.pty:
+            record |= inputs.members_of(spec, engine)
         if spec.asks_for_admission:
             record |= _admission_members(spec, self._catalog.layout.clock.boot_ns())
         if spec.retry is not None and spec.retry.maximum_attempts > 1:
@@ -374,6 +380,7 @@ class Launcher:
     def launch_request(self, draft: Draft, directory: str) -> LaunchRequest:
         """Return what the engine of a job gets."""
         env, record = draft.spec.env, draft.record
+        stdin_open, pty = input_of(record)
         return LaunchRequest(
             job_id=record["job_id"],
             directory=directory,
@@ -390,6 +397,8 @@ class Launcher:
             stop_leftovers=self._settings.job_leftovers == "stop",
             queued=ticket_of(record) is not None,
             options=record.get("engine_options", {}),
+            stdin_open=stdin_open,
+            pty=pty,
         )
 
     async def _environment_changes(self, spec: JobSpec, real: str) -> Mapping[bytes, bytes]:

@@ -379,6 +379,8 @@ def _lasting(row: Row) -> dict[str, Any]:
         lasting |= _waited_for(row.created_ns, request)
     if "retry" in request:
         lasting |= _of_series(row, request)
+    if "stdin_open" in request or "pty" in request:
+        lasting |= {"stdin_open": bool(request.get("stdin_open")), "pty": bool(request.get("pty"))}
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         return {**lasting, "poll_after_ms": _POLL_AFTER_MS}

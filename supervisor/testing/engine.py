@@ -182,6 +182,7 @@ class FakeEngine:
         return "fake"
 
     on_this_machine = True
+    opens_input = False
 
     # ------------------------------------------------------------ for the test
 

@@ -47,12 +47,14 @@ NOT_EVIDENCE = {
     **dict.fromkeys(
         (
             "engines.local.keeper_client",
+            "keeper.channels",
             "keeper.launches",
             "keeper.loop",
             "keeper.output_limit",
             "keeper.protocol",
             "keeper.single_job",
             "keeper.spawn",
+            "keeper.terminals",
             "keeper.turns",
             "keeper.unwritten",
         ),
@@ -61,6 +63,7 @@ NOT_EVIDENCE = {
     "engines.staging": "puts the files of a job and of the keeper in place",
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "system.inotify": "tells that something has changed, not what",
+    "engines.local.input_client": "connects to a keeper; an error settles nothing",
     "engines.local.engine": "opens the workspace for a launch",
     "keeper.helper": "tests/keeper/test_helper.py",
     "keeper.registration": "tests/keeper/test_registration.py",

@@ -60,8 +60,8 @@ WIRE: list[tuple[Message, tuple[object, ...]]] = [
             2,
             None,
             True,
-            False,
-            False,
+            *(False, False, False),
+            None,
         ),
     ),
     (protocol.Hold(token=7, directory="./work-1/0a"), ("hold", 7, "./work-1/0a")),
@@ -101,7 +101,7 @@ def test_messages_of_a_version_without_groups_are_understood_and_those_of_this_v
     older = Message.decode(launch)
     assert isinstance(older, protocol.Launch)
     assert (older.queued, older.descriptors) == (False, 2)
-    assert older.encode() == (*launch, None, False, False, False)
+    assert older.encode() == (*launch, None, *[False] * 4, None)
     without = Message.decode(environment)
     assert isinstance(without, protocol.SetEnvironment)
     assert without.helper is None

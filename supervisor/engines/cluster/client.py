@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBackend
 from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, resolve
@@ -53,6 +53,10 @@ class _Remote:
         """Raise ``FeatureUnavailable``."""
         del by
         raise _unavailable(directory, "resumed", "Only what suspended it, as `scontrol suspend` does, can resume it.")
+
+    def connect(self, directory: str) -> NoReturn:
+        """Raise ``FeatureUnavailable``: the keeper is on another machine."""
+        raise _unavailable(directory, "sent input", "Start it with the whole of its input: --stdin.")
 
 
 def _unavailable(directory: str, what: str, repair: str) -> FeatureUnavailable:

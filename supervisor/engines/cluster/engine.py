@@ -68,6 +68,7 @@ class ClusterEngine:
     """
 
     on_this_machine = False
+    opens_input = False
 
     def __init__(self, backend: Backend, client: Callable[[], ClusterClient], *, python: str | None = None) -> None:
         """Prepare; nothing is asked before the first job."""

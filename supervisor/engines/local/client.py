@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.engines import obstacles
 from supervisor.engines.interface import Observation, StopInProgress
@@ -14,6 +14,9 @@ from supervisor.engines.local.liveness_cache import LivenessCache, UnendedCache
 from supervisor.errors import StateFull, SupervisorError
 from supervisor.jobdir import validation
 from supervisor.system import processes
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["LocalClient"]
 
@@ -97,6 +100,12 @@ class LocalClient:
         from supervisor.engines.local import pausing
 
         pausing.resume(directory, by=by)
+
+    def connect(self, directory: str) -> socket.socket:
+        """Return a connection to the keeper of a job."""
+        from supervisor.engines.local import input_client  # with `socket`, which few commands need
+
+        return input_client.connect(directory)
 
     def close(self) -> None:
         """Close the pidfds of the keepers."""

@@ -136,6 +136,7 @@ class LocalEngine:
 
     name = "local"
     on_this_machine = True
+    opens_input = True
 
     def __init__(self, root: str, python: str | os.PathLike[str] | None = None, *, at_once: bool = False) -> None:
         """Prepare."""
@@ -256,6 +257,8 @@ class LocalEngine:
             queued=request.queued,
             merge_stderr=request.merge_stderr,
             no_new_privs=request.record.get("no_new_privs", False),
+            stdin_open=request.stdin_open,
+            pty=request.pty,
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
