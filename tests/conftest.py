@@ -48,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=20, help="rounds of each chaos test (default: 20)")
 
 
+os.environ["SUPERVISOR_CONFIG_FILE"] = os.devnull  # the settings of the user who runs the tests are not theirs
+
+
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:
     """The number of rounds of a chaos test."""

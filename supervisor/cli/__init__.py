@@ -6,6 +6,7 @@
 ``running``      the loop of ``run``: output, clock, signals
 ``several``      commands that take several jobs
 ``job_options``  the options of ``run`` and ``start``, and the request that they describe
+``defaults``     their defaults in the configuration file
 ``arguments``    arguments and options that several commands share
 ``front``        what every command shares: ``--json``, ``--state-dir``, errors, logging
 ``exits``        the exit statuses, and the worst of several

@@ -24,7 +24,7 @@ from supervisor.cli import exits, inherited, streams, terminal
 from supervisor.cli.text import clean, one_line
 from supervisor.errors import InternalError, InvalidSettings, SupervisorError
 from supervisor.model import Job, error_to_json
-from supervisor.settings import Settings
+from supervisor.settings import Settings, config_file
 from supervisor.system.observing import NotKnown
 
 if TYPE_CHECKING:
@@ -236,8 +236,13 @@ def group_option(name: str, ctx: click.Context | None = None) -> Any:
     return None if group is None else group.params[name]
 
 
-def command(name: str, **attributes: Any) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
-    """Return a decorator that turns a function into a command; see the module's docstring."""
+def command(
+    name: str, *, has_defaults: bool = False, **attributes: Any
+) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
+    """Return a decorator that turns a function into a command; see the module's docstring.
+
+    ``has_defaults``: the configuration file may have defaults for its options.
+    """
 
     def decorate(function: Callable[Concatenate[Invocation, _P], int]) -> click.Command:
         @functools.wraps(function)
@@ -246,6 +251,10 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[Concatenate[Invo
             try:
                 settings = _settings(group_option("state_dir") if state_dir is None else state_dir)
                 _configure_logging(settings.log)
+                if has_defaults and config_file.is_there():
+                    from supervisor.cli import defaults  # few users have a file
+
+                    options |= defaults.configured(click.get_current_context())
                 status = function(Invocation(settings, as_json=as_json), *args, **options)
             except SupervisorError as error:
                 status = report(error, as_json=as_json)

@@ -29,7 +29,7 @@ class TomlFile:
     def __init__(
         self, data: str | bytes, path: str, error: type[SupervisorError], repair: str = "Correct the file."
     ) -> None:
-        self._path = path
+        self.path = path
         self._error = error
         self._repair = repair
         try:
@@ -47,14 +47,18 @@ class TomlFile:
             message = f"{path}: this file cannot be read: {problem}"
             raise error(message, repair="Correct the file.") from problem
 
-    def refuse(self, where: Sequence[str], problem: str, allowed: str) -> NoReturn:
+    def place_of(self, where: Sequence[str]) -> str:
+        """Return the path of the file with the line of the key at ``where``."""
+        line = line_of(self._text, where)
+        return f"{self.path}, line {line}" if line else self.path
+
+    def refuse(self, where: Sequence[str], problem: str, allowed: str, repair: str | None = None) -> NoReturn:
         """Raise the error about the key at ``where``."""
         line = line_of(self._text, where)
-        place = f"{self._path}, line {line}" if line else self._path
         table = f", in [{'.'.join(where[:-1])}]" if len(where) > 1 else ""
-        message = f"{place}{table}: {problem}; allowed: {allowed}"
-        details = {"file": self._path, "line": line, "key": ".".join(where)}
-        raise self._error(message, repair=self._repair, details=details)
+        message = f"{self.place_of(where)}{table}: {problem}; allowed: {allowed}"
+        details = {"file": self.path, "line": line, "key": ".".join(where)}
+        raise self._error(message, repair=repair or self._repair, details=details)
 
     def values(
         self,
@@ -73,9 +77,17 @@ class TomlFile:
                 except (ValueError, OverflowError):
                     self.refuse((*where, key), f"{key} is {shown(value)}", allowed)
             elif key not in others:
-                allowed = f"one of {', '.join(sorted({*parsers, *others}))}"
-                self.refuse((*where, key), f"there is no key {key!r} here", allowed)
+                self.refuse_key((*where, key), {*parsers, *others})
         return found
+
+    def refuse_key(self, where: Sequence[str], known: Collection[str]) -> NoReturn:
+        """Raise the error about a key that has no meaning at ``where``, with the known one that is most like it."""
+        import difflib  # for this message only
+
+        like = difflib.get_close_matches(where[-1], known, 1)
+        meant = f"Did you mean {like[0]!r}? " if like else ""
+        allowed = f"one of {', '.join(sorted(known))}"
+        self.refuse(where, f"there is no key {where[-1]!r:.80} here", allowed, repair=f"{meant}{self._repair}")
 
     def table(self, where: tuple[str, ...], value: Any, allowed: str) -> dict[str, Any]:
         """Return the value of the key at ``where``, if it is a table."""

@@ -11,7 +11,7 @@ from supervisor.cli.job_options import COMMAND_LINE, make_spec, prepare, request
 __all__ = ["run"]
 
 
-@command("run", **COMMAND_LINE)
+@command("run", has_defaults=True, **COMMAND_LINE)
 @request_options
 def run(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, stream its output, and exit as it exits.

@@ -14,7 +14,7 @@ from supervisor.states import Reason
 __all__ = ["start"]
 
 
-@command("start", **COMMAND_LINE)
+@command("start", has_defaults=True, **COMMAND_LINE)
 @request_options
 def start(call: Invocation, /, **options: Any) -> int:
     """Start COMMAND as a job, print the id of the job, and return at once.

@@ -13,11 +13,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+import attrs
+import click
+
 from supervisor._version import __version__
 from supervisor.cli import text
 from supervisor.cli.doctor.check import Check, Severity
 from supervisor.errors import InvalidArguments, SupervisorError
-from supervisor.settings import Settings
+from supervisor.settings import Settings, config_file, origins
 from supervisor.system import pidfd, processes
 from supervisor.system.inotify import Inotify
 
@@ -149,13 +152,18 @@ def check_registry(settings: Settings) -> Iterator[Check]:
 
 
 def check_configuration(settings: Settings) -> Iterator[Check]:
-    """Check that the settings and the kinds file are valid."""
-    names = ("job_max_seconds", "job_ttl", "job_max_count", "job_max_output_bytes", "stop_grace_seconds", "log")
-    held = {name: getattr(settings, name) for name in names}
-    changed = sorted(name for name in os.environ if name.startswith("SUPERVISOR_") and name != "SUPERVISOR_JOB_ID")
-    where = f" (set: {', '.join(changed)})" if changed else " (defaults)"
-    words = ", ".join(f"{name} {value}" for name, value in held.items())
-    yield Check("settings", Severity.NOTE, words + where, facts={key: str(value) for key, value in held.items()})
+    """Check that the settings, the configuration file and the kinds file are valid."""
+    given = Settings()  # without --state-dir
+    held = {name: getattr(settings, name) for name in attrs.fields_dict(Settings)}
+    origin = {name: where if held[name] == getattr(given, name) else "--state-dir" for name, where in origins().items()}
+    words = [
+        f"{name} {value}" + (f" ({origin[name]})" if origin[name] != "default" else "")
+        for name, value in held.items()
+        if value is not None and (name != "state_dir" or origin[name] != "default")
+    ]
+    facts = {**{name: str(value) for name, value in held.items()}, "from": origin}
+    yield Check("settings", Severity.NOTE, ", ".join(words), facts=facts)
+    yield _configuration_file()
     if settings.config is not None:
         from supervisor.mcp_server.access.guarded import load_kinds  # as `mcp` does, so that both accept the same
 
@@ -164,11 +172,26 @@ def check_configuration(settings: Settings) -> Iterator[Check]:
         except SupervisorError as error:
             yield Check("kinds file", Severity.PROBLEM, error.message, error.repair)
         else:
-            words = ", ".join(each.name for each in kinds) or "no kinds"
-            yield Check("kinds file", Severity.FINE, f"{settings.config}: {words}")
+            names = ", ".join(each.name for each in kinds) or "no kinds"
+            yield Check("kinds file", Severity.FINE, f"{settings.config}: {names}")
     if "SUPERVISOR_JOB_ID" in os.environ:
         message = f"running inside job {os.environ['SUPERVISOR_JOB_ID']}; jobs that are started here outlive it"
         yield Check("nested", Severity.NOTE, message)
+
+
+def _configuration_file() -> Check:
+    file = config_file.read()
+    if file is None:
+        where = config_file.place()
+        return Check("configuration", Severity.NOTE, f"no file{f' ({where})' if where else ''}")
+    from supervisor.cli import defaults
+
+    try:
+        options = defaults.check(file, click.get_current_context())
+    except SupervisorError as error:
+        return Check("configuration", Severity.PROBLEM, error.message, error.repair, {"file": file.path})
+    words = f", defaults for {', '.join(options)}" if options else ""
+    return Check("configuration", Severity.FINE, f"{file.path}{words}", facts={"file": file.path, "defaults": options})
 
 
 # ------------------------------------------------------------ the system

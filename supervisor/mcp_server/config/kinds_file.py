@@ -59,9 +59,9 @@ def load(
     """
     real_path = os.path.realpath(path)
     try:
-        descriptor = os.open(real_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            _check_trust(real_path, os.fspath(path), os.fstat(descriptor))
+        # The opener and not a descriptor: without it a directory would stay open.
+        with open(real_path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            _check_trust(real_path, os.fspath(path), os.fstat(file.fileno()))
             data = file.read()
     except OSError as error:
         message = f"the kinds file {path} cannot be read: {error.strerror or error}"

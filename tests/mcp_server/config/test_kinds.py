@@ -280,6 +280,13 @@ class TestTrust:
         with pytest.raises(InvalidSettings, match="is not a regular file"):
             kinds_file.load(pipe)
 
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
+    def test_a_directory_does_not_stay_open(self, tmp_path: Path) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(InvalidSettings):
+            kinds_file.load(tmp_path)
+        assert len(os.listdir("/proc/self/fd")) == before
+
     def test_one_that_is_not_text(self, file: Path) -> None:
         file.write_bytes(b"# fine\n\xff\xfe\n")
         with pytest.raises(InvalidSettings, match="line 2: this is not UTF-8"):

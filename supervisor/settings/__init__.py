@@ -1,21 +1,26 @@
-"""The settings; each comes from its argument, else from its environment variable, else from its default."""
+"""The settings: each comes from its argument, else from its environment variable, else from the configuration file.
+
+Without any of these it has its default. A mistake in the file is an error for every program: one that went on without
+the file might look for a job in another state root, and answer that there is none.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
+from supervisor.settings import config_file
 from supervisor.system.paths import absolute, expanded
 from supervisor.text import durations, sizes
 from supervisor.text.durations import finite_seconds, parse_seconds
 from supervisor.text.sizes import parse_size
 
-__all__ = ["LOG_LEVELS", "Settings"]
+__all__ = ["LOG_LEVELS", "Settings", "origins"]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
@@ -66,35 +71,76 @@ def _log_level(held: object) -> str:
     return level
 
 
-def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str) -> Any:
-    """Return a field: the argument, else ``variable``, else ``default``; ``parse`` converts all three."""
-    name = os.fsencode(variable)
+class _Source(NamedTuple):
+    """Where the value of a setting comes from if no argument gives it."""
 
-    def read() -> object:
+    variable: str
+    name: bytes
+    default: object
+    parse: Callable[[Any], Any]
+    accepts: str
+
+    def environment(self) -> str | None:
         # `os.environ.get` raises and catches an error for a variable that is not set, which takes 2 us; what it wraps
         # is a dict. An empty variable counts as unset, as in `VAR= command`.
-        if name not in getattr(os.environ, "_data", (name,)):
-            return default
-        return os.environ.get(variable) or default
+        if self.name not in getattr(os.environ, "_data", (self.name,)):
+            return None
+        return os.environ.get(self.variable) or None
+
+    def converted(self, held: object) -> Any:
+        """Return an argument, the variable, or the default, parsed."""
+        try:
+            return self.parse(held)
+        except InvalidArguments as error:  # a relative path without a current directory
+            what = f"{self.variable} is not set, and its default"
+            if held != self.default:
+                what = f"the value for {self.variable}"
+            message = f"{what} cannot be used: {error.message}"
+            repair = f"Set {self.variable} to an absolute path."
+            details = {"variable": self.variable, "value": str(held)}
+            raise InvalidSettings(message, repair=repair, details=details) from error
+        except (ValueError, OverflowError, RuntimeError):
+            message = f"{self.variable} is {held!r}; it accepts {self.accepts}"
+            raise InvalidSettings(message, details={"variable": self.variable, "value": str(held)}) from None
+
+    def in_file(self, directory: str) -> Callable[[object], Any]:
+        """Return the parser of a value in a file; a relative path is relative to the directory of that."""
+
+        def parse(held: object) -> Any:
+            is_path = self.parse in {_state_dir, _optional_path} or (self.parse is _python and "/" in str(held))
+            if is_path and isinstance(held, str) and held and not held.startswith(("~", "/")):
+                held = os.path.join(directory, held)
+            try:
+                return self.parse(held)
+            except (InvalidArguments, RuntimeError) as error:  # the home directory of a user without one
+                raise ValueError from error
+
+        return parse
+
+
+_SOURCE: Final = "source"
+
+
+def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str) -> Any:
+    """Return a field: the argument, else ``variable``, else the file, else ``default``; ``parse`` converts all four."""
+    source = _Source(variable, os.fsencode(variable), default, parse, accepts)
 
     def convert(held: object) -> object:
-        try:
-            return parse(held)
-        except InvalidArguments as error:  # a relative path without a current directory
-            what = f"{variable} is not set, and its default" if held == default else f"the value for {variable}"
-            message = f"{what} cannot be used: {error.message}"
-            repair = f"Set {variable} to an absolute path."
-            raise InvalidSettings(message, repair=repair, details={"variable": variable, "value": str(held)}) from error
-        except (ValueError, OverflowError, RuntimeError):
-            message = f"{variable} is {held!r}; it accepts {accepts}"
-            raise InvalidSettings(message, details={"variable": variable, "value": str(held)}) from None
+        return held if held is _UNSET else source.converted(held)
 
-    return attrs.field(factory=read, converter=convert)
+    return attrs.field(default=_UNSET, converter=convert, metadata={_SOURCE: source})
+
+
+_UNSET: Final = object()
+"""Stands for an argument that was left out."""
 
 
 @attrs.frozen(slots=True, kw_only=True)
 class Settings:
-    """The settings of a supervisor. An argument that is left out comes from its variable.
+    """The settings of a supervisor. An argument that is left out comes from its variable, else from the file.
+
+    The configuration file is ``SUPERVISOR_CONFIG_FILE``, or ``~/.config/trio-supervisor/config.toml``. It has the
+    settings by the names of the attributes.
 
     Attributes:
         state_dir: the state root (``SUPERVISOR_STATE_DIR``). ``XDG_*`` is not consulted on
@@ -117,7 +163,7 @@ class Settings:
         log: log level of the command line (``SUPERVISOR_LOG``, ``warning``).
 
     Raises:
-        InvalidSettings: a value does not parse; the message names its variable.
+        InvalidSettings: a value does not parse; the message names its variable, or the line of the file.
     """
 
     state_dir: Path = _setting(
@@ -153,3 +199,55 @@ class Settings:
         "SUPERVISOR_PYTHON", None, _python, "a Python interpreter: its path, or its name on PATH"
     )
     log: str = _setting("SUPERVISOR_LOG", "warning", _log_level, "one of " + ", ".join(LOG_LEVELS))
+
+    def __attrs_post_init__(self) -> None:
+        """Read what no argument gives."""
+        file: Mapping[str, Any] | None = None
+        for name, source in _SOURCES:
+            if getattr(self, name) is not _UNSET:
+                continue
+            held = source.environment()
+            if held is None:
+                if file is None:
+                    file = _configured()
+                value = file[name] if name in file else source.converted(source.default)
+            else:
+                value = source.converted(held)
+            object.__setattr__(self, name, value)
+
+
+_SOURCES: Final[tuple[tuple[str, _Source], ...]] = tuple(
+    (field.name, field.metadata[_SOURCE]) for field in attrs.fields(Settings)
+)
+
+
+def _configured() -> Mapping[str, Any]:
+    """Return the settings in the configuration file.
+
+    Raises:
+        InvalidSettings: a value does not parse, or there is no such setting.
+    """
+    file = config_file.read()
+    if file is None:
+        return {}
+    directory = os.path.dirname(file.path)
+    parsers = {name: (source.in_file(directory), source.accepts) for name, source in _SOURCES}
+    return file.values((), file.document, parsers, {config_file.DEFAULTS})
+
+
+def origins() -> dict[str, str]:
+    """Return what gives each setting its value where no argument does: a variable, a line of the file, or ``default``.
+
+    Raises:
+        InvalidSettings: the file cannot be read.
+    """
+    file = config_file.read()
+    found: dict[str, str] = {}
+    for name, source in _SOURCES:
+        if source.environment() is not None:
+            found[name] = source.variable
+        elif file is not None and name in file.document:
+            found[name] = file.place_of((name,))
+        else:
+            found[name] = "default"
+    return found
