@@ -63,6 +63,7 @@ class Event(StrEnum):
     STOPPED_BY_CANCEL = "stopped after cancel"
     STOPPED_BY_DEADLINE = "stopped after deadline"
     STOPPED_BY_OUTPUT_LIMIT = "stopped after output limit"
+    STOPPED_BY_MEMORY_LIMIT = "stopped at memory limit"
     LOST = "lost"
 
 
@@ -77,6 +78,7 @@ class Reason(StrEnum):
     REPORTED_ERROR = "reported_error"
     LAUNCH_FAILED = "launch_failed"
     OUTPUT_LIMIT = "output_limit"
+    MEMORY_LIMIT = "memory_limit"
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
     LOST = "lost"
@@ -129,6 +131,7 @@ _ENDS: Final[dict[Event, State]] = {
     Event.STOPPED_BY_CANCEL: State.CANCELLED,
     Event.STOPPED_BY_DEADLINE: State.TIMEOUT,
     Event.STOPPED_BY_OUTPUT_LIMIT: State.FAILED,
+    Event.STOPPED_BY_MEMORY_LIMIT: State.FAILED,
     Event.LOST: State.FAILED,
 }
 
@@ -155,6 +158,7 @@ REASONS: Final[dict[Event, frozenset[Reason]]] = {
     ),
     Event.STOPPED_BY_DEADLINE: frozenset({Reason.DEADLINE}),
     Event.STOPPED_BY_OUTPUT_LIMIT: frozenset({Reason.OUTPUT_LIMIT}),
+    Event.STOPPED_BY_MEMORY_LIMIT: frozenset({Reason.MEMORY_LIMIT}),
     Event.LOST: frozenset({Reason.LOST}),
 }
 

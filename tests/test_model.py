@@ -62,7 +62,8 @@ RUNNING_JSON = json.loads("""
  "series_id": null, "attempt": 1, "maximum_attempts": 1, "retry_of": null, "retried_by": null,
  "next_attempt_at": null, "stdin_open": false, "pty": false,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
- "cpu_seconds": null, "max_rss_bytes": null, "fingerprint": "trio-supervisor/1"}
+ "cpu_seconds": null, "max_rss_bytes": null, "limits": null,
+ "memory_peak_bytes": null, "fingerprint": "trio-supervisor/1"}
 """)
 
 DONE = attrs.evolve(RUNNING, status=State.DONE, reason=Reason.EXITED, exit_code=0, poll_after_ms=None)
@@ -306,6 +307,7 @@ def test_a_spec_never_writes_stdin_or_environment_down() -> None:
         "stdin_open": False,
         "pty": False,
         "window": None,
+        "limits": None,
     }
     assert "secret" not in repr(spec)
     assert converter.structure(through_json(shape), JobSpec) == attrs.evolve(spec, stdin=None, env=None)

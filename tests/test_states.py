@@ -29,6 +29,7 @@ def test_the_words_are_those_of_the_contract() -> None:
         "reported_error",
         "launch_failed",
         "output_limit",
+        "memory_limit",
         "cancelled",
         "deadline",
         "lost",

@@ -19,7 +19,7 @@ from supervisor.engines.registry import BUILT_IN, LOCAL, factory
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import kinds
 from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
-from supervisor.model import JobOptions, JobSpec
+from supervisor.model import JobOptions, JobSpec, Limits
 from supervisor.retry import Retry
 
 if TYPE_CHECKING:
@@ -285,6 +285,21 @@ def request_options(function: _F) -> _F:
                 help="Wait at most this long. Default: 100 times --retry-delay.",
             ),
             click.option(
+                "--memory",
+                type=size,
+                metavar="SIZE",
+                help="End it when all of its processes together use more memory than this, as 200M, 1.5G.",
+            ),
+            click.option("--cpus", type=float, metavar="F", help="Give it the time of F processors at most, as 0.5."),
+            click.option("--pids", type=int, metavar="N", help="Let it have N processes and threads at a time."),
+            click.option(
+                "--limits",
+                "enforce",
+                type=click.Choice(["require", "best-effort"]),
+                help="Whether it is not started where it cannot be limited, or runs without ('best-effort'). Default: "
+                "require.",
+            ),
+            click.option(
                 "--engine",
                 metavar="ENGINE",
                 type=_EngineName(BUILT_IN),
@@ -386,6 +401,22 @@ def _retry(options: dict[str, Any]) -> Retry | None:
     return Retry(**values)
 
 
+def _limits(options: dict[str, Any]) -> Limits | None:
+    """Take the options about limits, and return the limits that they describe.
+
+    Raises:
+        click.UsageError: there is no limit for --limits.
+        InvalidArguments: one is out of range.
+    """
+    memory, cpus, pids, enforce = (options.pop(name) for name in ("memory", "cpus", "pids", "enforce"))
+    if (memory, cpus, pids) == (None, None, None):
+        if enforce is not None:
+            message = "--limits needs --memory, --cpus or --pids."
+            raise click.UsageError(message)
+        return None
+    return Limits(memory_bytes=memory, cpus=cpus, pids=pids, enforce=enforce or "require")
+
+
 def make_spec(
     *,
     command: Sequence[str],
@@ -406,7 +437,7 @@ def make_spec(
     if others["delay_seconds"] is not None and others["not_before"] is not None:
         message = "--delay and --not-before exclude each other."
         raise click.UsageError(message)
-    retry = _retry(others)
+    retry, limits = _retry(others), _limits(others)
     options = {name: others.pop(name) for name in JobOptions.__annotations__ if name in others}
     for name, value in others.items():  # the options of engines that have a name on the command line
         if value is not None and engine_options.setdefault(name.removeprefix("slurm_"), value) != value:
@@ -428,6 +459,7 @@ def make_spec(
         engine=None if engine == LOCAL else engine,
         engine_options=engine_options,
         retry=retry,
+        limits=limits,
         **options,
     )
 

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AWAITED",
+    "CGROUP",
     "CHANGING",
     "CLAIM",
     "CONTROLS",
     "EXIT",
     "GRANTED",
+    "IGNORED_LIMITS",
     "INPUT",
     "JOB",
+    "MEMORY_CGROUP",
     "NOBODY",
     "NO_ROOM",
     "ORDERS",
@@ -67,6 +70,12 @@ __all__ = [
 ]
 
 VERSION: Final = 1
+CGROUP: Final = "cgroup"
+"""The member of ``process.json`` with the directory of the control group that holds the processes of the job."""
+MEMORY_CGROUP: Final = "memory_cgroup"
+"""The same of the control group that limits its memory."""
+IGNORED_LIMITS: Final = "ignored_limits"
+"""The member with the names of the limits that could not be set."""
 JOB: Final = "job.json"
 CLAIM: Final = "claim"
 PROCESS: Final = "process.json"
@@ -99,7 +108,9 @@ _SPARE_BYTES: Final = 4096
 NO_ROOM: Final = frozenset({ENOSPC, EDQUOT})
 
 NOBODY: Final = "nobody"
-REASONS: Final = frozenset({"cancelled", "deadline", "output_limit", "dependency_failed", "start_expired"})
+REASONS: Final = frozenset(
+    {"cancelled", "deadline", "output_limit", "memory_limit", "dependency_failed", "start_expired"}
+)
 
 _PLAIN: Final = frozenset(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;/()'-+=@"))
 

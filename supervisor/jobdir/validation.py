@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.model import Exit
+from supervisor.model import Exit, Limits
 from supervisor.retry import Retry
 from supervisor.system import processes
 
@@ -62,6 +62,7 @@ _REQUEST: Final = frozenset(
         "queue",  # only in the row: the changes in ``queue.json``
         *("retry", "series_id", "attempt", "retry_of", "limited", "merge_stderr", "no_new_privs"),
         *("stdin_open", "pty"),
+        *("limits", "ignored_limits"),
     }
 )
 """The members of ``job.json`` that this version knows."""
@@ -70,6 +71,8 @@ _REQUEST: Final = frozenset(
 def is_newer(request: Mapping[str, Any]) -> bool:
     """Whether a ``job.json`` has members, or a shape, that only a newer version knows."""
     if not request.keys() <= _REQUEST or _has_newer_shape(request):
+        return True
+    if "limits" in request and not Limits.is_known(request["limits"]):
         return True
     return "retry" in request and not Retry.is_known(request["retry"])
 
@@ -231,6 +234,7 @@ def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:
         stderr_bytes=_size(record, stop, "stderr_bytes"),
         may_grow=record.get("may_grow") is True,
         truncated=record.get("truncated") is True,
+        memory_peak_bytes=integer(record, "memory_peak_bytes"),
     )
 
 

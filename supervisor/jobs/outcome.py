@@ -30,6 +30,7 @@ _STOPS: Final = {
     "cancelled": (Event.STOPPED_BY_CANCEL, Reason.CANCELLED),
     "deadline": (Event.STOPPED_BY_DEADLINE, Reason.DEADLINE),
     "output_limit": (Event.STOPPED_BY_OUTPUT_LIMIT, Reason.OUTPUT_LIMIT),
+    "memory_limit": (Event.STOPPED_BY_MEMORY_LIMIT, Reason.MEMORY_LIMIT),
     "dependency_failed": (Event.STOPPED_BY_CANCEL, Reason.DEPENDENCY_FAILED),
     "start_expired": (Event.STOPPED_BY_CANCEL, Reason.START_EXPIRED),
 }
@@ -41,6 +42,7 @@ _CODES: Final = {
     Reason.INVALID_OUTPUT: "invalid_output",
     Reason.LAUNCH_FAILED: "launch_failed",
     Reason.OUTPUT_LIMIT: "output_limit",
+    Reason.MEMORY_LIMIT: "memory_limit",
     Reason.CANCELLED: "job_cancelled",
     Reason.DEADLINE: "job_timeout",
     Reason.LOST: "job_lost",
@@ -69,6 +71,10 @@ _TEXTS: Final = {
     Reason.OUTPUT_LIMIT: (
         "The command wrote more than its output limit.",
         "Make it write less, or raise its limit (--max-output, SUPERVISOR_JOB_MAX_OUTPUT_BYTES).",
+    ),
+    Reason.MEMORY_LIMIT: (
+        "The job needed more memory than its limit, and the kernel ended it.",
+        "Start it with a higher limit (--memory), or have it use less.",
     ),
     Reason.CANCELLED: ("The job was cancelled.", "Start it again under a new key if it is still wanted."),
     Reason.DEADLINE: ("The job reached its deadline and was stopped.", "Start it again with a longer deadline."),

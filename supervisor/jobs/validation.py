@@ -14,7 +14,7 @@ import attrs
 
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import get_interpreter
-from supervisor.model import MAX_LABELS, JobOptions, JobSpec
+from supervisor.model import MAX_LABELS, JobOptions, JobSpec, Limits
 from supervisor.retry import Retry
 from supervisor.store.groups import check_name
 from supervisor.store.rows import dump
@@ -200,6 +200,8 @@ def checked_spec(spec: JobSpec) -> JobSpec:
         _check_input_options(spec)
     if spec.asks_for_admission:
         _check_admission(spec)
+    if spec.limits is not None:
+        _check(_is(spec.limits, Limits), f"limits is {spec.limits!r:.80}; it must be a Limits")
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     try:
         get_interpreter(spec.kind)

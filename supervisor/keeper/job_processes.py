@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobProcesses", "JobTree", "Snapshot", "may_read_environments"]
 
+_MAX_KNOWN: Final = 10_000
 _YOUNG_TICKS: Final = 200  # a process younger than this may still be about to exec
 
 
@@ -58,7 +59,7 @@ class JobProcesses(ProcessTable):
         """Return all processes but ``without``, for trees with these ``marks``; ``pause`` is called now and then."""
         table = self.list(pause, without)
         marked = self.marks(table, pause)
-        return Snapshot(table, marked, self._tags_of(table, marked, marks, pause), self._is_keeper)
+        return Snapshot(table, marked, self._tags_of(table, marked, marks, pause), self.is_keeper)
 
     def marks(
         self,
@@ -118,11 +119,13 @@ class JobProcesses(ProcessTable):
                 found[pid] = tag
         return found
 
-    def _is_keeper(self, process: processes.Process) -> bool:
+    def is_keeper(self, process: processes.Process) -> bool:
         """Whether a process is a keeper, which belongs to no tree; also where that cannot be read now."""
         key = (process.pid, process.start)
         known = self._keepers.get(key)
         if known is None:
+            if len(self._keepers) > _MAX_KNOWN:  # a list of all processes drops those that are gone, and may be rare
+                self._keepers.clear()
             try:
                 known = registration.is_keeper(*key, processes.boot_id(), processes.pid_namespace())
             except NotKnown as error:

@@ -10,7 +10,7 @@ import sys
 import time
 
 from supervisor.jobdir import factories, records
-from supervisor.keeper import protocol, resource_limits, terminals, tree_killer
+from supervisor.keeper import job_cgroups, protocol, resource_limits, terminals, tree_killer
 from supervisor.keeper import spawn as keeper_spawn
 from supervisor.keeper.stop_record import StopRecord
 from supervisor.keeper.unwritten import is_shortage
@@ -77,11 +77,14 @@ class Child:
         self.end: End | None = None  # as it was reaped
         self.exited: protocol.Exited | None = None
         self.output: dict[str, object] = {}  # its sizes when it ended
+        self.leaf: job_cgroups.Leaf | None = None
+        self.memory_peak_bytes: int | None = None
 
     def new_stop(self, on_signal: Callable[[int], object], **more: Any) -> tree_killer.Stop:
         """Return a stop of its tree; ``more`` are arguments of ``Stop``."""
         job_id = self.directory.rpartition("/")[2]
-        return tree_killer.Stop(job_id, self.pid, self.start, self.grace, on_signal, **more)
+        tree = None if self.leaf is None else self.leaf.tree
+        return tree_killer.Stop(job_id, self.pid, self.start, self.grace, on_signal, tree=tree, **more)
 
     def report(self) -> protocol.Exited:
         """Return the report of its end; it was reaped."""
@@ -97,12 +100,15 @@ class Child:
             output=self.output,
             stopped=None,
             survivors=[],
+            memory_peak_bytes=self.memory_peak_bytes,
         )
 
     def record_of_end(self, boot_id: str) -> dict[str, object]:
         """Return the record of its end, without its output."""
         exit_code, by_signal, wall, boot, cpu, rss = self._end()
-        return factories.process_end(
+        peak = self.memory_peak_bytes
+        more: dict[str, object] = {} if peak is None else {"memory_peak_bytes": peak}
+        return more | factories.process_end(
             {"pid": self.pid, "start": self.start, "boot": boot_id},
             exit_code,
             by_signal,
@@ -131,6 +137,7 @@ class Launch:
         self.entries: list[bytes] = []
         self.workspace = -1
         self.standard: tuple[int, ...] | bytes = ()
+        self.leaf: job_cgroups.Leaf | None = None
         self._lock = _thread.allocate_lock()
         self.spawning = self.given_up = False
         self.stop: tuple[str, str] | None = None
@@ -209,9 +216,10 @@ class Launch:
             self.spawning = True
         self.thread = _thread.get_native_id()
         self.before_wall, self.before = time.time_ns(), processes.boottime_ns()
+        how = (keeper_spawn.spawn,) if self.leaf is None else (self.leaf.spawn, keeper_spawn.spawn)
         try:
             return limits.spawn_job(
-                keeper_spawn.spawn,
+                *how,
                 executable,
                 self.asked.argv,
                 self.entries,

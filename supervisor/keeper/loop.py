@@ -13,7 +13,17 @@ import signal
 import time
 
 from supervisor.jobdir import factories, job_marks, measures, records
-from supervisor.keeper import channels, launches, output_limit, protocol, registration, spawn, tree_killer, turns
+from supervisor.keeper import (
+    channels,
+    job_cgroups,
+    launches,
+    output_limit,
+    protocol,
+    registration,
+    spawn,
+    tree_killer,
+    turns,
+)
 from supervisor.keeper.stop_record import StopRecord, read_stop
 from supervisor.system import processes
 
@@ -35,6 +45,7 @@ class Keeper(turns.Turns):
     """Keeps the jobs of one supervisor."""
 
     registers = True
+    makes_cgroups = True
 
     def __init__(self, root: str) -> None:
         """Take over standard input as the socket, and prepare to spawn."""
@@ -54,6 +65,8 @@ class Keeper(turns.Turns):
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
         self.channels = channels.Channels(self.relay.guard, lambda: self.relay.may_block)
+        self.cgroups = job_cgroups.JobCgroups(self.claim)
+        self.alarms: dict[int, launches.Child] = {}
         self.let_go_ns = 0
         self.held = launches.HeldOrders(self.pid, self._set_dumpable)
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
@@ -64,8 +77,13 @@ class Keeper(turns.Turns):
             registration.register(self.root, self.claim)
         super().run()
 
+    def _greeted(self) -> None:
+        if self.makes_cgroups:
+            self.cgroups.open()
+
     def _loop(self) -> None:
         super()._loop()
+        self.cgroups.close()
         if self.registers:
             registration.unregister(self.root, self.claim)
 
@@ -77,12 +95,18 @@ class Keeper(turns.Turns):
     def _add_watched(self, wanted: dict[int, int]) -> None:
         if self.outputs.descriptor >= 0:
             wanted[self.outputs.descriptor] = select.POLLIN
-        wanted |= self.channels.wanted
+        wanted |= self.channels.wanted | dict.fromkeys(self.alarms, select.POLLIN)
 
     def _handle_watched(self, ready: set[int]) -> None:
         if self.outputs.descriptor in ready:
             self.outputs.handle_events()
         self.channels.handle(ready)
+        for alarm in ready.intersection(self.alarms):
+            self._attempt(self._end_for_memory, self.alarms.pop(alarm))
+
+    def _wait(self) -> set[int]:
+        self.cgroups.flush()  # after the answers were sent
+        return super()._wait()
 
     def _due_ns(self) -> list[int]:
         times = (self.killer.next_ns, self.outputs.next_ns, self.channels.next_ns)
@@ -159,6 +183,8 @@ class Keeper(turns.Turns):
                     self._attempt(self._begin_stop, child, message.why, message.by)
                 elif token in self.launching:
                     self._attempt(self._stop_launch, self.launching[token], message.why, message.by)
+            case protocol.FindLimits(token=token):
+                self.connection.queue(protocol.MissingLimits(token=token, missing=self.cgroups.missing))
             case protocol.Hold():
                 error = self.held.add(message.directory, self.connection.take_descriptors(1))
                 self.connection.queue(protocol.Held(token=message.token, error=error))
@@ -189,6 +215,7 @@ class Keeper(turns.Turns):
             launch.prepare(
                 *self.environments[asked.environment], self.null, self.channels, umask_is_odd=self.umask_is_odd
             )
+            launch.leaf = self.cgroups.begin(asked.directory.rpartition("/")[2], asked.limits)
         except spawn.LaunchError as error:
             launch.error = error
         except Exception as error:  # noqa: BLE001  # the supervisor waits for an answer
@@ -218,11 +245,13 @@ class Keeper(turns.Turns):
     def _launched(self, launch: launches.Launch) -> None:
         """Take over a launch that has returned, or report why it failed. May be repeated."""
         token, directory = launch.asked.token, launch.asked.directory
+        if launch.leaf is not None and (launch.given_up or launch.error is not None):
+            self.cgroups.end(launch.leaf)
         if launch.given_up:
             return  # the supervisor has its answer
         if launch.error is not None:
             error = launch.error
-            record = factories.launch_failure(error.message, error.status, final=error.final)
+            record = factories.launch_failure(error.message, error.status, repair=error.repair, final=error.final)
             self.unwritten.write(directory, records.EXIT, record)
             self._report_failure(token, error.status, error.message, claimed=False)
             self.channels.drop(token)
@@ -238,6 +267,9 @@ class Keeper(turns.Turns):
         if child is None:
             child = launch.child = launches.Child(launch.asked)
             child.pid, child.start, child.deadline = launch.pid, launch.start, launch.overdue_ns()
+            child.leaf = launch.leaf
+            if child.leaf is not None and (alarm := child.leaf.set_alarm()) is not None:
+                self.alarms[alarm] = child
             self.children[token] = self.by_pid[child.pid] = child
         self._watch_deadline(child)
         self.outputs.add(token, directory, launch.asked.output_limit, launch.before)
@@ -255,6 +287,7 @@ class Keeper(turns.Turns):
                 "deadline_boot_ns": child.deadline,
                 "ticks": self.ticks.agree,
                 "controls": records.CONTROLS,
+                **({} if child.leaf is None else child.leaf.record()),
             },
         )
         child.launched = protocol.Launched(
@@ -342,13 +375,29 @@ class Keeper(turns.Turns):
             self._watch_deadline(child)
         self.connection.queue(child.launched)  # the supervisor reads the record
 
-    def _begin_stop(self, child: launches.Child, why: str, by: str, asked: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Begin to end a tree; ``asked``: the request is on disk already. May be repeated."""
+    def _begin_stop(
+        self,
+        child: launches.Child,
+        why: str,
+        by: str,
+        asked: bool = False,  # noqa: FBT001, FBT002  # a step has no names for its arguments
+        signalled_ns: int | None = None,
+    ) -> None:
+        """Begin to end a tree; ``asked``: the request is on disk already. May be repeated.
+
+        ``signalled_ns``: the kernel has begun by then.
+        """
         if child.stop is not None or child.why is not None:
             return
         # No process is known by descent alone: the first signal need not wait for a snapshot of all processes.
-        at_once = not processes.has_child_ended(child.pid) and not processes.may_have_children(child.pid)
-        request = factories.stop_request(why, by, signalled_boot_ns=processes.boottime_ns() if at_once else None)
+        at_once = (
+            signalled_ns is None
+            and not processes.has_child_ended(child.pid)
+            and not processes.may_have_children(child.pid)
+        )
+        if at_once:
+            signalled_ns = processes.boottime_ns()
+        request = factories.stop_request(why, by, signalled_boot_ns=signalled_ns)
         record = StopRecord.request(child.directory, request, self.reserve, self.unwritten, asked=asked)
         if record.held.get("refused"):
             return  # until it is asked for anew
@@ -361,6 +410,7 @@ class Keeper(turns.Turns):
         self.leftovers.pop(child.token, None)
         try:
             if at_once:
+                stop.spare_search()
                 self._signal_at_once(stop, record)
         finally:
             self.killer.add(stop)
@@ -433,6 +483,7 @@ class Keeper(turns.Turns):
             if lost:
                 child.output["truncated"] = True
         if child.exited is None:
+            self._note_memory(child)
             record = child.record_of_end(str(self.identity["boot"]))
             self._end_record(child.directory, {**record, **child.output, **self._more_of_the_end(child)})
             child.exited = child.report()
@@ -448,6 +499,24 @@ class Keeper(turns.Turns):
         else:
             self._report_end(child, [])
 
+    def _note_memory(self, child: launches.Child) -> None:
+        """Note how much memory a job has used, and that the kernel has ended it for its limit if it has.
+
+        That is a stop of the kernel's, and on record before the end of the job. The rest of the tree ends at once.
+        """
+        if child.leaf is None:
+            return
+        child.memory_peak_bytes, reached = child.leaf.memory_facts()
+        assert child.end is not None  # noqa: S101  # set when it was reaped
+        if reached and child.end[0] != 0:  # a command that has succeeded without the process is done
+            self._end_for_memory(child)
+
+    def _end_for_memory(self, child: launches.Child) -> None:
+        """End what is left of the tree of a job in which the kernel has ended a process for its limit on memory."""
+        if child.exited is None:
+            child.grace = 0
+            self._begin_stop(child, "memory_limit", "the kernel", signalled_ns=processes.boottime_ns())
+
     def _more_of_the_end(self, child: launches.Child) -> dict[str, object]:
         """Return further members of the record of an end."""
         del child
@@ -459,6 +528,9 @@ class Keeper(turns.Turns):
             child.exited.stopped, child.exited.survivors = child.why, survivors
             self.connection.queue(child.exited)
             del self.children[child.token]
+            if child.leaf is not None:
+                self.alarms.pop(child.leaf.alarm or -1, None)
+                self.cgroups.end(child.leaf)
             self.helper.free(child)
 
     # ------------------------------------------------------------ leftovers

@@ -36,6 +36,7 @@ __all__ = [
     "Exited",
     "Failed",
     "Fields",
+    "FindLimits",
     "Frames",
     "Held",
     "Hello",
@@ -43,6 +44,7 @@ __all__ = [
     "Launch",
     "Launched",
     "Message",
+    "MissingLimits",
     "SetEnvironment",
     "Stop",
     "encode",
@@ -140,6 +142,15 @@ class Launch(Message):
     stdin_open: bool = False
     pty: tuple[int, int] | None = None
     """The rows and columns of its terminal."""
+    limits: tuple[int | None, float | None, int | None, bool] | None = None
+    """Bytes of memory, processors, processes, and whether the command must not run without them."""
+
+
+class FindLimits(Message):
+    """Say which limits a job cannot have here. Only to a keeper whose greeting has ``limits``."""
+
+    kind = "find_limits"
+    token: int
 
 
 class Hold(Message):
@@ -169,6 +180,16 @@ class Hello(Message):
     protocol: int
     pid: int
     start: int
+    limits: bool = False
+    """Whether the keeper limits jobs: one of an older version does not."""
+
+
+class MissingLimits(Message):
+    """The answer to ``FindLimits``: why jobs cannot be limited here, by the name of the controller."""
+
+    kind = "missing_limits"
+    token: int
+    missing: dict[str, str]
 
 
 class Launched(Message):
@@ -215,6 +236,7 @@ class Exited(Message):
     output: dict[str, Any]
     stopped: str | None
     survivors: list[int]
+    memory_peak_bytes: int | None = None
 
 
 # ---------------------------------------------------------------- frames

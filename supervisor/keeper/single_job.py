@@ -126,6 +126,7 @@ class JobKeeper(loop.Keeper):
     """Keeps one job to its end."""
 
     registers = False  # its claim identifies it
+    makes_cgroups = False  # the cluster limits its jobs itself
 
     def __init__(self, directory: str) -> None:
         """Prepare as any keeper does, with a connection that this process holds both ends of."""

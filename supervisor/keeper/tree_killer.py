@@ -1,7 +1,7 @@
 """Ends the process trees of jobs that are stopped: sends signals until no process is left.
 
 A process is signalled only after its identity was read again. A tree counts as gone only after all processes
-could be read.
+could be read, or when its control group is empty (see ``Stop.tree``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 
 from supervisor.keeper.job_processes import JobProcesses, JobTree
 from supervisor.system import processes
-from supervisor.system.observing import NotKnown
+from supervisor.system.observing import NotKnown, not_known
 from supervisor.system.process_table import in_portions, pass_by
 
 TYPE_CHECKING = False
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from supervisor.keeper.job_processes import Snapshot
+    from supervisor.system import cgroups
 
 __all__ = ["Stop", "TreeKiller", "members_of"]
 
@@ -32,6 +33,10 @@ class Stop(JobTree):
     ``on_signal`` records the stop on disk. It is called with the boot-clock time, right before the first signal; if it
     raises ``NotKnown``, it is called again later. ``is_child``: the leader is a child of this process and was not
     reaped yet, so that no other process can have its pid.
+
+    ``tree`` is the control group that holds the processes, if there is one. It makes searches for them superfluous, but
+    for processes that have left it. So all processes are searched before the first signal, unless the leader has no
+    children, and again before SIGKILL. Once one is found outside, the search goes on until the end.
 
     When the stop is complete:
 
@@ -51,6 +56,7 @@ class Stop(JobTree):
         signalled_ns: int | None = None,
         ended_ns: int | None = None,
         is_child: bool = False,
+        tree: cgroups.TreeGroup | None = None,
     ) -> None:
         """Describe the tree; ``signalled_ns`` continues a stop that another process has begun."""
         super().__init__(job_id, pid, start, ended_ns)
@@ -65,6 +71,30 @@ class Stop(JobTree):
         self.survivors: list[int] = []
         self.next_ns = 0
         self.delay_ns = 0
+        self.tree = tree
+        self._searched = self._searched_to_kill = False
+
+    @property
+    def kill_ns(self) -> int | None:
+        """When SIGKILL is due; ``None`` before the first signal."""
+        return None if self.signalled_ns is None else self.signalled_ns + self.grace_ns
+
+    def spare_search(self) -> None:
+        """Trust the control group as long as SIGKILL is not due: the leader has no children, and gets its signal."""
+        self._searched = self.tree is not None
+
+    def needs_search(self, now: int) -> bool:
+        """Whether all processes have to be searched for those of the tree."""
+        return self.tree is None or not self._searched or (self.kills(now) and not self._searched_to_kill)
+
+    def kills(self, now: int) -> bool:
+        """Whether SIGKILL is due."""
+        return self.kill_ns is not None and self.kill_ns <= now
+
+    def was_searched(self, now: int, outside: int) -> None:
+        """Note that ``outside`` processes of the tree are not in its control group."""
+        self._searched = outside == 0
+        self._searched_to_kill = outside == 0 and self.kills(now)
 
     def ended_at(self, boot_ns: int) -> None:
         """Record when the leader ended and was reaped: a process born before then proves whose session it is in."""
@@ -158,8 +188,12 @@ class TreeKiller:
             paused += processes.boottime_ns() - since
 
         due = [stop for stop in self.stops if stop.next_ns <= begun]
-        without = {*self._children}.difference(stop.pid for stop in due)
-        snapshot = self._processes.snapshot({stop.mark for stop in due}, interrupt, without)
+        snapshot: Snapshot | None = None
+        if any(stop.needs_search(begun) for stop in due):
+            without = {*self._children}.difference(stop.pid for stop in due)
+            snapshot = self._processes.snapshot({stop.mark for stop in due}, interrupt, without)
+        else:
+            self._processes.incomplete = None
         now = processes.boottime_ns()
         self._not_before = now + (now - begun - paused)
         finished: list[Stop] = []
@@ -176,7 +210,7 @@ class TreeKiller:
         self._soonest = min((stop.next_ns for stop in self.stops), default=0)
         return finished
 
-    def _advance(self, stop: Stop, snapshot: Snapshot) -> bool:
+    def _advance(self, stop: Stop, snapshot: Snapshot | None) -> bool:
         if stop.signalled_ns is None:
             if not processes.is_alive(stop.pid, stop.start):
                 stop.natural = True
@@ -184,7 +218,7 @@ class TreeKiller:
             now = processes.boottime_ns()
             stop.on_signal(now)
             stop.signalled_ns = now
-        members = snapshot.members(stop)
+        members = self._members(stop, snapshot)
         if not members and self.incomplete is None:
             stop.natural = stop.ended_untouched
             return True
@@ -193,7 +227,10 @@ class TreeKiller:
         if now < kill_ns:
             self._terminate(stop, members)
         else:
-            _kill(stop, members)
+            if stop.tree is not None:
+                members = self._kill_in(stop, stop.tree, members)
+            else:
+                _kill(stop, members)
             if members and self.incomplete is None and stop.denied.issuperset(each.pid for each in members):
                 stop.survivors = sorted(process.pid for process in members)
                 stop.refused = any((process.pid, process.start) == (stop.pid, stop.start) for process in members)
@@ -203,6 +240,73 @@ class TreeKiller:
         if now < kill_ns < stop.next_ns:
             stop.next_ns, stop.delay_ns = kill_ns, 0
         return False
+
+    def _members(self, stop: Stop, snapshot: Snapshot | None) -> list[processes.Process]:
+        """Return the processes of a tree: those in its control group, and those that the search finds."""
+        if stop.tree is None:
+            assert snapshot is not None  # noqa: S101  # such a stop needs the search
+            return snapshot.members(stop)
+        inside = self._inside(stop, stop.tree)
+        if snapshot is None:
+            leader = None if inside else processes.read_process(stop.pid)
+            if leader is None or leader.start != stop.start or leader.dead:
+                return inside
+            stop.was_searched(0, 1)  # the leader has left it
+            return [leader]
+        pids = {process.pid for process in inside}
+        outside = [process for process in snapshot.members(stop) if process.pid not in pids]
+        if self.incomplete is None:
+            outside = [each for each in outside if processes.is_alive(each.pid, each.start)]
+            stop.was_searched(processes.boottime_ns(), len(outside))
+        return inside + outside
+
+    def _inside(self, stop: Stop, tree: cgroups.TreeGroup) -> list[processes.Process]:
+        """Return the processes in a control group that may be signalled.
+
+        Those that leave it while they are read, so that another process may have their pids, are left out.
+        """
+        try:
+            if tree.is_empty():
+                return []
+            found = [processes.read_process(pid) for pid in tree.pids() if pid != os.getpid()]
+            still = {*tree.pids()}
+        except OSError as error:
+            raise not_known(error, tree.directory) from error
+        return [
+            process
+            for process in found
+            if process is not None
+            and process.pid in still
+            and not process.dead
+            and process.start >= stop.start
+            and not self._processes.is_keeper(process)
+        ]
+
+    def _kill_in(
+        self, stop: Stop, tree: cgroups.TreeGroup, members: list[processes.Process]
+    ) -> list[processes.Process]:
+        """Send SIGKILL to all processes of a tree, and return those that this may not have reached.
+
+        The kernel ends those in the control group at once, unless another keeper is among them. Where it cannot do that
+        they stand still meanwhile, so that none is missed.
+        """
+        try:
+            inside = {*tree.pids()}
+            if not tree.has_keepers() and inside <= {process.pid for process in members} and tree.kill():
+                stop.reached = True
+                stop.denied -= inside
+                members = [process for process in members if process.pid not in inside]
+                _kill(stop, members)
+            else:
+                tree.freeze()
+                try:
+                    members += [each for each in self._inside(stop, tree) if each.pid not in inside]
+                    _kill(stop, members)
+                finally:
+                    tree.thaw()
+        except OSError as error:
+            raise not_known(error, tree.directory) from error
+        return members
 
     @staticmethod
     def _terminate(stop: Stop, members: Iterable[processes.Process]) -> None:

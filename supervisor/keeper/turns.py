@@ -91,11 +91,12 @@ class Turns:
         """Keep jobs until the supervisor is gone and the last job has ended."""
         if self.limits.left:
             self.journal.note(f"limits of the caller that hold for the keeper too: {', '.join(self.limits.left)}")
-        self.connection.queue(protocol.Hello(protocol=protocol.PROTOCOL, pid=self.pid, start=self.start))
+        self.connection.queue(protocol.Hello(protocol=protocol.PROTOCOL, pid=self.pid, start=self.start, limits=True))
         self.connection.send()
         os.dup2(self.null, 2)  # text before this point explains a missing greeting
         self.hides = job_processes.may_read_environments() and not processes.may_hide_own()
         self._set_dumpable(False)
+        self._greeted()
         self.relay.run()
 
     def _set_dumpable(self, dumpable: bool) -> None:  # noqa: FBT001  # as of prctl
@@ -284,6 +285,9 @@ class Turns:
         self.connection.close_stray_descriptors()
 
     # ------------------------------------------------------------ for the class that has the jobs
+
+    def _greeted(self) -> None:
+        """Prepare what the greeting need not wait for."""
 
     def _has_jobs(self) -> bool:
         """Whether the keeper has to stay although its supervisor is gone."""

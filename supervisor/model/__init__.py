@@ -17,6 +17,7 @@ import attrs
 from supervisor.errors import SupervisorError
 from supervisor.metrics import Metrics
 from supervisor.model.groups import GroupInfo, GroupOptions, PauseInfo
+from supervisor.model.limits import Limits
 from supervisor.model.request import JobOptions, JobSpec
 from supervisor.states import Reason, State
 
@@ -37,6 +38,7 @@ __all__ = [
     "JobOptions",
     "JobPage",
     "JobSpec",
+    "Limits",
     "PauseInfo",
     "Result",
     "WaitInfo",
@@ -84,6 +86,7 @@ class Exit:
         stderr_bytes: the same of stderr.
         may_grow: whether a process that it left behind may still write output.
         truncated: whether the command truncated its own output.
+        memory_peak_bytes: the most memory that its processes have used together, where that was counted.
     """
 
     exit_code: int | None = None
@@ -100,6 +103,7 @@ class Exit:
     stderr_bytes: int | None = None
     may_grow: bool = False
     truncated: bool = False
+    memory_peak_bytes: int | None = None
 
     @property
     def known(self) -> bool:
@@ -152,9 +156,9 @@ class Job:
         result_available: whether ``result`` has something to return.
         cost_usd: the cost in the output, or ``None``.
         detail: for a failed job a short redacted reason, else ``None``.
-        warnings: unusual facts about its output, a sentence each.
+        warnings: unusual facts about its output and its limits, a sentence each.
         paused: whether its processes are stopped, see ``Supervisor.pause``.
-        stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``).
+        stop_requested: why a stop is under way (``cancelled``, ``deadline``, ``output_limit``, ``memory_limit``).
         progress: the progress in the output of a running job, for kinds that report it.
             Of an agent: ``turn``, ``tool``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``note``,
             ``model``, ``finished``, ``skipped_lines``. ``partial``: the beginning was not read, so
@@ -186,6 +190,10 @@ class Job:
         stderr_bytes: the same of stderr.
         cpu_seconds: user and system time, where known.
         max_rss_bytes: the largest resident set, where known.
+        limits: ``memory_bytes``, ``cpus`` and ``pids``, each ``None`` without a limit; ``None`` for a job without any.
+            ``warnings`` name those that could not be set.
+        memory_peak_bytes: the most memory that its processes have used together, of an ended job whose memory is
+            limited, where known.
         fingerprint: the name and version of this shape.
     """
 
@@ -235,6 +243,8 @@ class Job:
     stderr_bytes: int = 0
     cpu_seconds: float | None = None
     max_rss_bytes: int | None = None
+    limits: Mapping[str, Any] | None = None
+    memory_peak_bytes: int | None = None
     fingerprint: str = FINGERPRINT
 
 

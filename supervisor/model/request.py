@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import attrs
 
 from supervisor.errors import InvalidArguments
+from supervisor.model.limits import Limits
 from supervisor.retry import Retry
 
 __all__ = ["JobOptions", "JobSpec"]
@@ -95,6 +96,7 @@ class JobSpec:
         merge_stderr: its stderr goes where its stdout goes, in the order of the writes; then the result has both.
         no_new_privs: no program that it runs gains rights by its file (set-user-ID, capabilities), as ``sudo`` does.
             Only on Linux; elsewhere it ends ``launch_failed``.
+        limits: what all of its processes may use together, see ``Limits``.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -125,6 +127,7 @@ class JobSpec:
     stdin_open: bool = False
     pty: bool = False
     window: tuple[int, int] | None = None
+    limits: Limits | None = None
 
     @property
     def asks_for_admission(self) -> bool:
@@ -165,3 +168,4 @@ class JobOptions(TypedDict, total=False):
     stdin_open: bool
     pty: bool
     window: tuple[int, int] | None
+    limits: Limits | None

@@ -22,6 +22,8 @@ from supervisor.admission.groups import check_ticket
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, HoldsOrders, JobPhase, LaunchRequest
+from supervisor.engines.limits import Granted, LimitsJobs, asked
+from supervisor.engines.limits import granted as no_limits
 from supervisor.errors import (
     FeatureUnavailable,
     IdempotencyConflict,
@@ -29,12 +31,13 @@ from supervisor.errors import (
     JobNotFound,
     SupervisorError,
 )
+from supervisor.jobdir.records import IGNORED_LIMITS
 from supervisor.jobdir.validation import input_of
 from supervisor.jobs import inputs
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
-from supervisor.model import Job, JobSpec, to_ns
+from supervisor.model import Job, JobSpec, Limits, to_ns
 from supervisor.runtime import tracing
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.entry import Entry
@@ -88,6 +91,19 @@ def _admission_members(spec: JobSpec, boot_ns: int) -> dict[str, Any]:
     if spec.delay_seconds is not None or spec.start_within_seconds is not None:
         members["created_boot_ns"] = boot_ns
     return members
+
+
+async def _granted(engine: Engine, limits: Limits | None) -> Granted:
+    """Return what an engine does with the limits of a job.
+
+    Raises:
+        FeatureUnavailable: it cannot set them, and the job must not run without them.
+    """
+    if not limits:
+        return Granted()
+    if isinstance(engine, LimitsJobs):
+        return await engine.check_limits(limits)
+    return no_limits(limits, dict.fromkeys(asked(limits), f"engine {engine.name} does not limit jobs"))
 
 
 class Draft(NamedTuple):
@@ -253,7 +269,14 @@ class Launcher:
         changes = await self._environment_changes(spec, real)
         if spec.pty:
             changes = {**changes, **inputs.environment_for(spec, os.environ if spec.env is None else spec.env)}
+        granted = await _granted(engine, spec.limits)
         record = self._record(spec, real, digest, engine, options)
+        if spec.limits:
+            record["limits"] = spec.limits.to_record()
+        if granted.options:
+            record["engine_options"] = {**record.get("engine_options", {}), **granted.options}
+        if granted.lacking:
+            record[IGNORED_LIMITS] = " ".join(granted.lacking)
         if "admission" in record.get("engine_options", ()):
             from supervisor.admission.by_cluster import leave_to_cluster  # few jobs need it
 

@@ -67,6 +67,8 @@ def check_request(record: Mapping[str, Any]) -> None:
         what = "argv"
     elif not (isinstance(labels, Mapping) and {*map(type, labels), *map(type, labels.values())} <= {str}):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
         what = "labels"
+    elif not isinstance(record.get("limits", {}), Mapping):
+        what = "limits"
     elif "priority" in record:
         what = _wrong_ticket(record) or _wrong_series(record)
     if what is not None:

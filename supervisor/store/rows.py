@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from supervisor.jobdir import validation
+from supervisor.jobdir import records, validation
 from supervisor.jobdir.facts import Launched
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.model import ErrorInfo, Exit, Job, from_ns
@@ -160,7 +160,7 @@ def _due_ns(attempt: Row) -> int:
 
 _EXIT_FIELDS: Final = (
     *("exit_code", "signal", "cpu_seconds", "max_rss_bytes", "launch_status", "never_launched"),
-    *("may_grow", "truncated"),
+    *("may_grow", "truncated", "memory_peak_bytes"),
 )
 
 
@@ -303,6 +303,8 @@ def job_of(
             if len(_recent) >= _MAX_RECENT:
                 _recent.clear()
             _recent[row.job_id] = row, lasting
+    if "limits" in row.request:
+        lasting = lasting | _limits_of(row, directory)
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         begun_ns = row.created_ns if row.started_ns is None else row.started_ns
@@ -321,8 +323,9 @@ def job_of(
             stdout_bytes=0 if waits else _size_so_far(directory, "stdout"),
             stderr_bytes=0 if waits else _size_so_far(directory, "stderr"),
         )
-    warnings = _warnings(ended, directory) if ended.get("may_grow") or ended.get("truncated") else ()
-    job = Job(**lasting, detail=ended["detail"] or damage, warnings=warnings)
+    if ended.get("may_grow") or ended.get("truncated"):
+        lasting = {**lasting, "warnings": _warnings(ended, directory) + lasting.get("warnings", ())}
+    job = Job(**lasting, detail=ended["detail"] or damage)
     if damage is None and not ended.get("may_grow"):
         row.shown = job
     return job
@@ -349,6 +352,26 @@ def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+_LIMITS: Final = {"memory": "memory_bytes", "cpu": "cpus", "pids": "pids"}
+"""The fields of ``Limits`` by the names of their controllers."""
+
+
+def _limits_of(row: Row, directory: str) -> dict[str, Any]:
+    """Return the limits of a job, and a warning about those that could not be set."""
+    asked = row.request["limits"]
+    limits = {name: asked.get(name) for name in _LIMITS.values()}
+    ignored: list[str] = []
+    if asked.get("enforce") != "require":
+        process = None if row.started_ns is None else records.read(directory, records.PROCESS)
+        for record in (row.request, process or {}):
+            ignored += str(record.get(records.IGNORED_LIMITS, "")).split()
+    limits |= {_LIMITS[name]: None for name in ignored if name in _LIMITS}
+    if not ignored:
+        return {"limits": limits}
+    return {"limits": limits, "warnings": (f"It runs without a limit on {', '.join(ignored)}: {_NO_LIMIT}.",)}
+
+
+_NO_LIMIT: Final = "none could be set, and its limits are best-effort"
 _TRUNCATED: Final = (
     "The command has truncated its own output (`> /dev/stderr` and `tee /dev/stdout` do that), or a write to it"
     " has failed: what was there before is lost."
@@ -400,6 +423,7 @@ def _lasting(row: Row) -> dict[str, Any]:
         "stderr_bytes": ended["stderr_bytes"],
         "cpu_seconds": ended["cpu_seconds"],
         "max_rss_bytes": ended["max_rss_bytes"],
+        "memory_peak_bytes": ended.get("memory_peak_bytes"),
     }
 
 

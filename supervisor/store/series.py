@@ -33,7 +33,7 @@ __all__ = ["earlier_ids", "following", "is_claimed", "next_id"]
 
 _NOT_REPEATED: Final = ("hold", "after", "not_before_ns", "start_within_ns", "delay_ns", "created_boot_ns", MEMBER)
 """What the first attempt has waited for."""
-_OF_THE_JOB: Final = frozenset({"deadline", "output_limit"})
+_OF_THE_JOB: Final = frozenset({"deadline", "output_limit", "memory_limit"})
 """Stops that follow from what the job does; any other is the wish that it ends, and its series with it."""
 
 

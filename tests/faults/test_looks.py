@@ -48,6 +48,7 @@ NOT_EVIDENCE = {
         (
             "engines.local.keeper_client",
             "keeper.channels",
+            "keeper.job_cgroups",
             "keeper.launches",
             "keeper.loop",
             "keeper.output_limit",
@@ -64,6 +65,7 @@ NOT_EVIDENCE = {
     "engines.interpreter": "which Python runs a keeper; the launch says what is wrong",
     "system.inotify": "tells that something has changed, not what",
     "engines.local.input_client": "connects to a keeper; an error settles nothing",
+    "system.cgroups": "tests/system/test_cgroups.py",
     "engines.local.engine": "opens the workspace for a launch",
     "keeper.helper": "tests/keeper/test_helper.py",
     "keeper.registration": "tests/keeper/test_registration.py",

@@ -23,6 +23,7 @@ LAUNCH = protocol.Launch(
     stop_leftovers=False,
     descriptors=2,
     queued=True,
+    limits=(1 << 20, 0.5, 50, True),
 )
 EXITED = protocol.Exited(
     token=7,
@@ -35,6 +36,7 @@ EXITED = protocol.Exited(
     output={"stdout_bytes": 3},
     stopped="deadline",
     survivors=[12],
+    memory_peak_bytes=1 << 20,
 )
 # What a keeper of version 3 sends and takes. Another change than a new message, or a new last field that has a default,
 # needs another number.
@@ -62,18 +64,21 @@ WIRE: list[tuple[Message, tuple[object, ...]]] = [
             True,
             *(False, False, False),
             None,
+            (1 << 20, 0.5, 50, True),
         ),
     ),
+    (protocol.FindLimits(token=7), ("find_limits", 7)),
+    (protocol.MissingLimits(token=7, missing={"pids": "no"}), ("missing_limits", 7, {"pids": "no"})),
     (protocol.Hold(token=7, directory="./work-1/0a"), ("hold", 7, "./work-1/0a")),
     (protocol.Held(token=7, error=""), ("held", 7, "")),
     (protocol.Stop(token=7, why="cancelled", by="me"), ("stop", 7, "cancelled", "me")),
-    (protocol.Hello(protocol=3, pid=10, start=11), ("hello", 3, 10, 11)),
+    (protocol.Hello(protocol=3, pid=10, start=11, limits=True), ("hello", 3, 10, 11, True)),
     (
         protocol.Launched(token=7, pid=10, start=11, started_ns=12, started_boot_ns=13, deadline_boot_ns=None),
         ("launched", 7, 10, 11, 12, 13, None),
     ),
     (protocol.Failed(token=7, status=127, reason="no", claimed=False), ("failed", 7, 127, "no", False)),
-    (EXITED, ("exit", 7, None, 15, 1, 2, 0.25, 4096, {"stdout_bytes": 3}, "deadline", [12])),
+    (EXITED, ("exit", 7, None, 15, 1, 2, 0.25, 4096, {"stdout_bytes": 3}, "deadline", [12], 1 << 20)),
 ]
 
 
@@ -101,7 +106,7 @@ def test_messages_of_a_version_without_groups_are_understood_and_those_of_this_v
     older = Message.decode(launch)
     assert isinstance(older, protocol.Launch)
     assert (older.queued, older.descriptors) == (False, 2)
-    assert older.encode() == (*launch, None, *[False] * 4, None)
+    assert older.encode() == (*launch, None, *[False] * 4, None, None)
     without = Message.decode(environment)
     assert isinstance(without, protocol.SetEnvironment)
     assert without.helper is None

@@ -280,17 +280,15 @@ def test_a_stop_for_something_that_only_a_newer_version_knows_is_told_in_its_wor
         row = make(catalog)
         directory = catalog.directory(row)
         process = records.read(directory, records.PROCESS) or {}
-        records.create(
-            directory, records.STOP, {"why": "memory_limit", "signalled_boot_ns": 5, "gone": True, "more": 1}
-        )
+        records.create(directory, records.STOP, {"why": "disk_limit", "signalled_boot_ns": 5, "gone": True, "more": 1})
         end: dict[str, object] = {name: process[name] for name in ("pid", "start", "boot")}
         records.create(directory, records.EXIT, {**end, "signal": 15, "ended_ns": row.created_ns + 1, "more": 1})
         job = catalog.status(row.job_id)
-        assert (job.status, job.reason, job.signal) == ("failed", "memory_limit", 15)
+        assert (job.status, job.reason, job.signal) == ("failed", "disk_limit", 15)
         error = catalog.result(row.job_id).error
         assert error is not None
-        assert (error.code, error.message) == ("job_failed", "The command was stopped: memory_limit.")
-        assert [each.reason for each in catalog.list().jobs] == ["memory_limit"]
+        assert (error.code, error.message) == ("job_failed", "The command was stopped: disk_limit.")
+        assert [each.reason for each in catalog.list().jobs] == ["disk_limit"]
 
 
 # ---------------------------------------------------------------- looking into the state root

@@ -24,15 +24,23 @@ import trio
 
 from supervisor import log
 from supervisor.engines.cluster.client import ClusterClient, read_submission, request_end
-from supervisor.engines.cluster.interface import Backend, JobReport, QueueState, Rejected, Unreachable
+from supervisor.engines.cluster.interface import (
+    Backend,
+    JobReport,
+    LimitsSubmissions,
+    QueueState,
+    Rejected,
+    Unreachable,
+)
 from supervisor.engines.cluster.reconcile import REPEAT_WITHIN_SECONDS, is_unclaimed, resolve
 from supervisor.engines.cluster.running import ClusterRunning
 from supervisor.engines.cluster.submission import Submitter, rule_out
 from supervisor.engines.interface import JobPhase, LaunchRequest, Observation
+from supervisor.engines.limits import Granted, asked, granted
 from supervisor.errors import LaunchFailed
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Ended, Launched
-from supervisor.model import Exit
+from supervisor.model import Exit, Limits
 from supervisor.system.inotify import CHANGED
 from supervisor.system.notifier import Notifier
 from supervisor.system.observing import NotKnown, is_there
@@ -102,6 +110,13 @@ class ClusterEngine:
             self._nursery = None
 
     # ------------------------------------------------------------ submit
+
+    async def check_limits(self, limits: Limits) -> Granted:
+        """Return the options of the cluster that limit a job, see ``LimitsJobs``."""
+        await trio.lowlevel.checkpoint()
+        if isinstance(self._backend, LimitsSubmissions):
+            return self._backend.limit(limits)
+        return granted(limits, dict.fromkeys(asked(limits), f"the engine {self.name} sets no limits"))
 
     def submit(self, request: LaunchRequest, accepted: Callable[[], None] = lambda: None) -> ClusterRunning:
         """Return the command of a new job, which its ``started`` submits."""

@@ -25,11 +25,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import attrs
 
-__all__ = ["ADMISSION", "Backend", "JobReport", "QueueState", "Rejected", "Submission", "SyncBackend", "Unreachable"]
+from supervisor.engines.limits import Granted
+from supervisor.model import Limits
+
+__all__ = [
+    "ADMISSION",
+    "Backend",
+    "JobReport",
+    "LimitsSubmissions",
+    "QueueState",
+    "Rejected",
+    "Submission",
+    "SyncBackend",
+    "Unreachable",
+]
 
 
 class Unreachable(Exception):
@@ -151,6 +164,19 @@ class Backend(Protocol):
 
         Raises:
             Unreachable: it cannot be asked.
+        """
+        ...
+
+
+@runtime_checkable
+class LimitsSubmissions(Protocol):
+    """A backend that can limit what a job uses."""
+
+    def limit(self, limits: Limits) -> Granted:
+        """Return the options of a submission that set the limits of a job.
+
+        Raises:
+            FeatureUnavailable: the cluster has no such limit, and the job must not run without it.
         """
         ...
 

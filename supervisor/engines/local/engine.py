@@ -24,10 +24,12 @@ from supervisor import log
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.interpreter import helper_command
+from supervisor.engines.limits import Granted
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import AdoptedJobs
 from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.keeper_client import KeeperClient
+from supervisor.engines.local.limiting import KeeperLimits
 from supervisor.engines.local.orders_in_memory import OrdersInMemory
 from supervisor.engines.local.own_trees import Trees
 from supervisor.engines.local.pidfds import Pidfds
@@ -36,7 +38,7 @@ from supervisor.errors import LaunchFailed
 from supervisor.jobdir import factories, job_marks, records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.keeper import protocol, spawn
-from supervisor.model import Exit
+from supervisor.model import Exit, Limits
 from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
 from supervisor.system.file_systems import on_network
@@ -158,6 +160,7 @@ class LocalEngine:
         self._slow_workspaces: dict[str, bool] = {}
         self._may_hang = HangingCalls()
         self._orders = OrdersInMemory(self._connect)
+        self._limits = KeeperLimits(self._connect)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do the background work until cancelled; every command goes on then."""
@@ -194,6 +197,10 @@ class LocalEngine:
     async def hold(self, directory: str, orders: bytes) -> None:
         """Hold the orders of a waiting job in the memory of the keeper, see ``HoldsOrders``."""
         await self._orders.hold(next(self._tokens), self._name_of(directory), orders)
+
+    async def check_limits(self, limits: Limits) -> Granted:
+        """Return what the keeper does with the limits of a job, see ``LimitsJobs``."""
+        return await self._limits.check(next(self._tokens), limits)
 
     async def launch(self, handle: LocalRunning, request: LaunchRequest) -> None:
         """Have a keeper launch a command, or find out from the evidence whether one has.
@@ -259,6 +266,7 @@ class LocalEngine:
             no_new_privs=request.record.get("no_new_privs", False),
             stdin_open=request.stdin_open,
             pty=request.pty,
+            limits=_limits_of(request),
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
@@ -355,6 +363,8 @@ class LocalEngine:
     def _receive(self, message: protocol.Message) -> None:
         if isinstance(message, protocol.Held):
             self._orders.receive(message)
+        if isinstance(message, protocol.MissingLimits):
+            self._limits.receive(message)
         if not isinstance(message, _REPORTS):
             return
         handle = self._handles.get(message.token)
@@ -378,6 +388,7 @@ class LocalEngine:
                 ended_ns=message.ended_ns,
                 cpu_seconds=message.cpu_seconds,
                 max_rss_bytes=message.max_rss_bytes,
+                memory_peak_bytes=message.memory_peak_bytes,
                 **message.output,
             )
             handle.answered.set()
@@ -394,6 +405,7 @@ class LocalEngine:
             return  # this engine left
         handles, self._handles = self._handles, {}
         self._orders.lose()
+        self._limits.lose()
         if self._link is link:
             self._link = None
         log.warning("keeper_lost", keeper_pid=link.pid, jobs=len(handles))
@@ -502,6 +514,11 @@ class LocalEngine:
                 return
             with trio.move_on_after(cancel.until - time.monotonic()):
                 await handle.finished.wait()
+
+
+def _limits_of(request: LaunchRequest) -> tuple[int | None, float | None, int | None, bool] | None:
+    limits = Limits.of(request.record)
+    return None if limits is None else (limits.memory_bytes, limits.cpus, limits.pids, limits.required)
 
 
 def _environment() -> Mapping[bytes, bytes]:

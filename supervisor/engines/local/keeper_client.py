@@ -16,14 +16,15 @@ import trio
 from supervisor.engines.interpreter import find_python, keeper_program
 from supervisor.errors import LaunchFailed
 from supervisor.keeper import protocol
+from supervisor.keeper.job_cgroups import CGROUPS_VARIABLE
 from supervisor.system import processes
 from supervisor.system.fork_safety import tell_in_child
 
 __all__ = ["KeeperClient"]
 
 _MAX_DESCRIPTORS: Final = 200
-# A Python that needs these to start needs them in the keeper too; no other variable reaches the keeper.
-_KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
+# A Python that needs the first three to start needs them in the keeper too; no other variable reaches the keeper.
+_KEPT_VARIABLES: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", CGROUPS_VARIABLE)
 _START_SECONDS: Final = 30
 _REPAIR: Final = (
     "Name a Python 3.11 or newer that can be run here by SUPERVISOR_PYTHON; `supervisor doctor` shows which is used."
@@ -56,6 +57,8 @@ class KeeperClient:
         self._wake = trio.Event()
         self._greeted = trio.Event()
         self._protocol: int | None = None
+        self.knows_limits = False
+        """Whether it limits jobs, and answers questions about that."""
         self.alive = False
         self.pid = 0
         self.said = ""
@@ -200,6 +203,7 @@ class KeeperClient:
                 for message in frames.take():
                     if isinstance(message, protocol.Hello):
                         self._protocol, self.pid = message.protocol, message.pid
+                        self.knows_limits = message.limits
                         self._greeted.set()
                     else:
                         self._receive(message)

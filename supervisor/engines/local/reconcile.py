@@ -22,6 +22,7 @@ from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local.evidence import Evidence, Leader, Origin, examine, origin_of
 from supervisor.jobdir import factories, measures, records, validation
 from supervisor.jobdir.facts import Ended
+from supervisor.keeper import job_cgroups
 from supervisor.keeper.job_processes import JobProcesses
 from supervisor.system import processes
 from supervisor.system.observing import is_there
@@ -198,6 +199,8 @@ def note_exit(
     if remark is not None:
         record["remark"] = remark
     note(directory, process, record)
+    if process:
+        job_cgroups.remove_of(process, directory.rpartition("/")[2])
 
 
 def note(directory: str, process: dict[str, Any] | None, record: dict[str, object]) -> None:

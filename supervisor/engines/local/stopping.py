@@ -16,7 +16,7 @@ import attrs
 
 from supervisor.engines.local import evidence, reconcile
 from supervisor.jobdir import factories, measures, records, validation
-from supervisor.keeper import tree_killer
+from supervisor.keeper import job_cgroups, tree_killer
 from supervisor.system import processes
 from supervisor.system.observing import NotKnown, is_absent, not_known
 
@@ -191,6 +191,7 @@ def make_stop(tree: Tree) -> tree_killer.Stop:
         tree.process["start"],
         seconds_of_grace(directory) if tree.sound else _USUAL_GRACE_SECONDS,
         on_signal,
+        tree=job_cgroups.tree_of(tree.process, directory.rpartition("/")[2]),
         signalled_ns=signalled if _is_time(signalled) else None,
         ended_ns=ended if _is_time(ended) else None,
     )
@@ -206,6 +207,7 @@ def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
     Raises:
         OSError: it cannot be written now; ``NotKnown`` unless the disk is full.
     """
+    job_cgroups.remove_of(tree.process, tree.directory.rpartition("/")[2])
     if not tree.sound:
         return
     survivors = " ".join(map(str, stop.survivors))

@@ -13,6 +13,8 @@ import trio
 from supervisor.engines.cluster.interface import JobReport, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.slurm import commands
 from supervisor.engines.cluster.slurm.commands import Answer, Command
+from supervisor.engines.limits import Granted, granted
+from supervisor.model import Limits
 
 __all__ = ["Slurm"]
 
@@ -36,6 +38,10 @@ class Slurm:
         self._seen: dict[str, tuple[str, JobReport]] = {}
         self._version_checked = False
         self._checking = trio.Lock()
+
+    def limit(self, limits: Limits) -> Granted:
+        """Return the options that limit a job; Slurm has none for the number of processes."""
+        return granted(limits, {"pids": "Slurm does not limit the processes of a job"}, commands.limit_options(limits))
 
     async def submit(self, submission: Submission) -> str:
         """Hand a job over, and return its number."""

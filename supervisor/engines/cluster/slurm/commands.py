@@ -8,6 +8,7 @@ that it has acknowledged, and give the same number to the next one.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import attrs
 from supervisor.engines.cluster.interface import JobReport, QueueState, Rejected, Submission, Unreachable
 from supervisor.engines.cluster.slurm.options import OPTIONS
 from supervisor.errors import InvalidArguments
+from supervisor.model import Limits
 
 __all__ = [
     "OLDEST",
@@ -125,6 +127,19 @@ def check_options(options: Mapping[str, Any]) -> dict[str, str]:
             raise InvalidArguments(message)
         checked[name] = text
     return checked
+
+
+_MIB: Final = 1 << 20
+
+
+def limit_options(limits: Limits) -> dict[str, str]:
+    """Return the options that limit a job: whole MiB and whole processors, rounded up."""
+    options: dict[str, str] = {}
+    if limits.memory_bytes is not None:
+        options["memory"] = f"{-(-limits.memory_bytes // _MIB)}M"
+    if limits.cpus is not None:
+        options["cpus"] = str(math.ceil(limits.cpus))
+    return options
 
 
 def version() -> Command:
