@@ -59,12 +59,13 @@ def _describe(job: Job, late: float | None) -> list[str]:
         ("Groups", text.one_line(" ".join(job.groups)) or None),
         ("Labels", text.labels(job.labels.items()) or None),
         ("Process", None if finished or job.pid is None else str(job.pid)),
+        ("Input", None if finished else _input(job)),
         ("Exit", _exit(job)),
         ("Output", f"{text.size(job.stdout_bytes)} on stdout, {text.size(job.stderr_bytes)} on stderr"),
         ("Usage", ", ".join(filter(None, usage)) or None),
         ("Created", f"{text.clock(job.created_at)}, {text.ago(job.created_at, now)} ago"),
         ("Ended", None if job.completed_at is None else f"{text.clock(job.completed_at)}, {_ended(job, now)}"),
-        ("Deadline", None if finished else _deadline(job, now)),
+        ("Deadline", _deadline(job, now)),
     ]
     return text.pairs(facts)
 
@@ -105,10 +106,19 @@ def _ended(job: Job, now: datetime) -> str:
     return f"{ended}; forgotten in {text.duration(max(0, left))}"
 
 
+def _input(job: Job) -> str | None:
+    """Return where a message to the job goes, if it takes any."""
+    if job.pty:
+        return "a terminal"
+    return "stdin stays open" if job.stdin_open else None
+
+
 def _deadline(job: Job, now: datetime) -> str:
     if job.deadline_seconds is None:
         return "none"
     whole = text.duration(job.deadline_seconds)
+    if job.status.terminal:
+        return f"{whole} from its start{', which has passed' if job.status is State.TIMEOUT else ''}"
     if job.deadline_at is None:
         return f"{whole} from its start"
     left = (job.deadline_at - now).total_seconds()

@@ -23,7 +23,7 @@ def test_status_of_a_job_through_its_life(cli: Any, fifo: Callable[[], None]) ->
     assert cli("wait", job_id).exit_code == 1
     ended = cli("status", job_id).stdout
     assert "failed (exit status 7)" in ended
-    assert "Deadline" not in ended
+    assert "Deadline   10 min 00 s from its start\n" in ended
     assert cli.json("status", job_id)["exit_code"] == 7
 
 
@@ -47,3 +47,19 @@ def test_colours_are_for_terminals_that_want_them(cli: Any, words: list[str]) ->
     assert "\x1b[" in on_terminal(*words)[1]
     assert "\x1b[3" not in on_terminal(*words, NO_COLOR="1")[1]
     assert "\x1b" not in cli.run(*words).stdout.decode()
+
+
+def test_an_ended_job_says_what_its_deadline_was(cli: Any) -> None:
+    late = cli.start("--deadline", "0.1", "--", "sleep", "60")
+    endless = cli.start("--deadline", "none", "--", "true")
+    cli("wait", late, endless)
+    assert "Deadline   100 ms from its start, which has passed\n" in cli("status", late).stdout
+    assert "Deadline   none\n" in cli("status", endless).stdout
+
+
+def test_a_job_that_takes_messages_says_where_they_go(cli: Any) -> None:
+    for option, words in (("--stdin-open", "stdin stays open"), ("--pty", "a terminal")):
+        job_id = cli.start(option, "--", "cat")
+        assert f"Input      {words}\n" in cli("status", job_id).stdout
+        cli("cancel", job_id)
+        assert "Input" not in cli("status", job_id).stdout
