@@ -117,6 +117,17 @@ async def test_a_job_has_a_place_on_its_cluster(site: Site) -> None:
         assert (await sup.result(job.job_id)).value == "SLURM_JOB_ID=1\n"
 
 
+async def test_a_job_has_its_own_settings_on_its_cluster(site: Site) -> None:
+    async with opened() as sup:
+        loud = "trap '' TERM; echo out; echo err >&2; while :; do echo 1234567 >&2; sleep 0.01; done"
+        own = {"merge_stderr": True, "max_output_bytes": 100, "grace_seconds": 0.1, "ttl_seconds": 5}
+        job = await sup.wait((await site.start(sup, loud, **own)).job_id)
+        assert (job.reason, job.stderr_bytes, job.ttl_seconds) == ("output_limit", 0, 5)
+        data, _ = await sup.read(job.job_id)
+        assert data.startswith(b"out\nerr\n1234567\n")
+        assert len(data) == 100
+
+
 async def test_pwd_names_the_workspace_on_the_node(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PWD", "/of/the/submitter")
     (site.work / "below").mkdir()
