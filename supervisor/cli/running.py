@@ -1,8 +1,8 @@
 """The loop of ``run`` while its job runs: output, clock, signals, exit status.
 
-Signals: the first SIGINT cancels the job and waits for its end; the second stops waiting. SIGTERM, SIGHUP
-and a closed stdout end this program, and the job runs on. A signal that is ignored when the program
-starts (``nohup``) stays ignored.
+Signals: the first SIGINT cancels the job, whose processes get SIGINT too, and waits for its end; the second stops
+waiting. SIGTERM, SIGHUP and a closed stdout end this program, and the job runs on. A signal that is ignored when the
+program starts (``nohup``) stays ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 
 from supervisor.cli import exits, streams, terminal, text
 from supervisor.cli.front import Invocation, write_document
-from supervisor.errors import OutputLost, SupervisorError
+from supervisor.errors import FeatureUnavailable, OutputLost, SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
 from supervisor.states import Reason, State
 from supervisor.system.signals import heard
@@ -213,7 +213,10 @@ class _Run:
         await self._started.wait()
         assert self._job is not None  # noqa: S101  # _started is set after it
         try:
-            await self._sup.cancel(self._job.job_id)
+            try:
+                await self._sup.cancel(self._job.job_id, signal=signal.SIGINT)
+            except FeatureUnavailable:  # its engine sends its own signals
+                await self._sup.cancel(self._job.job_id)
         except SupervisorError as error:
             self._screen.note(error.message)
 

@@ -259,21 +259,45 @@ class AsyncioSupervisorMethods:
         """
         return await self._ask(lambda sup: sup.send(job_id, data, eof))
 
-    async def cancel(self, job_id: str) -> Job:
+    async def signal(self, job_id: str, signal: int | str) -> Job:
+        """Send a signal to the process of a running job, its leader, and return the job.
+
+        The other processes of the job do not get it. A paused job gets it when it is resumed.
+
+        Input
+            signal: its number, or its name with or without ``SIG``. Not SIGSTOP, which would stop a part of the job
+                unseen: see ``pause``; and while the job is paused not SIGCONT, see ``resume``.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: there is no such signal, it cannot be sent, or the job waits or has ended.
+            JobRunning, JobElsewhere, FeatureUnavailable: as ``pause``.
+            PermissionDenied: the process belongs to another user.
+        """
+        return await self._ask(lambda sup: sup.signal(job_id, signal))
+
+    async def cancel(self, job_id: str, *, signal: int | str | None = None) -> Job:
         """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
 
         SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
+
+        Input
+            signal: sent first, in the place of SIGTERM, to a job that runs on this machine: its number or its name.
+                What outlives the leader then gets SIGTERM. A keeper of an older version sends SIGTERM at once.
+
         Cancelling the call does not take the request back.
         A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
 
         Raises:
             JobNotFound: there is no job of this id.
+            InvalidArguments: there is no such signal, or it ends nothing.
+            FeatureUnavailable: a signal is given, and the job runs on a cluster.
             JobElsewhere: it runs on another host or in another pid namespace.
             PermissionDenied: the processes left after the grace belong to another user; the job goes on.
             JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
                 goes on by itself.
         """
-        return await self._ask(lambda sup: sup.cancel(job_id))
+        return await self._ask(lambda sup: sup.cancel(job_id, signal=signal))
 
     async def read(self, job_id: str, stream: str = "stdout", offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """Return a part of the output of a job, and the offset of the next part. It waits for no output.

@@ -306,6 +306,26 @@ class Client(Protocol):
         """Return whether processes of a job, whose directory is lost, live on this machine."""
         ...
 
+    def request_stop(self, directory: str, *, by: str, first_signal: int) -> None:
+        """Record that a running job is to be stopped, and that its processes get this signal instead of SIGTERM.
+
+        The stop that follows finds the request. If there is one already, that stays.
+
+        Raises:
+            FeatureUnavailable: the engine sends its own signals.
+            OSError: the request cannot be written.
+        """
+        ...
+
+    def send_signal(self, directory: str, number: int) -> bool:
+        """Send a signal to the leader of a running job, its identity proved; ``False`` when it has ended.
+
+        Raises:
+            SupervisorError: that is not possible here, or not allowed.
+            OSError: its identity cannot be proved now; no process was signalled.
+        """
+        ...
+
     def begin_stop(self, directory: str, by: str) -> StopInProgress:
         """Return the stop of a job, to be advanced step by step."""
         ...

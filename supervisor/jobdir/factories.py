@@ -23,14 +23,16 @@ def stop_request(
     signalled_boot_ns: int | None = None,
     gone: bool = False,
     cause: Mapping[str, Any] | None = None,
+    first_signal: int | None = None,
 ) -> dict[str, Any]:
     """Return a new ``stop.json``: ``by`` asks for a stop, now unless ``requested_ns`` says another time.
 
     ``signalled_boot_ns``: when the first signal goes out; ``gone``: nothing is left to signal. ``cause``: facts about
-    why a waiting job is not launched.
+    why a waiting job is not launched. ``first_signal``: the number of the signal that is sent instead of SIGTERM.
     """
     return {
         **({} if cause is None else {"cause": cause}),
+        **({} if first_signal is None else {"signal": first_signal}),
         "why": why,
         "requested_ns": time.time_ns() if requested_ns is None else requested_ns,
         "by": by,

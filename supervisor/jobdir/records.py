@@ -276,6 +276,7 @@ def append(directory: str, name: str, record: dict[str, object]) -> None:
 
 
 _LONGEST: Final = 1 << 20
+_MAX_SIGNAL: Final = 64
 _LONGEST_JOB: Final = 1 << 26  # it has the whole command in it
 
 
@@ -344,7 +345,8 @@ def read_stop(directory: str) -> dict[str, Any] | None:
     """Return the request to stop a job, ``{}`` for a damaged one, ``None`` when there is none.
 
     ``why`` is one of ``REASONS`` or a word of a newer version, ``signalled_boot_ns`` a time
-    or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``).
+    or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``). ``signal``, if it is
+    there, is the number of the first signal.
 
     Raises:
         NotKnown: it cannot be read now.
@@ -363,6 +365,8 @@ def read_stop(directory: str) -> dict[str, Any] | None:
     record["survivors"] = survivors if isinstance(survivors, str) else ""
     if not isinstance(record.get("refused", ""), str):
         del record["refused"]
+    if not (type(first := record.get("signal", 1)) is int and 0 < first <= _MAX_SIGNAL):
+        del record["signal"]
     return record
 
 

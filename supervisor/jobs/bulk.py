@@ -28,9 +28,12 @@ _PATIENCE_SECONDS: Final = 10.0
 _NEVER: Final = float("inf")
 
 
-def cancel_all(jobs: Jobs, job_ids: Iterable[str], *, by: str) -> Sequence[Job | SupervisorError]:
+def cancel_all(
+    jobs: Jobs, job_ids: Iterable[str], *, by: str, first_signal: int | None = None
+) -> Sequence[Job | SupervisorError]:
     """Stop jobs concurrently; return for each, in their order, the ended job or the error of its cancel.
 
+    ``first_signal``: what their processes get instead of SIGTERM.
     Of a job that was tried again, the last attempt is stopped. A stop request is on record before the end is, so
     no attempt follows one that this function returns.
     """
@@ -38,7 +41,7 @@ def cancel_all(jobs: Jobs, job_ids: Iterable[str], *, by: str) -> Sequence[Job |
     last = ids
     ends: dict[str, Job | SupervisorError] = {}
     while left := dict.fromkeys(job_id for job_id in last if job_id not in ends):
-        ends |= _Cancelling(jobs, left, by).run()
+        ends |= _Cancelling(jobs, left, by, first_signal).run()
         last = [_next_of(jobs, ends[job_id]) or job_id for job_id in last]
     return [ends[job_id] for job_id in last]
 
@@ -129,9 +132,10 @@ def _may_have_ended(directory: str) -> bool:
 class _Cancelling:
     """Stops several jobs: requests every stop before it waits for any."""
 
-    def __init__(self, jobs: Jobs, job_ids: Iterable[str], by: str) -> None:
+    def __init__(self, jobs: Jobs, job_ids: Iterable[str], by: str, first_signal: int | None) -> None:
         self._jobs = jobs
         self._by = by
+        self._first_signal = first_signal
         self._left = dict.fromkeys(job_ids, 0.0)
         """The jobs that have not ended, each with the time to observe it again without an event."""
         self._ends: dict[str, Job | SupervisorError] = {}
@@ -204,6 +208,8 @@ class _Cancelling:
                 return self._put_off(job_id, observation.problem)
             if stop is None:
                 client = jobs.client(row)
+                if self._first_signal is not None and observation.launched is not None:
+                    client.request_stop(jobs.directory(row), by=self._by, first_signal=self._first_signal)
                 stop = self._stops[job_id] = client.begin_stop(jobs.directory(row), self._by)
                 self._clients[stop] = client
             if stop.advance(observation.to_stop, sound=jobs.layout.is_sound(row.workspace_key, job_id)):

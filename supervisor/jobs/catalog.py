@@ -27,7 +27,7 @@ from supervisor.errors import (
     SupervisorError,
 )
 from supervisor.jobdir.facts import Launched
-from supervisor.jobs import bulk, prefixes, refreshing, results, retention
+from supervisor.jobs import bulk, prefixes, refreshing, results, retention, signalling
 from supervisor.jobs.interface import Look
 from supervisor.jobs.listing import count_elsewhere, no_job, page_of, query_of
 from supervisor.jobs.outcome import view_of
@@ -368,25 +368,30 @@ class Catalog:
         """Forget these finished jobs."""
         retention.remove(self, rows)
 
-    def cancel(self, job_id: str, *, by: str = "command line") -> Job:
+    def cancel(self, job_id: str, *, by: str = "command line", signal: int | str | None = None) -> Job:
         """Stop a job and return it when all of its processes have ended; a finished one is unchanged.
+
+        ``signal``: what its processes get first, instead of SIGTERM.
 
         Raises:
             JobNotFound: there is none of this id.
             JobElsewhere: it runs on another host or in another pid namespace.
             StateFull, PermissionDenied: the request cannot be recorded; no process was signalled.
         """
-        (end,) = self.cancel_all([job_id], by=by)
+        (end,) = self.cancel_all([job_id], by=by, signal=signal)
         if isinstance(end, SupervisorError):
             raise end
         return end
 
-    def cancel_all(self, job_ids: Iterable[str], *, by: str = "command line") -> Sequence[Job | SupervisorError]:
+    def cancel_all(
+        self, job_ids: Iterable[str], *, by: str = "command line", signal: int | str | None = None
+    ) -> Sequence[Job | SupervisorError]:
         """Stop jobs concurrently: request every stop before waiting for any.
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
-        return bulk.cancel_all(self, job_ids, by=by)
+        first_signal = None if signal is None else signalling.check_first(signal)
+        return bulk.cancel_all(self, job_ids, by=by, first_signal=first_signal)
 
     def wait(self, job_ids: Iterable[str], *, any_one: bool = False, timeout: float | None = None) -> Sequence[Job]:
         """Wait until all jobs (or any) have ended, or ``timeout`` seconds have passed; return them all.

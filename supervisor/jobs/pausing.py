@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from supervisor.engines.interface import Client, JobPhase
 from supervisor.errors import InvalidArguments, JobRunning, SupervisorError
@@ -13,7 +14,9 @@ from supervisor.model import Job
 from supervisor.store import Row
 from supervisor.store.state_errors import state_error
 
-__all__ = ["pause", "prepare", "resume"]
+__all__ = ["SIGNALLED", "act", "pause", "prepare", "resume"]
+
+SIGNALLED: Final = "signalled"
 
 
 def pause(jobs: Jobs, job_id: str, *, hold_deadline: bool = False, by: str = "command line") -> Job:
@@ -29,15 +32,16 @@ def pause(jobs: Jobs, job_id: str, *, hold_deadline: bool = False, by: str = "co
         StateBusy: its processes did not stop in time, and were continued, or they cannot be observed now.
         StateFull: that cannot be recorded; nothing was stopped.
     """
-    return _act(jobs, job_id, "paused", lambda client: partial(client.pause, hold_deadline=hold_deadline, by=by))
+    return act(jobs, job_id, "paused", lambda client: partial(client.pause, hold_deadline=hold_deadline, by=by))
 
 
 def resume(jobs: Jobs, job_id: str, *, by: str = "command line") -> Job:
     """Continue all processes of a paused job; one that is not paused is returned as it is. It raises as ``pause``."""
-    return _act(jobs, job_id, "resumed", lambda client: partial(client.resume, by=by))
+    return act(jobs, job_id, "resumed", lambda client: partial(client.resume, by=by))
 
 
-def _act(jobs: Jobs, job_id: str, what: str, action: Callable[[Client], Callable[[str], None]]) -> Job:
+def act(jobs: Jobs, job_id: str, what: str, action: Callable[[Client], Callable[[str], None]]) -> Job:
+    """Act on a job that runs here, and return it; ``what`` the caller wants it to be, in a word."""
     row = prepare(jobs, job_id, what)
     try:
         action(jobs.client(row))(jobs.directory(row))
@@ -69,6 +73,9 @@ def prepare(jobs: Jobs, job_id: str, what: str) -> Row:
 
 def _waiting(job_id: str, what: str, *, waits: bool) -> SupervisorError:
     details = {"job_id": job_id, "status": "queued"}
+    if waits and what == SIGNALLED:
+        message = f"job {job_id} waits, and has no process yet"
+        return InvalidArguments(message, repair=f"`supervisor cancel {job_id}` ends it.", details=details)
     if waits:
         message = f"job {job_id} waits, and only a job that runs can be {what}"
         repair = f"`supervisor hold {job_id}` keeps it from being launched, and `supervisor release` ends that."

@@ -171,7 +171,7 @@ class Keeper(turns.Turns):
             os.killpg(stop.pid, signal.SIGKILL)
         elif (stop.pid, stop.start) not in stop.terminated:
             stop.terminated.add((stop.pid, stop.start))
-            os.killpg(stop.pid, signal.SIGTERM)
+            os.killpg(stop.pid, stop.first_signal)
 
     def _handle(self, message: protocol.Message) -> None:
         match message:
@@ -403,7 +403,10 @@ class Keeper(turns.Turns):
             return  # until it is asked for anew
         signalled = record.held.get("signalled_boot_ns")
         at_once = at_once and signalled in {None, request["signalled_boot_ns"]}
-        stop = child.stop = child.new_stop(record.mark_signalled, signalled_ns=signalled, is_child=True)
+        first = record.held.get("signal")
+        stop = child.stop = child.new_stop(
+            record.mark_signalled, signalled_ns=signalled, is_child=True, first_signal=first
+        )
         child.why, child.record = str(record.held["why"]), record
         self.stopping[stop] = child
         self.outputs.drop(child.token)

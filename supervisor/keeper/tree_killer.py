@@ -30,6 +30,9 @@ _STOPPED: Final = frozenset("Tt")
 class Stop(JobTree):
     """One tree that is being ended.
 
+    ``first_signal`` is sent first; when the leader has ended, what is left of the tree gets SIGTERM, as a background
+    process of a shell ignores SIGINT.
+
     ``on_signal`` records the stop on disk. It is called with the boot-clock time, right before the first signal; if it
     raises ``NotKnown``, it is called again later. ``is_child``: the leader is a child of this process and was not
     reaped yet, so that no other process can have its pid.
@@ -57,6 +60,7 @@ class Stop(JobTree):
         ended_ns: int | None = None,
         is_child: bool = False,
         tree: cgroups.TreeGroup | None = None,
+        first_signal: int | None = None,
     ) -> None:
         """Describe the tree; ``signalled_ns`` continues a stop that another process has begun."""
         super().__init__(job_id, pid, start, ended_ns)
@@ -64,6 +68,7 @@ class Stop(JobTree):
         self.on_signal = on_signal
         self.signalled_ns = signalled_ns
         self.is_child = is_child
+        self.first_signal = signal.SIGTERM if first_signal is None else first_signal
         self.natural = self.refused = False
         self.reached = signalled_ns is not None  # the process that has begun it may have reached it
         self.terminated: set[tuple[int, int]] = set()
@@ -155,7 +160,7 @@ class TreeKiller:
         stop.next_ns = stop.delay_ns = self._soonest = 0
 
     def signal_leader(self, stop: Stop) -> bool:
-        """Send SIGTERM to the leader right now, ahead of the first snapshot; ``False`` if it has ended already.
+        """Send the first signal to the leader right now, ahead of the first snapshot; ``False`` if it has ended.
 
         Only for a stop that is recorded as signalled, and a leader without children. With many processes a snapshot
         takes longer than a deadline should overshoot. A leader with children needs the snapshot first: a child that
@@ -225,6 +230,9 @@ class TreeKiller:
         now = processes.boottime_ns()
         kill_ns = stop.signalled_ns + stop.grace_ns
         if now < kill_ns:
+            if stop.first_signal != signal.SIGTERM and all(each.pid != stop.pid for each in members):
+                stop.first_signal = signal.SIGTERM
+                stop.terminated.clear()
             self._terminate(stop, members)
         else:
             if stop.tree is not None:
@@ -317,11 +325,11 @@ class TreeKiller:
             stop.terminated.add(key)  # once each: for many programs a second SIGTERM means something else
             try:
                 if stop.is_child and process.pid == stop.pid:
-                    os.kill(process.pid, signal.SIGTERM)
+                    os.kill(process.pid, stop.first_signal)
                     stop.reached = True
                     if process.state in _STOPPED:
                         os.kill(process.pid, signal.SIGCONT)
-                elif processes.send_signal(*key, signal.SIGTERM):
+                elif processes.send_signal(*key, stop.first_signal):
                     stop.reached = True
                     if process.state in _STOPPED:
                         processes.send_signal(*key, signal.SIGCONT)

@@ -11,7 +11,7 @@ import trio
 from supervisor.engines.interface import Client
 from supervisor.errors import JobNotFound
 from supervisor.jobdir import factories, records
-from supervisor.jobs import pausing
+from supervisor.jobs import pausing, signalling
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.inputs import check_message, connection_to, deliver
 from supervisor.model import Job
@@ -109,39 +109,74 @@ class ControlMethods:
         connection = await self.access.in_thread(lambda catalog: connection_to(catalog, job_id))
         await trio.to_thread.run_sync(partial(deliver, connection, job_id, data, eof=eof))
 
-    async def cancel(self, job_id: str) -> Job:
+    async def signal(self, job_id: str, signal: int | str) -> Job:
+        """Send a signal to the process of a running job, its leader, and return the job.
+
+        The other processes of the job do not get it. A paused job gets it when it is resumed.
+
+        Input
+            signal: its number, or its name with or without ``SIG``. Not SIGSTOP, which would stop a part of the job
+                unseen: see ``pause``; and while the job is paused not SIGCONT, see ``resume``.
+
+        Raises:
+            JobNotFound: there is no job of this id.
+            InvalidArguments: there is no such signal, it cannot be sent, or the job waits or has ended.
+            JobRunning, JobElsewhere, FeatureUnavailable: as ``pause``.
+            PermissionDenied: the process belongs to another user.
+        """
+
+        def act(client: Client, directory: str) -> None:
+            signalling.send(client, directory, signal)
+
+        signalling.number_of(signal)
+        return await self._control(job_id, "signalled", act)
+
+    async def cancel(self, job_id: str, *, signal: int | str | None = None) -> Job:
         """Stop a job, and return it when no process of it is left; a finished one is returned unchanged.
 
         SIGTERM to everything that belongs to it, its grace, SIGKILL until nothing is left.
+
+        Input
+            signal: sent first, in the place of SIGTERM, to a job that runs on this machine: its number or its name.
+                What outlives the leader then gets SIGTERM. A keeper of an older version sends SIGTERM at once.
+
         Cancelling the call does not take the request back.
         A job that is tried again is stopped for good: the call stops the last attempt, and returns that.
 
         Raises:
             JobNotFound: there is no job of this id.
+            InvalidArguments: there is no such signal, or it ends nothing.
+            FeatureUnavailable: a signal is given, and the job runs on a cluster.
             JobElsewhere: it runs on another host or in another pid namespace.
             PermissionDenied: the processes left after the grace belong to another user; the job goes on.
             JobRunning: some seconds after the grace it still lives, as it is frozen or hangs in the kernel. The stop
                 goes on by itself.
         """
-        job = await self._cancel_attempt(job_id)
+        first = None if signal is None else signalling.check_first(signal)
+        job = await self._cancel_attempt(job_id, first)
         while job.retried_by is not None:
             try:
-                job = await self._cancel_attempt(job.retried_by)
+                job = await self._cancel_attempt(job.retried_by, first)
             except JobNotFound:  # it was forgotten
                 break
         return job
 
-    async def _cancel_attempt(self, job_id: str) -> Job:
+    async def _cancel_attempt(self, job_id: str, first_signal: int | None) -> Job:
         entry = await self.launcher.supervised(job_id)
         if not isinstance(entry, Entry):
             return entry
+        client = self._catalog.client(entry.row)
+        if first_signal is not None and entry.row.started_ns is not None:
+            ask = partial(client.request_stop, entry.directory, by="supervisor", first_signal=first_signal)
+            with contextlib.suppress(OSError):  # a full disk must not keep a job alive
+                await trio.to_thread.run_sync(ask)
         if entry.row.may_be_retried:  # its end may be about to be recorded: the request is on record before that
             request = factories.stop_request("cancelled", "supervisor")
             with contextlib.suppress(OSError):
                 await trio.to_thread.run_sync(records.create, entry.directory, records.STOP, request)
         again = entry.stop_why is not None
         entry.stop("cancelled", "supervisor")
-        await wait_for_stop(entry, self._catalog.client(entry.row), again=again)
+        await wait_for_stop(entry, client, again=again)
         if entry.problem is not None:
             raise entry.problem
         job = entry.job()

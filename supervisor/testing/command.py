@@ -67,6 +67,8 @@ class FakeCommand:
         deadline_at: the time of its deadline, by the clock of the engine; infinite while a pause holds it.
         paused: whether it is paused; its ``seconds`` do not count then.
         stop_reason: why a stop was requested (``cancelled``, ``deadline``, ``output_limit``), or ``None``.
+        stop_signal: the number of the first signal of that stop.
+        signals: the numbers of the signals that were sent to it besides; they do nothing.
         ended: how it ended; ``None`` while it runs.
     """
 
@@ -77,6 +79,8 @@ class FakeCommand:
         self.script = script
         self.pid = pid
         self.stop_reason: str | None = None
+        self.stop_signal = signal.SIGTERM.value
+        self.signals: list[int] = []
         self.ended: Ended | None = None
         self._clock = clock
         self._changed = changed
@@ -156,7 +160,10 @@ class FakeCommand:
         now = processes.boottime_ns()
         request = factories.stop_request(why, by, requested_ns=self._wall_ns(when), signalled_boot_ns=now)
         with contextlib.suppress(OSError):  # a full disk must not keep a job alive
-            records.create(self.request.directory, records.STOP, request)
+            if not records.create(self.request.directory, records.STOP, request):
+                there = records.read_stop(self.request.directory) or {}
+                self.stop_signal = there.get("signal", self.stop_signal)
+                records.mark_stop(self.request.directory, signalled=now)
         grace, script = self.request.grace_seconds, self.script
         stubborn = script.stop_seconds > grace
         ends_at = when + min(script.stop_seconds, grace)
@@ -165,7 +172,7 @@ class FakeCommand:
             self._exit_code = None if stubborn else script.stop_exit_code
             self._signal = signal.SIGKILL.value if stubborn else None
             if not stubborn and self._exit_code is None:
-                self._signal = signal.SIGTERM.value
+                self._signal = self.stop_signal
         self._changed()
 
     def pause(self, *, hold_deadline: bool) -> None:

@@ -130,6 +130,14 @@ class _FakeClient(LocalClient):
         del drive  # a fake engine stops its commands itself
         return self._engine.observe(directory, owner_lives=owner_lives, launched=launched)
 
+    def send_signal(self, directory: str, number: int) -> bool:
+        command = self._engine.launched_in(directory)
+        if command is None:
+            return super().send_signal(directory, number)
+        if command.running:
+            command.signals.append(number)
+        return command.running
+
     def pause(self, directory: str, *, by: str, hold_deadline: bool) -> None:
         command = self._engine.launched_in(directory)
         if command is None:

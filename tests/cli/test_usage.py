@@ -29,6 +29,9 @@ ARGUMENTS = {
     "group": ["list"],
     "explain": ["abcd"],
     "hold": ["abcd"],
+    "pause": ["abcd"],
+    "resume": ["abcd"],
+    "signal": ["abcd", "USR1"],
     "release": ["abcd"],
     "move": ["abcd", "--first"],
 }

@@ -21,20 +21,28 @@ __all__ = ["cancel"]
 @command("cancel", epilog=DEFAULTS)
 @jobs_argument(required=False, fits=completing.unfinished_jobs)
 @click.option("--all", "everything", is_flag=True, help="Cancel every unfinished job of all workspaces.")
+@click.option(
+    "--signal",
+    metavar="SIGNAL",
+    help="Send this signal first, instead of SIGTERM: INT, HUP, ... Not to jobs on clusters.",
+)
 @label_option("Cancel the unfinished jobs of all workspaces that have this label. Repeat it to require several labels.")
-def cancel(call: Invocation, jobs: Sequence[str], *, everything: bool, labels: Mapping[str, str]) -> int:
+def cancel(
+    call: Invocation, jobs: Sequence[str], *, everything: bool, labels: Mapping[str, str], signal: str | None
+) -> int:
     """Stop every JOB and wait until none of its processes is left. A finished job stays unchanged.
 
     Each job gets SIGTERM, and after its grace period SIGKILL. Both signals reach its process group, its
     session, its descendants, and every process that carries the mark of the job. Several jobs are stopped
-    concurrently. With --json, one JOB gives its JSON, and several give a list, as `supervisor list` does.
+    concurrently. With --signal, the processes that outlive the command itself get SIGTERM then. With
+    --json, one JOB gives its JSON, and several give a list, as `supervisor list` does.
     """
     if sum(map(bool, (jobs, everything, labels))) != 1:
         message = "Select jobs by their ids, with --all, or with --label."
         raise click.UsageError(message)
     with call.catalog() as catalog:
         ids, errors = resolve(catalog, jobs) if jobs else (_unfinished(catalog, labels), [])
-        ends = catalog.cancel_all(ids)
+        ends = catalog.cancel_all(ids, signal=signal)
     found = [end for end in ends if isinstance(end, Job)]
     errors += [end for end in ends if isinstance(end, SupervisorError)]
     answer(call, jobs, found, errors)

@@ -23,8 +23,9 @@ def run(call: Invocation, /, **options: Any) -> int:
     The job has an empty stdin unless --stdin is given. If this command's own stdin has input, a warning
     says so.
 
-    Ctrl-C cancels the job. A second Ctrl-C returns without waiting for its end. If this program is killed
-    or its terminal is closed, the job runs on.
+    Ctrl-C cancels the job: it gets SIGINT, and after its grace period SIGKILL. A second Ctrl-C prints its id
+    and returns without waiting for its end. If this program is killed or its terminal is closed, the job runs
+    on.
     """
     from supervisor.cli.running import run_to_end
 

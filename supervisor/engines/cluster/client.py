@@ -44,6 +44,16 @@ class _Remote:
     cached = stop_requested = obstacle = survivors = signal = end = retry_stop = close = staticmethod(_nothing)
     is_unended = has_processes = staticmethod(_no)
 
+    def request_stop(self, directory: str, *, by: str, first_signal: int) -> None:
+        """Raise ``FeatureUnavailable``."""
+        del by, first_signal
+        raise _unavailable(directory, "stopped with another signal than SIGTERM", "Cancel it without a signal.")
+
+    def send_signal(self, directory: str, number: int) -> bool:
+        """Raise ``FeatureUnavailable``."""
+        del number
+        raise _unavailable(directory, "signalled", "Use the commands of the cluster, such as `scancel --signal`.")
+
     def pause(self, directory: str, *, by: str, hold_deadline: bool) -> None:
         """Raise ``FeatureUnavailable``: a scheduler lets its administrators suspend jobs, not their owners."""
         del by, hold_deadline

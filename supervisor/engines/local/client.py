@@ -11,7 +11,7 @@ from supervisor.engines import obstacles
 from supervisor.engines.interface import Observation, StopInProgress
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.liveness_cache import LivenessCache, UnendedCache
-from supervisor.errors import StateFull, SupervisorError
+from supervisor.errors import PermissionDenied, StateFull, SupervisorError
 from supervisor.jobdir import validation
 from supervisor.system import processes
 
@@ -64,6 +64,22 @@ class LocalClient:
     def has_processes(self, job_id: str) -> bool:
         """Search for a process that carries the mark of the job."""
         return reconcile.find_marked_leader(job_id) is not None
+
+    def request_stop(self, directory: str, *, by: str, first_signal: int) -> None:
+        """Record a stop and its first signal. A keeper of an older version sends SIGTERM."""
+        stopping.request_stop(directory, "cancelled", by, first_signal=first_signal)
+
+    def send_signal(self, directory: str, number: int) -> bool:
+        """Send a signal to the process in the record of the job, by its pid and start time."""
+        process = validation.process(directory)
+        if not process:
+            return False
+        try:
+            return processes.send_signal(process["pid"], process["start"], number)
+        except PermissionError:
+            job_id = os.path.basename(directory)
+            message = f"process {process['pid']} of job {job_id} belongs to another user, and is not ours to signal"
+            raise PermissionDenied(message, details={"job_id": job_id, "pid": process["pid"]}) from None
 
     def begin_stop(self, directory: str, by: str) -> StopInProgress:
         """Return the stop of a job."""

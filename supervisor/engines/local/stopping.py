@@ -51,13 +51,19 @@ STUCK_SECONDS: Final = 3.0
 _OVERDUE_SECONDS: Final = 10.0
 
 
-def request_stop(directory: str, why: str, by: str, cause: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def request_stop(
+    directory: str,
+    why: str,
+    by: str,
+    cause: Mapping[str, Any] | None = None,
+    first_signal: int | None = None,
+) -> dict[str, Any]:
     """Write the request, unless there is one already, and return the request that counts.
 
     Raises:
         OSError: it cannot be written; nothing was signalled.
     """
-    request = factories.stop_request(why, by, cause=cause)
+    request = factories.stop_request(why, by, cause=cause, first_signal=first_signal)
     if records.create(directory, records.STOP, request):
         return request
     there = records.read_stop(directory)
@@ -194,6 +200,7 @@ def make_stop(tree: Tree) -> tree_killer.Stop:
         tree=job_cgroups.tree_of(tree.process, directory.rpartition("/")[2]),
         signalled_ns=signalled if _is_time(signalled) else None,
         ended_ns=ended if _is_time(ended) else None,
+        first_signal=tree.request.get("signal"),
     )
 
 
