@@ -11,6 +11,7 @@ import os
 from typing import Final
 
 from supervisor import log
+from supervisor.admission.sessions import in_its_session
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import Inherited, orders_of, write_orders
 from supervisor.jobdir import records
@@ -83,11 +84,12 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
     with contextlib.suppress(FileNotFoundError), open(f"{directory}/{STDIN}", "rb") as file:
         stdin = file.read()
     stdin_open, pty = input_of(row.request)
+    argv, stdin = in_its_session(row.request, tuple(orders.argv), stdin)
     return LaunchRequest(
         job_id=row.job_id,
         directory=directory,
         record=row.request,
-        argv=tuple(orders.argv),
+        argv=argv,
         workspace=os.fsdecode(orders.workspace),
         env=orders.environment,
         stdin=stdin,

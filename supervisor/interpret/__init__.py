@@ -7,9 +7,10 @@ depend on anything else.
 
 To add a kind, write a class with a ``name``, ``verdict`` and ``value`` (see
 ``Interpreter``) and register an instance or a class without arguments under the entry
-point group ``supervisor.kinds``. Two methods are optional: ``render`` (``Renders``: the
-value at a chosen level of detail) and ``progress`` (``Reports``: the progress, read from
-stdout while the command runs)::
+point group ``supervisor.kinds``. Three methods are optional: ``render`` (``Renders``: the
+value at a chosen level of detail), ``progress`` (``Reports``: the progress, read from
+stdout while the command runs), and ``in_session`` (``HasSessions``: a run that met a usage
+limit is continued, not begun anew)::
 
     class Coverage:  # done when the report parses and the total reaches 80 per cent
         name = "coverage"
@@ -36,9 +37,9 @@ stdout while the command runs)::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import attrs
 
@@ -48,19 +49,23 @@ from supervisor.states import Reason
 __all__ = [
     "BUILT_IN",
     "Detail",
+    "HasSessions",
     "Interpreter",
     "Outcome",
     "ProgressReader",
     "Renders",
     "Reports",
+    "SessionCommand",
     "Value",
     "Verdict",
     "exit_verdict",
     "get_interpreter",
     "interrupted_reason",
     "kinds",
+    "new_session_id",
     "read_progress",
     "render",
+    "session_command",
 ]
 
 Detail = Literal["summary", "full"]
@@ -124,6 +129,7 @@ class Verdict:
         retry_after_ms: how long to wait before that, if the output has it.
         detail: one short line about the failure, redacted; for a job that is done, a remark.
         cost_usd: the cost, as the output states it.
+        session_id: the session of an agent, which another run can continue.
         details: JSON-ready facts for the error.
     """
 
@@ -135,6 +141,7 @@ class Verdict:
     retry_after_ms: int | None = None
     detail: str | None = None
     cost_usd: float | None = None
+    session_id: str | None = None
     details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
@@ -196,6 +203,55 @@ class Reports(Protocol):
     def progress(self) -> ProgressReader:
         """Return a reader for one run, which is fed from the beginning of its stdout."""
         ...
+
+
+class SessionCommand(NamedTuple):
+    """A command that works in a session of an agent.
+
+    Attributes:
+        argv: the command.
+        session_id: the id of the session.
+        stdin: its input, in place of the one that the job has; ``None`` for that one.
+    """
+
+    argv: tuple[str, ...]
+    session_id: str
+    stdin: bytes | None = None
+
+
+@runtime_checkable
+class HasSessions(Protocol):
+    """The further method of an interpreter whose commands work in sessions that can be continued."""
+
+    def in_session(self, argv: Sequence[str], session_id: str, prompt: str | None) -> SessionCommand | None:
+        """Return the command that works in a session.
+
+        Args:
+            argv: the command of the job.
+            session_id: the id to begin a session with, if the command names none; or the session to continue.
+            prompt: what to continue with, in place of the prompt of the command; ``None`` to begin.
+
+        Returns:
+            ``None`` for a command whose session cannot be known before it runs, or cannot be continued.
+        """
+        ...
+
+
+def session_command(kind: str, argv: Sequence[str], session_id: str, prompt: str | None) -> SessionCommand | None:
+    """Return the command of a job in a session; ``None`` for a kind without sessions, and see ``HasSessions``."""
+    if kind in {"raw", "json"}:
+        return None
+    try:
+        interpreter = get_interpreter(kind)
+        return interpreter.in_session(argv, session_id, prompt) if isinstance(interpreter, HasSessions) else None
+    except Exception:  # noqa: BLE001  # a kind of another package, or one that is not installed here
+        return None
+
+
+def new_session_id(job_id: str) -> str:
+    """Return the id of the session that a job begins: a UUID that follows from the job id."""
+    variant = "89ab"[int(job_id[16], 16) & 3]
+    return f"{job_id[:8]}-{job_id[8:12]}-4{job_id[13:16]}-{variant}{job_id[17:20]}-{job_id[20:]}"
 
 
 def render(interpreter: Interpreter, outcome: Outcome, detail: Detail | None = None) -> Value:

@@ -8,11 +8,12 @@ and keeper were killed, a complete success envelope still is the answer that was
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from supervisor.interpret import Detail, Outcome, Value, Verdict, exit_verdict, interrupted_reason
+from supervisor.interpret import Detail, Outcome, SessionCommand, Value, Verdict, exit_verdict, interrupted_reason
 from supervisor.interpret.claude_cli import (
     NAME,
     Envelope,
@@ -99,6 +100,12 @@ class Claude:
         structured = envelope.structured_output
         return Value(value=build_answer(envelope.text, structured=structured, facts=facts, bounds=bounds_for(detail)))
 
+    def in_session(self, argv: Sequence[str], session_id: str, prompt: str | None) -> SessionCommand | None:
+        """Return the command ``claude -p`` in a session."""
+        from supervisor.interpret.sessions import claude_in_session
+
+        return claude_in_session(argv, session_id, prompt)
+
     def progress(self) -> ClaudeProgress:
         """Return a reader for the lines of ``stream-json``."""
         from supervisor.interpret.progress import ClaudeProgress
@@ -118,7 +125,12 @@ def _read(outcome: Outcome) -> tuple[Envelope | None, Reading]:
 def _well(outcome: Outcome, envelope: Envelope) -> Verdict:
     """Return the verdict for a run that reports success; it may have no answer."""
     if envelope.answered and (outcome.known or not envelope.followed):
-        return Verdict(reason=Reason.EXITED, detail=_remark(outcome, envelope), cost_usd=envelope.cost_usd)
+        return Verdict(
+            reason=Reason.EXITED,
+            detail=_remark(outcome, envelope),
+            cost_usd=envelope.cost_usd,
+            session_id=envelope.session_id,
+        )
     if outcome.known:
         failure = FAILURES["empty_answer"]
         failure = attrs.evolve(failure, repair=f"{failure.repair} {_KEEP_MESSAGES}")

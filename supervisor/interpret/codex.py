@@ -7,11 +7,12 @@ has the assumptions about the program.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from supervisor.interpret import Detail, Outcome, Value, Verdict, exit_verdict, interrupted_reason
+from supervisor.interpret import Detail, Outcome, SessionCommand, Value, Verdict, exit_verdict, interrupted_reason
 from supervisor.interpret.codex_cli import NAME, ApiError, Run, code_of_stderr, read_run, without_noise
 from supervisor.interpret.failures import (
     ANSWER_WRITTEN,
@@ -82,6 +83,12 @@ class Codex:
         }
         return Value(value=build_answer(run.text, facts=facts, bounds=bounds_for(detail)))
 
+    def in_session(self, argv: Sequence[str], session_id: str, prompt: str | None) -> SessionCommand | None:
+        """Return the command ``codex exec`` in a session."""
+        from supervisor.interpret.sessions import codex_in_session
+
+        return codex_in_session(argv, session_id, prompt)
+
     def progress(self) -> CodexProgress:
         """Return a reader for the events."""
         from supervisor.interpret.progress import CodexProgress
@@ -101,7 +108,7 @@ def _read(outcome: Outcome) -> Run:
 def _well(outcome: Outcome, run: Run) -> Verdict:
     """Return the verdict for a run that reports success; it may have no answer."""
     if run.answered and (outcome.known or not run.followed):
-        return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run))
+        return Verdict(reason=Reason.EXITED, detail=_remark(outcome, run), session_id=run.thread_id)
     if outcome.known:
         return _failed(outcome, Reason.INVALID_OUTPUT, "empty_answer", run, detail=_NO_WORDS)
     verdict = _by_exit(outcome, run)

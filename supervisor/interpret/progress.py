@@ -50,6 +50,7 @@ class Progress:
         limit: what was last said about a usage limit of the account: ``status`` (``allowed``, ``allowed_warning``,
             ``rejected``), and where known its ``name``, its ``utilization`` from 0 to 1, and ``resets_at`` in seconds
             since the epoch. ``None`` if nothing was said.
+        session_id: the session that was announced, or ``None``.
     """
 
     turn: int = 0
@@ -62,6 +63,7 @@ class Progress:
     model: str | None = None
     finished: bool = False
     limit: dict[str, Any] | None = None
+    session_id: str | None = None
 
 
 class _Lines(ABC):
@@ -155,6 +157,11 @@ def _count(value: Any) -> int:
     return 0 if found is None else int(min(found, 2**53))
 
 
+def _id(value: Any) -> str | None:
+    text = text_of(value)
+    return None if text is None else excerpt(text, _NAME_CHARACTERS)
+
+
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [entry for entry in value if is_object(entry)] if is_list(value) else []
 
@@ -207,7 +214,7 @@ class ClaudeProgress(_Lines):
     def _system(self, event: dict[str, Any]) -> None:
         subtype = event.get("subtype")
         if subtype == "init" and (model := text_of(event.get("model"))):
-            self._set(model=excerpt(model, _NAME_CHARACTERS), finished=False)
+            self._set(model=excerpt(model, _NAME_CHARACTERS), finished=False, session_id=_id(event.get("session_id")))
         elif subtype == "background_tasks_changed":
             self._more = agents_among(event.get("tasks"))
         elif subtype == "api_retry":
@@ -293,7 +300,9 @@ class CodexProgress(_Lines):
     def _event(self, kind: str, event: dict[str, Any]) -> None:
         progress = self._progress
         item = event.get("item")
-        if kind == "turn.started":
+        if kind == "thread.started":
+            self._set(session_id=_id(event.get("thread_id")))
+        elif kind == "turn.started":
             self._set(turn=progress.turn + 1, note=None, finished=False)
         elif kind in {"turn.completed", "turn.failed"}:
             self._tools.clear()

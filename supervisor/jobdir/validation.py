@@ -63,6 +63,7 @@ _REQUEST: Final = frozenset(
         *("retry", "series_id", "attempt", "retry_of", "limited", "merge_stderr", "no_new_privs"),
         *("stdin_open", "pty"),
         *("limits", "ignored_limits"),
+        *("session_id", "resumed"),
     }
 )
 """The members of ``job.json`` that this version knows."""

@@ -188,10 +188,15 @@ def outcome_of(
         exit=ended.exit,
         detail=detail,
         cost_usd=verdict.cost_usd,
+        session_id=_text(verdict.session_id or verdict.details.get("session_id")),
         error=None if reason is Reason.EXITED else _error(reason, verdict, own_words=stopped is None),
         stdout_bytes=stdout_bytes,
         stderr_bytes=stderr_bytes,
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:

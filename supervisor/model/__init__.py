@@ -183,6 +183,8 @@ class Job:
         next_attempt_at: of an attempt that waits, and of the one before, when it may be launched.
         stdin_open: whether it was started with a stdin that stays open, for ``send``.
         pty: whether it has a terminal, for ``send`` and ``attach``.
+        session_id: the session of an agent, as soon as it is known: for ``claude -p`` before the launch. Another run
+            can continue it.
         pid: the process id of the command, on the machine that it runs on; ``None`` before the spawn.
         exit_code: ``None`` when unknown or ended by a signal.
         signal: the signal's number that ended it, or ``None``.
@@ -236,6 +238,7 @@ class Job:
     next_attempt_at: datetime | None = None
     stdin_open: bool = False
     pty: bool = False
+    session_id: str | None = None
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None

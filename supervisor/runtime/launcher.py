@@ -19,6 +19,7 @@ import trio
 from supervisor import log
 from supervisor.admission import orders
 from supervisor.admission.groups import check_ticket
+from supervisor.admission.sessions import in_its_session
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, HoldsOrders, JobPhase, LaunchRequest
@@ -31,6 +32,7 @@ from supervisor.errors import (
     JobNotFound,
     SupervisorError,
 )
+from supervisor.interpret import new_session_id, session_command
 from supervisor.jobdir.records import IGNORED_LIMITS
 from supervisor.jobdir.validation import input_of
 from supervisor.jobs import inputs
@@ -366,6 +368,8 @@ class Launcher:
             record["merge_stderr"] = True
         if spec.no_new_privs:
             record["no_new_privs"] = True
+        if (begun := session_command(spec.kind, spec.argv, new_session_id(record["job_id"]), None)) is not None:
+            record["session_id"] = begun.session_id
         if (span := tracing.caller()) is not None:
             record["traceparent"] = span
         if options is not None:
@@ -404,15 +408,16 @@ class Launcher:
         """Return what the engine of a job gets."""
         env, record = draft.spec.env, draft.record
         stdin_open, pty = input_of(record)
+        argv, stdin = in_its_session(record, tuple(map(os.fsencode, draft.spec.argv)), draft.spec.stdin)
         return LaunchRequest(
             job_id=record["job_id"],
             directory=directory,
             record=record,
-            argv=tuple(map(os.fsencode, draft.spec.argv)),
+            argv=argv,
             workspace=record["workspace"],
             env=None if env is None else {os.fsencode(name): os.fsencode(env[name]) for name in env},
             changes=draft.changes,
-            stdin=draft.spec.stdin,
+            stdin=stdin,
             deadline_seconds=record["deadline_seconds"],
             grace_seconds=record["grace_seconds"],
             output_limit=record["output_limit"],

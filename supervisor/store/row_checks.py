@@ -69,6 +69,8 @@ def check_request(record: Mapping[str, Any]) -> None:
         what = "labels"
     elif not isinstance(record.get("limits", {}), Mapping):
         what = "limits"
+    elif type(record.get("session_id", "")) is not str:
+        what = "session_id"
     elif "priority" in record:
         what = _wrong_ticket(record) or _wrong_series(record)
     if what is not None:

@@ -177,6 +177,7 @@ class JobOutcome:
         error: what ``result`` reports, for a job that is not done.
         stdout_bytes: the final size.
         stderr_bytes: the final size.
+        session_id: the session of an agent.
     """
 
     state: State
@@ -187,6 +188,7 @@ class JobOutcome:
     error: ErrorInfo | None = None
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    session_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the ``outcome`` column."""
@@ -198,6 +200,7 @@ class JobOutcome:
             "error": None if self.error is None else attrs.asdict(self.error),
             "stdout_bytes": self.stdout_bytes,
             "stderr_bytes": self.stderr_bytes,
+            **({} if self.session_id is None else {"session_id": self.session_id}),
         }
 
 
@@ -319,6 +322,7 @@ def job_of(
             detail=damage,
             stop_requested=stop_requested,
             progress=progress,
+            session_id=_session_in(row.request, progress),
             queue_reason=queue_reason if row.state == State.QUEUED.value else None,
             stdout_bytes=0 if waits else _size_so_far(directory, "stdout"),
             stderr_bytes=0 if waits else _size_so_far(directory, "stderr"),
@@ -378,6 +382,12 @@ _TRUNCATED: Final = (
 )
 
 
+def _session_in(request: Mapping[str, Any], said: Mapping[str, Any] | None) -> str | None:
+    """Return the session of an agent: what its output has ``said``, or what was known before its launch."""
+    session_id = (said or {}).get("session_id") or request.get("session_id")
+    return session_id if isinstance(session_id, str) else None
+
+
 def _lasting(row: Row) -> dict[str, Any]:
     """Return the fields of the job that depend on the row only."""
     request = row.request
@@ -407,6 +417,7 @@ def _lasting(row: Row) -> dict[str, Any]:
     ended = None if row.completed_ns is None else row.ended
     if ended is None:
         return {**lasting, "poll_after_ms": _POLL_AFTER_MS}
+    lasting["session_id"] = _session_in(request, ended)
     begun_ns = row.created_ns if row.started_ns is None else row.started_ns
     completed_ns = row.completed_ns or 0
     return {

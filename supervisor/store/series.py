@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor import log
+from supervisor.interpret import new_session_id, session_command
 from supervisor.jobdir import records
 from supervisor.retry import Retry, attempt_id, delay_of, is_rate_limited
 from supervisor.store.changes import MEMBER, read_changes
@@ -28,11 +29,17 @@ from supervisor.store.state_root import Layout
 from supervisor.store.tickets import groups_of
 from supervisor.system import processes
 from supervisor.system.observing import is_there
+from supervisor.text.json_lines import is_object
 
-__all__ = ["earlier_ids", "following", "is_claimed", "next_id"]
+__all__ = ["CONTINUE", "earlier_ids", "following", "is_claimed", "next_id"]
 
-_NOT_REPEATED: Final = ("hold", "after", "not_before_ns", "start_within_ns", "delay_ns", "created_boot_ns", MEMBER)
-"""What the first attempt has waited for."""
+_NOT_REPEATED: Final = (
+    *("hold", "after", "not_before_ns", "start_within_ns", "delay_ns", "created_boot_ns", MEMBER),
+    *("session_id", "resumed"),
+)
+"""What the first attempt has waited for, and the session of the one before."""
+CONTINUE: Final = "A usage limit ended this session. It is reset now: continue with the task where you stopped."
+"""What the agent is told when its session is continued."""
 _OF_THE_JOB: Final = frozenset({"deadline", "output_limit", "memory_limit"})
 """Stops that follow from what the job does; any other is the wish that it ends, and its series with it."""
 
@@ -150,7 +157,24 @@ def _record(layout: Layout, row: Row, owner: str, delay: float) -> dict[str, Any
         "delay_ns": delay_ns - min(max(since_ns, 0), delay_ns),
         "owner": owner,
         **_birthplace(request, boot),
+        **_session(row, next_id(row)),
     }
+
+
+def _session(row: Row, job_id: str) -> dict[str, Any]:
+    """Return in which session an attempt works: that of the one before, if a usage limit ended it after some turns."""
+    request, ended = row.request, row.ended or {"error": None}
+    argv, kind = request["argv"], request["kind"]
+    if is_rate_limited(ended):
+        details: Mapping[str, Any] = ended["error"].get("details") or {}
+        usage: object = details.get("usage")
+        session_id = details.get("session_id") or request.get("session_id")
+        # A run that its model never answered has left no session.
+        answered = is_object(usage) and bool(usage.get("output_tokens"))
+        if answered and isinstance(session_id, str) and session_command(kind, argv, session_id, CONTINUE):
+            return {"session_id": session_id, "resumed": True}
+    begun = session_command(kind, argv, new_session_id(job_id), None)
+    return {} if begun is None else {"session_id": begun.session_id}
 
 
 def _birthplace(request: Mapping[str, Any], boot: str) -> dict[str, Any]:

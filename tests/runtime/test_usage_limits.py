@@ -159,3 +159,58 @@ async def test_probes_find_the_end_that_nothing_names(
         assert pause >= timedelta(minutes=minutes), pauses
     assert pauses
     assert all(gap < timedelta(minutes=4) for gap in gaps[: len(gaps) - len(pauses)]), "one probe each time"
+
+
+async def test_the_next_attempt_continues_the_session_that_met_the_limit(
+    state_dir: Path,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001
+) -> None:
+    """Unless its model never answered: then there is no session to continue, and the attempt begins a new one."""
+    launched: list[LaunchRequest] = []
+    tokens = iter([900, 0, 1])
+
+    def script(request: LaunchRequest) -> Script:
+        launched.append(request)
+        session_id = request.argv[2].decode()
+        if (output := next(tokens)) == 1:
+            return Script(
+                stdout=line(type="result", subtype="success", is_error=False, result="ok", session_id=session_id)
+            )
+        failed = line(
+            type="result",
+            subtype="success",
+            is_error=True,
+            api_error_status=429,
+            result="limit",
+            session_id=session_id,
+            usage={"output_tokens": output},
+        )
+        return Script(stdout=failed, exit_code=1)
+
+    engine = FakeEngine(script)
+    async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
+        await sup.set_group("agents")
+        first = await sup.start(
+            ["claude", "-p", "count the stars", "--output-format", "json"],
+            kind="claude",
+            groups=["agents"],
+            retry=Retry(maximum_attempts=5, initial_interval=1),
+            stdin=b"and the planets",
+        )
+        last = await sup.wait(first.job_id)
+    assert last.status is State.DONE
+    begun, continued, anew = [request.argv for request in launched]
+    assert first.session_id == begun[2].decode()
+    assert begun[:2] == (b"claude", b"--session-id")
+    assert begun[3:] == (b"-p", b"count the stars", b"--output-format", b"json")
+    assert launched[0].stdin == b"and the planets"
+    assert continued == (b"claude", b"--resume", begun[2], b"-p", b"--output-format", b"json")
+    assert b"continue" in (launched[1].stdin or b"")
+    assert anew[:2] == (b"claude", b"--session-id")
+    assert anew[2] != begun[2]
+    assert anew[3:] == begun[3:]
+    assert launched[2].stdin == b"and the planets"
+    assert last.session_id == anew[2].decode()
+    assert [json.loads((Path(each.directory) / "job.json").read_text())["argv"] for each in launched] == [
+        ["claude", "-p", "count the stars", "--output-format", "json"]
+    ] * 3
