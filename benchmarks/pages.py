@@ -40,6 +40,7 @@ _TITLES: Final = {
     "sleeping": "With many running",
     "deadlines": "Deadlines",
     "stopping": "Stopping",
+    "containing": "Control groups",
     "output": "Output",
     "reopening": "Opening again",
     "cold": "Whole processes",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from benchmarks.cases.cold import cold
+from benchmarks.cases.containing import containing
 from benchmarks.cases.embedding import embedding
 from benchmarks.cases.growth import growth
 from benchmarks.cases.interpreting import interpreting
@@ -31,6 +32,7 @@ CASES: Final[Mapping[str, Case]] = {
     "sleeping": sleeping,
     "deadlines": deadlines,
     "stopping": stopping,
+    "containing": containing,
     "output": output,
     "reopening": reopening,
     "cold": cold,

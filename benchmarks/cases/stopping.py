@@ -19,7 +19,7 @@ from benchmarks.peers import Session
 from benchmarks.peers.baselines import BARE
 from benchmarks.plan import Plan
 
-__all__ = ["stopping"]
+__all__ = ["await_up", "end_tree", "stopping", "stubborn_tree"]
 
 _MARK: Final = "STUBBORN_TREE"
 _KNOWN: Final = "kill() of known pids"
@@ -27,7 +27,7 @@ _GRACE: Final = 0.2
 _PATIENCE: Final = 15.0
 
 
-def _tree(count: int, mark: str, ready: Path) -> list[str]:
+def stubborn_tree(count: int, mark: str, ready: Path) -> list[str]:
     """Return a command that ignores SIGTERM, like all its descendants, half of them in sessions of their own."""
     below = (count - 1) // 2
     script = (
@@ -51,7 +51,7 @@ def _alive(mark: str) -> list[int]:
     return found
 
 
-def _await_up(ready: Path, mark: str, count: int) -> None:
+def await_up(ready: Path, mark: str, count: int) -> None:
     give_up = time.monotonic() + _PATIENCE
     while not (ready.exists() and len(_alive(mark)) >= count - 1):
         if time.monotonic() > give_up:
@@ -59,7 +59,7 @@ def _await_up(ready: Path, mark: str, count: int) -> None:
         time.sleep(0.02)
 
 
-def _end(mark: str) -> int:
+def end_tree(mark: str) -> int:
     """Kill the remaining processes of a tree, and return their number."""
     left = _alive(mark)
     for pid in left:
@@ -79,12 +79,12 @@ def stopping(plan: Plan) -> Iterator[Figure]:
             taken: list[float] = []
             for _ in range(times):
                 mark, ready = uuid.uuid4().hex, plan.fresh("tree") / "ready"
-                job = await sup.start(_tree(count, mark, ready))
-                _await_up(ready, mark, count)
+                job = await sup.start(stubborn_tree(count, mark, ready))
+                await_up(ready, mark, count)
                 begun = time.perf_counter()
                 await sup.cancel(job.job_id)
                 taken.append(time.perf_counter() - begun - _GRACE)
-                if left := _end(mark):
+                if left := end_tree(mark):
                     raise AssertionError(left)
             return sorted(taken)[len(taken) // 2] * 1e3
 
@@ -92,8 +92,8 @@ def stopping(plan: Plan) -> Iterator[Figure]:
 
     def known() -> float:
         mark, ready = uuid.uuid4().hex, plan.fresh("tree") / "ready"
-        with subprocess.Popen(_tree(count, mark, ready)) as process:
-            _await_up(ready, mark, count)
+        with subprocess.Popen(stubborn_tree(count, mark, ready)) as process:
+            await_up(ready, mark, count)
             pids = [process.pid, *_alive(mark)]
             watched = [os.pidfd_open(pid) for pid in pids]
             begun = time.perf_counter()
@@ -135,8 +135,8 @@ def _await_end(descriptor: int) -> None:
 def _stop_of(plan: Plan, session: Session, count: int) -> Callable[[], float]:
     def measure() -> float:
         mark, ready = uuid.uuid4().hex, plan.fresh("tree") / "ready"
-        job = session.start(_tree(count, mark, ready))
-        _await_up(ready, mark, count)
+        job = session.start(stubborn_tree(count, mark, ready))
+        await_up(ready, mark, count)
         try:
             begun = time.perf_counter()
             session.stop(job)
@@ -145,7 +145,7 @@ def _stop_of(plan: Plan, session: Session, count: int) -> Callable[[], float]:
             reason = f"had stopped nothing after {late.timeout:.0f} s"
             raise Cannot(reason) from None
         finally:
-            left = _end(mark)
+            left = end_tree(mark)
         if left:
             reason = f"left {left} of {count} processes alive"
             raise Cannot(reason)

@@ -22,6 +22,8 @@ KEEPER_PREFIX: Final = "supervisor."
 """What the name of a directory with the control groups of one keeper begins with."""
 JOB_PREFIX: Final = "job-"
 _PROCS: Final = "cgroup.procs"
+_NO_DIRECTORY_IN_IT: Final = 2
+"""The links to a directory: its name, and the one that it has in itself; each directory in it has one more."""
 _UNITS: Final = (".service", ".scope")
 
 
@@ -85,11 +87,12 @@ class Places:
         self.missing: dict[str, str] = {}
 
 
-def find_places(*, spawns_into: bool) -> Places:
+def find_places(*, spawns_into: bool, prepare: bool = True) -> Places:
     """Return the places of this process.
 
-    ``spawns_into``: whether a process can be spawned into a control group of version 2 as cheaply as elsewhere. If not,
-    the tree is in a hierarchy of version 1 where there is one.
+    ``spawns_into``: whether a process can be spawned into a group of version 2 as cheaply as elsewhere. If not,
+    the tree is in a hierarchy of version 1 where there is one. ``prepare``: change what has to be changed for that.
+    Then this process may move into a control group below its own.
 
     This is the one function that decides: a place that has to be asked for first (a scope of systemd) is added here.
     """
@@ -97,7 +100,7 @@ def find_places(*, spawns_into: bool) -> Places:
     own = dict(_own_groups())
     unified = own.pop("", None)
     if unified is not None:
-        _find_unified(unified, found)
+        _find_unified(unified, found, prepare=prepare)
     elif not own:
         found.missing = dict.fromkeys(("tree", *CONTROLLERS), "no hierarchy of control groups is mounted")
         return found
@@ -162,7 +165,7 @@ def _find_old(name: str, directory: str, found: Places) -> None:
         found.missing[name] = f"{directory} is not writable for this user"
 
 
-def _find_unified(own: str, found: Places) -> None:
+def _find_unified(own: str, found: Places, *, prepare: bool) -> None:
     """Add the places in the hierarchy of version 2: the own control group, or one above it in the same unit."""
     if _is_writable(own):
         found.tree = Place(own, 2)
@@ -179,7 +182,7 @@ def _find_unified(own: str, found: Places) -> None:
         if not _is_writable(directory):
             why: str | None = f"{directory} is not writable for this user"
         else:
-            why = _enable(directory, wanted)
+            why = _enable(directory, wanted, prepare=prepare)
         for name in wanted:
             if why is None:
                 found.limits[name] = Place(directory, 2)
@@ -205,7 +208,7 @@ def _within_unit(own: str) -> Iterator[str]:
             return
 
 
-def _enable(directory: str, names: Sequence[str]) -> str | None:
+def _enable(directory: str, names: Sequence[str], *, prepare: bool) -> str | None:
     """Have the control groups below a directory use these controllers; return why that is not possible, or ``None``.
 
     A control group whose members use controllers holds no processes itself. So this process moves down if it
@@ -216,7 +219,11 @@ def _enable(directory: str, names: Sequence[str]) -> str | None:
     try:
         if set(read(control).split()) >= set(names):
             return None
-        if read(f"{directory}/{_PROCS}").split() == [str(os.getpid())]:
+        members = read(f"{directory}/{_PROCS}").split()
+        if not prepare:
+            others = len([pid for pid in members if pid != str(os.getpid())])
+            return f"{directory} holds {others} other processes itself" if others else None
+        if members == [str(os.getpid())]:
             below = f"{directory}/keeper-{os.getpid()}"
             try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms
                 os.mkdir(below)
@@ -273,6 +280,8 @@ class TreeGroup:
         found = [self.directory]
         for directory in found:  # it grows meanwhile
             try:
+                if os.stat(directory).st_nlink == _NO_DIRECTORY_IN_IT:
+                    continue
                 with os.scandir(directory) as entries:
                     found += [
                         entry.path
@@ -299,7 +308,7 @@ class TreeGroup:
         try:
             if self.version == 2:
                 return "populated 0" in read(f"{self.directory}/cgroup.events")
-            return not read(f"{self.directory}/{_PROCS}") and not self.pids()
+            return not self.pids()
         except FileNotFoundError:
             return True
 

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from supervisor.cli.doctor.check import Check, Severity
+from supervisor.keeper import spawn
+from supervisor.system import cgroups
 
-__all__ = ["check_containment"]
+__all__ = ["check_cgroups", "check_containment"]
 
 _UNIT: Final = re.compile(r"/([^/]+\.(?:service|scope))(?:/|$)")
 _SESSION: Final = re.compile(r"/session-[^/]+\.scope(?:/|$)")
@@ -89,17 +91,35 @@ def _cgroup() -> Iterator[Check]:
         yield Check("systemd", Severity.WARNING, message, repair, facts)
     else:
         yield Check("systemd", Severity.FINE, "in no unit and no login session", facts=facts)
-    yield _own_cgroups(path)
+    yield from check_cgroups(cgroups.find_places(spawns_into=spawn.CAN_SPAWN_INTO, prepare=False))
 
 
-def _own_cgroups(path: str) -> Check:
-    mounts = _read("/proc/self/mountinfo").splitlines()
-    mount = next((line.split(" ")[4] for line in mounts if " - cgroup2 " in line), "")
-    directory = f"{mount}{path}".rstrip("/")
-    usable = bool(mount) and os.access(directory or "/", os.W_OK) and os.access(f"{directory}/cgroup.procs", os.W_OK)
-    facts = {"cgroup2": mount or None, "writable": usable}
-    message = "can be created here" if usable else "cannot be created here; jobs are stopped process by process"
-    return Check("cgroups", Severity.NOTE, message, facts=facts)
+_REPAIR: Final = (
+    "Run it where control groups are delegated: in a unit with Delegate=yes, or under "
+    "`systemd-run --user --scope -p Delegate=yes`."
+)
+
+
+def check_cgroups(places: cgroups.Places) -> Iterator[Check]:
+    """Check whether jobs get control groups, and which limits they can have."""
+    tree = places.tree
+    facts: dict[str, Any] = {"directory": tree and tree.directory, "version": tree and tree.version}
+    if tree is None:
+        message = f"cannot be created here ({places.missing['tree']}); jobs are stopped process by process"
+        yield Check("cgroups", Severity.NOTE, message, _REPAIR, facts)
+    elif tree.version == 2 and not spawn.CAN_SPAWN_INTO:
+        message = "can be created here, for jobs with limits: others would start too slowly with this C library"
+        yield Check("cgroups", Severity.NOTE, message, "glibc 2.39 and newer start every job in its own.", facts)
+    else:
+        message = f"can be created here; each job gets its own, version {tree.version}"
+        yield Check("cgroups", Severity.FINE, message, facts=facts)
+    missing = {name: why for name, why in places.missing.items() if name != "tree"}
+    facts = {"possible": sorted(places.limits), "missing": missing}
+    if not missing:
+        yield Check("job limits", Severity.FINE, "memory, cpu and pids of a job can be limited", facts=facts)
+    else:
+        why = "; ".join(f"{name}: {missing[name]}" for name in cgroups.CONTROLLERS if name in missing)
+        yield Check("job limits", Severity.NOTE, f"not possible for {why}", _REPAIR, facts)
 
 
 def _user() -> str:
