@@ -6,14 +6,15 @@ This module imports Trio late: a helper that finds nothing to do exits in half t
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import Final
 
 from supervisor.admission.helper import can_go_on, only_one
-from supervisor.errors import SupervisorError
+from supervisor.errors import InvalidSettings, SupervisorError
 from supervisor.jobdir import job_marks
 from supervisor.jobs.catalog import Catalog
-from supervisor.settings import Settings
+from supervisor.settings import Settings, config_file
 
 __all__ = ["launch_waiting", "main"]
 
@@ -30,11 +31,30 @@ def main() -> int:
     """
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
     try:
-        launch_waiting(Settings())
+        launch_waiting(_settings())
     except SupervisorError as error:
         sys.stderr.write(f"supervisor: {error.message}\n")
         return 125
     return 0
+
+
+def _settings() -> Settings:
+    """Return the settings. A mistake in the configuration file keeps no job from being launched.
+
+    The state root comes from the environment, and what the file says about a job is in its record.
+    """
+    try:
+        return Settings()
+    except InvalidSettings:
+        given = os.environ.get(config_file.VARIABLE)
+        os.environ[config_file.VARIABLE] = os.devnull
+        try:
+            return Settings(job_max_count=sys.maxsize)  # the file may allow more jobs to be kept: forget none
+        finally:
+            if given is None:
+                del os.environ[config_file.VARIABLE]
+            else:
+                os.environ[config_file.VARIABLE] = given
 
 
 def launch_waiting(settings: Settings) -> bool:

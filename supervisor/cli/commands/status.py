@@ -41,7 +41,8 @@ def _describe(job: Job, late: float | None) -> list[str]:
     command_known = job.started_at is not None or not finished
     usage = [
         None if job.cpu_seconds is None else f"{text.duration(job.cpu_seconds)} of CPU time",
-        None if job.max_rss_bytes is None else f"{text.size(job.max_rss_bytes)} of memory at most",
+        None if job.max_rss_bytes is None else f"{text.size(job.max_rss_bytes)} of memory in one process at most",
+        None if job.memory_peak_bytes is None else f"{text.size(job.memory_peak_bytes)} in all at most",
         None if job.cost_usd is None else f"{job.cost_usd:.4f} USD",
     ]
     facts = [
@@ -58,6 +59,7 @@ def _describe(job: Job, late: float | None) -> list[str]:
         ("Kind", text.one_line(job.kind)),
         ("Groups", text.one_line(" ".join(job.groups)) or None),
         ("Labels", text.labels(job.labels.items()) or None),
+        ("Limits", _limits(job)),
         ("Process", None if finished or job.pid is None else str(job.pid)),
         ("Input", None if finished else _input(job)),
         ("Exit", _exit(job)),
@@ -68,6 +70,17 @@ def _describe(job: Job, late: float | None) -> list[str]:
         ("Deadline", _deadline(job, now)),
     ]
     return text.pairs(facts)
+
+
+def _limits(job: Job) -> str | None:
+    held = job.limits or {}
+    memory, cpus, pids = (held.get(name) for name in ("memory_bytes", "cpus", "pids"))
+    words = [
+        None if memory is None else f"{text.size(memory)} of memory",
+        None if cpus is None else f"{cpus:g} processors",
+        None if pids is None else f"{pids} processes",
+    ]
+    return ", ".join(filter(None, words)) or None
 
 
 def _attempt(job: Job, now: datetime) -> str | None:

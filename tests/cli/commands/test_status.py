@@ -63,3 +63,12 @@ def test_a_job_that_takes_messages_says_where_they_go(cli: Any) -> None:
         assert f"Input      {words}\n" in cli("status", job_id).stdout
         cli("cancel", job_id)
         assert "Input" not in cli("status", job_id).stdout
+
+
+def test_a_job_says_what_its_limits_are(cli: Any) -> None:
+    words = ["--memory", "200M", "--cpus", "1.5", "--pids", "50", "--limits", "best-effort"]
+    job_id = cli.start(*words, "--", "true")
+    cli("wait", job_id)
+    assert "Limits     200.0 MiB of memory, 1.5 processors, 50 processes\n" in cli("status", job_id).stdout
+    job_id = cli.start("--pids", "50", "--limits", "best-effort", "--", "true")
+    assert "Limits     50 processes\n" in cli("status", job_id).stdout
