@@ -54,10 +54,20 @@ FOR_USERS = {"testing", "__main__", "__init__"}
 STDLIB_ONLY = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in KEEPER_FILES}
 
 # Used by some commands only, and slow to import.
-HEAVY = ("click", "hypercorn", "importlib.metadata", "mcp", "opentelemetry", "rich", "starlette", "structlog")
+HEAVY = (
+    "click",
+    "hypercorn",
+    "importlib.metadata",
+    "mcp",
+    "opentelemetry",
+    "rich",
+    "starlette",
+    "structlog",
+    "textual",
+)
 
 # Extras install these, and tests must run without them.
-EXTRAS = ("hypercorn", "mcp", "opentelemetry", "starlette")
+EXTRAS = ("hypercorn", "mcp", "opentelemetry", "rich", "starlette", "textual")
 
 
 def _root() -> Path:

@@ -2,17 +2,19 @@
 
 ===============  ============================================================================
 ``app``          the group of commands, which imports a command when it is called; usage errors
-``commands/``    one file for each command; ``doctor/`` and ``bench/`` are commands with several
+``commands/``    one file for each command; ``doctor/``, ``bench/`` and ``top/`` are commands with several
 ``running``      the loop of ``run``: output, clock, signals
 ``several``      commands that take several jobs
 ``job_options``  the options of ``run`` and ``start``, and the request that they describe
 ``defaults``     their defaults in the configuration file
 ``arguments``    arguments and options that several commands share
+``completing``   what a shell offers for their values; ``shells``: the scripts, and their protocol
 ``front``        what every command shares: ``--json``, ``--state-dir``, errors, logging
 ``exits``        the exit statuses, and the worst of several
 ``inherited``    what the caller passes on: closed descriptors, the environment
 ``streams``      writing to stdout and stderr, which may fail
 ``terminal``     colours, width, redrawing
+``table``        aligned columns that fit a terminal; ``job_columns``: those of jobs
 ``text``         durations, sizes, command lines and outcomes as text
 ===============  ============================================================================
 

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "explain": ("commands.explain", "explain", "Say why a job waits, or how it is known that it runs or has ended."),
     "group": ("commands.group", "group", "Limit how many jobs run at a time."),
     "launch-waiting": ("commands.launch_waiting", "launch_waiting", "Launch waiting jobs until none can be launched."),
+    "top": ("top.command", "top", "Show groups and jobs as they change."),
     "mcp": ("commands.mcp", "mcp", "Serve jobs to MCP hosts, over stdio or HTTP."),
     "doctor": ("doctor.command", "doctor", "Check the installation, the state root and this machine."),
     "bench": ("bench.command", "bench", "Measure the supervisor under load, and check every result."),

@@ -38,6 +38,7 @@ __all__ = [
     "report",
     "report_unexpected",
     "shared_options",
+    "silence",
     "write_document",
 ]
 
@@ -187,6 +188,11 @@ def _configure_logging(level: str) -> None:
     logging.captureWarnings(capture=True)
     ours.setLevel(level.upper())
     ours.propagate = False
+
+
+def silence() -> None:
+    """Log nothing from here on: a line would be drawn over a live view."""
+    logging.disable(logging.CRITICAL)
 
 
 def _settings(state_dir: str | None) -> Settings:

@@ -31,14 +31,19 @@ class Change:
         directories: Iterable[str],
         mask: int = CHANGED,
         is_relevant: Callable[[str], bool] = lambda _: True,
+        wakers: Iterable[int] = (),
     ) -> None:
         """Watch these job directories and the processes that they name.
 
         ``is_relevant`` says of a directory in which something was written whether its job may have changed.
+        ``wakers`` are descriptors: a wait ends when one of them can be read. It reads nothing from them.
         """
         self._all = frozenset(directories)
         self._is_relevant = is_relevant
         self._poll = select.poll()
+        self._wakers = frozenset(wakers)
+        for waker in self._wakers:
+            self._poll.register(waker, select.POLLIN)
         self._notify = Inotify.open()
         self._blind = self._notify is None
         if self._notify is not None:
@@ -127,7 +132,8 @@ class Change:
                 if OVERFLOWN in numbers:
                     return self._all
                 changed.update(filter(self._is_relevant, map(self._by_watch.__getitem__, numbers)))
-            else:  # it stays readable for ever; the next change is a write into the directory
+            elif descriptor not in self._wakers:
+                # It stays readable for ever; the next change is a write into the directory.
                 self._poll.unregister(descriptor)
                 ended = self._by_pidfd[descriptor]
                 changed |= ended

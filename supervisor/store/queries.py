@@ -21,6 +21,7 @@ __all__ = ["ALL", "UNAWAITED", "UNFINISHED", "Queries", "parse"]
 UNFINISHED: Final = "('queued', 'running')"
 UNAWAITED: Final = "NOT EXISTS (SELECT 1 FROM deps WHERE on_seq = jobs.seq)"
 """True of a job that no waiting job depends on."""
+_WAITS: Final = "(seq IN (SELECT seq FROM waiting) OR seq IN (SELECT seq FROM later))"
 _UNFINISHED_STATES: Final = ("queued", "running")
 _MAX_REMEMBERED: Final = 1024
 
@@ -144,6 +145,29 @@ class Queries(Connection):
         if len(states) > 1:  # one query each, so that an index of SQLite returns the rows in order
             found.sort(key=attrgetter("seq"), reverse=True)
         return found[:limit]
+
+    def begun(self, most: int) -> list[Row]:
+        """Return unfinished jobs that do not wait in the queue, the newest first."""
+        return self._select(f"WHERE state IN {UNFINISHED} AND NOT {_WAITS} ORDER BY seq DESC LIMIT ?", (most,))
+
+    def waiting(self, most: int) -> list[Row]:
+        """Return jobs that wait in the queue, the oldest first."""
+        return self._select(f"WHERE state IN {UNFINISHED} AND {_WAITS} ORDER BY seq LIMIT ?", (most,))
+
+    def last_ended(self, most: int) -> list[Row]:
+        """Return ended jobs that have not expired, the one that ended last first."""
+        kept = "SELECT seq FROM jobs WHERE completed_ns IS NOT NULL AND (expires_ns IS NULL OR expires_ns > ?)"
+        clause = f"WHERE seq IN ({kept} ORDER BY completed_ns DESC LIMIT ?) ORDER BY completed_ns DESC"
+        return self._select(clause, (self.layout.clock.now_ns(), most))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs run, wait and have ended, as far as that is recorded."""
+        statement = f"""
+            SELECT (SELECT count(*) FROM jobs WHERE state IN {UNFINISHED}),
+                (SELECT count(*) FROM waiting) + (SELECT count(*) FROM later), (SELECT count(*) FROM jobs)
+        """  # noqa: S608  # our own names
+        unfinished, waiting, kept = self.read(lambda: self._db.execute(statement).fetchone())
+        return {"running": max(0, unfinished - waiting), "waiting": waiting, "ended": kept - unfinished}
 
     def unfinished(self, after: int = 0, *, owner: str | None = None) -> list[Row]:
         """Return every unfinished job of all workspaces, the oldest first; of one owner if given."""

@@ -34,6 +34,7 @@ ARGUMENTS = {
     "signal": ["abcd", "USR1"],
     "release": ["abcd"],
     "move": ["abcd", "--first"],
+    "send": ["abcd"],
 }
 
 

@@ -71,8 +71,9 @@ def screen(directory: Path, command: str, *, columns: int = 80, lines: int = 24)
     shown = Screen(socket, output)
     environment = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
     environment.pop("TMUX", None)
-    # The shell waits for a line that is typed once its output is copied; it stays when the command has ended.
-    script = f"stty -echo; read -r go; stty echo; {command}\nstatus=$?; printf 'ended with %s\\n' $status; exec cat"
+    # The shell waits for a line that is typed once its output is copied; it stays when the command has ended, also by
+    # a Ctrl-C, which reaches both.
+    script = f"trap : INT; stty -echo; read -r go; stty echo; {command}\nprintf 'ended with %s\\n' $?; exec cat"
     size = ["-x", str(columns), "-y", str(lines)]
     head = ["tmux", "-u", "-S", str(socket), "-f", "/dev/null"]
     try:

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from supervisor.cli import exits, inherited
-from supervisor.cli.arguments import job_argument
+from supervisor.cli import completing, exits, inherited
+from supervisor.cli.arguments import one_job
 from supervisor.cli.front import Invocation, command
 from supervisor.jobs.inputs import MAX_MESSAGE, check_message
 from supervisor.jobs.inputs import send as send_message
@@ -16,7 +16,7 @@ __all__ = ["send"]
 
 
 @command("send")
-@job_argument
+@one_job(completing.running_jobs)
 @click.option("--eof", is_flag=True, help="Close its stdin after that; on a terminal, type Ctrl-D.")
 def send(call: Invocation, job: str, *, eof: bool) -> int:
     """Send what this command reads from stdin, at most 64 KiB, to a running JOB.

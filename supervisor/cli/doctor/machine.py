@@ -39,6 +39,9 @@ _LOW_SPACE: Final = 1 << 30
 _MIN_SPACE: Final = 1 << 24
 _MIN_DESCRIPTORS: Final = 256
 
+_EXTRAS: Final = {"mcp": "mcp", "hypercorn": "mcp", "textual": "top"}
+"""Libraries that only an extra needs."""
+
 
 def check_versions() -> Iterator[Check]:
     """Report the versions of Python, of this package and of what it imports."""
@@ -50,20 +53,22 @@ def check_versions() -> Iterator[Check]:
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     yield Check("platform", Severity.NOTE, system, facts={"system": platform.system(), "release": platform.release()})
     found: dict[str, str | None] = {"sqlite": sqlite3.sqlite_version}
-    for name in ("trio", "attrs", "cattrs", "click", "structlog", "rich", "mcp", "hypercorn"):
+    for name in ("trio", "attrs", "cattrs", "click", "structlog", *_EXTRAS):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
     missing = [name for name, held in found.items() if held is None]
-    needed = [name for name in missing if name not in {"mcp", "hypercorn"}]
+    needed = [name for name in missing if name not in _EXTRAS]
     words = ", ".join(f"{name} {held}" for name, held in found.items() if held is not None)
     if needed:
         repair = "Install trio-supervisor again, with its dependencies."
         yield Check("libraries", Severity.PROBLEM, f"missing: {', '.join(needed)}", repair, found)
     else:
-        extra = "; not installed, needed only for MCP: " + ", ".join(missing) if missing else ""
-        yield Check("libraries", Severity.FINE, words + extra, facts=found)
+        optional = ", ".join(f"{name} (extra {_EXTRAS[name]})" for name in missing)
+        yield Check(
+            "libraries", Severity.FINE, f"{words}; not installed: {optional}" if missing else words, facts=found
+        )
 
 
 # ------------------------------------------------------------ the state root
