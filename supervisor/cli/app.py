@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "move": ("commands.places", "move", "Change the order of a waiting job."),
     "pause": ("commands.pause", "pause", "Stop the processes of running jobs for a while."),
     "resume": ("commands.pause", "resume", "Continue paused jobs."),
+    "rerun": ("commands.rerun", "rerun", "Start a job again, with changes."),
     "signal": ("commands.signal", "signal_job", "Send a signal to the process of a running job."),
     "explain": ("commands.explain", "explain", "Say why a job waits, or how it is known that it runs or has ended."),
     "group": ("commands.group", "group", "Limit how many jobs run at a time."),

@@ -11,7 +11,7 @@ import attrs
 import click
 
 from supervisor.cli import completing, inherited
-from supervisor.cli.arguments import dependency, finite, label_option, moment, seconds, size, workspace_option
+from supervisor.cli.arguments import dependency, finite, label_option, moment, one_job, seconds, size, workspace_option
 from supervisor.cli.front import DEFAULTS, Invocation
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
@@ -25,7 +25,7 @@ from supervisor.retry import Retry
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["COMMAND_LINE", "make_spec", "prepare", "request_options"]
+__all__ = ["ATTRIBUTES", "COMMAND_LINE", "changing_options", "make_spec", "prepare", "request_options"]
 
 # Every word after the name of the command belongs to the command, options included.
 COMMAND_LINE: Final[dict[str, Any]] = {"context_settings": {"allow_interspersed_args": False}, "epilog": DEFAULTS}
@@ -105,6 +105,15 @@ def _slurm_options(function: _F) -> _F:
 
 def request_options(function: _F) -> _F:
     """Add the options that describe a job, and its command: the arguments of ``make_spec``."""
+    return _add_options(function, required=True)
+
+
+def changing_options(function: _F) -> _F:
+    """Add the argument ``JOB``, and the same options, and maybe another command, to change its request."""
+    return one_job(completing.any_job)(_add_options(function, required=False))
+
+
+def _add_options(function: _F, *, required: bool) -> _F:
     for add in reversed(
         (
             workspace_option("Run it in this directory, instead of the current one."),
@@ -340,9 +349,9 @@ def request_options(function: _F) -> _F:
             _slurm_options,
             click.argument(
                 "command",
-                metavar="COMMAND...",
+                metavar="COMMAND..." if required else "[-- COMMAND...]",
                 nargs=-1,
-                required=True,
+                required=required,
                 type=click.UNPROCESSED,
                 shell_complete=completing.command_words,
             ),
@@ -379,6 +388,17 @@ _RETRY: Final = {
 }
 """The options about retries, and the attributes of ``Retry`` that they set."""
 _LOST: Final = "job_lost"
+
+ATTRIBUTES: Final = {
+    "env_file": "env",
+    **dict.fromkeys(
+        ("attempts", "retry_on", "retry_never_on", "retry_delay", "retry_factor", "retry_max_delay"), "retry"
+    ),
+    **dict.fromkeys(("memory", "cpus", "pids", "enforce"), "limits"),
+    **dict.fromkeys(("shared_dir", "deadline_from", "admission"), "engine_options"),
+    **dict.fromkeys((f"slurm_{name}" for name in SLURM_OPTIONS), "engine_options"),
+}
+"""For each option whose name is not that of an attribute of ``JobSpec``, the attribute that it sets."""
 
 
 def _retry(options: dict[str, Any]) -> Retry | None:

@@ -287,6 +287,7 @@ class Keeper(turns.Turns):
                 "deadline_boot_ns": child.deadline,
                 "ticks": self.ticks.agree,
                 "controls": records.CONTROLS,
+                **({"stdin": True} if launch.asked.descriptors > 1 else {}),
                 **({} if child.leaf is None else child.leaf.record()),
             },
         )

@@ -30,6 +30,7 @@ from supervisor.engines.interface import Engine
 from supervisor.errors import JobElsewhere, JobNotFound, JobRunning, PermissionDenied, StateBusy
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.listing import query_of
+from supervisor.jobs.rerunning import request_again
 from supervisor.jobs.results import check_detail, running_error
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
@@ -153,6 +154,30 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods):
             As for ``start``: the call is cancelled before anything was done, or after the jobs were recorded.
         """
         return await start_many(self.launcher, self._registry, self.access, specs)
+
+    async def rerun(self, job_id: str, argv: Sequence[str] | None = None, **options: Unpack[JobOptions]) -> Job:
+        """Start a new job with the request of another one, which may run, wait, or have ended.
+
+        Input
+            argv: a command in the place of that of the job.
+            options: attributes of ``JobSpec`` in the place of those of the job. Not repeated are its idempotency key,
+                and ``hold``, ``after``, ``not_before``, ``delay_seconds`` and ``start_within_seconds``.
+                Its environment and input are not on record: without ``env``, the new job has the environment of this
+                process; ``stdin`` has to be given if the job had input (``None`` is none).
+
+        Errors
+            JobNotFound: there is no job of this id.
+            InvalidArguments: the job had input, and ``stdin`` is not given; and as ``start`` raises it.
+            JobElsewhere: a newer version has made it.
+            StateFull, PermissionDenied, StateBusy, IdempotencyConflict: as ``start`` raises them.
+
+        Cancellation
+            As for ``start``.
+        """
+        self.access.check_open()
+        return await self.start(
+            await self.access.in_thread(lambda catalog: request_again(catalog, job_id, argv, options))
+        )
 
     @overload
     async def run(self, argv: JobSpec) -> Result: ...

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "pause": ["abcd"],
     "resume": ["abcd"],
     "signal": ["abcd", "USR1"],
+    "rerun": ["abcd"],
     "release": ["abcd"],
     "move": ["abcd", "--first"],
     "send": ["abcd"],

@@ -11,7 +11,7 @@ from supervisor.errors import InvalidArguments
 from supervisor.model import Job, JobSpec, Result, to_json
 from supervisor.states import Reason
 
-__all__ = ["start"]
+__all__ = ["start", "start_and_answer"]
 
 
 @command("start", has_defaults=True, **COMMAND_LINE)
@@ -26,11 +26,15 @@ def start(call: Invocation, /, **options: Any) -> int:
     If stdout is closed or not writable, no job is started. If writing the id to stdout fails later, the id
     goes to stderr, and the exit status is 125, or 141 if the reader of stdout has closed it.
     """
+    create_group = options.pop("create_group")
+    return start_and_answer(call, prepare(call, make_spec(**options), create_group=create_group))
+
+
+def start_and_answer(call: Invocation, spec: JobSpec) -> int:
+    """Start a job, print its id, and return the exit status."""
     if not inherited.is_writable(1):
         message = "stdout is not writable, so the job's id could not be printed: nothing was started"
         raise InvalidArguments(message, repair="Redirect stdout to a file, a pipe or /dev/null.")
-    create_group = options.pop("create_group")
-    spec = prepare(call, make_spec(**options), create_group=create_group)
     job, failed = _start(call, spec)
     inherited.warn_of_unread_input(spec.stdin)
     status = exits.OK

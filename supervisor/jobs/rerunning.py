@@ -1,0 +1,87 @@
+"""The request of a job as a request for a new one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import attrs
+
+from supervisor.engines import registry
+from supervisor.errors import InvalidArguments, JobElsewhere
+from supervisor.jobdir import records
+from supervisor.jobs.interface import Jobs
+from supervisor.jobs.validation import spec_of
+from supervisor.model import JobOptions, JobSpec
+from supervisor.model.limits import Limits
+from supervisor.retry import Retry
+from supervisor.store.changes import MEMBER
+from supervisor.store.tickets import groups_of
+from supervisor.system.observing import is_there
+
+__all__ = ["request_again"]
+
+
+def request_again(jobs: Jobs, job_id: str, argv: Sequence[str] | None, options: Mapping[str, Any]) -> JobSpec:
+    """Return the request of a job with a new command, if one is given, and these options instead of its own.
+
+    The environment and the input of a job are not on record. What it waited for (hold, other jobs, times) belonged to
+    its own start, as its idempotency key did.
+
+    Raises:
+        JobNotFound: there is no job of this id.
+        InvalidArguments: an option does not exist or fit, or the job had input, and none is given.
+        JobElsewhere: a newer version has made it.
+    """
+    row = jobs.row(job_id)
+    if row.is_newer:
+        message = f"job {job_id} was made by a newer version of this package"
+        raise JobElsewhere(message, repair="Repeat the call with that version.", details={"job_id": job_id})
+    if "stdin" not in options and _had_input(jobs.directory(row)):
+        message = f"job {job_id} had input on stdin, which is not kept"
+        repair = "Give the input again (--stdin FILE), or none (--stdin /dev/null; in Python, stdin=None)."
+        raise InvalidArguments(message, repair=repair, details={"job_id": job_id})
+    spec_of(("true",), cast("JobOptions", dict(options)))  # raises for an option that does not exist
+    changes = {**options} if argv is None else {**options, "argv": argv}
+    return attrs.evolve(_spec_of_record(row.request), **changes)
+
+
+def _had_input(directory: str) -> bool:
+    process = records.read(directory, records.PROCESS) or {}
+    return process.get("stdin") is True or is_there(f"{directory}/{records.STDIN}")
+
+
+def _spec_of_record(record: Mapping[str, Any]) -> JobSpec:
+    engine: str | None = registry.engine_of(record)
+    engine_options: dict[str, Any] = {}
+    if engine == registry.LOCAL:
+        engine = None
+    else:
+        shared_dir, deadline_from = os.path.dirname(record["directory"]), record.get("deadline_from")
+        given = {**record.get("engine_options", {}), "shared_dir": shared_dir, "deadline_from": deadline_from}
+        engine_options = {name: value for name, value in given.items() if value is not None}
+    deadline = record["deadline_seconds"]
+    return JobSpec(
+        argv=record["argv"],
+        workspace=record["workspace"],
+        kind=record["kind"],
+        deadline_seconds=math.inf if deadline is None else deadline,
+        labels=record["labels"],
+        engine=engine,
+        engine_options=engine_options,
+        groups=groups_of(record),
+        priority=record.get(MEMBER, record).get("priority", record.get("priority", 0)),
+        weight=record.get("weight", 1),
+        spool=record.get("spool", "disk"),
+        retry=Retry.from_record(record["retry"]) if "retry" in record else None,
+        ttl_seconds=record["ttl_seconds"],
+        max_output_bytes=record.get("output_limit"),
+        grace_seconds=record.get("grace_seconds"),
+        merge_stderr=record.get("merge_stderr", False),
+        no_new_privs=record.get("no_new_privs", False),
+        stdin_open=record.get("stdin_open", False),
+        pty=record.get("pty", False),
+        limits=Limits.of(record),
+    )
