@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "cancel": ("commands.cancel", "cancel", "Stop jobs and all their processes."),
     "rm": ("commands.rm", "rm", "Delete finished jobs now."),
     "logs": ("commands.logs", "logs", "Print the output of a job."),
+    "attach": ("commands.attach", "attach", "Attach this terminal to that of a job."),
     "send": ("commands.send", "send", "Send a message to the stdin of a running job."),
     "prune": ("commands.prune", "prune", "Delete finished jobs that have expired or exceed the limit."),
     "hold": ("commands.places", "hold", "Keep waiting jobs from being launched."),

@@ -17,6 +17,8 @@ from supervisor.text.sizes import parse_size
 
 __all__ = [
     "dependency",
+    "detach_key",
+    "detach_option",
     "finite",
     "job_argument",
     "jobs_argument",
@@ -48,6 +50,18 @@ def finite(text: str) -> float:
     except ValueError:
         message = f"{text!r:.80} is not a duration: give {durations.ACCEPTS}."
         raise click.BadParameter(message) from None
+
+
+def detach_key(text: str) -> int | None:
+    """Parse the key that detaches: ``ctrl-]``, ``^]``, or ``none``."""
+    name = text.strip().lower()
+    key = name.removeprefix("ctrl-").removeprefix("^")
+    if name == "none":
+        return None
+    if key == name or len(key) != 1 or not ("a" <= key <= "z" or key in "@[\\]^_"):
+        message = f"{text!r:.40} is not a key: give ctrl- and a letter or one of @ [ \\ ] ^ _, or none."
+        raise click.BadParameter(message)
+    return ord(key.upper()) ^ 0x40
 
 
 def size(text: str) -> int:
@@ -123,3 +137,16 @@ def workspace_scope(workspace: str | None, *, everywhere: bool) -> str | None:
         message = "--all and --workspace exclude each other."
         raise click.UsageError(message)
     return None if everywhere else workspace or os.curdir
+
+
+def detach_option(function: _F) -> _F:
+    """Add the option of the key that detaches."""
+    help_ = "The key that detaches, as ctrl-q, or 'none'. Default: ctrl-]."
+    return click.option(
+        "--detach-key",
+        metavar="KEY",
+        default="ctrl-]",
+        envvar="SUPERVISOR_DETACH_KEY",
+        type=detach_key,
+        help=help_,
+    )(function)

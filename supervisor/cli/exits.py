@@ -29,6 +29,7 @@ __all__ = [
     "STILL_RUNNING",
     "TIMED_OUT",
     "USAGE",
+    "is_expressed",
     "of_command",
     "of_error",
     "of_job",
@@ -96,6 +97,14 @@ def of_launch(failed: Result) -> int:
     """Return the exit status that a shell gives for a command that could not be launched."""
     status = None if failed.error is None else failed.error.details.get("exit_status")
     return status if isinstance(status, int) else BROKEN
+
+
+_EXPRESSED: Final = frozenset({Reason.EXITED, Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL})
+
+
+def is_expressed(job: Job, code: str) -> bool:
+    """Whether the exit status of ``run`` says all of the error: unless the kind of the job has a more exact one."""
+    return job.reason in _EXPRESSED and code == "job_failed"
 
 
 def of_command(job: Job, *, launch_status: int = BROKEN) -> int:

@@ -22,7 +22,7 @@ from supervisor.cli import exits, streams, terminal, text
 from supervisor.cli.front import Invocation, write_document
 from supervisor.errors import FeatureUnavailable, OutputLost, SupervisorError
 from supervisor.model import ErrorInfo, Job, JobSpec, to_json
-from supervisor.states import Reason, State
+from supervisor.states import State
 from supervisor.system.signals import heard
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _TICK_SECONDS: Final = 1
-
-_NO_COMMENT: Final = frozenset({Reason.EXITED, Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL})
-"""Reasons that the exit status expresses, unless the kind of the job has a more exact error."""
 
 
 def run_to_end(call: Invocation, spec: JobSpec) -> int:
@@ -139,7 +136,7 @@ class _Run:
 
     def _comment(self, job: Job, error: ErrorInfo | None) -> None:
         """Write an error that the exit status alone does not express."""
-        if error is None or (job.reason in _NO_COMMENT and error.code == "job_failed"):
+        if error is None or exits.is_expressed(job, error.code):
             return
         self._screen.note(f"job {job.job_id}: {error.message}")
         if job.status is State.FAILED:

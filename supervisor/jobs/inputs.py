@@ -19,6 +19,7 @@ from supervisor.states import State
 __all__ = ["MAX_MESSAGE", "check_message", "connection_to", "deliver", "members_of", "send"]
 
 _TERM: Final = {b"TERM": b"xterm-256color"}
+_NO_TERMINAL: Final = frozenset({None, "", "dumb", "unknown"})
 
 
 def members_of(spec: JobSpec, engine: Engine) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def members_of(spec: JobSpec, engine: Engine) -> dict[str, Any]:
 
 def environment_for(spec: JobSpec, environment: Mapping[str, str]) -> Mapping[bytes, bytes]:
     """Return the changes that a terminal makes to the environment of a job: TERM, unless it names a terminal."""
-    return {} if not spec.pty or environment.get("TERM", "dumb") != "dumb" else _TERM
+    return _TERM if spec.pty and environment.get("TERM") in _NO_TERMINAL else {}
 
 
 def check_message(data: bytes, *, eof: bool) -> None:

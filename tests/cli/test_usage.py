@@ -35,6 +35,7 @@ ARGUMENTS = {
     "rerun": ["abcd"],
     "release": ["abcd"],
     "move": ["abcd", "--first"],
+    "attach": ["abcd"],
     "send": ["abcd"],
 }
 
