@@ -45,9 +45,11 @@ KEEPER_FILES: Final = (
     "jobdir/records.py",
     "system/cgroups.py",
     "system/inotify.py",
+    "system/message_bus.py",
     "system/observing.py",
     "system/process_table.py",
     "system/processes.py",
+    "system/scopes.py",
 )
 """The files that the keeper runs, below the package: standard library only."""
 

@@ -222,7 +222,10 @@ class JobCgroups:
             why = f"{CGROUPS_VARIABLE} is off"
             self._places.missing = dict.fromkeys(("tree", *cgroups.CONTROLLERS), why)
             return
+        why = _enter_scope()
         self._places = places = cgroups.find_places(spawns_into=spawn.CAN_SPAWN_INTO)
+        if why:
+            places.missing = {name: f"{reason}; {why}" for name, reason in places.missing.items()}
         # Without a call of the C library the keeper has to be copied, which costs half a start: only for limits then.
         self._every_job = places.tree is not None and (places.tree.version == 1 or spawn.CAN_SPAWN_INTO)
         for directory in {place.directory for place in (places.tree, *places.limits.values()) if place is not None}:
@@ -327,6 +330,19 @@ class JobCgroups:
         while self._old:
             for directory in self._old.pop().directories:
                 remove(directory)
+
+
+def _enter_scope() -> str:
+    """Move into a scope of systemd if this control group is not delegated; return why there is none, or ``""``."""
+    if not os.path.isdir("/run/systemd/system"):
+        return ""
+    from supervisor.system import scopes  # elsewhere it would only make the start longer
+
+    try:
+        scopes.enter()
+    except scopes.ScopeError as error:
+        return str(error)
+    return ""
 
 
 def remove(directory: str) -> bool:

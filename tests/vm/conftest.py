@@ -23,13 +23,14 @@ class User:
     state_dir: str
 
     @property
-    def _settings(self) -> tuple[str, ...]:
+    def settings(self) -> tuple[str, ...]:
+        """The environment of its commands."""
         return f"SUPERVISOR_STATE_DIR={self.state_dir}", f"PATH={_PATH}"
 
     def in_service(self, *argv: str, **properties: str) -> subprocess.CompletedProcess[str]:
         """Run a command in a service of the user manager; with Delegate=yes unless ``properties`` say otherwise."""
         given = [f"{name}={value}" for name, value in properties.items()]
-        line = ["as-user", self.name, *given, "--", "env", *self._settings, *argv]
+        line = ["as-user", self.name, *given, "--", "env", *self.settings, *argv]
         return subprocess.run(line, capture_output=True, text=True, check=False)
 
     def in_session(self, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -38,12 +39,12 @@ class User:
 
     def session_argv(self, *argv: str) -> list[str]:
         """Return the words that run a command in a login session."""
-        return ["ssh", "-q", f"{self.name}@localhost", shlex.join(["env", *self._settings, *argv])]
+        return ["ssh", "-q", f"{self.name}@localhost", shlex.join(["env", *self.settings, *argv])]
 
     def answer(self, *argv: str) -> dict[str, Any]:
         """Return what ``supervisor ... --json`` prints; it runs outside of sessions and of the user manager."""
         line = ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--init-groups"]
-        line += ["env", "--ignore-environment", *self._settings, "supervisor", *argv, "--json"]
+        line += ["env", "--ignore-environment", *self.settings, "supervisor", *argv, "--json"]
         done = subprocess.run(line, capture_output=True, text=True, check=False, cwd="/")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from supervisor.cli.doctor.check import Check, Severity
 from supervisor.keeper import spawn
-from supervisor.system import cgroups
+from supervisor.system import cgroups, scopes
 
 __all__ = ["check_cgroups", "check_containment"]
 
@@ -63,25 +63,30 @@ def _cgroup() -> Iterator[Check]:
     if not path:
         path = next((line.split(":", 2)[2] for line in lines if ":name=systemd:" in line), "")
     units = _UNIT.findall(path)
-    facts: dict[str, Any] = {"cgroup": path or None, "unit": units[-1] if units else None}
+    gets_scope, why = _scope()
+    facts: dict[str, Any] = {"cgroup": path or None, "unit": units[-1] if units else None, "scope": gets_scope}
     if _USER_MANAGER.search(path):
         lingers = os.path.exists(f"/var/lib/systemd/linger/{_user()}")
         facts["lingers"] = lingers
         unit = f" (unit {units[-1]})" if len(units) > 1 else ""
         if lingers:
             message = f"under your user manager{unit}, which runs on after the last logout"
-            repair = f"Stopping {units[-1]} still ends every job." if len(units) > 1 else None
+            repair = f"Stopping {units[-1]} still ends every job." if len(units) > 1 and not gets_scope else None
             yield Check("systemd", Severity.FINE, message, repair, facts)
         else:
             message = f"under your user manager{unit}: the last logout ends every job"
             repair = "Run `loginctl enable-linger`: the user manager then runs on after a logout."
             yield Check("systemd", Severity.WARNING, message, repair, facts)
+    elif gets_scope:
+        what = "a login session" if _SESSION.search(path) else f"unit {units[-1]}" if units else "no unit"
+        message = f"in {what}; jobs leave it for a scope of their own, and do not end with it"
+        yield Check("systemd", Severity.FINE, message, facts=facts)
     elif _SESSION.search(path):
         kills = _kills_user_processes()
         facts["kill_user_processes"] = kills
         if kills:
             message = "in a login session, and KillUserProcesses=yes: logging out ends every job"
-            repair = "Start jobs under `systemd-run --user --scope` with `loginctl enable-linger`."
+            repair = "Run `loginctl enable-linger`: jobs then get scopes of your user manager, which runs on."
             yield Check("systemd", Severity.WARNING, message, repair, facts)
         else:
             yield Check("systemd", Severity.FINE, "in a login session; its end does not end jobs", facts=facts)
@@ -91,7 +96,40 @@ def _cgroup() -> Iterator[Check]:
         yield Check("systemd", Severity.WARNING, message, repair, facts)
     else:
         yield Check("systemd", Severity.FINE, "in no unit and no login session", facts=facts)
-    yield from check_cgroups(cgroups.find_places(spawns_into=spawn.CAN_SPAWN_INTO, prepare=False))
+    if gets_scope:
+        repair = f"Have it in Delegate={' '.join(cgroups.CONTROLLERS)} of user@.service."
+        yield from check_cgroups(_places_in_scope(path), "in a scope of systemd, which each keeper gets", repair)
+    else:
+        places = cgroups.find_places(spawns_into=spawn.CAN_SPAWN_INTO, prepare=False)
+        yield from check_cgroups(places, repair=f"{_REPAIR}{_how(why)}")
+
+
+def _scope() -> tuple[bool, str]:
+    """Return whether a keeper that is started here leaves for a scope of its own, and why not."""
+    try:
+        return scopes.find_manager() is not None, ""
+    except scopes.ScopeError as error:
+        return False, str(error)
+
+
+def _places_in_scope(path: str) -> cgroups.Places:
+    """Return the places that a keeper will have in its scope; ``path`` is the control group of this process."""
+    uid = os.geteuid()
+    below = re.match(rf"(.*/user@{uid}\.service)(?:/|$)", path)
+    manager = below[1] if below else f"/user.slice/user-{uid}.slice/user@{uid}.service" if uid else "/system.slice"
+    held = _read(f"{scopes.ROOT}{manager}/cgroup.controllers").split()
+    places = cgroups.Places()
+    places.tree = cgroups.Place(f"{scopes.ROOT}{manager}", 2)
+    places.limits = {name: places.tree for name in cgroups.CONTROLLERS if name in held}
+    places.missing = {name: "the manager does not have it" for name in cgroups.CONTROLLERS if name not in held}
+    return places
+
+
+def _how(why: str) -> str:
+    """Return what gets a keeper a scope; ``why`` is why it gets none."""
+    if "last logout" in why:
+        return " Or run `loginctl enable-linger`: keepers then get scopes of their own, and run on after a logout."
+    return ""
 
 
 _REPAIR: Final = (
@@ -100,18 +138,18 @@ _REPAIR: Final = (
 )
 
 
-def check_cgroups(places: cgroups.Places) -> Iterator[Check]:
-    """Check whether jobs get control groups, and which limits they can have."""
+def check_cgroups(places: cgroups.Places, where: str = "here", repair: str = _REPAIR) -> Iterator[Check]:
+    """Check whether jobs get control groups, and which limits they can have; ``repair`` gets them the others."""
     tree = places.tree
     facts: dict[str, Any] = {"directory": tree and tree.directory, "version": tree and tree.version}
     if tree is None:
         message = f"cannot be created here ({places.missing['tree']}); jobs are stopped process by process"
-        yield Check("cgroups", Severity.NOTE, message, _REPAIR, facts)
+        yield Check("cgroups", Severity.NOTE, message, repair, facts)
     elif tree.version == 2 and not spawn.CAN_SPAWN_INTO:
-        message = "can be created here, for jobs with limits: others would start too slowly with this C library"
+        message = f"can be created {where}, for jobs with limits: others would start too slowly with this C library"
         yield Check("cgroups", Severity.NOTE, message, "glibc 2.39 and newer start every job in its own.", facts)
     else:
-        message = f"can be created here; each job gets its own, version {tree.version}"
+        message = f"can be created {where}; each job gets its own, version {tree.version}"
         yield Check("cgroups", Severity.FINE, message, facts=facts)
     missing = {name: why for name, why in places.missing.items() if name != "tree"}
     facts = {"possible": sorted(places.limits), "missing": missing}
@@ -119,7 +157,7 @@ def check_cgroups(places: cgroups.Places) -> Iterator[Check]:
         yield Check("job limits", Severity.FINE, "memory, cpu and pids of a job can be limited", facts=facts)
     else:
         why = "; ".join(f"{name}: {missing[name]}" for name in cgroups.CONTROLLERS if name in missing)
-        yield Check("job limits", Severity.NOTE, f"not possible for {why}", _REPAIR, facts)
+        yield Check("job limits", Severity.NOTE, f"not possible for {why}", repair, facts)
 
 
 def _user() -> str:

@@ -1,0 +1,45 @@
+"""Limits of jobs that the kernel enforces, by unified control groups, for a user without rights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from tests.vm.conftest import User
+
+pytestmark = pytest.mark.vm
+
+HOG = "python -c 'held = bytes([1]) * (1 << 30)'"
+# It starts processes up to the limit, says how many those are, and ends them.
+BOMB = """
+import os, signal
+started = []
+try:
+    for _ in range(1000):
+        if not (pid := os.fork()):
+            signal.pause()
+        started.append(pid)
+except BlockingIOError:
+    print(len(started))
+for pid in started:
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+def test_a_job_that_takes_too_much_memory_ends_with_its_tree_and_nothing_else_does(user: User) -> None:
+    other = json.loads(user.in_session("supervisor", "start", "--json", "--", "sleep", "1000").stdout)
+    script = f"sleep 4321 & setsid sleep 4321 & {HOG}; sleep 4321"
+    argv = ("supervisor", "run", "--json", "--memory", "200M", "--", "sh", "-c", script)
+    job = json.loads(user.in_session(*argv).stdout)["job"]
+    assert (job["status"], job["reason"]) == ("failed", "memory_limit")
+    assert 190 << 20 < job["memory_peak_bytes"] <= 200 << 20
+    assert subprocess.run(["pgrep", "-f", "-x", "sleep 4321"], capture_output=True, check=False).stdout == b""
+    assert user.answer("status", other["job_id"])["status"] == "running"
+
+
+def test_a_fork_bomb_stays_within_its_number_of_processes(user: User) -> None:
+    argv = ("supervisor", "run", "--json", "--pids", "50", "--", "python", "-c", BOMB)
+    answer = json.loads(user.in_session(*argv).stdout)
+    assert 40 <= int(answer["value"]) < 50
