@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     Limits = tuple[int | None, float | None, int | None, bool]
     """Bytes of memory, processors, processes, and whether the job must not run without them."""
 
-__all__ = ["CGROUPS_VARIABLE", "MISSING_REPAIR", "JobCgroups", "Leaf", "memory_facts", "remove_of", "tree_of"]
+__all__ = [
+    "CGROUPS_VARIABLE",
+    "MISSING_REPAIR",
+    "JobCgroups",
+    "Leaf",
+    "memory_facts",
+    "memory_of",
+    "remove_of",
+    "tree_of",
+]
 
 MISSING_REPAIR: Final = (
     "Start it with limits=best-effort (--limits best-effort), or where limits can be set: `supervisor doctor` says how."
@@ -103,8 +112,9 @@ class Leaf:
                 cgroups.write(f"{directory}/memory.oom.group", "1")
                 if os.path.exists(f"{directory}/memory.swap.max"):  # else the kernel counts no swap
                     cgroups.write(f"{directory}/memory.swap.max", "0")
-            elif _counts_swap(directory):
-                cgroups.write(f"{directory}/memory.memsw.limit_in_bytes", str(int(value)))
+            elif os.path.exists(f"{directory}/memory.memsw.limit_in_bytes"):
+                # A page more: the kernel counts how often this limit is reached for memory alone only.
+                cgroups.write(f"{directory}/memory.memsw.limit_in_bytes", str(int(value) + os.sysconf("SC_PAGE_SIZE")))
         elif name == "cpu":
             quota = max(_LEAST_CPU_US, int(value * _CPU_PERIOD_US))
             if old:
@@ -177,7 +187,6 @@ def memory_facts(directory: str, version: int) -> tuple[int | None, bool]:
     try:
         if version == 1:
             reached = int(cgroups.read(f"{directory}/memory.failcnt"))
-            reached += int(cgroups.read(f"{directory}/memory.memsw.failcnt")) if _counts_swap(directory) else 0
             counts = _counts(f"{directory}/memory.oom_control")
         else:
             counts = _counts(f"{directory}/memory.events")
@@ -185,11 +194,6 @@ def memory_facts(directory: str, version: int) -> tuple[int | None, bool]:
     except (OSError, ValueError):
         return peak, False
     return peak, reached > 0 and counts.get("oom_kill", 0) > 0
-
-
-def _counts_swap(directory: str) -> bool:
-    """Whether the kernel limits memory and swap together, in a hierarchy of version 1."""
-    return os.path.exists(f"{directory}/memory.memsw.limit_in_bytes")
 
 
 def _counts(path: str) -> dict[str, int]:
@@ -394,6 +398,12 @@ def tree_of(process: dict[str, object] | None, job_id: str) -> cgroups.TreeGroup
     if not process or process.get("boot") != processes.boot_id():
         return None
     return cgroups.TreeGroup.of_record(process.get(records.CGROUP), job_id)
+
+
+def memory_of(process: dict[str, object] | None, job_id: str) -> tuple[int | None, bool]:
+    """Return what ``memory_facts`` returns for the control group that ``process.json`` of a job names."""
+    found = cgroups.TreeGroup.of_record((process or {}).get(records.MEMORY_CGROUP), job_id)
+    return (None, False) if found is None else memory_facts(found.directory, found.version)
 
 
 def remove_of(process: dict[str, object] | None, job_id: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +104,23 @@ async def test_a_job_over_its_memory_limit_is_ended_with_its_tree_and_no_other_i
         assert (await sup.status(other.job_id)).status == "running"
         assert (await sup.run(["true"])).ok
         await sup.cancel(other.job_id)
+
+
+@needs("memory")
+def test_without_a_keeper_the_count_of_the_kernel_tells_as_well(world: World) -> None:
+    told = world.fifo()
+    hog = 'read _ < "$1"; exec "$2" -I -S -c "len([bytearray(1 << 20) for _ in range(1024)])"'
+    start = [sys.executable, "-m", "supervisor", "start", "--json", "--memory", "200M", "--"]
+    command = [*start, "sh", "-c", hog, "sh", str(told), sys.executable]
+    shown = subprocess.run(command, env=world.environment, check=True, capture_output=True).stdout
+    job_id = json.loads(shown)["job_id"]
+    leader, keeper = world.leader(job_id), world.keeper(job_id)
+    keeper.kill()
+    told.open()
+    assert leader.ended()
+    ended = world.catalog.status(job_id)
+    assert (ended.status, ended.reason) == ("failed", "memory_limit")
+    assert ended.memory_peak_bytes == 200 << 20
 
 
 @needs("memory")

@@ -196,6 +196,13 @@ def note_exit(
     """
     record = factories.process_end(process, *factories.exit_code_and_signal(status), by=by)
     record |= {**measures.sizes(directory), "may_grow": True}  # no keeper watches it
+    peak, reached = job_cgroups.memory_of(process, directory.rpartition("/")[2])
+    if peak is not None:
+        record["memory_peak_bytes"] = peak
+    if reached and status != 0:  # a command that has succeeded without the process is done
+        now = processes.boottime_ns()
+        stop = factories.stop_request("memory_limit", "the kernel", signalled_boot_ns=now, gone=True)
+        records.create(directory, records.STOP, stop)
     if remark is not None:
         record["remark"] = remark
     note(directory, process, record)
