@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import trio
 
@@ -23,8 +23,6 @@ from supervisor.admission.sessions import in_its_session
 from supervisor.engines import registry as engines
 from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
 from supervisor.engines.interface import Engine, HoldsOrders, JobPhase, LaunchRequest
-from supervisor.engines.limits import Granted, LimitsJobs, asked
-from supervisor.engines.limits import granted as no_limits
 from supervisor.errors import (
     FeatureUnavailable,
     IdempotencyConflict,
@@ -39,9 +37,10 @@ from supervisor.jobs import inputs
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec, digest_of
-from supervisor.model import Job, JobSpec, Limits, to_ns
+from supervisor.model import Job, JobSpec
 from supervisor.runtime import tracing
 from supervisor.runtime.access import StoreAccess
+from supervisor.runtime.drafts import Draft, admission_members, check_no_self, first, granted
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.job_actor import supervise
 from supervisor.runtime.lookup import Lookup
@@ -56,85 +55,16 @@ from supervisor.store import Row
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
-from supervisor.store.tickets import Ticket, ticket_of
+from supervisor.store.tickets import ticket_of
 from supervisor.system import processes
 from supervisor.system.notifier import Notifier
 
-__all__ = ["LAUNCH_SECONDS", "LAUNCH_SHIELD_SECONDS", "Draft", "Launcher"]
+__all__ = ["LAUNCH_SECONDS", "LAUNCH_SHIELD_SECONDS", "Launcher"]
 
 LAUNCH_SHIELD_SECONDS: Final = 5
 LAUNCH_SECONDS: Final = 10.0
 """How long a start waits for the launch, which may hang on a file system, or on a keeper that was stopped. After that
 the job is queued, and is launched when that passes, unless it is cancelled before."""
-
-
-def _first(own: float | None, default: float) -> float:
-    """Return what a request says, or the setting."""
-    return default if own is None else own
-
-
-def _admission_members(spec: JobSpec, boot_ns: int) -> dict[str, Any]:
-    """Return the members of ``job.json`` about admission; one that is not given is not there."""
-    members: dict[str, Any] = {"priority": spec.priority, "weight": spec.weight}
-    if spec.groups:
-        members["groups"] = sorted(set(spec.groups))
-    if spec.after:
-        members["after"] = [{"job_id": job_id, "when": when} for when, job_id in spec.after]
-    if spec.spool != "disk":
-        members["spool"] = spec.spool
-    if spec.hold:
-        members["hold"] = True
-    if spec.not_before is not None:
-        members["not_before_ns"] = to_ns(spec.not_before)
-    if spec.delay_seconds is not None:
-        members["delay_ns"] = int(spec.delay_seconds * 1e9)
-    if spec.start_within_seconds is not None:
-        members["start_within_ns"] = int(spec.start_within_seconds * 1e9)
-    if spec.delay_seconds is not None or spec.start_within_seconds is not None:
-        members["created_boot_ns"] = boot_ns
-    return members
-
-
-async def _granted(engine: Engine, limits: Limits | None) -> Granted:
-    """Return what an engine does with the limits of a job.
-
-    Raises:
-        FeatureUnavailable: it cannot set them, and the job must not run without them.
-    """
-    if not limits:
-        return Granted()
-    if isinstance(engine, LimitsJobs):
-        return await engine.check_limits(limits)
-    return no_limits(limits, dict.fromkeys(asked(limits), f"engine {engine.name} does not limit jobs"))
-
-
-class Draft(NamedTuple):
-    """A request that was checked; nothing of it is on disk.
-
-    Attributes:
-        spec: as it was given.
-        key: of its workspace.
-        record: the contents of ``job.json``.
-        engine: runs it.
-        changes: to the environment that the job inherits.
-        ticket: for a job that may have to wait.
-    """
-
-    spec: JobSpec
-    key: str
-    record: dict[str, Any]
-    engine: Engine
-    changes: Mapping[bytes, bytes]
-    ticket: Ticket | None
-
-
-def _check_no_self(spec: JobSpec, job: Job) -> None:
-    """Raise ``IdempotencyConflict`` for a request to wait for the job that holds its key: that job is another one."""
-    if any(job_id == job.job_id for _, job_id in spec.after):
-        message = (
-            f"idempotency key {spec.idempotency_key!r} belongs to job {job.job_id}, which is not to wait for itself"
-        )
-        raise IdempotencyConflict(message, details={"job_id": job.job_id})
 
 
 class Launcher:
@@ -266,19 +196,19 @@ class Launcher:
             digest = digest_of(spec, real)
             existing = await self._existing(key, spec.idempotency_key, digest)
             if existing is not None:
-                _check_no_self(spec, existing)
+                check_no_self(spec, existing)
                 return existing
         changes = await self._environment_changes(spec, real)
         if spec.pty:
             changes = {**changes, **inputs.environment_for(spec, os.environ if spec.env is None else spec.env)}
-        granted = await _granted(engine, spec.limits)
+        allowed = await granted(engine, spec.limits)
         record = self._record(spec, real, digest, engine, options)
         if spec.limits:
             record["limits"] = spec.limits.to_record()
-        if granted.options:
-            record["engine_options"] = {**record.get("engine_options", {}), **granted.options}
-        if granted.lacking:
-            record[IGNORED_LIMITS] = " ".join(granted.lacking)
+        if allowed.options:
+            record["engine_options"] = {**record.get("engine_options", {}), **allowed.options}
+        if allowed.lacking:
+            record[IGNORED_LIMITS] = " ".join(allowed.lacking)
         if "admission" in record.get("engine_options", ()):
             from supervisor.admission.by_cluster import leave_to_cluster  # few jobs need it
 
@@ -339,7 +269,7 @@ class Launcher:
     ) -> dict[str, Any]:
         """Return the contents of ``job.json``."""
         settings = self._settings
-        deadline = _first(spec.deadline_seconds, settings.job_max_seconds)
+        deadline = first(spec.deadline_seconds, settings.job_max_seconds)
         record: dict[str, Any] = {
             "v": 1,
             "job_id": new_job_id(),
@@ -349,9 +279,9 @@ class Launcher:
             "labels": dict(spec.labels),
             "created_ns": self._catalog.layout.clock.wall_ns(),
             "deadline_seconds": None if math.isinf(deadline) else deadline,
-            "ttl_seconds": _first(spec.ttl_seconds, settings.job_ttl),
-            "grace_seconds": _first(spec.grace_seconds, settings.stop_grace_seconds),
-            "output_limit": _first(spec.max_output_bytes, settings.job_max_output_bytes),
+            "ttl_seconds": first(spec.ttl_seconds, settings.job_ttl),
+            "grace_seconds": first(spec.grace_seconds, settings.stop_grace_seconds),
+            "output_limit": first(spec.max_output_bytes, settings.job_max_output_bytes),
             "idempotency_key": spec.idempotency_key,
             "digest": digest,
             "engine": engine.name,
@@ -361,7 +291,7 @@ class Launcher:
         if spec.stdin_open or spec.pty:
             record |= inputs.members_of(spec, engine)
         if spec.asks_for_admission:
-            record |= _admission_members(spec, self._catalog.layout.clock.boot_ns())
+            record |= admission_members(spec, self._catalog.layout.clock.boot_ns())
         if spec.retry is not None and spec.retry.maximum_attempts > 1:
             record |= {"retry": spec.retry.to_record(), "series_id": record["job_id"], "attempt": 1}
         if spec.merge_stderr:

@@ -22,8 +22,9 @@ from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec
 from supervisor.model import Job, JobSpec
 from supervisor.runtime.access import StoreAccess
+from supervisor.runtime.drafts import Draft
 from supervisor.runtime.entry import Entry
-from supervisor.runtime.launcher import LAUNCH_SECONDS, LAUNCH_SHIELD_SECONDS, Draft, Launcher
+from supervisor.runtime.launcher import LAUNCH_SECONDS, LAUNCH_SHIELD_SECONDS, Launcher
 from supervisor.runtime.messages import CreateMany
 from supervisor.runtime.registry_actor import Registry
 from supervisor.store.rows import job_of

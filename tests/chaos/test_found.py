@@ -139,7 +139,7 @@ async def test_a_keeper_that_is_killed_before_it_is_asked_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = LocalEngine(str(state_dir))
-    inner = engine._open_workspace
+    inner = engine._descriptors.open_workspace
     killed: list[int] = []
 
     async def open_workspace(path: str) -> int:
@@ -151,7 +151,7 @@ async def test_a_keeper_that_is_killed_before_it_is_asked_is_replaced(
                 await trio.sleep(0.001)
         return await inner(path)
 
-    monkeypatch.setattr(engine, "_open_workspace", open_workspace)
+    monkeypatch.setattr(engine._descriptors, "open_workspace", open_workspace)
     directory = tmp_path / ("0" * 32)
     directory.mkdir()
     request = LaunchRequest(job_id="0" * 32, directory=str(directory), argv=(b"true",), workspace=str(tmp_path))

@@ -66,7 +66,7 @@ NOT_EVIDENCE = {
     "system.inotify": "tells that something has changed, not what",
     "engines.local.input_client": "connects to a keeper; an error settles nothing",
     "system.cgroups": "tests/system/test_cgroups.py",
-    "engines.local.engine": "opens the workspace for a launch",
+    "engines.local.launching": "opens the workspace for a launch",
     "keeper.helper": "tests/keeper/test_helper.py",
     "keeper.registration": "tests/keeper/test_registration.py",
     "jobdir.measures": "tests/keeper/test_output_limit.py",

@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -29,27 +28,25 @@ from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import AdoptedJobs
 from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.keeper_client import KeeperClient
+from supervisor.engines.local.launching import LaunchDescriptors, close_all, launch_message
 from supervisor.engines.local.limiting import KeeperLimits
 from supervisor.engines.local.orders_in_memory import OrdersInMemory
 from supervisor.engines.local.own_trees import Trees
 from supervisor.engines.local.pidfds import Pidfds
 from supervisor.engines.local.watching import Watched, Watcher
 from supervisor.errors import LaunchFailed
-from supervisor.jobdir import factories, job_marks, records, validation
+from supervisor.jobdir import factories, records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.keeper import protocol, spawn
 from supervisor.model import Exit, Limits
 from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
-from supervisor.system.file_systems import on_network
-from supervisor.system.hanging_calls import HangingCalls
 from supervisor.system.notifier import Notifier
 from supervisor.system.observing import NotKnown
 
 __all__ = ["LocalEngine", "LocalRunning", "seconds_left"]
 
 _LAUNCH_ATTEMPTS: Final = 3
-_MAX_SLOW_WORKSPACES: Final = 1000
 _NO_ENVIRONMENT: Final = 0
 _REPORTS: Final = (protocol.Launched, protocol.Exited, protocol.Failed)
 
@@ -157,8 +154,7 @@ class LocalEngine:
         self._adopted = AdoptedJobs(self._notifier, self._watch_adopted)
         self._trees = Trees()
         self._watcher = Watcher(root, self._notifier, self._trees, self._pidfds)
-        self._slow_workspaces: dict[str, bool] = {}
-        self._may_hang = HangingCalls()
+        self._descriptors = LaunchDescriptors(root)
         self._orders = OrdersInMemory(self._connect)
         self._limits = KeeperLimits(self._connect)
 
@@ -226,17 +222,13 @@ class LocalEngine:
 
     async def _ask_for_launch(self, handle: LocalRunning, request: LaunchRequest, *, final: bool) -> bool:
         """Send one request to a keeper; return ``False`` when it provably has launched nothing."""
-        descriptors: list[int] = []
         try:
             link = await self._connect()
-            descriptors.append(await self._open_workspace(request.workspace))
-            if request.stdin is not None:
-                descriptors.append(_stdin_file(request.stdin, self._root))
+            descriptors = await self._descriptors.open(request)
         except (LaunchFailed, OSError) as error:
-            _close(descriptors)
             raise self._never(request.directory, error) from error
         if not link.alive:  # killed while it came up or while the workspace was opened: it was asked for nothing
-            _close(descriptors)
+            close_all(descriptors)
             if not final:
                 return False
             message = "the keeper did not come up, or was killed again and again"
@@ -246,27 +238,12 @@ class LocalEngine:
         handle.answered = trio.Event()
         handle.keeper_died = False
         self._handles[handle.token] = handle
-        mark = {job_marks.MARK: request.job_id.encode("ascii")}
-        changes = {**(request.env or {}), **request.changes, **mark}
-        token = self._environment_for(link) if request.env is None else _NO_ENVIRONMENT
-        launch = protocol.Launch(
+        launch = launch_message(
+            request,
             token=handle.token,
             directory=self._name_of(request.directory),
-            argv=list(request.argv),
-            environment=token,
-            changes=changes,
-            deadline_seconds=request.deadline_seconds,
-            grace_seconds=request.grace_seconds,
-            output_limit=request.output_limit,
-            stop_leftovers=request.stop_leftovers,
+            environment=self._environment_for(link) if request.env is None else _NO_ENVIRONMENT,
             descriptors=len(descriptors),
-            settings=request.settings,
-            queued=request.queued,
-            merge_stderr=request.merge_stderr,
-            no_new_privs=request.record.get("no_new_privs", False),
-            stdin_open=request.stdin_open,
-            pty=request.pty,
-            limits=_limits_of(request),
         )
         link.send(launch, tuple(descriptors))
         await handle.answered.wait()
@@ -346,17 +323,6 @@ class LocalEngine:
                 protocol.SetEnvironment(token=self._environment_token, variables=self._environment, helper=helper)
             )
         return self._environment_token
-
-    async def _open_workspace(self, path: str) -> int:
-        slow = self._slow_workspaces.get(path)
-        if slow is None:
-            slow = self._slow_workspaces[path] = await trio.to_thread.run_sync(on_network, path)
-            if len(self._slow_workspaces) > _MAX_SLOW_WORKSPACES:
-                self._slow_workspaces.clear()
-        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-        if slow:  # a hung mount must not stall the event loop, nor the keeper
-            return await self._may_hang.run(path, os.open, path, flags)
-        return os.open(path, flags)
 
     # ------------------------------------------------------------ what the keeper says
 
@@ -516,31 +482,7 @@ class LocalEngine:
                 await handle.finished.wait()
 
 
-def _limits_of(request: LaunchRequest) -> tuple[int | None, float | None, int | None, bool] | None:
-    limits = Limits.of(request.record)
-    return None if limits is None else (limits.memory_bytes, limits.cpus, limits.pids, limits.required)
-
-
 def _environment() -> Mapping[bytes, bytes]:
     # os.environb copies itself entry by entry, which is a tenth of a launch; what it wraps is a dict.
     held: Mapping[bytes, bytes] | None = getattr(os.environb, "_data", None)
     return dict(os.environb) if held is None else held
-
-
-def _stdin_file(content: bytes, root: str) -> int:
-    """Return a descriptor from which ``content`` and then the end of file are read."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    else:
-        descriptor, path = tempfile.mkstemp(prefix=".stdin-", dir=root)
-        os.unlink(path)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
