@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
@@ -24,19 +25,22 @@ from supervisor.store.group_files import GroupFiles
 from supervisor.store.order_files import drop_orders
 from supervisor.store.owners import is_of_another_boot
 from supervisor.store.queries import ALL, UNFINISHED, parse
-from supervisor.store.queue import TURN, Turn
+from supervisor.store.queue import TURN, Queue, Turn
 from supervisor.store.rows import COLUMNS, JobOutcome, Row, columns_of, dump, row_of_record
 from supervisor.store.schema import MIGRATIONS
 from supervisor.store.sqlite import Damaged
 from supervisor.store.standings import Standings
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
-from supervisor.store.tickets import Ticket, groups_of, has_ticket, ticket_of
+from supervisor.store.tickets import Moment, Ticket, groups_of, has_ticket, ticket_of
 from supervisor.system.observing import NotKnown, is_there
 
 __all__ = ["Index"]
 
 _T = TypeVar("_T")
+
+_FOLLOW_NS: Final = 50_000_000
+"""How long the files of the groups are not looked at again."""
 
 _VALUES_OF: Final = attrgetter(*COLUMNS[1:])
 _END_OF: Final = attrgetter(
@@ -67,6 +71,7 @@ class Index(Standings):
         self._judge = judge
         self._kept: dict[str, int] = {}
         self._grants = grants.Grants(layout)
+        self._followed_ns = -_FOLLOW_NS
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     def invalidate(self) -> None:
@@ -418,10 +423,20 @@ class Index(Standings):
         A process that launches a job asks once more whether it holds its slots: this may be an index that was replaced.
         """
         now, queue = self.layout.clock.moment(), self.queue
-        GroupFiles(self.layout, queue).follow(now)
+        self._follow_files(queue, now)
         turn = queue.turn(now, most)
         self._grants.add(turn.grants)
         return turn
+
+    def _follow_files(self, queue: Queue, now: Moment) -> None:
+        """Follow the files of the groups, unless the last turn was a moment ago: that takes a sixth of a turn.
+
+        A change that its process could not copy, as it was killed, counts that much later.
+        """
+        at_ns = time.monotonic_ns()
+        if at_ns - self._followed_ns > _FOLLOW_NS:
+            GroupFiles(self.layout, queue).follow(now)
+            self._followed_ns = at_ns
 
     @property
     def group_files(self) -> GroupFiles:

@@ -116,7 +116,7 @@ class Order:
             paces = self._pacing.load(now)
             fair = (pace for name in ticket.groups if (pace := paces.get(name)) and pace.settings.fair_by)
             pace = self._begun(next(fair, None), ticket, now)
-            place = self._places[ticket.groups] = _Place(self._lane(list(ticket.groups)), self._aging(ticket), pace)
+            place = self._places[ticket.groups] = _Place(self._lane(ticket.groups), self._aging(ticket), pace)
         return place
 
     def _begun(self, pace: Pace | None, ticket: Ticket, now: Moment) -> Pace | None:
@@ -141,7 +141,7 @@ class Order:
         statement = f"SELECT max(aging_ns) FROM groups WHERE name IN ({marks})"  # noqa: S608  # question marks
         return self._db.execute(statement, ticket.groups).fetchone()[0] or 0
 
-    def _lane(self, groups: list[str]) -> int:
+    def _lane(self, groups: tuple[str, ...]) -> int:
         for lane, names in lanes_of(self._db).items():
             if names == groups:
                 return lane

@@ -2,7 +2,7 @@
 
 Admission is one transaction, and any process that causes a change runs it: SQLite's single writer decides every race.
 A **lane** is one distinct set of groups. Its waiting jobs are admitted by rank, and only while each of its groups has
-room, so a heavy job at the head blocks its lane and is never starved.
+room, so a heavy job at the head blocks its lane, and no job of its lane passes it. Jobs of another lane may.
 
 A job that waits for anything but room is in the table ``later``, see the module ``later``.
 
@@ -280,7 +280,6 @@ class Queue(QueueQueries):
         fair = {lane: pace for lane in heads if (pace := fair_pace(groups, lanes[lane])) is not None}
         changed = {name: pace for name, group in groups.items() if (pace := group.pace) is not None and pace.moved}
         granted: list[Grant] = []
-        last: dict[int, int] = {}
         while heads and len(granted) < most:
             lane = self._order.first(heads, fair)
             rank, seq, weight = heads[lane]
@@ -288,7 +287,6 @@ class Queue(QueueQueries):
                 del heads[lane]
                 continue
             self._take(seq, lane, weight)
-            last[lane] = rank
             for name in lanes[lane]:
                 groups[name].running += weight
                 if (pace := groups[name].pace) is not None:
@@ -299,12 +297,11 @@ class Queue(QueueQueries):
             job = self._db.execute("SELECT job_id, owner, workspace_key FROM jobs WHERE seq = ?", (seq,)).fetchone()
             granted.append(Grant(*job))
             head = head_of(self._db, lane)
+            delete_empty(self._db, lane, rank, None if head is None else head[0])
             if head is None:
                 del heads[lane]
             else:
                 heads[lane] = head
-        for lane, rank in last.items():
-            delete_empty(self._db, lane, rank)
         for pace in changed.values():
             self._pacing.save(pace, now)
         return granted

@@ -55,8 +55,13 @@ def ahead(db: sqlite3.Connection, lane: int, rank: int, seq: int) -> int:
     return int(db.execute(_AHEAD, {"lane": lane, "rank": rank, "seq": seq}).fetchone()[0])
 
 
-def delete_empty(db: sqlite3.Connection, lane: int, rank: int) -> None:
-    """Delete the empty ranges up to the rank of a job that was admitted, which was the first of its lane."""
+def delete_empty(db: sqlite3.Connection, lane: int, rank: int, head: int | None) -> None:
+    """Delete the empty ranges up to the rank of a job that was admitted, the first of its lane; ``head`` is the next.
+
+    While the next one is in the same range, that was done already.
+    """
+    if head is not None and head >> 27 == rank >> 27:
+        return
     statement = "DELETE FROM ranks WHERE lane = ? AND size = ? AND range <= ? AND jobs = 0"
     db.execute(statement, (lane, 27, rank >> 27))
     db.execute(statement, (lane, 38, rank >> 38))

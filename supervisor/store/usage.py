@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sqlite3
@@ -76,9 +77,14 @@ class Usage:
         return min(waits) / 1e9 if waits else None
 
 
-def lanes_of(connection: sqlite3.Connection) -> dict[int, list[str]]:
+@functools.lru_cache(256)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
+
+
+def lanes_of(connection: sqlite3.Connection) -> dict[int, tuple[str, ...]]:
     """Return the groups of each lane."""
-    return {lane: json.loads(names) for lane, names in connection.execute("SELECT lane, names FROM lanes")}
+    return {lane: _names(names) for lane, names in connection.execute("SELECT lane, names FROM lanes")}
 
 
 def held_in(connection: sqlite3.Connection, lane: int) -> int:

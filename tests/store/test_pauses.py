@@ -33,6 +33,11 @@ STATES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def each_turn_looks_at_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.store.index._FOLLOW_NS", -1)
+
+
 @pytest.fixture
 def catalog(state_dir: Path) -> Iterator[Catalog]:
     with Catalog(Settings(state_dir=state_dir)) as opened:

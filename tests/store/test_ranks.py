@@ -68,9 +68,9 @@ def test_ranges_without_jobs_are_deleted_when_a_later_job_is_admitted(db: sqlite
         enter(db, 2, seq << 30, 100 + seq)
     assert ranges(db) > 200
     db.execute("DELETE FROM waiting WHERE lane = 1 AND seq < 99")
-    ranks.delete_empty(db, 1, 98 << 30)
+    ranks.delete_empty(db, 1, 98 << 30, 99 << 30)
     assert db.execute("SELECT count(*), sum(jobs) FROM ranks WHERE lane = 1").fetchone() == (2, 2)
     db.execute("DELETE FROM waiting WHERE lane = 1")
-    ranks.delete_empty(db, 1, 99 << 30)
+    ranks.delete_empty(db, 1, 99 << 30, None)
     assert db.execute("SELECT sum(jobs) FROM ranks WHERE lane = 1").fetchone() == (None,)
     assert ranks.count(db, 2) == 100

@@ -93,6 +93,11 @@ class World:
         return self.index.read_queue(lambda queue: queue.next_seconds(self.index.layout.clock.moment()))
 
 
+@pytest.fixture(autouse=True)
+def each_turn_looks_at_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.store.index._FOLLOW_NS", -1)
+
+
 @pytest.fixture
 def clocks() -> Clocks:
     return Clocks()
