@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -66,11 +67,52 @@ class Marks:
 
 
 @dataclass
+class LimitChange:
+    """A change of a limit: its time before the command began, and after it had ended well; ``None`` for not known."""
+
+    limit: int
+    begun: float
+    done: float | None
+
+
+@dataclass
+class Groups:
+    """What the groups of a round allow.
+
+    Attributes:
+        limits: at first.
+        changes: of the limits of groups, in their order.
+        rates: of groups: how many may start at once, and in a second.
+        begun: when they were made.
+    """
+
+    limits: Mapping[str, int]
+    changes: Mapping[str, list[LimitChange]]
+    rates: Mapping[str, tuple[int, float]]
+    begun: float
+
+    def most(self, name: str, created: float, begun: float) -> float:
+        """Return the highest limit of a group that may have held at a time between the creation and begin of a job.
+
+        A job that is created after a change was admitted under the new limit, and so are all that were admitted later.
+        """
+        if name not in self.limits:
+            return math.inf
+        changes = [LimitChange(self.limits[name], 0.0, 0.0), *self.changes.get(name, ())]
+        most = 0
+        for number, change in enumerate(changes):
+            left = min((each.done for each in changes[number + 1 :] if each.done is not None), default=math.inf)
+            if change.begun <= begun and created <= left:
+                most = max(most, change.limit)
+        return most
+
+
+@dataclass
 class Round:
     """Everything about a round, after all of its jobs have ended."""
 
     root: Path
-    limits: Mapping[str, int]
+    groups: Groups
     told: Told
     marks: Marks
     reasons: Counter[str]
@@ -92,7 +134,8 @@ class Round:
             left = (path.parent.name for path in self.root.glob(f"*-*/*/{name}"))
             wrong += [f"{job_id} left {name}" for job_id in left if job_id in self.jobs]
         self.reasons.update(str(job.reason) for job in self.jobs.values())
-        for check in (self._lost, self._counts, self._limits, self._verdicts, self._order, self._times, self._attempts):
+        judges = (self._lost, self._counts, self._limits, self._rates, self._verdicts)
+        for check in (*judges, self._order, self._times, self._attempts):
             wrong += check()
         return wrong
 
@@ -122,8 +165,22 @@ class Round:
             for name in self._of(job_id)[0]:
                 inside = [each for each in alive if name in self._of(each)[0]]
                 weight = sum(self._of(each)[1] for each in inside)
-                if weight > self.limits[name]:
-                    yield f"group {name} ran {weight} at a time, of {self.limits[name]}: {sorted(inside)}"
+                created = self.requests.get(job_id, {}).get("created_boot_ns", 0) / 1e9
+                most = self.groups.most(name, created, self._begun(job_id))
+                if weight > most:
+                    yield f"group {name} ran {weight} at a time, of {most}: {sorted(inside)}"
+
+    def _begun(self, job_id: str) -> float:
+        """Return the latest time at which a job may have begun: its mark counts in hundredths of a second."""
+        return float(self.marks.lines[self.marks.begun[job_id]][2]) + 0.011
+
+    def _rates(self) -> Iterator[str]:
+        """No more jobs began than tokens were there; how long each took from its token to its begin is not known."""
+        for name, (burst, a_second) in self.groups.rates.items():
+            times = sorted(self._begun(job_id) for job_id in self.marks.begun if name in self._of(job_id)[0])
+            for number, begun in enumerate(times, 1):
+                if number > burst + (begun - self.groups.begun) * a_second:
+                    yield f"{number} jobs of group {name} began in {begun - self.groups.begun:.2f} s"
 
     def _verdicts(self) -> Iterator[str]:
         for job_id, job in self.jobs.items():
@@ -178,7 +235,8 @@ class Round:
                 if ended is not None and begun is not None and begun < ended:
                     yield f"{after} began before the end of {before}, the attempt before it"
             last = self.jobs[series[-1]]
-            if last.reason == "nonzero_exit" and last.exit_code == 1 and len(series) < 3:
+            is_cancelled = not self.told.cancelling.isdisjoint(series)  # it may have failed before the signal
+            if last.reason == "nonzero_exit" and last.exit_code == 1 and len(series) < 3 and not is_cancelled:
                 yield f"{series[-1]} has failed, and there was no further attempt"
 
     def _held(self, other: str, when: str) -> bool:

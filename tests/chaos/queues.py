@@ -3,11 +3,13 @@
 ``python tests/chaos/queues.py --rounds 20 --seed 1 [--only ROUND] [--go-on]``. In each round several programs start
 jobs: in groups that they share, after other jobs, with delays and priorities. Programs, commands, keepers and the
 processes that launch waiting jobs are killed at random and at chosen moments, one by one and all at once. The index is
-overwritten or deleted now and then, and the wall clock is set by up to a day. Every job writes a line when it begins
+overwritten or deleted now and then, the wall clock of all is set back and forth by up to a day, and a limit is changed.
+One group has a rate, and one is shared fairly among flows. Every job writes a line when it begins
 and one when it ends. When all is calm, commands look at the root until all jobs have ended; then ``queue_oracle.py``
 judges:
 
-* no group ever ran more weight than its limit, no job began twice, and none that was not launched began;
+* no group ever ran more weight than its limit at that time, or started more jobs than its rate allows, no job began
+  twice, and none that was not launched began;
 * every job whose id a program was told has ended, none waits, and each has ended for a reason that is true;
 * no job ran before what it was to wait for, and none was ended for a dependency that holds;
 * no orders are left on the disk, and the tables of waiting jobs and of slots are empty.
@@ -36,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from queue_oracle import Marks, Round, Told
+from queue_oracle import Groups, LimitChange, Marks, Round, Told
 
 import supervisor
 
@@ -46,6 +48,9 @@ PATIENCE = 120
 PROGRAMS = 8
 DAY_NS = 86400 * 10**9
 LIMITS = {"one": 1, "two": 2, "three": 3}
+SETTINGS: dict[str, dict[str, Any]] = {name: {"limit": limit} for name, limit in LIMITS.items()}
+SETTINGS["two"]["fair_by"] = "label:flow"
+SETTINGS["slow"] = {"rate": "1/s"}
 SUPERVISOR = [sys.executable, "-m", "supervisor"]
 JOB = """trap 'echo "end $SUPERVISOR_JOB_ID" >> "$0"; exit 143' TERM
 read up rest < /proc/uptime
@@ -82,6 +87,9 @@ class Program:
         options: dict[str, Any] = {"groups": sorted(names), "priority": chance.randint(-1, 1)}
         if names and "one" not in names and chance.random() < 0.2:
             options["weight"] = 2
+        if chance.random() < 0.1:
+            options["groups"] = sorted([*names, "slow"])
+        options["labels"] = {"flow": chance.choice("aab")}
         what = chance.random()
         if what < 0.3 and (there := sorted(Told.read(self.told).ids)):
             others = chance.sample(there, min(len(there), chance.choice([1, 1, 2])))
@@ -170,10 +178,12 @@ class Child:
     pid: int
     kind: str
     ended: bool = False
+    status: int | None = None
 
     def lives(self) -> bool:
         if not self.ended:
-            self.ended = os.waitpid(self.pid, os.WNOHANG)[0] != 0
+            pid, self.status = os.waitpid(self.pid, os.WNOHANG)
+            self.ended = pid != 0
         return not self.ended
 
     def end(self) -> None:
@@ -218,6 +228,11 @@ def spawn(base: Path, kind: str, argv: list[str]) -> Child:
     return Child(process.pid, kind)
 
 
+def uptime() -> float:
+    """Return the time of the marks: since boot, which no clock that is set changes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def everywhere() -> Any:
     """Return the module that is part of every process."""
     import importlib.util
@@ -252,6 +267,7 @@ class Stage:
     chance: random.Random
     kills: Counter[str]
     children: list[Child] = field(default_factory=list)
+    changes: list[LimitChange] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -283,7 +299,8 @@ class Stage:
             lambda: self.kill(self._some(self.helpers()), "helper"): 18,
             self.kill_all: 4,
             self._harm_index: 8,
-            self._set_clock: 8,
+            self._set_clock: 12,
+            self._change_limit: 8,
             self._look: 14,
         }
         self.chance.choices(list(deeds), list(deeds.values()))[0]()
@@ -318,6 +335,19 @@ class Stage:
         everywhere().set_clock(str(self.base), self.chance.randint(-DAY_NS, DAY_NS))
         self.kills["(clock set)"] += 1
 
+    def _change_limit(self) -> None:
+        """Give a group another limit, with a command that is killed now and then."""
+        limit, begun = self.chance.choice([2, 3, 4]), uptime()
+        child = spawn(self.base, "group", [*SUPERVISOR, "group", "set", "three", "--limit", str(limit)])
+        give_up = time.monotonic() + (self.chance.uniform(0, 1) if self.chance.random() < 0.3 else PATIENCE)
+        while child.lives() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        is_certain = child.ended and child.status == 0
+        self.changes.append(LimitChange(limit, begun, uptime() if is_certain else None))
+        if not child.ended:
+            self.kills[child.kind] += 1
+            child.end()
+
     def _look(self) -> None:
         self.children.append(spawn(self.base, "look", [*SUPERVISOR, "list", "--all", "--json"]))
 
@@ -348,17 +378,19 @@ class Stage:
 
     def finish(self) -> str | None:
         """Have commands look at the root now and then, as a person does, until all jobs have ended."""
-        for name in LIMITS:
+        for name in SETTINGS:
             self._command("group", "resume", name)
         give_up = time.monotonic() + PATIENCE
         left: list[Any] = []
+        is_calm = False
         while time.monotonic() < give_up:
             listed = self._command("list", "--all", "--limit", "1000", "--json")
             if listed.returncode == 0:
                 jobs = json.loads(listed.stdout)["jobs"]
                 left = [job for job in jobs if job["status"] in {"queued", "running"}]
-                if not left:
+                if not left and is_calm:
                     return None
+                is_calm = not left  # a list that records an end does not show the next attempt
                 if held := [job["job_id"] for job in left if job["queue_reason"] == "held"]:
                     self._command("release", *held)
             time.sleep(0.5)
@@ -405,15 +437,17 @@ def play(seed: int, kills: Counter[str], reasons: Counter[str]) -> list[str]:
 
     async def prepare() -> None:
         async with supervisor.open_supervisor() as sup:
-            for name, limit in LIMITS.items():
-                await sup.set_group(name, limit=limit)
+            for name, settings in SETTINGS.items():
+                await sup.set_group(name, **settings)
 
+    begun = uptime()
     trio.run(prepare)
     os.environ["QUEUES_BASE"] = str(base)
     try:
         stage.play(seed)
         left = stage.finish()
-        judged = Round(stage.root, LIMITS, Told.read(base / "told"), Marks.read(base / "marks"), reasons)
+        groups = Groups(LIMITS, {"three": stage.changes}, {"slow": (1, 1.0)}, begun)
+        judged = Round(stage.root, groups, Told.read(base / "told"), Marks.read(base / "marks"), reasons)
         wrong = [left] if left else judged.judge()
         wrong += stage.errors()
     finally:
@@ -463,6 +497,9 @@ def main() -> int:
         killed = sum(number for what, number in kills.items() if not what.startswith("("))
         line = f"seed {given.seed}: {played} rounds in {took:.0f} s, {broken} broken; {killed} kills: {dict(kills)}"
         sys.stdout.write(f"{line}\nends of jobs: {dict(reasons)}\n")
+    if reasons["exited"] < reasons.total() / 4:
+        sys.stdout.write("too few jobs have run: these rounds show nothing\n")
+        return 1
     return 1 if broken else 0
 
 

@@ -1,5 +1,7 @@
 """Part of every Python process in a round of ``queues.py``, but for keepers: a wall clock that is set, and a kill.
 
+Keepers, which start without the module ``site``, get their program from ``clocked``, with the same clock.
+
 ``QUEUES_BASE`` is the directory of the round. Its file ``clock`` has the nanoseconds that are added to the wall clock
 of all processes; the driver changes it while they run. Some processes kill themselves at one of the ``POINTS``, and
 note that in the file ``kills``; none that begins after the file ``calm`` was made. Warnings go to the file ``log``, and
@@ -20,6 +22,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 POINTS: tuple[tuple[str, str, str], ...] = (
@@ -120,6 +123,8 @@ class _Whole(logging.Formatter):
 def take_part(base: str) -> None:
     """Make this process one of the round."""
     _follow_clock(base)
+    keeper: Any = importlib.import_module("supervisor.keeper.entry")
+    keeper.__file__ = str(Path(__file__).parents[1] / "clocked" / "keeper" / "entry.py")
     with open(f"{base}/stacks", "a", encoding="ascii") as file:  # kept open as descriptor of the handler
         faulthandler.register(signal.SIGUSR2, os.dup(file.fileno()))
     handler = logging.FileHandler(f"{base}/log")
