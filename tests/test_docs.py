@@ -17,7 +17,7 @@ import pytest
 import supervisor
 from supervisor import interpret, log, testing
 from supervisor.interpret import Outcome, get_interpreter
-from supervisor.jobs.outcome import _CODES
+from supervisor.jobs.outcome import CODES
 from supervisor.load import check
 from supervisor.states import TRANSITIONS, Reason
 
@@ -122,7 +122,7 @@ def _row(path: Path) -> str:
         str(status) if status >= 0 else f"signal {-status}",
         "done" if done else "failed",
         verdict.reason.value,
-        "" if done else verdict.code or _CODES[verdict.reason],
+        "" if done else verdict.code or CODES[verdict.reason],
         "" if done else "yes" if verdict.retryable else "no",
         "" if verdict.cost_usd is None else f"{verdict.cost_usd:.6f}",
     )

@@ -366,6 +366,21 @@ async def test_delays_and_dependencies_follow_the_mock_clock(settings: Settings,
         assert (await sup.wait(never.job_id)).reason == "start_expired"
 
 
+async def test_a_time_is_met_at_once(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
+    """Not at the next check, which comes up to a second later."""
+    engine = FakeEngine(Script(seconds=1))
+    async with open_supervisor(settings, engine=engine) as sup:
+        delays = [0.3, 7.6, 20.2]
+        jobs = [await sup.start(["a"], delay_seconds=delay) for delay in delays]
+        ended = [await sup.wait(job.job_id) for job in jobs]
+        late = [
+            (job.started_at - job.created_at).total_seconds() - delay
+            for job, delay in zip(ended, delays, strict=True)
+            if job.started_at is not None
+        ]
+        assert late == pytest.approx([0.1, 0.1, 0.1], abs=0.1)
+
+
 async def test_retries_follow_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001
     engine = FakeEngine(Script(exit_code=75))
     policy = Retry(maximum_attempts=3, initial_interval=20, backoff_coefficient=2, jitter=0, retry_on=[75])

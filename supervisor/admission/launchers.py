@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from supervisor.admission.helper import can_go_on
@@ -61,5 +60,5 @@ def late_launch(index: Index, row: Row) -> float | None:
             return None
     except SupervisorError:
         return None
-    seconds = (time.time_ns() - since_ns) / 1e9
+    seconds = (index.layout.clock.wall_ns() - since_ns) / 1e9
     return seconds if seconds > CLAIM_SECONDS else None

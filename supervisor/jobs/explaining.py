@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from supervisor.admission.groups import group_info
+from supervisor.admission.launchers import late_launch
 from supervisor.engines.interface import JobPhase, Observation
 from supervisor.errors import GroupNotFound, StateCorrupt, SupervisorError
 from supervisor.jobdir import records
@@ -24,8 +25,6 @@ from supervisor.system.observing import NotKnown
 __all__ = ["explain"]
 
 _MAX_JOBS: Final = 10
-_LATE_SECONDS: Final = 30
-"""How long after its admission a job is launched at the latest, usually."""
 _LAUNCHING: Final = frozenset({"launching", "no_launcher"})
 _BY_ITSELF: Final = frozenset(
     {Reason.EXITED, Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL, Reason.INVALID_OUTPUT, Reason.REPORTED_ERROR}
@@ -123,7 +122,7 @@ def _launching(jobs: Jobs, row: Row, job: Job) -> WaitInfo:
         return WaitInfo(reason="no_launcher", text=text, since=since)
     pid = row.owner.partition(".")[0]
     by = f"the supervisor with pid {pid:.20}" if jobs.layout.owners.is_alive(row.owner) else "another supervisor"
-    late = since_ns is not None and jobs.layout.clock.wall_ns() - since_ns > _LATE_SECONDS * 1e9
+    late = late_launch(jobs.index, row) is not None
     text = f"it has its slots, and {by} is to launch it{'; that should not take so long' if late else ''}"
     return WaitInfo(reason="launching", text=text, since=since)
 

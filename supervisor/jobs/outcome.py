@@ -6,7 +6,7 @@ finish a job first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -22,7 +22,7 @@ from supervisor.states import Event, Reason, State, reason_of, step
 from supervisor.store.rows import JobOutcome, Row
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 
-__all__ = ["outcome_of", "view_of"]
+__all__ = ["CODES", "outcome_of", "view_of"]
 
 _TAIL: Final = 65536
 
@@ -35,7 +35,7 @@ _STOPS: Final = {
     "start_expired": (Event.STOPPED_BY_CANCEL, Reason.START_EXPIRED),
 }
 
-_CODES: Final = {
+CODES: Final[Mapping[Reason, str]] = {
     Reason.NONZERO_EXIT: "job_failed",
     Reason.KILLED_BY_SIGNAL: "job_failed",
     Reason.REPORTED_ERROR: "job_failed",
@@ -230,7 +230,7 @@ def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
 def _error(reason: Reason, verdict: Verdict, *, own_words: bool) -> ErrorInfo:
     """Return the error of a job that is not done; ``own_words``: with the message and repair of its kind."""
     message, repair = _TEXTS.get(reason) or (f"The command was stopped: {reason}.", "Look at its output.")
-    code = _CODES.get(reason, "job_failed")
+    code = CODES.get(reason, "job_failed")
     details = dict(verdict.details)
     if not own_words:
         return ErrorInfo(code=code, message=message, repair=repair, details=details)

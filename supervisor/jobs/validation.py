@@ -141,6 +141,8 @@ def _check_admission(spec: JobSpec) -> None:
     _check(
         spec.retry is None or spec.spool == "disk", "retry is given, and spool is memory: attempts need their orders"
     )
+    if spec.retry is not None:
+        _check_codes(spec.kind, spec.retry)
     _check_times(spec)
 
 
@@ -151,6 +153,16 @@ def _check_input_options(spec: JobSpec) -> None:
     fits = _is(sizes, tuple) and len(sizes) == 2 and all(type(size) is int and 0 < size < 1 << 16 for size in sizes)
     _check(fits, f"window is {spec.window!r:.80}; it must be a pair: rows and columns")
     _check(not spec.pty or spec.stdin is None, "stdin is given, and pty: send the input once the job runs")
+
+
+def _check_codes(kind: str, policy: Retry) -> None:
+    from supervisor.jobs.error_codes import unknown_code  # most requests name none
+
+    for name in ("retry_on", "never_retry_on"):
+        found = unknown_code(kind, getattr(policy, name))
+        if found is not None:
+            message = f"{name} has {found[0]!r}, and no job of kind {kind} ends with that error code"
+            raise InvalidArguments(message, repair=f"Name an exit code, or one of {found[1]}.")
 
 
 def _check_times(spec: JobSpec) -> None:

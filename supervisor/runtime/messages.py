@@ -109,6 +109,8 @@ def create_all(index: Index, creations: Sequence[Create], protected: Iterable[st
         key = entry.row.idempotency_key
         if entry.problem is not None:
             entry.problem.details["index"] = number
+            for other, _, _ in creations:
+                other.problem = entry.problem
         elif key is None or index.with_key(entry.row.workspace_key, key) is None:
             continue
         return False

@@ -129,6 +129,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         launcher, remove = supervisor.launcher, foreign_remove(settings)
         janitor = Janitor(catalog, registry, remove, launcher.adopt, launcher.take_over, launcher.waiting.check)
         actors.start_soon(janitor.run)
+        actors.start_soon(launcher.waiting.keep_time)
         actors.start_soon(UnlaunchedJobs(catalog, registry, supervisor.access).serve)
         log.info("supervisor_opened", state_dir=str(settings.state_dir))
         stack.push_async_callback(supervisor.access.finish)

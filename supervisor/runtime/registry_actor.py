@@ -350,7 +350,7 @@ class Registry:
             match message:
                 case Create() | CreateMany():
                     for creation in creations_of(message):
-                        self._announce_creation(creation, key_conflict=not answer)
+                        self._announce_creation(creation, key_conflict=not answer and creation.entry.problem is None)
                 case Finish(row=row) if row.job_id not in self._postponed:
                     self._announce_end(message, first=answer)
                 case _:

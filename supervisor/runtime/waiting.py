@@ -42,6 +42,12 @@ _LONGEST_WAIT_SECONDS: Final = 10.0
 one may have been killed before it told others."""
 
 
+_REST_SECONDS: Final = 0.02
+"""Between two checks of times."""
+
+_TIMES: Final = frozenset({"not_before_ns", "delay_ns", "start_within_ns"})
+
+
 class WaitingJobs:
     """Begins waiting jobs when they have their slots.
 
@@ -78,6 +84,8 @@ class WaitingJobs:
         self._register = register
         self._settings = settings
         self._due = math.inf
+        self._next = math.inf
+        self._sooner = trio.Event()
         self._checked: deque[Entry] = deque()
         self._launching: set[Entry] = set()
         self._stale = 0
@@ -98,6 +106,7 @@ class WaitingJobs:
         self._listen()
         self._checked.append(entry)
         self._due = -math.inf  # the next check looks up when its time comes, and when the pauses of its groups end
+        self._check_soon(entry)
         entry.pending = Pending(
             begin=begin_and_drop,
             spool=(lambda: None) if has_orders else partial(orders.spool, request),
@@ -117,6 +126,7 @@ class WaitingJobs:
         if not _is_launched(entry) and ticket_of(entry.row.request) is not None:
             self._checked.append(entry)
             self._due = -math.inf
+            self._check_soon(entry)
             with contextlib.suppress(SupervisorError):  # the next check tries again
                 self._take(entry)
 
@@ -142,6 +152,34 @@ class WaitingJobs:
         self._listen()
         if index.read_queue(lambda queue: queue.holds(job_id)):
             self._registry.begin_admitted(entry)
+
+    def _is_lost(self, entry: Entry) -> bool:
+        """Whether another supervisor is recorded as the owner of an adopted job: its record says so to a new index."""
+        row = self._catalog.index.get(entry.row.job_id)
+        return row is not None and row.owner != self._register()
+
+    def _check_soon(self, entry: Entry) -> None:
+        """Look up at once when a job is due that waits for a time, and have that met without a delay."""
+        if _TIMES.isdisjoint(entry.row.request):
+            return
+        self._wake_at(trio.current_time())
+
+    def _wake_at(self, when: float) -> None:
+        if when < self._next:
+            self._next = when
+            self._sooner.set()
+
+    async def keep_time(self) -> None:
+        """Check when a time has come; the other checks are a second apart."""
+        while True:
+            self._sooner = trio.Event()
+            with trio.move_on_at(self._next) as sleep:
+                await self._sooner.wait()
+            if sleep.cancelled_caught:
+                self._next = math.inf
+                with contextlib.suppress(SupervisorError):  # the next check tries again
+                    self.check(changed=False)
+                await trio.sleep(_REST_SECONDS)
 
     def _listen(self) -> None:
         """Have another process that admits a job of this supervisor wake it, where there is inotify."""
@@ -209,6 +247,8 @@ class WaitingJobs:
             self._registry.admit()
             seconds = index.read_queue(lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()))
             self._due = trio.current_time() + min(math.inf if seconds is None else seconds, _LONGEST_WAIT_SECONDS)
+            if seconds is not None:
+                self._wake_at(self._due)
             self._stale = len(self._checked)
             self._begin_granted()
         changed_since: list[Entry] = []
@@ -223,7 +263,8 @@ class WaitingJobs:
             if self._stale > 0 and entry.pending is not None:
                 changed_since.append(entry)
             if entry.adopted:
-                if entry.pending is None and entry not in self._launching:
+                is_ours = entry.pending is not None and not (self._stale > 0 and self._is_lost(entry))
+                if not is_ours and entry not in self._launching:
                     self._take(entry)
             elif self._stale > 0:
                 row = index.get(entry.row.job_id)

@@ -8,7 +8,7 @@ transaction that changes its row: so no change is missed, whichever version make
 dependents in portions, as there may be thousands.
 
 A dependency that holds stays in ``deps`` until the dependent has its slots: as long as it is there, the job that it is
-about is not forgotten. For in a new index the dependency is looked up again.
+about is not forgotten. A rebuilt index looks the dependency up again, so the job that it names must still be there.
 """
 
 from __future__ import annotations
@@ -81,9 +81,17 @@ _DUE: Final = """
     UNION ALL SELECT * FROM times WHERE clock > '' AND clock < :boot
     UNION ALL SELECT * FROM times WHERE clock > :boot
     LIMIT :most"""
-_TIMES_OF_HELD: Final = """
+# A time is to come, a job is to end, or one is neither on hold nor behind a job that is, or that is in a closed lane.
+_GOES_ON: Final = """
+    WITH RECURSIVE stuck (seq) AS (
+        SELECT seq FROM later WHERE held = 1
+        UNION SELECT seq FROM waiting WHERE lane IN (SELECT value FROM json_each(:closed))
+        UNION SELECT deps.seq FROM deps JOIN stuck ON on_seq = stuck.seq WHERE how NOT IN ('met', 'never')
+    )
     SELECT 1 FROM times WHERE clock = '' AND at_ns < 0
-    UNION ALL SELECT 1 FROM times JOIN later USING (seq) LIMIT 1"""
+    UNION ALL SELECT 1 FROM times JOIN later USING (seq)
+    UNION ALL SELECT 1 FROM later WHERE why IS NOT NULL
+    UNION ALL SELECT 1 FROM later WHERE held = 0 AND seq NOT IN stuck LIMIT 1"""
 _OTHER_BOOT: Final = """
     SELECT 1 FROM times WHERE clock > '' AND clock < :boot
     UNION ALL SELECT 1 FROM times WHERE clock > :boot LIMIT 1"""
@@ -349,15 +357,14 @@ class Later:
         waits = [(at_ns - (now.by(clock) or 0)) / 1e9 for at_ns, clock in times if at_ns is not None]
         return min(waits, default=None)
 
-    def can_go_on(self) -> bool:
-        """Whether a job will be ready, or is to end, without another command."""
-        found = "SELECT 1 FROM later WHERE {} LIMIT 1"
-        if self._db.execute(found.format("held = 0 OR why IS NOT NULL")).fetchone() is not None:
-            return True
-        # One on hold has a time only if it ends then, or if its dependencies were not looked at yet.
-        if self._db.execute(found.format("held = 1")).fetchone() is None:
+    def can_go_on(self, closed: Sequence[int]) -> bool:
+        """Whether a job will be ready, or is to end, without another command; nothing is admitted in ``closed`` lanes.
+
+        One on hold has a time only if it ends then, or if its dependencies were not looked at yet.
+        """
+        if self._db.execute("SELECT 1 FROM later LIMIT 1").fetchone() is None:
             return False
-        return self._db.execute(_TIMES_OF_HELD).fetchone() is not None
+        return self._db.execute(_GOES_ON, {"closed": json.dumps(closed)}).fetchone() is not None
 
     def reason(self, job_id: str) -> str | None:
         """Return why a job is not ready; ``None`` for a job that is not here."""

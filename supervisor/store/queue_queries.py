@@ -244,13 +244,13 @@ class QueueQueries:
     def can_go_on(self) -> bool:
         """Whether a waiting job will get its slots without another command.
 
-        It will, unless one of its groups is closed, unknown, or paused until it is resumed.
+        It will, unless it is on hold, one of its groups is closed, unknown, or paused until it is resumed, or it waits
+        for a job of which that is true.
         """
-        if self._later.can_go_on():
-            return True
-        if not self.any_waits():
-            return False
         lanes = lanes_of(self._db)
         found = self._db.execute("SELECT name FROM groups WHERE paused_until_ns < ? AND most IS NOT 0", (FOR_EVER_NS,))
         opens = {name for (name,) in found}.__contains__
-        return any(head_of(self._db, lane) is not None and all(map(opens, names)) for lane, names in lanes.items())
+        closed = [lane for lane, names in lanes.items() if not all(map(opens, names))]
+        if any(head_of(self._db, lane) is not None for lane in lanes.keys() - closed):
+            return True
+        return self._later.can_go_on(closed)

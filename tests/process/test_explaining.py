@@ -78,6 +78,21 @@ async def test_a_job_behind_another_one_says_so() -> None:
         await sup.cancel(first.job_id)
 
 
+@pytest.mark.usefixtures("world")
+async def test_a_job_that_waits_for_a_token_says_so() -> None:
+    async with supervisor.open_supervisor() as sup:
+        await sup.set_group("g", limit=5, rate="1/d")
+        await sup.run(["true"], groups=["g"])
+        job = await sup.start(["true"], groups=["g"])
+        (wait,) = (await sup.explain(job.job_id)).waits_for
+        assert (wait.reason, wait.text) == (
+            "limit",
+            "group g has started as many jobs as its rate of 1/d allows now",
+        )
+        assert [group.name for group in wait.groups] == ["g"]
+        await sup.cancel(job.job_id)
+
+
 def test_a_job_that_has_its_slots_says_since_when_and_who_launches_it(world: World) -> None:
     host = world.host()
     job_id = host.start("true", hold=True)

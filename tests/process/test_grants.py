@@ -53,6 +53,30 @@ async def test_a_supervisor_is_poked_when_another_one_admits_its_job(
     await launched_by_the_end_of_anothers_job(world)
 
 
+async def test_a_job_that_was_taken_over_is_launched_although_a_new_index_names_its_former_supervisor(
+    world: World,
+) -> None:
+    former = world.host()
+    job_id = former.start("true", hold=True)
+    index = world.catalog.index
+
+    def owner() -> str:
+        row = index.get(job_id)
+        assert row is not None
+        return row.owner
+
+    first = owner()
+    async with supervisor.open_supervisor() as sup:
+        former.kill()
+        with trio.fail_after(PATIENCE):
+            while owner() == first:  # noqa: ASYNC110  # a change of an owner has no event
+                await trio.sleep(0.05)
+            for path in world.root.glob("registry.db*"):
+                path.unlink()
+            assert (await trio.to_thread.run_sync(command, world, "release", job_id)).returncode == 0
+            assert (await sup.wait(job_id)).status == "done"
+
+
 async def test_without_inotify_a_supervisor_finds_an_admission_at_its_next_look(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,22 @@ async def test_a_moved_job_is_tried_again_in_its_new_group() -> None:
         assert (ended.attempt, ended.status, ended.groups) == (2, "failed", ("h",))
 
 
+@pytest.mark.usefixtures("world")
+async def test_an_attempt_that_waits_for_its_time_moves_with_its_group() -> None:
+    async with supervisor.open_supervisor() as sup:
+        for name in "gh":
+            await sup.set_group(name, limit=1)
+        policy = supervisor.Retry(maximum_attempts=2, initial_interval=1, retry_on=["job_failed"])
+        job = await sup.start(["false"], groups=["g"], retry=policy)
+        with trio.fail_after(PATIENCE):
+            while (first := await sup.status(job.job_id)).retried_by is None:  # noqa: ASYNC110  # an end has no event here
+                await trio.sleep(0.02)
+            await sup.remove_group("g", to="h")
+            ended = await sup.wait(job.job_id)
+        assert (ended.job_id, ended.attempt, ended.groups) == (first.retried_by, 2, ("h",))
+        assert (await sup.status(job.job_id)).groups == ("g",)
+
+
 def test_failures_of_moved_jobs_count_in_their_new_group(world: World) -> None:
     make(world, "g", 1)
     command(world, "group", "set", "h", "--pause-on-failure", "1")

@@ -343,6 +343,8 @@ def test_wrong_options_are_refused(world: World) -> None:
         (("--retry-on", "7"), "--retry-on needs --attempts"),
         (("--attempts", "0"), "maximum_attempts"),
         (("--attempts", "2", "--retry-on", "No"), "retry_on"),
+        (("--attempts", "2", "--retry-on", "job_fialed"), "Name an exit code, or one of job_failed, "),
+        (("--attempts", "2", "--retry-never-on", "api_overloaded"), "never_retry_on has 'api_overloaded'"),
         (("--attempts", "2", "--retry-factor", "0"), "backoff_coefficient"),
     ]:
         done = command(world, "start", *words, "--", "true")

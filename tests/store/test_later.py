@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.store.queue import Queue, Turn
+from supervisor.store.queue import FOR_EVER_NS, Queue, Turn
 from supervisor.store.schema import MIGRATIONS, statements
 from supervisor.store.tickets import Moment, Ticket, ticket_of
 
@@ -223,6 +223,37 @@ def test_a_job_on_hold_needs_a_process_only_for_its_end(world: World) -> None:
     world.db.execute("DELETE FROM later WHERE seq = 2")
     world.turn()
     assert world.queue.can_go_on()
+
+
+def test_a_job_behind_one_on_hold_needs_no_process(world: World) -> None:
+    """Nor does one behind that, or one behind a job of a group that is paused until it is resumed."""
+    first = world.job(hold=True)
+    second = world.job(after=after("ok", first))
+    world.job(after=after("any", second))
+    world.queue.set_group("g", limit=1, paused_until_ns=FOR_EVER_NS, aging_ns=0)
+    world.job(after=after("ok", world.job(groups=["g"])))
+    assert world.admitted() == []
+    assert not world.queue.can_go_on()
+    running = world.job()
+    world.job(after=after("ok", running))
+    assert world.admitted() == []
+    assert world.queue.can_go_on()
+
+
+def test_a_new_job_with_the_number_of_a_deleted_one_is_awaited_by_none(world: World) -> None:
+    kept = world.job(hold=True)
+    deleted = world.job()
+    waiting = world.job(after=after("ok", deleted, kept))
+    assert world.admitted() == []
+    world.delete(waiting)
+    waiting = world.job(after=after("ok", deleted, kept))
+    world.db.execute("UPDATE jobs SET seq = 100 WHERE job_id = ?", (deleted,))
+    world.db.execute("UPDATE deps SET on_seq = 100 WHERE cause = ?", (deleted,))
+    world.delete(deleted)
+    new = world.job()
+    world.db.execute("UPDATE jobs SET seq = 100 WHERE job_id = ?", (new,))
+    assert not world.queue.is_awaited(100)
+    assert world.ends() == [(waiting, "dependency_failed", deleted)]
 
 
 def test_a_job_whose_slots_are_taken_back_keeps_what_it_has_waited_for(world: World) -> None:

@@ -19,6 +19,7 @@ import attrs
 
 from supervisor.errors import InvalidArguments, InvalidSettings
 from supervisor.interpret import BUILT_IN, get_interpreter, kinds
+from supervisor.jobs.error_codes import unknown_code
 from supervisor.jobs.validation import MAX_DEADLINE_SECONDS, MAX_DELAY_SECONDS, MAX_GROUPS, MAX_PRIORITY
 from supervisor.mcp_server.config import expressions, templates
 from supervisor.mcp_server.config.arguments import MAX_INTEGER, TYPES, Parameter
@@ -139,7 +140,7 @@ class _Reader:
             values["workspaces"] = self._workspaces((*where, "workspaces"), values["workspaces"])
         values["groups"] = self._groups((*where, "group"), values.pop("group", ()))
         if "retry" in table:
-            values["retry"] = self._retry((*where, "retry"), table["retry"])
+            values["retry"] = self._retry((*where, "retry"), table["retry"], values.get("interpret", "raw"))
         engine = self._engine((*where, "engine"), table.get("engine", "local"))
         options = self._engine_options(where, table, engine)
         return Kind(name=name, parameters=tuple(parameters.values()), engine=engine, engine_options=options, **values)
@@ -193,7 +194,7 @@ class _Reader:
                 self._file.refuse(where, f"there is no group {name!r}", allowed)
         return names
 
-    def _retry(self, where: tuple[str, ...], value: Any) -> Retry:
+    def _retry(self, where: tuple[str, ...], value: Any, kind: str) -> Retry:
         table = self._file.table(where, value, "a table, as in { maximum_attempts = 3 }")
         given = self._file.values(where, table, {each.name: (lambda held: held, "") for each in attrs.fields(Retry)})
         found = Retry()
@@ -205,6 +206,10 @@ class _Reader:
                 self._file.refuse((*where, name), problem, allowed or "other values")
             except TypeError:
                 self._file.refuse((*where, name), f"{name} is {shown(held)}", "a list of codes")
+        for name in ("retry_on", "never_retry_on"):
+            if (unknown := unknown_code(kind, getattr(found, name))) is not None:
+                problem = f"{name} has {unknown[0]!r}, with which no job of kind {kind} ends"
+                self._file.refuse((*where, name), problem, f"exit codes and {unknown[1]}")
         return found
 
     # ------------------------------------------------------------ its engine

@@ -133,6 +133,7 @@ BAD = [
     (K + "[kind.k.retry]\nmaximum_attempts = 0", 5, "maximum_attempts is 0; allowed: from 1 to 1000"),
     (K + "[kind.k.retry]\njitter = 2", 5, "jitter is 2; allowed: a number from 0 to 1"),
     (K + '[kind.k.retry]\nretry_on = ["no such"]', 5, "retry_on has 'no such'; allowed: an error code, or an exit"),
+    (K + '[kind.k.retry]\nretry_on = ["job_fialed"]', 5, "'job_fialed', with which no job of kind raw ends; allowed: "),
     (K + "[kind.k.retry]\nretry_on = 1.5", 5, "retry_on is 1.5; allowed: a list of codes"),
     (K + '[kind.k.retry]\nretry_on = ["job_lost"]', 5, "say retry_lost"),
     (K + "[kind.k.retry]\nattempts = 3", 5, "there is no key 'attempts' here; allowed: one of backoff_coefficient"),
