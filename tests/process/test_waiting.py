@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,3 +33,17 @@ def test_the_leaders_are_watched_once_their_keeper_has_gone(
         for leader, directory in zip(leaders, directories, strict=True):
             leader.kill()
             assert directory in change.wait(10)
+
+
+def test_a_waker_ends_a_wait_and_names_no_job(tmp_path: Path) -> None:
+    woken, waker = os.pipe()
+    try:
+        with Change([str(tmp_path)], wakers=[woken]) as change:
+            os.write(waker, b"x")
+            assert change.wait(None) == set()
+            assert change.wait(None) == set()  # as long as nothing is read from it
+            tmp_path.joinpath("exit.json").touch()
+            assert change.wait(None) == {str(tmp_path)}
+    finally:
+        os.close(woken)
+        os.close(waker)

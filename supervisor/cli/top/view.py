@@ -40,6 +40,7 @@ from supervisor.settings import Settings
 __all__ = ["View"]
 
 _MAX_GROUPS: Final = 8
+_LAST_LINES: Final = "1000"
 _TICK_SECONDS: Final = 1.0
 """How often the times of running jobs are drawn again."""
 _SELECTED: Final = Style(reverse=True)
@@ -310,12 +311,24 @@ class View(App[None]):
         if job is None:
             return
         root = os.fspath(self._settings.state_dir)
-        argv = [sys.executable, "-m", "supervisor", "--state-dir", root, "logs", "--follow", job.job_id]
+        argv = [
+            sys.executable,
+            "-m",
+            "supervisor",
+            "--state-dir",
+            root,
+            "logs",
+            "--all",
+            "--follow",
+            "--lines",
+            "1000",
+            job.job_id,
+        ]
         with self.suspend():
             # The command gets Ctrl-C, and this process takes it for nothing; an ignored signal would stay ignored.
             former = signal.signal(signal.SIGINT, _take_no_notice)
             try:
-                sys.stdout.write(f"\x1b[2J\x1b[H$ supervisor logs --follow {job.job_id}    (Ctrl-C ends this)\n")
+                sys.stdout.write(f"\x1b[2J\x1b[H$ supervisor logs --all --follow {job.job_id}    (Ctrl-C ends this)\n")
                 sys.stdout.flush()
                 subprocess.run(argv, check=False)
                 sys.stdout.write("\nPress Enter to return.")
