@@ -42,7 +42,7 @@ def _amount(number: float | None, show: Callable[[float], str]) -> str:
 
 COLUMNS: Final = {
     "id": JobColumn(Column("ID"), lambda job: job.job_id),
-    "status": JobColumn(Column("STATUS", least=15), lambda job: job.status.value),
+    "status": JobColumn(Column("STATUS", least=16), lambda job: job.status.value),
     "kind": JobColumn(Column("KIND", spare=9), lambda job: text.one_line(job.kind)),
     "age": JobColumn(Column("AGE", "right", spare=8), lambda job: text.ago(job.created_at)),
     "time": JobColumn(Column("TIME", "right", spare=6), lambda job: text.duration(job.elapsed_ms / 1000)),

@@ -28,7 +28,8 @@ def top(call: Invocation, *, once: bool) -> int:
 
     The live view needs the extra: pip install 'trio-supervisor[top]'.
     """
-    if once or call.as_json or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+    live = terminal.can_redraw(sys.stdout) and sys.stdin.isatty() and sys.stderr.isatty()
+    if once or call.as_json or not live:
         with call.catalog() as catalog:
             overview = take(catalog)
         if call.as_json:
