@@ -87,11 +87,19 @@ class AsyncioSupervisorMethods:
         """
         return await self._ask(lambda sup: sup.start_many(specs))
 
-    async def rerun(self, job_id: str, argv: Sequence[str] | None = None, **options: Unpack[JobOptions]) -> Job:
+    async def rerun(
+        self,
+        job_id: str,
+        argv: Sequence[str] | None = None,
+        *,
+        resume: str | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Job:
         """Start a new job with the request of another one, which may run, wait, or have ended.
 
         Input
             argv: a command in the place of that of the job.
+            resume: a prompt; the new job continues the session of the agent with it, with the options of the command.
             options: attributes of ``JobSpec`` in the place of those of the job. Not repeated are its idempotency key,
                 and ``hold``, ``after``, ``not_before``, ``delay_seconds`` and ``start_within_seconds``.
                 Its environment and input are not on record: without ``env``, the new job has the environment of this
@@ -99,14 +107,15 @@ class AsyncioSupervisorMethods:
 
         Errors
             JobNotFound: there is no job of this id.
-            InvalidArguments: the job had input, and ``stdin`` is not given; and as ``start`` raises it.
+            InvalidArguments: the job had input, and ``stdin`` is not given; its session is not known, cannot be
+                continued, or is still in use; and as ``start`` raises it.
             JobElsewhere: a newer version has made it.
             StateFull, PermissionDenied, StateBusy, IdempotencyConflict: as ``start`` raises them.
 
         Cancellation
             As for ``start``.
         """
-        return await self._ask(lambda sup: sup.rerun(job_id, argv, **options))
+        return await self._ask(lambda sup: sup.rerun(job_id, argv, resume=resume, **options))
 
     @overload
     async def run(self, argv: JobSpec) -> Result: ...

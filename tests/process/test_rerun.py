@@ -157,3 +157,55 @@ def test_a_job_of_a_newer_version_is_left_to_that(world: World) -> None:
     world.catalog.index.get = lambda _: row  # type: ignore[method-assign]
     with pytest.raises(JobElsewhere, match="newer version"):
         request_again(world.catalog, job_id, None, {})
+
+
+AGENT = """#!/bin/sh
+echo "$@" >&2
+cat >&2
+echo '{"type":"result","subtype":"success","is_error":false,"result":"ok"}'
+"""
+
+
+async def stderr_of(sup: supervisor.Supervisor, job: supervisor.Job) -> str:
+    content, _ = await sup.read(job.job_id, "stderr")
+    return content.decode()
+
+
+async def test_an_agent_is_continued(world: World, tmp_path: Path) -> None:  # noqa: ARG001  # its root
+    agent = tmp_path / "claude"
+    agent.write_text(AGENT)
+    agent.chmod(0o755)
+    async with supervisor.open_supervisor() as sup:
+        first = await sup.start([str(agent), "-p", "--model", "x", "count"], kind="claude", stdin=b"the stars")
+        session = first.session_id
+        assert session is not None
+        await sup.wait(first.job_id)
+        assert await stderr_of(sup, first) == f"--session-id {session} -p --model x count\nthe stars"
+        again = await sup.wait((await sup.rerun(first.job_id, resume="and now the planets")).job_id)
+        assert await stderr_of(sup, again) == f"--resume {session} -p --model x\nand now the planets"
+        assert (again.status, again.session_id) == ("done", session)
+        done = command("rerun", "--resume", again.job_id, "and", "the moons")
+        assert done.returncode == 0, done.stderr
+        last = await sup.wait(done.stdout.decode().strip())
+        assert await stderr_of(sup, last) == f"--resume {session} -p --model x\nand the moons"
+
+
+async def test_what_cannot_be_continued_is_refused(world: World, tmp_path: Path) -> None:  # noqa: ARG001  # its root
+    agent = tmp_path / "claude"
+    agent.write_text("#!/bin/sh\nexec sleep 1000\n")
+    agent.chmod(0o755)
+    async with supervisor.open_supervisor() as sup:
+        running = await sup.start([str(agent), "-p", "count"], kind="claude")
+        with pytest.raises(InvalidArguments, match="has not ended"):
+            await sup.rerun(running.job_id, resume="more")
+        await sup.cancel(running.job_id)
+        await sup.wait(running.job_id)
+        for prompt in ("", " \n"):
+            with pytest.raises(InvalidArguments, match="takes a prompt"):
+                await sup.rerun(running.job_id, resume=prompt)
+        with pytest.raises(InvalidArguments, match="no command"):
+            await sup.rerun(running.job_id, ["true"], resume="more")
+        plain = await sup.start(["true"])
+        await sup.wait(plain.job_id)
+        with pytest.raises(InvalidArguments, match="is not known"):
+            await sup.rerun(plain.job_id, resume="more")
