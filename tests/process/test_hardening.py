@@ -54,6 +54,16 @@ async def test_a_waiting_job_gains_no_rights_either(state_dir: Path) -> None:
         assert json.loads((await sup.result(job.job_id)).value)["no_new_privs"] == 1
 
 
+async def test_the_next_attempt_of_a_job_gains_no_rights_either(state_dir: Path) -> None:
+    command = ["sh", "-c", "grep NoNewPrivs /proc/self/status; exit 1"]
+    retry = supervisor.Retry(maximum_attempts=2, initial_interval=0.01, retry_on=["job_failed"])
+    async with open_supervisor(Settings(state_dir=state_dir)) as sup:
+        last = await sup.wait((await sup.start(command, no_new_privs=True, retry=retry)).job_id)
+        assert last.attempt == 2
+        content, _ = await sup.read(last.job_id, "stdout")
+        assert content == b"NoNewPrivs:\t1\n"
+
+
 async def test_a_job_without_new_rights_that_cannot_be_launched_says_why(state_dir: Path) -> None:
     async with open_supervisor(Settings(state_dir=state_dir)) as sup:
         job = await sup.wait((await sup.start(["no-such-command"], no_new_privs=True)).job_id)
