@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import textwrap
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -391,3 +392,61 @@ async def test_retries_follow_the_mock_clock(settings: Settings, patient_clock: 
         assert (last.attempt, last.exit_code) == (3, 75)
         begun = [(await sup.status(command.job_id)).started_at for command in engine.commands]
         assert [when and (when - begin).total_seconds() for when in begun] == pytest.approx([0, 20, 60], abs=5)
+
+
+# ---------------------------------------------------------------- pauses and signals
+
+
+async def test_a_paused_command_does_not_go_on_and_its_deadline_falls(
+    settings: Settings, mock_clock: trio.testing.MockClock
+) -> None:
+    engine = FakeEngine(Script(seconds=10))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["x"], deadline_seconds=60)
+        mock_clock.jump(4)
+        async with sup.events(job.job_id) as events:
+            assert (await sup.pause(job.job_id)).paused
+            assert (await anext(events)).job.paused
+        assert engine.command(job.job_id).paused
+        mock_clock.jump(20)
+        assert (await sup.status(job.job_id)).paused
+        assert not (await sup.resume(job.job_id)).paused
+        mock_clock.jump(6)
+        ended = await sup.wait(job.job_id)
+        assert (ended.status, ended.elapsed_ms) == ("done", 30_000)
+        second = await sup.start(["x"], deadline_seconds=9)
+        await sup.pause(second.job_id)
+        mock_clock.jump(9)
+        ended = await sup.wait(second.job_id)
+        assert (ended.status, ended.elapsed_ms) == ("timeout", 9_000)
+
+
+async def test_a_pause_holds_a_deadline(settings: Settings, mock_clock: trio.testing.MockClock) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["x"], deadline_seconds=10)
+        mock_clock.jump(4)
+        before = job.deadline_at
+        await sup.pause(job.job_id, hold_deadline=True)
+        mock_clock.jump(100)
+        resumed = await sup.resume(job.job_id)
+        assert before is not None
+        assert resumed.deadline_at is not None
+        assert (resumed.deadline_at - before).total_seconds() == pytest.approx(100, abs=0.01)
+        mock_clock.jump(6)
+        ended = await sup.wait(job.job_id)
+        assert (ended.status, ended.elapsed_ms) == ("timeout", 110_000)
+
+
+async def test_signals_are_noted_and_a_cancel_ends_a_paused_command(settings: Settings) -> None:
+    engine = FakeEngine(Script(seconds=None))
+    async with open_supervisor(settings, engine=engine) as sup:
+        job = await sup.start(["x"])
+        command = engine.command(job.job_id)
+        await sup.signal(job.job_id, "USR1")
+        assert command.signals == [signal.SIGUSR1]
+        await sup.pause(job.job_id)
+        ended = await sup.cancel(job.job_id, signal="INT")
+        assert (ended.status, ended.signal, command.stop_signal) == ("cancelled", signal.SIGINT, signal.SIGINT)
+        again = await sup.rerun(job.job_id, ["y"])
+        assert engine.command(again.job_id).argv == ("y",)
