@@ -17,6 +17,7 @@ import trio
 
 import supervisor
 from supervisor.jobdir import records
+from supervisor.jobs import pausing
 from supervisor.keeper import spawn
 from supervisor.system import cgroups, processes
 
@@ -215,6 +216,18 @@ async def test_a_daemon_that_sheds_everything_is_ended_by_a_cancel(world: World)
         assert not process.alive
     assert keeper.ended()
     assert not group.parent.exists(), "the keeper has left its control groups"
+
+
+@needs_tree
+def test_a_daemon_that_sheds_everything_is_paused(world: World) -> None:
+    argv, env, told = daemon(world)
+    job_id = world.host().start(*argv, env=env)
+    process = world.hold(told.number())
+    for change, stands_still in ((pausing.pause, True), (pausing.resume, False)):
+        assert change(world.catalog, job_id).paused is stands_still
+        found = processes.read_process(process.pid)
+        assert found is not None
+        assert (found.state == "T") is stands_still
 
 
 @needs_tree

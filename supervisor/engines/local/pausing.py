@@ -20,9 +20,10 @@ from typing import Any, Final
 from supervisor.engines.local import evidence, stopping
 from supervisor.errors import FeatureUnavailable, InvalidArguments, PermissionDenied, StateBusy
 from supervisor.jobdir import records, validation
+from supervisor.keeper import job_cgroups
 from supervisor.keeper.job_processes import JobProcesses, JobTree
 from supervisor.system import processes
-from supervisor.system.observing import NotKnown
+from supervisor.system.observing import NotKnown, not_known
 
 __all__ = ["pause", "resume"]
 
@@ -169,12 +170,28 @@ class _Tree(JobTree):
         self.job_id = job_id
         self.before = before
         self._table = JobProcesses()
+        self._group = job_cgroups.tree_of(process, job_id)
         self._members: list[processes.Process] = []
         self._asked: set[_Key] = set()
 
     def look(self) -> None:
         """Find its processes, the oldest first."""
+        problem = self._look_into_group()
         self._members = sorted(self._table.snapshot({self.mark}).members(self), key=lambda member: member.start)
+
+        self._table.incomplete = self._table.incomplete or problem
+
+    def _look_into_group(self) -> NotKnown | None:
+        """Note the processes in its control group, which may have shed every other sign; return why that failed."""
+        if self._group is None:
+            return None
+        try:
+            found = [processes.read_process(pid) for pid in self._group.pids()]
+            still = {*self._group.pids()}  # another process may have the pid of one that has left
+        except OSError as error:
+            return not_known(error, self._group.directory)
+        self.known.update((each.pid, each.start) for each in found if each is not None and each.pid in still)
+        return None
 
     def stopped(self) -> set[_Key]:
         """Return the processes that are stopped, or stop before they run on.
