@@ -20,6 +20,7 @@ from supervisor.errors import SupervisorError
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.overview import Overview, overview_of
 from supervisor.settings import Settings
+from supervisor.store.state_errors import state_error
 from supervisor.system.inotify import MODIFIED, Inotify
 
 __all__ = ["Source", "take"]
@@ -79,6 +80,9 @@ class Source:
                 self._follow_root(begun)
             except SupervisorError as error:
                 self._show(error)
+                self._wait_for_root(begun)
+            except OSError as error:
+                self._show(state_error(error, "the state root cannot be read now"))
                 self._wait_for_root(begun)
 
     def _follow_root(self, begun: tuple[int, int] | None) -> None:

@@ -1,0 +1,71 @@
+"""The thread that takes overviews, without a view."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+from pathlib import Path
+
+import pytest
+
+from supervisor.cli.top import source
+from supervisor.cli.top.source import Source
+from supervisor.errors import StateBusy, SupervisorError
+from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.overview import Overview
+from supervisor.settings import Settings
+from supervisor.system.inotify import Inotify
+from tests.cli.conftest import PATIENCE_SECONDS, Cli
+
+Shown = queue.Queue[Overview | SupervisorError]
+
+
+def until_ended(shown: Shown, count: int) -> None:
+    while True:
+        found = shown.get(timeout=PATIENCE_SECONDS)
+        if isinstance(found, Overview) and found.counts["ended"] == count:
+            return
+
+
+def test_an_error_of_the_operating_system_is_shown_and_tried_again(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, failures = source.take, [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+
+    def fail_once(catalog: Catalog) -> Overview:
+        if failures:
+            raise failures.pop()
+        return take(catalog)
+
+    monkeypatch.setattr(source, "take", fail_once)
+    shown: Shown = queue.Queue()
+    followed = Source(Settings(state_dir=state_dir), shown.put)
+    followed.start()
+    try:
+        problem = shown.get(timeout=PATIENCE_SECONDS)
+        assert isinstance(problem, StateBusy)
+        assert "the state root cannot be read now" in problem.message
+        followed.refresh()
+        assert isinstance(shown.get(timeout=PATIENCE_SECONDS), Overview)
+    finally:
+        followed.stop()
+
+
+@pytest.mark.parametrize("blind", [False, True], ids=["inotify", "no inotify"])
+def test_a_job_that_another_process_ends_is_seen(cli: Cli, monkeypatch: pytest.MonkeyPatch, *, blind: bool) -> None:
+    if blind:
+        monkeypatch.setattr(Inotify, "open", lambda: None)
+    monkeypatch.setattr(source, "_BLIND_PAUSE", 0.1)
+    shown: Shown = queue.Queue()
+    job_id = cli.start("--", "sleep", "60")
+    followed = Source(Settings(state_dir=cli.state_dir), shown.put)
+    followed.start()
+    try:
+        found = shown.get(timeout=PATIENCE_SECONDS)
+        assert isinstance(found, Overview)
+        assert [job.job_id for job in found.running] == [job_id]
+        cli.run("cancel", job_id)
+        until_ended(shown, 1)
+    finally:
+        followed.stop()
