@@ -21,6 +21,7 @@ from benchmarks.filling import waiting_jobs
 from benchmarks.plan import Plan
 from supervisor.admission.groups import change_group
 from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.explaining import explain
 from supervisor.model import Exit
 from supervisor.states import Reason, State
 from supervisor.store.rows import JobOutcome
@@ -131,6 +132,7 @@ def _looks(plan: Plan, settings: supervisor.Settings, last: str, beside: str) ->
         looks: dict[str, Callable[[], object]] = {
             "the status, with the position, of the last job": lambda: catalog.status(last),
             "a page of ten queued jobs": lambda: catalog.list(state="queued", limit=10),
+            "why the last job waits": lambda: explain(catalog, last),
             "the counts of the group": lambda: catalog.index.read_queue(lambda queue: queue.counts(_GROUP)),
         }
         for what, look in looks.items():

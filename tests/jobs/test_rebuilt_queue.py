@@ -20,6 +20,7 @@ from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.places import hold, move, release
 from supervisor.jobs.unlaunched import rule_out_end
+from supervisor.retry import Retry
 from supervisor.settings import Settings
 from supervisor.store import Index, Row, ranks
 from supervisor.store.clock import Clock
@@ -33,7 +34,9 @@ pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
 WORKSPACE = "/some/repo"
 KEY = workspace_key(WORKSPACE)
 SECOND = 10**9
-LIMITS = {"a": 1, "b": 2, "free": None}
+LIMITS = {"a": 1, "b": 2, "free": None, "slow": None}
+RATES = {"slow": "1/s"}
+POLICY = Retry(maximum_attempts=3, initial_interval=2, jitter=0, retry_on=("1",)).to_record()
 HERE = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
 
 
@@ -45,11 +48,15 @@ class Root:
         self.catalog = Catalog(Settings(state_dir=path))
         self.owner = self.catalog.layout.owners.register()
         self.wall_ns = 1_790_000_000 * SECOND
-        self.boot_ns = 1000 * SECOND
-        self.jobs: list[str] = []
+        self.boot_ns = (
+            processes.boottime_ns() + 1000 * SECOND
+        )  # after the groups were made, by the clock of the machine
         for name, limit in LIMITS.items():
             groups.change_group(
-                self.index, name, lambda group, most=limit: attrs.evolve(group, limit=most), create=True
+                self.index,
+                name,
+                lambda group, most=limit: attrs.evolve(group, limit=most, rate=RATES.get(group.name)),
+                create=True,
             )  # type: ignore[misc]
 
     @property
@@ -77,17 +84,19 @@ class Root:
             **HERE,
             **options,
         }
+        if "retry" in record:
+            record |= {"series_id": record["job_id"], "attempt": 1}
         text = dump(record)
         row = row_of_record(KEY, record, text)
         directory = self.catalog.layout.make_job(KEY, row.job_id, text.encode())
 
         def insert() -> None:
             assert self.index.insert(row)
-            if row.job_id not in {grant.job_id for grant in self.index.take_turn().grants}:
+            granted = {grant.job_id for grant in self.index.take_turn().grants}
+            if row.job_id not in granted or row.may_be_retried:
                 Path(directory, records.ORDERS).write_text("{}")
 
         self.index.write(insert)
-        self.jobs.append(row.job_id)
         return row.job_id
 
     def launch(self, job_id: str) -> None:
@@ -99,7 +108,8 @@ class Root:
         process: dict[str, object] = {"pid": pid, "start": start, "boot": HERE["boot"], "ns": HERE["ns"]}
         process |= {"keeper_pid": pid, "keeper_start": start, "started_ns": self.wall_ns}
         records.create(directory, records.PROCESS, process | {"started_boot_ns": processes.ticks_to_ns(start)})
-        Path(directory, records.ORDERS).unlink(missing_ok=True)
+        if not self.row(job_id).may_be_retried:
+            Path(directory, records.ORDERS).unlink(missing_ok=True)
 
     def end(self, job_id: str, code: int) -> None:
         """Record the end of the command of a job."""
@@ -123,9 +133,8 @@ class Root:
         return found
 
     def rows(self) -> list[Row]:
-        """Return the jobs that there are, in the order of their creation."""
-        found = [self.index.get(job_id) for job_id in self.jobs]
-        return [row for row in found if row is not None]
+        """Return the jobs that there are, in the order of their creation, with the attempts that followed others."""
+        return sorted(self.index.page(limit=1000), key=lambda row: row.seq)
 
     def close(self) -> None:
         self.catalog.layout.owners.unregister(self.owner)
@@ -303,13 +312,14 @@ conditions = st.one_of(
     st.tuples(st.sampled_from(["ok", "any", "failed", "start"]), pick).map(lambda pair: {"after": [pair]}),
     st.tuples(st.sampled_from(["ok", "any"]), pick, pick).map(lambda t: {"after": [(t[0], t[1]), ("any", t[2])]}),
     st.just({"hold": True}),
+    st.just({"retry": POLICY}),
     st.sampled_from([{"delay_ns": 5 * SECOND}, {"not_before": 5}, {"start_within_ns": 7 * SECOND}]),
 )
 steps = st.lists(
     st.one_of(
         st.tuples(
             st.just("start"),
-            st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("free",)]),
+            st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("free",), ("slow",), ("a", "slow")]),
             st.integers(-1, 1),
             conditions,
         ),
@@ -377,7 +387,7 @@ def act(root: Root, step: str, number: int, how: Any = None) -> None:
         if step == "launch":
             return not launched and not row.finished and places.get(row.job_id, "held") == "held"
         if step == "forget":
-            return row.finished and row.job_id not in awaited
+            return row.finished and row.job_id not in awaited and not row.may_be_retried
         if step == "move":
             return places.get(row.job_id, "held") != "held"
         return not row.finished and launched is (step == "end")
