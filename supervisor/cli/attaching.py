@@ -100,13 +100,17 @@ def attach_to_end(call: Invocation, job_id: str, key: int | None, *, fresh: bool
                 _write(b"\r\n")  # the cursor may be anywhere
                 call.note(f"supervisor: detached; job {job_id} runs on; `supervisor attach {job_id[:8]}`")
                 return exits.OK if how == DETACHED else 128 + how
-            (ended,) = catalog.wait([job_id], timeout=_KEEPER_DIED_SECONDS)
-            if not ended.status.terminal:
+            job = catalog.status(job_id, progress=False)
+            if not job.status.terminal:  # its end is about to be recorded
+                (job,) = catalog.wait([job_id], timeout=_KEEPER_DIED_SECONDS)
+            following = job.retried_by or job.job_id
+            if following != job_id:  # the next attempt, which has a terminal of its own
+                job_id = following
+                continue
+            if not job.status.terminal:
                 call.note(f"supervisor: the keeper of job {job_id} was killed, and its terminal is closed; it runs on")
                 return exits.BROKEN
-            if ended.job_id == job_id:
-                return _report(call, catalog, ended)
-            job_id = ended.job_id  # the next attempt, which has a terminal of its own
+            return _report(call, catalog, job)
 
 
 def _connected(catalog: Catalog, job_id: str, *, fresh: bool) -> socket.socket | None:

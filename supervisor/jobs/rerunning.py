@@ -13,6 +13,7 @@ from supervisor.engines import registry
 from supervisor.errors import InvalidArguments, JobElsewhere
 from supervisor.interpret import session_command
 from supervisor.jobdir import records
+from supervisor.jobdir.validation import input_of
 from supervisor.jobs.interface import Jobs
 from supervisor.jobs.validation import spec_of
 from supervisor.model import JobOptions, JobSpec
@@ -95,6 +96,7 @@ def _spec_of_record(record: Mapping[str, Any]) -> JobSpec:
         given = {**record.get("engine_options", {}), "shared_dir": shared_dir, "deadline_from": deadline_from}
         engine_options = {name: value for name, value in given.items() if value is not None}
     deadline = record["deadline_seconds"]
+    stdin_open, window = input_of(record)
     return JobSpec(
         argv=record["argv"],
         workspace=record["workspace"],
@@ -113,7 +115,8 @@ def _spec_of_record(record: Mapping[str, Any]) -> JobSpec:
         grace_seconds=record.get("grace_seconds"),
         merge_stderr=record.get("merge_stderr", False),
         no_new_privs=record.get("no_new_privs", False),
-        stdin_open=record.get("stdin_open", False),
-        pty=record.get("pty", False),
+        stdin_open=stdin_open,
+        pty=window is not None,
+        window=window,
         limits=Limits.of(record),
     )

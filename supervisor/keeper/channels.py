@@ -94,6 +94,10 @@ class Channel:
         self._clients: dict[int, Client] = {}
         self._listener: _socket.socket | None = None
         self.token = asked.token
+        self.path = b""
+        """Of the terminal, if the job has one."""
+        self.reading = -1
+        """The stdin of the job, if that is a pipe."""
         self.retry_ns: int | None = None
         self.is_ending = False
         self.is_drained = True

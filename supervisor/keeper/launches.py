@@ -10,7 +10,7 @@ import sys
 import time
 
 from supervisor.jobdir import factories, records
-from supervisor.keeper import job_cgroups, protocol, resource_limits, terminals, tree_killer
+from supervisor.keeper import job_cgroups, protocol, resource_limits, tree_killer
 from supervisor.keeper import spawn as keeper_spawn
 from supervisor.keeper.stop_record import StopRecord
 from supervisor.keeper.unwritten import is_shortage
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    from supervisor.keeper import channels
+    from supervisor.keeper import terminals
 
     End = tuple[int, float, int, int, int]
     """Wait status, CPU seconds, largest RSS as the kernel counts it, and when it was reaped on either clock."""
@@ -154,7 +154,7 @@ class Launch:
         environment: dict[bytes, bytes],
         entries: list[bytes],
         null: int,
-        inputs: channels.Channels,
+        inputs: terminals.Inputs,
         *,
         umask_is_odd: bool,
     ) -> None:
@@ -185,10 +185,10 @@ class Launch:
         self.standard = (stdin, *outputs)
         if self.asked.pty is not None or self.asked.stdin_open:
             try:
-                channel = terminals.open_channel(inputs, self.asked, None if stdin == null else stdin, outputs[0])
+                channel = inputs.open(self.asked, None if stdin == null else stdin, outputs[0])
             except OSError as error:
                 raise keeper_spawn.LaunchError(125, f"cannot open its input: {error.strerror}") from None
-            if isinstance(channel, terminals.Terminal):
+            if channel.path:
                 self.standard = channel.path
             else:
                 self.held.append(channel.reading)

@@ -14,13 +14,13 @@ import time
 
 from supervisor.jobdir import factories, job_marks, measures, records
 from supervisor.keeper import (
-    channels,
     job_cgroups,
     launches,
     output_limit,
     protocol,
     registration,
     spawn,
+    terminals,
     tree_killer,
     turns,
 )
@@ -64,9 +64,9 @@ class Keeper(turns.Turns):
         self.stopping: dict[tree_killer.Stop, launches.Child] = {}
         self.deadlines: list[tuple[int, int]] = []
         self.outputs = output_limit.Outputs()
-        self.channels = channels.Channels(self.relay.guard, lambda: self.relay.may_block)
         self.cgroups = job_cgroups.JobCgroups(self.claim)
         self.alarms: dict[int, launches.Child] = {}
+        self.inputs = terminals.Inputs(self.relay.guard, lambda: self.relay.may_block)
         self.let_go_ns = 0
         self.held = launches.HeldOrders(self.pid, self._set_dumpable)
         self.leftovers: dict[int, launches.Child] = {}  # ended, and processes that they left behind may write on
@@ -95,12 +95,12 @@ class Keeper(turns.Turns):
     def _add_watched(self, wanted: dict[int, int]) -> None:
         if self.outputs.descriptor >= 0:
             wanted[self.outputs.descriptor] = select.POLLIN
-        wanted |= self.channels.wanted | dict.fromkeys(self.alarms, select.POLLIN)
+        wanted |= self.inputs.wanted | dict.fromkeys(self.alarms, select.POLLIN)
 
     def _handle_watched(self, ready: set[int]) -> None:
         if self.outputs.descriptor in ready:
             self.outputs.handle_events()
-        self.channels.handle(ready)
+        self.inputs.handle(ready)
         for alarm in ready.intersection(self.alarms):
             self._attempt(self._end_for_memory, self.alarms.pop(alarm))
 
@@ -109,7 +109,7 @@ class Keeper(turns.Turns):
         return super()._wait()
 
     def _due_ns(self) -> list[int]:
-        times = (self.killer.next_ns, self.outputs.next_ns, self.channels.next_ns)
+        times = (self.killer.next_ns, self.outputs.next_ns, self.inputs.next_ns)
         due = [when for when in times if when is not None]
         if self.deadlines:
             due.append(self.deadlines[0][0] + (BACKSTOP_NS if self.connection.is_open else 0))
@@ -140,7 +140,7 @@ class Keeper(turns.Turns):
                 self._end_leftovers(self.leftovers[token])
         for token in self.outputs.take_quiet():
             self.leftovers.pop(token, None)
-        for token in self.channels.on_time():
+        for token in self.inputs.on_time():
             if token in self.children:
                 self._attempt(self._ended, self.children[token])
         due = self.killer.next_ns
@@ -213,7 +213,7 @@ class Keeper(turns.Turns):
             if not self.relay.may_block:
                 raise spawn.LaunchError(125, "too many launches wait for file systems that do not answer")
             launch.prepare(
-                *self.environments[asked.environment], self.null, self.channels, umask_is_odd=self.umask_is_odd
+                *self.environments[asked.environment], self.null, self.inputs, umask_is_odd=self.umask_is_odd
             )
             launch.leaf = self.cgroups.begin(asked.directory.rpartition("/")[2], asked.limits)
         except spawn.LaunchError as error:
@@ -254,7 +254,7 @@ class Keeper(turns.Turns):
             record = factories.launch_failure(error.message, error.status, repair=error.repair, final=error.final)
             self.unwritten.write(directory, records.EXIT, record)
             self._report_failure(token, error.status, error.message, claimed=False)
-            self.channels.drop(token)
+            self.inputs.drop(token)
             self.helper.free(launch.asked)
             self.launching.pop(token, None)
             return
@@ -342,7 +342,7 @@ class Keeper(turns.Turns):
             return
         self.unwritten.write(directory, records.EXIT, factories.launch_failure(launches.CANCELLED))
         self._report_failure(token, 125, launches.CANCELLED, claimed=True)
-        self.channels.drop(token)
+        self.inputs.drop(token)
         self.helper.free(launch.asked)
         self.launching.pop(token, None)
 
@@ -480,7 +480,7 @@ class Keeper(turns.Turns):
         assert child.end is not None  # noqa: S101  # set when it was reaped
         boot = child.end[4]
         if not child.output:
-            lost = self.channels.end(child.token)
+            lost = self.inputs.end(child.token)
             if lost is None:  # its terminal is not recorded yet
                 return
             child.output = self._measure(child)

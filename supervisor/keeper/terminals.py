@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from supervisor.keeper import protocol
 
-__all__ = ["Terminal", "open_channel"]
+__all__ = ["Inputs", "Terminal"]
 
 _MAX_DRAINED: Final = 1 << 21  # a terminal of Linux holds less
 _TCGETS, _TCSETS, _ICANON, _IUTF8 = 0x5401, 0x5402, 0x2, 0x4000
@@ -220,18 +220,21 @@ class Terminal(Channel):
         super().close()
 
 
-def open_channel(channels: Channels, asked: protocol.Launch, first: int | None, output: int) -> Pipe | Terminal:
-    """Return the channel of a job that is about to be launched.
+class Inputs(Channels):
+    """The channels of a keeper."""
 
-    ``first`` and ``output`` are descriptors of what it reads first, and of its stdout; both stay with the caller.
+    def open(self, asked: protocol.Launch, first: int | None, output: int) -> Pipe | Terminal:
+        """Return the channel of a job that is about to be launched.
 
-    Raises:
-        OSError: it cannot be made.
-    """
-    made: Pipe | Terminal
-    if asked.pty is not None:
-        made = Terminal(channels, asked, os.dup(output))
-    else:
-        made = Pipe(channels, asked, None if first is None else os.dup(first))
-    channels.add(made)
-    return made
+        ``first`` and ``output`` are descriptors of what it reads first, and of its stdout; both stay with the caller.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        made: Pipe | Terminal
+        if asked.pty is not None:
+            made = Terminal(self, asked, os.dup(output))
+        else:
+            made = Pipe(self, asked, None if first is None else os.dup(first))
+        self.add(made)
+        return made

@@ -19,6 +19,7 @@ from supervisor.jobs.inputs import send
 from supervisor.keeper import spawn
 from supervisor.system import processes
 from supervisor.testing import FakeEngine
+from tests.cli.tmux import screen
 from tests.process.terminal import terminal
 from tests.process.test_input import start
 from tests.process.test_spool import command
@@ -390,4 +391,41 @@ def test_run_on_a_terminal_waits_for_its_turn(world: World) -> None:
         subprocess.run([sys.executable, "-m", "supervisor", "cancel", first], check=True, capture_output=True)
         shown.until("its turn")
         shown.until("/dev/pts/")
+        assert shown.status() == 0
+
+
+def test_two_panes_of_tmux_show_the_same_job(world: World) -> None:
+    job_id = agent(world)
+    attach = f"{sys.executable} -m supervisor attach {job_id}"
+    with screen(world.directory, attach, columns=200) as shown:
+        shown.until_shown("[24x200]")
+        shown.tmux("split-window", "-d", "-h", attach)
+        shown.until_shown("[24x99]")
+        shown.type("question", "Enter")
+        shown.until_shown("answer to question")
+        shown.tmux("kill-pane", "-t", "1")
+        shown.until_shown("[24x200]", "answer to question")
+    with terminal("attach", job_id) as again:
+        again.until("answer to question")
+        again.type("\x04")
+        assert again.status() == 0
+
+
+def test_a_job_is_started_again_with_its_terminal(world: World) -> None:
+    with terminal("run", "-t", "--", "sh", "-c", "stty size; tty", rows=33, columns=111) as shown:
+        assert shown.status() == 0
+    (job,) = world.catalog.list().jobs
+    again = command(world, "rerun", job.job_id).stdout.strip().split()[-1]
+    assert ended(world, again).pty
+    assert output(world, again).startswith("33 111\r\n/dev/pts/")
+
+
+def test_another_attempt_has_a_terminal_of_its_own(world: World) -> None:
+    del world
+    options = ["--attempts", "2", "--retry-on", "job_failed", "--retry-delay", "0"]
+    with terminal("run", "-t", *options, "--", "sh", "-c", "tty; read line; exit $line") as shown:
+        shown.until("/dev/pts/")
+        shown.type("3\n")
+        shown.until("/dev/pts/")
+        shown.type("0\n")
         assert shown.status() == 0
