@@ -51,7 +51,9 @@ class Leaf:
         directories: all of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, required: bool = False) -> None:
+        """``required``: its process must not run without one of the limits."""
+        self._required = required
         self.tree: cgroups.TreeGroup | None = None
         self.ignored: list[str] = []
         self.directories: list[str] = []
@@ -59,6 +61,7 @@ class Leaf:
         self._unified: str | None = None
         self._memory: tuple[str, int] | None = None
         self._pids: str | None = None
+        self._limited: dict[str, str] = {}  # the names of controllers, by directory
         self.alarm: int | None = None
         """A descriptor that is readable once the kernel ends a process for the limit, but not the rest: version 1."""
 
@@ -70,8 +73,12 @@ class Leaf:
         entered: list[str] = []
         try:
             for own, before in self._entered:
-                cgroups.write(f"{own}/tasks", "0")
-                entered.append(before)
+                try:
+                    cgroups.write(f"{own}/tasks", "0")
+                except OSError as error:
+                    self._miss(own, error)
+                else:
+                    entered.append(before)
             if self._unified is None:
                 return spawn_(*args)
             into = os.open(self._unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,6 +94,20 @@ class Leaf:
                     continue
             if self._pids is not None and entered:  # the calling thread has left
                 cgroups.write(self._pids, "1")
+
+    def _miss(self, directory: str, error: OSError) -> None:
+        """Do without a control group that the process cannot enter.
+
+        Raises:
+            LaunchError: that has a limit without which it must not run.
+        """
+        if self._required and directory in self._limited:
+            message = f"it cannot enter its control group {directory}: {error.strerror}"
+            raise spawn.LaunchError(125, message, repair=MISSING_REPAIR) from None
+        if self.tree is not None and self.tree.directory == directory:
+            self.tree = None
+        if directory in self._limited:
+            self.ignored.append(self._limited[directory])
 
     def add(self, place: cgroups.Place, directory: str) -> None:
         """Add a control group that was made in ``place``."""
@@ -105,6 +126,7 @@ class Leaf:
             OSError: the kernel does not take it.
         """
         old = place.version == 1
+        self._limited[directory] = name
         if name == "memory":
             self._memory = directory, place.version
             cgroups.write(f"{directory}/{'memory.limit_in_bytes' if old else 'memory.max'}", str(int(value)))
@@ -249,10 +271,10 @@ class JobCgroups:
         """
         if limits is None and not self._every_job:
             return None
-        leaf = Leaf()
+        leaf = Leaf(required=limits is not None and limits[3])
         try:
-            tree = self._places.tree
             limited = limits is not None
+            tree = self._tree_for(limits)
             if tree is not None:
                 directory = self._make(leaf, tree, job_id, limited=limited)
                 if directory is not None:
@@ -265,6 +287,15 @@ class JobCgroups:
             self.end(leaf)
             raise
         return leaf
+
+    def _tree_for(self, limits: Limits | None) -> cgroups.Place | None:
+        """Return the place for the tree of a job: in one hierarchy a process is in one control group."""
+        asked = [] if limits is None else zip(cgroups.CONTROLLERS, limits, strict=False)
+        for name, value in asked:
+            place = self._places.limits.get(name)
+            if value is not None and place is not None and place.version == 2:
+                return place
+        return self._places.tree
 
     def _limit(self, leaf: Leaf, job_id: str, name: str, value: float, *, require: bool) -> None:
         place = self._places.limits.get(name)

@@ -1,0 +1,106 @@
+"""The control groups that a keeper makes for a job, on directories that stand for hierarchies."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from supervisor.keeper import job_cgroups, spawn
+from supervisor.keeper.job_cgroups import JobCgroups
+from supervisor.system import cgroups
+
+JOB = "0123456789abcdef0123456789abcdef"
+CLAIM = f"keeper.{os.getpid()}.1.boot.ns"
+
+
+class Kernel:
+    """Takes what is written, and refuses what it is to refuse."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, str] = {}
+        self.refused: set[str] = set()
+
+    def write(self, path: str, text: str) -> None:
+        if any(word in path for word in self.refused):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), path)
+        self.written[path] = text
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    made = Kernel()
+    monkeypatch.setattr(cgroups, "write", made.write)
+    return made
+
+
+def keeper(monkeypatch: pytest.MonkeyPatch, tree: cgroups.Place | None, **limits: cgroups.Place) -> JobCgroups:
+    places = cgroups.Places()
+    places.tree, places.limits = tree, limits
+    places.missing = {name: "it is not here" for name in cgroups.CONTROLLERS if name not in limits}
+    monkeypatch.setattr(cgroups, "find_places", lambda **_: places)
+    made = JobCgroups(CLAIM)
+    made.open()
+    return made
+
+
+def place(tmp_path: Path, name: str, version: int) -> cgroups.Place:
+    (tmp_path / name).mkdir(parents=True)
+    return cgroups.Place(str(tmp_path / name), version)
+
+
+def test_in_version_2_a_job_has_one_group_where_its_limits_can_be_set(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = place(tmp_path, "a.service", 2)
+    made = keeper(monkeypatch, place(tmp_path, "a.service/main", 2), memory=unit, pids=unit)
+    leaf = made.begin(JOB, (200 << 20, None, 50, True))
+    assert leaf is not None
+    directory = f"{unit.directory}/supervisor.{os.getpid()}.1.boot.ns/limited/job-{JOB}"
+    assert leaf.directories == [directory]
+    assert leaf.tree is not None
+    assert leaf.tree.directory == directory
+    assert kernel.written[f"{directory}/memory.max"] == str(200 << 20)
+    assert kernel.written[f"{directory}/memory.oom.group"] == "1"
+    assert kernel.written[f"{directory}/pids.max"] == "50"
+    made.end(leaf)
+    made.close()
+    assert os.listdir(unit.directory) == ["main"]
+
+
+def test_a_limit_that_cannot_be_set_prevents_the_launch_or_is_ignored(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = keeper(monkeypatch, None, memory=place(tmp_path, "memory", 1))
+    with pytest.raises(spawn.LaunchError, match="limit on pids cannot be set: it is not here") as caught:
+        made.begin(JOB, (200 << 20, None, 50, True))
+    assert caught.value.repair == job_cgroups.MISSING_REPAIR
+    made.flush()
+    leaf = made.begin(JOB, (200 << 20, None, 50, False))
+    assert leaf is not None
+    assert leaf.ignored == ["pids"]
+    made.end(leaf)
+    made.flush()
+    kernel.refused.add("memory.limit_in_bytes")
+    with pytest.raises(spawn.LaunchError, match="limit on memory cannot be set"):
+        made.begin(JOB, (200 << 20, None, None, True))
+
+
+@pytest.mark.parametrize(("refused", "required"), [("freezer", True), ("pids", True), ("pids", False)])
+def test_a_group_that_cannot_be_entered(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, *, required: bool
+) -> None:
+    made = keeper(monkeypatch, place(tmp_path, "freezer", 1), pids=place(tmp_path, "pids", 1))
+    leaf = made.begin(JOB, (None, None, 50, required))
+    assert leaf is not None
+    kernel.refused.add(f"/{refused}/supervisor.")
+    if required and refused == "pids":
+        with pytest.raises(spawn.LaunchError, match="cannot enter its control group"):
+            leaf.spawn(lambda: 7)
+    else:
+        assert leaf.spawn(lambda: 7) == 7
+        assert (leaf.tree is None, leaf.ignored) == ((True, []) if refused == "freezer" else (False, ["pids"]))
+    entered = {"freezer", "pids"} - {refused}
+    assert entered == {name for name in ("freezer", "pids") if f"{tmp_path}/{name}/tasks" in kernel.written}
