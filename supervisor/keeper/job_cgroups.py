@@ -290,11 +290,11 @@ class JobCgroups:
 
     def _tree_for(self, limits: Limits | None) -> cgroups.Place | None:
         """Return the place for the tree of a job: in one hierarchy a process is in one control group."""
-        asked = [] if limits is None else zip(cgroups.CONTROLLERS, limits, strict=False)
-        for name, value in asked:
-            place = self._places.limits.get(name)
-            if value is not None and place is not None and place.version == 2:
-                return place
+        if limits is not None:
+            for name, value in zip(cgroups.CONTROLLERS, limits, strict=False):
+                place = self._places.limits.get(name)
+                if value is not None and place is not None and place.version == 2:
+                    return place
         return self._places.tree
 
     def _limit(self, leaf: Leaf, job_id: str, name: str, value: float, *, require: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from supervisor.engines.local.client import LocalClient
 from supervisor.jobdir import records
+from supervisor.jobs import refreshing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,15 +230,15 @@ def test_a_directory_in_place_of_a_record_costs_no_other_job(world: World) -> No
 def test_a_job_that_cannot_be_looked_at_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     host = world.host()
     odd, other = host.start("sleep", "600"), host.start("sleep", "600")
-    look = world.catalog._observe
+    look = refreshing._observe
 
-    def refuse(row: Any, directory: str, **options: Any) -> Any:
+    def refuse(jobs: Any, row: Any, directory: str, **options: Any) -> Any:
         if row.job_id == odd:
             raise OSError(28, "No space left on device")
-        return look(row, directory, **options)
+        return look(jobs, row, directory, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.catalog, "_observe", refuse)
+        patched.setattr(refreshing, "_observe", refuse)
         patched.setattr(LocalClient, "cached", lambda *_: None)
         found = {job.job_id: job for job in world.catalog.list().jobs}
     assert found.keys() == {odd, other}
