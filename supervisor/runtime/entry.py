@@ -10,9 +10,11 @@ import trio
 
 from supervisor.engines.interface import Client, Running
 from supervisor.errors import SupervisorError
+from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.store import Row
 from supervisor.store.rows import job_of
+from supervisor.system.observing import NotKnown
 
 __all__ = ["LAUNCHING", "Entry", "Pending"]
 
@@ -95,6 +97,14 @@ class Entry:
     def job_id(self) -> str:
         """The id of the job."""
         return self.row.job_id
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its directory provably does not exist any more."""
+        try:
+            return records.is_gone(self.directory)
+        except NotKnown:
+            return False
 
     def stop(self, why: str, by: str) -> None:
         """Ask for the job to be stopped; the first reason stays."""

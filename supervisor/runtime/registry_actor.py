@@ -16,7 +16,6 @@ import trio
 
 from supervisor import log
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
-from supervisor.jobdir import records
 from supervisor.jobs.catalog import Catalog
 from supervisor.metrics import Counters
 from supervisor.model import JobEvent
@@ -42,7 +41,6 @@ from supervisor.store import Index, Row
 from supervisor.store.queue import TURN, Turn
 from supervisor.store.queue_queries import End
 from supervisor.store.tickets import groups_of, has_ticket
-from supervisor.system.observing import NotKnown
 
 __all__ = ["Registry"]
 
@@ -379,7 +377,7 @@ class Registry:
             committed = None if first else self._read(row.job_id)
         # Another process that was first decided the same from the same evidence.
         entry.row = committed if committed is not None and committed.finished else message.row
-        if not first and committed is None and _is_gone(entry.directory):
+        if not first and committed is None and entry.is_gone:
             text = f"another process has consumed or forgotten job {row.job_id}"
             entry.problem = JobNotFound(text, details={"job_id": row.job_id})
         self.entries.pop(row.job_id, None)
@@ -498,10 +496,3 @@ class Registry:
             event = JobEvent(job=job, previous=previous, previous_queue_reason=before, previous_paused=paused)
             for subscription in self.subscriptions:
                 subscription.put(event)
-
-
-def _is_gone(directory: str) -> bool:
-    try:
-        return records.is_gone(directory)
-    except NotKnown:
-        return False
