@@ -133,8 +133,8 @@ def _how(why: str) -> str:
 
 
 _REPAIR: Final = (
-    "Run it where control groups are delegated: in a unit with Delegate=yes, or under "
-    "`systemd-run --user --scope -p Delegate=yes`."
+    "Run it under your user manager (`systemd-run --user --scope`), which has a scope for each keeper, or in a unit "
+    "with Delegate=yes whose own processes are in a part of it (DelegateSubgroup=)."
 )
 
 
