@@ -441,7 +441,7 @@ async def test_no_supervisor_is_needed_to_see_the_end(site: Site) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--slurm-partition", "gpu"], "the local engine has no option 'partition'; --engine names one that has"),
+        (["--slurm-partition", "gpu"], "the local engine has no option 'partition'; --engine slurm has it"),
         (["--engine-option", "partition=gpu"], "the local engine has no option 'partition'"),
         (["--engine", "local", "--shared-dir", "/tmp"], "the local engine has no option 'shared_dir'"),
         (["--engine", "slurm", "--engine-option", "colour=red"], "no option 'colour'; it has shared_dir, "),

@@ -468,7 +468,8 @@ def make_spec(
     accepted = factory(engine or LOCAL).accepted_options() if engine_options else {}
     for name in engine_options:
         if name not in accepted:
-            have = f"it has {', '.join(accepted)}" if accepted else "--engine names one that has"
+            having = [each for each in BUILT_IN if name in factory(each).accepted_options()]
+            have = f"--engine {' or '.join(having)} has it" if having else f"it has {', '.join(accepted) or 'none'}"
             message = f"the {engine or LOCAL} engine has no option {name!r:.80}; {have}"
             raise click.UsageError(message)
     return JobSpec(
