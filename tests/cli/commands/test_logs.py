@@ -23,6 +23,8 @@ def test_following_ends_with_the_job(cli: Any, fifo: Callable[[], None]) -> None
     assert (process.returncode, out) == (0, b"two\n")
 
 
+# The second reader must not take the writer of the first release, which may not have closed the pipe yet, for its own.
+AGAIN = "until read x < ../fifo; do :; done"
 LINES = r"for n in 1 2 3; do echo out $n; echo err $n >&2; done; printf '\377 end'"
 
 
@@ -54,7 +56,7 @@ def test_both_streams_are_told_apart(cli: Any) -> None:
 
 
 def test_lines_of_both_come_whole_as_they_are_written(cli: Any, fifo: Callable[[], None]) -> None:
-    script = "echo one; printf 'a part ' >&2; read x < ../fifo; echo two; read x < ../fifo; echo 'of a line' >&2"
+    script = f"echo one; printf 'a part ' >&2; read x < ../fifo; echo two; {AGAIN}; echo 'of a line' >&2"
     job_id = cli.start("--", "sh", "-c", script)
     with cli.process("logs", "--follow", "--all", job_id) as process:
         assert process.stdout.readline() == b"stdout | one\n"
@@ -66,7 +68,7 @@ def test_lines_of_both_come_whole_as_they_are_written(cli: Any, fifo: Callable[[
 
 
 def test_a_line_without_end_is_not_held_back_for_ever(cli: Any, fifo: Callable[[], None]) -> None:
-    script = "head -c 200000 /dev/zero | tr '\\0' x; read x < ../fifo; echo err >&2; read x < ../fifo; echo end"
+    script = f"head -c 200000 /dev/zero | tr '\\0' x; read x < ../fifo; echo err >&2; {AGAIN}; echo end"
     job_id = cli.start("--", "sh", "-c", script)
     with cli.process("logs", "--follow", "--all", job_id) as process:
         begun = process.stdout.read(100_000)
