@@ -11,7 +11,7 @@ import sys
 from typing import Final
 
 from supervisor.admission.helper import can_go_on, only_one
-from supervisor.errors import InvalidSettings, SupervisorError
+from supervisor.errors import InvalidSettings, StateBusy, SupervisorError
 from supervisor.jobdir import job_marks
 from supervisor.jobs.catalog import Catalog
 from supervisor.settings import Settings, config_file
@@ -45,7 +45,7 @@ def _settings() -> Settings:
     """
     try:
         return Settings()
-    except InvalidSettings:
+    except (InvalidSettings, StateBusy):
         given = os.environ.get(config_file.VARIABLE)
         os.environ[config_file.VARIABLE] = os.devnull
         try:

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from supervisor.errors import InvalidArguments, InvalidSettings
+from supervisor.errors import InvalidArguments, InvalidSettings, StateBusy
 from supervisor.system.paths import expanded
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ DEFAULTS: Final = "defaults"
 """The table with defaults for options of ``run`` and ``start``; all other names are settings."""
 
 _MAX_BYTES: Final = 1 << 20
+_LASTING: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+)
+"""Errors that say something about the file; after any other it may be read a moment later."""
 _REPAIR: Final = f"Correct the file. To do without it for now: {VARIABLE}=/dev/null."
 
 
@@ -55,6 +59,7 @@ def read() -> TomlFile | None:
 
     Raises:
         InvalidSettings: it cannot be read, other users can change it, it is no TOML, or is not where the variable says.
+        StateBusy: it cannot be read now.
     """
     path, given = place(), os.environ.get(VARIABLE)
     if path is None:
@@ -69,6 +74,8 @@ def read() -> TomlFile | None:
             return None
         source = f"{VARIABLE}: " if given else ""
         message = f"{source}{path} cannot be read: {error.strerror}"
+        if error.errno not in _LASTING:
+            raise StateBusy(message, repair=f"Try again; if the error persists: {_REPAIR}") from error
         raise InvalidSettings(message, repair=_REPAIR, details={"file": path}) from error
     if len(content) > _MAX_BYTES:
         message = f"{path} has more than {_MAX_BYTES} bytes"

@@ -125,7 +125,10 @@ def is_retryable(answer: Answer) -> bool:
         "cannot ask for the stop: ",
         "cannot discard the job directory: ",
     )
-    return bool(error["retryable"]) or (error["code"] == "permission_denied" and error["message"].startswith(closed))
+    message: str = error["message"]
+    if error["code"] == "invalid_settings":  # the configuration file is closed to us
+        return message.endswith(("cannot be read: Permission denied", "cannot be read: Operation not permitted"))
+    return bool(error["retryable"]) or (error["code"] == "permission_denied" and message.startswith(closed))
 
 
 # ---------------------------------------------------------------- what each command may say and do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from supervisor.errors import InvalidSettings
+from supervisor.errors import InvalidSettings, StateBusy
 from supervisor.settings import Settings, config_file, origins
 
 VALUES: dict[str, tuple[str, Any]] = {
@@ -262,3 +263,20 @@ def test_without_a_file_no_parser_of_toml_is_loaded(tmp_path: Path) -> None:
     del environment[config_file.VARIABLE]
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_an_error_that_passes_is_no_mistake_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("")
+    monkeypatch.setenv("SUPERVISOR_CONFIG_FILE", str(path))
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EINTR):
+
+        def fail(*_: object, number: int = number) -> int:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(config_file, "_open", fail)
+            with pytest.raises(StateBusy, match="cannot be read") as caught:
+                config_file.read()
+        assert caught.value.retryable
+    assert config_file.read() is not None
