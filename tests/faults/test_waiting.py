@@ -44,11 +44,12 @@ class Waiting:
         for job_id in self.jobs.values():
             Path(root.directory(job_id), records.ORDERS).write_text("{}")
         root.turn()
+        self.job_ids = [row.job_id for row in root.rows()]
         self.before = self.now()
 
     def now(self) -> Any:
         """Return all that must stay: the files of the jobs, and the queue."""
-        return [files_of(self.root.directory(job_id)) for job_id in self.root.jobs], tables(self.root.index)
+        return [files_of(self.root.directory(job_id)) for job_id in self.job_ids], tables(self.root.index)
 
 
 @pytest.fixture
