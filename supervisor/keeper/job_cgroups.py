@@ -42,6 +42,28 @@ _CPU_PERIOD_US: Final = 100_000
 _LEAST_CPU_US: Final = 1000
 
 
+_TRIES: Final = 20
+
+_exits: dict[str, int] = {}
+"""Descriptors of the files by which a thread returns to a place, for as long as the keeper runs: to open one may fail
+after a spawn, and a keeper in the control group of a job would stand still with it."""
+
+
+def _exit(place: cgroups.Place) -> int:
+    if place.directory not in _exits:
+        _exits[place.directory] = os.open(f"{place.directory}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+    return _exits[place.directory]
+
+
+def _quietly(call: Callable[..., object], *args: object) -> bool:
+    """Make a call; return whether it raised no ``OSError``."""
+    try:
+        call(*args)
+    except OSError:
+        return False
+    return True
+
+
 class Leaf:
     """The control groups of one job.
 
@@ -57,7 +79,7 @@ class Leaf:
         self.tree: cgroups.TreeGroup | None = None
         self.ignored: list[str] = []
         self.directories: list[str] = []
-        self._entered: list[tuple[str, str]] = []  # of version 1: the one of the job, and that of this process
+        self._entered: list[tuple[str, int]] = []  # of version 1: that of the job, and the way back (see `_exit`)
         self._unified: str | None = None
         self._memory: tuple[str, int] | None = None
         self._pids: str | None = None
@@ -70,30 +92,28 @@ class Leaf:
 
         In a hierarchy of version 1 the calling thread is there meanwhile: a new process begins where that is.
         """
-        entered: list[str] = []
+        entered: list[int] = []
         try:
-            for own, before in self._entered:
+            for own, back in self._entered:
+                entered.append(back)
                 try:
                     cgroups.write(f"{own}/tasks", "0")
                 except OSError as error:
                     self._miss(own, error)
-                else:
-                    entered.append(before)
             if self._unified is None:
                 return spawn_(*args)
             into = os.open(self._unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 return spawn_(*args, into)
             finally:
-                os.close(into)
-        finally:
-            for before in entered:
-                try:
-                    cgroups.write(f"{before}/tasks", "0")
-                except OSError:  # this process was moved meanwhile, and may not go back
-                    continue
+                _quietly(os.close, into)
+        finally:  # the process is there: no error may lose its pid
+            for back in entered:
+                for _ in range(_TRIES):
+                    if _quietly(os.write, back, b"0"):
+                        break
             if self._pids is not None and entered:  # the calling thread has left
-                cgroups.write(self._pids, "1")
+                _quietly(cgroups.write, self._pids, "1")
 
     def _miss(self, directory: str, error: OSError) -> None:
         """Do without a control group that the process cannot enter.
@@ -113,11 +133,11 @@ class Leaf:
         """Add a control group that was made in ``place``."""
         if directory in self.directories:
             return
-        self.directories.append(directory)
-        if place.version == 2:
-            self._unified = directory
+        if place.version == 1:
+            self._entered.append((directory, _exit(place)))
         else:
-            self._entered.append((directory, place.directory))
+            self._unified = directory
+        self.directories.append(directory)
 
     def limit(self, name: str, place: cgroups.Place, directory: str, value: float) -> None:
         """Set a limit.

@@ -145,12 +145,11 @@ class _OomScores:
         self._set(self._own)
 
     def _set(self, value: bytes) -> None:
-        if self._descriptor >= 0:
-            try:
+        try:
+            if self._descriptor >= 0:
                 os.pwrite(self._descriptor, value, 0)
-            except OSError:  # a policy of this system; the jobs are as likely to be ended as the keeper
-                os.close(self._descriptor)
-                self._descriptor = -1
+        except OSError:  # a policy of this system; the jobs are as likely to be ended as the keeper
+            return
 
 
 def _set_limits(pid: int, limits: list[tuple[int, tuple[int, int]]]) -> None:
