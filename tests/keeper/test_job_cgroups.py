@@ -48,6 +48,8 @@ def keeper(monkeypatch: pytest.MonkeyPatch, tree: cgroups.Place | None, **limits
 
 def place(tmp_path: Path, name: str, version: int) -> cgroups.Place:
     (tmp_path / name).mkdir(parents=True)
+    if version == 1:
+        (tmp_path / name / "tasks").touch()
     return cgroups.Place(str(tmp_path / name), version)
 
 
@@ -103,4 +105,26 @@ def test_a_group_that_cannot_be_entered(
         assert leaf.spawn(lambda: 7) == 7
         assert (leaf.tree is None, leaf.ignored) == ((True, []) if refused == "freezer" else (False, ["pids"]))
     entered = {"freezer", "pids"} - {refused}
-    assert entered == {name for name in ("freezer", "pids") if f"{tmp_path}/{name}/tasks" in kernel.written}
+    job = f"/supervisor.{os.getpid()}.1.boot.ns/job-{JOB}/tasks"
+    assert entered == {name for name in ("freezer", "pids") if f"{tmp_path}/{name}{job}" in kernel.written}
+    left = {name for name in ("freezer", "pids") if (tmp_path / name / "tasks").read_text()}
+    assert left >= entered
+
+
+def test_a_process_that_was_spawned_is_known_whatever_fails_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = keeper(monkeypatch, place(tmp_path, "freezer", 1))
+    leaf = made.begin(JOB, None)
+    assert leaf is not None
+    monkeypatch.setattr(cgroups, "write", lambda *_: None)
+    write, failures = os.write, iter([OSError(errno.EIO, "")] * 8)
+
+    def fail_at_first(descriptor: int, data: bytes) -> int:
+        for error in failures:
+            raise error
+        return write(descriptor, data)
+
+    monkeypatch.setattr(job_cgroups.os, "write", fail_at_first)
+    assert leaf.spawn(lambda: 7) == 7
+    assert (tmp_path / "freezer" / "tasks").read_text() == "0", "the calling thread has left"
