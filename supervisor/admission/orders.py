@@ -17,7 +17,7 @@ from supervisor.engines.staging import Inherited, orders_of, write_orders
 from supervisor.jobdir import records
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.jobdir.validation import input_of
-from supervisor.keeper.single_job import Orders
+from supervisor.keeper.orders import Orders
 from supervisor.store import Row
 from supervisor.store.order_files import drop_orders
 from supervisor.store.state_errors import state_error

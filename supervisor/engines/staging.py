@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from supervisor.keeper.single_job import ORDERS, STDIN, Orders
+from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.keeper.orders import Orders
 from supervisor.system.process_settings import process_settings
 
 if TYPE_CHECKING:
@@ -26,6 +24,7 @@ KEEPER_FILES: Final = (
     "keeper/job_processes.py",
     "keeper/launches.py",
     "keeper/loop.py",
+    "keeper/orders.py",
     "keeper/output_limit.py",
     "keeper/protocol.py",
     "keeper/registration.py",
@@ -121,6 +120,10 @@ def program_in(shared: str) -> str:
 
     Nodes need not have this package, and jobs that wait keep the keeper that they were submitted with.
     """
+    import shutil
+    import tempfile
+    from hashlib import sha256  # together 6 ms, for clusters only
+
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sources = {name: _source(f"{package}/{name}") for name in KEEPER_FILES}
     digest = sha256(b"\0".join(sources.values())).hexdigest()[:12]
