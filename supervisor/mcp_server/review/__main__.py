@@ -275,6 +275,7 @@ def _become(command: Sequence[str], prompt: str) -> NoReturn:
 
 
 def _end(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once: what is deleted now is deleted to its end
     sys.exit(128 + number)
 
 

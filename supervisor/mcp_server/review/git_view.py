@@ -17,6 +17,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -65,6 +66,25 @@ class View:
 
 
 @contextlib.contextmanager
+def _temporary_directory() -> Generator[str]:
+    """Make a directory that goes away with the block, also if SIGTERM raises ``SystemExit`` while it does."""
+    made = None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        made = tempfile.mkdtemp(prefix="supervisor-review-")
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield made
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if made is not None:
+            try:
+                shutil.rmtree(made)
+            except SystemExit:  # git, which got the signal too, had ended before it was handled here
+                shutil.rmtree(made, ignore_errors=True)
+                raise
+
+
+@contextlib.contextmanager
 def open_view() -> Generator[View]:
     """Make the view of the repository that the current directory is in; it goes away with the block.
 
@@ -73,7 +93,7 @@ def open_view() -> Generator[View]:
     """
     top, own = _find(Path.cwd())
     common = _below(own, own / "commondir") or own
-    with tempfile.TemporaryDirectory(prefix="supervisor-review-") as made:
+    with _temporary_directory() as made:
         view = Path(made)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         excludes = _users_excludes(environment)
