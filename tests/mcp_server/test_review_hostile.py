@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from supervisor.mcp_server.review import __main__ as review
 from supervisor.mcp_server.review import git_view
+from supervisor.system.inotify import CHANGED, Inotify
 from tests.mcp_server.test_review import Repository
 
 
@@ -60,12 +62,14 @@ def test_a_review_that_is_cancelled_leaves_no_files(repository: Repository) -> N
     os.mkfifo(pipe)
     command = [sys.executable, "-P", "-m", "supervisor.mcp_server.review", "--", "cat"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    files = Inotify.open()
+    assert files is not None
+    files.watch(os.environ["TMPDIR"], CHANGED)
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-    descriptor = os.open(pipe, os.O_WRONLY)  # returns when git has opened it
-    assert len(os.listdir(os.environ["TMPDIR"])) > 0
+    assert select.select([files.descriptor], [], [], 30)[0]  # git waits for the pipe, or soon will
+    files.close()
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
-    os.close(descriptor)
+    assert process.wait(30) != 0
     assert not os.listdir(os.environ["TMPDIR"])
 
 

@@ -75,13 +75,14 @@ def _temporary_directory() -> Generator[str]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield made
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if made is not None:
-            try:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if made is not None:
                 shutil.rmtree(made)
-            except SystemExit:  # git, which got the signal too, had ended before it was handled here
+        except SystemExit:  # git, which got the signal too, had ended before it was handled here
+            if made is not None:
                 shutil.rmtree(made, ignore_errors=True)
-                raise
+            raise
 
 
 @contextlib.contextmanager
