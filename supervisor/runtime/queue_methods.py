@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Unpack
 
 import attrs
@@ -12,7 +12,7 @@ from supervisor.admission.groups import change_group, group_infos, pause, remove
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.explaining import explain
-from supervisor.model import Explanation, GroupInfo, GroupOptions, Job
+from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, to_ns
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
@@ -53,7 +53,7 @@ class QueueMethods:
         Raises:
             GroupNotFound: there is no such group.
         """
-        until_ns = None if until is None else int(until.timestamp() * 1e9)
+        until_ns = None if until is None else to_ns(until.astimezone(UTC))
         return await self._change_group(name, pause(until_ns, reason))
 
     async def resume_group(self, name: str, *, every: bool = False) -> GroupInfo:

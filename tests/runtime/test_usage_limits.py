@@ -214,3 +214,13 @@ async def test_the_next_attempt_continues_the_session_that_met_the_limit(
     assert [json.loads((Path(each.directory) / "job.json").read_text())["argv"] for each in launched] == [
         ["claude", "-p", "count the stars", "--output-format", "json"]
     ] * 3
+
+
+async def test_a_pause_ends_to_the_microsecond_when_it_was_asked_to(state_dir: Path) -> None:
+    async with open_supervisor(Settings(state_dir=state_dir), engine=FakeEngine()) as sup:
+        await sup.set_group("agents")
+        for microsecond in (1, 666_159, 999_999):
+            until = datetime(2026, 11, 28, 19, 16, 17, microsecond, tzinfo=UTC) + timedelta(days=30)
+            await sup.pause_group("agents", until=until)
+            (pause,) = group_now(sup).paused
+            assert pause.until == until

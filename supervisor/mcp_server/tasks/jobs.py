@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 
 from mcp_types import CallToolResult, TextContent
 
@@ -16,7 +15,7 @@ from supervisor.errors import StateCorrupt
 from supervisor.jobs.queue_text import ahead, why_it_waits
 from supervisor.mcp_server.tasks.functions import on_the_wire
 from supervisor.mcp_server.tasks.state import Status, Task
-from supervisor.model import Job, Result, error_to_json, to_json
+from supervisor.model import Job, Result, error_to_json, to_json, to_ns
 from supervisor.states import State
 
 __all__ = ["Render", "handle", "render_result", "spoilt", "task_of"]
@@ -36,10 +35,6 @@ _STATUS = {
 def _status_of(job: Job) -> Status:
     """Return the status of the task; a state that only a newer version knows is one or the other."""
     return _STATUS.get(job.status, Status.COMPLETED if job.status.terminal else Status.WORKING)
-
-
-def _ns(when: datetime) -> int:
-    return int(when.timestamp() * 1e9)
 
 
 def _ttl_ms(job: Job) -> int | None:
@@ -71,8 +66,8 @@ def task_of(job: Job, result: CallToolResult | None = None) -> Task:
         task_id=job.job_id,
         status=_status_of(job),
         message=_message(job),
-        created_ns=_ns(job.created_at),
-        updated_ns=_ns(job.completed_at or job.started_at or job.created_at),
+        created_ns=to_ns(job.created_at),
+        updated_ns=to_ns(job.completed_at or job.started_at or job.created_at),
         ttl_ms=_ttl_ms(job),
         poll_ms=job.poll_after_ms,
         result=None if result is None else on_the_wire(result),
