@@ -25,6 +25,11 @@ OTHERS_CLIENTS = (
     "@modelcontextprotocol/inspector@2.12.0",
 )
 DEBIAN_PEERS = {"task-spooler": "tsp", "nq": "nq", "supervisor": "supervisord", "redis-server": "redis-server"}
+GITHUB_FILES = {
+    "github-workflows": "workflows/*.yml",
+    "github-issue-forms": "ISSUE_TEMPLATE/[!c]*.yml",
+    "github-issue-config": "ISSUE_TEMPLATE/config.yml",
+}
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -61,10 +66,14 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting; ``ruff check --fix && ruff format`` repairs most problems."""
+    """Check style, formatting, workflows and templates; ``ruff check --fix && ruff format`` repairs most problems."""
     session.install(*_group("lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    for schema, pattern in GITHUB_FILES.items():
+        files = map(str, sorted(Path(".github").glob(pattern)))
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+    session.run("zizmor", "--offline", "--quiet", ".github/workflows")
 
 
 @nox.session
@@ -84,6 +93,21 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", str(target), *session.posargs)
 
 
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the sdist and the wheel, check what is in them and what an index would show, and install the wheel."""
+    session.install(*_group("package"))
+    target = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(target, ignore_errors=True)
+    session.run("python", "-m", "build", "--quiet", "--outdir", str(target))
+    (sdist,), (wheel,) = target.glob("*.tar.gz"), target.glob("*.whl")
+    session.run("twine", "check", "--strict", str(sdist), str(wheel))
+    session.run("check-wheel-contents", str(wheel))
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(str(wheel))
+    session.run("supervisor", "--version")
+
+
 @nox.session(default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines that they do not reach."""
@@ -97,11 +121,12 @@ def benchmarks(session: nox.Session) -> None:
     """Measure on this machine, next to its limits and to other tools; as root, install missing tools from Debian.
 
     ``-- --full`` takes most of an hour. ``-- --json FILE`` saves a run; ``-- report FILE...`` makes the page and the
-    plots in docs/ from it.
+    plots in docs/ from it. ``-- --check`` compares with the page, without peers, and fails if a figure fell.
     """
     session.install("--editable", ".[mcp]", *_group("benchmarks"))
     missing = [package for package, program in DEBIAN_PEERS.items() if shutil.which(program) is None]
-    if missing and os.geteuid() == 0 and shutil.which("apt-get") is not None and "report" not in session.posargs:
+    peers_take_part = not {"report", "--check"} & set(session.posargs)
+    if missing and peers_take_part and os.geteuid() == 0 and shutil.which("apt-get") is not None:
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         argv = ("apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *missing)
         # A tool that cannot be installed is a dash in the tables.
@@ -135,6 +160,19 @@ def chaos(session: nox.Session) -> None:
     """Kill supervisors, keepers and jobs at random; ``-- --rounds N`` for how long."""
     session.install(".[test]")
     session.run("pytest", "-m", "chaos", *session.posargs)
+
+
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Read the page in headless Chromium; as root, install that of Debian. ``-- screenshots`` makes those of docs/."""
+    session.install(".[test]", *_group("browser"))
+    reason = session.run("python", "tests/browser/chromium.py", silent=True, success_codes=[0, 77])
+    if reason:
+        session.skip(str(reason).strip())
+    if session.posargs == ["screenshots"]:
+        session.run("python", "docs/screenshots.py")
+    else:
+        session.run("pytest", "-m", "browser", "-s", "tests/browser", *session.posargs)
 
 
 @nox.session(default=False)

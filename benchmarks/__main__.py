@@ -1,6 +1,7 @@
 """Measure the supervisor next to its peers and its limits, print a table, and write the figures as JSON.
 
 ``python -m benchmarks report FILE`` makes the page, its tables and its plots in docs/ from such a file.
+``--check`` compares with the page instead, and exits with 1 if a figure fell.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from pathlib import Path
 import attrs
 
 from benchmarks.cases import CASES
+from benchmarks.checking import compare, place_like, pooled, told
 from benchmarks.figures import OURS, Cannot
 from benchmarks.machine import facts, load
+from benchmarks.pages import KEPT
 from benchmarks.peers import Peer, every_peer
+from benchmarks.peers.baselines import BARE, ORIGINAL
 from benchmarks.plan import Plan, Size
 from benchmarks.report import Run, table
 
@@ -38,6 +42,9 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--update", action="store_true", help="keep the other cases that the file holds already")
     parser.add_argument("--keep", action="store_true", help="keep what was written below --root")
+    words = "compare with the page, beside the limits of the machine; exit with 1 if a figure fell by more than a tenth"
+    parser.add_argument("--check", action="store_true", help=words)
+    parser.add_argument("--against", type=Path, default=KEPT, metavar="FILE", help="the run of --check, for the page's")
     chosen = parser.parse_args(given)
     chosen.cases += chosen.case
     if unknown := set(chosen.cases) - set(CASES):
@@ -66,7 +73,35 @@ def _peers(only: Sequence[str] | None) -> tuple[dict[str, Peer], dict[str, str],
 
 def measure(given: Sequence[str] | None = None) -> Run:
     """Measure the requested cases."""
+    return _measure(_arguments(given))
+
+
+def check(given: Sequence[str] | None = None) -> tuple[str, bool]:
+    """Measure as the page's run did, and return the comparison in words and whether all is well.
+
+    The cases of figures that fell are measured a second time, with the rounds of both put together.
+    """
     chosen = _arguments(given)
+    page = Run.load_from(chosen.against)
+    if not (chosen.toy or chosen.full):
+        chosen.toy, chosen.full = page.size == "toy", page.size == "full"
+    chosen.only = chosen.only or [BARE, ORIGINAL]
+    chosen.cases = chosen.cases or [case for case in CASES if any(figure.case == case for figure in page.figures)]
+    chosen.root = chosen.root or place_like(page.taken.file_system)
+    if chosen.root is None:
+        sys.exit(f"the page's state roots stood on {page.taken.file_system}: give a directory there with --root")
+    run = _measure(chosen)
+    found, without = compare(page, run)
+    if doubtful := dict.fromkeys(each.case for each in found if each.verdict != "held"):
+        sys.stderr.write(f"once more, since figures fell: {', '.join(doubtful)}\n")
+        chosen.cases, chosen.json = [*doubtful], None
+        run = pooled(run, _measure(chosen))
+        found, without = compare(page, run)
+    well = bool(found) and not run.failed and all(each.verdict != "fell" for each in found)
+    return told(page, run, found, without), well
+
+
+def _measure(chosen: argparse.Namespace) -> Run:
     before = load()
     peers, missing, described = _peers(chosen.only)
     folder = Path(tempfile.mkdtemp(prefix="supervisor-benchmarks-", dir=chosen.root))
@@ -109,6 +144,10 @@ def main() -> None:
         report(sys.argv[2:])
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs every `finally`
+    if _arguments(None).check:
+        words, well = check()
+        sys.stdout.write(words)
+        sys.exit(not well)
     run = measure()
     sys.stdout.write(table(run.figures, colour=sys.stdout.isatty()))
     machine = run.machine

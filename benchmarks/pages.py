@@ -47,6 +47,7 @@ _TITLES: Final = {
     "mcp": "Through MCP",
     "events": "Events",
     "embedding": "From asyncio and threads",
+    "serve": "Page and event streams",
     "interpret": "Reading what agents say",
 }
 _HEADLINES: Final = (

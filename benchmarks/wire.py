@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-__all__ = ["Wire", "first_answer", "served"]
+__all__ = ["Wire", "first_answer", "opening", "recorded", "served"]
 
 _VERSION: Final = "2026-07-28"
 _ROOT: Final = Path(__file__).parents[1]
@@ -139,3 +139,74 @@ def first_answer(whose: str, folder: Path, times: int, variables: Mapping[str, s
             wire.ask("tools/call", name="job_list" if whose == "supervisor" else "work", arguments={})
             taken.append(time.perf_counter() - begun)
     return median(taken) * 1e3
+
+
+_BARE_SERVER: Final = """
+import trio
+from mcp.server import MCPServer
+server = MCPServer("bare")
+@server.tool()
+def work() -> str:
+    "Work."
+    return "done"
+trio.run(server.run_stdio_async)
+"""
+_CLIENT: Final = {"name": "benchmark", "version": "1"}
+_OPENING: Final = (
+    {
+        "id": 1,
+        "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": _CLIENT},
+    },
+    {"method": "notifications/initialized"},
+    {"id": 2, "method": "tools/list"},
+)
+_RECORD_SECONDS: Final = 60.0
+
+
+def recorded(folder: Path, variables: Mapping[str, str]) -> None:
+    """Have ``supervisor mcp`` record its first answers in a state root.
+
+    Raises:
+        TimeoutError: it has recorded none within a minute.
+    """
+    place = folder / "state" / "first-answers"
+    with served("supervisor", "stdio", folder, variables) as wire:
+        wire.ask("tools/call", name="job_list", arguments={})
+        until = time.monotonic() + _RECORD_SECONDS
+        while not place.is_dir() or not any(place.glob("*.json")):
+            if time.monotonic() > until:
+                message = "there is no record of the first answers"
+                raise TimeoutError(message)
+            time.sleep(0.05)
+
+
+def opening(whose: str, folder: Path, variables: Mapping[str, str]) -> tuple[float, float]:
+    """Return the milliseconds from exec to the first answer of a server, and from there to the list of its tools.
+
+    ``whose``: ``supervisor``, or ``bare`` for one tool on the SDK alone.
+    """
+    environment = {**variables, "PYTHONPATH": str(_ROOT), "SUPERVISOR_STATE_DIR": str(folder / "state")}
+    words = ["-m", "supervisor", "mcp"] if whose == "supervisor" else ["-c", _BARE_SERVER]
+    lines = [json.dumps({"jsonrpc": "2.0", **each}).encode() + b"\n" for each in _OPENING]
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=environment, cwd=folder,
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        moments = [begun]
+        for said in (lines[:1], lines[1:]):
+            process.stdin.write(b"".join(said))
+            process.stdin.flush()
+            line = process.stdout.readline()
+            moments.append(time.perf_counter())
+            if "result" not in json.loads(line):
+                raise AssertionError(line)
+    finally:
+        process.kill()
+        process.communicate()
+    first, listed = (1e3 * (after - before) for before, after in itertools.pairwise(moments))
+    return first, listed

@@ -18,6 +18,7 @@ SOURCES: Final = {
     "ControlMethods": ROOT / "supervisor/runtime/control_methods.py",
     "OutputMethods": ROOT / "supervisor/runtime/output_methods.py",
     "QueueMethods": ROOT / "supervisor/runtime/queue_methods.py",
+    "ScheduleMethods": ROOT / "supervisor/runtime/schedule_methods.py",
 }
 """The class ``Supervisor`` and its bases, and where they are."""
 
@@ -27,6 +28,8 @@ AT_ONCE: Final = {"status": "glance"}
 """Methods of ``Supervisor`` that return without waiting, or return ``None``."""
 REQUESTS: Final = {"run", "start"}
 """Calls that take the options of a job, which become one value at once: a wrong option is refused by the caller."""
+_MOST_ON_A_LINE: Final = 5
+"""With more keywords than these a call takes a line for each argument, as the formatter has it."""
 SCOPED: Final = {"run"}
 """Calls that continue when their task is discarded: a cancellation would stop a job."""
 
@@ -42,9 +45,21 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, overload
 
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import (
+    Explanation,
+    GroupInfo,
+    GroupOptions,
+    Job,
+    JobEvent,
+    JobOptions,
+    JobPage,
+    JobSpec,
+    Result,
+    SpendReport,
+)
 
 if TYPE_CHECKING:
+    from supervisor.model.schedules import ScheduleInfo
     from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["{facade}Methods"]
@@ -137,7 +152,12 @@ def _call(node: ast.AsyncFunctionDef, world: World, *, stream: bool) -> str:
             given = f"spec_of({given}, {node.args.kwarg.arg})"
         else:
             names.append(f"**{node.args.kwarg.arg}")
+    words = [*filter(None, given.split(", ")), *names] if len(names) > _MOST_ON_A_LINE else []
     given = ", ".join(filter(None, [given, *names]))
+    if words:
+        lines = "".join(f"                {word},\n" for word in words)
+        call = f"            lambda sup: sup.{node.name}(\n{lines}            )\n"
+        return f"        return {world.call}._ask(\n{call}        )\n"
     more = f", lambda sup: sup.{AT_ONCE[node.name]}({given})" if node.name in AT_ONCE else ""
     scoped = ", scoped=True" if node.name in SCOPED else ""
     return f"        return {world.call}._ask(lambda sup: sup.{node.name}({given}){more}{scoped})\n"

@@ -4,7 +4,9 @@ The rooms, top down; a module imports only from its own room and from rooms belo
 
     cli          the command line: one file for each command
     load         the load generator of `supervisor bench`
+    web          the page, REST, metrics and health of `supervisor serve`, with the extra `serve`
     mcp_server   the MCP server, with the extra `mcp`
+    http         the HTTP server of both: addresses, connections, tokens, limits
     embedding    the supervisor for asyncio and for threads
     testing      fakes for tests of code that uses the supervisor
     runtime      a supervisor in Trio: the public class, the registry actor, an actor for each job
@@ -12,6 +14,7 @@ The rooms, top down; a module imports only from its own room and from rooms belo
     admission    groups, orders of waiting jobs, and the process that launches them
     engines      running commands: on this machine or on a cluster
     store        the state root: directories, the SQLite index over them, and the queue in it
+    worktrees    git worktrees of jobs: made, compared, removed
     keeper       the program that outlives the supervisor and is the parent of the jobs
     jobdir       the job directory: records, output, and their facts
     interpret    verdicts on the output of a command, by kind
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         LaunchFailed,
         OutputLost,
         PermissionDenied,
+        ScheduleNotFound,
         StateBusy,
         StateCorrupt,
         StateFull,
@@ -73,9 +77,12 @@ if TYPE_CHECKING:
         Limits,
         PauseInfo,
         Result,
+        Spend,
+        SpendReport,
         WaitInfo,
         to_json,
     )
+    from supervisor.model.schedules import ScheduleInfo
     from supervisor.retry import Retry
     from supervisor.runtime.opening import open_supervisor
     from supervisor.runtime.supervisor import Supervisor
@@ -118,7 +125,11 @@ __all__ = [
     "Reason",
     "Result",
     "Retry",
+    "ScheduleInfo",
+    "ScheduleNotFound",
     "Settings",
+    "Spend",
+    "SpendReport",
     "State",
     "StateBusy",
     "StateCorrupt",
@@ -156,6 +167,8 @@ _HOME = {
             "Limits",
             "PauseInfo",
             "Result",
+            "Spend",
+            "SpendReport",
             "WaitInfo",
             "to_json",
         ],
@@ -163,6 +176,7 @@ _HOME = {
     ),
     **dict.fromkeys(["GroupMetrics", "Histogram", "Metrics"], "supervisor.metrics"),
     "Retry": "supervisor.retry",
+    "ScheduleInfo": "supervisor.model.schedules",
     "Settings": "supervisor.settings",
     **dict.fromkeys(["Reason", "State"], "supervisor.states"),
 }

@@ -7,7 +7,7 @@ import sys
 
 def _main() -> int:
     if sys.argv[1:] == ["launch-waiting"]:  # started by a keeper, and a job waits for it
-        from supervisor.runtime.helper import main
+        from supervisor.runtime.launch_waiting import main
     else:
         from supervisor.cli import main
     return main()

@@ -25,12 +25,14 @@ __all__ = [
     "LaunchFailed",
     "OutputLost",
     "PermissionDenied",
+    "ScheduleNotFound",
     "StateBusy",
     "StateCorrupt",
     "StateFull",
     "StateUnsafe",
     "SupervisorClosed",
     "SupervisorError",
+    "TooManyRequests",
 ]
 
 
@@ -223,11 +225,26 @@ class GroupClosed(SupervisorError):
     default_repair = "Give the group a limit with `supervisor group set NAME --limit N`."
 
 
+class ScheduleNotFound(SupervisorError):
+    """No schedule of this name is on this state root."""
+
+    code = "schedule_not_found"
+    default_repair = "List the schedules with `supervisor schedule list`; `supervisor schedule add NAME` adds one."
+
+
 class SupervisorClosed(SupervisorError):
     """The supervisor was used after its ``async with`` block had ended."""
 
     code = "internal_error"
     default_repair = "Open a new supervisor; jobs that were running go on by themselves."
+
+
+class TooManyRequests(SupervisorError):
+    """A server has no room for another request of this caller."""
+
+    code = "too_many_requests"
+    default_repair = "Repeat the request when an earlier one has been answered."
+    default_retryable = True
 
 
 class InternalError(SupervisorError):

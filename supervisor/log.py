@@ -10,14 +10,18 @@ rename none.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["EVENTS", "Kind", "debug", "info", "warning"]
 
-_standard = logging.getLogger("supervisor")
+_NUMBERS: Final = {"debug": 10, "info": 20, "warning": 30}
+"""The levels of the standard logger."""
+_SCARCE: Final = (OSError, ImportError, MemoryError)
 
 
 class Kind(NamedTuple):
@@ -63,10 +67,31 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "group_not_understood": _warning(
         "The file of a group is damaged or of a newer version; the group admits no jobs.", "group", "error"
     ),
+    "worktree_not_settled": _warning(
+        "A worktree was not removed, or its content is not known; it stays.", "worktree_id", "error"
+    ),
     "retry_without_orders": _warning("The orders of an ended job are gone; it is not tried again.", "job_id"),
     "orders_damaged": _warning("The orders of a waiting job are damaged; it cannot be launched.", "job_id", "error"),
+    "schedule_fired": _info("A job was started at an instant of a schedule.", "schedule", "job_id"),
+    "schedule_not_fired": _warning(
+        "An instant of a schedule got no job; a shortage is waited out, any other error passes the instant over.",
+        "schedule",
+        "error",
+    ),
+    "schedule_not_understood": _warning(
+        "The file of a schedule is damaged or of a newer version; the schedule fires nothing.", "schedule", "error"
+    ),
+    "schedule_not_copied": _warning(
+        "What a schedule has fired could not be copied; only an index that is made anew would need that.",
+        "schedule",
+        "error",
+    ),
     "helper_not_started": _warning("The process that launches waiting jobs could not be started.", "error"),
     "row_not_understood": _warning("A row of a newer version cannot be read; it is left out.", "job_id", "error"),
+    "delivered": _info("The end of a job was delivered.", "delivery_id", "job_id"),
+    "delivery_failed": _info("An attempt of a delivery has failed; it is retried.", "delivery_id", "job_id", "error"),
+    "delivery_dead": _warning("A delivery has failed for a day; it is not retried.", "delivery_id", "job_id", "error"),
+    "deliveries_not_read": _warning("The deliveries could not be read or recorded; that is retried.", "error"),
     "keeper_started": Kind("debug", ("keeper_pid",), "A keeper was started."),
     "keeper_lost": _warning("A keeper has died; the supervisor watches its `jobs` running jobs.", "keeper_pid", "jobs"),
     "engine_unreachable": _info("An engine does not answer now; its last report is used.", "engine", "error"),
@@ -77,6 +102,15 @@ EVENTS: Final[Mapping[str, Kind]] = {
     "mcp_line_too_long": _warning("A line from the host had more than `most` bytes; it was skipped.", "most"),
     "mcp_directory_exposes": _warning("The server's own directory gives jobs access to private files.", "why"),
     "mcp_host_gone": _info("The host has closed the connection."),
+    "mcp_first_answer_differs": _warning(
+        "The server's answer to the opening request is not the recorded one (`sent`); the record was deleted.",
+        "sent",
+        "now",
+    ),
+    "mcp_recorded": Kind(
+        "debug", (), "The first answers were recorded; the next server answers before it imports the SDK."
+    ),
+    "mcp_not_recorded": _info("The first answers could not be recorded, so the next server starts as slowly.", "error"),
     "mcp_background_failed": _warning("A defect in a background task; the MCP server goes on.", "error"),
     "mcp_state_unusable": _warning("The state root cannot be used; every tool returns that error.", "error"),
     "mcp_no_roots": _info("The host did not return its roots.", "error"),
@@ -92,6 +126,11 @@ EVENTS: Final[Mapping[str, Kind]] = {
     ),
     "mcp_tasks_not_swept": _warning("Expired tasks could not be forgotten; it is retried.", "error"),
     "mcp_function_failed": _warning("A tool raised an unexpected exception; its task has failed.", "tool", "error"),
+    "overview_failed": _warning(
+        "A defect in the live overview of the page or of `supervisor top`; it is tried again.", "error"
+    ),
+    "events_not_read": _warning("A defect while events were read for `GET /v1/events`; it is tried again.", "error"),
+    "web_request_failed": _warning("A defect in a request of `supervisor serve`; it has failed.", "path", "error"),
     "supervisor_broke_down": _warning("A defect ended the supervisor behind a facade; jobs run on.", "error"),
     "unexpected_error": Kind("debug", ("exc_info",), "The traceback of an error of the command line."),
 }
@@ -99,37 +138,45 @@ EVENTS: Final[Mapping[str, Kind]] = {
 
 
 @cache
+def _standard() -> logging.Logger:
+    import logging  # 5 ms, and a command that only reads logs nothing
+
+    return logging.getLogger("supervisor")
+
+
+@cache
 def _bound() -> Any:
     import structlog
 
     return structlog.wrap_logger(
-        _standard,
+        _standard(),
         processors=[structlog.processors.format_exc_info, structlog.stdlib.render_to_log_kwargs],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
 
 
-def _emit(level: int, event: str, facts: dict[str, Any]) -> None:
+def _emit(level: Literal["debug", "info", "warning"], event: str, facts: dict[str, Any]) -> None:
     """Log one event; never raise: a lack of descriptors or memory is logged while it lasts."""
-    if not _standard.isEnabledFor(level):
-        return
-    try:
-        getattr(_bound(), logging.getLevelName(level).lower())(event, **facts)
-    except (OSError, ImportError, MemoryError):  # structlog cannot be imported now, for example without descriptors
-        with contextlib.suppress(OSError, ImportError, MemoryError):
-            _standard.log(level, event, exc_info=facts.pop("exc_info", None), extra=facts)
+    number = _NUMBERS[level]
+    with contextlib.suppress(*_SCARCE):
+        if not _standard().isEnabledFor(number):
+            return
+        try:
+            getattr(_bound(), level)(event, **facts)
+        except _SCARCE:  # structlog cannot be imported now, for example without descriptors
+            _standard().log(number, event, exc_info=facts.pop("exc_info", None), extra=facts)
 
 
 def debug(event: str, **facts: Any) -> None:
     """Log a detail for maintainers."""
-    _emit(logging.DEBUG, event, facts)
+    _emit("debug", event, facts)
 
 
 def info(event: str, **facts: Any) -> None:
     """Log a step in the life of a job."""
-    _emit(logging.INFO, event, facts)
+    _emit("info", event, facts)
 
 
 def warning(event: str, **facts: Any) -> None:
     """Log a problem that was handled."""
-    _emit(logging.WARNING, event, facts)
+    _emit("warning", event, facts)

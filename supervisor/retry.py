@@ -15,9 +15,21 @@ import attrs
 from supervisor.errors import InvalidArguments
 from supervisor.states import Reason, State
 
-__all__ = ["MAX_ATTEMPTS", "MAX_INTERVAL_SECONDS", "Retry", "attempt_id", "delay_of", "is_rate_limited"]
+__all__ = [
+    "MAX_ATTEMPTS",
+    "MAX_INTERVAL_SECONDS",
+    "MAX_WAITS",
+    "Retry",
+    "attempt_id",
+    "counts_apart",
+    "delay_of",
+    "is_rate_limited",
+    "never_ran",
+]
 
 MAX_ATTEMPTS: Final = 1000
+MAX_WAITS: Final = 1000
+"""How often a job waits out a usage limit at most, each time for more than a minute, or is never launched."""
 MAX_INTERVAL_SECONDS: Final = 90 * 86400
 _MAX_COEFFICIENT: Final = 1000
 _MAX_NAMES: Final = 100
@@ -58,7 +70,9 @@ class Retry:
 
     Attributes:
         maximum_attempts: how often at most, the first time included: 1 to 1000. Attempts that end with the error code
-            ``rate_limited`` are counted by themselves, up to the same number.
+            ``rate_limited`` are counted by themselves: up to the same number, or up to 1000 if a group of the job
+            waits out such limits. With them count attempts whose command was never launched, since the processes that
+            were to do so were killed: those are always followed by another one.
         initial_interval: from the end of the first attempt to the launch of the second, 0 to 90 days.
         backoff_coefficient: each interval is the one before times this, 1 to 1000.
         maximum_interval: no interval is longer, but for the ``retry_after_ms`` of an error; ``None`` is 100 times the
@@ -156,24 +170,48 @@ def is_rate_limited(ended: Mapping[str, Any]) -> bool:
     return bool(ended["error"]) and ended["error"].get("code") == _RATE_LIMITED
 
 
+def never_ran(ended: Mapping[str, Any]) -> bool:
+    """Whether it is proved that the command of an attempt was never launched; ``ended`` is as for the others."""
+    return ended["reason"] == Reason.LAUNCH_FAILED.value and ended.get("never_launched") is True
+
+
+def counts_apart(ended: Mapping[str, Any]) -> bool:
+    """Whether the end of an attempt is no failure of its command; ``ended`` is as for the others."""
+    return is_rate_limited(ended) or never_ran(ended)
+
+
 def delay_of(
-    policy: Retry, state: str, ended: Mapping[str, Any], *, attempt: int, limited: int, next_id: str
+    policy: Retry,
+    state: str,
+    ended: Mapping[str, Any],
+    *,
+    attempt: int,
+    limited: int,
+    next_id: str,
+    waits_out: bool = False,
 ) -> float | None:
     """Return how many seconds after its end an attempt is followed by another one; ``None`` if it is the last.
+
+    An attempt that has met a usage limit in a group that waits it out has no delay: the pause of the group has it wait.
+    One that was never launched is repeated, whatever the policy says of failures.
 
     Args:
         policy: of the series.
         state: in which the attempt has ended.
         ended: its outcome, as in its row.
         attempt: its number, from 1.
-        limited: how many attempts before it have met a usage limit.
+        limited: how many attempts before it have met a usage limit, or were never launched.
         next_id: the job id of the next attempt, which the jitter is derived from.
+        waits_out: whether a group of the job waits out usage limits.
     """
     error: Mapping[str, Any] = ended["error"] or {}
-    if state in {State.DONE.value, State.CANCELLED.value} or not _is_wanted(policy, ended, error):
+    waits = waits_out and is_rate_limited(ended)
+    if state in {State.DONE.value, State.CANCELLED.value} or not _is_wanted(policy, ended, error, waits=waits):
         return None
-    number = limited + 1 if is_rate_limited(ended) else attempt - limited
-    if number >= policy.maximum_attempts:
+    number = limited + 1 if counts_apart(ended) else attempt - limited
+    if waits:
+        return 0.0 if number <= MAX_WAITS else None
+    if number >= (MAX_WAITS if never_ran(ended) else policy.maximum_attempts):
         return None
     interval = policy.interval(number)
     spread = policy.jitter * int(next_id[16:], 16) / 2**64 * interval
@@ -184,11 +222,11 @@ def delay_of(
     return min(delay, MAX_INTERVAL_SECONDS) if math.isfinite(delay) else MAX_INTERVAL_SECONDS
 
 
-def _is_wanted(policy: Retry, ended: Mapping[str, Any], error: Mapping[str, Any]) -> bool:
+def _is_wanted(policy: Retry, ended: Mapping[str, Any], error: Mapping[str, Any], *, waits: bool) -> bool:
     """Whether an attempt that ended like this is to be followed by another one."""
     names = {error.get("code"), None if ended["exit_code"] is None else str(ended["exit_code"])}
     if not names.isdisjoint(policy.never_retry_on):
         return False
     if ended["reason"] == Reason.LOST.value:  # it may have run to its end
         return policy.retry_lost
-    return bool(error.get("retryable")) or not names.isdisjoint(policy.retry_on)
+    return waits or never_ran(ended) or bool(error.get("retryable")) or not names.isdisjoint(policy.retry_on)

@@ -84,6 +84,7 @@ class Reason(StrEnum):
     LOST = "lost"
     DEPENDENCY_FAILED = "dependency_failed"
     START_EXPIRED = "start_expired"
+    BUDGET = "budget"
 
 
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
@@ -154,7 +155,7 @@ REASONS: Final[dict[Event, frozenset[Reason]]] = {
         {Reason.NONZERO_EXIT, Reason.KILLED_BY_SIGNAL, Reason.INVALID_OUTPUT, Reason.REPORTED_ERROR},
     ),
     Event.STOPPED_BY_CANCEL: frozenset(
-        {Reason.CANCELLED, Reason.DEPENDENCY_FAILED, Reason.START_EXPIRED},
+        {Reason.CANCELLED, Reason.DEPENDENCY_FAILED, Reason.START_EXPIRED, Reason.BUDGET},
     ),
     Event.STOPPED_BY_DEADLINE: frozenset({Reason.DEADLINE}),
     Event.STOPPED_BY_OUTPUT_LIMIT: frozenset({Reason.OUTPUT_LIMIT}),

@@ -17,6 +17,8 @@ from typing import Any
 import attrs
 import hypothesis
 import pytest
+import trio
+import trio.testing
 
 # Tests may import helpers as `tests.…`. It is last in the path, so that the installed package is tested.
 sys.path.append(str(Path(__file__).parents[1]))
@@ -28,7 +30,7 @@ SESSION_VARIABLE = "TRIO_SUPERVISOR_TEST_SESSION"
 SESSION = uuid.uuid4().hex
 os.environ[SESSION_VARIABLE] = SESSION
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0  # a keeper looks for processes that were left behind every eight seconds
 
 # A busy machine must not fail a property.
 hypothesis.settings.register_profile(
@@ -48,7 +50,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=20, help="rounds of each chaos test (default: 20)")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a clock that pytest-trio does not see, with which a test would wait for real seconds."""
+    if any("clock" in name for mark in item.iter_markers("usefixtures") for name in mark.args):
+        message = f"{item.nodeid}: a clock is used only if it is an argument of the test"
+        raise pytest.UsageError(message)
+
+
 os.environ["SUPERVISOR_CONFIG_FILE"] = os.devnull  # the settings of the user who runs the tests are not theirs
+os.environ["SUPERVISOR_STATE_DIR"] = f"{os.devnull}/needs-the-fixture-state_dir"  # nor is that user's state root
+for _name in ("COLUMNS", "LINES"):  # set in workers of pytest-xdist: they hold whatever size a terminal gets
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture
@@ -66,6 +78,14 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.chmod(0o700)  # for any umask
     monkeypatch.setenv("SUPERVISOR_STATE_DIR", str(root))
     return root
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
+    """The clock of this name of pytest-trio, which here waits for threads."""
+    from tests.clock import jumping_clock
+
+    return jumping_clock(monkeypatch)
 
 
 SLURM = Path(__file__).parent / "slurm"

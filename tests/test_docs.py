@@ -6,17 +6,20 @@ import inspect
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
 import tomllib
 from pathlib import Path
 
+import attrs
 import pytest
 
 import supervisor
-from supervisor import interpret, log, testing
+from supervisor import errors, interpret, log, testing
 from supervisor.interpret import Outcome, get_interpreter
+from supervisor.interpret.failures import FAILURES
 from supervisor.jobs.outcome import CODES
 from supervisor.load import check
 from supervisor.states import TRANSITIONS, Reason
@@ -83,7 +86,7 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=300,
                 check=False,
             )
             assert done.returncode == 0, done.stderr
@@ -144,6 +147,28 @@ def test_the_table_of_log_events_is_the_vocabulary() -> None:
         for name, kind in log.EVENTS.items()
     ]
     assert rows == expected, "the table should be:\n" + "\n".join(expected)
+
+
+GENERATORS = {page: runpy.run_path(str(DOCS / f"generate_{page}.py")) for page in ("errors", "limits")}
+
+
+@pytest.mark.parametrize("page", GENERATORS)
+def test_the_generated_pages_are_up_to_date(page: str) -> None:
+    current = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    assert current == GENERATORS[page]["generated"](), f"regenerate with `python docs/generate_{page}.py`"
+
+
+def test_the_page_of_errors_has_every_code() -> None:
+    known = {getattr(errors, name).code for name in errors.__all__} | {*CODES.values()}
+    known |= {failure.code or name for name, failure in FAILURES.items()}
+    assert set(re.findall(r"^### `(\w+)`$", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)) >= known
+
+
+def test_the_page_of_limits_has_every_setting() -> None:
+    page = (DOCS / "limits.md").read_text(encoding="utf-8")
+    for field in attrs.fields(supervisor.Settings):
+        assert f"| `{field.name}` |" in page, field.name
+        assert f"* `{field.name}`: " in page, field.name
 
 
 def test_the_picture_of_the_states_is_that_of_the_table() -> None:

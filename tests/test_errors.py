@@ -16,6 +16,7 @@ CODES = {
     "FeatureUnavailable": "feature_unavailable",
     "GroupClosed": "group_closed",
     "GroupNotFound": "group_not_found",
+    "ScheduleNotFound": "schedule_not_found",
     "IdempotencyConflict": "idempotency_conflict",
     "InputRefused": "input_refused",
     "InternalError": "internal_error",
@@ -33,6 +34,7 @@ CODES = {
     "StateUnsafe": "state_unsafe",
     "SupervisorClosed": "internal_error",
     "SupervisorError": "internal_error",
+    "TooManyRequests": "too_many_requests",
 }
 
 
@@ -80,7 +82,7 @@ def test_details_are_never_shared_between_errors() -> None:
 
 def test_only_what_may_pass_by_itself_is_retryable() -> None:
     assert {each.code for each in CLASSES if each.default_retryable} == {
-        *("input_refused", "job_running", "state_busy", "state_full"),
+        *("input_refused", "job_running", "state_busy", "state_full", "too_many_requests"),
     }
 
 

@@ -13,7 +13,7 @@ HIDDEN = re.compile(r"\b(somebody|nobody|whoever|anybody)\b", re.IGNORECASE)
 # These are data, not sentences: the holder of a claim on disk and the author of an end that was not seen.
 EXCEPTED = re.compile(r"""\bNOBODY\b|"nobody"|`nobody`|https?://\S+""")
 
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = ("README.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "ROADMAP.md", "SECURITY.md")
 
 # The most hidden subjects in all. The number may only become smaller.
 MAX_HIDDEN = 5

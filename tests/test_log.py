@@ -57,7 +57,7 @@ def test_nothing_is_logged_past_the_vocabulary() -> None:
     assert with_logging == {
         "log.py",
         "cli/front.py",
-        "mcp_server/transports/http.py",
+        "http/serving.py",
     }  # the last one passes a logger to Hypercorn
 
 

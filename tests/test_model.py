@@ -60,10 +60,10 @@ RUNNING_JSON = json.loads("""
  "engine": "local", "groups": [], "priority": 0, "weight": 1,
  "not_before": null, "after": [], "queue_reason": null, "queue_position": null,
  "series_id": null, "attempt": 1, "maximum_attempts": 1, "retry_of": null, "retried_by": null,
- "next_attempt_at": null, "stdin_open": false, "pty": false, "session_id": null,
+ "next_attempt_at": null, "stdin_open": false, "pty": false, "session_id": null, "schedule": null,
  "pid": 4242, "exit_code": null, "signal": null, "stdout_bytes": 0, "stderr_bytes": 0,
  "cpu_seconds": null, "max_rss_bytes": null, "limits": null,
- "memory_peak_bytes": null, "fingerprint": "trio-supervisor/1"}
+ "memory_peak_bytes": null, "worktree": null, "fingerprint": "trio-supervisor/1"}
 """)
 
 DONE = attrs.evolve(RUNNING, status=State.DONE, reason=Reason.EXITED, exit_code=0, poll_after_ms=None)
@@ -148,6 +148,15 @@ def test_whole_seconds_go_out_as_whole_numbers() -> None:
     assert '"ttl_seconds": 86400,' in text
     assert to_json(attrs.evolve(RUNNING, deadline_seconds=0.5))["deadline_seconds"] == 0.5
     assert to_json(attrs.evolve(RUNNING, deadline_seconds=None))["deadline_seconds"] is None
+
+
+@given(jobs)
+def test_the_shape_of_a_job_is_the_one_that_the_converter_gives(job: Job) -> None:
+    waiting = attrs.evolve(job, after=({"job_id": JOB_ID, "when": "ok"},), groups=("a", "b"), worktree={"id": ["x"]})
+    for each in (job, waiting):
+        shape = to_json(each)
+        assert json.dumps(shape) == json.dumps({"ok": True, **converter.unstructure(each)})
+        assert plain(shape)
 
 
 def test_a_finished_job_says_why() -> None:
@@ -292,6 +301,7 @@ def test_the_options_of_a_job_are_the_attributes_of_a_spec() -> None:
     wider = {"workspace": "str | os.PathLike[str]"}
     wider |= {"groups": "Iterable[str] | None", "after": "Iterable[str | tuple[str, str]] | None"}
     wider |= {name: f"Mapping[str, {held}] | None" for name, held in [("labels", "str"), ("engine_options", "Any")]}
+    wider["on_end"] = "str | Iterable[str] | None"
     types = {name: wider.get(name, held) for name, held in JobSpec.__annotations__.items() if name != "argv"}
     assert types == {name: held.__forward_arg__ for name, held in JobOptions.__annotations__.items()}
 

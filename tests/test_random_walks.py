@@ -22,10 +22,12 @@ from trio.testing import MockClock
 import supervisor
 from supervisor.system import processes
 from supervisor.testing import FakeEngine, Script
+from tests.clock import jumping_clock
 
 CAP = 3
 TTL = 1000
 WORKSPACES = ("one", "two")
+AGAIN = supervisor.Retry(maximum_attempts=3, initial_interval=0.1, jitter=0, retry_on=("7",))
 
 
 @attrs.define
@@ -41,6 +43,7 @@ class Known:
     code: int | None = None
     fetched: bool = False
     ended_at: float = math.inf
+    following: Known | None = attrs.field(default=None, eq=False)
 
     @property
     def live(self) -> bool:
@@ -50,7 +53,7 @@ class Known:
 class Walk:
     """Takes each step with a supervisor and with the model."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: MockClock) -> None:
         self.root = root
         self.options = supervisor.Settings(
             state_dir=root / "state",
@@ -59,8 +62,8 @@ class Walk:
             job_max_count=CAP,
             stop_grace_seconds=1,
         )
-        self.clock = MockClock(autojump_threshold=0.01)
-        self.engine = FakeEngine(lambda request: _script(request.argv[1]))
+        self.clock = clock
+        self.engine = FakeEngine(lambda request: _script(request.argv[1], request.record.get("attempt", 1)))
         self.known: list[Known] = []
         self.offset = 0.0
         self.count = 0
@@ -70,6 +73,9 @@ class Walk:
     def kept(self) -> list[Known]:
         """Jobs that have not expired."""
         return [job for job in self.known if job.ended_at + TTL > self.offset]
+
+    def keeps(self, job: Known) -> bool:
+        return any(each is job for each in self.kept())
 
     def evict(self, workspace: str) -> None:
         """Fetched jobs go first, then the oldest; an unfinished job stays."""
@@ -88,7 +94,8 @@ class Walk:
         request = (script, workspace)
         holder = next((job for job in self.kept() if key and (job.key, job.workspace) == (key, workspace)), None)
         try:
-            job = await sup.start(["tool", script], workspace=self.root / workspace, idempotency_key=key)
+            options: supervisor.JobOptions = {"retry": AGAIN} if script == "again" else {}
+            job = await sup.start(["tool", script], workspace=self.root / workspace, idempotency_key=key, **options)
         except supervisor.IdempotencyConflict:
             assert holder is not None
             assert holder.request != request
@@ -105,6 +112,14 @@ class Walk:
         if script == "missing":
             assert job.reason == "launch_failed"
             self.end(known, "failed", None)
+        elif script == "again":
+            last = await sup.wait(job.job_id)
+            assert (last.attempt, last.retry_of) == (2, job.job_id)
+            self.end(known, "failed", 7)
+            self.count += 1
+            known.following = Known(last.job_id, workspace, request, None, self.count)
+            self.known.append(known.following)
+            self.end(known.following, "done", 0)
         elif script != "endless":
             await sup.wait(job.job_id)
             self.end(known, "done" if script == "0" else "failed", int(script))
@@ -119,19 +134,25 @@ class Walk:
         found = await sup.cancel(job.job_id)
         if job.live:
             self.end(job, "cancelled", None)
-        assert found.status == job.status
+        last = job.following if job.following is not None and self.keeps(job.following) else job
+        assert (found.job_id, found.status) == (last.job_id, last.status)
 
     async def result(self, sup: supervisor.Supervisor, job: Known, *, consume: bool) -> None:
+        last = job.following or job
         try:
             result = await sup.result(job.job_id, consume=consume)
         except supervisor.JobRunning:
             assert job.live
             return
-        assert not job.live
-        assert result.ok == (job.status == "done")
-        job.fetched = True
+        except supervisor.JobNotFound:
+            assert not self.keeps(last)
+            return
+        assert self.keeps(last)
+        assert not last.live
+        assert (result.job_id, result.ok) == (last.job_id, last.status == "done")
+        last.fetched = True
         if consume:
-            self.known.remove(job)
+            self.known.remove(last)
 
     async def forget(self, sup: supervisor.Supervisor, job: Known) -> None:
         try:
@@ -162,7 +183,9 @@ class Walk:
                 assert listed == [job.job_id for job in reversed(fitting)]
 
 
-def _script(word: bytes) -> Script:
+def _script(word: bytes, attempt: int) -> Script:
+    if word == b"again":
+        return Script(exit_code=7 if attempt == 1 else 0)
     if word == b"endless":
         return Script(seconds=None)
     if word == b"missing":
@@ -175,7 +198,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(
             st.just("start"),
-            st.sampled_from(["endless", "0", "7", "missing"]),
+            st.sampled_from(["endless", "0", "7", "missing", "again"]),
             st.sampled_from(WORKSPACES),
             st.sampled_from([None, None, "a", "b"]),
         ),
@@ -185,7 +208,7 @@ steps = st.lists(
         st.tuples(st.just("forget"), pick),
         st.tuples(st.just("reopen")),
         st.tuples(st.just("prune")),
-        st.tuples(st.just("pass"), st.sampled_from([TTL / 2, TTL + 1])),
+        st.tuples(st.just("pass"), st.sampled_from([TTL / 2 + 1, TTL + 1])),
     ),
     max_size=25,
 )
@@ -196,9 +219,9 @@ steps = st.lists(
 def test_random_walks(walk_steps: list[tuple[Any, ...]]) -> None:
     """Starting, ending, fetching, forgetting, expiring, evicting and reopening, in any order."""
     with tempfile.TemporaryDirectory() as name:
-        walk = Walk(Path(name))
         real, boot = time.time_ns, processes.boottime_ns
         with pytest.MonkeyPatch.context() as patched:
+            walk = Walk(Path(name), jumping_clock(patched, threshold=0.01))
             patched.setattr(time, "time_ns", lambda: real() + int(walk.offset * 1e9))
             # The boot clock moves with it, for the time to live. Other readers would see a machine that has slept.
             passed = SimpleNamespace(boottime_ns=lambda: boot() + int(walk.offset * 1e9), boot_id=processes.boot_id)

@@ -118,7 +118,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "install -e '.[test]'" in INSTALL_AND_TEST
     assert "--editable '.[test]'" in CI
     for text in (INSTALL_AND_TEST, CI):
-        assert re.search(r"/bin/python -m pytest$", text, re.MULTILINE)
+        assert re.search(r"/bin/python -m pytest -n 2$", text, re.MULTILINE)
 
 
 @pytest.mark.slow

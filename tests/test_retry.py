@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.errors import InvalidArguments
-from supervisor.retry import MAX_ATTEMPTS, MAX_INTERVAL_SECONDS, Retry, attempt_id, delay_of
+from supervisor.retry import MAX_ATTEMPTS, MAX_INTERVAL_SECONDS, MAX_WAITS, Retry, attempt_id, delay_of
 
 SERIES = "0123456789abcdef" * 2
 
@@ -126,6 +126,36 @@ def test_usage_limits_are_counted_by_themselves() -> None:
     assert delay(policy, limit, attempt=2, limited=1) is None
     assert delay(policy, ended(), attempt=2, limited=1) is not None
     assert delay(policy, ended(), attempt=2, limited=0) is None
+
+
+def waits(policy: Retry, end: dict[str, Any], *, limited: int = 0, state: str = "failed") -> float | None:
+    attempt = limited + 1
+    following = attempt_id(SERIES, attempt + 1)
+    return delay_of(policy, state, end, attempt=attempt, limited=limited, next_id=following, waits_out=True)
+
+
+def test_a_limit_that_a_group_waits_out_is_no_failure() -> None:
+    once, limit = Retry(maximum_attempts=1), ended("rate_limited", after_ms=10**6)
+    assert waits(once, limit) == 0, "the pause of the group is all that it waits for"
+    assert waits(once, limit, limited=MAX_WAITS - 1) == 0
+    assert waits(once, limit, limited=MAX_WAITS) is None
+    assert waits(once, ended(retryable=True)) is None
+    for state in ("done", "cancelled"):
+        assert waits(once, limit, state=state) is None
+    assert waits(Retry(maximum_attempts=1, never_retry_on=("rate_limited",)), limit) is None
+    assert delay(once, ended("rate_limited", retryable=True)) is None
+
+
+def test_an_attempt_that_was_never_launched_is_no_failure() -> None:
+    once = Retry(maximum_attempts=1, jitter=0)
+    unlaunched = {**ended("launch_failed", reason="launch_failed", exit_code=None), "never_launched": True}
+    assert [delay(once, unlaunched, attempt=each + 1, limited=each) for each in (0, 1, 2, 500)] == [1, 2, 4, 100]
+    assert delay(once, unlaunched, attempt=MAX_WAITS, limited=MAX_WAITS - 1) is None
+    assert delay(Retry(maximum_attempts=2), ended(retryable=True), attempt=2, limited=1) is not None
+    assert delay(once, unlaunched, state="cancelled") is None
+    assert delay(Retry(maximum_attempts=5, never_retry_on=("launch_failed",)), unlaunched) is None
+    assert delay(once, {**unlaunched, "reason": "lost"}) is None, "what the process before has recorded is not known"
+    assert delay(once, ended("launch_failed", reason="launch_failed", exit_code=None, retryable=True)) is None
 
 
 def test_ids_follow_from_the_series() -> None:

@@ -102,6 +102,26 @@ CASES = [
         ("a\0b", 7, "no-such-python-anywhere"),
     ),
     Case(
+        "webhook_secret",
+        "SUPERVISOR_WEBHOOK_SECRET",
+        None,
+        "whsec_one whsec_two",
+        "whsec_one whsec_two",
+        "whsec_one",
+        "one or two secrets: whsec_ and base64",
+        (),  # what is wrong with one is said, without its text, where it is used
+    ),
+    Case(
+        "webhook_allow",
+        "SUPERVISOR_WEBHOOK_ALLOW",
+        "",
+        "10.1.0.0/16 fd00::/8",
+        "10.1.0.0/16 fd00::/8",
+        "10.0.0.1",
+        "networks such as 10.1.0.0/16, separated by spaces",
+        ("10.0.0.1/8", "example.com", 7, None),
+    ),
+    Case(
         "log",
         "SUPERVISOR_LOG",
         "warning",

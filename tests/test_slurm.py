@@ -28,7 +28,7 @@ from supervisor.states import Reason, State
 from supervisor.system import processes
 
 PACKAGE = Path(supervisor.__file__).parents[1]
-PATIENCE = 30
+PATIENCE = 60
 
 
 class Site:
@@ -536,7 +536,7 @@ async def test_one_request_serves_all_jobs(site: Site) -> None:
         for _ in range(5):
             await site.start(sup, "true")
         before = len(site.slurm.calls("squeue"))
-        engine = sup.launcher._engines["slurm"]
+        engine = sup.launcher._engines._engines["slurm"]
         assert isinstance(engine, batch.ClusterEngine)
         reports = await engine._backend.observe(())
         assert [report.queue_state for report in reports.values()] == [QueueState.QUEUED] * 5

@@ -35,6 +35,7 @@ def test_the_words_are_those_of_the_contract() -> None:
         "lost",
         "dependency_failed",
         "start_expired",
+        "budget",
     }
 
 

@@ -17,6 +17,7 @@ import trio.testing
 from supervisor import Retry, Settings, open_supervisor, testing
 from supervisor.engines.interface import LaunchRequest
 from supervisor.testing import FakeEngine, Script
+from tests.clock import jumping_clock
 
 
 @pytest.fixture
@@ -267,9 +268,9 @@ Clock = trio.testing.MockClock
 
 
 @pytest.fixture
-def patient_clock() -> Clock:
+def patient_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that jumps only when the work in threads is done."""
-    return Clock(autojump_threshold=0.01)
+    return jumping_clock(monkeypatch, threshold=0.01)
 
 
 async def test_a_group_limits_fake_commands_by_the_mock_clock(settings: Settings, patient_clock: Clock) -> None:  # noqa: ARG001

@@ -14,6 +14,7 @@ from benchmarks.cases.latency import exits, lists, starts, statuses
 from benchmarks.cases.many import deadlines, reopening, sleeping
 from benchmarks.cases.mcp import mcp
 from benchmarks.cases.queueing import queueing
+from benchmarks.cases.serve import serve
 from benchmarks.cases.stopping import stopping
 from benchmarks.cases.streams import events, output
 from benchmarks.cases.throughput import throughput
@@ -39,5 +40,6 @@ CASES: Final[Mapping[str, Case]] = {
     "mcp": mcp,
     "events": events,
     "embedding": embedding,
+    "serve": serve,
     "interpret": interpreting,
 }

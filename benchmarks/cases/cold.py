@@ -33,6 +33,23 @@ def _whole(argv: list[str], times: int, environment: Mapping[str, str]) -> Calla
     return lambda: median(once() for _ in range(times)) * 1e3
 
 
+def _processor_time(argv: list[str], environment: Mapping[str, str]) -> Callable[[], float]:
+    """Return what measures the user and system time of a whole process; unlike its duration, other load adds little."""
+
+    def once() -> float:
+        with open(os.devnull, "r+b") as nowhere:
+            into = [(os.POSIX_SPAWN_DUP2, nowhere.fileno(), number) for number in (0, 1)]
+            pid = os.posix_spawn(argv[0], argv, environment, file_actions=into)
+        _, status, used = os.wait4(pid, 0)
+        if status != 0:
+            message = f"{argv} has ended with the status {status}"
+            raise RuntimeError(message)
+        return (used.ru_utime + used.ru_stime) * 1e3
+
+    once()  # compiles the imported modules
+    return once
+
+
 def _in_turn(ours: Callable[[], float], theirs: Callable[[], float], times: int) -> dict[str, float]:
     """Return the median of each, process by process in turn: the speed of the machine changes between two of them."""
     taken: dict[str, list[float]] = {OURS: [], _TRIO: []}
@@ -67,6 +84,20 @@ def cold(plan: Plan) -> Iterator[Figure]:
         together = Together(partial(_in_turn, *one_of_each, times))
         values, missing = interleaved(plan.rounds, {name: together.one(name) for name in (OURS, _TRIO)})
         yield Figure(case="cold", name=name, unit="ms", values=values, missing=missing, goals=goals)
+
+    for name, argv, goals in (
+        ("supervisor status JOB, processor time", [*cli, "status", job, *root], [Goal("<=", 0.5, of=_TRIO)]),
+        ("supervisor status JOB --json, processor time", [*cli, "status", job, "--json", *root], []),
+        ("supervisor list, processor time", [*cli, "list", "--all", *root], [Goal("<=", 0.5, of=_TRIO)]),
+        ("supervisor start -- true, processor time", [*cli, "start", *root, "--", "true"], [Goal("<=", 1, of=_TRIO)]),
+    ):
+        pair = _processor_time(argv, environment), _processor_time([sys.executable, "-c", "import trio"], environment)
+        together = Together(partial(_in_turn, *pair, times))
+        values, missing = interleaved(plan.rounds, {each: together.one(each) for each in (OURS, _TRIO)})
+        yield Figure(
+            case="cold", name=name, unit="ms", values=values, missing=missing, goals=goals,
+            note="user and system time of the command itself; of `start`, without its keeper and its job",
+        )  # fmt: skip
 
     with contextlib.ExitStack() as stack:
         sessions = plan.sessions(stack, only={"task-spooler", "nq"})

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
 from typing import Any, Final
 
-from benchmarks.figures import OURS, Figure, interleaved
+from benchmarks.figures import OURS, Figure, Goal, Together, interleaved
 from benchmarks.plan import Plan
-from benchmarks.wire import Wire, served
+from benchmarks.wire import Wire, opening, recorded, served
 
 __all__ = ["mcp"]
 
 _BARE: Final = "a bare tool of the SDK's"
 _FASTMCP: Final = "fastmcp-tasks"
+_SDK: Final = "a bare server of the SDK's"
 
 
 def mcp(plan: Plan) -> Iterator[Figure]:
-    """Measure ``tasks/get`` over both transports, and the status tool of ``supervisor mcp``."""
+    """Measure ``tasks/get`` over both transports, and the start and the list of ``supervisor mcp``."""
+    yield from _openings(plan)
     count = plan.pick(3, 60, 300)
     for transport in ("stdio", "http"):
         with contextlib.ExitStack() as stack:
@@ -57,6 +62,28 @@ def mcp(plan: Plan) -> Iterator[Figure]:
             measure()
         values, failed = interleaved(plan.rounds, contenders)
     yield Figure(case="mcp", name="job_list of supervisor mcp, over stdio", unit="ms", values=values, missing=failed)
+
+
+def _openings(plan: Plan) -> Iterator[Figure]:
+    """Measure cold processes in pairs: to the first answer, and from there to the list of tools."""
+    folder, times = plan.fresh("mcp"), plan.pick(1, 5, 9)
+    recorded(folder, os.environ)
+
+    def in_turn(which: int) -> dict[str, float]:
+        taken: dict[str, list[float]] = {OURS: [], _SDK: []}
+        for _ in range(times):
+            for name, whose in ((OURS, "supervisor"), (_SDK, "bare")):
+                taken[name].append(opening(whose, folder, os.environ)[which])
+        return {name: median(each) for name, each in taken.items()}
+
+    for which, what, goal in (
+        (0, "first answer of supervisor mcp, from exec on", Goal("<=", 0.35, of=_SDK)),
+        (1, "tools/list after the first answer", Goal("<=", 50)),
+    ):
+        together = Together(partial(in_turn, which))
+        values, missing = interleaved(plan.rounds, {name: together.one(name) for name in (OURS, _SDK)})
+        note = "a server with a record of its first answers, as each but the first has"
+        yield Figure(case="mcp", name=what, unit="ms", values=values, missing=missing, goals=[goal], note=note)
 
 
 def _task(wire: Wire) -> str:

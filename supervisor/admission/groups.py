@@ -6,14 +6,17 @@ of the root. The transaction that changes the index also admits the jobs for whi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import attrs
 
 from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, JobElsewhere, JobNotFound, StateCorrupt
 from supervisor.model import GroupInfo, PauseInfo, from_ns
 from supervisor.store import Index, pauses
+from supervisor.store.budgets import Budget, in_units
 from supervisor.store.groups import Group, Pause, check_name, load, load_all, remove, save
 from supervisor.store.tickets import Ticket, groups_of
 
@@ -41,7 +44,7 @@ def change_group(index: Index, name: str, change: Callable[[Group], Group], *, c
         before = load(layout.root, check_name(name))
         if before is None and not create:
             raise _not_found(index, name)
-        group = change(before or Group(name=name))
+        group = _with_program(change(before or Group(name=name)), before)
         heaviest = index.read_queue(lambda queue: queue.heaviest(name))
         if group.limit and group.limit < heaviest:
             message = (
@@ -57,6 +60,15 @@ def change_group(index: Index, name: str, change: Callable[[Group], Group], *, c
 
         index.write(enter)
     return _info(index, group)
+
+
+def _with_program(group: Group, before: Group | None) -> Group:
+    """Return a group with the path of the program of ``on_end``: its jobs are started elsewhere, by others."""
+    if group.on_end is None or (before is not None and group.on_end == before.on_end):
+        return group
+    from supervisor.store.receivers import command_of  # few groups need it
+
+    return attrs.evolve(group, on_end=command_of(group.on_end, os.getcwd()))
 
 
 def create_groups(index: Index, names: tuple[str, ...]) -> None:
@@ -160,8 +172,8 @@ def resume_group(index: Index, name: str, *, every: bool = False) -> GroupInfo:
         return change_group(index, name, resume)
 
 
-def check_ticket(index: Index, ticket: Ticket) -> None:
-    """Check a request against its groups, before its job is created.
+def check_ticket(index: Index, ticket: Ticket) -> list[Group]:
+    """Check a request against its groups, before its job is created, and return them.
 
     Raises:
         GroupNotFound: a group does not exist.
@@ -174,6 +186,7 @@ def check_ticket(index: Index, ticket: Ticket) -> None:
         if index.get(job_id) is None:
             message = f"there is no job {job_id} to wait for"
             raise JobNotFound(message, details={"job_id": job_id})
+    found: list[Group] = []
     for name in ticket.groups:
         group = load(index.layout.root, name)
         if group is None:
@@ -184,6 +197,8 @@ def check_ticket(index: Index, ticket: Ticket) -> None:
         if group.limit is not None and ticket.weight > group.limit:
             message = f"weight {ticket.weight} is above the limit {group.limit} of group {name}: it could never run"
             raise InvalidArguments(message, repair="Give the job a lower weight, or the group a higher limit.")
+        found.append(group)
+    return found
 
 
 def group_info(index: Index, name: str) -> GroupInfo:
@@ -210,8 +225,9 @@ def group_infos(index: Index, *, most: int | None = None) -> list[GroupInfo]:
 
 
 def _info(index: Index, group: Group) -> GroupInfo:
-    counts = index.read_queue(lambda queue: queue.counts(group.name))
-    now_ns = index.layout.clock.wall_ns()
+    now = index.layout.clock.moment()
+    counts, budgets = index.read_queue(lambda queue: (queue.counts(group.name), queue.budgets(group.name, now)))
+    now_ns = now.wall_ns
     return GroupInfo(
         name=group.name,
         limit=group.limit,
@@ -229,7 +245,32 @@ def _info(index: Index, group: Group) -> GroupInfo:
         pause_on_failure=group.pause_on_failure,
         on_rate_limit=group.on_rate_limit,
         on_reboot=group.on_reboot,
+        budgets=tuple(map(_budget, budgets)),
+        tz=group.tz or "UTC",
+        on_end=group.on_end,
+        webhook=_shown(group.webhook),
     )
+
+
+def _shown(url: str | None) -> str | None:
+    if url is None:
+        return None
+    from supervisor.text.webhook_urls import shown  # few groups need it
+
+    return shown(url)
+
+
+def _budget(budget: Budget) -> dict[str, Any]:
+    metric, limit, window = budget.setting
+    return {
+        "metric": metric,
+        "limit": in_units(metric, limit),
+        "window": window,
+        "used": in_units(metric, budget.used),
+        "reserved": in_units(metric, budget.reserved),
+        "resets_at": None if budget.end_ns is None else from_ns(budget.end_ns),
+        "on_exceed": budget.on_exceed,
+    }
 
 
 def _not_found(index: Index, name: str) -> GroupNotFound:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from supervisor.admission.helper import can_go_on
+from supervisor.admission.launch_helper import can_go_on
 from supervisor.errors import SupervisorError
-from supervisor.keeper.helper import find_owners, is_locked, lock_name
+from supervisor.keeper.helper_starts import find_owners, is_locked, lock_name
 from supervisor.store import Index, Row
 from supervisor.store.grants import granted_ns
 from supervisor.system import processes
 
-__all__ = ["CLAIM_SECONDS", "are_there", "late_launch", "may_launch", "unattended"]
+__all__ = ["CLAIM_SECONDS", "are_there", "late_launch", "may_launch", "unattended", "unfired"]
 
 CLAIM_SECONDS: Final = 30.0
 """A supervisor that has not launched an admitted job after this time is said to be late."""
@@ -45,9 +45,20 @@ def unattended(index: Index) -> int:
     Raises:
         SupervisorError: the index cannot be read now.
     """
-    if not can_go_on(index) or are_there(index.layout.root):
+    if are_there(index.layout.root) or not can_go_on(index):  # the quick question first
         return 0
     return index.read_queue(lambda queue: queue.count_unlaunched())
+
+
+def unfired(index: Index) -> int:
+    """Return how many schedules are to start jobs although no process is there to do that.
+
+    Raises:
+        SupervisorError: the index cannot be read now.
+    """
+    index.follow_files()
+    count = index.read_schedules(lambda schedules: schedules.count())
+    return 0 if not count or are_there(index.layout.root) else count
 
 
 def late_launch(index: Index, row: Row) -> float | None:

@@ -16,7 +16,6 @@ from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import Inherited, orders_of, write_orders
 from supervisor.jobdir import records
 from supervisor.jobdir.records import ORDERS, STDIN
-from supervisor.jobdir.validation import input_of
 from supervisor.keeper.orders import Orders
 from supervisor.store import Row
 from supervisor.store.order_files import drop_orders
@@ -83,25 +82,16 @@ def read(row: Row, directory: str, *, stop_leftovers: bool) -> LaunchRequest | N
         return None
     with contextlib.suppress(FileNotFoundError), open(f"{directory}/{STDIN}", "rb") as file:
         stdin = file.read()
-    stdin_open, pty = input_of(row.request)
     argv, stdin = in_its_session(row.request, tuple(orders.argv), stdin)
     return LaunchRequest(
-        job_id=row.job_id,
         directory=directory,
         record=row.request,
         argv=argv,
         workspace=os.fsdecode(orders.workspace),
         env=orders.environment,
         stdin=stdin,
-        deadline_seconds=orders.deadline,
-        grace_seconds=orders.grace,
-        output_limit=orders.limit,
-        merge_stderr=orders.merge_stderr,
         stop_leftovers=stop_leftovers,
         queued=True,
-        options=row.request.get("engine_options") or {},
         may_be_launched=True,
         settings=orders.settings,
-        stdin_open=stdin_open,
-        pty=pty,
     )

@@ -3,9 +3,10 @@
 ===============  ============================================================================
 ``app``          the group of commands, which imports a command when it is called; usage errors
 ``commands/``    one file for each command; ``doctor/``, ``bench/`` and ``top/`` are commands with several
+``plain``        the usual forms of ``status`` and ``list`` for a pipe, answered before the others are imported
 ``running``      the loop of ``run``: output, clock, signals
 ``several``      commands that take several jobs
-``job_options``  the options of ``run`` and ``start``, and the request that they describe
+``job_options``  the options of ``run``, ``start`` and ``rerun``; ``job_request``: the request that they describe
 ``defaults``     their defaults in the configuration file
 ``arguments``    arguments and options that several commands share
 ``completing``   what a shell offers for their values; ``shells``: the scripts, and their protocol
@@ -15,7 +16,7 @@
 ``streams``      writing to stdout and stderr, which may fail
 ``terminal``     colours, width, redrawing
 ``table``        aligned columns that fit a terminal; ``job_columns``: those of jobs
-``text``         durations, sizes, command lines and outcomes as text
+``text``         durations, sizes, command lines and outcomes as text; ``job_text``: all about one job
 ===============  ============================================================================
 
 Only ``run``, ``start``, ``mcp`` and ``bench`` need an event loop. The other commands use
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
+        from supervisor.cli import plain
+
+        if (status := plain.answer(arguments)) is not None:
+            return status
         from supervisor.cli.app import app
 
         app.main(list(arguments))
@@ -68,19 +73,35 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in _SHORTAGES:
             raise
-        return _report_shortage(error, as_json="--json" in arguments)
+        message = f"the command cannot be loaded now: {os.strerror(error.errno or 0)}"
+        repair = "Try again. If the error persists, raise the limit of open files (`ulimit -n`)."
+        return _report("state_busy", message, repair, retryable=True, as_json="--json" in arguments)
+    except ImportError:
+        if not _is_overwritten():
+            raise
+        message = "supervisord, which has a package of the same name, has overwritten files of trio-supervisor"
+        repair = "Install trio-supervisor in an environment of its own."
+        return _report("feature_unavailable", message, repair, retryable=False, as_json="--json" in arguments)
     return 0
 
 
-def _report_shortage(error: OSError, *, as_json: bool) -> int:
-    """Report that a module could not be loaded for lack of a resource. Imports nothing."""
-    message = f"the command cannot be loaded now: {os.strerror(error.errno or 0)}"
-    repair = "Try again. If the error persists, raise the limit of open files (`ulimit -n`)."
+def _is_overwritten() -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution("supervisor")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _report(code: str, message: str, repair: str, *, retryable: bool, as_json: bool) -> int:
+    """Report why the command cannot be loaded. Imports nothing: there may be no descriptor left."""
     text = f"Error: {message}\n{repair}\n"
     if as_json:
         text = (
-            f'{{"ok": false, "error": {{"code": "state_busy", "message": "{message}", "repair": "{repair}", '
-            '"retryable": true, "retry_after_ms": null, "details": {}}}\n'
+            f'{{"ok": false, "error": {{"code": "{code}", "message": "{message}", "repair": "{repair}", '
+            f'"retryable": {str(retryable).lower()}, "retry_after_ms": null, "details": {{}}}}}}\n'
         )
     with contextlib.suppress(OSError):
         os.write(1 if as_json else 2, text.encode())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
@@ -26,6 +27,7 @@ __all__ = [
     "moment",
     "one_job",
     "seconds",
+    "since",
     "size",
     "workspace_option",
     "workspace_scope",
@@ -79,6 +81,17 @@ def moment(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         message = f"{text!r:.80} is not a time: give one such as 2030-01-31T18:00 or 2030-01-31T18:00+02:00."
+        raise click.BadParameter(message) from None
+
+
+def since(text: str) -> datetime:
+    """Parse a moment, or a duration before now."""
+    with contextlib.suppress(click.BadParameter, OverflowError):
+        return datetime.now(UTC) - timedelta(seconds=seconds(text))
+    try:
+        return moment(text)
+    except click.BadParameter:
+        message = f"{text!r:.80} is neither a duration, such as 90s or 2h30m, nor a time, such as 2030-01-31T18:00."
         raise click.BadParameter(message) from None
 
 

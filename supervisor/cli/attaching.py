@@ -117,8 +117,8 @@ def _connected(catalog: Catalog, job_id: str, *, fresh: bool) -> socket.socket |
     try:
         return connection_to(catalog, job_id, terminal=True)
     except (InputRefused, InvalidArguments):
-        if fresh and catalog.status(job_id, progress=False).status.terminal:  # it was quicker
-            return None
+        if fresh and catalog.wait([job_id], timeout=_KEEPER_DIED_SECONDS)[0].status.terminal:
+            return None  # it was quicker: its keeper closes the terminal a moment before it records the end
         raise
 
 

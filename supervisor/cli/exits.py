@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor.errors import (
     IdempotencyConflict,
@@ -16,12 +16,15 @@ from supervisor.errors import (
     LaunchFailed,
     SupervisorError,
 )
-from supervisor.model import Job, Result
 from supervisor.states import Reason, State
+
+if TYPE_CHECKING:
+    from supervisor.model import Job, Result
 
 __all__ = [
     "BAD",
     "BROKEN",
+    "BY_SEVERITY",
     "CANCELLED",
     "NO_SUCH_JOB",
     "OK",
@@ -39,32 +42,37 @@ __all__ = [
 ]
 
 OK: Final = 0
+"""The request was carried out; of ``wait``, ``result`` and ``run``: the job is done."""
 BAD: Final = 1
-"""The job failed or was stopped, or the request could not be carried out."""
+"""The job failed or was stopped, or the request could not be carried out; of ``doctor`` and ``bench``: something is
+wrong; of ``service status``: the service does not run."""
 USAGE: Final = 2
+"""The command line or a setting is wrong, or the idempotency key belongs to another request; nothing was changed."""
 NO_SUCH_JOB: Final = 3
+"""The state root has no such job."""
 STILL_RUNNING: Final = 75
-"""``EX_TEMPFAIL`` of sysexits(3): try again later."""
+"""The job has not ended, or does not take its input now: ``EX_TEMPFAIL`` of sysexits(3), try again later."""
 TIMED_OUT: Final = 124
-"""As of timeout(1)."""
+"""Of ``run``: the job reached its deadline, as of timeout(1)."""
 BROKEN: Final = 125
-"""The supervisor itself failed, as of env(1), timeout(1) and docker-run(1)."""
-PIPE: Final = 141
-"""As of a program that SIGPIPE has ended."""
+"""Any other error; of ``run``: the supervisor failed, not the command, as of env(1), timeout(1) and docker-run(1)."""
 CANCELLED: Final = 130
-"""As after Ctrl-C."""
+"""The command was interrupted (Ctrl-C); of ``run``: the job was cancelled."""
+PIPE: Final = 141
+"""The reader of stdout has closed it, as of a program that SIGPIPE has ended."""
 
-_BY_SEVERITY: Final = (OK, BAD, STILL_RUNNING, NO_SUCH_JOB, USAGE, BROKEN)
+BY_SEVERITY: Final = (OK, BAD, STILL_RUNNING, NO_SUCH_JOB, USAGE, BROKEN)
+"""The statuses of commands that take several jobs, the least severe first."""
 
 
 def worst(statuses: Iterable[int]) -> int:
     """Return the most severe of several exit statuses, which is not the highest number."""
-    return max(statuses, key=_BY_SEVERITY.index, default=OK)
+    return max(statuses, key=BY_SEVERITY.index, default=OK)
 
 
 def worst_error(errors: Sequence[SupervisorError]) -> SupervisorError:
     """Return the error with the most severe exit status, the first of several."""
-    return max(errors, key=lambda error: _BY_SEVERITY.index(of_error(error)))
+    return max(errors, key=lambda error: BY_SEVERITY.index(of_error(error)))
 
 
 def of_error(error: SupervisorError) -> int:

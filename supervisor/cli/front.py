@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 import attrs
 import click
 
-from supervisor import log
+from supervisor import log, model
 from supervisor.cli import exits, inherited, streams, terminal
 from supervisor.cli.text import clean, one_line
 from supervisor.errors import InternalError, InvalidSettings, SupervisorError
-from supervisor.model import Job, error_to_json
 from supervisor.settings import Settings, config_file
 from supervisor.system.observing import NotKnown
 
 if TYPE_CHECKING:
     from supervisor.jobs.catalog import Catalog
+    from supervisor.model import Job
 
 __all__ = [
     "DEFAULTS",
@@ -82,7 +82,7 @@ def report(error: SupervisorError, *, as_json: bool, job: Job | None = None) -> 
     as_json = as_json and inherited.is_writable(1) and not isinstance(error, streams.StdoutFailed)
     if as_json:
         try:
-            write_document(error_to_json(error, job))
+            write_document(model.error_to_json(error, job))
         except (BrokenPipeError, streams.StdoutFailed):
             as_json = False
     if not as_json:
@@ -243,16 +243,19 @@ def group_option(name: str, ctx: click.Context | None = None) -> Any:
 
 
 def command(
-    name: str, *, has_defaults: bool = False, **attributes: Any
+    name: str, *, has_defaults: bool = False, cls: type[click.Command] = click.Command, **attributes: Any
 ) -> Callable[[Callable[Concatenate[Invocation, _P], int]], click.Command]:
     """Return a decorator that turns a function into a command; see the module's docstring.
 
-    ``has_defaults``: the configuration file may have defaults for its options.
+    ``has_defaults``: the configuration file may have defaults for its options. ``cls``: a group does nothing by itself
+    where one of its commands is called.
     """
 
     def decorate(function: Callable[Concatenate[Invocation, _P], int]) -> click.Command:
         @functools.wraps(function)
         def invoke(*args: Any, as_json: bool, state_dir: str | None, **options: Any) -> None:
+            if click.get_current_context().invoked_subcommand is not None:
+                return
             as_json = as_json or bool(group_option("as_json"))
             try:
                 settings = _settings(group_option("state_dir") if state_dir is None else state_dir)
@@ -272,7 +275,7 @@ def command(
                 status = report_unexpected(error, as_json=as_json)
             click.get_current_context().exit(status)
 
-        made = click.command(name, cls=click.Command, **attributes)(invoke)
+        made = click.command(name, cls=cls, **attributes)(invoke)
         made.params += shared_options()
         return made
 

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
-import click
 
 from supervisor.cli import text
 from supervisor.cli.table import Cell, Column
-from supervisor.model import Job
+from supervisor.model.job import Job, JobPage
 
-__all__ = ["COLUMNS", "SORT_KEYS", "cells", "chosen", "shortest_length", "sort"]
+__all__ = ["COLUMNS", "SORT_KEYS", "cells", "remark", "shortest_length", "sort", "usual"]
 
+_ALWAYS: Final = ("id", "status", "kind", "age", "time")
 _MIN_ID_LENGTH: Final = 8
 _NONE: Final = "-"
 
@@ -104,17 +104,20 @@ def sort(jobs: Sequence[Job], key: str) -> list[Job]:
     return sorted(jobs, key=SORT_KEYS[key.removeprefix("-")], reverse=key.startswith("-"))
 
 
-def chosen(words: str) -> list[str]:
-    """Parse an option's names of columns, separated by commas."""
-    names = [name.strip().lower() for name in words.split(",") if name.strip()]
-    for name in names:
-        if name not in COLUMNS:
-            message = f"{name!r:.80} is no column: they are {', '.join(COLUMNS)}."
-            raise click.BadParameter(message)
-    if not names:
-        message = f"no column is named: they are {', '.join(COLUMNS)}."
-        raise click.BadParameter(message)
-    return list(dict.fromkeys(names))
+def usual(jobs: Sequence[Job], *, on_terminal: bool, with_workspace: bool) -> list[str]:
+    """Return the names of the columns that a list of jobs has if none are asked for."""
+    return [
+        *_ALWAYS,
+        *["waits"] * any(map(text.waiting, jobs)),
+        *["labels"] * (on_terminal and any(job.labels for job in jobs)),
+        *["workspace"] * with_workspace,
+        "command",
+    ]
+
+
+def remark(page: JobPage) -> str | None:
+    """Return how to see the jobs that are not on a page, or ``None`` if all are on it."""
+    return None if page.next_cursor is None else f"There are more: --limit, or --cursor {page.next_cursor}."
 
 
 def shortest_length(jobs: Sequence[Job]) -> int:

@@ -102,7 +102,7 @@ class _Run:
         if self._lost is not None:
             raise self._lost
         job = await self._sup.wait(job.job_id)
-        if job.status is State.DONE and not self._call.as_json:
+        if job.status is State.DONE and not self._call.as_json and job.worktree is None:
             return exits.of_command(job)
         result = await self._sup.result(job.job_id)
         self._screen.erase()
@@ -114,6 +114,8 @@ class _Run:
                 raise
         else:
             self._comment(job, result.error)
+            if (line := text.changed(result)) is not None:
+                self._screen.note(line)
         return exits.of_command(job, launch_status=exits.of_launch(result))
 
     async def _show(self, job: Job) -> None:
@@ -128,11 +130,12 @@ class _Run:
             nursery.cancel_scope.cancel()
 
     def _note_retry(self, ended: Job) -> None:
-        wait = 0.0
-        if ended.next_attempt_at is not None:
-            wait = max(wait, (ended.next_attempt_at - datetime.now(UTC)).total_seconds())
+        if ended.next_attempt_at is None:
+            when = "after the pause of its group"
+        else:
+            when = f"in {_whole(max(0.0, (ended.next_attempt_at - datetime.now(UTC)).total_seconds()))}"
         of = f"attempt {ended.attempt} of {ended.maximum_attempts}"
-        self._screen.note(f"{of}: {text.outcome(ended)}; the next one begins in {_whole(wait)}")
+        self._screen.note(f"{of}: {text.outcome(ended)}; the next one begins {when}")
 
     def _comment(self, job: Job, error: ErrorInfo | None) -> None:
         """Write an error that the exit status alone does not express."""

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Generator
 from typing import IO, Any
 
-import click
-
 from supervisor.errors import InternalError
 
 __all__ = ["StdoutFailed", "discard", "finish", "write_bytes", "write_stderr", "writing"]
@@ -52,10 +50,15 @@ def write_bytes(data: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-def write_stderr(text: str) -> None:
-    """Write a line to stderr; ignore errors."""
+def write_stderr(text: str, *, has_style: bool = True) -> None:
+    """Write a line to stderr; ignore errors. ``has_style``: colours are removed unless stderr is a terminal."""
     try:
-        click.echo(text, err=True)
+        if has_style:
+            import click  # `plain` answers without it
+
+            click.echo(text, err=True)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201  # that is what this function is for
     except (OSError, ValueError):
         discard(sys.stderr)
 

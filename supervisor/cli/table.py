@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 import attrs
-import click
 
 __all__ = ["Cell", "Column", "aligned", "cut", "fitted", "width"]
 
@@ -105,8 +104,10 @@ def _padded(text: str, most: int, *, right: bool) -> str:
     return blanks + text if right else text + blanks
 
 
-def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], most: int) -> list[str]:
-    """Return a line for the heads and for each row, of at most ``most`` cells each, with colours.
+def fitted(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], most: int, *, in_colour: bool = True
+) -> list[str]:
+    """Return a line for the heads and for each row, of at most ``most`` cells each, with colours or without.
 
     Columns that may be narrowed share the room that the others leave; if that is not enough, some are left out.
     """
@@ -132,12 +133,14 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], most: int)
             # The blanks of the last column are not written: a terminal that is made narrower would wrap them.
             padded = text if each == shown[-1] else _padded(text, room, right=columns[each].side == "right")
             left -= width(padded) + len(_GAP)
-            parts.append(padded.replace(text, _styled(row[each], text), 1) if text else padded)
+            parts.append(padded.replace(text, _styled(row[each], text), 1) if text and in_colour else padded)
         lines.append(_GAP.join(parts).rstrip())
     return lines
 
 
 def _styled(cell: Cell, text: str) -> str:
+    import click  # `plain` answers without it
+
     return click.style(text, fg=cell.colour, bold=True if cell.bold else None) if cell.colour or cell.bold else text
 
 

@@ -7,8 +7,6 @@ import os
 import sys
 from typing import IO, Any, Final
 
-from supervisor.cli import table
-
 __all__ = ["asked_width", "can_redraw", "fitted", "in_colour", "width", "write"]
 
 _USUAL_WIDTH: Final = 80
@@ -40,6 +38,8 @@ def asked_width(stream: IO[Any]) -> int:
 
 def fitted(line: str) -> str:
     """Return as much of a line as stderr's terminal shows without wrapping it."""
+    from supervisor.cli import table  # many commands draw nothing
+
     return table.cut(line, width(sys.stderr) - 1)
 
 

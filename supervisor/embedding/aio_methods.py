@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, overload
 
 from supervisor.jobs.validation import spec_of
 from supervisor.metrics import Metrics
-from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, JobEvent, JobOptions, JobPage, JobSpec, Result
+from supervisor.model import (
+    Explanation,
+    GroupInfo,
+    GroupOptions,
+    Job,
+    JobEvent,
+    JobOptions,
+    JobPage,
+    JobSpec,
+    Result,
+    SpendReport,
+)
 
 if TYPE_CHECKING:
+    from supervisor.model.schedules import ScheduleInfo
     from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["AsyncioSupervisorMethods"]
@@ -151,6 +163,7 @@ class AsyncioSupervisorMethods:
         limit: int = 50,
         cursor: str | None = None,
         labels: Mapping[str, str] | None = None,
+        group: str | None = None,
     ) -> JobPage:
         """Return a page of jobs, newest first.
 
@@ -160,11 +173,12 @@ class AsyncioSupervisorMethods:
             limit: jobs on a page, 1 to 1000.
             cursor: ``next_cursor`` of the page before.
             labels: only jobs with all of these.
+            group: only jobs in this group.
 
         Raises:
             InvalidArguments: an argument does not fit.
         """
-        return await self._ask(lambda sup: sup.list(workspace, state, limit, cursor, labels))
+        return await self._ask(lambda sup: sup.list(workspace, state, limit, cursor, labels, group))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until a job has ended, and return it.
@@ -424,6 +438,24 @@ class AsyncioSupervisorMethods:
         """Return the groups of the state root, by their names."""
         return await self._ask(lambda sup: sup.groups())
 
+    async def spend(
+        self, by: str = "group", *, since: datetime | None = None, label: tuple[str, str] | None = None
+    ) -> SpendReport:
+        """Return what jobs have spent, also those that are deleted.
+
+        A job counts when it has ended, and if its output has said what it has spent, or one of its groups has a budget.
+
+        Input
+            by: sum by ``group``, ``day``, ``session``, or the values of a label (``label:NAME``).
+            since: count only jobs that have ended since this time, which has a time zone.
+            label: count only jobs with this label, a name and a value.
+
+        Raises:
+            InvalidArguments: ``by`` is none of these, or ``since`` has no time zone.
+            StateBusy: the records cannot be read now.
+        """
+        return await self._ask(lambda sup: sup.spend(by, since=since, label=label))
+
     async def hold(self, job_id: str) -> Job:
         """Keep a waiting job from being launched until ``release``; a held one stays held.
 
@@ -465,3 +497,96 @@ class AsyncioSupervisorMethods:
             StateBusy: some of the evidence cannot be read now.
         """
         return await self._ask(lambda sup: sup.explain(job_id))
+
+    async def add_schedule(
+        self,
+        name: str,
+        argv: Sequence[str] | JobSpec,
+        *,
+        cron: str,
+        tz: str | None = None,
+        overlap: str = "skip",
+        catch_up: str = "latest",
+        catch_up_window_seconds: float = 3600,
+        jitter_seconds: float = 0,
+        replace: bool = False,
+        **options: Unpack[JobOptions],
+    ) -> ScheduleInfo:
+        """Add a schedule: a start that is repeated at the instants of a cron expression.
+
+        Each instant starts one job, whichever processes are there, and however many. The schedule stays when the
+        program ends; any supervisor of the state root fires it. Its environment (by default that of this process) and
+        its input are kept on disk, in files that only the user can read.
+
+        Input
+            name: 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
+            argv, options: what it starts, as for ``start``. No idempotency key, dependency, delay or hold.
+            cron: five fields, six with seconds first, or ``@hourly`` and the like.
+            tz: the time zone of ``cron``, such as ``Europe/Berlin``; by default that of this machine.
+            overlap: what an instant does while a job of the schedule has not ended: ``skip``, ``buffer_one``,
+                ``cancel_other`` or ``allow_all``.
+            catch_up: which instants are made up for that were missed: ``latest``, ``none`` or ``all``.
+            catch_up_window_seconds: how old a missed instant may be that is made up for.
+            jitter_seconds: each instant is delayed by up to this time, by the same in each process.
+            replace: change a schedule that exists; its running jobs go on.
+
+        Raises:
+            InvalidArguments: an argument is wrong, the expression never fires, or there is a schedule of this name.
+            GroupNotFound, GroupClosed: its jobs could never run.
+            StateFull, StateBusy, PermissionDenied: it cannot be recorded.
+        """
+        return await self._ask(
+            lambda sup: sup.add_schedule(
+                name,
+                argv,
+                cron=cron,
+                tz=tz,
+                overlap=overlap,
+                catch_up=catch_up,
+                catch_up_window_seconds=catch_up_window_seconds,
+                jitter_seconds=jitter_seconds,
+                replace=replace,
+                **options,
+            )
+        )
+
+    async def schedules(self) -> tuple[ScheduleInfo, ...]:
+        """Return the schedules of the state root, by their names; ``detail`` says of one why it is not understood."""
+        return await self._ask(lambda sup: sup.schedules())
+
+    async def pause_schedule(self, name: str) -> ScheduleInfo:
+        """Have a schedule start no jobs until ``resume_schedule``; its running jobs go on.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+            StateCorrupt: its file is damaged or of a newer version.
+        """
+        return await self._ask(lambda sup: sup.pause_schedule(name))
+
+    async def resume_schedule(self, name: str) -> ScheduleInfo:
+        """Have a schedule start jobs again, from its next instant on. What it has missed is not made up for.
+
+        Raises:
+            ScheduleNotFound, StateCorrupt: as for ``pause_schedule``.
+        """
+        return await self._ask(lambda sup: sup.resume_schedule(name))
+
+    async def run_schedule(self, name: str) -> Job:
+        """Start the job of a schedule now, also while the schedule is paused or another job of it runs.
+
+        Raises:
+            ScheduleNotFound, StateCorrupt: as for ``pause_schedule``.
+            SupervisorError: the job cannot be started, see ``start``.
+
+        Cancellation
+            As for ``start``.
+        """
+        return await self._ask(lambda sup: sup.run_schedule(name))
+
+    async def remove_schedule(self, name: str) -> None:
+        """Remove a schedule, with the environment and the input that are on disk; its jobs go on.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+        """
+        return await self._ask(lambda sup: sup.remove_schedule(name))

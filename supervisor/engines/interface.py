@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import attrs
 
 from supervisor.errors import SupervisorError
 from supervisor.jobdir.facts import Ended, Launched
+from supervisor.jobdir.validation import input_of
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +30,21 @@ if TYPE_CHECKING:
 
     import trio
 
-__all__ = ["Client", "Engine", "EngineFactory", "JobPhase", "LaunchRequest", "Observation", "Running", "StopInProgress"]
+__all__ = [
+    "Client",
+    "Engine",
+    "EngineFactory",
+    "JobPhase",
+    "LaunchRequest",
+    "MakesWorktrees",
+    "Observation",
+    "Running",
+    "StopInProgress",
+]
+
+_USUAL_GRACE_SECONDS: Final = 5.0
+_USUAL_OUTPUT_LIMIT: Final = 1 << 26
+"""Of a record that does not have them, as those of the first versions."""
 
 
 @attrs.frozen(slots=True, kw_only=True, eq=False)
@@ -37,7 +52,6 @@ class LaunchRequest:
     """Everything that an engine needs to start a command.
 
     Attributes:
-        job_id: the mark that every process of the job carries in its environment.
         directory: the job directory; stdout and stderr go into it.
         record: ``job.json`` of that directory.
         argv: the command, as bytes for the operating system.
@@ -45,39 +59,65 @@ class LaunchRequest:
         env: its environment; ``None`` is that of this process.
         changes: variables that it gets beside those, or with another value.
         stdin: its input; ``None`` is ``/dev/null``.
-        deadline_seconds: ``None`` without a deadline.
-        grace_seconds: the time between SIGTERM and SIGKILL.
-        output_limit: the most bytes of stdout, and of stderr; with more it is stopped.
         stop_leftovers: whether processes that it leaves behind are ended; ``False`` leaves them alone.
-        queued: whether its end may let a waiting job begin.
-        options: what only this engine understands; it has checked them.
-        merge_stderr: whether its stderr goes where its stdout goes.
+        queued: whether a supervisor has something to do at its end: a waiting job may begin, or the end is delivered.
         may_be_launched: whether another process may have begun to launch it, and was killed meanwhile.
-        stdin_open: whether its stdin stays open after its input, for messages.
-        pty: the rows and columns of its terminal; ``None`` without one.
         settings: the umask, the niceness and the resource limits that it has, by their numbers; ``None`` is those of
             this process.
     """
 
-    job_id: str
     directory: str
+    record: Mapping[str, Any] = attrs.field(repr=False)
     argv: tuple[bytes, ...]
     workspace: str
-    record: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     env: Mapping[bytes, bytes] | None = attrs.field(default=None, repr=False)
     changes: Mapping[bytes, bytes] = attrs.field(factory=dict[bytes, bytes], repr=False)
     stdin: bytes | None = attrs.field(default=None, repr=False)
-    deadline_seconds: float | None = None
-    grace_seconds: float = 5
-    output_limit: int = 67108864
     stop_leftovers: bool = False
     queued: bool = False
-    options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
-    merge_stderr: bool = False
     may_be_launched: bool = False
     settings: tuple[int, int, dict[int, tuple[int, int]]] | None = None
-    stdin_open: bool = False
-    pty: tuple[int, int] | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The mark that every process of the job carries in its environment."""
+        return str(self.record["job_id"])
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """Its deadline; ``None`` without one."""
+        deadline: float | None = self.record["deadline_seconds"]
+        return deadline
+
+    @property
+    def grace_seconds(self) -> float:
+        """The time between SIGTERM and SIGKILL."""
+        return float(self.record.get("grace_seconds", _USUAL_GRACE_SECONDS))
+
+    @property
+    def output_limit(self) -> int:
+        """The most bytes of stdout, and of stderr; with more it is stopped."""
+        return int(self.record.get("output_limit", _USUAL_OUTPUT_LIMIT))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What only this engine understands; it has checked them."""
+        return self.record.get("engine_options") or {}
+
+    @property
+    def merge_stderr(self) -> bool:
+        """Whether its stderr goes where its stdout goes."""
+        return bool(self.record.get("merge_stderr"))
+
+    @property
+    def stdin_open(self) -> bool:
+        """Whether its stdin stays open after its input, for messages."""
+        return input_of(self.record)[0]
+
+    @property
+    def pty(self) -> tuple[int, int] | None:
+        """The rows and columns of its terminal; ``None`` without one."""
+        return input_of(self.record)[1]
 
 
 class JobPhase(Enum):
@@ -187,6 +227,19 @@ class HoldsOrders(Protocol):
         ...
 
 
+@runtime_checkable
+class MakesWorktrees(Protocol):
+    """An engine that makes the git worktree of a job right before its launch, if ``job.json`` asks for one."""
+
+    async def make_worktree(self, request: LaunchRequest) -> None:
+        """Make it, unless it is there.
+
+        Raises:
+            LaunchFailed: it cannot be made.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Runs commands.
 
@@ -247,10 +300,10 @@ class StopInProgress(Protocol):
         """The monotonic time to advance it again; ``None`` when its end is on record, or is about to be."""
         ...
 
-    def advance(self, to_stop: str | None, *, sound: bool) -> bool:
+    def advance(self, to_stop: str | None) -> bool:
         """Advance the stop by one step; return whether this process has to end the job itself, with ``Client.end``.
 
-        ``to_stop`` is that of the last ``Observation``. ``sound``: whether this process may write to the job directory.
+        ``to_stop`` is that of the last ``Observation``.
 
         Raises:
             SupervisorError: the job cannot be stopped, or not within a reasonable time.
@@ -326,8 +379,12 @@ class Client(Protocol):
         """
         ...
 
-    def begin_stop(self, directory: str, by: str) -> StopInProgress:
-        """Return the stop of a job, to be advanced step by step."""
+    def begin_stop(self, directory: str, by: str, *, may_write: Callable[[], bool]) -> StopInProgress:
+        """Return the stop of a job, to be advanced step by step.
+
+        ``may_write`` returns whether the directory of the job in the state root is in order, so that this process may
+        write to it; it may raise ``SupervisorError``.
+        """
         ...
 
     def signal(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from supervisor.engines.local import evidence, stopping
 from supervisor.errors import JobRunning, PermissionDenied, SupervisorError
-from supervisor.jobdir import records, validation
+from supervisor.jobdir import records, stops, validation
 from supervisor.keeper import tree_killer
 from supervisor.system import processes
 from supervisor.system.trust import user_name
@@ -82,7 +82,7 @@ def _writes_to(pid: int, path: str) -> bool:
 
 def survivors_error(job_id: str, directory: str) -> SupervisorError | None:
     """Return the error of a stopped job that has left processes that this user may not signal."""
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     if not stop or stop["signalled_boot_ns"] is None or not (pids := validation.stop_facts(stop)[1]):
         return None
     return _refused(job_id, list(pids), "has ended, and a part of it cannot be stopped", "The job itself has ended.")

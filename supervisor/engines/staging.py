@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from supervisor.jobdir.records import ORDERS, STDIN
+from supervisor.jobdir.records import ORDERS, STDIN, write_all
 from supervisor.keeper.orders import Orders
 from supervisor.system.process_settings import process_settings
 
@@ -19,7 +19,7 @@ __all__ = ["KEEPER_FILES", "Inherited", "orders_of", "program_in", "write_orders
 KEEPER_FILES: Final = (
     "keeper/channels.py",
     "keeper/entry.py",
-    "keeper/helper.py",
+    "keeper/helper_starts.py",
     "keeper/job_cgroups.py",
     "keeper/job_processes.py",
     "keeper/launches.py",
@@ -33,6 +33,7 @@ KEEPER_FILES: Final = (
     "keeper/single_job.py",
     "keeper/spawn.py",
     "keeper/stop_record.py",
+    "keeper/stops.py",
     "keeper/terminals.py",
     "keeper/tree_killer.py",
     "keeper/turns.py",
@@ -42,6 +43,7 @@ KEEPER_FILES: Final = (
     "jobdir/measures.py",
     "jobdir/plain_json.py",
     "jobdir/records.py",
+    "jobdir/stops.py",
     "system/cgroups.py",
     "system/inotify.py",
     "system/message_bus.py",
@@ -61,9 +63,7 @@ def write_private(path: str, content: bytes) -> None:
     try:
         if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask
             os.fchmod(descriptor, 0o600)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, memoryview(content))
     finally:
         os.close(descriptor)
 
@@ -98,7 +98,7 @@ def orders_of(request: LaunchRequest, inherited: Inherited | None = None) -> Ord
         grace=request.grace_seconds,
         limit=request.output_limit,
         begun_ns=record["created_ns"] if record.get("deadline_from") == "submission" else None,
-        settings=settings,
+        settings=settings if request.settings is None else request.settings,
         merge_stderr=request.merge_stderr,
         no_new_privs=record.get("no_new_privs", False),
     )

@@ -76,6 +76,10 @@ def _nothing() -> bytes:
     return b""
 
 
+def _unknown() -> int:
+    return 0
+
+
 @attrs.frozen(slots=True, kw_only=True)
 class Outcome:
     """How a command ended and what it wrote.
@@ -88,8 +92,10 @@ class Outcome:
         read_stdout_tail: returns the last 64 KiB of stdout, as bytes.
         interrupted: why it was stopped (``cancelled``, ``deadline``, ``output_limit``) or
             ``None``. This decides the state already; the verdict adds cost and detail.
-        ended_ns: wall-clock nanoseconds at which the end was observed, or 0 when that is not
-            known; an interpreter needs it to compute the time until a moment that the output names.
+        ended_ns: wall-clock nanoseconds at which the end was observed, or 0 when that is not known. If all
+            processes that watched were killed, that is long after the end.
+        read_written_ns: returns the wall-clock nanoseconds at which its last output was written, or 0 when that is
+            not known.
         launch_error: why the command was never started, or ``None`` when it was.
         launch_status: the exit status of a shell in this case: 127, 126 or 125.
         memo: a cache for an interpreter, so that ``verdict`` and ``value`` of the same
@@ -103,6 +109,7 @@ class Outcome:
     read_stdout_tail: Callable[[], bytes] = _nothing
     interrupted: str | None = None
     ended_ns: int = 0
+    read_written_ns: Callable[[], int] = _unknown
     launch_error: str | None = None
     launch_status: int | None = None
     memo: dict[str, Any] = attrs.field(factory=dict[str, Any], init=False, eq=False, repr=False)
@@ -111,6 +118,15 @@ class Outcome:
     def known(self) -> bool:
         """Whether the exit status is known at all."""
         return self.exit_code is not None or self.signal is not None
+
+    @property
+    def said_ns(self) -> int:
+        """When its last words were written, in wall-clock nanoseconds, or 0 when that is not known.
+
+        Times that they name ("resets 8pm", "in 20 minutes") are counted from there, and not from ``ended_ns``.
+        """
+        written_ns = self.read_written_ns() if self.ended_ns else 0
+        return min(written_ns, self.ended_ns) if written_ns > 0 else self.ended_ns
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -129,6 +145,9 @@ class Verdict:
         retry_after_ms: how long to wait before that, if the output has it.
         detail: one short line about the failure, redacted; for a job that is done, a remark.
         cost_usd: the cost, as the output states it.
+        tokens: how many tokens its models have read and written, as the output states it.
+        own_tokens: of those, the ones that are certainly of this run: an agent that resumes a session may go on
+            with the sums of the session. ``None`` if it certainly does not.
         session_id: the session of an agent, which another run can continue.
         details: JSON-ready facts for the error.
     """
@@ -141,6 +160,8 @@ class Verdict:
     retry_after_ms: int | None = None
     detail: str | None = None
     cost_usd: float | None = None
+    tokens: int | None = None
+    own_tokens: int | None = None
     session_id: str | None = None
     details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 

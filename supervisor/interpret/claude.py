@@ -63,6 +63,13 @@ class Claude:
         if outcome.launch_error is not None:
             return not_started(outcome, NAME)
         envelope, reading = _read(outcome)
+        verdict = self._verdict(outcome, envelope, reading)
+        if envelope is None or envelope.tokens is None:
+            return verdict
+        return attrs.evolve(verdict, tokens=envelope.tokens, own_tokens=envelope.own_tokens)
+
+    @staticmethod
+    def _verdict(outcome: Outcome, envelope: Envelope | None, reading: Reading) -> Verdict:
         stopped = interrupted_reason(outcome)
         if stopped is not None:
             return _interrupted(outcome, envelope, stopped)
@@ -190,7 +197,7 @@ def _failed(
     hints = Hints() if hints is None else hints
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
     texts = ((envelope.message if envelope else None) or "", detail or "")
-    failure, wait, limit = with_reset(failure, code, hints.resets_at, texts, outcome.ended_ns)
+    failure, wait, limit = with_reset(failure, code, hints.resets_at, texts, outcome)
     details = {**_details(envelope, hints), **limit, **known_details({"limit": hints.limit})}
     cost = None if envelope is None else envelope.cost_usd
     return failed(failure, code, reason, retry_after_ms=wait, detail=detail, cost_usd=cost, details=details)

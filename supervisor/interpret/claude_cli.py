@@ -22,7 +22,7 @@ Fields decide the classification; wording does only where no field decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -234,6 +234,20 @@ class Envelope:
         return usage if is_object(usage) else None
 
     @property
+    def own_tokens(self) -> int | None:
+        """The tokens of the turns of this run: ``usage`` does not go on with the sums of a session."""
+        return None if self.usage is None else _added(self.usage, _TOKENS_OF_MODELS.values())
+
+    @property
+    def tokens(self) -> int | None:
+        """All tokens, read and written by all models; of a session that was resumed perhaps since its begin."""
+        counts = [] if self.own_tokens is None else [self.own_tokens]
+        models = [entry for entry in (self.model_usage or {}).values() if is_object(entry)]
+        if models:
+            counts.append(sum(_added(entry, _TOKENS_OF_MODELS) for entry in models))
+        return max(counts, default=None)
+
+    @property
     def model(self) -> str | None:
         """The model that cost most: small helper models take part in many runs."""
         usage = self.model_usage or {}
@@ -401,6 +415,10 @@ def _sum(values: Sequence[Any], depth: int = 8) -> Any:
         return {name: _sum([each[name] for each in objects if name in each], depth - 1) for name in names}
     numbers = [value for value in values if number(value) is not None]
     return sum(numbers) if number(last) is not None else last
+
+
+def _added(counts: Mapping[str, Any], names: Iterable[str]) -> int:
+    return sum(int(number(counts.get(name)) or 0) for name in names)
 
 
 def _usage_of_models(usage: Any) -> dict[str, int] | None:

@@ -49,6 +49,13 @@ class Codex:
         if outcome.launch_error is not None:
             return not_started(outcome, NAME)
         run = _read(outcome)
+        verdict = self._verdict(outcome, run)
+        tokens = run.tokens
+        # It goes on with the sums of the session, and does not say what a run has added to them.
+        return verdict if tokens is None else attrs.evolve(verdict, tokens=tokens, own_tokens=0)
+
+    @staticmethod
+    def _verdict(outcome: Outcome, run: Run) -> Verdict:
         stopped = interrupted_reason(outcome)
         if stopped is not None:
             complete = run.answered and not run.followed
@@ -130,6 +137,7 @@ def _details(run: Run) -> dict[str, Any]:
         "session_id": run.thread_id,
         "num_turns": run.turns or None,
         "usage": run.usage,
+        "items": run.items or None,
         "permission_denials": run.declined,
     }
     if run.error is not None:
@@ -142,7 +150,7 @@ def _failed(
 ) -> Verdict:
     failure = (FAILURES[code] if failure is None else failure).for_cli(NAME)
     texts = (run.error.text if run.error else "", detail or "")
-    failure, wait, limit = with_reset(failure, code, None, texts, outcome.ended_ns)
+    failure, wait, limit = with_reset(failure, code, None, texts, outcome)
     return failed(failure, code, reason, retry_after_ms=wait, detail=detail, details={**_details(run), **limit})
 
 

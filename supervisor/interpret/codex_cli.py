@@ -156,6 +156,7 @@ class Run:
         followed: the end of the last turn is not the last thing on stdout.
         text: the last message of the agent.
         usage: tokens of all turns together.
+        items: how many messages and tool calls of the agent there were.
         error: what failed, or ``None`` when the last turn completed.
         remarks: messages of ``error`` items, which do not fail a run.
         declined: commands and tools that were not permitted.
@@ -170,10 +171,18 @@ class Run:
     followed: bool = False
     text: str | None = None
     usage: dict[str, int] | None = None
+    items: int = 0
     error: ApiError | None = None
     remarks: list[str] = attrs.field(factory=list[str])
     declined: list[dict[str, Any]] = attrs.field(factory=list[dict[str, Any]])
     too_large: bool = False
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens read and written; those read from a cache and those of reasoning are parts of the two."""
+        if self.usage is None:
+            return None
+        return sum(self.usage.get(name, 0) for name in ("input_tokens", "output_tokens"))
 
     @property
     def success(self) -> bool:
@@ -208,6 +217,7 @@ class _Reader:
             "lines": 0,
             "stray": 0,
             "turns": 0,
+            "items": 0,
             "open": False,
             "followed": False,
             "remarks": [],
@@ -250,6 +260,7 @@ class _Reader:
     def _item(self, item: dict[str, Any]) -> None:
         known = self._known
         kind = item.get("type")
+        known["items"] += kind == "agent_message" or (isinstance(kind, str) and kind in _TOOL_ITEMS)
         if kind == "agent_message":
             known["text"] = text_of(item.get("text")) or known.get("text")
         elif kind == "error" and (remark := text_of(item.get("message"))) and len(known["remarks"]) < _KEPT:

@@ -160,7 +160,7 @@ def at_rest(failure: Failure) -> Failure:
 
 
 def with_reset(
-    failure: Failure, code: str, field: float | None, texts: tuple[str, ...], ended_ns: int
+    failure: Failure, code: str, field: float | None, texts: tuple[str, ...], outcome: Outcome
 ) -> tuple[Failure, int | None, dict[str, Any]]:
     """Return a failure with the time to wait, in milliseconds, and with what its details say about a limit's end.
 
@@ -169,14 +169,14 @@ def with_reset(
         code: its name.
         field: when the limit ends, in seconds since the epoch, by a field of the output.
         texts: messages of the run, which may name the time.
-        ended_ns: when the run ended, in nanoseconds since the epoch; 0 if that is not known.
+        outcome: of the run, which says when it wrote the messages, and when it ended.
     """
     wait = retry_after_ms(texts[-1]) if failure.retryable else None
-    reset = find_reset(field, texts, ended_ns) if code in _LIMITS else None
+    reset = find_reset(field, texts, outcome.said_ns) if code in _LIMITS else None
     if reset is None or (reset.source == "guess" and code != "rate_limited"):
         return failure, wait, {}
-    if reset.source != "guess" and (wait is None or reset.source == "field"):
-        wait = max(0, reset.at * 1000 - ended_ns // 1_000_000) if ended_ns else None
+    if reset.source != "guess":
+        wait = max(0, reset.at * 1000 - outcome.ended_ns // 1_000_000) if outcome.ended_ns else None
     return attrs.evolve(failure, retryable=True), wait, reset.details()
 
 

@@ -22,6 +22,7 @@ GUESS_SECONDS: Final = 300
 """How long a limit is taken to last if the output does not say it."""
 _LONGEST_SECONDS: Final = 62 * 86400
 """The longest known windows are a week and a month; a moment long after that is a misreading."""
+_JUST_OVER_SECONDS: Final = 60
 _READ_CHARACTERS: Final = 4096
 _EARLIEST_EPOCH: Final = 1_500_000_000
 
@@ -75,29 +76,30 @@ class Reset:
         return {"resets_at": moment, "resets_at_source": self.source}
 
 
-def find_reset(field: float | None, texts: Iterable[str], ended_ns: int, *, zone: tzinfo | None = None) -> Reset | None:
+def find_reset(field: float | None, texts: Iterable[str], said_ns: int, *, zone: tzinfo | None = None) -> Reset | None:
     """Return when a limit ends that a run has met.
 
     Args:
         field: seconds since the epoch, from a field of the output; it comes before the texts.
         texts: messages about the limit. The first that names a time decides.
-        ended_ns: when the run ended, in nanoseconds since the epoch; 0 if that is not known. A time before it is
-            ignored.
+        said_ns: when the texts were written, in nanoseconds since the epoch: not before they were; 0 if that is not
+            known. A time that was over then is ignored; one that is over only now is not.
         zone: of clock times whose zone is not named; ``None`` is the zone of this machine, where the programs that
             write such times run.
 
     Returns:
-        ``None`` only if ``ended_ns`` is 0 and no absolute time is named.
+        ``None`` only if ``said_ns`` is 0 and no absolute time is named.
     """
-    ended = -(-ended_ns // 1_000_000_000)
-    if field is not None and _is_ahead(moment := _up(field), ended):
+    said = -(-said_ns // 1_000_000_000)
+    since = max(said_ns // 1_000_000_000, min(said, 1))
+    if field is not None and _is_ahead(moment := _up(field), since):
         return Reset(moment, "field")
     for text in texts:
-        for read in (_epoch, _duration, _clock):
-            found = read(text[:_READ_CHARACTERS], ended, zone)
-            if found is not None and _is_ahead(found, ended):
+        for read, begin in ((_epoch, since), (_duration, said), (_clock, since)):
+            found = read(text[:_READ_CHARACTERS], begin, zone)
+            if found is not None and _is_ahead(found, since):
                 return Reset(found, "text")
-    return Reset(ended + GUESS_SECONDS, "guess") if ended else None
+    return Reset(said + GUESS_SECONDS, "guess") if said else None
 
 
 def retry_after_ms(text: str) -> int | None:
@@ -120,10 +122,10 @@ def _up(seconds: float) -> int:
         return 0
 
 
-def _is_ahead(moment: int, ended: int) -> bool:
-    if not ended:
+def _is_ahead(moment: int, said: int) -> bool:
+    if not said:
         return moment >= _EARLIEST_EPOCH and moment < 2 * _EARLIEST_EPOCH
-    return ended < moment <= ended + _LONGEST_SECONDS
+    return said < moment <= said + _LONGEST_SECONDS
 
 
 def _epoch(text: str, _ended: int, _zone: tzinfo | None) -> int | None:
@@ -134,15 +136,19 @@ def _epoch(text: str, _ended: int, _zone: tzinfo | None) -> int | None:
     return moment if moment < 10**11 else -(-moment // 1000)  # of seconds, or of milliseconds
 
 
-def _duration(text: str, ended: int, _zone: tzinfo | None) -> int | None:
+def _duration(text: str, said: int, _zone: tzinfo | None) -> int | None:
     wait = retry_after_ms(text)
-    return None if wait is None or not ended else ended - (-wait // 1000)
+    return None if wait is None or not said else said - (-wait // 1000)
 
 
-def _clock(text: str, ended: int, zone: tzinfo | None) -> int | None:
-    """Return the first moment after ``ended`` at which a clock shows the time that ``text`` names."""
+def _clock(text: str, said: int, zone: tzinfo | None) -> int | None:
+    """Return the first moment after ``said`` at which a clock shows the time that ``text`` names.
+
+    The last output may be some seconds younger than the message, and not a whole day: a time that is
+    just over is returned.
+    """
     match = _CLOCK.search(text)
-    if match is None or not ended or not (match["minute"] or match["half"] or match["zone"]):
+    if match is None or not said or not (match["minute"] or match["half"] or match["zone"]):
         return None
     from zoneinfo import ZoneInfo
 
@@ -151,7 +157,7 @@ def _clock(text: str, ended: int, zone: tzinfo | None) -> int | None:
             zone = UTC
         elif match["zone"]:
             zone = ZoneInfo(match["zone"])
-        now = datetime.fromtimestamp(ended, zone)
+        now = datetime.fromtimestamp(said, zone)
         hour = int(match["hour"])
         if match["half"]:
             if not 1 <= hour <= 12:
@@ -164,7 +170,7 @@ def _clock(text: str, ended: int, zone: tzinfo | None) -> int | None:
             clock += timedelta(days=(_WEEKDAYS.index(match["weekday"].lower()) - clock.weekday()) % 7)
         step = timedelta(days=7 if match["weekday"] else 1)  # of the calendar: the same clock time
         moment = _moment(clock, zone)
-        return moment if moment > ended else _moment(clock + step, zone)
+        return moment if moment > said - _JUST_OVER_SECONDS else _moment(clock + step, zone)
     except (LookupError, ValueError, OverflowError, OSError):  # no such zone, no such day
         return None
 

@@ -23,7 +23,17 @@ from supervisor.errors import OutputLost
 from supervisor.jobdir import records
 from supervisor.system.observing import ABSENT, find, not_known
 
-__all__ = ["CHUNK_BYTES", "STREAMS", "Output", "Piece", "check_made", "read_output", "read_piece", "size_of"]
+__all__ = [
+    "CHUNK_BYTES",
+    "STREAMS",
+    "Output",
+    "Piece",
+    "check_made",
+    "read_output",
+    "read_piece",
+    "size_of",
+    "written_ns",
+]
 
 CHUNK_BYTES: Final = 65536
 STREAMS: Final = {"stdout": records.STDOUT, "stderr": records.STDERR}
@@ -231,6 +241,16 @@ def size_of(directory: str, stream: str) -> int:
     """
     found = find(f"{directory}/{STREAMS[stream]}")
     return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
+
+
+def written_ns(directory: str) -> int:
+    """Return when the last byte of either stream was written, in nanoseconds since the epoch; 0 without a file.
+
+    Raises:
+        NotKnown: that cannot be read now.
+    """
+    found = (find(f"{directory}/{name}") for name in STREAMS.values())
+    return max((each.st_mtime_ns for each in found if each is not None), default=0)
 
 
 def check_made(directory: str, stream: str) -> None:

@@ -44,7 +44,7 @@ __all__ = [
     "PAUSED",
     "PROCESS",
     "QUEUE",
-    "REASONS",
+    "RESERVED",
     "RUNNING",
     "SHARED",
     "SPARES",
@@ -53,6 +53,7 @@ __all__ = [
     "STDOUT",
     "STOP",
     "SUBMISSION",
+    "THAWS",
     "VERSION",
     "append",
     "begin",
@@ -60,13 +61,11 @@ __all__ = [
     "end",
     "is_gone",
     "make_spares",
-    "mark_stop",
     "read",
     "read_pause",
-    "read_stop",
     "replace",
-    "take_back_stop",
     "take_claim",
+    "write_all",
 ]
 
 VERSION: Final = 1
@@ -86,9 +85,12 @@ PAUSE: Final = "pause.json"
 STDOUT: Final = "result.json"
 STDERR: Final = "stderr.log"
 GRANTED: Final = "granted"
+RESERVED: Final = "reserved.json"
 """An empty file in the directory of a job in groups that was given its slots, for an index that is made anew."""
 AWAITED: Final = "awaited"
 """An empty file: a job waits for this one. The keeper looks for it when this job ends and no supervisor is left."""
+ANNOUNCED: Final = "announced"
+"""An empty file: the deliveries of the end of this job were made, see ``store.outbox``."""
 QUEUE: Final = "queue.json"
 """What was changed about a waiting job since it was made."""
 ORDERS: Final = "orders"
@@ -108,10 +110,6 @@ _SPARE_BYTES: Final = 4096
 NO_ROOM: Final = frozenset({ENOSPC, EDQUOT})
 
 NOBODY: Final = "nobody"
-REASONS: Final = frozenset(
-    {"cancelled", "deadline", "output_limit", "memory_limit", "dependency_failed", "start_expired"}
-)
-
 _PLAIN: Final = frozenset(map(ord, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,:;/()'-+=@"))
 
 
@@ -149,7 +147,7 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
         descriptor = os.open(aside, flags, 0o600)
         try:
             os.fchmod(descriptor, 0o600)  # for any umask of the writer
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
         except OSError:
             os.unlink(aside)
             raise
@@ -161,7 +159,8 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
     return aside
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``, in as many calls as that takes."""
     while data:
         data = data[os.write(descriptor, data) :]
 
@@ -193,7 +192,7 @@ def _write_in_spare(directory: str, aside: str, data: bytes) -> bool:
         except OSError:
             continue
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             os.ftruncate(descriptor, len(data))
         except OSError:
             os.unlink(aside)
@@ -276,7 +275,6 @@ def append(directory: str, name: str, record: dict[str, object]) -> None:
 
 
 _LONGEST: Final = 1 << 20
-_MAX_SIGNAL: Final = 64
 _LONGEST_JOB: Final = 1 << 26  # it has the whole command in it
 
 
@@ -341,37 +339,10 @@ def _slurp(path: str, longest: int) -> bytes | None:
     return b"".join(parts) if left else None
 
 
-def read_stop(directory: str) -> dict[str, Any] | None:
-    """Return the request to stop a job, ``{}`` for a damaged one, ``None`` when there is none.
-
-    ``why`` is one of ``REASONS`` or a word of a newer version, ``signalled_boot_ns`` a time
-    or ``None``, ``survivors`` a text, as is ``refused`` if it is there (see ``take_back_stop``). ``signal``, if it is
-    there, is the number of the first signal.
-
-    Raises:
-        NotKnown: it cannot be read now.
-    """
-    record = read(directory, STOP)
-    if not record:
-        return record
-    why, signalled = record.get("why"), record.get("signalled_boot_ns")
-    if not isinstance(why, str) or not (signalled is None or (type(signalled) is int and 0 <= signalled < 2**63)):
-        return {}
-    named = why in REASONS or (why.isidentifier() and why.isascii() and len(why) <= 40)
-    record["why"] = why if named else "cancelled"
-    record["signalled_boot_ns"] = signalled
-    record["gone"] = record.get("gone") is True
-    survivors = record.get("survivors")
-    record["survivors"] = survivors if isinstance(survivors, str) else ""
-    if not isinstance(record.get("refused", ""), str):
-        del record["refused"]
-    if not (type(first := record.get("signal", 1)) is int and 0 < first <= _MAX_SIGNAL):
-        del record["signal"]
-    return record
-
-
-CONTROLS: Final = 1
-"""In ``process.json``, by keepers that move deadlines as pauses say, and know the first signal of a stop."""
+CONTROLS: Final = 2
+"""In ``process.json``, by keepers that move deadlines as pauses say, know the first signal of a stop, and thaw."""
+THAWS: Final = 2
+"""The least that a keeper writes there which thaws the control group of a job that it stops."""
 
 PAUSED: Final = "paused"
 RUNNING: Final = "running"
@@ -459,56 +430,3 @@ def read_claim(directory: str) -> str | None:
 def keeper_claim(pid: int, start: int, boot: str, namespace: str) -> str:
     """Return the claim of a keeper; short enough for the inode of the link."""
     return f"keeper.{pid}.{start}.{boot[:12]}.{namespace}"
-
-
-def mark_stop(
-    directory: str,
-    *,
-    signalled: int | None = None,
-    gone: bool = False,
-    survivors: str = "",
-    known: dict[str, object] | None = None,
-    sizes: dict[str, object] | None = None,
-) -> None:
-    """Record in ``stop.json`` that the first signal is about to go out, or that no process is left.
-
-    ``known`` is the record there, if it was read or written already; ``sizes`` is ``measures.sizes``
-    when no process is left: the first to be recorded count.
-    """
-    there = known or read_stop(directory)
-    record = _bare(there)
-    if signalled is not None and record.get("signalled_boot_ns") is None:
-        record["signalled_boot_ns"] = signalled
-    if gone:
-        if sizes is not None and not record.get("gone"):
-            record |= sizes
-        record["gone"] = True
-    if survivors:
-        record["survivors"] = survivors
-    if there:
-        append(directory, STOP, record)
-    else:
-        replace(directory, STOP, record)
-
-
-def take_back_stop(directory: str, refused: str = "", known: dict[str, object] | None = None) -> None:
-    """Record in ``stop.json`` that no signal has reached the command: its end, when it comes, is its own.
-
-    ``refused`` are the pids, with spaces between them, that this user may not signal, if that is why. The request
-    stays. Nothing is taken back where another process, which may signal them, has ended the tree.
-    """
-    there = read_stop(directory) or known
-    if there and there.get("gone"):
-        return
-    record = {**_bare(there), "signalled_boot_ns": None}
-    if refused:
-        record["refused"] = refused
-    append(directory, STOP, record)
-
-
-def _bare(there: dict[str, Any] | None) -> dict[str, object]:
-    """Return a request to stop as it is written, without the outcome of an earlier attempt."""
-    record: dict[str, object] = dict(there) if there else {"why": "cancelled"}
-    for name in ("v", "refused", *(["survivors"] if not record.get("survivors") else [])):
-        record.pop(name, None)
-    return record

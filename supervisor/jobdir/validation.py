@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from supervisor import model
 from supervisor.jobdir import records
 from supervisor.jobdir.facts import Launched
-from supervisor.model import Exit, Limits
+from supervisor.model.job import Exit
 from supervisor.retry import Retry
 from supervisor.system import processes
 
@@ -64,6 +65,9 @@ _REQUEST: Final = frozenset(
         *("stdin_open", "pty"),
         *("limits", "ignored_limits"),
         *("session_id", "resumed"),
+        "worktree",
+        *("schedule", "instant_ns"),
+        *("on_end", "webhook"),
     }
 )
 """The members of ``job.json`` that this version knows."""
@@ -73,7 +77,7 @@ def is_newer(request: Mapping[str, Any]) -> bool:
     """Whether a ``job.json`` has members, or a shape, that only a newer version knows."""
     if not request.keys() <= _REQUEST or _has_newer_shape(request):
         return True
-    if "limits" in request and not Limits.is_known(request["limits"]):
+    if "limits" in request and not model.Limits.is_known(request["limits"]):
         return True
     return "retry" in request and not Retry.is_known(request["retry"])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final, Self
 
 from supervisor.engines.interface import Client, JobPhase, Observation, StopInProgress
@@ -72,6 +73,7 @@ def _wait_for_attempts(jobs: Jobs, ids: Sequence[str], *, any_one: bool, until: 
     finished: dict[str, Job] = {}
     with _Watch(jobs, {job_id: jobs.row(job_id) for job_id in ids}) as watch:
         due: Iterable[str] = dict.fromkeys(ids)
+        launched_for: int | None = None
         while True:
             for job_id in due:
                 if job_id not in finished:
@@ -82,6 +84,10 @@ def _wait_for_attempts(jobs: Jobs, ids: Sequence[str], *, any_one: bool, until: 
             enough = bool(finished) if any_one else finished.keys() >= set(ids)
             if enough or until <= time.monotonic():
                 return [finished.get(job_id) or jobs.status(job_id) for job_id in ids]
+            if launched_for != len(finished):
+                # A job may wait for its launch: one of these, or the next attempt after an end recorded here.
+                jobs.ensure_launcher()
+                launched_for = len(finished)
             due = watch.wait(until)
 
 
@@ -151,6 +157,7 @@ class _Cancelling:
         found = {job_id: self._jobs.index.get(job_id) for job_id in self._left if is_job_id(job_id)}
         with _Watch(self._jobs, {job_id: row for job_id, row in found.items() if row is not None}) as watch:
             due: Iterable[str] = list(self._left)
+            launched_for = 0
             while True:
                 to_end: set[str] = set()
                 for job_id in due:
@@ -164,6 +171,9 @@ class _Cancelling:
                 if to_end and self._end(to_end):
                     due = to_end
                 elif self._left:
+                    if launched_for != len(self._ends):  # the end of a job may let a waiting one run
+                        self._jobs.ensure_launcher()
+                        launched_for = len(self._ends)
                     changed = watch.wait(min(self._left.values()))
                     now = time.monotonic()
                     due = {*changed, *(job_id for job_id, at in self._left.items() if at <= now)}
@@ -210,9 +220,10 @@ class _Cancelling:
                 client = jobs.client(row)
                 if self._first_signal is not None and observation.launched is not None:
                     client.request_stop(jobs.directory(row), by=self._by, first_signal=self._first_signal)
-                stop = self._stops[job_id] = client.begin_stop(jobs.directory(row), self._by)
+                may_write = partial(jobs.layout.is_sound, row.workspace_key, job_id)
+                stop = self._stops[job_id] = client.begin_stop(jobs.directory(row), self._by, may_write=may_write)
                 self._clients[stop] = client
-            if stop.advance(observation.to_stop, sound=jobs.layout.is_sound(row.workspace_key, job_id)):
+            if stop.advance(observation.to_stop):
                 to_end.add(job_id)
                 self._resisting.add(job_id)
             elif job_id not in self._resisting:

@@ -15,11 +15,9 @@ from typing import Any, Final, Self
 import attrs
 
 from supervisor import log
-from supervisor.admission.launchers import may_launch
 from supervisor.engines import registry
 from supervisor.engines.interface import Client, Observation
 from supervisor.errors import (
-    InvalidArguments,
     JobNotFound,
     PermissionDenied,
     StateBusy,
@@ -27,38 +25,26 @@ from supervisor.errors import (
     SupervisorError,
 )
 from supervisor.jobdir.facts import Launched
-from supervisor.jobs import bulk, prefixes, refreshing, results, retention, signalling
+from supervisor.jobs import prefixes, refreshing, results, retention
 from supervisor.jobs.interface import Look
-from supervisor.jobs.listing import count_elsewhere, no_job, page_of, query_of
+from supervisor.jobs.listing import no_job, page_of, query_of
 from supervisor.jobs.outcome import view_of
 from supervisor.jobs.progress import is_silent, read_so_far
 from supervisor.jobs.refreshing import DAMAGED
+from supervisor.jobs.scope import real_workspace
 from supervisor.model import Job, JobPage, Result
 from supervisor.settings import Settings
 from supervisor.store import Index, Layout, Row, is_job_id
-from supervisor.store.rows import JobOutcome, job_of
-from supervisor.store.state_root import encodable, workspace_key
-from supervisor.system.observing import NotKnown
-from supervisor.system.paths import absolute, expanded
+from supervisor.store.jobs_of_rows import job_of
+from supervisor.store.rows import JobOutcome
+from supervisor.store.state_root import workspace_key
+from supervisor.system.observing import NotKnown, is_there
 
-__all__ = ["Catalog", "real_workspace"]
+__all__ = ["Catalog"]
 
 
 _MAX_TO_READ: Final = 1 << 20
 """The part of a running job's output that is parsed for its progress. Parsing it takes some 30 ms."""
-
-
-def real_workspace(path: str | os.PathLike[str]) -> str:
-    """Return the real path of a workspace, whether or not it exists.
-
-    Raises:
-        InvalidArguments: it cannot be a path, or is relative to a current directory that was deleted.
-    """
-    text = os.fspath(path)
-    if not text or "\0" in text or not encodable(text):
-        message = f"workspace is {text!r}; it must be the path of a directory"
-        raise InvalidArguments(message)
-    return os.path.realpath(absolute(expanded(text), "workspace"))
 
 
 class Catalog:
@@ -70,8 +56,8 @@ class Catalog:
         wait_seconds: how long to wait for a lock on the index.
         any_thread: whether more than one thread uses it, one at a time.
         create: whether to create a missing state root; otherwise a missing one has no jobs.
-        launches_waiting: whether it starts the process that launches waiting jobs, if they need one: before it waits
-            for jobs, and when it is closed.
+        launches_waiting: whether it starts the process that launches waiting jobs, if they need one: when it is closed,
+            before it waits for jobs, and whenever it has recorded the end of one while it waits.
 
     ``unwritten`` are ended jobs whose rows could not be written on a full disk. ``spared`` are jobs whose results are
     about to be fetched: they do not expire before that.
@@ -100,15 +86,27 @@ class Catalog:
 
     def close(self) -> None:
         """Close the index."""
-        self._ensure_launcher()
+        self.ensure_launcher()
         self.clients.close()
         self.index.close()
 
-    def _ensure_launcher(self) -> None:
-        if self._launches_waiting and self.index.may_wait():
-            from supervisor.admission import helper  # needed only where jobs wait
+    def ensure_launcher(self) -> None:
+        """Start the helper that launches waiting jobs, if this catalog is to do that and no process is there for it."""
+        if self._launches_waiting and (self.index.may_wait() or self._has_outbox()):
+            from supervisor.admission import launch_helper  # needed only where jobs wait
 
-            helper.ensure(self.index)
+            launch_helper.ensure(self.index)
+
+    def _has_outbox(self) -> bool:
+        try:
+            return is_there(f"{self.layout.root}/deliveries")
+        except NotKnown:
+            return True
+
+    def _may_be_launched(self, row: Row) -> bool:
+        from supervisor.admission.launchers import may_launch  # as above
+
+        return may_launch(self.index, row)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -212,7 +210,7 @@ class Catalog:
         reason, position = self.index.standing(row)
         if reason == "launching" and queue_reason is not None:  # its cluster has it
             reason = None
-        elif reason == "launching" and not may_launch(self.index, row):
+        elif reason == "launching" and not self._may_be_launched(row):
             reason = "no_launcher"
         progress = None
         if read and not row.finished and damage is None:
@@ -226,6 +224,7 @@ class Catalog:
             queue_reason=reason or queue_reason,
             queue_position=position,
             launched=None if observation is None else observation.launched,
+            limit_end=self.index.limit_end_ns,
         )
 
     # ------------------------------------------------------------ asking
@@ -341,11 +340,12 @@ class Catalog:
         if last is not None and not last.finished:
             raise results.running_error(self.job(last, observation if last is row else None))
         retention.check_unawaited(self, row)
+        retention.settle_worktrees(self, [row])
         retention.remove(self, [row])
 
     def count_elsewhere(self, workspace: str | os.PathLike[str]) -> int:
         """Return the number of jobs kept in all other workspaces."""
-        return count_elsewhere(self, workspace_key(real_workspace(workspace)))
+        return self.index.count_elsewhere(workspace_key(real_workspace(workspace)), self.layout.clock.now_ns())
 
     def prune(
         self,
@@ -390,6 +390,8 @@ class Catalog:
 
         Returns for each, in their order, what ``cancel`` would return or raise for it.
         """
+        from supervisor.jobs import bulk, signalling  # a supervisor has them, and most commands need neither
+
         first_signal = None if signal is None else signalling.check_first(signal)
         return bulk.cancel_all(self, job_ids, by=by, first_signal=first_signal)
 
@@ -401,5 +403,6 @@ class Catalog:
         Raises:
             JobNotFound: there is none of one of these ids.
         """
-        self._ensure_launcher()  # one of them may wait for its launch
+        from supervisor.jobs import bulk
+
         return bulk.wait_for(self, job_ids, any_one=any_one, timeout=timeout)

@@ -17,8 +17,9 @@ from supervisor.jobs.queue_text import ahead, why_it_waits
 from supervisor.model import EvidenceInfo, Explanation, GroupInfo, Job, WaitInfo, from_ns
 from supervisor.states import Reason, State
 from supervisor.store import Row
+from supervisor.store.budgets import in_units, own_ask, shown_amount
 from supervisor.store.grants import granted_ns
-from supervisor.store.later import Obstacle
+from supervisor.store.queue.later import Obstacle
 from supervisor.store.state_errors import state_error
 from supervisor.system.observing import NotKnown
 
@@ -88,7 +89,7 @@ def _wait(jobs: Jobs, row: Row, job: Job, obstacle: Obstacle) -> WaitInfo:
         case "launching":
             return _launching(jobs, row, job)
         case reason:
-            return _by_groups(jobs, job, reason, obstacle.names)
+            return _by_groups(jobs, job, reason, obstacle)
 
 
 def _dependency(jobs: Jobs, row: Row, obstacle: Obstacle) -> WaitInfo:
@@ -127,7 +128,8 @@ def _launching(jobs: Jobs, row: Row, job: Job) -> WaitInfo:
     return WaitInfo(reason="launching", text=text, since=since)
 
 
-def _by_groups(jobs: Jobs, job: Job, reason: str, names: tuple[str, ...]) -> WaitInfo:
+def _by_groups(jobs: Jobs, job: Job, reason: str, obstacle: Obstacle) -> WaitInfo:
+    names, until_ns = obstacle.names, obstacle.until_ns
     infos: list[GroupInfo] = []
     words: list[str] = []
     for name in names:
@@ -137,10 +139,14 @@ def _by_groups(jobs: Jobs, job: Job, reason: str, names: tuple[str, ...]) -> Wai
             words.append(problem.message)
             continue
         infos.append(info)
-        words.append(_paused(info) if reason == "paused" else _full(info, job.weight))
+        if reason == "budget":
+            words.append(_spent(info, job))
+        else:
+            words.append(_paused(info) if info.paused and reason != "limit" else _full(info, job.weight, reason))
     if not names:
         words.append(f"its groups have room, but not for all before it ({ahead(job) or 'next in line'})")
-    return WaitInfo(reason=reason, text="; ".join(words), groups=tuple(infos))
+    until = None if until_ns is None else from_ns(until_ns)
+    return WaitInfo(reason=reason, text="; ".join(words), groups=tuple(infos), until=until)
 
 
 def _paused(info: GroupInfo) -> str:
@@ -152,7 +158,23 @@ def _paused(info: GroupInfo) -> str:
     return f"group {info.name} is paused {' and '.join(pauses)}"
 
 
-def _full(info: GroupInfo, weight: int) -> str:
+def _spent(info: GroupInfo, job: Job) -> str:
+    budgets: list[str] = []
+    for each in info.budgets:
+        amounts = f"{each['used']:g} used and {each['reserved']:g} reserved of {each['limit']:g}"
+        resets = "" if each["resets_at"] is None else f" until {each['resets_at']:%Y-%m-%d %H:%M:%S} UTC"
+        budgets.append(f"{each['metric']} by {each['window']}: {amounts}{resets}")
+    own = own_ask(job.argv)
+    asks = "" if own is None else f", and the job asks for {shown_amount('usd', own)} usd"
+    limits = [each["limit"] for each in info.budgets if each["metric"] == "usd"]
+    if own is not None and limits and in_units("usd", own) > min(limits):
+        asks += ", which is more than the budget ever allows"
+    return f"the budget of group {info.name} has no room for it: {', '.join(budgets)}{asks}"
+
+
+def _full(info: GroupInfo, weight: int, reason: str) -> str:
+    if reason == "rate_limited":
+        return f"group {info.name} starts few jobs at a time, after or before a usage limit"
     if info.limit == 0:
         return f"group {info.name} is closed"
     if info.rate is not None and (info.limit is None or info.running + weight <= info.limit):

@@ -39,11 +39,15 @@ class Jobs(Protocol):
         self, row: Row, *, drive: bool = True, look: Look = view_of
     ) -> tuple[Row, Observation | None]: ...
 
+    def ensure_launcher(self) -> None: ...  # noqa: D102
+
     def check_kept(self, row: Row) -> None: ...  # noqa: D102
 
     def at_a_glance(self, row: Row) -> Job | None: ...  # noqa: D102
 
     def job(self, row: Row, observation: Observation | None = None, *, read: int = 0) -> Job: ...  # noqa: D102
+
+    def resolve_prefix(self, prefix: str) -> str: ...  # noqa: D102
 
     def status(self, job_id: str, *, progress: bool = True) -> Job: ...  # noqa: D102
 

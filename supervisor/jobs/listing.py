@@ -18,9 +18,11 @@ from supervisor.jobs.interface import Jobs
 from supervisor.model import MAX_LABELS, Job, JobPage
 from supervisor.states import State
 from supervisor.store import Row
-from supervisor.store.rows import job_of
+from supervisor.store.groups import check_name
+from supervisor.store.jobs_of_rows import job_of
+from supervisor.store.tickets import groups_of
 
-__all__ = ["Query", "check_limit", "count_elsewhere", "no_job", "page_at_a_glance", "page_of", "query_of"]
+__all__ = ["Query", "check_limit", "no_job", "page_at_a_glance", "page_of", "query_of"]
 
 _MAX_PER_PAGE: Final = 1000
 _MAX_TO_READ: Final = 1 << 16
@@ -35,6 +37,7 @@ class Query:
         workspace: the key of a workspace, ``None`` for all.
         state: one of the states, or ``None``.
         labels: names and values that the jobs have.
+        group: a group that the jobs are in, or ``None``.
         before: the ``seq`` of the last job on the page before.
         limit: the size of a page.
     """
@@ -42,6 +45,7 @@ class Query:
     workspace: str | None = None
     state: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    group: str | None = None
     before: int | None = None
     limit: int = 50
 
@@ -61,6 +65,7 @@ def query_of(
     labels: Mapping[str, str] | None,
     limit: int,
     cursor: str | None,
+    group: str | None = None,
 ) -> Query:
     """Return the query of a caller; ``workspace`` is a key.
 
@@ -78,8 +83,11 @@ def query_of(
     if len(named) > MAX_LABELS:
         message = f"there are more than {MAX_LABELS} labels, and no job has so many"
         raise InvalidArguments(message)
+    if group is not None:
+        check_name(group)
     return Query(
         workspace=workspace,
+        group=group,
         state=state,
         labels=tuple((labels or {}).items()),
         before=_parse_cursor(cursor),
@@ -127,6 +135,8 @@ def page_of(jobs: Jobs, query: Query, own: Callable[[str], Job | None] = no_job)
 
 def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None]) -> JobPage | None:
     """Return a page as ``page_of`` does, or ``None`` where observing a job may block."""
+    if query.group is not None:  # may look at many rows
+        return None
     if query.state is not None and State(query.state).terminal and any(_orphans(jobs, query.workspace)):
         return None
 
@@ -149,7 +159,7 @@ def page_at_a_glance(jobs: Jobs, query: Query, own: Callable[[str], Job | None])
 def _finished(jobs: Jobs, row: Row, is_sound: Callable[[str, str], bool]) -> Job | None:
     """Return an ended job; ``None`` for a forgotten one whose row could not be deleted, on a full disk."""
     if is_sound(row.workspace_key, row.job_id):
-        return job_of(row, "")
+        return job_of(row, jobs.directory(row))
     return None if jobs.is_in_trash(row.job_id) else jobs.job(row)
 
 
@@ -170,6 +180,7 @@ def _page(
             workspace=query.workspace,
             state=state,
             labels=query.labels,
+            group=query.group,
             before=before,
             limit=limit + 1 - len(found),
         )
@@ -178,6 +189,8 @@ def _page(
                 before = row.seq
                 if query.labels and not dict(query.labels).items() <= row.request["labels"].items():
                     continue  # SQLite compares labels up to their first NUL
+                if query.group is not None and query.group not in groups_of(row.request):
+                    continue
                 job = (None if row.finished else own(row.job_id)) or shown(row)
                 if job is not None and (state is None or job.status == state):
                     if len(found) == limit:
@@ -194,10 +207,3 @@ def _orphans(jobs: Jobs, workspace: str | None) -> Iterable[Row]:
             for row in jobs.index.unfinished(owner=owner):
                 if workspace in {None, row.workspace_key}:
                     yield row
-
-
-def count_elsewhere(jobs: Jobs, key: str) -> int:
-    """Return the number of jobs kept in all workspaces but one."""
-    count = jobs.index.count() - jobs.index.count(key)
-    over = jobs.index.expired(jobs.layout.clock.now_ns(), count) if count else []
-    return count - sum(row.workspace_key != key for row in over)

@@ -15,25 +15,27 @@ from supervisor import interpret
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
 from supervisor.jobdir.facts import Ended
-from supervisor.jobdir.output import read_output, size_of
+from supervisor.jobdir.output import read_output, size_of, written_ns
 from supervisor.jobs.unlaunched import detail_of, details_of
 from supervisor.model import ErrorInfo
 from supervisor.states import Event, Reason, State, reason_of, step
 from supervisor.store.rows import JobOutcome, Row
 from supervisor.system.observing import SCARCE, NotKnown, not_known
 
-__all__ = ["CODES", "outcome_of", "view_of"]
+__all__ = ["CODES", "STOPS", "TEXTS", "outcome_of", "view_of"]
 
 _TAIL: Final = 65536
 
-_STOPS: Final = {
+STOPS: Final = {
     "cancelled": (Event.STOPPED_BY_CANCEL, Reason.CANCELLED),
     "deadline": (Event.STOPPED_BY_DEADLINE, Reason.DEADLINE),
     "output_limit": (Event.STOPPED_BY_OUTPUT_LIMIT, Reason.OUTPUT_LIMIT),
     "memory_limit": (Event.STOPPED_BY_MEMORY_LIMIT, Reason.MEMORY_LIMIT),
     "dependency_failed": (Event.STOPPED_BY_CANCEL, Reason.DEPENDENCY_FAILED),
     "start_expired": (Event.STOPPED_BY_CANCEL, Reason.START_EXPIRED),
+    "budget": (Event.STOPPED_BY_CANCEL, Reason.BUDGET),
 }
+"""The event and the reason of each stop, by its name in ``stop.json``."""
 
 CODES: Final[Mapping[Reason, str]] = {
     Reason.NONZERO_EXIT: "job_failed",
@@ -48,12 +50,13 @@ CODES: Final[Mapping[Reason, str]] = {
     Reason.LOST: "job_lost",
     Reason.DEPENDENCY_FAILED: "dependency_failed",
     Reason.START_EXPIRED: "start_expired",
+    Reason.BUDGET: "budget",
 }
 
 _SHELL: Final = frozenset(" \t\n;&|<>()$`*?'\"=")
 """Characters of a shell command line that the name of a program rarely has."""
 
-_TEXTS: Final = {
+TEXTS: Final = {
     Reason.NONZERO_EXIT: ("The command failed.", "Look at its output (`supervisor logs JOB --stderr`)."),
     Reason.KILLED_BY_SIGNAL: (
         "A signal ended the command.",
@@ -86,11 +89,16 @@ _TEXTS: Final = {
         "It could not be launched in the time that it had for that; it never ran.",
         "Start it again with a longer --start-within, or raise the limits of its groups.",
     ),
+    Reason.BUDGET: (
+        "The jobs of its group have spent more than a budget allows, and the group stops its jobs then.",
+        "Look at the budget (`supervisor group show`). Start it again in the next window, or with a higher budget.",
+    ),
     Reason.LOST: (
         "The command has ended, and its exit status is lost.",
         "Check its output (`supervisor logs JOB`) and what it changed before starting it again.",
     ),
 }
+"""The message and the repair of a job that is not done, where its kind has no better ones."""
 
 
 def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
@@ -110,6 +118,8 @@ def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
         read_stdout_tail=lambda: read("stdout", exit_.stdout_bytes, _TAIL),
         interrupted=ended.stopped,
         ended_ns=exit_.ended_ns,
+        # A command can set the times of its files, but it writes nothing before its launch.
+        read_written_ns=lambda: max(written_ns(directory), row.started_ns or row.created_ns),
         launch_error=exit_.launch_error,
         launch_status=exit_.launch_status,
     )
@@ -160,12 +170,15 @@ def outcome_of(
         stopped = "output_limit"  # the command ended before the keeper measured its output
     if stopped is not None:
         # A newer version has more reasons to stop a job; with each of them the job has failed.
-        event, reason = _STOPS.get(stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(stopped))
+        event, reason = STOPS.get(stopped) or (Event.STOPPED_BY_OUTPUT_LIMIT, reason_of(stopped))
         if row.kind in {"raw", "json"} or ended.exit.launch_error is not None:  # no cost in the output
             cause = ended.cause or {}
             verdict = Verdict(reason=reason, detail=detail_of(reason, cause), details=details_of(reason, cause))
         else:
             verdict = _judge(row.kind, look(row, directory, ended))
+            if reason is Reason.BUDGET and (why := detail_of(reason, ended.cause or {})) is not None:
+                details = {**verdict.details, **details_of(reason, ended.cause or {})}
+                verdict = attrs.evolve(verdict, detail=why, details=details)
     elif ended.exit.launch_error is not None:
         event, reason = Event.LAUNCH_FAILED, Reason.LAUNCH_FAILED
         verdict = _unlaunched(row, look(row, directory, ended), ended)
@@ -188,6 +201,8 @@ def outcome_of(
         exit=ended.exit,
         detail=detail,
         cost_usd=verdict.cost_usd,
+        tokens=verdict.tokens,
+        own_tokens=verdict.own_tokens,
         session_id=_text(verdict.session_id or verdict.details.get("session_id")),
         error=None if reason is Reason.EXITED else _error(reason, verdict, own_words=stopped is None),
         stdout_bytes=stdout_bytes,
@@ -229,7 +244,7 @@ def _unlaunched(row: Row, seen: interpret.Outcome, ended: Ended) -> Verdict:
 
 def _error(reason: Reason, verdict: Verdict, *, own_words: bool) -> ErrorInfo:
     """Return the error of a job that is not done; ``own_words``: with the message and repair of its kind."""
-    message, repair = _TEXTS.get(reason) or (f"The command was stopped: {reason}.", "Look at its output.")
+    message, repair = TEXTS.get(reason) or (f"The command was stopped: {reason}.", "Look at its output.")
     code = CODES.get(reason, "job_failed")
     details = dict(verdict.details)
     if not own_words:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from supervisor.engines.interface import Observation
 from supervisor.engines.local.evidence import Evidence, Leader, Origin, examine
 from supervisor.engines.local.reconcile import decide
-from supervisor.jobdir import records, validation
+from supervisor.jobdir import records, stops, validation
 from supervisor.jobs.interface import Jobs
 from supervisor.model import EvidenceInfo, from_ns
 from supervisor.store import Row
@@ -69,6 +69,8 @@ def _of_launch(jobs: Jobs, row: Row, directory: str) -> Iterator[EvidenceInfo]:
     process = validation.process(directory)
     if process:
         text = f"pid {process['pid']}, started by the keeper with pid {process['keeper_pid']}"
+        if isinstance(group := process.get(records.CGROUP), str):
+            text += f", in the control group {group}"
         yield EvidenceInfo(source=records.PROCESS, text=text, at=from_ns(process["started_ns"]))
     elif process is not None:
         yield EvidenceInfo(source=records.PROCESS, text="damaged")
@@ -93,7 +95,7 @@ def _of_kernel(evidence: Evidence) -> Iterator[EvidenceInfo]:
 
 
 def _of_end(directory: str) -> Iterator[EvidenceInfo]:
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     if stop:
         state = "no process of it is left" if stop["gone"] else "the first signal is out"
         if stop["signalled_boot_ns"] is None:

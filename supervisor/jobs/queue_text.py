@@ -6,7 +6,7 @@ from typing import Final
 
 from supervisor.model import Job
 
-__all__ = ["ahead", "late", "unattended", "why_it_waits"]
+__all__ = ["ahead", "late", "unattended", "unfired", "why_it_waits"]
 
 _REASONS: Final = {
     "held": "on hold, until it is released",
@@ -14,7 +14,7 @@ _REASONS: Final = {
     "not_before": "for its time",
     "retry": "for the time of its next attempt",
     "paused": "its group is paused",
-    "rate_limited": "for the rate of its group",
+    "rate_limited": "for a usage limit",
     "budget": "for the budget of its group",
     "launching": "it is about to be launched",
     "no_launcher": "it may run, and no process is there to launch it",
@@ -28,6 +28,8 @@ def why_it_waits(job: Job) -> str | None:
     """
     if job.queue_reason is None or job.status.terminal:
         return None
+    if job.queue_reason == "rate_limited" and job.next_attempt_at is not None:
+        return f"for a usage limit, until {job.next_attempt_at:%Y-%m-%d %H:%M:%S} UTC"
     if job.queue_reason == "limit":
         return f"for room in {' and '.join(job.groups) or 'its groups'}"
     return _REASONS.get(job.queue_reason, job.queue_reason)
@@ -37,6 +39,12 @@ def unattended(count: int) -> str:
     """Return the sentence, without its full stop, that jobs wait and no process is there to launch them."""
     jobs, them = ("1 job waits", "it") if count == 1 else (f"{count} jobs wait", "them")
     return f"{jobs}, and no process is there to launch {them}"
+
+
+def unfired(count: int) -> str:
+    """Return the sentence, without its full stop, that there are schedules and no process is there to fire them."""
+    schedules, them = ("1 schedule", "it") if count == 1 else (f"{count} schedules", "them")
+    return f"{schedules}, and no process is there to fire {them}"
 
 
 def late(job: Job, since: str) -> str:

@@ -108,7 +108,7 @@ def enter(jobs: Jobs, row: Row, directory: str, observation: Observation, look: 
     if outcome is not None and row.may_be_retried:
         return _attempt_ended(jobs, now)
     with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
-        first = jobs.index.write(write, single="groups" not in row.request)
+        first = jobs.index.write(write, single=outcome is None or now.ends_alone)
         if first:
             jobs.index.take_turns()
         return now if first else jobs.index.get(row.job_id) or now

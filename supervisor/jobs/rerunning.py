@@ -23,6 +23,7 @@ from supervisor.store import Row
 from supervisor.store.changes import MEMBER
 from supervisor.store.tickets import groups_of
 from supervisor.system.observing import is_there
+from supervisor.worktrees.record import MEMBER as WORKTREE
 
 __all__ = ["request_again"]
 
@@ -57,6 +58,8 @@ def request_again(
     changes = {**options} if argv is None else {**options, "argv": argv}
     if resume is not None:
         changes |= _continued(jobs, row, argv, resume)
+        if WORKTREE in row.request:  # where the session is
+            changes.setdefault("worktree", row.request[WORKTREE]["id"])
     return attrs.evolve(_spec_of_record(row.request), **changes)
 
 
@@ -86,6 +89,12 @@ def _had_input(directory: str) -> bool:
     return process.get("stdin") is True or is_there(f"{directory}/{records.STDIN}")
 
 
+def _retry_of(record: Mapping[str, Any]) -> Retry | None:
+    """Return the policy that was given; one without a second attempt may be that of any job in a group."""
+    policy = Retry.from_record(record["retry"]) if "retry" in record else None
+    return None if policy == Retry(maximum_attempts=1) else policy
+
+
 def _spec_of_record(record: Mapping[str, Any]) -> JobSpec:
     engine: str | None = registry.engine_of(record)
     engine_options: dict[str, Any] = {}
@@ -109,7 +118,7 @@ def _spec_of_record(record: Mapping[str, Any]) -> JobSpec:
         priority=record.get(MEMBER, record).get("priority", record.get("priority", 0)),
         weight=record.get("weight", 1),
         spool=record.get("spool", "disk"),
-        retry=Retry.from_record(record["retry"]) if "retry" in record else None,
+        retry=_retry_of(record),
         ttl_seconds=record["ttl_seconds"],
         max_output_bytes=record.get("output_limit"),
         grace_seconds=record.get("grace_seconds"),
@@ -119,4 +128,7 @@ def _spec_of_record(record: Mapping[str, Any]) -> JobSpec:
         pty=window is not None,
         window=window,
         limits=Limits.of(record),
+        worktree=record[WORKTREE]["from"] if WORKTREE in record else None,
+        on_end=record.get("on_end", ()),
+        webhook=record.get("webhook", ""),
     )

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
+
 from supervisor import interpret
 from supervisor.errors import (
     InvalidArguments,
@@ -28,8 +30,9 @@ from supervisor.store import Row
 from supervisor.store.rows import error_of
 from supervisor.store.state_errors import state_error
 from supervisor.system.observing import SCARCE, NotKnown, not_known
+from supervisor.worktrees.record import MEMBER as WORKTREE
 
-__all__ = ["check_detail", "result", "result_at_a_glance", "running_error"]
+__all__ = ["check_detail", "peek", "result", "result_at_a_glance", "running_error"]
 
 _MAX_AT_A_GLANCE: Final = 1 << 16
 """The largest output, in bytes, that is read and rendered on an event loop: in a millisecond or two."""
@@ -61,6 +64,11 @@ def result(jobs: Jobs, job_id: str, *, consume: bool, detail: str | None) -> Res
         row, observation = jobs.refresh(jobs.row(job_id), look=look)
     if not row.finished:
         raise running_error(jobs.job(row, observation))
+    changes = None
+    if WORKTREE in row.request:
+        from supervisor.jobs.worktrees import changes_of  # few jobs need it
+
+        changes = changes_of(jobs, row, short=level == "summary")
     if consume:
         retention.check_unawaited(jobs, row)
     try:
@@ -68,6 +76,8 @@ def result(jobs: Jobs, job_id: str, *, consume: bool, detail: str | None) -> Res
     except StateCorrupt:
         jobs.check_kept(row)
         raise
+    if changes is not None:
+        found = attrs.evolve(found, changes=changes)
     if not jobs.layout.is_sound(row.workspace_key, job_id):  # it may have been forgotten while it was read
         jobs.check_kept(row)
     if consume:
@@ -80,6 +90,18 @@ def result(jobs: Jobs, job_id: str, *, consume: bool, detail: str | None) -> Res
     return found
 
 
+def peek(jobs: Jobs, job_id: str) -> Result:
+    """Return the result of a finished job, which does not count as fetched by that.
+
+    Raises:
+        JobNotFound, JobRunning, OutputLost, StateCorrupt, StateBusy: as ``Catalog.result`` raises them.
+    """
+    row = jobs.row(job_id)
+    if not row.finished:
+        raise running_error(jobs.job(row))
+    return _result_of(jobs, row, None, ())
+
+
 def result_at_a_glance(jobs: Jobs, job_id: str, detail: str | None) -> tuple[Result, bool] | None:
     """Return the result of an ended job with little output, see ``Catalog.result_at_a_glance``."""
     level = check_detail(detail)
@@ -89,7 +111,7 @@ def result_at_a_glance(jobs: Jobs, job_id: str, detail: str | None) -> tuple[Res
     ended = row.ended
     if ended is None or max(ended["stdout_bytes"], ended["stderr_bytes"]) > _MAX_AT_A_GLANCE:
         return None
-    if not jobs.client(row).on_this_machine:  # reading it may block
+    if WORKTREE in row.request or not jobs.client(row).on_this_machine:  # reading it may block
         return None
     try:
         found = _result_of(jobs, row, level, ())

@@ -13,9 +13,13 @@ from typing import Final, TypeVar
 from supervisor.errors import InvalidArguments, JobNotFound, PermissionDenied, StateBusy, StateFull
 from supervisor.jobdir import records
 from supervisor.jobs.interface import Jobs
-from supervisor.store import Row
+from supervisor.store import Layout, Row
+from supervisor.store.eviction import READING_NS
+from supervisor.system.observing import is_there
+from supervisor.worktrees.record import DIRECTORY as WORKTREES
+from supervisor.worktrees.record import MEMBER
 
-__all__ = ["check_unawaited", "delete", "empty_trash", "prune", "remove"]
+__all__ = ["check_unawaited", "delete", "empty_trash", "prune", "remove", "settle_worktrees", "without_unread"]
 
 _T = TypeVar("_T")
 _AT_ONCE: Final = 500
@@ -34,15 +38,20 @@ def prune(jobs: Jobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str
     now_ns = jobs.layout.clock.now_ns()
     passed = set(keep)
     while batch := [row for row in jobs.index.expired(now_ns, _AT_ONCE + len(passed), key) if row.job_id not in passed]:
-        remove(jobs, batch)
-        forgotten += [row.job_id for row in batch]
         passed.update(row.job_id for row in batch)  # a row that cannot be deleted now is not to come up again
+        gone = without_unread(jobs.layout, batch, now_ns)
+        remove(jobs, gone)
+        forgotten += [row.job_id for row in gone]
     for name in [key] if key is not None else jobs.layout.workspaces():
         forgotten += _write(
             jobs,
             lambda name=name: jobs.index.evict(name, jobs.settings.job_max_count, keep),  # type: ignore[misc]
         )
     _sweep_unannounced(jobs, key)
+    if is_there(f"{jobs.layout.root}/{WORKTREES}"):
+        from supervisor.jobs.worktrees import sweep  # few state roots need it
+
+        sweep(jobs)
     with contextlib.suppress(StateFull):  # the next call deletes the rest
         while empty_trash(jobs, _TRASH_AT_ONCE):
             pass
@@ -52,6 +61,17 @@ def prune(jobs: Jobs, key: str | None, *, spared: Iterable[str]) -> Sequence[str
         with contextlib.suppress(OSError):
             records.make_spares(jobs.layout.root)
     return forgotten
+
+
+def without_unread(layout: Layout, expired: Sequence[Row], now_ns: int) -> Sequence[Row]:
+    """Return the jobs out of expired ones that can be forgotten now.
+
+    A caller of another supervisor may be about to fetch the result of a job that has just expired, such as the command
+    ``run --ttl 0``. For a minute such a job is hidden only, which that supervisor knows to look through.
+    """
+    if not expired or not layout.owners.others_may_be_alive():
+        return expired
+    return [row for row in expired if row.expires_ns is not None and row.expires_ns <= now_ns - READING_NS]
 
 
 def check_unawaited(jobs: Jobs, row: Row) -> None:
@@ -73,6 +93,16 @@ def remove(jobs: Jobs, rows: Iterable[Row]) -> None:
     for row in gone:
         jobs.layout.discard(row.workspace_key, row.job_id)
     delete(jobs, *(row.job_id for row in gone))
+
+
+def settle_worktrees(jobs: Jobs, rows: Iterable[Row]) -> None:
+    """Remove the worktrees of finished jobs in which there is no work. One that is left outlives its job."""
+    for row in rows:
+        if MEMBER in row.request:
+            from supervisor.jobs.worktrees import settle  # few jobs need it
+
+            with contextlib.suppress(StateBusy, StateFull, PermissionDenied):
+                settle(jobs, row.request[MEMBER]["id"])
 
 
 def delete(jobs: Jobs, *job_ids: str) -> None:

@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from supervisor.engines.local.stopping import rule_out
 from supervisor.states import Reason
-from supervisor.store.queue_queries import End
+from supervisor.store.queue.queries import End
 
 __all__ = ["detail_of", "details_of", "rule_out_end"]
 
@@ -29,6 +28,8 @@ _FOR: Final[Mapping[object, str]] = {
     "not_before": "for its time",
     "retry": "for its time",
     "paused": "while {} was paused",
+    "rate_limited": "while {} waited out a usage limit",
+    "budget": "for the budget of {}",
     "limit": "for room in {}",
 }
 
@@ -41,6 +42,8 @@ def rule_out_end(directory: str, end: End) -> bool:
     Raises:
         OSError: that cannot be found out, or recorded, now.
     """
+    from supervisor.engines.local.stopping import rule_out  # a tenth of what a command loads, and few need it
+
     return rule_out(directory, _BY, end.why, json.loads(end.cause))
 
 
@@ -59,6 +62,8 @@ def detail_of(reason: Reason, cause: Mapping[str, Any]) -> str | None:
         names = " and ".join(map(str, given)) if isinstance(given, list) and given else "the jobs before it"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         why = _FOR.get(cause.get("queue_reason"), "").format(names)
         return f"it waited {seconds:.1f} seconds {why}".rstrip()
+    if reason is Reason.BUDGET and isinstance(cause.get("group"), str):
+        return f"group {cause['group']:.64} has spent more than its budget of {cause.get('budget')!s:.80} allows"
     if reason is Reason.CANCELLED and cause.get("on_reboot") == "fail":
         return (
             f"the machine was started anew, and group {cause.get('group')!s:.64} ends its waiting jobs then (on_reboot)"
@@ -72,6 +77,8 @@ def details_of(reason: Reason, cause: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if reason is Reason.DEPENDENCY_FAILED:
         return {"dependency": {name: cause.get(name) for name in ("job_id", "when", "status", "reason")}}
+    if reason is Reason.BUDGET:
+        return {name: cause.get(name) for name in ("group", "budget")}
     if reason is Reason.START_EXPIRED:
         return {
             "waited_seconds": _seconds(cause, "waited_ns"),

@@ -21,6 +21,7 @@ from supervisor.store.rows import dump
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import encodable, is_job_id
 from supervisor.store.tickets import CONDITIONS
+from supervisor.worktrees.record import FROM
 
 __all__ = [
     "MAX_DEADLINE_SECONDS",
@@ -214,6 +215,12 @@ def checked_spec(spec: JobSpec) -> JobSpec:
         _check_admission(spec)
     if spec.limits is not None:
         _check(_is(spec.limits, Limits), f"limits is {spec.limits!r:.80}; it must be a Limits")
+    if spec.worktree is not None:
+        fits = spec.worktree in FROM or (_is(spec.worktree, str) and is_job_id(spec.worktree))
+        _check(fits, f"worktree is {spec.worktree!r:.80}; it must be {', '.join(FROM)} or the id of a job")
+    if spec.on_end is not None or spec.webhook is not None:
+        _check(spec.webhook is None or _is(spec.webhook, str), "webhook must be a URL, as a string")
+        _check(not spec.on_end or all(_is(word, str) for word in spec.on_end), "on_end must hold strings")
     _check(spec.engine is not None or not spec.engine_options, "engine_options are given, and no engine that takes any")
     try:
         get_interpreter(spec.kind)
@@ -255,4 +262,6 @@ def digest_of(spec: JobSpec, workspace: str) -> str:
         request.append(spec.engine)
     if spec.stdin_open or spec.pty:
         request.append({"stdin_open": spec.stdin_open, "pty": spec.pty})
+    if spec.worktree is not None:
+        request.append({"worktree": spec.worktree})
     return sha256(dump(request).encode("ascii")).hexdigest()

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 
-from supervisor.jobdir import factories, job_marks, records
+from supervisor.jobdir import factories, job_marks, records, stops
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper import launches, loop, protocol, spawn, turns
 from supervisor.keeper.orders import Orders
@@ -168,7 +168,7 @@ class JobKeeper(loop.Keeper):
                 request = factories.stop_request("cancelled", "the engine", signalled_boot_ns=now)
                 try:
                     if not records.create(self.directory, records.STOP, request):
-                        records.mark_stop(self.directory, signalled=now)
+                        stops.mark_stop(self.directory, signalled=now)
                 except OSError as error:
                     self.journal.failure(error)
                 self._begin_stop(child, "cancelled", "the engine")

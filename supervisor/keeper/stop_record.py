@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.jobdir import records
+from supervisor.jobdir import records, stops
 from supervisor.keeper import unwritten
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ def read_stop(directory: str, reserve: unwritten.Reserve) -> dict[str, Any] | No
         OSError: it cannot be read now.
     """
     try:
-        held: dict[str, Any] | None = reserve.use(records.read_stop, directory)
+        held: dict[str, Any] | None = reserve.use(stops.read_stop, directory)
     except OSError as error:
         if not unwritten.leads_nowhere(directory, error):
             raise
@@ -66,7 +66,7 @@ class StopRecord:
     def mark_signalled(self, boot_ns: int) -> None:
         """Record that the first signal is about to go out."""
         try:
-            records.mark_stop(self.directory, signalled=boot_ns, known=self.held)
+            stops.mark_stop(self.directory, signalled=boot_ns, known=self.held)
         except OSError:
             self._write_later(signalled_boot_ns=boot_ns)
         self.held["signalled_boot_ns"] = boot_ns
@@ -75,7 +75,7 @@ class StopRecord:
         """Record that no process of the tree is left but ``survivors``."""
         left = " ".join(map(str, survivors))
         try:
-            records.mark_stop(self.directory, gone=True, survivors=left, known=self.held, sizes=sizes)
+            stops.mark_stop(self.directory, gone=True, survivors=left, known=self.held, sizes=sizes)
         except OSError:
             signalled = self.held.get("signalled_boot_ns")
             signalled = signalled_boot_ns if signalled is None else signalled
@@ -85,7 +85,7 @@ class StopRecord:
         """Record that no signal has reached the command of the job, maybe since ``refused`` may not be signalled."""
         pids = " ".join(map(str, refused))
         try:
-            records.take_back_stop(self.directory, pids, self.held)
+            stops.take_back_stop(self.directory, pids, self.held)
         except OSError:
             self._write_later(signalled_boot_ns=None, **({"refused": pids} if pids else {}))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from supervisor.keeper.job_processes import Snapshot
     from supervisor.system import cgroups
 
-__all__ = ["Stop", "TreeKiller", "members_of"]
+__all__ = ["Stop", "TreeKiller", "members_of", "thaw"]
 
 _STOPPED: Final = frozenset("Tt")
 
@@ -174,6 +174,7 @@ class TreeKiller:
             return False
         stop.reached = False
         self._terminate(stop, [leader])
+        thaw(stop)
         stop.next_ns = processes.boottime_ns() + _FIRST_DELAY_NS
         return True
 
@@ -234,6 +235,7 @@ class TreeKiller:
                 stop.first_signal = signal.SIGTERM
                 stop.terminated.clear()
             self._terminate(stop, members)
+            thaw(stop)
         else:
             if stop.tree is not None:
                 members = self._kill_in(stop, stop.tree, members)
@@ -337,6 +339,16 @@ class TreeKiller:
                 stop.terminated.discard(key)
             except PermissionError:
                 stop.denied.add(process.pid)
+
+
+def thaw(stop: Stop) -> None:
+    """Have a tree that a pause has frozen go on, with the signals that it has got: their handlers run first."""
+    if stop.tree is None or stop.tree.version == 1:  # where no pause freezes
+        return
+    try:
+        stop.tree.thaw()
+    except OSError as error:
+        raise not_known(error, stop.tree.directory) from error
 
 
 def _put_off(stop: Stop, longest: int = _LONGEST_DELAY_NS) -> int:

@@ -12,7 +12,7 @@ import signal
 import time
 
 from supervisor.jobdir import records
-from supervisor.keeper import helper, job_processes, launches, protocol, relay, resource_limits, spawn, unwritten
+from supervisor.keeper import helper_starts, job_processes, launches, protocol, relay, resource_limits, spawn, unwritten
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ class Turns:
         self.umask_is_odd = bool(umask & 0o600)
         self.pid, self.start = processes.own_identity()
         self.limits = resource_limits.Limits()
-        self.helper = helper.Helper(root, self.null, self.limits)
+        self.helper = helper_starts.Helper(root, self.null, self.limits)
         self.inbox: deque[protocol.Message] = deque()
         self.back: deque[launches.Launch] = deque()  # launches that blocked, and have returned
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import anyio
@@ -65,27 +66,30 @@ class _McpDriver:
         }
         if self._endpoint.workspace is not None:
             arguments["workspace"] = self._endpoint.workspace
-        return _job(await self._call("job_start", arguments))
+        shape = await self._call("job_start", arguments)
+        if State(shape["status"]).terminal:
+            return await self._whole("job_status", shape["job_id"])
+        now = datetime.now(UTC).isoformat()  # the answer is short; the job is read whole at its end
+        return _job({**shape, "argv": request.argv, "labels": {RUN_LABEL: request.run}, "created_at": now})
+
+    async def _whole(self, tool: str, job_id: str, waits: float = 0, **more: Any) -> Job:
+        return _job(await self._call(tool, {"job_id": job_id, "detail": "full", **more}, waits))
 
     async def wait(self, job_id: str, seconds: float) -> Job:
         until = trio.current_time() + seconds
         while True:
             patience = max(0.0, min(_WAIT_SECONDS, until - trio.current_time()))
-            arguments = {"job_id": job_id, "timeout_seconds": patience}
-            job = _job(await self._call("job_wait", arguments, patience))
+            job = await self._whole("job_wait", job_id, patience, timeout_seconds=patience)
             if job.status.terminal or trio.current_time() >= until:
                 return job
 
     async def cancel(self, job_id: str) -> Job:
-        return _job(await self._call("job_cancel", {"job_id": job_id}))
+        return await self._whole("job_cancel", job_id)
 
     async def fetch(self, job: Job) -> bytes:
         if job.status is State.DONE:
-            asked: dict[str, Any] = {"job_id": job.job_id}
-            if self.keeps_jobs:
-                value = (await self._call("job_result", {**asked, "max_characters": _MAX_CHARACTERS}))["value"]
-            else:
-                value = (await self._call("job_consume_result", asked))["value"]
+            tool = "job_result" if self.keeps_jobs else "job_consume_result"
+            value = (await self._call(tool, {"job_id": job.job_id, "max_characters": _MAX_CHARACTERS}))["value"]
             return value.encode() if isinstance(value, str) else b""
         written = await self._log(job.job_id)
         if not self.keeps_jobs:
@@ -106,7 +110,7 @@ class _McpDriver:
     async def listed(self, run: str) -> AsyncIterator[Job]:
         cursor: str | None = None
         while True:
-            asked = {"labels": {RUN_LABEL: run}, "limit": _PAGE, "cursor": cursor}
+            asked = {"labels": {RUN_LABEL: run}, "limit": _PAGE, "cursor": cursor, "detail": "full"}
             page = await self._call("job_list", asked)
             for shape in page["jobs"]:
                 yield _job(shape)

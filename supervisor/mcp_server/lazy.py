@@ -20,7 +20,7 @@ from supervisor.settings import Settings
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
 
-__all__ = ["LazySupervisor", "opener"]
+__all__ = ["LazySupervisor", "Open", "opener"]
 
 Attachment = Callable[["Supervisor"], AbstractAsyncContextManager[None]]
 Open = Callable[[], AbstractAsyncContextManager["Supervisor"]]
@@ -75,6 +75,10 @@ class LazySupervisor:
     def begin(self) -> None:
         """Let ``run`` open the supervisor; call it after the first answer."""
         self._wanted.set()
+
+    async def begun(self) -> None:
+        """Return once ``begin`` was called, or a request has needed the supervisor."""
+        await self._wanted.wait()
 
     async def run(self) -> None:
         """Hold the supervisor open until cancelled. After a failure, the next request opens it again."""

@@ -32,7 +32,10 @@ __all__ = ["extend", "make_server"]
 
 _INSTRUCTIONS: Final = (
     "Long commands as background jobs that outlive this session. A tool that starts a job answers with its job_id: "
-    "call job_wait until it has ended, then job_result. To repeat a start safely, give it an idempotency_key."
+    "call job_wait until it has ended, then job_result. Each of them takes: workspace, the directory the job runs in; "
+    "wait_seconds, to wait that long for the result (stay below your tool time-out); deadline_seconds, to stop the job "
+    "after that time; idempotency_key, with which a repeated request returns the first job and starts nothing; and "
+    "labels, names and values by which job_list finds the job."
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -22,6 +22,11 @@ class GroupOptions(TypedDict, total=False):
         pause_on_failure: how many failures in a row pause it; ``None`` for none.
         on_rate_limit: what a usage limit of a job does: ``wait`` or ``ignore``.
         on_reboot: what a reboot does to its waiting jobs: ``keep``, ``pause`` or ``fail``.
+        budgets: what its jobs may spend, each as a text such as ``usd=20/day``, in place of all earlier ones.
+        on_exceed: what is done once more was spent: ``hold`` (admit no more jobs) or ``stop`` (the running ones too).
+        tz: the time zone in which the windows of its budgets begin, such as ``Europe/Berlin``; ``None`` is UTC.
+        on_end: the command that gets the end of each of its jobs that names none itself; ``None`` for none.
+        webhook: the URL to which the end of each of its jobs is sent that names none itself; ``None`` for none.
     """
 
     limit: int | None
@@ -31,6 +36,11 @@ class GroupOptions(TypedDict, total=False):
     pause_on_failure: int | None
     on_rate_limit: str
     on_reboot: str
+    budgets: Iterable[str]
+    on_exceed: str
+    tz: str | None
+    on_end: str | Iterable[str] | None
+    webhook: str | None
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -65,7 +75,13 @@ class GroupInfo:
         pause_on_failure: how many failures in a row pause it; ``None`` for none.
         on_rate_limit: what a usage limit of a job does.
         on_reboot: what a reboot does to its waiting jobs.
-        budgets: none in this version.
+        budgets: what its jobs may spend, each with ``metric`` (``usd``, ``tokens``, ``seconds``, ``starts``),
+            ``limit``, ``window`` (``hour``, ``day``, ``week``, ``total``), ``used`` (by ended jobs in the window),
+            ``reserved`` (what running jobs have spent or may spend), ``resets_at`` (when the window ends, ``None``
+            for never), and ``on_exceed``.
+        tz: the time zone in which their windows begin.
+        on_end: the command that gets the end of each of its jobs that names none itself; ``None`` for none.
+        webhook: where the end of each of these is sent: scheme and host, as the rest of the URL may hold a secret.
     """
 
     name: str
@@ -81,3 +97,6 @@ class GroupInfo:
     on_rate_limit: str = "wait"
     on_reboot: str = "keep"
     budgets: tuple[Mapping[str, Any], ...] = ()
+    tz: str = "UTC"
+    on_end: tuple[str, ...] | None = None
+    webhook: str | None = None

@@ -48,6 +48,25 @@ def _after(after: Iterable[str | tuple[str, str]] | None) -> tuple[tuple[str, st
     return tuple(("ok", each) if isinstance(each, str) else (each[0], each[1]) for each in given)
 
 
+def command_words(words: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the words of a command that is given as words, or as one string, which is split as a shell does it.
+
+    Raises:
+        InvalidArguments: a quotation in it does not end.
+    """
+    if words is None:
+        return None
+    if not isinstance(words, str):
+        return tuple(words)
+    import shlex  # few requests need it
+
+    try:
+        return tuple(shlex.split(words))
+    except ValueError as error:
+        message = f"on_end cannot be split into words: {error}"
+        raise InvalidArguments(message) from error
+
+
 def _engine_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return dict(options or {})
 
@@ -97,6 +116,12 @@ class JobSpec:
         no_new_privs: no program that it runs gains rights by its file (set-user-ID, capabilities), as ``sudo`` does.
             Only on Linux; elsewhere it ends ``launch_failed``.
         limits: what all of its processes may use together, see ``Limits``.
+        worktree: ``"fresh"``, ``"head"`` or ``"dirty"``: it runs in a git worktree of its own, made at its launch: of
+            the default branch of origin, of HEAD, or of HEAD with the tracked changes. The id of a job: in the worktree
+            of that job.
+        on_end: a command that gets the end of the job as JSON on stdin, as a job of its own: its words, or one string
+            that is split as a shell does, and that no shell reads. An empty one is none, also for ``rerun``.
+        webhook: a URL to which the end of the job is sent, signed, see ``docs/deliveries.md``; an empty one is none.
     """
 
     argv: tuple[str, ...] = attrs.field(converter=_argv)
@@ -128,6 +153,9 @@ class JobSpec:
     pty: bool = False
     window: tuple[int, int] | None = None
     limits: Limits | None = None
+    worktree: str | None = None
+    on_end: tuple[str, ...] | None = attrs.field(default=None, converter=command_words)
+    webhook: str | None = None
 
     @property
     def asks_for_admission(self) -> bool:
@@ -169,3 +197,6 @@ class JobOptions(TypedDict, total=False):
     pty: bool
     window: tuple[int, int] | None
     limits: Limits | None
+    worktree: str | None
+    on_end: str | Iterable[str] | None
+    webhook: str | None

@@ -30,7 +30,7 @@ async def current_metrics(registry: Registry, catalog: Catalog, access: StoreAcc
         stop_seconds=counters.stops.so_far(),
         deadline_overshoot_seconds=counters.overshoots.so_far(),
         uncommitted=registry.queue_length,
-        unnoted_launches=registry.deferred_launches,
+        unnoted_launches=len(registry.launches),
         waiting_for_disk=access.waiting,
         subscribers=len(registry.subscriptions),
         unread_events=sum(subscription.unread for subscription in registry.subscriptions),

@@ -13,7 +13,7 @@ from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.model import Job
 from supervisor.store import Row
-from supervisor.store.rows import job_of
+from supervisor.store.jobs_of_rows import job_of
 from supervisor.system.observing import NotKnown
 
 __all__ = ["LAUNCHING", "Entry", "Pending"]
@@ -34,11 +34,13 @@ class Pending(NamedTuple):
         spool: writes its orders, by which any process can launch it. The registry actor calls it in the transaction
             in which it turns out that the job has to wait.
         standing: returns its ``queue_reason`` and ``queue_position``.
+        limit_end: returns when a usage limit ends that it waits out, see ``job_of``.
     """
 
     begin: Callable[[bool], None]
     spool: Callable[[], None]
     standing: Callable[[], tuple[str | None, int | None]]
+    limit_end: Callable[[Row], int | None]
 
 
 @attrs.define(slots=True, eq=False, repr=False)
@@ -63,6 +65,8 @@ class Entry:
         key_conflict: the job was not recorded, as another job holds its idempotency key.
         progress: the last progress snapshot, for kinds that report progress.
         limit_noted: what its progress said about a usage limit, as last recorded.
+        spent_noted: what it has spent so far, as last recorded.
+        reserves: whether it has reserved anything from the budget of a group; ``None`` if that is not known.
         generation: the generation of the index that ``row`` was compared with last.
         waiters: how many callers wait for the end.
         slot_free_ns: when the job ended whose slots it got, if this supervisor recorded that end.
@@ -87,6 +91,8 @@ class Entry:
     key_conflict: bool = attrs.field(default=False, init=False)
     progress: dict[str, Any] | None = attrs.field(default=None, init=False)
     limit_noted: Mapping[str, Any] | None = attrs.field(default=None, init=False)
+    spent_noted: tuple[int, int] | None = attrs.field(default=None, init=False)
+    reserves: bool | None = attrs.field(default=None, init=False)
     generation: int = attrs.field(default=0, init=False)
     waiters: int = attrs.field(default=0, init=False)
     slot_free_ns: int | None = attrs.field(default=None, init=False)
@@ -142,4 +148,5 @@ class Entry:
             queue_reason=reason,
             queue_position=position,
             launched=None if running is None else running.launched,
+            limit_end=None if self.pending is None else self.pending.limit_end,
         )

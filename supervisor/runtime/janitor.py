@@ -15,11 +15,14 @@ import trio
 
 from supervisor import log
 from supervisor.errors import InternalError, SupervisorError
+from supervisor.jobs import retention
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.registry_actor import Registry
 from supervisor.store import Row
 from supervisor.system import processes
+from supervisor.system.observing import is_there
+from supervisor.worktrees.record import DIRECTORY as WORKTREES
 
 __all__ = ["Janitor"]
 
@@ -53,7 +56,7 @@ class Janitor:
         self,
         catalog: Catalog,
         registry: Registry,
-        forget: Callable[[list[Row]], None],
+        forget: Callable[[Sequence[Row]], None],
         adopt: Callable[[Row, bool], Entry],
         take_over: Callable[[Sequence[Row]], None],
         check_waiting: CheckWaiting,
@@ -139,11 +142,11 @@ class Janitor:
     async def _expire(self) -> None:
         self._catalog.layout.clock.mark()
         while True:
-            rows = [
-                row
-                for row in self._catalog.index.expired(self._catalog.layout.clock.now_ns(), _PORTION)
-                if row.job_id not in self._registry.entries
-            ]
+            now_ns = self._catalog.layout.clock.now_ns()
+            expired = self._catalog.index.expired(now_ns, _PORTION)
+            rows = retention.without_unread(
+                self._catalog.layout, [row for row in expired if row.job_id not in self._registry.entries], now_ns
+            )
             if rows:
                 await trio.to_thread.run_sync(self._forget, rows)
             more = await trio.to_thread.run_sync(empty_trash, self._catalog)
@@ -151,6 +154,8 @@ class Janitor:
                 break
             await trio.sleep(_PAUSE_SECONDS)  # deleting in bulk slows the creation of new jobs
         await trio.to_thread.run_sync(self._catalog.layout.owners.sweep)
+        if is_there(f"{self._catalog.layout.root}/{WORKTREES}"):
+            await trio.to_thread.run_sync(sweep_worktrees, self._catalog)
 
     async def _checkpoint(self) -> None:
         try:
@@ -167,6 +172,14 @@ def empty_trash(catalog: Catalog) -> bool:
         return False
     with Catalog(catalog.settings) as own:
         return own.empty_trash(_PORTION)
+
+
+def sweep_worktrees(catalog: Catalog) -> None:
+    """Remove worktrees of ended jobs in which there is no work, over a connection of its own."""
+    from supervisor.jobs.worktrees import sweep  # few state roots need it
+
+    with Catalog(catalog.settings, create=False) as own:
+        sweep(own)
 
 
 def checkpoint(catalog: Catalog) -> None:

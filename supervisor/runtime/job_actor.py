@@ -25,6 +25,7 @@ from supervisor.runtime.registry_actor import Registry
 from supervisor.states import Reason, State
 from supervisor.store.rows import JobOutcome
 from supervisor.system.backoff import Patience
+from supervisor.worktrees.record import MEMBER as WORKTREE
 
 __all__ = ["supervise"]
 
@@ -59,6 +60,10 @@ async def supervise(entry: Entry, engine: Engine, registry: Registry, request: L
         if row.started_ns is None and entry.running is not None and entry.running.launched.pid:
             row = row.with_launch(entry.running.launched)
         await registry.send(Finish(entry, row.with_outcome(outcome), outcome.reason.value))
+        if WORKTREE in row.request:
+            from supervisor.runtime.worktrees import settle_worktree  # few jobs need it
+
+            await settle_worktree(entry, registry.settings)
 
 
 async def _live(entry: Entry, engine: Engine, registry: Registry, request: LaunchRequest | None) -> Ended:

@@ -8,9 +8,7 @@ actor, which launches the command. No caller knows of the job before the row is 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,28 +17,19 @@ import trio
 from supervisor import log
 from supervisor.admission import orders
 from supervisor.admission.groups import check_ticket
-from supervisor.admission.sessions import in_its_session
-from supervisor.engines import registry as engines
-from supervisor.engines.cluster.shared_directory import check_shared_directory, make_job_directory
+from supervisor.engines.cluster.shared_directory import make_job_directory
 from supervisor.engines.interface import Engine, HoldsOrders, JobPhase, LaunchRequest
 from supervisor.errors import (
     FeatureUnavailable,
-    IdempotencyConflict,
-    InvalidArguments,
-    JobNotFound,
     SupervisorError,
 )
-from supervisor.interpret import new_session_id, session_command
-from supervisor.jobdir.records import IGNORED_LIMITS
-from supervisor.jobdir.validation import input_of
-from supervisor.jobs import inputs
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
-from supervisor.jobs.validation import checked_spec, digest_of
+from supervisor.jobs.validation import checked_spec
 from supervisor.model import Job, JobSpec
-from supervisor.runtime import tracing
 from supervisor.runtime.access import StoreAccess
-from supervisor.runtime.drafts import Draft, admission_members, check_no_self, first, granted
+from supervisor.runtime.drafts import Draft, Drafts
+from supervisor.runtime.engines_in_use import EnginesInUse
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.job_actor import supervise
 from supervisor.runtime.lookup import Lookup
@@ -48,15 +37,12 @@ from supervisor.runtime.messages import Create
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.registry_actor import Registry
 from supervisor.runtime.waiting import WaitingJobs
-from supervisor.runtime.workspaces import Workspaces
 from supervisor.settings import Settings
 from supervisor.states import State
 from supervisor.store import Row
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
-from supervisor.store.state_root import new_job_id, remove_tree, workspace_key
-from supervisor.store.tickets import ticket_of
-from supervisor.system import processes
+from supervisor.store.state_root import remove_tree
 from supervisor.system.notifier import Notifier
 
 __all__ = ["LAUNCH_SECONDS", "LAUNCH_SHIELD_SECONDS", "Launcher"]
@@ -99,21 +85,18 @@ class Launcher:
         self._settings = settings
         self._catalog = catalog
         self._registry = registry
-        self._engine = engine
-        self._engines = dict.fromkeys(engines.names_of(engine), engine)
         self._nursery = nursery
-        self._services = services
         self._access = access
         self._lookup = lookup
-        self._shared: set[str] = set()
         self._follower = follower
         self._owner: str | None = None
-        self.workspaces = Workspaces()
+        self._engines = EnginesInUse(settings, catalog.layout.root, engine, services)
+        self.engine_of = self._engines.of_job
+        self.drafts = Drafts(settings, catalog, access, lookup, self._engines, self._register)
         registry.supervise_next = self.supervise_next
         self.waiting = WaitingJobs(
             catalog, registry, nursery, access, self.engine_of, self._register, settings, notifier
         )
-        self._birthplace = {"host": processes.host_id(), "boot": processes.boot_id(), "ns": processes.pid_namespace()}
 
     def protect(self, job_id: str, protection: contextlib.ExitStack) -> None:
         """Protect a job from eviction and expiry until ``protection`` closes."""
@@ -129,7 +112,7 @@ class Launcher:
         """
         self._access.check_open()
         spec = checked_spec(spec)
-        real = await self.workspaces.real(spec.workspace)
+        real = await self.drafts.workspaces.real(spec.workspace)
         made = await self._create(spec, real, protection)
         if isinstance(made, Entry):
             shield_ends = trio.current_time() + LAUNCH_SHIELD_SECONDS
@@ -167,53 +150,25 @@ class Launcher:
         return made
 
     async def _create(self, spec: JobSpec, real: str, protection: contextlib.ExitStack | None) -> Entry | Job:
-        draft = await self.draft(spec, real)
+        draft = await self.drafts.draft(spec, real)
         if isinstance(draft, Job):
             return draft
         ticket = draft.ticket
-        if ticket is not None:
-            await self._access.in_thread(lambda catalog: check_ticket(catalog.index, ticket))
+        if ticket is not None and (ticket.groups or ticket.after):
+            await self._access.in_thread(
+                lambda catalog: self.drafts.take_defaults(draft, check_ticket(catalog.index, ticket))
+            )
         entry = await self._make_directory(draft.key, draft.record)
         if protection is not None:
             self._registry.protect(entry.job_id, protection)
         try:
-            request = self.launch_request(draft, entry.directory)
+            request = self.drafts.launch_request(draft, entry.directory)
             has_orders = ticket is not None and await self.spool_now(draft, request)
             await self._registry.send(self.creation(draft, entry, request, has_orders=has_orders))
         except BaseException:  # no process knows of it
             self._catalog.layout.remove_job(draft.key, entry.row.job_id)
             raise
         return entry
-
-    async def draft(self, spec: JobSpec, real: str) -> Draft | Job:
-        """Return what is needed to make a job, or the job that has its key."""
-        engine, options = await self._engine_for(spec)
-        if spec.retry is not None and not engine.on_this_machine:
-            message = f"retry is given, and engine {engine.name} runs its jobs on other machines"
-            raise InvalidArguments(message, repair="Start the job without retry, or without that engine.")
-        key, digest = workspace_key(real), ""
-        if spec.idempotency_key is not None:
-            digest = digest_of(spec, real)
-            existing = await self._existing(key, spec.idempotency_key, digest)
-            if existing is not None:
-                check_no_self(spec, existing)
-                return existing
-        changes = await self._environment_changes(spec, real)
-        if spec.pty:
-            changes = {**changes, **inputs.environment_for(spec, os.environ if spec.env is None else spec.env)}
-        allowed = await granted(engine, spec.limits)
-        record = self._record(spec, real, digest, engine, options)
-        if spec.limits:
-            record["limits"] = spec.limits.to_record()
-        if allowed.options:
-            record["engine_options"] = {**record.get("engine_options", {}), **allowed.options}
-        if allowed.lacking:
-            record[IGNORED_LIMITS] = " ".join(allowed.lacking)
-        if "admission" in record.get("engine_options", ()):
-            from supervisor.admission.by_cluster import leave_to_cluster  # few jobs need it
-
-            await self._access.in_thread(lambda catalog: leave_to_cluster(catalog.index, record))
-        return Draft(spec, key, record, engine, changes, ticket_of(record))
 
     def creation(self, draft: Draft, entry: Entry, request: LaunchRequest, *, has_orders: bool) -> Create:
         """Return the message that records a job and then begins it; ``has_orders``: its orders are on disk."""
@@ -245,69 +200,6 @@ class Launcher:
         await trio.to_thread.run_sync(orders.spool, request)
         return True
 
-    async def _engine_for(self, spec: JobSpec) -> tuple[Engine, Mapping[str, Any] | None]:
-        """Return the engine that a request names, and its checked options; ``None`` for an engine without any."""
-        name = spec.engine
-        if name is None:
-            return self._engine, None
-        engine = self._engines.get(name)
-        if engine is not None and engine.on_this_machine:
-            return engine, None
-        given = {"shared_dir": self._settings.shared_dir, **spec.engine_options}
-        options = engines.factory(name).check_options(given)
-        engine = self._engine_named(name)
-        if not options:
-            return engine, None
-        shared = options["shared_dir"]
-        if shared not in self._shared:
-            await trio.to_thread.run_sync(check_shared_directory, shared)
-            self._shared.add(shared)
-        return engine, options
-
-    def _record(
-        self, spec: JobSpec, real: str, digest: str, engine: Engine, options: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        """Return the contents of ``job.json``."""
-        settings = self._settings
-        deadline = first(spec.deadline_seconds, settings.job_max_seconds)
-        record: dict[str, Any] = {
-            "v": 1,
-            "job_id": new_job_id(),
-            "kind": spec.kind,
-            "argv": spec.argv,
-            "workspace": real,
-            "labels": dict(spec.labels),
-            "created_ns": self._catalog.layout.clock.wall_ns(),
-            "deadline_seconds": None if math.isinf(deadline) else deadline,
-            "ttl_seconds": first(spec.ttl_seconds, settings.job_ttl),
-            "grace_seconds": first(spec.grace_seconds, settings.stop_grace_seconds),
-            "output_limit": first(spec.max_output_bytes, settings.job_max_output_bytes),
-            "idempotency_key": spec.idempotency_key,
-            "digest": digest,
-            "engine": engine.name,
-            "owner": self._register(),
-            **self._birthplace,
-        }
-        if spec.stdin_open or spec.pty:
-            record |= inputs.members_of(spec, engine)
-        if spec.asks_for_admission:
-            record |= admission_members(spec, self._catalog.layout.clock.boot_ns())
-        if spec.retry is not None and spec.retry.maximum_attempts > 1:
-            record |= {"retry": spec.retry.to_record(), "series_id": record["job_id"], "attempt": 1}
-        if spec.merge_stderr:
-            record["merge_stderr"] = True
-        if spec.no_new_privs:
-            record["no_new_privs"] = True
-        if (begun := session_command(spec.kind, spec.argv, new_session_id(record["job_id"]), None)) is not None:
-            record["session_id"] = begun.session_id
-        if (span := tracing.caller()) is not None:
-            record["traceparent"] = span
-        if options is not None:
-            record["deadline_from"] = options["deadline_from"]
-            record["engine_options"] = options["own"]
-            record["directory"] = f"{options['shared_dir']}/{record['job_id']}"
-        return record
-
     async def _make_directory(self, key: str, record: dict[str, Any]) -> Entry:
         """Make the directory of a job, in a thread if a part of it is on a cluster."""
         self._access.check_open()  # it may have been closed during a wait for a thread
@@ -333,83 +225,6 @@ class Launcher:
     def remove(self, entry: Entry) -> None:
         """Delete the directory of a job that is not recorded."""
         self._catalog.layout.remove_job(entry.row.workspace_key, entry.row.job_id)
-
-    def launch_request(self, draft: Draft, directory: str) -> LaunchRequest:
-        """Return what the engine of a job gets."""
-        env, record = draft.spec.env, draft.record
-        stdin_open, pty = input_of(record)
-        argv, stdin = in_its_session(record, tuple(map(os.fsencode, draft.spec.argv)), draft.spec.stdin)
-        return LaunchRequest(
-            job_id=record["job_id"],
-            directory=directory,
-            record=record,
-            argv=argv,
-            workspace=record["workspace"],
-            env=None if env is None else {os.fsencode(name): os.fsencode(env[name]) for name in env},
-            changes=draft.changes,
-            stdin=stdin,
-            deadline_seconds=record["deadline_seconds"],
-            grace_seconds=record["grace_seconds"],
-            output_limit=record["output_limit"],
-            merge_stderr=draft.spec.merge_stderr,
-            stop_leftovers=self._settings.job_leftovers == "stop",
-            queued=ticket_of(record) is not None,
-            options=record.get("engine_options", {}),
-            stdin_open=stdin_open,
-            pty=pty,
-        )
-
-    async def _environment_changes(self, spec: JobSpec, real: str) -> Mapping[bytes, bytes]:
-        """Return the change to the environment that a job inherits: PWD, unless that names its workspace.
-
-        A PWD that a caller has set for the job stays.
-        """
-        inherited = os.environ.get("PWD")
-        if inherited is None or inherited in {real, spec.workspace}:
-            return {}
-        if spec.env is not None and spec.env.get("PWD") != inherited:
-            return {}
-        by_a_link = spec.workspace == os.curdir and os.path.isabs(inherited)
-        if by_a_link and await self.workspaces.real(inherited) == real:
-            return {}
-        return {b"PWD": os.fsencode(real)}
-
-    def _engine_named(self, name: str) -> Engine:
-        """Return an engine by its name; the first call starts it."""
-        if name not in self._engines:
-            made = engines.make_engine(name, self._catalog.layout.root, self._settings.python)
-            self._engines[name] = made
-            self._services.start_soon(made.serve)
-        return self._engines[name]
-
-    def engine_of(self, row: Row) -> Engine:
-        """Return the engine that a job was given to."""
-        return self._engine_named(engines.engine_of(row.request))
-
-    async def _existing(self, key: str, idempotency_key: str, digest: str) -> Job | None:
-        """Return the job that holds a key; ``None`` when the key is free."""
-        row = await self._access.query(lambda catalog: catalog.index.with_key(key, idempotency_key))
-        if row is None:
-            return None
-        job_id = row.job_id
-        try:
-            job = await self._lookup.status(job_id)
-        except JobNotFound:  # expired, and not removed yet
-            await self._release_key(job_id)
-            return None
-        if row.digest != digest:
-            message = f"idempotency key {idempotency_key!r} belongs to job {job_id}, whose request is different"
-            raise IdempotencyConflict(message, details={"job_id": job_id})
-        if job.status is State.FAILED:
-            ended = await self._access.query(lambda catalog: catalog.index.get(job_id))
-            facts = None if ended is None or ended.retried_by is not None else ended.ended
-            if facts is not None and facts.get("never_launched"):
-                await self._release_key(job_id)
-                return None
-        return job
-
-    async def _release_key(self, job_id: str) -> None:
-        await self._access.in_thread(lambda catalog: catalog.index.write(lambda: catalog.index.release_key(job_id)))
 
     # ------------------------------------------------------------ jobs of other supervisors
 

@@ -27,7 +27,8 @@ from supervisor.runtime.entry import Entry
 from supervisor.runtime.launcher import LAUNCH_SECONDS, LAUNCH_SHIELD_SECONDS, Launcher
 from supervisor.runtime.messages import CreateMany
 from supervisor.runtime.registry_actor import Registry
-from supervisor.store.rows import job_of
+from supervisor.store.groups import Group
+from supervisor.store.jobs_of_rows import job_of
 from supervisor.store.tickets import Ticket
 
 __all__ = ["start_many"]
@@ -99,8 +100,8 @@ async def _drafts(
                 raise InvalidArguments(message)
             spec = checked_spec(spec)  # noqa: PLW2901  # the same request
             if spec.workspace not in workspaces:
-                workspaces[spec.workspace] = await launcher.workspaces.real(spec.workspace)
-            draft = await launcher.draft(spec, workspaces[spec.workspace])
+                workspaces[spec.workspace] = await launcher.drafts.workspaces.real(spec.workspace)
+            draft = await launcher.drafts.draft(spec, workspaces[spec.workspace])
             place, key = len(drafts), spec.idempotency_key
             if isinstance(draft, Draft) and key is not None:
                 digest = draft.record["digest"]
@@ -119,12 +120,13 @@ async def _made(launcher: Launcher, access: StoreAccess, drafts: Sequence[Draft]
     names = {name for draft in drafts if draft.ticket is not None for name in draft.ticket.groups}
 
     def check(catalog: Catalog) -> dict[str, float]:
-        checked: set[object] = set()
+        checked: dict[object, list[Group]] = {}
         for number, draft in enumerate(drafts):
-            if draft.ticket is not None and (same := draft.ticket[:5]) not in checked:
+            if draft.ticket is not None:
                 with _of_request(number):
-                    check_ticket(catalog.index, draft.ticket)
-                checked.add(same)
+                    if (same := draft.ticket[:5]) not in checked:
+                        checked[same] = check_ticket(catalog.index, draft.ticket)
+                    launcher.drafts.take_defaults(draft, checked[same])
         now = catalog.layout.clock.moment()
         return catalog.index.read_queue(lambda queue: queue.rooms(names, now))
 
@@ -137,7 +139,7 @@ async def _made(launcher: Launcher, access: StoreAccess, drafts: Sequence[Draft]
         for number, draft in enumerate(drafts):
             with _of_request(number):
                 entry = launcher.make_directory(draft.key, draft.record)
-                request = launcher.launch_request(draft, entry.directory)
+                request = launcher.drafts.launch_request(draft, entry.directory)
                 on_disk = draft.engine.on_this_machine and draft.spec.spool == "disk"
                 waits = draft.ticket is not None and on_disk and _waits(draft.ticket, rooms)
                 made.append((entry, request, waits))
@@ -196,7 +198,14 @@ def _jobs(entries: Sequence[Entry], catalog: Catalog) -> list[Job]:
         if entry in standings and entry.pending is not None:
             reason, position = standings[entry]
             entry.queue_reason = entry.queue_reason or reason
-            jobs.append(job_of(entry.row, entry.directory, queue_reason=reason, queue_position=position))
+            made = job_of(
+                entry.row,
+                entry.directory,
+                queue_reason=reason,
+                queue_position=position,
+                limit_end=catalog.index.limit_end_ns,
+            )
+            jobs.append(made)
         else:
             jobs.append(entry.job())
     return jobs

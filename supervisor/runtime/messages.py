@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from supervisor.errors import GroupNotFound, SupervisorError
+from supervisor.errors import GroupNotFound, IdempotencyConflict, SupervisorError
 from supervisor.runtime.entry import Entry
 from supervisor.store import Index, Row
 from supervisor.store.tickets import ticket_of
@@ -18,10 +18,12 @@ __all__ = [
     "NoteFetched",
     "NoteLaunch",
     "NoteLimit",
+    "NoteSpent",
     "TakeTurn",
     "create_all",
     "creations_of",
     "is_one_statement",
+    "why_not_fired",
     "why_unfit",
 ]
 
@@ -77,13 +79,21 @@ class NoteLimit(NamedTuple):
     limit: Mapping[str, Any]
 
 
-Message = Create | CreateMany | NoteLaunch | NoteLimit | Finish | NoteFetched | TakeTurn
+class NoteSpent(NamedTuple):
+    """Record what a running job has spent so far: billionths of a dollar, and tokens."""
+
+    entry: Entry
+    usd: int
+    tokens: int
+
+
+Message = Create | CreateMany | NoteLaunch | NoteLimit | NoteSpent | Finish | NoteFetched | TakeTurn
 
 
 def is_one_statement(message: Message) -> bool:
-    """Whether a message changes one row only. An end may pause the groups of the job, or be followed by an attempt."""
+    """Whether a message changes one row only."""
     if isinstance(message, Finish):
-        return "groups" not in message.row.request and not message.row.may_be_retried
+        return message.row.ends_alone
     return not creations_of(message) and not isinstance(message, NoteLimit)
 
 
@@ -128,3 +138,20 @@ def why_unfit(index: Index, row: Row) -> SupervisorError | None:
         return None
     message = f"group {name} was removed or given a lower limit at this moment: the job could never run"
     return GroupNotFound(message, repair="Look at the group with `supervisor group list`.", details={"group": name})
+
+
+def why_not_fired(index: Index, row: Row) -> SupervisorError | None:
+    """Decide the instant of a job of a schedule; return why it gets no job, if another process was first.
+
+    A job that holds the key of the instant decides it, too, and the insertion finds that.
+    """
+    instant_ns: int | None = row.request.get("instant_ns")
+    if instant_ns is None:
+        return None
+    key, name = row.idempotency_key, row.request["schedule"]
+    if key is not None and index.with_key(row.workspace_key, key) is not None:
+        return None
+    if index.schedules.decide(name, instant_ns, row.job_id):
+        return None
+    message = f"this instant of schedule {name} was decided, or the schedule was paused or removed at this moment"
+    return IdempotencyConflict(message, details={"schedule": name})

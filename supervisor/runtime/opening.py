@@ -20,14 +20,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 import trio
 
 from supervisor import log
-from supervisor.admission import helper
+from supervisor.admission import launch_helper
 from supervisor.engines import registry as engines
 from supervisor.engines.interface import Engine
 from supervisor.errors import SupervisorError
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime import metering, tracing
+from supervisor.runtime.exceeded import ExceededBudgets
 from supervisor.runtime.janitor import Janitor
 from supervisor.runtime.registry_actor import Registry
+from supervisor.runtime.schedules import Schedules
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.runtime.unlaunched import UnlaunchedJobs
 from supervisor.settings import Settings
@@ -103,7 +105,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         running_on = engine or engines.make_engine(engines.LOCAL, catalog.layout.root, settings.python)
 
         if running_on.name == engines.LOCAL:
-            stack.callback(helper.ensure, catalog.index)
+            stack.callback(launch_helper.ensure, catalog.index)
         catalog.clients = engines.Clients(running_on)
         foreign = stack.enter_context(Catalog(settings, any_thread=True, clients=engines.Clients(running_on)))
         if isinstance(running_on, TimeSource):
@@ -119,7 +121,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         stack.callback(services.cancel_scope.cancel)  # the registry actor commits its last messages
         await services.start(running_on.serve)
         services.start_soon(registry.run)
-        services.start_soon(registry.note_launches)
+        services.start_soon(registry.launches.serve)
         stack.callback(registry.close)
 
         around_actors = await stack.enter_async_context(trio.open_nursery())
@@ -127,10 +129,20 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         stack.callback(actors.cancel_scope.cancel)  # no other cancellation passes its shield
         supervisor = Supervisor(settings, catalog, foreign, registry, running_on, actors, services)
         launcher, remove = supervisor.launcher, foreign_remove(settings)
-        janitor = Janitor(catalog, registry, remove, launcher.adopt, launcher.take_over, launcher.waiting.check)
+        schedules = Schedules(catalog, launcher, supervisor.status, supervisor.cancel, actors)
+
+        def check(*, changed: bool) -> None:
+            launcher.waiting.check(changed=changed)
+            schedules.look(changed=changed)
+            supervisor.deliveries.tick()
+
+        janitor = Janitor(catalog, registry, remove, launcher.adopt, launcher.take_over, check)
+        actors.start_soon(supervisor.deliveries.run)
         actors.start_soon(janitor.run)
         actors.start_soon(launcher.waiting.keep_time)
+        actors.start_soon(schedules.keep_time)
         actors.start_soon(UnlaunchedJobs(catalog, registry, supervisor.access).serve)
+        actors.start_soon(ExceededBudgets(catalog, registry, supervisor.access).serve)
         log.info("supervisor_opened", state_dir=str(settings.state_dir))
         stack.push_async_callback(supervisor.access.finish)
         stack.callback(supervisor.close)

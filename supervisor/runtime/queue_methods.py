@@ -12,7 +12,7 @@ from supervisor.admission.groups import change_group, group_infos, pause, remove
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.explaining import explain
-from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, to_ns
+from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, SpendReport, to_ns
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
@@ -90,6 +90,27 @@ class QueueMethods:
         """Return the groups of the state root, by their names."""
         self.access.check_open()
         return await self.access.in_thread(lambda catalog: tuple(group_infos(catalog.index)))
+
+    async def spend(
+        self, by: str = "group", *, since: datetime | None = None, label: tuple[str, str] | None = None
+    ) -> SpendReport:
+        """Return what jobs have spent, also those that are deleted.
+
+        A job counts when it has ended, and if its output has said what it has spent, or one of its groups has a budget.
+
+        Input
+            by: sum by ``group``, ``day``, ``session``, or the values of a label (``label:NAME``).
+            since: count only jobs that have ended since this time, which has a time zone.
+            label: count only jobs with this label, a name and a value.
+
+        Raises:
+            InvalidArguments: ``by`` is none of these, or ``since`` has no time zone.
+            StateBusy: the records cannot be read now.
+        """
+        from supervisor.jobs.spend import spend  # few programs ask
+
+        self.access.check_open()
+        return await self.access.in_thread(lambda catalog: spend(catalog, by, since, label))
 
     async def _change_group(self, name: str, change: Callable[[Group], Group], *, create: bool = False) -> GroupInfo:
         self.access.check_open()

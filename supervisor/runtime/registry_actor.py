@@ -8,8 +8,8 @@ process holds the lock, the actor commits the batch in a thread, and the mailbox
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -17,11 +17,9 @@ import trio
 from supervisor import log
 from supervisor.errors import JobNotFound, StateBusy, SupervisorError
 from supervisor.jobs.catalog import Catalog
-from supervisor.metrics import Counters
-from supervisor.model import JobEvent
 from supervisor.runtime import metering, tracing
-from supervisor.runtime.entry import LAUNCHING, Entry
-from supervisor.runtime.events import Subscription
+from supervisor.runtime.deferred_launches import DeferredLaunches
+from supervisor.runtime.entry import Entry
 from supervisor.runtime.messages import (
     Create,
     CreateMany,
@@ -30,16 +28,20 @@ from supervisor.runtime.messages import (
     NoteFetched,
     NoteLaunch,
     NoteLimit,
+    NoteSpent,
     TakeTurn,
     create_all,
     creations_of,
     is_one_statement,
+    why_not_fired,
     why_unfit,
 )
+from supervisor.runtime.publishing import Publisher
 from supervisor.states import State
 from supervisor.store import Index, Row
+from supervisor.store.budgets import spent_so_far
 from supervisor.store.queue import TURN, Turn
-from supervisor.store.queue_queries import End
+from supervisor.store.queue.queries import End
 from supervisor.store.tickets import groups_of, has_ticket
 
 __all__ = ["Registry"]
@@ -48,17 +50,16 @@ _MAILBOX: Final = 1024
 _MAX_BATCH: Final = 256
 _MAX_INLINE: Final = 32
 """How many jobs one message creates on the event loop: some 100 us each. For more there is a thread."""
-_NOTE_AFTER_SECONDS: Final = 0.05
 _PORTION: Final = 16
 """How many jobs one turn covers on the event loop: each admission makes a file."""
 
 
-class Registry:
+class Registry(Publisher):
     """Commits state changes in batches, then wakes waiters and publishes events.
 
     Attributes:
-        entries: the jobs that this supervisor supervises, by id.
-        subscriptions: the open iterators of events.
+        settings: of the supervisor.
+        launches: those that are not committed yet.
         protected: the jobs that may not be evicted and do not expire now, with how many callers need each.
         unwritten: ended jobs whose ends could not be committed, on a full disk for one.
         generation: increases when another process has written to the index.
@@ -66,42 +67,35 @@ class Registry:
             another process held the index.
         ends: some of the jobs that are to end without a launch, by the last turn.
         ends_known: is set when there are any.
-        counters: of this supervisor.
+        spent: is set when jobs may have spent more than a budget allows.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         """Write through the index of ``catalog``, which must not wait for locks."""
-        self._index = catalog.index
+        super().__init__(catalog.index)
         self._catalog = catalog
+        self.settings = catalog.settings
         self._patient: Index | None = None
-        self.entries: dict[str, Entry] = {}
-        self.subscriptions: set[Subscription] = set()
         self.protected: Counter[str] = Counter()
         self.unwritten: dict[str, Row] = {}
         self.generation = 0
-        self.counters = Counters()
         self.admission_due = False
         self.supervise_next: Callable[[str], bool] = lambda _: True
+        self.deliver: Callable[[Row], None] = lambda _: None
         self._granted: dict[str, None] = {}  # in the order of the admissions
         self.ends: list[End] = []
         self.ends_known = trio.Event()
+        self.spent = trio.Event()
         self._ended: dict[str, Row | None] = {}
         self._postponed: dict[str, Finish] = {}
         self._next: set[str] = set()
-        self._ends_ns: dict[str, int] = {}  # of the last job of each group, among those of this batch
-        self._launches: deque[tuple[float, Entry]] = deque()
-        self._launched = trio.Event()
+        self.launches = DeferredLaunches(self.send)
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
 
     @property
     def queue_length(self) -> int:
         """How many messages wait to be committed."""
         return self._send.statistics().current_buffer_used
-
-    @property
-    def deferred_launches(self) -> int:
-        """How many launches are not committed yet."""
-        return len(self._launches)
 
     async def send(self, message: Message) -> None:
         """Put a message into the mailbox; waits only while the mailbox is full."""
@@ -128,6 +122,7 @@ class Registry:
             changed = True
         if changed:
             self.generation += 1
+            self.spent.set()
         return changed
 
     def close(self) -> None:
@@ -164,7 +159,7 @@ class Registry:
                 batch = []
         finally:
             self._drain(batch)
-            batch += [NoteLaunch(entry) for _, entry in self._launches if not entry.row.finished]
+            batch += self.launches.messages()
             if batch:
                 try:
                     done = self._commit(self._index, batch)
@@ -228,7 +223,8 @@ class Registry:
                 for message, answer in zip(batch, answers, strict=True):
                     for creation in creations_of(message) if answer else ():
                         row = creation.entry.row
-                        if row.job_id not in granted or row.may_be_retried:  # the next attempt is launched from them
+                        # The next attempt is launched from them. No caller repeats the start of a schedule.
+                        if row.job_id not in granted or row.may_be_retried or "schedule" in row.request:
                             creation.entry.spool()
             return answers
 
@@ -239,7 +235,7 @@ class Registry:
         """Write one message; return whether it took effect."""
         match message:
             case Create(entry, cap):
-                entry.problem = why_unfit(index, entry.row)
+                entry.problem = why_unfit(index, entry.row) or why_not_fired(index, entry.row)
                 if entry.problem is not None:
                     return False
                 created = index.insert(entry.row)
@@ -259,6 +255,8 @@ class Registry:
                 index.set_fetched(job_id)
             case NoteLimit(entry, limit):
                 index.note_limit(entry.row, limit)
+            case NoteSpent(entry, usd, tokens):
+                index.queue.spending.note(entry.row.seq, usd, tokens)
             case TakeTurn():
                 pass
         return True
@@ -351,6 +349,8 @@ class Registry:
                         self._announce_creation(creation, key_conflict=not answer and creation.entry.problem is None)
                 case Finish(row=row) if row.job_id not in self._postponed:
                     self._announce_end(message, first=answer)
+                case NoteSpent():
+                    self.spent.set()
                 case _:
                     pass
 
@@ -387,8 +387,10 @@ class Registry:
         entry.started.set()
         entry.finished.set()
         self._publish(entry, previous)
+        self.deliver(row)
         self.counters.ended[entry.row.state] += 1
         for name in groups_of(entry.row.request):
+            self.spent.set()
             self._ends_ns[name] = max(self._ends_ns.get(name, 0), entry.row.completed_ns or 0)
         if first:
             tracing.end(entry.row, entry.directory)
@@ -406,93 +408,33 @@ class Registry:
         """Publish that the command of a job was launched, and commit it a little later."""
         self._publish(entry, State.QUEUED)
         entry.queue_reason = None
+        if "groups" in entry.row.request:
+            self.spent.set()
         if entry.slot_free_ns is not None and entry.row.started_ns is not None:
             seconds = (entry.row.started_ns - entry.slot_free_ns) / 1e9
             for counters in (counted := self.counters.of_groups(groups_of(entry.row.request))).values():
                 counters.slot_to_launch.add(seconds)
             metering.launched(counted, max(seconds, 0.0))
-        self._launches.append((trio.current_time() + _NOTE_AFTER_SECONDS, entry))
-        self._launched.set()
+        self.launches.add(entry)
         entry.started.set()
 
-    async def note_launches(self) -> None:
-        """Commit each launch after a short delay, and not at all if the job has ended by then.
-
-        Readers of an unfinished job observe the evidence, so the delay hides nothing from them.
-        """
-        with contextlib.suppress(trio.ClosedResourceError):  # the last commit takes the remaining launches
-            while True:
-                await self._launched.wait()
-                self._launched = trio.Event()
-                while self._launches:
-                    due, entry = self._launches[0]
-                    if not entry.row.finished and due > trio.current_time():
-                        await trio.sleep_until(due)
-                    if not entry.row.finished:
-                        await self.send(NoteLaunch(entry))
-                    self._launches.popleft()
-
-    def publish_pause(self, entry: Entry) -> None:
-        """Publish that a job is paused, or runs again."""
-        self._publish(entry, State(entry.row.state))
-
     def publish_progress(self, entry: Entry) -> None:
-        """Publish a new progress snapshot of a job, and record what it says about a usage limit."""
+        """Publish a new progress snapshot of a job, and record what it says about a usage limit, and has spent."""
         self._publish(entry, State(entry.row.state))
-        limit = (entry.progress or {}).get("limit")
-        if limit and limit != entry.limit_noted and "groups" in entry.row.request:
-            with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+        if "groups" not in entry.row.request:
+            return
+        limit, spent = (entry.progress or {}).get("limit"), spent_so_far(entry.progress or {})
+        with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            if limit and limit != entry.limit_noted:
                 self._send.send_nowait(NoteLimit(entry, limit))
                 entry.limit_noted = limit
+            if spent is not None and spent != entry.spent_noted and self._reserves(entry):
+                self._send.send_nowait(NoteSpent(entry, *spent))
+                entry.spent_noted = spent
 
-    def _read(self, job_id: str) -> Row | None:
-        try:
-            return self._index.get(job_id)
-        except SupervisorError:
-            return None
-
-    def begin_admitted(self, entry: Entry) -> None:
-        """Start the actor of a job that has its slots, to launch it; publish that."""
-        if entry.pending is not None and entry.queue_reason != LAUNCHING:
-            self._publish(entry, State.QUEUED)
-        entry.queue_reason = LAUNCHING
-        if entry.pending is not None and "groups" in entry.row.request:
-            row = self._read(entry.row.job_id)
-            if row is not None and not row.finished:
-                entry.row = row  # another process may have moved it
-            self._count_admission(entry, groups_of(entry.row.request))
-        entry.begin(launch=True)
-
-    def _count_admission(self, entry: Entry, names: Iterable[str]) -> None:
-        for counters in (counted := self.counters.of_groups(names)).values():
-            counters.admissions += 1
-        metering.admitted(counted)
-        ends = [self._ends_ns[name] for name in names if name in self._ends_ns]
-        if ends and max(ends) >= entry.row.created_ns:
-            entry.slot_free_ns = max(ends)
-
-    def publish_reasons(self, entries: Sequence[Entry]) -> None:
-        """Publish for which of these jobs, which wait, ``queue_reason`` has changed since the last event.
-
-        Raises:
-            SupervisorError: the index cannot be read now.
-        """
-        if self.subscriptions and entries:
-            standings = self._index.standings([entry.row for entry in entries])
-            for entry, (reason, _) in zip(entries, standings, strict=True):
-                if reason is None or entry.queue_reason == reason:
-                    continue
-                if entry.queue_reason is None:  # the first look
-                    entry.queue_reason = reason
-                else:
-                    self._publish(entry, State.QUEUED)
-
-    def _publish(self, entry: Entry, previous: State | None) -> None:
-        if self.subscriptions:
-            before, job = entry.queue_reason, entry.job()
-            entry.queue_reason = job.queue_reason
-            before = before if previous is State.QUEUED else None
-            paused, entry.paused = entry.paused, job.paused
-            event = JobEvent(job=job, previous=previous, previous_queue_reason=before, previous_paused=paused)
-            for subscription in self.subscriptions:
-                subscription.put(event)
+    def _reserves(self, entry: Entry) -> bool:
+        """Whether a running job has reserved anything; that does not change."""
+        if entry.reserves is None:
+            with contextlib.suppress(SupervisorError):  # the next snapshot asks again
+                entry.reserves = self._index.read_queue(lambda queue: queue.spending.has_reserved(entry.row.seq))
+        return bool(entry.reserves)

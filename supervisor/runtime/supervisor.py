@@ -1,7 +1,8 @@
 """The public interface in Trio: what a caller can ask of a ``Supervisor``, which ``opening.py`` puts together.
 
 The methods about groups and waiting jobs are in ``queue_methods.py``, those that act on a running job in
-``control_methods.py``, those that read output in ``output_methods.py``.
+``control_methods.py``, those that read output in ``output_methods.py``, those about schedules in
+``schedule_methods.py``.
 
 Which errors a caller meets. A mistake of the caller, and a refusal of the state root, is a
 ``SupervisorError`` with a code and a repair, raised bare from the call that met it. A job that ends badly
@@ -38,6 +39,7 @@ from supervisor.model import Job, JobOptions, JobPage, JobSpec, Result
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.control_methods import ControlMethods
 from supervisor.runtime.current_metrics import current_metrics
+from supervisor.runtime.deliveries import Deliveries
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.events import Subscription
 from supervisor.runtime.launcher import Launcher
@@ -48,6 +50,7 @@ from supervisor.runtime.output_methods import OutputMethods
 from supervisor.runtime.progress import Follower
 from supervisor.runtime.queue_methods import QueueMethods
 from supervisor.runtime.registry_actor import Registry
+from supervisor.runtime.schedule_methods import ScheduleMethods
 from supervisor.settings import Settings
 from supervisor.store.state_root import workspace_key
 from supervisor.system.notifier import Notifier
@@ -57,7 +60,7 @@ __all__ = ["Supervisor"]
 _LAUNCHED_SOON_SECONDS: Final = 2.0
 
 
-class Supervisor(ControlMethods, OutputMethods, QueueMethods):
+class Supervisor(ControlMethods, OutputMethods, QueueMethods, ScheduleMethods):
     """Starts jobs and answers questions about them. Made by ``open_supervisor``.
 
     Any task of the Trio program may call any method. Cancelling a call never stops a job, except for ``run``.
@@ -66,6 +69,7 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods):
         settings: the settings it was opened with.
         launcher: for the package's own use.
         access: for the package's own use.
+        deliveries: for the package's own use.
     """
 
     def __init__(
@@ -88,6 +92,9 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods):
         self._notifier = Notifier()
         services.start_soon(self._notifier.serve)
         follower = Follower(nursery, registry.publish_progress, self._notifier)
+        wall_ns = catalog.layout.clock.wall_ns
+        self.deliveries = Deliveries(catalog.layout.root, settings, self.start, self.wait, wall_ns)
+        registry.deliver = self.deliveries.ended
         self.launcher = Launcher(
             settings,
             catalog,
@@ -249,6 +256,7 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods):
         limit: int = 50,
         cursor: str | None = None,
         labels: Mapping[str, str] | None = None,
+        group: str | None = None,
     ) -> JobPage:
         """Return a page of jobs, newest first.
 
@@ -258,13 +266,18 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods):
             limit: jobs on a page, 1 to 1000.
             cursor: ``next_cursor`` of the page before.
             labels: only jobs with all of these.
+            group: only jobs in this group.
 
         Raises:
             InvalidArguments: an argument does not fit.
         """
         self.access.check_open()
-        key = None if workspace is None else workspace_key(await self.launcher.workspaces.real(os.fspath(workspace)))
-        return await self._lookup.page(query_of(key, state, labels, limit, cursor))
+        key = (
+            None
+            if workspace is None
+            else workspace_key(await self.launcher.drafts.workspaces.real(os.fspath(workspace)))
+        )
+        return await self._lookup.page(query_of(key, state, labels, limit, cursor, group))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until a job has ended, and return it.
@@ -332,7 +345,7 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods):
                 if found is not None:
                     result, fetched = found
                     if not fetched:
-                        await self._registry.send(NoteFetched(job_id))
+                        await self._registry.send(NoteFetched(result.job_id))
                     return result
         return await self.access.in_thread(lambda catalog: catalog.result(job_id, consume=consume, detail=detail))
 

@@ -19,7 +19,7 @@ from supervisor import log
 from supervisor._version import __version__
 from supervisor.states import State
 from supervisor.store import Row
-from supervisor.store.rows import job_of
+from supervisor.store.jobs_of_rows import job_of
 
 if TYPE_CHECKING:
     from types import ModuleType

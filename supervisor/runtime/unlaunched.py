@@ -23,7 +23,7 @@ from supervisor.runtime.messages import Finish
 from supervisor.runtime.registry_actor import Registry
 from supervisor.store import Row
 from supervisor.store.order_files import drop_orders
-from supervisor.store.queue_queries import End
+from supervisor.store.queue.queries import End
 from supervisor.store.rows import JobOutcome
 
 __all__ = ["UnlaunchedJobs"]

@@ -111,6 +111,7 @@ class WaitingJobs:
             begin=begin_and_drop,
             spool=(lambda: None) if has_orders else partial(orders.spool, request),
             standing=partial(self._catalog.index.standing, entry.row),
+            limit_end=self._catalog.index.limit_end_ns,
         )
 
     @staticmethod
@@ -148,6 +149,7 @@ class WaitingJobs:
             begin=partial(self._launch_adopted, entry),
             spool=lambda: None,
             standing=partial(index.standing, row),
+            limit_end=index.limit_end_ns,
         )
         self._listen()
         if index.read_queue(lambda queue: queue.holds(job_id)):

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from supervisor.jobs.catalog import real_workspace
+from supervisor.jobs.scope import real_workspace
 from supervisor.system.file_systems import may_hang, on_network
 from supervisor.system.hanging_calls import HangingCalls
 from supervisor.system.paths import absolute

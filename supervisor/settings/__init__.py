@@ -64,6 +64,21 @@ def _python(held: object) -> Path | None:
     return _optional_path(held)
 
 
+def _networks(held: object) -> str:
+    if not isinstance(held, str):
+        raise ValueError
+    if held:
+        from supervisor.text.webhook_urls import parse_networks  # few processes need it
+
+        parse_networks(held)
+    return held
+
+
+def _secrets(held: object) -> str | None:
+    """Return the text as it is: an error here would show it; ``webhook_secrets`` checks it."""
+    return None if held is None else str(held)
+
+
 def _log_level(held: object) -> str:
     level = str(held).strip().lower()
     if level not in LOG_LEVELS:
@@ -121,14 +136,14 @@ class _Source(NamedTuple):
 _SOURCE: Final = "source"
 
 
-def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str) -> Any:
+def _setting(variable: str, default: object, parse: Callable[[Any], Any], accepts: str, *, secret: bool = False) -> Any:
     """Return a field: the argument, else ``variable``, else the file, else ``default``; ``parse`` converts all four."""
     source = _Source(variable, os.fsencode(variable), default, parse, accepts)
 
     def convert(held: object) -> object:
         return held if held is _UNSET else source.converted(held)
 
-    return attrs.field(default=_UNSET, converter=convert, metadata={_SOURCE: source})
+    return attrs.field(default=_UNSET, converter=convert, repr=not secret, metadata={_SOURCE: source})
 
 
 _UNSET: Final = object()
@@ -160,6 +175,10 @@ class Settings:
             directories of the jobs that run there (``SUPERVISOR_SHARED_DIR``).
         python: the Python that runs the keeper, for programs that no Python executable runs (uWSGI, frozen ones);
             the default is the Python of this process, or its base installation (``SUPERVISOR_PYTHON``).
+        webhook_secret: signs webhooks: ``whsec_`` and base64, two with a space between them during a rotation
+            (``SUPERVISOR_WEBHOOK_SECRET``); by default the one in the file ``webhook-secret`` of the state root.
+        webhook_allow: the networks besides the public ones that webhooks may be sent to, such as ``10.1.0.0/16``,
+            separated by spaces (``SUPERVISOR_WEBHOOK_ALLOW``).
         log: log level of the command line (``SUPERVISOR_LOG``, ``warning``).
 
     Raises:
@@ -197,6 +216,12 @@ class Settings:
     shared_dir: Path | None = _setting("SUPERVISOR_SHARED_DIR", None, _optional_path, "the path of a directory")
     python: Path | None = _setting(
         "SUPERVISOR_PYTHON", None, _python, "a Python interpreter: its path, or its name on PATH"
+    )
+    webhook_secret: str | None = _setting(
+        "SUPERVISOR_WEBHOOK_SECRET", None, _secrets, "one or two secrets: whsec_ and base64", secret=True
+    )
+    webhook_allow: str = _setting(
+        "SUPERVISOR_WEBHOOK_ALLOW", "", _networks, "networks such as 10.1.0.0/16, separated by spaces"
     )
     log: str = _setting("SUPERVISOR_LOG", "warning", _log_level, "one of " + ", ".join(LOG_LEVELS))
 

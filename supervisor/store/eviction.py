@@ -8,7 +8,10 @@ from typing import Final
 
 from supervisor.store.queries import UNAWAITED
 
-__all__ = ["victims_of"]
+__all__ = ["READING_NS", "victims_of"]
+
+READING_NS: Final = 60_000_000_000
+"""How long an expired job stays on disk for another process, which may be about to read how it has ended."""
 
 _PRINCIPAL: Final = b"mcp.principal"  # the label that names the principal who has started a job over HTTP
 _PRINCIPAL_OF_JOB: Final = "coalesce((SELECT value FROM labels WHERE labels.seq = jobs.seq AND name = ?), x'')"
@@ -18,6 +21,8 @@ def victims_of(
     db: sqlite3.Connection, workspace: str, kept: int, most: int, *, spared: Iterable[str], now_ns: int
 ) -> list[str]:
     """Return the jobs of a workspace beyond ``most``: expired, then fetched ones, then the oldest.
+
+    Expired are those that no process may be about to read any more.
 
     A job that another one waits for is kept. The jobs of each principal of an MCP server are counted separately, so one
     does not evict another's jobs. ``kept`` is the number of all ended jobs of the workspace.
@@ -47,7 +52,7 @@ def _victims(
     # One query each, so that an index of SQLite returns the rows in order, however many jobs are kept. The plus
     # keeps SQLite from using the index on the workspace for the first: that reads every job to find none expired.
     for clause, order, value in (
-        ("+workspace_key = ? AND expires_ns <= ?", "expires_ns", now_ns),
+        ("+workspace_key = ? AND expires_ns <= ?", "expires_ns", now_ns - READING_NS),
         ("workspace_key = ? AND fetched = ? AND +expires_ns IS NOT NULL", "seq", 1),  # its series has ended
         ("workspace_key = ? AND fetched = ? AND +expires_ns IS NOT NULL", "seq", 0),
     ):

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from supervisor.jobdir.records import GRANTED
+from supervisor.jobdir.records import GRANTED, RESERVED, replace
 from supervisor.store.queue import Grant
 from supervisor.store.state_errors import find_in_root, state_error
 from supervisor.store.state_root import Layout
@@ -42,6 +42,9 @@ class Grants:
             directory = self._layout.job(grant.workspace_key, grant.job_id)
             self._owners.add(grant.owner)
             try:
+                if grant.reserved:
+                    record: dict[str, object] = {"at_ns": self._layout.clock.wall_ns(), "groups": grant.reserved}
+                    replace(directory, RESERVED, record)
                 os.close(os.open(f"{directory}/{GRANTED}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL, 0o600))
                 self._made.append(directory)
             except FileExistsError:  # of a process that was killed before its commit

@@ -14,11 +14,11 @@ from supervisor.errors import StateCorrupt
 from supervisor.states import State
 from supervisor.store import groups, pauses, usage_limits
 from supervisor.store.queue import Queue
+from supervisor.store.queue.usage import FOR_EVER_NS
 from supervisor.store.rows import Row
 from supervisor.store.state_errors import find_in_root
 from supervisor.store.state_root import Layout
 from supervisor.store.tickets import Moment
-from supervisor.store.usage import FOR_EVER_NS
 from supervisor.store.usage_limits import LimitState
 from supervisor.system.file_systems import has_settled
 
@@ -44,6 +44,13 @@ class GroupFiles:
         for name, group in groups.load_all(self._layout.root):
             self._enter(name, group, empty=True)
 
+    def import_budgets(self) -> None:
+        """Enter the budgets of the groups; the next turn looks at all files again."""
+        for name, group in groups.load_all(self._layout.root):
+            if isinstance(group, groups.Group):
+                self._queue.pacing.note_budgets(name, group.held_budgets)
+        self._queue.pacing.notice("files", "")
+
     def _enter(self, name: str, group: groups.Group | StateCorrupt, *, empty: bool = False) -> None:
         if isinstance(group, groups.Group):
             self.enter(group, empty=empty)
@@ -56,6 +63,7 @@ class GroupFiles:
         found = pauses.load(self._layout.root, group.name)
         limits = [LimitState.of(each.more) for each in found if each.by == usage_limits.CAUSE]
         self._queue.pacing.note_limit(group.name, limits[0] if limits else None)
+        self._queue.pacing.note_budgets(group.name, group.held_budgets)
         self._queue.set_group(
             group.name,
             limit=group.limit,
@@ -147,24 +155,18 @@ class GroupFiles:
         error, now = usage_limits.error_of(limit), self._layout.clock.moment()
         for name in names:
             if error is not None:
-                self._wait_out(name, job_id, error, started_ns, now.wall_ns)
+                if not usage_limits.is_over(error, now):  # such news may be old: they are read again by each supervisor
+                    self._wait_out(name, job_id, error, started_ns, now.wall_ns)
                 continue
             before = self._queue.pacing.limit_of(name)
             state = usage_limits.state_by_utilization(limit, before, now)
-            if state is not None and self._waits_out(name):
+            if state is not None and groups.any_waits_out(self._layout.root, (name,)):
                 detail = f"job {job_id} has nearly used up the usage limit {state.careful_for} of its account"
                 self._pause(name, state, detail)
 
-    def _waits_out(self, name: str) -> bool:
-        try:
-            group = groups.load(self._layout.root, name)
-        except StateCorrupt:
-            return False
-        return group is not None and group.on_rate_limit == "wait"
-
     def _wait_out(self, name: str, job_id: str, error: Mapping[str, Any], started_ns: int, ended_ns: int) -> bool:
         """Pause a group until the end of a limit that one of its jobs has met; return whether it waits for such."""
-        if not self._waits_out(name):
+        if not groups.any_waits_out(self._layout.root, (name,)):
             return False
         before = self._queue.pacing.limit_of(name)
         state = usage_limits.state_after(error, started_ns, ended_ns, before, self._layout.clock.moment())
@@ -177,13 +179,17 @@ class GroupFiles:
         self.pause(name, groups.Pause(usage_limits.CAUSE, state.until_ns, detail, state._asdict()))
 
     def _note_success(self, name: str, started_ns: int | None) -> None:
-        """Have a group start any number of jobs again, once one that began after the pause has succeeded."""
+        """Have a group start any number of jobs again, once one that began after the pause has succeeded.
+
+        Where the end of the limit was named, the restart goes on for its minute: one success is no proof for many jobs.
+        """
         state = self._queue.pacing.limit_of(name)
         if state is None or (started_ns or 0) < state.until_ns:
             return
-        if state.careful_until_ns > self._layout.clock.wall_ns():
+        now = self._layout.clock.moment()
+        if state.careful_until_ns > now.wall_ns:
             if state.round:
                 self._pause(name, state._replace(round=0), "a usage limit of the account is nearly used up")
-        else:
+        elif state.round or state.slots(None, now) is None:
             pauses.remove(self._layout.root, name, usage_limits.CAUSE)
             self._queue.pacing.note_limit(name, None)

@@ -5,6 +5,7 @@ Every file is one JSON object. Members that this version does not know are kept 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,16 +15,19 @@ from typing import Any, Final
 import attrs
 
 from supervisor.errors import InvalidArguments, StateCorrupt
-from supervisor.store.flows import check_fair_by
+from supervisor.store.budgets import METRICS, ON_EXCEED, Budgets, BudgetSetting
 from supervisor.store.pacing import Settings
-from supervisor.store.state_errors import state_error
-from supervisor.store.usage import FOR_EVER_NS
+from supervisor.store.queue.flows import check_fair_by
+from supervisor.store.queue.usage import FOR_EVER_NS
+from supervisor.store.state_errors import delete_file, state_error
+from supervisor.store.windows import WINDOWS, zone_of
 
 __all__ = [
     "DEFAULT_AGING_SECONDS",
     "DIRECTORY",
     "Group",
     "Pause",
+    "any_waits_out",
     "check_name",
     "end_of",
     "load",
@@ -44,7 +48,11 @@ _UNITS_NS: Final = {"s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "d": 86400
 _RATE: Final = re.compile(r"([1-9][0-9]{0,6})/(s|min|h|d)", re.ASCII)
 _VERSION: Final = 1
 DIRECTORY: Final = "groups"
-_LATER_MEMBERS: Final = ("rate", "fair_by", "pause_on_failure", "on_rate_limit", "on_reboot")
+_LATER_MEMBERS: Final = (
+    *("rate", "fair_by", "pause_on_failure", "on_rate_limit", "on_reboot"),
+    *("budgets", "on_exceed", "tz"),
+    *("on_end", "webhook"),
+)
 """The members that the first version of the file did not have."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -119,6 +127,62 @@ def _check_failures(_: object, __: object, number: Any) -> None:
         raise InvalidArguments(message)
 
 
+def _check_budgets(_: object, __: object, budgets: Any) -> None:
+    windows: set[tuple[str, str]] = set()
+    for text in budgets:
+        try:
+            found = BudgetSetting.parse(text)
+        except ValueError:
+            message = (
+                f"budget is {text!r:.80}; it must be a metric ({', '.join(METRICS)}), =, a number, / and a window"
+                f" ({', '.join(WINDOWS)}), such as usd=20/day"
+            )
+            raise InvalidArguments(message) from None
+        if (found.metric, found.window) in windows:
+            message = f"there are two budgets of {found.metric} for each {found.window}"
+            raise InvalidArguments(message)
+        windows.add((found.metric, found.window))
+
+
+def _words(words: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if not words:
+        return None
+    from supervisor.model.request import command_words  # few groups need it
+
+    return command_words(words) or None
+
+
+def _url(url: str | None) -> str | None:
+    return url or None
+
+
+def _check_tz(_: object, __: object, tz: Any) -> None:
+    if tz is not None:
+        try:
+            zone_of(tz if isinstance(tz, str) else "")
+        except ValueError as error:
+            message = f"tz is {tz!r:.80}: {error}"
+            repair = "Name a zone such as Europe/Berlin, or UTC; `pip install tzdata` installs the zones."
+            raise InvalidArguments(message, repair=repair) from None
+
+
+def _check_on_end(_: object, __: object, words: Any) -> None:
+    if words is not None and not all(isinstance(word, str) and "\0" not in word for word in words):
+        message = "on_end must be a command, whose words are strings"
+        raise InvalidArguments(message)
+
+
+def _check_webhook(_: object, __: object, url: Any) -> None:
+    if url is not None:
+        from supervisor.text.webhook_urls import ANYWHERE, parse_url  # few groups need it
+
+        try:  # in which there is no mistake; the start of a job checks whether webhooks may go there
+            parse_url(url if isinstance(url, str) else "", ANYWHERE)
+        except ValueError as error:
+            message = f"no webhook can be sent to the URL that was given: {error}"
+            raise InvalidArguments(message, repair="Give a URL such as https://example.com/hook.") from error
+
+
 def check_name(name: Any) -> str:
     """Return the name of a group.
 
@@ -145,6 +209,11 @@ class Group:
         pause_on_failure: how many failures in a row pause it; ``None`` for none.
         on_rate_limit: ``wait`` or ``ignore``.
         on_reboot: what a reboot does to its waiting jobs: ``keep``, ``pause`` or ``fail``.
+        budgets: what its jobs may spend, each as a text such as ``usd=20/day``.
+        on_exceed: what is done once more was spent: ``hold`` its waiting jobs, or ``stop`` the running ones as well.
+        tz: the time zone in which the windows of its budgets begin; ``None`` is UTC.
+        on_end: the command that gets the end of each of its jobs that names none itself, see ``JobSpec``.
+        webhook: the URL to which the end of each of its jobs is sent that names none itself.
         pauses: while one of them lasts, the group admits no job.
         more: the members that this version does not know.
     """
@@ -157,6 +226,11 @@ class Group:
     pause_on_failure: int | None = attrs.field(default=None, validator=_check_failures)
     on_rate_limit: str = attrs.field(default="wait", validator=_one_of("wait", "ignore"))
     on_reboot: str = attrs.field(default="keep", validator=_one_of("keep", "pause", "fail"))
+    budgets: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...], validator=_check_budgets)
+    on_exceed: str = attrs.field(default="hold", validator=_one_of(*ON_EXCEED))
+    tz: str | None = attrs.field(default=None, validator=_check_tz)
+    on_end: tuple[str, ...] | None = attrs.field(default=None, converter=_words, validator=_check_on_end)
+    webhook: str | None = attrs.field(default=None, converter=_url, validator=_check_webhook)
     pauses: tuple[Pause, ...] = ()
     more: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
@@ -171,6 +245,13 @@ class Group:
         number, unit_ns = _parsed_rate(self.rate) or (0, 0)
         interval_ns = unit_ns // number if number else 0
         return Settings(interval_ns, number, self.fair_by, self.pause_on_failure, self.on_reboot)
+
+    @property
+    def held_budgets(self) -> str | None:
+        """What the index has of its budgets; ``None`` for none."""
+        if not self.budgets:
+            return None
+        return Budgets(self.tz or "UTC", self.on_exceed, tuple(map(BudgetSetting.parse, self.budgets))).encode()
 
 
 def end_of(pauses: Iterable[Pause]) -> int:
@@ -256,12 +337,21 @@ def remove(root: str, name: str) -> None:
     Raises:
         StateBusy, PermissionDenied: it cannot be deleted.
     """
-    try:
-        os.unlink(f"{root}/{DIRECTORY}/{name}.json")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise state_error(error, f"cannot delete the file of group {name}") from error
+    delete_file(f"{root}/{DIRECTORY}/{name}.json", f"cannot delete the file of group {name}")
+
+
+def any_waits_out(root: str, names: Iterable[str]) -> bool:
+    """Whether one of these groups waits out the usage limits that its jobs meet.
+
+    Raises:
+        StateBusy, PermissionDenied: that is not known now.
+    """
+    for name in names:
+        with contextlib.suppress(StateCorrupt):
+            group = load(root, name)
+            if group is not None and group.on_rate_limit == "wait":
+                return True
+    return False
 
 
 def load_all(root: str) -> Iterator[tuple[str, Group | StateCorrupt]]:

@@ -13,7 +13,7 @@ from typing import Final
 from supervisor.errors import SupervisorError
 from supervisor.jobdir import records
 from supervisor.keeper import registration
-from supervisor.keeper.helper import OWNERS, lock_name, owner_lives, take_lock
+from supervisor.keeper.helper_starts import OWNERS, lock_name, owner_lives, take_lock
 from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system import processes
@@ -96,6 +96,16 @@ class Owners:
     def any_may_be_alive(self) -> bool:
         """Whether any supervisor may be open on the state root, and about to make a job."""
         return any(map(self.may_be_alive, names_in(f"{self._root}/{DIRECTORY}")))
+
+    def others_may_be_alive(self) -> bool:
+        """Whether another process may have a supervisor open on the state root; also if that cannot be observed now."""
+        pid, start = processes.own_identity()
+        own = f"{pid}.{start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}."
+        try:
+            names = names_in(f"{self._root}/{DIRECTORY}")
+            return any(self.may_be_alive(name) for name in names if not name.startswith(own))
+        except SupervisorError:
+            return True
 
     def sweep(self) -> None:
         """Remove the files of supervisors and keepers that have died without removing them, and locks of containers."""

@@ -191,6 +191,23 @@ class Pacing:
         else:
             self.notice(f"limit:{name}", state.encode())
 
+    def budgets_of(self, name: str) -> str | None:
+        """Return the row of the budgets of a group, ``None`` for a group without any; see ``budgets``."""
+        found = self._db.execute("SELECT held FROM noticed WHERE what = 'budget:' || ?", (name,)).fetchone()
+        return found[0] if found else None
+
+    def all_budgets(self) -> list[tuple[str, str]]:
+        """Return the groups that have budgets, each with their row."""
+        found = self._db.execute("SELECT what, held FROM noticed WHERE what >= 'budget:' AND what < 'budget;'")
+        return [(what.removeprefix("budget:"), held) for what, held in found.fetchall()]
+
+    def note_budgets(self, name: str, held: str | None) -> None:
+        """Record the budgets of a group, or that it has none."""
+        if held is None:
+            self._db.execute("DELETE FROM noticed WHERE what = 'budget:' || ?", (name,))
+        else:
+            self.notice(f"budget:{name}", held)
+
     def forget_failures(self, name: str) -> None:
         """Begin to count anew."""
         self._db.execute("UPDATE pacing SET failures = 0 WHERE name = ?", (name,))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from supervisor.errors import InvalidArguments
 from supervisor.store.groups import Pause
-from supervisor.store.state_errors import state_error
+from supervisor.store.state_errors import delete_file, state_error
 
 __all__ = ["DIRECTORY", "load", "load_all", "remove", "write"]
 
@@ -49,12 +49,7 @@ def remove(root: str, name: str, by: str) -> None:
     Raises:
         StateBusy, PermissionDenied: it cannot be deleted.
     """
-    try:
-        os.unlink(f"{root}/{DIRECTORY}/{name}.{by}")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise state_error(error, f"cannot end the pause of group {name} by {by}") from error
+    delete_file(f"{root}/{DIRECTORY}/{name}.{by}", f"cannot end the pause of group {name} by {by}")
 
 
 def load_all(root: str) -> dict[str, tuple[Pause, ...]]:

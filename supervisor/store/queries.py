@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from supervisor import log
-from supervisor.errors import StateCorrupt
+from supervisor.errors import StateCorrupt, SupervisorError
 from supervisor.store.rows import COLUMNS, Row, check_row
 from supervisor.store.sqlite import Connection, Damaged
 from supervisor.store.state_root import Layout
-from supervisor.store.usage import lanes_of
 
 __all__ = ["ALL", "UNAWAITED", "UNFINISHED", "Queries", "parse"]
 
@@ -23,9 +22,13 @@ UNAWAITED: Final = "NOT EXISTS (SELECT 1 FROM deps WHERE on_seq = jobs.seq)"
 """True of a job that no waiting job depends on."""
 _WAITS: Final = "(seq IN (SELECT seq FROM waiting) OR seq IN (SELECT seq FROM later))"
 _UNFINISHED_STATES: Final = ("queued", "running")
+_ENDED_BADLY: Final = "('failed', 'timeout')"
+_IN_USE: Final = ("held", "waiting", "later", "schedules WHERE due_ns NOTNULL")
 _MAX_REMEMBERED: Final = 1024
 
 ALL: Final = ", ".join(COLUMNS)
+
+Label: TypeAlias = tuple[str, str]
 
 
 class Queries(Connection):
@@ -83,14 +86,6 @@ class Queries(Connection):
         statement = "SELECT 1 FROM jobs WHERE job_id = ?"
         return self.read(lambda: self._db.execute(statement, (job_id,)).fetchone()) is not None
 
-    def waiting_in(self, group: str) -> list[Row]:
-        """Return all jobs that wait in a group, also those that are not ready, in the order of their creation."""
-        waiting = (
-            "WHERE seq IN (SELECT seq FROM waiting WHERE lane = ?1 UNION ALL SELECT seq FROM later WHERE lane = ?1)"
-        )
-        lanes = [lane for lane, names in lanes_of(self._db).items() if group in names]
-        return sorted((row for lane in lanes for row in self._select(waiting, (lane,))), key=attrgetter("seq"))
-
     def with_prefix(self, prefix: str, most: int) -> list[Row]:
         """Return up to ``most`` jobs whose ids begin with ``prefix``, by their ids."""
         where = "WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?"
@@ -107,13 +102,15 @@ class Queries(Connection):
         workspace: str | None = None,
         state: str | None = None,
         labels: Iterable[tuple[str, str]] = (),
+        group: str | None = None,
         before: int | None = None,
         limit: int = 50,
         now_ns: int | None = None,
     ) -> list[Row]:
         """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one returned before.
 
-        Labels are compared up to their first NUL.
+        Labels are compared up to their first NUL. Of a ``group`` are the jobs with that name anywhere in their
+        requests: callers look at each.
         """
         wanted_labels = list(labels)
         seq = "seq"
@@ -129,6 +126,9 @@ class Queries(Connection):
         if workspace is not None:
             clauses.append("workspace_key = ?")
             parameters.append(workspace)
+        if group is not None:  # a name needs no escape in JSON
+            clauses.append("instr(spec, ?)")
+            parameters.append(f'"{group}"')
         if before is not None:
             clauses.append(f"{seq} < ?")
             parameters.append(before)
@@ -146,34 +146,79 @@ class Queries(Connection):
             found.sort(key=attrgetter("seq"), reverse=True)
         return found[:limit]
 
-    def begun(self, most: int) -> list[Row]:
-        """Return unfinished jobs that do not wait in the queue, the newest first."""
-        return self._select(f"WHERE state IN {UNFINISHED} AND NOT {_WAITS} ORDER BY seq DESC LIMIT ?", (most,))
+    def begun(self, most: int, *, label: Label | None = None) -> list[Row]:
+        """Return unfinished jobs that do not wait in the queue, the newest first; ``label``: only those with it."""
+        return self._among(f"state IN {UNFINISHED} AND NOT {_WAITS}", "seq DESC", most, label)
 
-    def waiting(self, most: int) -> list[Row]:
+    def waiting(self, most: int, *, label: Label | None = None) -> list[Row]:
         """Return jobs that wait in the queue, the oldest first."""
-        return self._select(f"WHERE state IN {UNFINISHED} AND {_WAITS} ORDER BY seq LIMIT ?", (most,))
+        return self._among(f"state IN {UNFINISHED} AND {_WAITS}", "seq", most, label)
 
-    def last_ended(self, most: int) -> list[Row]:
+    def last_ended(self, most: int, *, label: Label | None = None) -> list[Row]:
         """Return ended jobs that have not expired, the one that ended last first."""
-        kept = "SELECT seq FROM jobs WHERE completed_ns IS NOT NULL AND (expires_ns IS NULL OR expires_ns > ?)"
-        clause = f"WHERE seq IN ({kept} ORDER BY completed_ns DESC LIMIT ?) ORDER BY completed_ns DESC"
-        return self._select(clause, (self.layout.clock.now_ns(), most))
+        return self._among(f"completed_ns IS NOT NULL AND {self._unexpired()}", "completed_ns DESC", most, label)
 
-    def counts(self) -> dict[str, int]:
-        """Return how many jobs run, wait and have ended, as far as that is recorded."""
-        statement = f"""
-            SELECT (SELECT count(*) FROM jobs WHERE state IN {UNFINISHED}),
-                (SELECT count(*) FROM waiting) + (SELECT count(*) FROM later), (SELECT count(*) FROM jobs)
-        """  # noqa: S608  # our own names
-        unfinished, waiting, kept = self.read(lambda: self._db.execute(statement).fetchone())
-        return {"running": max(0, unfinished - waiting), "waiting": waiting, "ended": kept - unfinished}
+    def unread_failures(self, most: int, since_ns: int, *, label: Label | None = None) -> list[Row]:
+        """Return jobs that ended badly, whose results were not fetched and that are not tried again; the last first."""
+        return self._among(self._unread(since_ns), "completed_ns DESC", most, label)
+
+    def _among(self, where: str, order: str, most: int, label: Label | None) -> list[Row]:
+        """Return the first of the jobs that fulfil a condition. Only their rows are read whole."""
+        labelled, values = _with_label(label)
+        chosen = f"SELECT seq FROM jobs WHERE {where}{labelled} ORDER BY {order} LIMIT ?"  # noqa: S608  # our own names
+        return self._select(f"WHERE seq IN ({chosen}) ORDER BY {order}", (*values, most))
+
+    def _unexpired(self) -> str:
+        return f"(expires_ns IS NULL OR expires_ns > {self.layout.clock.now_ns():d})"
+
+    def _unread(self, since_ns: int) -> str:
+        bad = f"state IN {_ENDED_BADLY} AND fetched = 0 AND completed_ns > {since_ns:d} AND {self._unexpired()}"
+        return f"""{bad} AND outcome NOT LIKE '%"retried_by":"%'"""
+
+    def counts(self, since_ns: int | None = None, *, label: Label | None = None) -> dict[str, int]:
+        """Return how many jobs run, wait and have ended, as far as that is recorded.
+
+        With ``since_ns``, also how many are ``failed``: unread failures since then.
+        """
+        labelled, values = _with_label(label)
+        kept = "SELECT count(*) FROM jobs WHERE 1"
+        parts = [f"({kept} AND state IN {UNFINISHED}{labelled})", f"({kept}{labelled})"]
+        queued = [
+            f"(SELECT count(*) FROM {table} WHERE 1{labelled})"  # noqa: S608  # our own names
+            for table in ("waiting", "later")
+        ]
+        parts.append(" + ".join(queued))
+        parts.append("0" if since_ns is None else f"({kept} AND {self._unread(since_ns)}{labelled})")
+        statement = f"SELECT {', '.join(parts)}"
+        repeated = values * (5 if since_ns is not None else 4)
+        unfinished, all_, waiting, failed = self.read(lambda: self._db.execute(statement, repeated).fetchone())
+        found = {"running": max(0, unfinished - waiting), "waiting": waiting, "ended": all_ - unfinished}
+        return found if since_ns is None else {**found, "failed": failed}
+
+    def ends(self, since_ns: int, bucket_ns: int, *, label: Label | None = None) -> list[tuple[int, bool, int]]:
+        """Return how many kept jobs have ended since a time: (bucket, whether they are done, count), by the bucket.
+
+        A bucket is a time divided by ``bucket_ns``.
+        """
+        labelled, values = _with_label(label)
+        statement = (
+            f"SELECT completed_ns / {bucket_ns:d} AS bucket, state = 'done' AS well, count(*) FROM jobs"  # noqa: S608  # our own names
+            f" WHERE completed_ns > {since_ns:d}{labelled} GROUP BY bucket, well ORDER BY bucket"
+        )
+        found = self.read(lambda: self._db.execute(statement, values).fetchall())
+        return [(bucket, bool(well), count) for bucket, well, count in found]
 
     def unfinished(self, after: int = 0, *, owner: str | None = None) -> list[Row]:
         """Return every unfinished job of all workspaces, the oldest first; of one owner if given."""
         if owner is None:
             return self._select(f"WHERE state IN {UNFINISHED} AND seq > ? ORDER BY seq", (after,))
         return self._select(f"WHERE state IN {UNFINISHED} AND owner = ? AND seq > ? ORDER BY seq", (owner, after))
+
+    def of_schedule(self, name: str) -> list[Row]:
+        """Return the unfinished jobs of a schedule, the oldest first."""
+        clause = f"WHERE state IN {UNFINISHED} AND instr(spec, ?) ORDER BY seq"
+        rows = self._select(clause, (f'"schedule":"{name}"',))
+        return [row for row in rows if row.request.get("schedule") == name]
 
     def adoptable(self, owners: Sequence[str], own: Container[str]) -> list[Row]:
         """Return the unfinished jobs of these supervisors and those with a deadline, but for ``own``; the oldest first.
@@ -210,6 +255,30 @@ class Queries(Connection):
         clause, values = ("", ()) if workspace is None else ("WHERE workspace_key = ?", (workspace,))
         statement = f"SELECT count(*) FROM jobs {clause}"  # noqa: S608  # our own names
         return int(self.read(lambda: self._db.execute(statement, values).fetchone()[0]))
+
+    def count_elsewhere(self, workspace: str, now_ns: int) -> int:
+        """Return how many jobs are kept in all workspaces but one, without those that have expired."""
+        count = self.count() - self.count(workspace)
+        over = self.expired(now_ns, count) if count else []
+        return count - sum(row.workspace_key != workspace for row in over)
+
+    def may_wait(self) -> bool:
+        """Whether jobs wait or are about to be launched, or a schedule fires; ``True`` also if that is not known."""
+        statement = f"SELECT {' OR '.join(f'EXISTS (SELECT 1 FROM {table})' for table in _IN_USE)}"  # noqa: S608
+        try:
+            return bool(self.read(lambda: self._db.execute(statement).fetchone()[0]))
+        except SupervisorError:
+            return True
+
+
+def _with_label(label: Label | None) -> tuple[str, tuple[bytes, ...]]:
+    """Return the condition that a job has a label, and its parameters; nothing for no label."""
+    if label is None:
+        return "", ()
+    return " AND seq IN (SELECT seq FROM labels WHERE name = ? AND value = ?)", (
+        _as_label(label[0]),
+        _as_label(label[1]),
+    )
 
 
 def _as_label(text: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from supervisor.retry import MAX_ATTEMPTS
 from supervisor.states import Reason, State, is_word
 from supervisor.store.changes import MEMBER, is_valid
+from supervisor.worktrees.record import is_request
 
 __all__ = ["KNOWN_STATES", "LAST_NS", "MAYBE_NUMBER", "check_request", "wrong_in_outcome"]
 
@@ -71,6 +72,8 @@ def check_request(record: Mapping[str, Any]) -> None:
         what = "limits"
     elif type(record.get("session_id", "")) is not str:
         what = "session_id"
+    elif "worktree" in record and not is_request(record["worktree"]):
+        what = "worktree"
     elif "priority" in record:
         what = _wrong_ticket(record) or _wrong_series(record)
     if what is not None:
@@ -87,7 +90,9 @@ def _wrong_ticket(record: Mapping[str, Any]) -> str | None:
         return "after"
     if not (type(record["priority"]) is type(record["weight"]) is int and record["weight"] > 0):
         return "priority or weight"
-    times = ("not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns")
+    if type(record.get("schedule", "")) is not str:
+        return "schedule"
+    times = ("not_before_ns", "delay_ns", "start_within_ns", "created_boot_ns", "instant_ns")
     if not (type(record.get("hold", False)) is bool and all(_is_time(record.get(name, 0)) for name in times)):
         return "hold or a time"
     changes: Any = record.get(MEMBER, {})

@@ -6,9 +6,11 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from supervisor.store import flows, later, pacing, queue, ranks, triggers
+from supervisor.store import journal, pacing, queue, schedules, spending, triggers
+from supervisor.store.queue import flows, later, ranks
+from supervisor.store.version import VERSION
 
-__all__ = ["MIGRATIONS", "QUEUE_VERSION", "statements"]
+__all__ = ["MIGRATIONS", "QUEUE_VERSION", "SPENDING_VERSION", "TABLES", "statements"]
 
 MIGRATIONS: Final = (
     """
@@ -67,9 +69,46 @@ MIGRATIONS: Final = (
     later.SCHEMA + pacing.SCHEMA + flows.SCHEMA,
     ranks.SCHEMA,
     triggers.SCHEMA,
+    journal.SCHEMA,
+    spending.SCHEMA,
+    schedules.SCHEMA,
 )
+if len(MIGRATIONS) != VERSION:
+    _MESSAGE = f"`VERSION` in `store/version.py` is {VERSION}, and there are {len(MIGRATIONS)} migrations"
+    raise AssertionError(_MESSAGE)
+
+TABLES: Final[tuple[dict[str, frozenset[str]], ...]] = (
+    {},  # `jobs` has the columns of `Row`
+    {"labels": frozenset({"name", "value", "seq"})},
+    {
+        "groups": frozenset({"name", "most", "aging_ns"}),
+        "lanes": frozenset({"lane", "names"}),
+        "waiting": frozenset({"seq", "lane", "rank"}),
+        "held": frozenset({"seq", "lane", "weight"}),
+    },
+    {
+        "pacing": frozenset({"name", "interval_ns", "failures"}),
+        "flows": frozenset({"name", "tag"}),
+        "noticed": frozenset({"what"}),
+        "later": frozenset({"seq", "lane", "rank", "why"}),
+        "times": frozenset({"at_ns", "seq"}),
+        "deps": frozenset({"on_seq", "seq"}),
+    },
+    {"ranks": frozenset({"lane", "size", "range", "jobs"})},
+    {},  # triggers
+    {"journal": frozenset({"number", "type", "job_id", "state", "at_ns"})},
+    {
+        "reserved": frozenset({"name", "seq", "usd"}),
+        "spent": frozenset({"name", "at", "usd"}),
+        "sessions": frozenset({"session_id", "usd"}),
+    },
+    {"schedules": frozenset({"name", "due_ns", "looked_ns", "state"})},
+)
+"""For each migration the tables that it adds, with columns that they must have: an index without them is damaged."""
 QUEUE_VERSION: Final = 5
 """The first version of the index that has the whole queue."""
+SPENDING_VERSION: Final = MIGRATIONS.index(spending.SCHEMA) + 1
+"""The first version of the index that has the budgets of groups, and what their jobs have spent."""
 
 
 def statements(script: str) -> Iterator[str]:

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor import log
-from supervisor.jobdir import records
-from supervisor.retry import Retry, attempt_id, delay_of, is_rate_limited
+from supervisor.jobdir import records, stops
+from supervisor.retry import Retry, attempt_id, counts_apart, delay_of, is_rate_limited, never_ran
+from supervisor.store import groups
 from supervisor.store.changes import MEMBER, read_changes
 from supervisor.store.rows import Row, dump, row_of_record
 from supervisor.store.state_errors import state_error
@@ -33,7 +34,7 @@ __all__ = ["CONTINUE", "earlier_ids", "following", "is_claimed", "next_id"]
 
 _NOT_REPEATED: Final = (
     *("hold", "after", "not_before_ns", "start_within_ns", "delay_ns", "created_boot_ns", MEMBER),
-    *("session_id", "resumed"),
+    *("session_id", "resumed", "instant_ns"),
 )
 """What the first attempt has waited for, and the session of the one before."""
 CONTINUE: Final = "A usage limit ended this session. It is reset now: continue with the task where you stopped."
@@ -87,7 +88,7 @@ def _following(layout: Layout, row: Row, owner: str) -> Row | None:
     made = _read(row.workspace_key, target)
     if made is not None and records.read_claim(target) is not None:
         return made  # the index is being rebuilt
-    delay = _delay(row, job_id) if made is None else 0.0  # else it was decided, by a process that was killed
+    delay = _delay(layout, row, job_id) if made is None else 0.0  # else it was decided, by a process that was killed
     if delay is None or _is_stopped(source):
         layout.discard(row.workspace_key, job_id)
         return None
@@ -107,8 +108,11 @@ def _following(layout: Layout, row: Row, owner: str) -> Row | None:
     return made
 
 
-def _delay(row: Row, job_id: str) -> float | None:
+def _delay(layout: Layout, row: Row, job_id: str) -> float | None:
     request = row.request
+    waits_out = is_rate_limited(row.ended or {"error": None}) and groups.any_waits_out(
+        layout.root, groups_of({**request, MEMBER: read_changes(layout.job(row.workspace_key, row.job_id))})
+    )
     return delay_of(
         Retry.from_record(request["retry"]),
         row.state,
@@ -116,6 +120,7 @@ def _delay(row: Row, job_id: str) -> float | None:
         attempt=request["attempt"],
         limited=request.get("limited", 0),
         next_id=job_id,
+        waits_out=waits_out,
     )
 
 
@@ -131,15 +136,15 @@ def _read(workspace: str, directory: str) -> Row | None:
 
 def _is_stopped(directory: str) -> bool:
     """Whether a stop was requested that ends the series."""
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     return stop is not None and stop.get("why") not in _OF_THE_JOB
 
 
 def _record(layout: Layout, row: Row, owner: str, delay: float) -> dict[str, Any]:
     """Return ``job.json`` of the attempt after an ended one; its delay counts from that end."""
     request, now, boot = row.request, layout.clock.moment(), processes.boot_id()
+    apart, delay_ns = row.ended is not None and counts_apart(row.ended), int(delay * 1e9)
     since_ns = now.wall_ns - (row.completed_ns or now.wall_ns)
-    delay_ns = int(delay * 1e9)
     changes = read_changes(layout.job(row.workspace_key, row.job_id))
     return {
         **{name: request[name] for name in request if name not in _NOT_REPEATED},
@@ -149,10 +154,11 @@ def _record(layout: Layout, row: Row, owner: str, delay: float) -> dict[str, Any
         "idempotency_key": None,  # the first attempt has it
         "attempt": request["attempt"] + 1,
         "retry_of": row.job_id,
-        "limited": request.get("limited", 0) + is_rate_limited(row.ended or {"error": None}),
+        "limited": request.get("limited", 0) + apart,
         "created_ns": max(now.wall_ns, row.created_ns + 1),
         "created_boot_ns": now.boot_ns,
-        "delay_ns": delay_ns - min(max(since_ns, 0), delay_ns),
+        # Without a delay, it is the pause of its group that has it wait.
+        **({"delay_ns": delay_ns - min(max(since_ns, 0), delay_ns)} if delay or not apart else {}),
         "owner": owner,
         **_birthplace(request, boot),
         **_session(row, next_id(row)),
@@ -160,17 +166,24 @@ def _record(layout: Layout, row: Row, owner: str, delay: float) -> dict[str, Any
 
 
 def _session(row: Row, job_id: str) -> dict[str, Any]:
-    """Return in which session an attempt works: that of the one before, if a usage limit ended it after some turns."""
+    """Return in which session an attempt works.
+
+    That is the session of the one before, if a usage limit ended it after some turns, or if it was to continue one and
+    was never launched.
+    """
     from supervisor.interpret import new_session_id, session_command  # 3 ms with what it imports
 
     request, ended = row.request, row.ended or {"error": None}
     argv, kind = request["argv"], request["kind"]
+    if row.ended is not None and never_ran(row.ended) and request.get("resumed") is True:
+        return {"session_id": request["session_id"], "resumed": True}
     if is_rate_limited(ended):
         details: Mapping[str, Any] = ended["error"].get("details") or {}
         usage: Mapping[str, Any] | None = details.get("usage")
         session_id = details.get("session_id") or request.get("session_id")
-        # A run that its model never answered has left no session.
+        # A run that its model never answered has left no session, unless it continued one.
         answered = isinstance(usage, Mapping) and bool(usage.get("output_tokens"))
+        answered = answered or bool(details.get("items")) or request.get("resumed") is True
         if answered and isinstance(session_id, str) and session_command(kind, argv, session_id, CONTINUE):
             return {"session_id": session_id, "resumed": True}
     begun = session_command(kind, argv, new_session_id(job_id), None)

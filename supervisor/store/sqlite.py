@@ -28,7 +28,6 @@ from typing import Final, TypeVar
 
 from supervisor import log
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, StateUnsafe, SupervisorError
-from supervisor.store.schema import MIGRATIONS, QUEUE_VERSION, statements
 from supervisor.store.sqlite_files import (
     SUFFIXES,
     content_of,
@@ -40,6 +39,7 @@ from supervisor.store.sqlite_files import (
 )
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import Layout
+from supervisor.store.version import VERSION
 from supervisor.system.fork_safety import forked_error, inherited, never_free, tell_in_child
 
 __all__ = ["Connection", "Damaged"]
@@ -123,6 +123,10 @@ class Connection(ABC):
     def import_queue(self) -> None:
         """Enter the groups and the waiting jobs, which an index of an earlier version does not have."""
 
+    @abstractmethod
+    def import_spending(self) -> None:
+        """Enter the budgets and what was spent, which an index of an earlier version does not have."""
+
     @staticmethod
     @abstractmethod
     def check_rows(connection: sqlite3.Connection, version: int) -> None:
@@ -170,8 +174,8 @@ class Connection(ABC):
             else:
                 self._open(path, found)
                 version = self._version()
-                self.is_newer = version > len(MIGRATIONS)
-                if version < len(MIGRATIONS):
+                self.is_newer = version > VERSION
+                if version < VERSION:
                     with self.layout.locked():
                         self._migrate()
             self._set_timeout()
@@ -236,20 +240,24 @@ class Connection(ABC):
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _migrate(self) -> None:
+        from supervisor.store import schema  # all tables of the queue; an index of this version needs none of it
+
         self._tune()
         if self._db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("BEGIN IMMEDIATE")
         before = self._version()
         try:
-            for number, script in enumerate(MIGRATIONS[self._version() :], self._version() + 1):
-                for statement in statements(script):
+            for number, script in enumerate(schema.MIGRATIONS[self._version() :], self._version() + 1):
+                for statement in schema.statements(script):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number}")
             if before == 0:  # in the same transaction: no process ever reads an empty index while there are jobs
                 self.import_all()
-            elif before < QUEUE_VERSION:
+            elif before < schema.QUEUE_VERSION:
                 self.import_queue()
+            elif before < schema.SPENDING_VERSION:
+                self.import_spending()
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
@@ -372,7 +380,7 @@ class Connection(ABC):
                     return True
                 probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 version = probe.execute("PRAGMA user_version").fetchone()[0]
-                self.is_newer = version > len(MIGRATIONS)
+                self.is_newer = version > VERSION
                 self.check_rows(probe, version)
         except sqlite3.Error as error:
             if _kind_of(error) not in _DAMAGE:

@@ -1,15 +1,20 @@
-"""Where waiting jobs stand: a connection to the index that answers from the queue, outside a transaction."""
+"""Where waiting jobs stand, and what has happened to jobs: a connection that reads the queue and the journal."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Sequence
+from operator import attrgetter
 from typing import TypeVar
 
 from supervisor.errors import SupervisorError
+from supervisor.store.budgets import own_ask
+from supervisor.store.journal import Journal, Page, Position
 from supervisor.store.queries import Queries
 from supervisor.store.queue import Queue
+from supervisor.store.queue.usage import lanes_of
 from supervisor.store.rows import Row
+from supervisor.store.schedules import ScheduleRows
 from supervisor.store.state_root import Layout
 from supervisor.store.tickets import groups_of, has_ticket
 
@@ -31,9 +36,18 @@ class Standings(Queries):
         """The waiting jobs and the slots; its methods run inside ``write`` or ``read``."""
         return Queue(self._db)
 
+    @property
+    def schedules(self) -> ScheduleRows:
+        """The rows of the schedules; its methods run inside ``write`` or ``read``."""
+        return ScheduleRows(self.layout.root, self._db)
+
     def read_queue(self, question: Callable[[Queue], _T]) -> _T:
         """Return what the queue answers, outside a transaction."""
         return self.read(lambda: question(self.queue))
+
+    def read_schedules(self, question: Callable[[ScheduleRows], _T]) -> _T:
+        """Return what the rows of the schedules answer, outside a transaction."""
+        return self.read(lambda: question(self.schedules))
 
     def standing(self, row: Row) -> tuple[str | None, int | None]:
         """Return (``queue_reason``, ``queue_position``) of a job; ``None`` for both where that is not known now."""
@@ -45,6 +59,14 @@ class Standings(Queries):
             return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.moment()))
         except SupervisorError:
             return None, None
+
+    def limit_end_ns(self, row: Row) -> int | None:
+        """Return when a usage limit ends that a waiting job waits out, by the wall clock; ``None`` if not known now."""
+        names, now = groups_of(row.request), self.layout.clock.moment()
+        try:
+            return self.read_queue(lambda queue: queue.limit_end_ns(names, now))
+        except SupervisorError:
+            return None
 
     @contextlib.contextmanager
     def standings_of(self, rows: Iterable[Row]) -> Generator[None]:
@@ -69,15 +91,35 @@ class Standings(Queries):
             if position is None:
                 standings.append(self.standing(row))
                 continue
-            lane = f"{groups_of(row.request)} {row.request['weight']}"
-            if lane not in reasons:
-                reasons[lane] = self.standing(row)[0]
-            standings.append((reasons[lane], position))
+            alike = f"{groups_of(row.request)} {row.request['weight']} {own_ask(row.request['argv'])}"
+            if alike not in reasons:
+                reasons[alike] = self.standing(row)[0]
+            standings.append((reasons[alike], position))
         return standings
 
-    def may_wait(self) -> bool:
-        """Whether jobs in groups wait or are about to be launched; ``True`` also where that is not known now."""
-        try:
-            return self.read_queue(Queue.in_use)
-        except SupervisorError:
-            return True
+    def waiting_in(self, group: str) -> list[Row]:
+        """Return all jobs that wait in a group, also those that are not ready, in the order of their creation."""
+        waiting = (
+            "WHERE seq IN (SELECT seq FROM waiting WHERE lane = ?1 UNION ALL SELECT seq FROM later WHERE lane = ?1)"
+        )
+        lanes = [lane for lane, names in lanes_of(self._db).items() if group in names]
+        return sorted((row for lane in lanes for row in self._select(waiting, (lane,))), key=attrgetter("seq"))
+
+    @property
+    def journal(self) -> Journal:
+        """The journal; its methods run inside ``write`` or ``read``."""
+        return Journal(self._db)
+
+    def read_after(self, position: Position | None, limit: int = 100) -> Page:
+        """Return up to ``limit`` events of the journal after a position; ``None``: no events, and the last position.
+
+        Raises:
+            SupervisorError: the index cannot be read now.
+        """
+
+        def question() -> Page:
+            if position is None:
+                return Page([], self.journal.end(), is_reset=False)
+            return self.journal.read_after(position, limit)
+
+        return self.read(question)

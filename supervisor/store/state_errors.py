@@ -9,7 +9,7 @@ from typing import Final
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
 from supervisor.system.observing import NotKnown, find, is_absent, not_known
 
-__all__ = ["find_in_root", "names_in", "state_error"]
+__all__ = ["delete_file", "find_in_root", "names_in", "state_error"]
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PERMANENT: Final = frozenset(
@@ -35,6 +35,20 @@ def state_error(error: OSError, what: str) -> SupervisorError:
     descriptors = error.errno in {errno.EMFILE, errno.ENFILE}
     more = "raise the limit of open files (`ulimit -n`)" if descriptors else "run `supervisor doctor`"
     return StateBusy(message, repair=f"Try again; if the error persists, {more}.")
+
+
+def delete_file(path: str, what: str) -> None:
+    """Delete a file, if it is there; ``what`` begins the message of an error.
+
+    Raises:
+        StateBusy, PermissionDenied: it cannot be deleted.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise state_error(error, what) from error
 
 
 def find_in_root(path: str) -> os.stat_result | None:

@@ -7,7 +7,7 @@
       lock                        flock: to create, migrate and rebuild the index
       .clock                      see ``clock``
       .owners/<supervisor>        one empty file for each open supervisor, see ``owners``
-      queue.<pid namespace>.lock  flock: held by the process that launches waiting jobs, see ``keeper.helper``
+      queue.<pid namespace>.lock  flock: held by the process that launches waiting jobs, see ``keeper.helper_starts``
       .keepers/<claim>            one empty file for each keeper, see ``keeper.registration``
       .trash/<job id>.<time>      a job that is being deleted
       .spare/                     files that become records when the disk is full
@@ -25,18 +25,20 @@ import stat
 import time
 from _thread import get_ident
 from collections.abc import Callable, Generator, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor.errors import StateUnsafe
 from supervisor.jobdir import records
-from supervisor.store import owners
 from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system.file_systems import NETWORK, has_settled, network_of
 from supervisor.system.observing import is_there
 from supervisor.system.trust import exposure_of
+
+if TYPE_CHECKING:
+    from supervisor.store.owners import Owners
 
 __all__ = [
     "TASKS",
@@ -52,6 +54,8 @@ __all__ = [
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _WORKSPACE_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,41}-[0-9a-f]{12}", re.ASCII)
 _TRASH: Final = ".trash"
+_OWNERS: Final = ".owners"
+"""As ``owners.DIRECTORY``."""
 TASKS: Final = ".tasks"
 _MAX_WORKSPACES: Final = 64
 _MAX_KNOWN_SOUND: Final = 1024
@@ -150,7 +154,6 @@ class Layout:
 
     Attributes:
         clock: the times for expiry and for admission.
-        owners: the supervisors that are open on it.
 
     Raises:
         StateUnsafe: the root belongs to another user, other users may use or replace it, it is not a directory, or it
@@ -173,11 +176,10 @@ class Layout:
             if found is not None:
                 self._check(given, found)
             self._identity = None if found is None else (found.st_dev, found.st_ino)
-            for name in (owners.DIRECTORY, _TRASH):
+            for name in (_OWNERS, _TRASH):
                 if not self._is_directory(name) and (create or is_there(f"{self.root}/{name}")):
                     self._make(f"{self.root}/{name}")
             self.clock = Clock(self.root)
-            self.owners = owners.Owners(self.root, self.clock)
         except OSError as error:
             raise state_error(error, f"cannot use the state root {self.root}") from error
         self._locked_by: int | None = None
@@ -219,6 +221,13 @@ class Layout:
                 raise StateUnsafe(message) from None
         else:
             os.chmod(path, 0o700)
+
+    @cached_property
+    def owners(self) -> Owners:
+        """The supervisors that are open on it."""
+        from supervisor.store.owners import Owners  # it looks at processes, and ended jobs have none
+
+        return Owners(self.root, self.clock)
 
     # ------------------------------------------------------------ jobs
 
@@ -267,9 +276,7 @@ class Layout:
             if os.fstat(descriptor).st_mode & 0o777 != 0o600:  # an odd umask
                 os.fchmod(descriptor, 0o600)
                 os.chmod(path, 0o700)
-            view = memoryview(record)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            records.write_all(descriptor, memoryview(record))
         finally:
             os.close(descriptor)
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["SCHEMA"]
+__all__ = ["CHANGED", "SCHEMA"]
+
+CHANGED: Final = """
+        INSERT OR IGNORE INTO times SELECT '', -1, on_seq FROM deps WHERE on_seq = NEW.seq;
+        DELETE FROM waiting WHERE seq = NEW.seq AND NEW.completed_ns;
+        DELETE FROM held WHERE seq = NEW.seq AND NEW.completed_ns;
+        DELETE FROM later WHERE seq = NEW.seq AND NEW.completed_ns;
+        DELETE FROM deps WHERE seq = NEW.seq AND NEW.completed_ns;
+""".strip()
+"""What the trigger ``jobs_changed`` of each version does; a later migration makes it again, with more."""
 
 # ``times`` gets each job on which others depend and that has changed, with the time -1, and the dependents of a deleted
 # one, see ``later``. The labels are those of a JSON text without spaces, as every version writes it.
-SCHEMA: Final = """
+SCHEMA: Final = f"""
     DROP TRIGGER IF EXISTS labels_given;
     DROP TRIGGER IF EXISTS labels_gone;
     DROP TRIGGER IF EXISTS admission_ended;
@@ -24,18 +33,14 @@ SCHEMA: Final = """
     DROP TRIGGER IF EXISTS ranks_out;
     DROP INDEX IF EXISTS held_lane;
     CREATE TRIGGER IF NOT EXISTS labels_given AFTER INSERT ON jobs
-    WHEN instr(NEW.spec, '"labels":{"') AND json_valid(NEW.spec)
+    WHEN instr(NEW.spec, '"labels":{{"') AND json_valid(NEW.spec)
     BEGIN
         INSERT OR IGNORE INTO labels
             SELECT CAST(key AS BLOB), CAST(value AS BLOB), NEW.seq FROM json_each(NEW.spec, '$.labels');
     END;
     CREATE TRIGGER IF NOT EXISTS jobs_changed AFTER UPDATE OF state ON jobs
     BEGIN
-        INSERT OR IGNORE INTO times SELECT '', -1, on_seq FROM deps WHERE on_seq = NEW.seq;
-        DELETE FROM waiting WHERE seq = NEW.seq AND NEW.completed_ns;
-        DELETE FROM held WHERE seq = NEW.seq AND NEW.completed_ns;
-        DELETE FROM later WHERE seq = NEW.seq AND NEW.completed_ns;
-        DELETE FROM deps WHERE seq = NEW.seq AND NEW.completed_ns;
+        {CHANGED}
     END;
     CREATE TRIGGER IF NOT EXISTS jobs_gone AFTER DELETE ON jobs
     BEGIN
@@ -57,4 +62,4 @@ SCHEMA: Final = """
         INSERT INTO ranks VALUES (OLD.lane, 27, OLD.rank >> 27, 0), (OLD.lane, 38, OLD.rank >> 38, 0)
             ON CONFLICT (lane, size, range) DO UPDATE SET jobs = jobs - 1;
     END;
-"""
+"""  # noqa: S608  # our own names

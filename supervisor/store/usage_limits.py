@@ -3,7 +3,8 @@
 The end of that job says when the limit ends. The group is paused until a minute after that, and then starts its jobs
 over another minute, not all at once. If nothing says when the limit ends, the group is paused for 5 minutes and then
 starts one job at a time, as a probe: the first that succeeds ends that, and each that meets the limit again doubles the
-pause, up to an hour.
+pause, up to an hour. All that counts from when the job said so. If its end is recorded only after the pause would be
+over, since all processes that watched it were killed, there is no pause, but the same careful restart.
 
 The output of a running job may say that a limit is nearly used up. Then the group starts one job at a time, until the
 output of a job says otherwise, or the limit ends.
@@ -21,7 +22,17 @@ from typing import Any, Final, NamedTuple
 
 from supervisor.store.tickets import Moment
 
-__all__ = ["CAUSE", "LimitState", "describe", "error_of", "is_limited", "state_after", "state_by_utilization"]
+__all__ = [
+    "CAUSE",
+    "LimitState",
+    "describe",
+    "error_of",
+    "is_limited",
+    "is_over",
+    "known_end_ns",
+    "state_after",
+    "state_by_utilization",
+]
 
 CAUSE: Final = "rate_limited"
 """Of the pause, and the code of an error by a usage limit."""
@@ -128,7 +139,8 @@ def state_after(
         before: the state of the group.
         now: the time by both clocks.
     """
-    until_ns, number = _known_end_ns(error.get("details") or {}), 0
+    details: Mapping[str, Any] = error.get("details") or {}
+    until_ns, number = known_end_ns(details), 0
     in_force = before is not None and before.left_ns(now) > 0
     if until_ns is None:
         if in_force:
@@ -136,12 +148,18 @@ def state_after(
         is_probe = before is not None and started_ns >= before.until_ns
         number = (before.round if before is not None else 0) + 1 if is_probe else 1
         minutes = min(_MAX_MINUTES, _FIRST_MINUTES * 2 ** min(number - 1, 10))
-        until_ns = ended_ns + minutes * _MINUTE_NS
+        guess_ns = _moment_ns(details) or ended_ns + _FIRST_MINUTES * _MINUTE_NS
+        until_ns = guess_ns + (minutes - _FIRST_MINUTES) * _MINUTE_NS
     elif before is not None and in_force and not before.round and until_ns <= before.until_ns:
         return None
     if until_ns <= now.wall_ns:
-        return None
-    return _state(until_ns, number, now)
+        if before is not None and (before.round or before.left_ns(now) > -_SPREAD_NS):
+            return None  # what it knows is younger, or its restart goes on
+        until_ns = now.wall_ns
+    state = _state(until_ns, number, now)
+    if before is not None:  # another limit may nearly be used up
+        state = state._replace(careful_until_ns=before.careful_until_ns, careful_for=before.careful_for)
+    return state
 
 
 def _state(until_ns: int, number: int, now: Moment) -> LimitState:
@@ -188,15 +206,27 @@ def state_by_utilization(limit: Mapping[str, Any], before: LimitState | None, no
 def describe(error: Mapping[str, Any], state: LimitState, job_id: str) -> str:
     """Return the text of a pause, for people."""
     details: Mapping[str, Any] = error.get("details") or {}
-    known = "its end is not known" if state.round else f"it ends {details['resets_at']}"
+    known = "its end is not known" if state.round else f"its end is {details['resets_at']}"
     named = f" {details['limit']}" if details.get("limit") else ""
     return f"job {job_id} has met the usage limit{named} of its account; {known}"
 
 
-def _known_end_ns(details: Mapping[str, Any]) -> int | None:
+def is_over(error: Mapping[str, Any], now: Moment) -> bool:
+    """Whether the pause that an error names has ended."""
+    until_ns = known_end_ns(error.get("details") or {})
+    return until_ns is not None and until_ns <= now.wall_ns
+
+
+def known_end_ns(details: Mapping[str, Any]) -> int | None:
+    """Return the end of the pause that the details of an error name, by the wall clock; ``None`` for none."""
     if details.get("resets_at_source") not in {"field", "text"}:
         return None
+    moment_ns = _moment_ns(details)
+    return None if moment_ns is None else moment_ns + _MARGIN_NS
+
+
+def _moment_ns(details: Mapping[str, Any]) -> int | None:
     try:
-        return int(datetime.fromisoformat(details["resets_at"]).timestamp()) * 10**9 + _MARGIN_NS
+        return int(datetime.fromisoformat(details["resets_at"]).timestamp()) * 10**9
     except (ValueError, TypeError, KeyError, OverflowError):
         return None

@@ -8,6 +8,7 @@ One of them, the *tree*, holds every process of the job. It ends them, tells whe
 
 from __future__ import annotations
 
+import errno
 import os
 
 TYPE_CHECKING = False
@@ -24,6 +25,7 @@ JOB_PREFIX: Final = "job-"
 _PROCS: Final = "cgroup.procs"
 _NO_DIRECTORY_IN_IT: Final = 2
 """The links to a directory: its name, and the one that it has in itself; each directory in it has one more."""
+_CROWDED: Final = "processes itself, so that its controllers cannot be used below it"
 _UNITS: Final = (".service", ".scope")
 
 
@@ -79,20 +81,23 @@ class Places:
         tree: for the control group that holds the processes of a job; ``None`` where there is no such place.
         limits: for those that limit a job, by the name of the controller.
         missing: why there is no place, by the name of the controller, or ``"tree"``.
+        crowded: whether a control group that this process may use has controllers, but processes as well.
     """
 
     def __init__(self) -> None:
         self.tree: Place | None = None
         self.limits: dict[str, Place] = {}
         self.missing: dict[str, str] = {}
+        self.crowded = False
 
 
-def find_places(*, spawns_into: bool, prepare: bool = True) -> Places:
+def find_places(*, spawns_into: bool, prepare: bool = True, mover: int = 0) -> Places:
     """Return the places of this process.
 
     ``spawns_into``: whether a process can be spawned into a group of version 2 as cheaply as elsewhere. If not,
     the tree is in a hierarchy of version 1 where there is one. ``prepare``: change what has to be changed for that.
-    Then this process may move into a control group below its own.
+    Then this process may move into a control group below its own. Without it the answer is what a keeper would find
+    there, beside the processes that are there now: ``mover`` is its pid, 0 if it is still to be started.
 
     This is the one function that decides: a place that has to be asked for first (a scope of systemd) is added here.
     """
@@ -100,7 +105,7 @@ def find_places(*, spawns_into: bool, prepare: bool = True) -> Places:
     own = dict(_own_groups())
     unified = own.pop("", None)
     if unified is not None:
-        _find_unified(unified, found, prepare=prepare)
+        _find_unified(unified, found, prepare=prepare, mover=mover)
     elif not own:
         found.missing = dict.fromkeys(("tree", *CONTROLLERS), "no hierarchy of control groups is mounted")
         return found
@@ -165,7 +170,7 @@ def _find_old(name: str, directory: str, found: Places) -> None:
         found.missing[name] = f"{directory} is not writable for this user"
 
 
-def _find_unified(own: str, found: Places, *, prepare: bool) -> None:
+def _find_unified(own: str, found: Places, *, prepare: bool, mover: int) -> None:
     """Add the places in the hierarchy of version 2: the own control group, or one above it in the same unit."""
     if _is_writable(own):
         found.tree = Place(own, 2)
@@ -182,7 +187,8 @@ def _find_unified(own: str, found: Places, *, prepare: bool) -> None:
         if not _is_writable(directory):
             why: str | None = f"{directory} is not writable for this user"
         else:
-            why = _enable(directory, wanted, prepare=prepare)
+            why = _enable(directory, wanted, prepare=prepare, mover=mover)
+            found.crowded |= why is not None and why.endswith(_CROWDED)
         for name in wanted:
             if why is None:
                 found.limits[name] = Place(directory, 2)
@@ -208,7 +214,7 @@ def _within_unit(own: str) -> Iterator[str]:
             return
 
 
-def _enable(directory: str, names: Sequence[str], *, prepare: bool) -> str | None:
+def _enable(directory: str, names: Sequence[str], *, prepare: bool, mover: int) -> str | None:
     """Have the control groups below a directory use these controllers; return why that is not possible, or ``None``.
 
     A control group whose members use controllers holds no processes itself. So this process moves down if it
@@ -216,13 +222,15 @@ def _enable(directory: str, names: Sequence[str], *, prepare: bool) -> str | Non
     """
     control = f"{directory}/cgroup.subtree_control"
     wanted = " ".join(f"+{name}" for name in names)
+    members: list[str] = []
     try:
         if set(read(control).split()) >= set(names):
             return None
         members = read(f"{directory}/{_PROCS}").split()
         if not prepare:
-            others = len([pid for pid in members if pid != str(os.getpid())])
-            return f"{directory} holds {others} other processes itself" if others else None
+            # The root of all control groups is the only one without a type: it may hold processes as well.
+            alone = members in ([], [str(mover)]) or not os.path.exists(f"{directory}/cgroup.type")
+            return None if alone else _crowded(directory, members)
         if members == [str(os.getpid())]:
             below = f"{directory}/keeper-{os.getpid()}"
             try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms
@@ -232,8 +240,14 @@ def _enable(directory: str, names: Sequence[str], *, prepare: bool) -> str | Non
             write(f"{below}/{_PROCS}", "0")
         write(control, wanted)
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            return _crowded(directory, members)
         return f"{directory}: its controllers cannot be used below it: {error.strerror}"
     return None
+
+
+def _crowded(directory: str, members: Sequence[str]) -> str:
+    return f"{directory} holds {len(members)} {_CROWDED}"
 
 
 # ---------------------------------------------------------------- the tree of a job

@@ -79,9 +79,11 @@ class Connection:
     def _wait(self) -> None:
         left = self._until - time.monotonic()
         if left <= 0:
-            message = f"no answer within {self._seconds} s"
-            raise TimeoutError(message)
+            raise self._too_late()
         self._socket.settimeout(left)
+
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(f"no answer within {self._seconds} s")
 
     def send(self, data: bytes) -> None:
         """Send calls."""
@@ -91,7 +93,10 @@ class Connection:
 
     def _receive(self) -> None:
         self._wait()
-        data = self._socket.recv(1 << 16)
+        try:
+            data = self._socket.recv(1 << 16)
+        except TimeoutError:
+            raise self._too_late() from None
         if not data or len(self._received) > _MAX_MESSAGE:
             message = "the message bus closed the connection"
             raise OSError(message)

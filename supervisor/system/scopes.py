@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from supervisor.system import message_bus, processes
+from supervisor.system import cgroups, message_bus, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,22 +33,26 @@ class ScopeError(Exception):
 
 
 def enter() -> None:
-    """Move this process into a scope of its own, unless its control group is delegated already.
+    """Move this process into a scope of its own, unless its control group is delegated already, and limits work there.
 
     A scope also keeps it from ending with the service or the session in which it was started.
 
     Raises:
         ScopeError: there is none for it.
     """
-    manager = find_manager()
+    manager = find_manager(mover=os.getpid())
     if manager is not None:
         move_into_scope(manager, f"{_PREFIX}{os.getpid()}-{time.time_ns()}.scope", "Jobs of supervisor")
 
 
-def find_manager() -> str | None:
+def find_manager(*, mover: int = 0) -> str | None:
     """Return the socket of the manager that has a scope for a process like this one.
 
-    ``None``: it needs none, since its control group is delegated.
+    ``None``: it needs none, since its control group is delegated. A delegated one that holds other processes itself is
+    left all the same: jobs could not be limited in it. They could if those processes were moved into a part of it, but
+    then a service whose stop spares jobs (``KillMode=process``) could not be started again while one of them runs.
+
+    ``mover``: the pid of the process that is to enter a scope, 0 if it is still to be started.
 
     Raises:
         ScopeError: no manager has one.
@@ -59,12 +63,15 @@ def find_manager() -> str | None:
         message = f"the control group of a process cannot be read: {error.strerror}"
         raise ScopeError(message) from None
     uid = os.geteuid()
-    if _is_delegated(uid, own):
+    places = cgroups.find_places(spawns_into=True, prepare=False, mover=mover)
+    usable = not places.crowded or bool(places.limits)
+    if usable and _is_delegated(uid, own):
         return None
-    manager, unit = _manager_of(uid, own), _unit_of(own)
-    if not _is_below_manager(uid, own):
-        return manager
-    if unit.startswith(_PREFIX) or _ask(manager, lambda connection: _has_delegate(connection, unit)):
+    below, unit = _is_below_manager(uid, own), _unit_of(own)
+    if unit.startswith(_PREFIX) and (below or _is_delegated(uid, own)):
+        return None
+    manager = _manager_of(uid, own)
+    if usable and below and _ask(manager, lambda connection: _has_delegate(connection, unit)):
         return None
     return manager
 

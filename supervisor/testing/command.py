@@ -13,8 +13,9 @@ import attrs
 import trio
 
 from supervisor.engines.interface import LaunchRequest
-from supervisor.jobdir import factories, measures, records, validation
+from supervisor.jobdir import factories, measures, records, stops, validation
 from supervisor.jobdir.facts import Ended, Launched
+from supervisor.jobdir.output import STREAMS
 from supervisor.system import processes
 from supervisor.testing.fake_time import FakeTime
 
@@ -161,9 +162,9 @@ class FakeCommand:
         request = factories.stop_request(why, by, requested_ns=self._wall_ns(when), signalled_boot_ns=now)
         with contextlib.suppress(OSError):  # a full disk must not keep a job alive
             if not records.create(self.request.directory, records.STOP, request):
-                there = records.read_stop(self.request.directory) or {}
+                there = stops.read_stop(self.request.directory) or {}
                 self.stop_signal = there.get("signal", self.stop_signal)
-                records.mark_stop(self.request.directory, signalled=now)
+                stops.mark_stop(self.request.directory, signalled=now)
         grace, script = self.request.grace_seconds, self.script
         stubborn = script.stop_seconds > grace
         ends_at = when + min(script.stop_seconds, grace)
@@ -230,9 +231,12 @@ class FakeCommand:
             {"exit_code": self._exit_code, "signal": self._signal, "ended_ns": self._wall_ns(self._ends_at), **sizes}
         )
         end = factories.process_end(None, exit_.exit_code, exit_.signal, by="fake engine", ended_ns=exit_.ended_ns)
+        for name in STREAMS.values():  # its last words are of its end, by the clock of the engine
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.utime(f"{self.request.directory}/{name}", ns=(exit_.ended_ns, exit_.ended_ns))
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # its job was deleted: no reader will ask
             if self.stop_reason is not None:
-                records.mark_stop(self.request.directory, gone=True)
+                stops.mark_stop(self.request.directory, gone=True)
             records.create(self.request.directory, records.EXIT, {**end, **sizes})
         self.ended = Ended(exit=exit_, stopped=self.stop_reason)
         self._finished.set()

@@ -90,11 +90,11 @@ SUPERVISOR: dict[str, Seam] = {
     "adopt.marked": ("after", "engines.local.reconcile", "adopt_marked", None),
     "stop.requested": ("after", "engines.local.stopping", "request_stop", None),
     "stop.nudged": ("after", "engines.local.stopping", "nudge_keeper", None),
-    "stop.signalling": ("after", "jobdir.records", "mark_stop", _signalled),
+    "stop.signalling": ("after", "jobdir.stops", "mark_stop", _signalled),
     "stop.termed": ("after", "keeper.tree_killer:TreeKiller", "_terminate", None),
     "stop.killed": ("after", "keeper.tree_killer", "_kill", None),
-    "stop.unmarked": ("before", "jobdir.records", "mark_stop", _gone),
-    "stop.gone": ("after", "jobdir.records", "mark_stop", _gone),
+    "stop.unmarked": ("before", "jobdir.stops", "mark_stop", _gone),
+    "stop.gone": ("after", "jobdir.stops", "mark_stop", _gone),
     "forget.trashed": ("after", "store.state_root:Layout", "discard", None),
     "forget.uncommitted": ("after", "store.index:Index", "delete", None),
     "trash.emptying": ("before", "store.state_root:Layout", "empty_trash", None),
@@ -119,11 +119,11 @@ KEEPER: dict[str, Seam] = {
     "keeper.reaped": ("before", "keeper.loop:Keeper", "_ended", None),
     "keeper.exit-recorded": ("after", "jobdir.records", "end", None),
     "keeper.stop-recorded": ("after", "jobdir.records", "create", _record("stop.json")),
-    "keeper.signalling": ("after", "jobdir.records", "mark_stop", _signalled),
+    "keeper.signalling": ("after", "jobdir.stops", "mark_stop", _signalled),
     "keeper.termed": ("after", "keeper.tree_killer:TreeKiller", "_terminate", None),
     "keeper.killed": ("after", "keeper.tree_killer", "_kill", None),
-    "keeper.unmarked": ("before", "jobdir.records", "mark_stop", _gone),
-    "keeper.gone": ("after", "jobdir.records", "mark_stop", _gone),
+    "keeper.unmarked": ("before", "jobdir.stops", "mark_stop", _gone),
+    "keeper.gone": ("after", "jobdir.stops", "mark_stop", _gone),
     "keeper.telling": ("after", "keeper.loop:Keeper", "_report_end", None),
 }
 
@@ -134,6 +134,16 @@ RETRIES: dict[str, Seam] = {
     "retry.inserted": ("after", "store.index:Index", "insert", None),
     "retry.depending": ("after", "store.queue:Queue", "depend_on_next", None),
     **{name: SUPERVISOR[name] for name in ("settle.before", "settle.uncommitted", "write.committed")},
+}
+
+# Reached by a process that fires a schedule; tests/process/test_schedule_kills.py kills there.
+SCHEDULES: dict[str, Seam] = {
+    "fire.reading": ("before", "store.schedule_files", "read_stdin", None),
+    "fire.undecided": ("before", "store.schedules:ScheduleRows", "decide", None),
+    "fire.decided": ("after", "store.schedules:ScheduleRows", "decide", None),
+    "fire.copied": ("after", "store.schedules", "replace_file", None),
+    "fire.settled": ("after", "store.schedules:ScheduleRows", "settle", None),
+    **{name: SUPERVISOR[name] for name in SUPERVISOR if name.startswith(("start.", "launch."))},
 }
 
 # Reached only by an index that has to be created; the driver damages it in those rounds.
@@ -276,7 +286,7 @@ def check() -> None:
     """Raise ``AttributeError`` for a seam that is missing."""
     from importlib import import_module
 
-    for _, path, name, _ in (*SUPERVISOR.values(), *RETRIES.values(), *KEEPER.values()):
+    for _, path, name, _ in (*SUPERVISOR.values(), *RETRIES.values(), *SCHEDULES.values(), *KEEPER.values()):
         module, _, attribute = path.partition(":")
         owner = import_module(module if module == "trio" else f"supervisor.{module}")
         inspect.getattr_static(getattr(owner, attribute) if attribute else owner, name)

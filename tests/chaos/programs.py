@@ -26,7 +26,7 @@ from supervisor.cli import main as command_line
 from supervisor.engines.local import keeper_client
 from supervisor.jobs.catalog import Catalog
 from supervisor.keeper import entry as keeper_entry
-from supervisor.store import sqlite
+from supervisor.store import schema, sqlite
 
 HERE = Path(__file__).parent
 ADDED = "ALTER TABLE jobs ADD COLUMN chaos TEXT"
@@ -108,7 +108,8 @@ def fork(plan: list[dict[str, Any]], directory: Path, name: str, body: Callable[
         if any(step["point"] in points.KEEPER for step in plan):
             keeper_entry.__file__ = str(HERE / "keeper" / "entry.py")
         if newer:
-            sqlite.MIGRATIONS += (ADDED,)
+            schema.MIGRATIONS += (ADDED,)
+            sqlite.VERSION += 1
         points.install(points.SUPERVISOR, points.module_of_package, keeper=False)
         status = body(Log(directory / f"{name}.log"))
     except BaseException:  # noqa: BLE001  # a forked child must never return into the driver

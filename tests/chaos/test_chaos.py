@@ -46,9 +46,9 @@ def test_many_rounds_in_which_things_run_out(tmp_path: Path, rounds: int) -> Non
     play(tmp_path / "chaos", rounds, "--scarce")
 
 
-def play_queues(rounds: int) -> None:
+def play_queues(rounds: int, driver: str = "queues.py") -> None:
     seed = random.SystemRandom().randrange(10**6)
-    words = [sys.executable, str(DRIVER.with_name("queues.py")), "--rounds", str(rounds), "--seed", str(seed)]
+    words = [sys.executable, str(DRIVER.with_name(driver)), "--rounds", str(rounds), "--seed", str(seed)]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     done = subprocess.run(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment
@@ -65,3 +65,8 @@ def test_a_few_rounds_of_groups() -> None:
 @pytest.mark.chaos
 def test_many_rounds_of_groups(rounds: int) -> None:
     play_queues(rounds)
+
+
+@pytest.mark.chaos
+def test_many_fleets_that_meet_usage_limits(rounds: int) -> None:
+    play_queues(rounds, "fleets.py")

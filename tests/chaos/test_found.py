@@ -104,11 +104,11 @@ async def test_a_watched_job_that_another_process_forgets_harms_no_other_job(
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.serve)
         running = await engine.adopt(str(gone), None, owner_lives=owner_lives)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             ended = await running.wait()
         assert ended.exit.exit_code is None
         other = await engine.adopt(str(here), None)  # the engine continues with all others
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             assert (await other.wait()).exit.never_launched
         nursery.cancel_scope.cancel()
 
@@ -143,7 +143,7 @@ async def test_a_keeper_that_is_killed_before_it_is_asked_is_replaced(
     killed: list[int] = []
 
     async def open_workspace(path: str) -> int:
-        link = engine._link
+        link = engine._keeper.link
         if link is not None and not killed:
             killed.append(link.pid)
             os.kill(link.pid, signal.SIGKILL)
@@ -154,10 +154,15 @@ async def test_a_keeper_that_is_killed_before_it_is_asked_is_replaced(
     monkeypatch.setattr(engine._descriptors, "open_workspace", open_workspace)
     directory = tmp_path / ("0" * 32)
     directory.mkdir()
-    request = LaunchRequest(job_id="0" * 32, directory=str(directory), argv=(b"true",), workspace=str(tmp_path))
+    request = LaunchRequest(
+        directory=str(directory),
+        record={"job_id": "0" * 32, "deadline_seconds": None},
+        argv=(b"true",),
+        workspace=str(tmp_path),
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.serve)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             running = engine.submit(request)
             await running.started()
             assert (await running.wait()).exit.exit_code == 0
@@ -183,7 +188,7 @@ async def test_a_keeper_that_is_killed_as_it_greets_is_replaced(
 
     monkeypatch.setattr(KeeperClient, "start", start)
     async with supervisor.open_supervisor(supervisor.Settings(state_dir=state_dir)) as sup:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             job = await sup.start(["true"], workspace=tmp_path)
             assert (await sup.wait(job.job_id)).exit_code == 0
     assert killed
@@ -241,7 +246,7 @@ async def test_a_command_is_watched_once_in_any_order_in_which_its_keepers_death
         await nursery.start(engine.serve)
         running = await engine.adopt(str(tmp_path), None)
         engine._watch(running)
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await running.wait()
         nursery.cancel_scope.cancel()
     assert watched == [str(tmp_path)]

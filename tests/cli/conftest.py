@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from supervisor.cli.app import app
 from supervisor.jobdir import records
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 
 
 @attrs.frozen

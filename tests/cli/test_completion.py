@@ -213,12 +213,16 @@ PREPARED = {
 
 
 def typed(shown: Screen, text: str, *wanted: str) -> None:
-    """Type a line that ends with Tab, see it completed, and delete it."""
+    """Type a line that ends with Tab, see it completed, and delete it.
+
+    Control-U waits in the terminal while the shell still completes, for what is shown may be a suggestion of fish.
+    Control-C would be lost there.
+    """
     shown.tmux("send-keys", "-l", text)
     shown.until_shown(text)
     shown.type("Tab")
     shown.until_shown(*wanted)
-    shown.type("C-c")
+    shown.type("C-u")
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -49,6 +49,17 @@ def test_it_holds_for_run_too(cli: Any, write: Write) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"out\nerr\n", b"")
 
 
+def test_a_flag_of_the_file_is_turned_off_by_its_other_form(cli: Any, write: Write) -> None:
+    write("[defaults]\nmerge_stderr = true\nhold = true\nno_new_privs = true\n")
+    words = ("--no-hold", "--no-merge-stderr", "--new-privs")
+    done = cli.run("run", *words, "--", "sh", "-c", "echo out; echo err >&2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"err\n")
+    job = started(cli)
+    assert (job["status"], job["queue_reason"]) == ("queued", "held")
+    write("[defaults]\nno_hold = true\n")
+    assert cli.run("start", "--", "true").returncode == 2
+
+
 def test_the_environment_wins_over_it(cli: Any, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write('job_max_seconds = 1\njob_ttl = 1\n[defaults]\ndeadline = 2\nttl = 2\ngrace = 2\nmax-output = "2k"\n')
     monkeypatch.delenv("SUPERVISOR_STOP_GRACE_SECONDS")

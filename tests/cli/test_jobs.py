@@ -31,7 +31,7 @@ def test_an_answer_that_cannot_be_written_is_a_failure_of_ours(cli: Any, options
 def test_an_ambiguous_prefix_names_the_jobs(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"abcd{number:028x}" for number in reversed(range(12))]
     left = iter(ids)
-    monkeypatch.setattr("supervisor.runtime.launcher.new_job_id", lambda: next(left))
+    monkeypatch.setattr("supervisor.runtime.drafts.new_job_id", lambda: next(left))
     cli.start("sleep", "60")
     cli("wait", *(cli.start("false") for _ in ids[1:10]))
     for name in ("status", "result", "wait", "cancel", "rm", "logs"):

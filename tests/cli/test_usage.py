@@ -27,6 +27,9 @@ ARGUMENTS = {
     "logs": ["abcd"],
     "completion": ["bash"],
     "group": ["list"],
+    "worktree": ["list"],
+    "schedule": ["list"],
+    "service": ["status"],
     "explain": ["abcd"],
     "hold": ["abcd"],
     "pause": ["abcd"],
@@ -221,6 +224,7 @@ def test_commands_that_read_import_nothing_heavy(cli: Any, name: str) -> None:
     job_id = cli.start("true")
     cli("wait", job_id)
     heavy = ["trio", "structlog", "rich", "importlib.metadata", "mcp", "cattrs"]
+    heavy += ["starlette", "hypercorn", "prometheus_client", "supervisor.http", "supervisor.web"]
     words = [name] if name in {"list", "prune"} else [name, job_id]
     assert imported_by(words, heavy) == []
 

@@ -22,7 +22,7 @@ from supervisor.testing import FakeEngine, Script
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 PACKAGE = Path(supervisor.__file__).parents[1]
-PATIENCE = 20.0
+PATIENCE = 60.0
 FORKS_KNOWINGLY = "ignore:This process:DeprecationWarning"  # with threads, which Python 3.12 warns of
 
 

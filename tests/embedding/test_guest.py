@@ -385,7 +385,7 @@ def test_a_fork_that_lives_on_does_not_keep_the_keeper(program: Program, tmp_pat
             sup = supervisor.BlockingSupervisor()
             sup.__enter__()
             sup.run(["true"])
-            keeper = sup._through().target.launcher._engine._link.pid
+            keeper = sup._through().target.launcher._engines._engine._keeper.link.pid
             child = os.fork()
             if child == 0:
                 for descriptor in (0, 1, 2):  # as a daemon does; the test reads to the end of these

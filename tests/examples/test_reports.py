@@ -30,7 +30,7 @@ for needed in ("starlette", "uvicorn", "hypercorn", "fastapi"):
 
 ROOT = Path(supervisor.__file__).parents[1]
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
-PATIENCE = 30.0
+PATIENCE = 60.0
 LINES = 12
 
 UVICORN = ["uvicorn", "--fd", "{fd}", "--timeout-graceful-shutdown", "1", "--log-level", "warning"]

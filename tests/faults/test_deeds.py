@@ -230,7 +230,7 @@ def test_a_command_that_meets_an_error_does_nothing_because_of_it(
         if deed == "cancel" and of.status == "running":
             again = run(*words, of.job_id)
             assert again.get("status") == of.ended_as, (case, answer, again)
-            assert of.leader.wait(10) is not None
+            assert of.leader.wait(60) is not None
         elif Path(of.directory).exists() and not of.is_told_rightly():
             wrong.append((*case, "told wrongly afterwards"))
     assert not wrong, "\n".join(map(str, wrong))

@@ -23,7 +23,7 @@ __all__ = ["world"]  # a fixture
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
 
 ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO, errno.ENOMEM)
-PATIENCE = 10
+PATIENCE = 60
 ONCE, OFTEN = 1, 8  # calls in a row, whatever they are
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.admission import helper
+from supervisor.admission import launch_helper
 from supervisor.jobdir import records
 from supervisor.system import processes
 from tests.faults.test_deeds import files_of, is_retryable, run
@@ -57,7 +57,7 @@ def waiting(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waitin
     root = Root(state_dir)
     now = root.catalog.layout.clock.moment()
     root.wall_ns, root.boot_ns = now.wall_ns, now.boot_ns
-    monkeypatch.setattr(helper, "_start", lambda *_: None)  # the process that would launch them
+    monkeypatch.setattr(launch_helper, "_start", lambda *_: None)  # the process that would launch them
     yield Waiting(root)
     root.close()
 

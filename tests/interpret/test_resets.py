@@ -85,6 +85,20 @@ def test_a_text_without_a_time_to_come_is_a_guess(text: str) -> None:
     assert GUESS_SECONDS == 300
 
 
+def test_an_end_within_the_second_or_the_minute_of_the_reset_waits_for_no_other_day() -> None:
+    begin_ns = NOW_NS - 10**9
+    for ended_ns in (begin_ns + 1, NOW_NS - 1):  # the last second before it
+        assert at("resets 5am", now_ns=ended_ns) == ("2026-11-28T04:00:00Z", "text")
+        assert at("", now_ns=ended_ns, field=NOW.timestamp()) == ("2026-11-28T04:00:00Z", "field")
+        assert at("limit reached|1795838400", now_ns=ended_ns) == ("2026-11-28T04:00:00Z", "text")
+    for seconds in (0, 1, 59):  # the message is older than the end of the run
+        assert at("resets 5am", now_ns=NOW_NS + seconds * 10**9 + 1) == (
+            f"2026-11-28T04:05:{seconds + 1:02}Z" if seconds < 59 else "2026-11-28T04:06:00Z",
+            "guess",
+        )
+    assert at("resets 5am", now_ns=NOW_NS + 60 * 10**9) == ("2026-11-29T04:00:00Z", "text")
+
+
 def test_a_field_comes_before_the_text_unless_it_is_over() -> None:
     text = "resets 9am (UTC)"
     later = NOW.timestamp() + 60
@@ -121,7 +135,7 @@ def test_a_change_of_the_clock_makes_no_reset_too_early(now: datetime, text: str
 @given(
     now=st.datetimes(datetime(2020, 1, 1), datetime(2035, 12, 31)),  # noqa: DTZ001  # in UTC
     zone=st.sampled_from(ZONES),
-    ahead=st.integers(1, 23 * 60),
+    ahead=st.integers(1, 21 * 60),
     style=st.sampled_from(["%I:%M %p", "%H:%M", "%I:%M%p"]),
 )
 def test_a_clock_time_is_read_as_it_was_meant(now: datetime, zone: str, ahead: int, style: str) -> None:
@@ -163,7 +177,10 @@ def test_a_duration_is_counted_from_the_end(days: int, hours: int, minutes: int,
     found = find_reset(None, (text,), ended_ns)
     assert found is not None
     ended = -(-ended_ns // 10**9)
-    assert found.at == ended + (seconds or GUESS_SECONDS)
+    if seconds or ended_ns // 10**9 in range(1, ended):  # no duration at all is over, unless the second goes on
+        assert (found.at, found.source) == (ended + seconds, "text")
+    else:
+        assert (found.at, found.source) == (ended + GUESS_SECONDS, "guess")
 
 
 @given(text=st.text(max_size=300), ended_ns=st.integers(0, 2**63))
@@ -181,6 +198,21 @@ def test_codex_says_when_its_limit_ends(outcome_of: Callable[..., Outcome]) -> N
     assert verdict.details["resets_at"] == "2026-11-30T21:14:00Z"
     assert verdict.details["resets_at_source"] == "text"
     assert verdict.retry_after_ms == 234_840_000
+
+
+def test_times_are_counted_from_when_they_were_written(outcome_of: Callable[..., Outcome]) -> None:
+    said = "You've hit your usage limit. Try again in 20 minutes."
+    lines = ('{"type":"turn.started"}\n{"type":"turn.failed","error":{"message":"' + said + '"}}\n').encode()
+    late_ns = NOW_NS + 7200 * 10**9
+    for written_ns, resets_at, wait in (
+        (NOW_NS, "2026-11-28T04:20:00Z", 0),
+        (late_ns - 600 * 10**9, "2026-11-28T06:10:00Z", 600_000),
+        (late_ns + 1, "2026-11-28T06:20:00Z", 1_200_000),  # nothing of it was written after its end
+        (0, "2026-11-28T06:20:00Z", 1_200_000),  # that is not known
+    ):
+        seen = outcome_of(lines, exit_code=1, ended_ns=late_ns, read_written_ns=lambda at=written_ns: at)
+        verdict = Codex().verdict(seen)
+        assert (verdict.details["resets_at"], verdict.retry_after_ms) == (resets_at, wait)
 
 
 def test_an_account_without_credit_has_no_guess(outcome_of: Callable[..., Outcome]) -> None:

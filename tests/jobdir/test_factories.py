@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import supervisor
-from supervisor.jobdir import factories, records, validation
+from supervisor.jobdir import factories, records, stops, validation
 from supervisor.model import Exit
 
 ROOT = Path(supervisor.__file__).parent
@@ -19,7 +19,7 @@ PROCESS = {"pid": 42, "start": 7, "boot": "b", "ns": "1"}
 def test_a_stop_request_is_read_as_it_was_made(tmp_path: Path) -> None:
     request = factories.stop_request("deadline", "keeper", signalled_boot_ns=5)
     assert records.create(str(tmp_path), records.STOP, request)
-    held = records.read_stop(str(tmp_path))
+    held = stops.read_stop(str(tmp_path))
     assert held is not None
     assert request["requested_ns"] > 0
     assert held == {**request, "v": records.VERSION, "survivors": ""}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.jobdir import measures, records, validation
+from supervisor.jobdir import measures, records, stops, validation
 from supervisor.jobdir.measures import sizes, sizes_and_writers
 
 EXIT = {"v": 1, "exit_code": 0, "signal": None, "ended_ns": 1}
@@ -80,8 +80,8 @@ def test_of_a_tree_that_was_ended_all_that_it_wrote_counts(tmp_path: Path) -> No
     directory = str(tmp_path)
     records.replace(directory, records.STOP, {"why": "cancelled", "signalled_boot_ns": 1, "gone": False})
     for size in (5, 7):  # the first that says that it is gone counts
-        records.mark_stop(directory, gone=True, sizes={"stdout_bytes": size, "stderr_bytes": size})
-    ended = validation.exit_of({**EXIT, "stdout_bytes": 3, "stderr_bytes": 4}, records.read_stop(directory))
+        stops.mark_stop(directory, gone=True, sizes={"stdout_bytes": size, "stderr_bytes": size})
+    ended = validation.exit_of({**EXIT, "stdout_bytes": 3, "stderr_bytes": 4}, stops.read_stop(directory))
     assert (ended.stdout_bytes, ended.stderr_bytes) == (5, 5)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.jobdir import records
+from supervisor.jobdir import records, stops
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
@@ -130,9 +130,9 @@ def test_a_claim_that_is_no_link_cannot_be_told(tmp_path: Path) -> None:
 def test_a_stop_is_marked_step_by_step(tmp_path: Path) -> None:
     directory = str(tmp_path)
     records.create(directory, records.STOP, {"why": "deadline", "by": "x", "signalled_boot_ns": None, "gone": False})
-    records.mark_stop(directory, signalled=5)
-    records.mark_stop(directory, signalled=6)
-    records.mark_stop(directory, gone=True, survivors="1 2")
+    stops.mark_stop(directory, signalled=5)
+    stops.mark_stop(directory, signalled=6)
+    stops.mark_stop(directory, gone=True, survivors="1 2")
     assert records.read(directory, records.STOP) == {
         "v": 1,
         "why": "deadline",
@@ -147,5 +147,5 @@ def test_a_stop_is_marked_step_by_step(tmp_path: Path) -> None:
 def test_a_stop_without_a_request_is_a_cancel(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / records.STOP).write_bytes(content)
-    records.mark_stop(str(tmp_path), signalled=5)
+    stops.mark_stop(str(tmp_path), signalled=5)
     assert records.read(str(tmp_path), records.STOP) == {"v": 1, "why": "cancelled", "signalled_boot_ns": 5}

@@ -117,7 +117,7 @@ def test_the_end_of_a_job_with_a_newer_request_is_shown_and_not_committed(
         assert catalog.status(row.job_id).status == "done"
         assert [job.status for job in catalog.list().jobs] == ["done"]
         assert catalog.result(row.job_id).value == "output"
-        assert [job.status for job in catalog.wait([row.job_id], timeout=5)] == ["done"]
+        assert [job.status for job in catalog.wait([row.job_id], timeout=60)] == ["done"]
         found = catalog.index.get(row.job_id)
         assert found is not None
         assert not found.finished
@@ -152,7 +152,7 @@ async def test_a_supervisor_adopts_no_job_with_a_newer_request(state_dir: Path, 
         plain = make(catalog)
     before = [content(catalog.directory(row)) for row in rows]
     async with open_supervisor(settings, engine=FakeEngine()) as sup:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while plain.job_id not in sup._registry.entries:  # noqa: ASYNC110  # the janitor sets no event
                 await trio.sleep(0.01)
         assert not {row.job_id for row in rows} & sup._registry.entries.keys()

@@ -28,6 +28,12 @@ def job(**facts: Any) -> Job:
             "1 job ahead",
         ),
         ({"queue_reason": "paused", "queue_position": 3, "groups": ("a",)}, "its group is paused", "2 jobs ahead"),
+        ({"queue_reason": "rate_limited", "queue_position": 1}, "for a usage limit", "next in line"),
+        (
+            {"queue_reason": "rate_limited", "next_attempt_at": datetime(2026, 11, 28, 14, 1, tzinfo=UTC)},
+            "for a usage limit, until 2026-11-28 14:01:00 UTC",
+            None,
+        ),
         ({"queue_reason": "held"}, "on hold, until it is released", None),
         ({"queue_reason": "QOSMaxJobs"}, "QOSMaxJobs", None),
         ({"queue_reason": "limit", "status": State.DONE, "reason": Reason.EXITED}, None, None),

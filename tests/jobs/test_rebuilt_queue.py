@@ -22,8 +22,9 @@ from supervisor.jobs.places import hold, move, release
 from supervisor.jobs.unlaunched import rule_out_end
 from supervisor.retry import Retry
 from supervisor.settings import Settings
-from supervisor.store import Index, Row, ranks
+from supervisor.store import Index, Row
 from supervisor.store.clock import Clock
+from supervisor.store.queue import ranks
 from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.store.tickets import Moment
@@ -243,6 +244,7 @@ def prepare(root: Root, kind: str, files: str) -> str:
         "hold": {"hold": True},
         "delay": {"delay_ns": 10 * SECOND, "groups": ["a"]},
         "after": {"after": [{"job_id": other, "when": "ok"}], "groups": ["a"]},
+        "retry": {"retry": POLICY, "groups": ["a"]},
     }[kind]
     root.start(groups=["a"])  # so that it waits
     job_id = root.start(owner="gone", **options)
@@ -266,7 +268,7 @@ def prepare(root: Root, kind: str, files: str) -> str:
     return job_id
 
 
-@pytest.mark.parametrize("kind", ["group", *WAITS])
+@pytest.mark.parametrize("kind", ["group", "retry", *WAITS])
 @pytest.mark.parametrize("case", READY, ids=lambda case: case.files.replace(" ", "-") or "nothing")
 @pytest.mark.parametrize("index", ["kept", "lost"])
 def test_every_combination_of_records(root: Root, kind: str, case: Case, index: str) -> None:
@@ -339,7 +341,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_an_index_that_is_made_anew_has_the_same_queue(walk: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
         root = Root(Path(name, "root"))

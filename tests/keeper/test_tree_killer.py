@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from supervisor.engines.local import stopping
-from supervisor.jobdir import job_marks, records
+from supervisor.jobdir import job_marks, stops
 from supervisor.keeper.job_processes import JobProcesses, Snapshot
 from supervisor.keeper.tree_killer import Stop, TreeKiller
 from supervisor.system import processes
@@ -73,7 +73,7 @@ def test_leaders_of_other_trees_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
         killer.add(stop)
         assert killer.tick() == []
         assert len(signalled) == 1
-        assert mine.wait(5) == -signal.SIGTERM
+        assert mine.wait(60) == -signal.SIGTERM
         assert killer.next_ns is not None
         assert killer.next_ns > 0
         stop.ended_at(processes.boottime_ns())
@@ -148,20 +148,20 @@ def test_of_two_who_stop_a_tree_the_slower_takes_nothing_back(
 
         def ended_by_the_faster(now: int) -> None:
             if slower_began == "before":
-                records.mark_stop(directory, signalled=now)
+                stops.mark_stop(directory, signalled=now)
             fast.add(faster)
             assert fast.tick() == []
             assert leader.wait(30) == -signal.SIGTERM
             fast.hurry(faster)
             assert fast.tick() == [faster]
             if slower_began == "after":
-                records.mark_stop(directory, signalled=now)
+                stops.mark_stop(directory, signalled=now)
 
         if kind == "new":
             slower.on_signal = ended_by_the_faster
         else:  # it goes on with a stop that is on record
             ended_by_the_faster(processes.boottime_ns())
-            slower = stopping.make_stop(attrs.evolve(tree, request=records.read_stop(directory) or {}))
+            slower = stopping.make_stop(attrs.evolve(tree, request=stops.read_stop(directory) or {}))
         slow.add(slower)
         if kind == "new":  # in its first look the leader still lives
             assert slow.tick() == []
@@ -172,7 +172,7 @@ def test_of_two_who_stop_a_tree_the_slower_takes_nothing_back(
     both = [faster, slower] if noted_first == "faster" else [slower, faster]
     for stop in both:
         stopping.note_gone(tree, stop)
-    noted = records.read_stop(directory)
+    noted = stops.read_stop(directory)
     assert noted is not None
     assert (noted["why"], noted["gone"], noted["signalled_boot_ns"] is not None) == ("cancelled", True, True)
 
@@ -181,10 +181,10 @@ def test_of_two_who_stop_a_tree_the_slower_takes_nothing_back(
 def test_one_who_was_refused_takes_nothing_back_from_one_who_was_not(tmp_path: Path, known: str) -> None:
     directory = str(tmp_path)
     stopping.request_stop(directory, "cancelled", "test")
-    records.mark_stop(directory, signalled=1)
-    before = records.read_stop(directory)
-    records.mark_stop(directory, gone=True)
-    records.take_back_stop(directory, "12", before if known == "from before" else None)
-    noted = records.read_stop(directory)
+    stops.mark_stop(directory, signalled=1)
+    before = stops.read_stop(directory)
+    stops.mark_stop(directory, gone=True)
+    stops.take_back_stop(directory, "12", before if known == "from before" else None)
+    noted = stops.read_stop(directory)
     assert noted is not None
     assert (noted["gone"], noted["signalled_boot_ns"], noted.get("refused")) == (True, 1, None)

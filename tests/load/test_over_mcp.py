@@ -61,7 +61,7 @@ class Bench:
         return json.loads(done.stdout)
 
     def jobs(self) -> list[Any]:
-        done = CliRunner().invoke(app, ["list", "--all", "--json"])
+        done = CliRunner().invoke(app, ["list", "--all", "--limit", "1000", "--json"])
         found: list[Any] = json.loads(done.stdout)["jobs"]
         return found
 
@@ -156,7 +156,7 @@ def test_a_server_over_http(bench: Bench, server: Server) -> None:
 
 
 def test_a_server_that_dies_costs_calls_and_not_the_report(bench: Bench, server: Server) -> None:
-    command = [sys.executable, "-m", "supervisor", "bench", "--json", "--rate", "20", "--for", "3", "--url", server.url]
+    command = [sys.executable, "-m", "supervisor", "bench", "--json", "--rate", "10", "--for", "6", "--url", server.url]
     command += ["--token-file", server.token_file, "--duration", "60"]  # none of which ends before the server does
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None

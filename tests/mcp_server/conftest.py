@@ -15,7 +15,8 @@ from mcp import Client
 from supervisor import Settings, open_supervisor
 from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.lazy import LazySupervisor
-from supervisor.mcp_server.serving import Options, assemble
+from supervisor.mcp_server.options import Options
+from supervisor.mcp_server.serving import assemble
 from supervisor.testing import FakeEngine, Script
 
 KINDS = """

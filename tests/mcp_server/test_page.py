@@ -40,7 +40,7 @@ async def test_the_registration(tmp_path: Path, command: Path) -> None:
     parameters = StdioServerParameters(command=str(command), args=words, env=environment)
     async with Client(parameters) as host:
         names = [tool.name for tool in (await host.list_tools()).tools]
-    assert names[:4] == ["review", "review_codex", "ask_claude", "run_tests"]
+    assert names[:6] == ["review", "review_codex", "ask_claude", "run_tests", "claude_task", "codex_task"]
     for name in names:
         assert f"`{name}`" in PAGE
 

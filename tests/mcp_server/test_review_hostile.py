@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.mcp_server.review import __main__ as review
-from supervisor.mcp_server.review import git_view
+from supervisor.system import git_view
 from supervisor.system.inotify import CHANGED, Inotify
 from tests.mcp_server.test_review import Repository
 

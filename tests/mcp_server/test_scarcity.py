@@ -16,9 +16,9 @@ import pytest
 import trio
 
 from supervisor.errors import SupervisorError
-from supervisor.mcp_server.access.tokens import Tokens
+from supervisor.http.guard import Callers, Guard
+from supervisor.http.tokens import Tokens
 from supervisor.mcp_server.lazy import LazySupervisor
-from supervisor.mcp_server.transports.http import _Guarded
 from tests.mcp_server.transports.test_http import Server, call
 from tests.mcp_server.transports.test_http import start as start  # noqa: PLC0414  # a fixture
 
@@ -197,7 +197,7 @@ async def test_the_guard_says_503_when_it_cannot_tell(tokens: Tokens, monkeypatc
 
     refuse(monkeypatch, errno.EMFILE, "lstat")
     scope = {"type": "http", "headers": [(b"authorization", b"Bearer " + b"x" * 40)]}
-    await _Guarded(app, tokens)(scope, receive, send)
+    await Guard(app, Callers(tokens))(scope, receive, send)
     assert said[0]["status"] == 503
     assert (b"retry-after", b"1") in said[0]["headers"]
 

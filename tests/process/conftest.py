@@ -23,7 +23,7 @@ from supervisor.system import processes
 
 HOST = Path(__file__).with_name("host.py")
 PACKAGE = Path(supervisor.__file__).parents[1]  # programs use the package of this checkout, installed or not
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def _wait_readable(descriptor: int, seconds: float) -> bool:

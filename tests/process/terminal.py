@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Terminal:

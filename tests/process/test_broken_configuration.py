@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.errors import InvalidSettings
-from supervisor.runtime import helper
+from supervisor.runtime import launch_waiting
 from supervisor.settings.config_file import VARIABLE
 from supervisor.system import processes
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 def command(world: World, *words: str) -> subprocess.CompletedProcess[str]:
@@ -51,12 +51,12 @@ def test_without_the_file_no_job_is_forgotten_and_the_environment_counts(
     file.write_text("job_max_count = 5000\nlogg = 1\n")
     monkeypatch.setenv(VARIABLE, str(file))
     monkeypatch.setenv("SUPERVISOR_JOB_LEFTOVERS", "stop")
-    settings = helper._settings()
+    settings = launch_waiting._settings()
     assert (settings.state_dir, settings.job_leftovers, settings.job_max_count) == (state_dir, "stop", sys.maxsize)
     assert os.environ[VARIABLE] == str(file)
     monkeypatch.setenv("SUPERVISOR_JOB_LEFTOVERS", "keep")  # a mistake that is not in the file
     with pytest.raises(InvalidSettings, match="SUPERVISOR_JOB_LEFTOVERS"):
-        helper._settings()
+        launch_waiting._settings()
     file.write_text("job_max_count = 5000\n")
     monkeypatch.delenv("SUPERVISOR_JOB_LEFTOVERS")
-    assert helper._settings().job_max_count == 5000
+    assert launch_waiting._settings().job_max_count == 5000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from supervisor.admission import groups, helper
+from supervisor.admission import groups, launch_helper
 from supervisor.jobdir import records
 from supervisor.jobdir.records import GRANTED, ORDERS, STDIN
 from supervisor.system import processes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import FakeSlurm
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
-PATIENCE = 30
+PATIENCE = 60
 HOLD = 'echo "$2" > "$1"; read line < "$0"; echo "$2"; cat'
 
 
@@ -176,7 +176,7 @@ def test_jobs_that_a_command_has_started_are_submitted_after_it(site: Site) -> N
         assert len(site.submitted()) == number
         gate.open()
     assert site.wait(*ids) == ["done"] * 3
-    assert not helper.can_go_on(site.world.catalog.index)
+    assert not launch_helper.can_go_on(site.world.catalog.index)
 
 
 @pytest.mark.parametrize("way", ["its supervisor", "command line"])
@@ -241,9 +241,9 @@ def test_no_process_is_kept_for_what_the_cluster_has_queued(slurm_site: Site) ->
     words = ("start", "--group", "g", "--engine", "slurm", "--shared-dir", str(site.shared), "--", "true")
     first = site.cli(*words).stdout.strip()
     assert site.submitted() == [first]
-    assert not helper.can_go_on(site.world.catalog.index)
+    assert not launch_helper.can_go_on(site.world.catalog.index)
     second = site.cli(*words).stdout.strip()
-    assert helper.can_go_on(site.world.catalog.index)
+    assert launch_helper.can_go_on(site.world.catalog.index)
     slurm.mend("hold")
     slurm.release()
     until(lambda: site.submitted() == [first, second])

@@ -51,7 +51,7 @@ def start_seven(world: World, host: Host) -> tuple[str, Proc]:
 
 
 def expect_seven(world: World, job_id: str) -> None:
-    (job,) = world.catalog.wait([job_id], timeout=20)
+    (job,) = world.catalog.wait([job_id], timeout=60)
     assert (job.status, job.reason, job.exit_code, job.signal) == ("failed", "nonzero_exit", 7, None)
     assert (world.job(job_id) / records.STDOUT).read_bytes() == b"done\n"
     error = world.catalog.result(job_id).error
@@ -107,7 +107,7 @@ def test_seen_keeper_killed_verdict_asked_while_it_runs_is_never_invented(world:
     host.kill()
     keeper.kill()
     world.gate.open()
-    (job,) = world.catalog.wait([job_id], timeout=20)
+    (job,) = world.catalog.wait([job_id], timeout=60)
     told = (job.status, job.reason, job.exit_code, job.signal)
     assert told in {("failed", "lost", None, None), ("failed", "nonzero_exit", 7, None)}
 
@@ -124,7 +124,7 @@ async def test_seen_keeper_killed_a_living_supervisor_knows_the_exit_code(
         assert (await sup.wait(again.job_id)).exit_code == 3
         assert (await sup.status(job.job_id)).status == "running"
         gate.open()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             ended = await sup.wait(job.job_id)
         assert ended.status == "failed"
         if kernel_tells:
@@ -138,7 +138,7 @@ def test_seen_deadline_by_the_keeper_alone_and_peer_3(world: World) -> None:
     job_id = host.start("sleep", "600", deadline_seconds=0.6)
     leader, keeper = world.leader(job_id), world.keeper(job_id)
     host.kill()
-    assert leader.ended(3), "it runs on although no process polls"
+    assert leader.ended(), "it runs on although no process polls"
     assert keeper.ended()  # its last job has ended, so keeper and supervisor have ended
     job = world.catalog.status(job_id)
     assert (job.status, job.reason) == ("timeout", "deadline")
@@ -182,7 +182,7 @@ async def test_peer_7_reopening_adopts_what_runs_and_starts_no_second_copy(world
         again = await sup.start(argv, idempotency_key="k")
         assert again.job_id == job_id
         gate.open()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async for event in events:  # no call asks about the job: it is watched because it was adopted
                 if event.job_id == job_id and event.status.terminal:
                     break
@@ -199,7 +199,7 @@ async def test_reopening_settles_what_ended_meanwhile(world: World) -> None:
     assert leader.ended()
     assert keeper.ended()
     async with supervisor.open_supervisor() as sup, sup.events() as events:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async for event in events:
                 if event.status.terminal:
                     break
@@ -214,7 +214,7 @@ async def test_reopening_keeps_what_is_left_of_the_deadline_and_peer_7_limits_no
     keeper.kill()
     begun = time.monotonic()
     async with supervisor.open_supervisor() as sup:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             job = await sup.wait(job_id)
     assert job.status == "timeout"
     assert time.monotonic() - begun < 1.2 + 0.8
@@ -242,8 +242,8 @@ def test_peer_16_supervisor_killed_during_a_stop(world: World, monkeypatch: pyte
     host.ask("cancel", job_id)
     assert told.line() == "termed"
     host.kill()
-    assert leader.ended(5)
-    (job,) = world.catalog.wait([job_id], timeout=20)
+    assert leader.ended()
+    (job,) = world.catalog.wait([job_id], timeout=60)
     assert (job.status, job.reason, job.signal) == ("cancelled", "cancelled", signal.SIGKILL)
 
 
@@ -357,7 +357,7 @@ async def test_a_defect_around_a_launch_leaves_nothing_running_and_a_record_of_t
 
     monkeypatch.setattr(LocalEngine, "launch", defective)
     async with supervisor.open_supervisor() as sup:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             result = await sup.run(["sleep", "600"])
     assert result.error is not None
     assert result.error.code == "internal_error"

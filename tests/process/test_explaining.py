@@ -116,7 +116,9 @@ def test_a_running_job_names_its_claim_and_its_process(world: World) -> None:
     says = evidence(found)
     assert (found.status, found.waits_for) == ("running", ())
     assert says["claim"] == f"held by the keeper with pid {keeper.pid}: no other launches it"
-    assert says["process.json"] == f"pid {leader.pid}, started by the keeper with pid {keeper.pid}"
+    group = (world.record(job_id, "process.json") or {}).get("cgroup")
+    inside = "" if group is None else f", in the control group {group}"
+    assert says["process.json"] == f"pid {leader.pid}, started by the keeper with pid {keeper.pid}{inside}"
     assert says["process"].endswith("its keeper is alive")
     assert says["owner"] == f"its supervisor, pid {host.pid}, is open"
     keeper.kill()

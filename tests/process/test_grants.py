@@ -15,7 +15,7 @@ import supervisor
 from supervisor.admission import groups
 from supervisor.errors import StateFull
 from supervisor.jobdir.records import GRANTED, PROCESS
-from supervisor.keeper.helper import take_lock
+from supervisor.keeper.helper_starts import take_lock
 from supervisor.runtime import janitor
 from supervisor.store.queue import FOR_EVER_NS
 from supervisor.system import processes
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.process.conftest import World
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
-PATIENCE = 30
+PATIENCE = 60
 OTHER_BOOT = "0123456789ab"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.process.conftest import World
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
-PATIENCE = 30
+PATIENCE = 60
 KILLED_AFTER_THE_FILE = """
 import os, signal, sys
 from supervisor.admission import groups
@@ -42,15 +42,15 @@ sys.exit(main())
 KILLED_AFTER_A_JOB = """
 import os, signal, sys
 from supervisor.cli import main
-from supervisor.store import index
+from supervisor.store import turns
 
-write = index.write_changes
+write = turns.write_changes
 
 def write_one(*arguments):
     write(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
-index.write_changes = write_one
+turns.write_changes = write_one
 sys.exit(main())
 """
 
@@ -106,6 +106,9 @@ def test_show_has_every_field_of_a_group(world: World) -> None:
         "on_rate_limit": "ignore",
         "on_reboot": "keep",
         "budgets": [],
+        "tz": "UTC",
+        "on_end": None,
+        "webhook": None,
     }
     command(world, "run", "--group", "g", "--", "false")
     (pause,) = command(world, "group", "show", "g")["paused"]

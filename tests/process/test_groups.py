@@ -20,12 +20,13 @@ import trio
 import trio.testing
 
 import supervisor
-from supervisor.admission import groups, helper
+from supervisor.admission import groups, launch_helper
 from supervisor.errors import GroupClosed, GroupNotFound, InvalidArguments, StateBusy, SupervisorError
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime import launcher
 from supervisor.store import Index
+from supervisor.store.groups import Group
 from supervisor.store.queue import Turn
 from supervisor.store.tickets import Ticket
 from supervisor.system import processes
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.process.conftest import Fifo, World
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
-PATIENCE = 30
+PATIENCE = 60
 HOLD = 'echo "$2" > "$1"; read line < "$0"; echo "$2"'
 
 
@@ -138,7 +139,7 @@ def test_jobs_that_a_command_has_started_are_launched_after_it(world: World) -> 
         gate.open()
     jobs = world.catalog.wait(ids, timeout=PATIENCE)
     assert [job.status for job in jobs] == ["done"] * 3
-    assert not helper.can_go_on(world.catalog.index)
+    assert not launch_helper.can_go_on(world.catalog.index)
 
 
 def test_all_processes_are_killed_and_the_next_command_has_the_rest_launched(world: World) -> None:
@@ -480,19 +481,19 @@ async def test_a_damaged_group_admits_nothing_and_says_so(world: World) -> None:
 
 def test_the_helper_is_not_started_where_it_is_of_no_use(world: World) -> None:
     index = world.catalog.index
-    assert not helper.ensure(index)
+    assert not launch_helper.ensure(index)
     make(world, "g", 1)
     host = world.host()
     gate, up = world.fifo(), world.fifo()
     first = host.start(*held(gate, up, "x"), groups=["g"])
     host.start("true", groups=["g"])
-    assert helper.can_go_on(index)
-    assert not helper.ensure(index), "a supervisor is open"
+    assert launch_helper.can_go_on(index)
+    assert not launch_helper.ensure(index), "a supervisor is open"
     groups.change_group(index, "g", groups.pause(None, None))
     gate.open()
     world.catalog.wait([first], timeout=PATIENCE)
     host.kill()
-    assert not helper.ensure(index), "the group is paused for ever"
+    assert not launch_helper.ensure(index), "the group is paused for ever"
     groups.change_group(index, "g", groups.resume)
 
 
@@ -542,12 +543,13 @@ def test_damaged_orders_end_the_job_and_free_its_slots(world: World) -> None:
 async def test_a_group_that_changes_while_a_job_is_made_is_noticed(
     world: World, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    def check_and_change(index: Index, ticket: Ticket) -> None:
-        groups.check_ticket(index, ticket)
+    def check_and_change(index: Index, ticket: Ticket) -> list[Group]:
+        found = groups.check_ticket(index, ticket)
         if change == "removed":
             groups.remove_group(index, "g")
         else:
             groups.change_group(index, "g", lambda group: attrs.evolve(group, limit=1))
+        return found
 
     monkeypatch.setattr(launcher, "check_ticket", check_and_change)
     async with supervisor.open_supervisor() as sup:
@@ -653,7 +655,7 @@ def test_the_helper_ends_where_the_waiting_jobs_are_of_another_container(world: 
     index.write(lambda: index._db.execute(statement, (own, other, own, other, job_id)))
     path = world.job(job_id) / "job.json"
     path.write_text(path.read_text().replace(own, other))
-    assert helper.can_go_on(index)
+    assert launch_helper.can_go_on(index)
     assert command(world, "launch-waiting").returncode == 0
     assert index._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,)).rowcount == 1
 
@@ -669,7 +671,7 @@ def test_the_helper_is_started_by_a_program_that_ignores_its_children(world: Wor
     host.kill()
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        assert helper.ensure(world.catalog.index)
+        assert launch_helper.ensure(world.catalog.index)
     finally:
         signal.signal(signal.SIGCHLD, before)
     gate.open()

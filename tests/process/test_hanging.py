@@ -15,13 +15,13 @@ import trio
 import trio.testing
 
 import supervisor
-from supervisor.jobdir import records
+from supervisor.jobdir import records, stops
 from tests.process.hung import HungMount
 
 if TYPE_CHECKING:
     from tests.process.conftest import World
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 @pytest.fixture(params=["PATH", "program", "link", "interpreter"])
@@ -125,7 +125,7 @@ async def test_a_cancel_whose_exec_hangs_says_so_and_stays_requested(
                 with pytest.raises(supervisor.JobRunning, match="its program is being loaded, process") as caught:
                     await cancel(job.job_id)
                 assert caught.value.retryable
-                assert records.read_stop(str(world.job(job.job_id))) is not None
+                assert stops.read_stop(str(world.job(job.job_id))) is not None
                 mount.__exit__()
                 assert (await sup.wait(job.job_id)).status == "cancelled"
             mount.__enter__()

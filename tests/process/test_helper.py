@@ -19,10 +19,10 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.admission import helper
+from supervisor.admission import launch_helper
 from supervisor.keeper import entry as keeper_entry
 from supervisor.keeper import protocol
-from supervisor.keeper.helper import lock_name, take_lock
+from supervisor.keeper.helper_starts import lock_name, take_lock
 from supervisor.system import processes
 from tests.process.conftest import PACKAGE
 from tests.process.test_groups import command, held, make
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.process.conftest import World
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
-PATIENCE = 30
+PATIENCE = 60
 
 
 def helpers(root: Path) -> list[int]:
@@ -80,7 +80,7 @@ def test_the_keeper_of_a_killed_supervisor_starts_the_helper(world: World) -> No
     host.kill()
     gate.open()
     assert up.line() == "second"
-    assert not helper.ensure(world.catalog.index), "there is a helper"
+    assert not launch_helper.ensure(world.catalog.index), "there is a helper"
     gate.open()
     wait_for_no_helper(world.root)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs inotify")
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 def instances() -> int:

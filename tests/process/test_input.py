@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from supervisor.engines.local.input_client import connect
 from supervisor.errors import InputRefused, InvalidArguments, JobNotFound, StateBusy
 from supervisor.jobdir import records
 from supervisor.jobs.inputs import MAX_MESSAGE, send
@@ -248,6 +251,28 @@ def test_half_a_message_is_no_message(world: World, job: str) -> None:
 def test_clients_that_stay_and_say_nothing_keep_no_other_out(world: World, job: str) -> None:
     idle = [connected(world, job) for _ in range(150)]
     send(world.catalog, job, b"in spite of them\n")
+    for client in idle:
+        client.close()
+
+
+def test_a_sender_waits_where_others_fill_the_queue_of_the_keeper(
+    world: World, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world.job(job))  # the path of a socket is short
+    keeper = world.keeper(job)
+    world.stop(keeper)
+    idle = [connected(world, job)]
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            idle.append(socket.socket(socket.AF_UNIX))
+            idle[-1].setblocking(False)
+            idle[-1].connect(records.INPUT)
+    with ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(connect, str(world.job(job)))
+        with pytest.raises(TimeoutError):
+            waits.result(0.2)  # it is given up after ten seconds
+        world.resume(keeper)
+        waits.result(30).close()
     for client in idle:
         client.close()
 

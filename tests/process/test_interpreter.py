@@ -73,6 +73,26 @@ async def test_what_a_keeper_says_until_its_greeting_is_told(
     assert world.root.exists()
 
 
+async def test_a_keeper_that_is_killed_before_it_runs_is_started_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python, once = tmp_path / "python", tmp_path / "once"
+    python.write_text(f'#!/bin/sh\nmkdir {once} 2>/dev/null && kill -9 $$\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("SUPERVISOR_PYTHON", str(python))
+    async with supervisor.open_supervisor() as sup:
+        assert (await sup.run(["echo", "x"])).value == "x\n"
+    assert once.exists()
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    monkeypatch.setenv("SUPERVISOR_STATE_DIR", str(tmp_path / "other"))
+    async with supervisor.open_supervisor() as sup:
+        error = (await sup.run(["true"])).error
+    assert error is not None
+    assert "killed again and again" in error.message
+    assert error.retryable
+    assert world.root.exists()
+
+
 def test_from_a_zip_application(world: World, tmp_path: Path) -> None:
     archive = tmp_path / "application.pyz"
     with zipfile.ZipFile(archive, "w") as file:

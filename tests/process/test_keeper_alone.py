@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.process.conftest import World
 
 linux = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
-PATIENCE = 30
+PATIENCE = 60
 
 
 async def test_nothing_is_imported_after_the_greeting(

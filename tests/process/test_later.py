@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux"),
     pytest.mark.usefixtures("world"),
 ]
-PATIENCE = 30
+PATIENCE = 60
 
 
 async def test_a_job_runs_after_the_job_that_it_waits_for(world: World) -> None:

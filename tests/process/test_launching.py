@@ -173,7 +173,7 @@ trio.run(main)
     assert ran.line() == "up"
     gate.open()
     (job,) = world.catalog.list().jobs
-    world.catalog.wait([job.job_id], timeout=20)
+    world.catalog.wait([job.job_id], timeout=60)
     assert world.catalog.result(job.job_id).value.strip() == str(5 << 20)
 
 
@@ -262,7 +262,7 @@ async def test_follow_gives_bytes_as_they_are_written_and_events_tell_every_chan
     async with supervisor.open_supervisor() as sup, sup.events() as events:
         job = await sup.start(["sh", "-c", script, "sh", str(told), str(gate)])
         got = b""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with sup.follow(job.job_id) as chunks:
                 async for chunk in chunks:
                     got += chunk

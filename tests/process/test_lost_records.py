@@ -22,7 +22,7 @@ from supervisor.system import observing
 if TYPE_CHECKING:
     from tests.process.conftest import Proc, World
 
-PATIENCE = 30
+PATIENCE = 60
 OLD = "started before"
 
 

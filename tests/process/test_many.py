@@ -42,7 +42,7 @@ def test_eight_processes_that_start_under_one_key_run_it_once(world: World) -> N
     assert len({answer["job_id"] for answer in answers}) == 1, answers
     assert ran.line() == "ran"
     gate.open()
-    (job,) = world.catalog.wait([answers[0]["job_id"]], timeout=20)
+    (job,) = world.catalog.wait([answers[0]["job_id"]], timeout=60)
     assert job.status == "done"
     assert ran.silent
     assert len(list(world.root.glob(f"*-*/{JOB}"))) == 1

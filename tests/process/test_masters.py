@@ -134,7 +134,7 @@ def test_the_registry_is_zeroed_while_supervisors_hold_it_open_and_jobs_run(worl
     gate.open(len(jobs))
     assert [host.answer(number)["exit_code"] for host, number in waiting] == [3] * len(waiting)
     with Catalog(supervisor.Settings()) as fresh:
-        ended = {job.job_id: job.exit_code for job in [*fresh.wait(jobs, timeout=20), *fresh.list().jobs]}
+        ended = {job.job_id: job.exit_code for job in [*fresh.wait(jobs, timeout=60), *fresh.list().jobs]}
     assert ended == dict.fromkeys(jobs, 3)
     assert list(world.root.glob("registry.db.damaged-*"))
 

@@ -14,7 +14,7 @@ import supervisor
 if TYPE_CHECKING:
     from tests.process.conftest import World
 
-PATIENCE = 30
+PATIENCE = 60
 TURNS = "for n in 1 2 3; do echo out $n; echo err $n >&2; done"
 BOTH = "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n"
 

@@ -50,7 +50,7 @@ def test_a_job_is_not_settled_from_another_pid_namespace(world: World) -> None:
     assert ask(world, "status", job_id)["status"] == "running"
     assert ask(world, "cancel", job_id)["error"]["code"] == "job_elsewhere"
     gate.open()
-    ended = world.catalog.wait([job_id], timeout=20)[0]
+    ended = world.catalog.wait([job_id], timeout=60)[0]
     assert (ended.status, ended.exit_code) == ("failed", 4)
     assert ask(world, "status", job_id)["exit_code"] == 4
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import supervisor
-from supervisor.jobdir import records
+from supervisor.jobdir import stops
 from supervisor.system import processes
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_a_deadline_whose_signals_reach_no_process_ends_nothing(world: World, su
         host.kill()
     directory = str(world.job(job_id))
     give_up = time.monotonic() + BOUND
-    while not (records.read_stop(directory) or {}).get("refused"):
+    while not (stops.read_stop(directory) or {}).get("refused"):
         assert time.monotonic() < give_up
         time.sleep(0.05)
     job = world.catalog.status(job_id)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 def cli(world: World, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -68,7 +68,7 @@ def test_what_is_left_behind_changes_nothing_about_the_end(world: World, stream:
     assert leader_gone.status == "done"
     assert leader_gone.warnings == ()
     gate.open()
-    left = world.hold(up.number())
+    left, keeper = world.hold(up.number()), world.keeper(job_id)
     for registry in (True, False):
         answer = fresh(world, job_id, registry=registry)
         assert (answer["value"], answer["job"]["status"]) == (42, "done")
@@ -80,6 +80,7 @@ def test_what_is_left_behind_changes_nothing_about_the_end(world: World, stream:
         assert cli(world, "logs", job_id, "--stderr", *follow).stdout == b"err\n"
     gate.open()
     assert left.ended()
+    keeper.kill()  # it would notice within eight seconds
 
 
 def test_run_ends_with_its_command(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import supervisor
-from supervisor.admission.helper import only_one
+from supervisor.admission.launch_helper import only_one
 from supervisor.errors import InvalidArguments, JobNotFound, JobRunning
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.jobs.catalog import Catalog
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux"),
     pytest.mark.usefixtures("world"),
 ]
-PATIENCE = 30
+PATIENCE = 60
 POINTS = Path(__file__).parents[1] / "chaos"
 POLICY = {"maximum_attempts": 3, "initial_interval": 0, "retry_on": ["job_failed"]}
 FAILS = 'echo x >> "$0"; exit 7'

@@ -178,7 +178,7 @@ def test_a_damaged_registry_costs_no_job(world: World, damage: Callable[[Path], 
             assert fresh.status(later).exit_code == 5
         else:
             gate.open()
-            (job,) = fresh.wait([running], timeout=20)
+            (job,) = fresh.wait([running], timeout=60)
             assert job.exit_code == 4
         assert fresh.status(running).exit_code == 4
     if held == "closed" and damage is not remove:  # an open index is whole as long as its content is in the log
@@ -209,7 +209,7 @@ def test_peer_11_key_from_many_processes_at_once_is_exactly_one_run(world: World
     assert ran.line() == "ran"
     gate.open()
     (job_id,) = ids
-    (job,) = world.catalog.wait([job_id], timeout=20)
+    (job,) = world.catalog.wait([job_id], timeout=60)
     assert job.status == "done"
     assert ran.silent
     assert hosts[0].call("start", argv, idempotency_key="k")["status"] == "done"
@@ -277,7 +277,7 @@ async def test_a_result_that_is_waited_for_is_not_evicted_before_it_is_fetched(w
                 result = await sup.run(["sh", "-c", f"exit {number}"])
                 results.append(result.job.exit_code)
 
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for first in range(0, 20, 5):
                     nursery.start_soon(five, first)

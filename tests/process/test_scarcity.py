@@ -77,11 +77,11 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_none(small_disk: Path) -> 
         assert "space" in raised.value.message
         assert (await sup.status(before)).status == "done"
         assert (await sup.result(before)).value == "before\n"
-        with trio.fail_after(20):  # a full disk keeps no process alive
+        with trio.fail_after(60):  # a full disk keeps no process alive
             assert (await sup.cancel(cancelled.job_id)).status == "cancelled"
             assert (await sup.wait(late.job_id)).status == "timeout"
         await trio.to_thread.run_sync(Path(fifo_of(small_disk)).write_text, "go\n")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             ended = await sup.wait(running.job_id)
         assert (ended.status, ended.exit_code) == ("failed", 7)
         filler.unlink()
@@ -119,7 +119,7 @@ def test_a_full_disk_under_a_keeper_alone(small_disk: Path) -> None:
         now = catalog.status(job_id)
         assert (now.status, now.exit_code) in {("running", None), ("failed", 5)}
         filler.unlink()
-        (job,) = catalog.wait([job_id], timeout=20)
+        (job,) = catalog.wait([job_id], timeout=60)
     assert (job.status, job.exit_code) == ("failed", 5)
 
 
@@ -327,7 +327,7 @@ def test_no_more_memory_in_the_keeper(world: World) -> None:
     resource.prlimit(keeper.pid, resource.RLIMIT_AS, unlimited)
     assert host.call("run", ["echo", "after"])["value"] == "after\n"
     assert world.catalog.cancel(first).status == "cancelled"
-    assert leader.ended(5)
+    assert leader.ended()
 
 
 # ---------------------------------------------------------------- clocks
@@ -343,7 +343,7 @@ async def test_the_wall_clock_is_set_by_an_hour(world: World, monkeypatch: pytes
         real = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
         begun = time.monotonic()
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             assert (await sup.wait(short.job_id)).status == "timeout"
         assert 0.5 < time.monotonic() - begun < 10
         now = await sup.status(long.job_id)
@@ -383,7 +383,7 @@ def test_a_supervisor_that_was_stopped_and_goes_on(world: World) -> None:
     held = world.hold(host.pid)
     world.stop(held)
     gate.open()
-    (ended, timed_out) = world.catalog.wait([job_id, late], timeout=20)  # the keeper handles both
+    (ended, timed_out) = world.catalog.wait([job_id, late], timeout=60)  # the keeper handles both
     assert (ended.exit_code, timed_out.status) == (4, "timeout")
     world.resume(held)
     assert host.call("wait", job_id)["exit_code"] == 4

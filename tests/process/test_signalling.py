@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from supervisor.errors import InvalidArguments
-from supervisor.jobdir import records
+from supervisor.jobdir import records, stops
 from supervisor.jobs import pausing, signalling
 from supervisor.system import processes
 
@@ -185,7 +185,7 @@ def test_rubbish_as_the_first_signal_is_sigterm(world: World) -> None:
     for rubbish in (0, -1, 65, True, "INT", [2], 2**70, 2.5):
         (world.job(job_id) / "aside").write_text(json.dumps({"v": 1, "why": "cancelled", "signal": rubbish}) + "\n")
         os.rename(world.job(job_id) / "aside", world.job(job_id) / records.STOP)
-        assert "signal" not in (records.read_stop(str(world.job(job_id))) or {})
+        assert "signal" not in (stops.read_stop(str(world.job(job_id))) or {})
     assert world.catalog.cancel(job_id).status == "cancelled"
     assert fifo.line() == f"leader {signal.SIGTERM.value}"
 

@@ -19,7 +19,7 @@ from tests.process.hung import HungMount
 if TYPE_CHECKING:
     from tests.process.conftest import World
 
-PATIENCE = 30
+PATIENCE = 60
 
 
 # ---------------------------------------------------------------- before the launch

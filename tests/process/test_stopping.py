@@ -136,7 +136,7 @@ async def test_deadline_and_output_limit_end_the_tree_as_well(world: World) -> N
         late = await sup.start(deadline, deadline_seconds=0.5)
         tree = await trio.to_thread.run_sync(hold_tree, world, told, count)
         loud = await sup.start(flood)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             late, loud = await sup.wait(late.job_id), await sup.wait(loud.job_id)
     assert not [process.pid for process in tree if process.alive]
     assert (late.status, late.reason) == ("timeout", "deadline")
@@ -150,7 +150,7 @@ def test_peer_14_output_limit_by_the_keeper_alone(world: World, monkeypatch: pyt
     host = world.host()
     job_id = host.start("sh", "-c", "while :; do echo 0123456789012345678901234567890123456789 >&2; done")
     host.kill()
-    (job,) = world.catalog.wait([job_id], timeout=20)
+    (job,) = world.catalog.wait([job_id], timeout=60)
     assert (job.status, job.reason) == ("failed", "output_limit")
 
 
@@ -196,7 +196,7 @@ trio.run(main)
     assert inner_process.alive
     assert keeper.alive
     gate.open()
-    (job,) = world.catalog.wait([inner], timeout=20)
+    (job,) = world.catalog.wait([inner], timeout=60)
     assert (job.status, job.exit_code) == ("failed", 4)
 
 
@@ -275,7 +275,7 @@ async def test_children_left_on_purpose_are_left_alone_by_a_natural_exit(world: 
     async with supervisor.open_supervisor() as sup:
         job = await sup.start([*argv, "leave"])
         tree = await trio.to_thread.run_sync(hold_tree, world, told, count)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert (await sup.wait(job.job_id)).status == "done"
         assert (await sup.cancel(job.job_id)).status == "done"
     left = [process for process in tree if process.alive]
@@ -420,7 +420,7 @@ def test_of_many_that_are_waited_for_each_is_looked_at_when_it_has_ended(
         lambda job_id, **more: (looks.append(job_id), status(job_id, **more))[1],
     )
     gate.open(len(jobs))
-    assert {job.status for job in world.catalog.wait(jobs, timeout=20)} == {"done"}
+    assert {job.status for job in world.catalog.wait(jobs, timeout=60)} == {"done"}
     assert max(map(looks.count, jobs)) <= 3
 
 
@@ -435,8 +435,8 @@ def test_cancel_goes_on_when_the_asking_process_dies(world: World, monkeypatch: 
     canceller.ask("cancel", job_id)
     assert told.line() == "termed"
     canceller.kill()
-    assert leader.ended(5)
-    assert owner.call("wait", job_id, timeout=10)["status"] == "cancelled"
+    assert leader.ended()
+    assert owner.call("wait", job_id, timeout=60)["status"] == "cancelled"
 
 
 def test_cancel_all_and_stop_request_is_seen_while_it_is_under_way(

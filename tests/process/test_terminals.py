@@ -7,12 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import trio
 
 import supervisor
+from supervisor.cli import attaching
 from supervisor.errors import FeatureUnavailable, InputRefused, InvalidArguments
 from supervisor.jobdir import records
 from supervisor.jobs.inputs import send
@@ -25,6 +26,8 @@ from tests.process.test_input import start
 from tests.process.test_spool import command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.process.conftest import World
 
 pytestmark = pytest.mark.skipif(not processes.HAVE_PROC, reason="needs Linux")
@@ -392,6 +395,26 @@ def test_run_on_a_terminal_waits_for_its_turn(world: World) -> None:
         shown.until("its turn")
         shown.until("/dev/pts/")
         assert shown.status() == 0
+
+
+def test_a_job_that_ends_while_run_connects_is_no_refusal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keeper closes the terminal a moment before it records the end."""
+    job_id = start(world, "--pty", "--", "sh", "-c", "read line")
+    waits = world.catalog.wait
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        message = f"job {job_id} takes no connection"
+        raise InputRefused(message)
+
+    def end(job_ids: Sequence[str], **options: Any) -> list[supervisor.Job]:
+        send(world.catalog, job_id, b"\n")
+        return waits(job_ids, **options)
+
+    monkeypatch.setattr(attaching, "connection_to", refuse)
+    monkeypatch.setattr(world.catalog, "wait", end)
+    assert attaching._connected(world.catalog, job_id, fresh=True) is None
+    with pytest.raises(InputRefused, match="takes no connection"):
+        attaching._connected(world.catalog, job_id, fresh=False)
 
 
 def test_two_panes_of_tmux_show_the_same_job(world: World) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.process.conftest import PACKAGE, Fifo, Host, World, environment
 
-LAST = "f2bf7a1c2ee2c778c826cbf4d34fce227ef39115"
+LAST = "3e590fd68596cf565d74c7458c5f4859665453a0"
 """The last landed commit before this one: a commit that lands next moves it on."""
 PATIENCE = 60
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.keeper.helper import lock_name, take_lock
+from supervisor.keeper.helper_starts import lock_name, take_lock
 from supervisor.system import processes
 from tests.process.conftest import PACKAGE, PATIENCE, World
 from tests.process.test_groups import held

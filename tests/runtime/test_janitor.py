@@ -16,6 +16,7 @@ import trio.testing
 from supervisor import Job, JobElsewhere, JobNotFound, Settings, Supervisor, open_supervisor
 from supervisor.errors import StateBusy
 from supervisor.jobdir import records
+from supervisor.jobs import retention
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime.entry import Entry
 from supervisor.runtime.janitor import Janitor
@@ -33,12 +34,6 @@ Clock = trio.testing.MockClock
 @pytest.fixture
 def settings(state_dir: Path) -> Settings:
     return Settings(state_dir=state_dir)
-
-
-@pytest.fixture
-def autojump_clock() -> Clock:
-    """Jump only when nothing has happened for a moment: the janitor does its work in threads."""
-    return Clock(autojump_threshold=0.002)
 
 
 @pytest.fixture
@@ -90,6 +85,33 @@ async def test_an_expired_job_is_gone_at_once_and_its_files_soon(
         assert (await sup.list()).jobs == ()
         await until(lambda: not directories(settings) and not trash(settings))
         assert sup._catalog.index.row_count() == 0
+
+
+async def test_a_job_that_has_just_expired_stays_for_a_process_that_may_be_reading_it(
+    state_dir: Path,
+    autojump_clock: Clock,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as ``run --ttl 0``, which lost its result to the janitor of another supervisor."""
+    async with open_supervisor(Settings(state_dir=state_dir, job_ttl=0), engine=FakeEngine()) as sup:
+        register(sup, os.getppid())
+        job = await sup.start(["tool"])
+        await quiet()
+        with pytest.raises(JobNotFound):
+            await sup.status(job.job_id)
+        await trio.sleep(40)  # a round of the janitor
+        assert list(await sup.prune()) == []
+        assert directories(sup.settings) == {job.job_id}
+        monkeypatch.setattr(retention, "READING_NS", 0)  # a minute has passed, on the clock of this machine
+        await until(lambda: not directories(sup.settings))
+
+
+def register(sup: Supervisor, pid: int) -> None:
+    """Register a supervisor of another process."""
+    process = processes.read_process(pid)
+    assert process is not None
+    name = f"{pid}.{process.start}.{processes.boot_id()[:12]}.{processes.pid_namespace()}.0123abcd"
+    Path(sup._catalog.layout.owners.path(name)).touch(mode=0o600)
 
 
 async def test_a_job_is_kept_for_its_time_to_live(settings: Settings, autojump_clock: Clock) -> None:  # noqa: ARG001

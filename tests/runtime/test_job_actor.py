@@ -19,11 +19,6 @@ from supervisor.testing import FakeEngine, Script
 Clock = trio.testing.MockClock
 
 
-@pytest.fixture
-def autojump_clock() -> Clock:
-    return Clock(autojump_threshold=0.002)
-
-
 def out_of_descriptors() -> OSError:
     return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -79,7 +74,6 @@ class _Running:
         await self._engine._maybe("stop", self._running.stop, why, by)
 
 
-@pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize("error", PASSING)
 @pytest.mark.parametrize(("method", "done"), [("started", True), ("wait", False), ("wait", True)])
 async def test_a_command_that_ran_is_no_failure(
@@ -87,6 +81,7 @@ async def test_a_command_that_ran_is_no_failure(
     method: str,
     done: bool,  # noqa: FBT001
     error: Callable[[], BaseException],
+    autojump_clock: Clock,  # noqa: ARG001
 ) -> None:
     engine = Scarce(Script(stdout="x\n", seconds=1), method, error, done=done)
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
@@ -96,11 +91,13 @@ async def test_a_command_that_ran_is_no_failure(
         assert len(engine.commands) == 1
 
 
-@pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize("error", PASSING)
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
 async def test_a_stop_that_could_not_be_asked_for_is_asked_for_again(
-    state_dir: Path, how: str, error: Callable[[], BaseException]
+    state_dir: Path,
+    how: str,
+    error: Callable[[], BaseException],
+    autojump_clock: Clock,  # noqa: ARG001
 ) -> None:
     engine = Scarce(Script(seconds=None), "stop", error, done=False)
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
@@ -110,8 +107,10 @@ async def test_a_stop_that_could_not_be_asked_for_is_asked_for_again(
         assert ended.status == ("timeout" if how == "deadline" else "cancelled")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_launch_that_never_was_ends_as_that(state_dir: Path) -> None:
+async def test_a_launch_that_never_was_ends_as_that(
+    state_dir: Path,
+    autojump_clock: Clock,  # noqa: ARG001
+) -> None:
     engine = Scarce(Script(seconds=None), "started", out_of_descriptors, done=False)
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         with trio.fail_after(120):
@@ -120,8 +119,11 @@ async def test_a_launch_that_never_was_ends_as_that(state_dir: Path) -> None:
         assert len(engine.commands) == 0
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_an_end_that_cannot_be_read_yet_is_read_later(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_end_that_cannot_be_read_yet_is_read_later(
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: Clock,  # noqa: ARG001
+) -> None:
     refused = [out_of_descriptors(), MemoryError(), no_thread()]
     whole = actor.outcome_of
 
@@ -137,8 +139,10 @@ async def test_an_end_that_cannot_be_read_yet_is_read_later(state_dir: Path, mon
     assert refused == []
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_defect_is_not_tried_again(state_dir: Path) -> None:
+async def test_a_defect_is_not_tried_again(
+    state_dir: Path,
+    autojump_clock: Clock,  # noqa: ARG001
+) -> None:
     engine = Scarce(Script(seconds=None), "wait", LookupError, done=False)
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         with trio.fail_after(120):

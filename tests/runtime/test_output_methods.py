@@ -94,7 +94,7 @@ async def test_following_begins_at_the_given_byte(sup: Supervisor, engine: FakeE
     job_id = (await sup.start(["tool"])).job_id
     command = engine.command(job_id)
     command.write("12345")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with sup.follow(job_id, offset=3) as chunks, sup.follow(job_id, "stdout", 5) as later:
             assert await anext(chunks) == b"45"
             command.write("678")

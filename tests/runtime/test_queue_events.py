@@ -16,6 +16,7 @@ from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
 from supervisor.runtime.events import Subscription
 from supervisor.testing import FakeEngine, Script
+from tests.clock import jumping_clock
 
 QUEUED, RUNNING = State.QUEUED, State.RUNNING
 Change = tuple[State | None, str | None, State, str | None]
@@ -32,8 +33,8 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    return MockClock(autojump_threshold=0.01)
+def clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    return jumping_clock(monkeypatch, threshold=0.01)
 
 
 @asynccontextmanager
@@ -63,8 +64,13 @@ async def test_a_job_that_need_not_wait(settings: Settings, engine: FakeEngine) 
 
 
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.usefixtures("clock")
-async def test_from_the_wait_to_the_launch(settings: Settings, engine: FakeEngine, *, many: bool) -> None:
+async def test_from_the_wait_to_the_launch(
+    settings: Settings,
+    engine: FakeEngine,
+    clock: MockClock,  # noqa: ARG001
+    *,
+    many: bool,
+) -> None:
     async with opened(settings, engine) as sup:
         first = await sup.start(["first"], groups="g")
         if many:

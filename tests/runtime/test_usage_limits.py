@@ -13,9 +13,10 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from supervisor import GroupInfo, JobSpec, Retry, Settings, State, Supervisor, open_supervisor
+from supervisor import GroupInfo, JobSpec, Settings, State, Supervisor, open_supervisor
 from supervisor.admission import groups
 from supervisor.engines.interface import LaunchRequest
+from supervisor.jobs.explaining import explain
 from supervisor.testing import FakeEngine, Script
 
 INF = math.inf
@@ -72,10 +73,9 @@ async def test_a_fleet_waits_for_the_reset_and_every_job_comes_back(
     account.now = engine.time
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         await sup.set_group("agents", limit=4)
-        retry = Retry(maximum_attempts=5, initial_interval=1)
         prompts = [f"task {number}" for number in range(30)]
         specs = [
-            JobSpec(argv=["claude", "-p", prompt], kind="claude", groups=["agents"], retry=retry, deadline_seconds=INF)
+            JobSpec(argv=["claude", "-p", prompt], kind="claude", groups=["agents"], deadline_seconds=INF)
             for prompt in prompts
         ]
         jobs = await sup.start_many(specs)
@@ -88,6 +88,10 @@ async def test_a_fleet_waits_for_the_reset_and_every_job_comes_back(
         assert 1 <= rejected <= 4, "only those that were launched before the first of them said so"
         await trio.sleep_until(trio.current_time() + (account.resets_at - engine.time()).total_seconds() + 59)
         assert account.runs == 10 + rejected, "nothing starts before the minute is over"
+        waits = await sup.status(jobs[-1].job_id)
+        assert (waits.queue_reason, waits.next_attempt_at) == ("rate_limited", pause.until)
+        why = explain(sup._catalog, waits.job_id).waits_for  # without a thread, as in group_now
+        assert [(each.reason, each.until) for each in why] == [("rate_limited", pause.until)]
         launched = account.runs
         await trio.sleep(62)
         assert launched < account.runs <= launched + 4
@@ -95,6 +99,8 @@ async def test_a_fleet_waits_for_the_reset_and_every_job_comes_back(
         assert [end.status for end in ends] == [State.DONE] * 30
         assert account.done == Counter(prompts), "each prompt is finished once"
         assert len(account.rejected) == rejected, "after the reset there is no limit any more"
+        assert Counter(end.attempt for end in ends) == {1: 30 - rejected, 2: rejected}
+        assert all(end.attempt == end.maximum_attempts for end in ends), "a wait for a limit is no failure"
         assert sum(end.cost_usd or 0 for end in ends) == 30 * 0.25
         assert group_now(sup).paused == ()
 
@@ -146,8 +152,7 @@ async def test_probes_find_the_end_that_nothing_names(
     engine = FakeEngine(script)
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         await sup.set_group("agents", limit=10)
-        retry = Retry(maximum_attempts=9, initial_interval=1)
-        jobs = await sup.start_many([JobSpec(argv=["claude"], kind="claude", groups=["agents"], retry=retry)] * 10)
+        jobs = await sup.start_many([JobSpec(argv=["claude"], kind="claude", groups=["agents"])] * 10)
         for job in jobs:
             assert (await sup.wait(job.job_id)).status is State.DONE
     rejected = [each for each in begin if each - begin[0] < timedelta(minutes=12)]
@@ -165,9 +170,12 @@ async def test_the_next_attempt_continues_the_session_that_met_the_limit(
     state_dir: Path,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001
 ) -> None:
-    """Unless its model never answered: then there is no session to continue, and the attempt begins a new one."""
+    """Unless its model never answered: then there is no session to continue, and the attempt begins a new one.
+
+    A run that continues a session and gets no answer leaves that session as it was.
+    """
     launched: list[LaunchRequest] = []
-    tokens = iter([900, 0, 1])
+    tokens = iter([0, 900, 0, 1])
 
     def script(request: LaunchRequest) -> Script:
         launched.append(request)
@@ -194,26 +202,26 @@ async def test_the_next_attempt_continues_the_session_that_met_the_limit(
             ["claude", "-p", "count the stars", "--output-format", "json"],
             kind="claude",
             groups=["agents"],
-            retry=Retry(maximum_attempts=5, initial_interval=1),
             stdin=b"and the planets",
         )
         last = await sup.wait(first.job_id)
     assert last.status is State.DONE
-    begun, continued, anew = [request.argv for request in launched]
+    begun, anew, *continued = [request.argv for request in launched]
     assert first.session_id == begun[2].decode()
     assert begun[:2] == (b"claude", b"--session-id")
     assert begun[3:] == (b"-p", b"count the stars", b"--output-format", b"json")
     assert launched[0].stdin == b"and the planets"
-    assert continued == (b"claude", b"--resume", begun[2], b"-p", b"--output-format", b"json")
-    assert b"continue" in (launched[1].stdin or b"")
     assert anew[:2] == (b"claude", b"--session-id")
     assert anew[2] != begun[2]
     assert anew[3:] == begun[3:]
-    assert launched[2].stdin == b"and the planets"
+    assert launched[1].stdin == b"and the planets"
+    assert continued == [(b"claude", b"--resume", anew[2], b"-p", b"--output-format", b"json")] * 2
+    assert b"continue" in (launched[2].stdin or b"")
     assert last.session_id == anew[2].decode()
+    assert (last.attempt, last.maximum_attempts) == (4, 4)
     assert [json.loads((Path(each.directory) / "job.json").read_text())["argv"] for each in launched] == [
         ["claude", "-p", "count the stars", "--output-format", "json"]
-    ] * 3
+    ] * 4
 
 
 async def test_a_pause_ends_to_the_microsecond_when_it_was_asked_to(state_dir: Path) -> None:

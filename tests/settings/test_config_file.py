@@ -27,6 +27,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "config": ('"kinds.toml"', Path("kinds.toml")),  # relative to the file
     "shared_dir": ('"/shared"', Path("/shared")),
     "python": ('"./venv/python"', Path("venv/python")),
+    "webhook_secret": ('"whsec_a2tra2tra2tra2tra2tra2tra2tra2tr"', "whsec_a2tra2tra2tra2tra2tra2tra2tra2tr"),
+    "webhook_allow": ('"10.1.0.0/16"', "10.1.0.0/16"),
     "log": ('"debug"', "debug"),
 }
 

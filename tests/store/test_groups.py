@@ -13,7 +13,7 @@ import pytest
 from supervisor.errors import InvalidArguments, StateCorrupt, SupervisorError
 from supervisor.store import groups
 from supervisor.store.groups import Group, Pause
-from supervisor.store.usage import FOR_EVER_NS
+from supervisor.store.queue.usage import FOR_EVER_NS
 
 
 def test_a_group_is_read_as_it_was_written(tmp_path: Path) -> None:

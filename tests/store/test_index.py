@@ -25,7 +25,7 @@ from supervisor.settings import Settings
 from supervisor.states import Reason, State
 from supervisor.store import Index, Row, queries
 from supervisor.store.rows import JobOutcome, dump, row_of_record
-from supervisor.store.schema import MIGRATIONS
+from supervisor.store.schema import MIGRATIONS, TABLES, statements
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
@@ -142,6 +142,16 @@ def test_a_checkpoint_empties_the_log(catalog: Catalog) -> None:
 
 def test_a_new_registry_has_our_version(catalog: Catalog) -> None:
     assert catalog.index._version() == len(MIGRATIONS)
+
+
+def test_each_migration_makes_the_tables_that_are_required_after_it() -> None:
+    connection = sqlite3.connect(":memory:")
+    for script, tables in zip(MIGRATIONS, TABLES, strict=True):
+        for statement in statements(script):
+            connection.execute(statement)
+        for table, columns in tables.items():
+            assert columns <= {each[1] for each in connection.execute(f"PRAGMA table_info({table})")}, table
+    connection.close()
 
 
 def test_each_migration_can_be_repeated(catalog: Catalog) -> None:

@@ -35,7 +35,7 @@ STATES = {
 
 @pytest.fixture(autouse=True)
 def each_turn_looks_at_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.store.index._FOLLOW_NS", -1)
+    monkeypatch.setattr("supervisor.store.turns._FOLLOW_NS", -1)
 
 
 @pytest.fixture

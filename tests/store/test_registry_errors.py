@@ -201,7 +201,7 @@ def test_what_a_newer_version_has_written_of_an_end_is_shown_as_it_is(
         assert to_json(job)["status"] == status
         assert {each.job_id for each in catalog.list().jobs} == {row.job_id, other.job_id}
         assert catalog.cancel(row.job_id) == job
-        assert [each.status for each in catalog.wait([row.job_id], timeout=5)] == [status]
+        assert [each.status for each in catalog.wait([row.job_id], timeout=60)] == [status]
         assert catalog.result(row.job_id).job.reason == reason
         assert unchanged(state_dir, inode)
         catalog.forget(row.job_id)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import attrs
 import pytest
 
 from supervisor.admission import groups
-from supervisor.errors import JobRunning, StateFull
+from supervisor.errors import InvalidArguments, JobRunning, StateFull
 from supervisor.jobdir import factories, records
 from supervisor.jobdir.facts import Launched
 from supervisor.jobs import retention
@@ -101,7 +102,7 @@ class World:
         now = self.catalog.layout.clock.wall_ns()
         records.create(str(self.directory(row)), records.EXIT, end | {"signal": None, "ended_ns": now})
 
-    def ended(self, row: Row, code: int = 1, **error: Any) -> Row:
+    def ended(self, row: Row, code: int = 1, /, **error: Any) -> Row:
         now = self.catalog.layout.clock.wall_ns()
         given: dict[str, Any] = {"code": "job_failed", "message": "", "repair": "", **error}
         return row.with_outcome(
@@ -113,7 +114,7 @@ class World:
             )
         )
 
-    def end(self, row: Row, code: int = 1, **error: Any) -> Row | None:
+    def end(self, row: Row, code: int = 1, /, **error: Any) -> Row | None:
         """Record the end of a job; return the attempt that follows."""
         ended = self.ended(row, code, **error)
         assert self.index.write(lambda: self.index.finish(ended))
@@ -181,7 +182,7 @@ def test_a_series_ends_with_its_last_attempt_and_expires_with_it(world: World) -
     assert len(expiries) == 1
     assert None not in expiries
     assert records.ORDERS not in world.names(third)
-    assert not world.index.queue.in_use()
+    assert not world.index.may_wait()
 
 
 def test_what_is_done_is_not_tried_again(world: World) -> None:
@@ -415,3 +416,190 @@ def test_a_priority_that_was_changed_is_that_of_the_next_attempt_and_its_hold_ou
     world.index.write(lambda: world.index.change_waiting(second, {"hold": True}))
     world.rebuild()
     assert world.index.standing(world.row(second.job_id))[0] == "held"
+
+
+# ------------------------------------------------------------ usage limits
+
+ONCE = Retry(maximum_attempts=1)
+
+
+def limit_of(world: World, **more: Any) -> dict[str, Any]:
+    """Return the error of a job that has met a limit, which ends in an hour."""
+    ends = datetime.fromtimestamp(world.catalog.layout.clock.wall_ns() // SECOND + 3600, UTC)
+    return {"code": "rate_limited", "details": {"resets_at": ends.isoformat(), "resets_at_source": "field"}, **more}
+
+
+def agents(world: World, **settings: Any) -> None:
+    groups.change_group(world.index, "agents", lambda group: attrs.evolve(group, **settings), create=True)
+
+
+def never_launched(world: World, row: Row) -> Row | None:
+    """Record that the processes were killed that were to launch a job; return the attempt that follows."""
+    error = ErrorInfo(code="launch_failed", message="", repair="", retryable=True)
+    exit_ = Exit(ended_ns=world.catalog.layout.clock.wall_ns(), launch_status=125, never_launched=True)
+    outcome = JobOutcome(state=State.FAILED, reason=Reason.LAUNCH_FAILED, exit=exit_, error=error)
+    assert world.index.write(lambda: world.index.finish(row.with_outcome(outcome)))
+    following = world.row(row.job_id).retried_by
+    return None if following is None else world.row(following)
+
+
+def test_a_job_that_was_never_launched_comes_back_whatever_its_policy_says_of_failures(world: World) -> None:
+    agents(world)
+    first = world.job(policy=ONCE, groups=["agents"])
+    second = never_launched(world, first)
+    assert second is not None
+    assert 0.8 <= second.request["delay_ns"] / SECOND <= 1
+    assert world.names(second) >= {"orders", "stdin"}
+    job, then = world.catalog.job(world.row(first.job_id)), world.catalog.job(second)
+    assert (job.attempt, job.maximum_attempts, then.attempt, then.maximum_attempts) == (1, 2, 2, 2)
+    assert world.end(world.launch(second)) is None, "a failure of its command is its last"
+    assert never_launched(world, world.job(policy=None, groups=["agents"])) is None, "it has no orders to repeat"
+
+
+def test_an_attempt_that_was_to_continue_a_session_and_was_never_launched_still_continues_it(world: World) -> None:
+    agents(world)
+    argv = ["claude", "-p", "x", "--output-format", "json"]
+    first = world.job(policy=ONCE, groups=["agents"], kind="claude", argv=argv)
+    limit = limit_of(world)
+    limit["details"] |= {"session_id": "5e55", "usage": {"output_tokens": 9}}
+    second = world.end(world.launch(first), **limit)
+    assert second is not None
+    third = never_launched(world, second)
+    assert third is not None
+    assert (second.request["session_id"], second.request["resumed"]) == ("5e55", True)
+    assert (third.request["session_id"], third.request["resumed"]) == ("5e55", True)
+
+
+def test_a_job_with_one_attempt_comes_back_after_the_limit_that_its_group_waits_out(world: World) -> None:
+    agents(world)
+    first = world.job(policy=ONCE, groups=["agents"])
+    error = limit_of(world)
+    second = world.end(first, **error)
+    assert second is not None
+    assert "delay_ns" not in second.request
+    assert world.index.take_turns().grants == []
+    job, then = world.catalog.job(world.row(first.job_id)), world.catalog.job(second)
+    assert (job.attempt, job.maximum_attempts, then.attempt, then.maximum_attempts) == (1, 2, 2, 2)
+    until = datetime.fromisoformat(error["details"]["resets_at"]) + timedelta(minutes=1)
+    assert job.next_attempt_at == until
+    groups.resume_group(world.index, "agents")
+    assert world.index.queue.holds(second.job_id), "the pause of the group is all that it waits for"
+    third = world.end(second, **limit_of(world))
+    assert third is not None
+    assert world.end(third) is None, "the one failure that it may have"
+    assert world.catalog.job(world.row(third.job_id)).maximum_attempts == 3
+
+
+def test_a_limit_that_no_group_waits_out_is_a_failure(world: World) -> None:
+    agents(world, on_rate_limit="ignore")
+    assert world.end(world.job(policy=ONCE, groups=["agents"]), **limit_of(world)) is None
+    assert world.end(world.job(policy=ONCE), **limit_of(world)) is None
+    agents(world, on_rate_limit="wait")
+    never = Retry(maximum_attempts=1, never_retry_on=("rate_limited",))
+    assert world.end(world.job(policy=never, groups=["agents"]), **limit_of(world)) is None
+    groups.change_group(world.index, "other", lambda group: group, create=True)
+    moved = world.job(policy=ONCE, groups=["agents"])
+    groups.remove_group(world.index, "agents", to="other")
+    assert world.end(moved, **limit_of(world)) is not None, "its groups are those that it was moved to"
+
+
+@pytest.mark.parametrize("at", ["replace", "insert", "_record_end", "pause"])
+def test_a_kill_while_a_limit_is_recorded_leaves_one_attempt_and_one_pause(
+    world: World, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    agents(world)
+    first = world.launch(world.job(policy=ONCE, groups=["agents"]))
+    ended = world.ended(first, **limit_of(world))
+    index = world.index
+    owner: Any = {"replace": records, "pause": type(index.group_files)}.get(at, type(index))
+    inner = getattr(owner, at)
+
+    def killed(*args: Any, **named: Any) -> None:
+        inner(*args, **named)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, at, killed)
+        with pytest.raises(Killed):
+            index.write(lambda: index.finish(ended))
+    assert world.row(first.job_id).state == "running"
+    assert index.write(lambda: index.finish(ended))
+    assert [each[1] for each in world.attempts()] == [1, 2]
+    assert len(groups.group_info(index, "agents").paused) == 1
+    assert index.take_turns().grants == []
+
+
+def met_a_limit(world: World) -> Row:
+    """Return an attempt that has met a limit, with its records; its end is not in the index."""
+    first = world.launch(world.job(policy=ONCE, groups=["agents"], kind="claude", argv=["claude", "-p", "x"]))
+    ends = world.catalog.layout.clock.wall_ns() // SECOND + 3600
+    event = {"status": "rejected", "resetsAt": ends, "rateLimitType": "five_hour"}
+    lines = [
+        {"type": "rate_limit_event", "rate_limit_info": event},
+        {"type": "result", "subtype": "success", "is_error": True, "api_error_status": 429, "result": "limit"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (world.directory(first) / "result.json").write_text(text)
+    world.exit(first, 1)
+    return first
+
+
+def limited_agent(world: World) -> tuple[Row, Row]:
+    """Return an attempt that has met a limit, and the one that follows."""
+    first = met_a_limit(world)
+    assert world.catalog.status(first.job_id).status == "failed"
+    return world.row(first.job_id), world.row(attempt_id(first.job_id, 2))
+
+
+def test_a_limit_that_no_index_has_recorded_pauses_the_group_as_one_is_made(world: World) -> None:
+    agents(world)
+    first = met_a_limit(world)
+    world.rebuild()
+    assert paused(world) == ["rate_limited"]
+    assert world.index.standing(world.row(attempt_id(first.job_id, 2))) == ("rate_limited", 1)
+
+
+def paused(world: World) -> list[str]:
+    return [each.by for each in groups.group_info(world.index, "agents").paused]
+
+
+def test_an_index_that_is_rebuilt_while_a_group_waits_out_a_limit_has_the_same_pause_and_attempts(
+    world: World,
+) -> None:
+    agents(world)
+    first, second = limited_agent(world)
+    before = groups.group_info(world.index, "agents").paused
+    world.rebuild()
+    assert groups.group_info(world.index, "agents").paused == before != ()
+    assert world.attempts() == [(first.job_id, 1, None, second.job_id), (second.job_id, 2, first.job_id, None)]
+    assert world.index.standing(world.row(second.job_id)) == ("rate_limited", 1)
+    assert world.index.take_turns().grants == []
+    job = world.catalog.job(world.row(second.job_id))
+    assert (job.attempt, job.maximum_attempts) == (2, 2)
+    assert abs((job.next_attempt_at or before[0].until) - before[0].until) < timedelta(milliseconds=1)
+
+
+def test_a_pause_that_was_ended_does_not_come_back_with_a_new_index(world: World) -> None:
+    agents(world)
+    _, second = limited_agent(world)
+    groups.resume_group(world.index, "agents")
+    assert world.index.queue.holds(second.job_id)
+    world.rebuild()
+    assert paused(world) == []
+    assert world.index.queue.holds(second.job_id)
+
+
+def test_a_group_that_waits_out_a_limit_is_removed_only_with_a_place_for_its_jobs(world: World) -> None:
+    agents(world)
+    _, second = limited_agent(world)
+    with pytest.raises(InvalidArguments, match="1 jobs waiting"):
+        groups.remove_group(world.index, "agents")
+    assert paused(world) == ["rate_limited"]
+    groups.change_group(world.index, "other", lambda group: group, create=True)
+    groups.remove_group(world.index, "agents", to="other")
+    assert world.index.queue.holds(second.job_id), "the other group knows of no limit"
+    agents(world)
+    assert paused(world) == [], "a new group of this name is not paused"
+    world.rebuild()
+    assert paused(world) == []
+    assert [each.by for each in groups.group_info(world.index, "other").paused] == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import PermissionDenied, StateFull, StateUnsafe, SupervisorError
-from supervisor.keeper.helper import lock_name, take_lock
+from supervisor.keeper.helper_starts import lock_name, take_lock
 from supervisor.store import Layout, is_job_id
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import new_job_id, workspace_key

@@ -95,7 +95,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def each_turn_looks_at_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.store.index._FOLLOW_NS", -1)
+    monkeypatch.setattr("supervisor.store.turns._FOLLOW_NS", -1)
 
 
 @pytest.fixture
@@ -131,8 +131,27 @@ def test_a_limit_pauses_the_group_until_a_minute_after_its_end(world: World) -> 
     assert world.start() == []
     world.clocks.pass_time(1)
     (third,) = world.start()
+    world.clocks.pass_time(60)
     world.end(third)
     assert not os.listdir(f"{world.index.layout.root}/pauses")
+
+
+def test_a_job_that_succeeds_in_the_minute_of_a_restart_does_not_shorten_it(world: World) -> None:
+    world.group()
+    world.enter(10)
+    for each in world.start():
+        world.end(each, limited("2026-11-28T14:00:00Z"))
+    world.enter(100)
+    world.clocks.pass_time(7260)
+    (first,) = world.start()
+    world.end(first)
+    (second,) = world.start()  # in the place of the first
+    assert world.start() == []
+    world.clocks.pass_time(2)
+    assert len(world.start()) == 2, "one a second"
+    world.clocks.pass_time(58)
+    world.end(second)
+    assert len(world.start()) == 96, "all the others"
 
 
 def test_a_group_that_ignores_limits_is_not_paused_and_counts_them_as_failures(world: World) -> None:
@@ -180,6 +199,60 @@ def test_an_end_that_is_over_pauses_nothing(world: World) -> None:
     world.end(first, limited("2026-11-28T11:00:00Z"))
     world.end(second, limited("2026-11-28T11:58:59Z"))
     assert world.pauses() == ()
+
+
+def test_a_restart_after_an_end_that_is_over_takes_a_minute_too(world: World) -> None:
+    """All processes that watched the jobs were killed: their ends are recorded long after the reset."""
+    world.group(limit=6)
+    world.enter(20)
+    running = world.start()
+    world.clocks.pass_time(7200)
+    for job_id in running:
+        world.end(job_id, limited("2026-11-28T12:09:00Z"))
+        world.clocks.pass_time(0.5)
+    assert world.pauses() == ()
+    starts = []
+    for _ in range(7):
+        starts.append(len(world.start()))
+        world.clocks.pass_time(10)
+    assert starts == [1, 1, 1, 1, 1, 1, 0]
+
+
+def test_a_guess_counts_from_when_the_job_said_so(world: World) -> None:
+    world.group(limit=2)
+    world.enter(5)
+    first, second = world.start()
+    world.clocks.pass_time(240)
+    world.end(first, limited("2026-11-28T12:05:30Z", source="guess"))
+    assert [pause.until for pause in world.pauses()] == [datetime(2026, 11, 28, 12, 5, 30, tzinfo=UTC)]
+    world.clocks.pass_time(3600)
+    world.end(second, limited("2026-11-28T12:05:31Z", source="guess"))
+    assert world.pauses() == ()
+    (_probe,) = world.start()
+    world.clocks.pass_time(3600)
+    assert world.start() == [], "the probe runs"
+
+
+def test_what_is_over_ends_no_pause(world: World) -> None:
+    world.group()
+    world.enter(3)
+    first, second, third = world.start()
+    world.end(first, limited())
+    world.end(second, limited("2026-11-28T11:00:00Z"))
+    assert [pause.until for pause in world.pauses()] == [datetime(2026, 11, 28, 12, 5, tzinfo=UTC)]
+    world.end(third, limited("2026-11-28T14:00:00Z"))
+    assert [pause.until for pause in world.pauses()] == [datetime(2026, 11, 28, 14, 1, tzinfo=UTC)]
+
+
+def test_a_limit_leaves_alone_that_another_one_is_nearly_used_up(world: World) -> None:
+    world.group(limit=3)
+    (row,) = world.enter(1)
+    world.start()
+    tell(world, row, news(0.95, name="seven_day", resets_at=world.clocks.wall / SECOND + 86400))
+    world.end(row.job_id, limited("2026-11-28T13:00:00Z", limit="five_hour"))
+    world.enter(5)
+    world.clocks.pass_time(7200)
+    assert len(world.start()) == 1
 
 
 def test_the_restart_takes_a_minute(world: World) -> None:
@@ -270,6 +343,26 @@ def test_a_known_end_replaces_a_guess(world: World) -> None:
     assert len(world.start()) == 1
 
 
+def test_a_waiting_job_says_for_which_limit_it_waits_and_until_when(world: World) -> None:
+    world.group(limit=3)
+    waiting = world.enter(5)[-1]
+    first, *others = world.start()
+    assert world.index.standing(waiting) == ("limit", 2)
+    world.end(first, limited("2026-11-28T14:00:00Z"))
+    assert world.index.standing(waiting) == ("rate_limited", 2)
+    until = datetime(2026, 11, 28, 14, 1, tzinfo=UTC)
+    assert world.index.limit_end_ns(waiting) == int(until.timestamp()) * SECOND
+    groups.change_group(world.index, "g", groups.pause(None, "by hand"))
+    assert world.index.standing(waiting) == ("paused", 2), "it would not start if the limit ended"
+    groups.change_group(world.index, "g", groups.resume)
+    for each in others:
+        world.end(each)
+    world.clocks.pass_time(7260)
+    assert len(world.start()) == 1
+    assert world.index.standing(waiting) == ("rate_limited", 1), "the restart takes a minute"
+    assert world.index.limit_end_ns(waiting) is None
+
+
 def test_a_user_resumes_the_group(world: World) -> None:
     world.group(limit=3)
     rows = world.enter(5)
@@ -350,7 +443,8 @@ def test_details_that_are_rubbish_are_a_guess() -> None:
     for at in (None, 7, "", "soon", "0001-01-01T00:00:00+23:59", ["2026"], "9999-12-31T23:59:59-23:59"):
         error = {"code": "rate_limited", "details": {"resets_at": at, "resets_at_source": "field"}}
         found = state_after(error, now.wall_ns, now.wall_ns, None, now)
-        assert found is None or found.round == 1 or at == "9999-12-31T23:59:59-23:59", at
+        assert found is not None
+        assert found.round == 1 or found.left_ns(now) <= 0 or at == "9999-12-31T23:59:59-23:59", at
 
 
 # ------------------------------------------------------------ news of a running job

@@ -98,6 +98,35 @@ def test_a_delegated_group_that_is_alone_moves_down_and_uses_its_controllers(mac
     assert (own / f"keeper-{os.getpid()}" / "cgroup.procs").read_text() == "0"
 
 
+def test_a_delegated_group_with_other_processes_cannot_limit_and_says_so_before_and_after(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = machine.unified("/a.service", controllers="cpu memory pids", procs=f"1\n{os.getpid()}\n")
+    (own / "cgroup.type").write_text("domain\n")
+
+    def write(path: str, _: str) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+
+    monkeypatch.setattr(cgroups, "write", write)
+    said = f"{own} holds 2 processes itself, so that its controllers cannot be used below it"
+    for prepare in (False, True):
+        found = cgroups.find_places(spawns_into=True, prepare=prepare, mover=os.getpid())
+        assert (found.limits, found.crowded) == ({}, True)
+        assert found.missing == dict.fromkeys(("memory", "cpu", "pids"), said)
+
+
+def test_a_keeper_that_is_alone_moves_but_one_that_is_still_to_be_started_is_not_alone(machine: Machine) -> None:
+    own = machine.unified("/a.service", controllers="memory", procs=f"{os.getpid()}\n")
+    (own / "cgroup.type").write_text("domain\n")
+
+    def crowded(mover: int) -> bool:
+        return cgroups.find_places(spawns_into=True, prepare=False, mover=mover).crowded
+
+    assert [crowded(os.getpid()), crowded(0)] == [False, True]
+    (own / "cgroup.type").unlink()  # the root of all control groups may hold processes, too
+    assert not crowded(0)
+
+
 def test_a_unit_whose_processes_are_in_a_part_of_it_uses_the_controllers_of_the_unit(machine: Machine) -> None:
     own = machine.unified("/user.slice/a.service/main", controllers="", procs="1\n2\n")
     unit = machine.above(

@@ -30,8 +30,8 @@ _INSTALL = "pip install --quiet --no-index --no-deps /srv/vm/*.whl && cd /srv/vm
 _PYTEST = "python -m pytest -p no:cacheprovider -q --vm"
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trio-supervisor" / "vm"
+def _cache(suite: str) -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trio-supervisor" / "vm" / suite
 
 
 def _missing() -> list[str]:
@@ -74,6 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--user", action="store_true")
     parser.add_argument("--only-build", action="store_true", help="build the image, or say why that is not possible")
+    parser.add_argument("--suite", choices=image.SUITES, default="bookworm", help="the release of Debian")
     parser.add_argument("--shell", metavar="SCRIPT")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB")
@@ -84,12 +85,12 @@ def main() -> int:
     if (reason := _install()) is not None:
         print(f"no guest: {reason}")
         return NOT_HERE
-    image.build(_cache(), _requirements())
+    image.build(_cache(options.suite), _requirements(), options.suite)
     if options.only_build:
         return 0
     pytest = f"{_PYTEST} {shlex.join(rest or ['-m', 'vm', 'tests/vm'])}"
     command = f"as-user user -- sh -c {shlex.quote(f'cd /srv/vm && {pytest}')}" if options.user else pytest
-    guest = Guest(_cache(), options.cpus, options.memory, options.console)
+    guest = Guest(_cache(options.suite), options.cpus, options.memory, options.console)
     with tempfile.TemporaryDirectory(prefix="vm-") as folder:
         _pack(Path(folder))
         return guest.run(_INSTALL + (options.shell or command), Path(folder), options.out, options.timeout)

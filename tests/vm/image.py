@@ -15,13 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["FILES", "PACKAGES", "build"]
+__all__ = ["FILES", "PACKAGES", "SUITES", "build"]
 
 FILES = Path(__file__).parent / "in_guest"
 PACKAGES = {"mmdebstrap": "mmdebstrap", "qemu-system-x86": "qemu-system-x86_64", "e2fsprogs": "mke2fs"}
 """What Debian calls the packages, and a program of each."""
 
-_SUITE, _PYTHON, _SIZE = "bookworm", "3.11", "2G"
+SUITES = {"bookworm": "3.11", "trixie": "3.13"}
+"""Releases of Debian, with their Python. The C library of the first cannot spawn into a control group of version 2."""
+
+_SIZE = "2G"
 _IN_GUEST = (
     "linux-image-cloud-amd64",
     "systemd-sysv",
@@ -35,21 +38,22 @@ _IN_GUEST = (
 )
 
 
-def build(cache: Path, requirements: list[str]) -> None:
+def build(cache: Path, requirements: list[str], suite: str) -> None:
     """Put ``vmlinuz``, ``initrd`` and ``root.ext4`` into ``cache``, unless they are there and as they should be.
 
-    ``requirements`` are the Python packages of the guest. One process builds, others wait for it.
+    ``requirements`` are the Python packages of the guest, ``suite`` is one of ``SUITES``. One process builds, others
+    wait for it.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = _stamp(requirements)
+        stamp = _stamp([suite, *requirements])
         kept = cache / "stamp"
         if kept.exists() and kept.read_text(encoding="ascii") == stamp:
             return
         kept.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as folder:
-            _build(cache, Path(folder), requirements)
+            _build(cache, Path(folder), requirements, suite)
         kept.write_text(stamp, encoding="ascii")
 
 
@@ -58,12 +62,12 @@ def _stamp(requirements: list[str]) -> str:
     return hashlib.sha256(b"\0".join([*parts, *(each.encode() for each in sorted(requirements))])).hexdigest()
 
 
-def _build(cache: Path, folder: Path, requirements: list[str]) -> None:
+def _build(cache: Path, folder: Path, requirements: list[str], suite: str) -> None:
     given, root = folder / "vm", folder / "root"
     shutil.copytree(FILES, given)
     # The wheels of the guest's Python, whichever runs this.
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--quiet", "--only-binary=:all:"]
-    download += [f"--python-version={_PYTHON}", f"--dest={given / 'wheels'}"]
+    download += [f"--python-version={SUITES[suite]}", f"--dest={given / 'wheels'}"]
     subprocess.run([*download, *requirements], check=True)
     root.mkdir(mode=0o755)
     root.chmod(0o755)  # for any umask
@@ -72,7 +76,7 @@ def _build(cache: Path, folder: Path, requirements: list[str]) -> None:
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"),
             *(f"--dpkgopt=path-exclude=/usr/share/{unread}/*" for unread in ("doc", "man", "locale")),
             *(f"--include={','.join(_IN_GUEST)}", f'--customize-hook=cp -r "{given}" "$1/vm"'),
-            *('--customize-hook=chroot "$1" bash /vm/set-up', _SUITE, root),
+            *('--customize-hook=chroot "$1" bash /vm/set-up', suite, root),
         ],
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": str(folder)},
         check=True,

@@ -11,7 +11,7 @@ from tests.vm.conftest import User
 
 pytestmark = pytest.mark.vm
 
-HOG = "python -c 'held = bytes([1]) * (1 << 30)'"
+HOG = "python -c 'held = [bytearray(1 << 20) for _ in range(1024)]'"  # at once it is more than the guest has
 # It starts processes up to the limit, says how many those are, and ends them.
 BOMB = """
 import os, signal

@@ -20,12 +20,17 @@ pytestmark = pytest.mark.vm
 
 START = ("supervisor", "start", "--json", "--deadline", "none", "--", "sleep", "infinity")
 LIMITED = ("supervisor", "start", "--json", "--memory", "50M", "--", "true")
+DOCTOR = ("supervisor", "doctor", "--json")
+SHOW_LIMIT = (
+    """sh -c 'cut -d: -f3 /proc/self/cgroup; cat "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/memory.max"'"""
+)
 SCOPE = re.compile(r"/user@1000\.service/.*/supervisor-[0-9]+-[0-9]+\.scope(/|$)")
 Way = Callable[[User], subprocess.CompletedProcess[str]]
 
 
-def _in_system_service(user: User, *argv: str) -> subprocess.CompletedProcess[str]:
+def _in_system_service(user: User, *argv: str, **properties: str) -> subprocess.CompletedProcess[str]:
     line = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--property=User={user.name}"]
+    line += [f"--property={name}={value}" for name, value in properties.items()]
     return subprocess.run([*line, "env", *user.settings, *argv], capture_output=True, text=True, check=False)
 
 
@@ -63,10 +68,55 @@ def test_a_session_that_is_terminated_leaves_jobs_in_scopes_alone(user: User) ->
     assert user.answer("status", job["job_id"])["status"] == "running"
 
 
-def test_a_delegated_service_keeps_its_keepers(user: User) -> None:
-    script = f"cat /proc/self/cgroup; {shlex.join(START)}; cat /proc/$(pgrep -x sleep)/cgroup"
-    own, _, jobs = user.in_service("sh", "-c", script, Delegate="yes").stdout.splitlines()
-    assert jobs.startswith(own)
+def test_a_delegated_service_with_processes_of_its_own_is_left_for_a_scope_where_jobs_have_limits(user: User) -> None:
+    """The kernel uses no controllers below a control group that holds processes, such as those of the service."""
+    script = f"{shlex.join(DOCTOR)}; supervisor run --memory 50M -- {SHOW_LIMIT}"
+    said, own, limit = user.in_service("sh", "-c", script, Delegate="yes").stdout.splitlines()
+    assert SCOPE.search(own)
+    assert limit == "52428800"
+    checks = {check["name"]: check for check in json.loads(said)["checks"]}
+    assert checks["systemd"]["facts"]["scope"] is True
+    assert "in a scope of systemd" in checks["cgroups"]["message"]
+    assert checks["job limits"]["facts"]["possible"] == ["cpu", "memory", "pids"]
+
+
+def test_a_delegated_service_that_is_in_a_part_of_its_own_control_group_keeps_its_keepers(user: User) -> None:
+    move = 'cd "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)"; pwd; mkdir main; echo 0 > main/cgroup.procs; cd /'
+    script = f"{move}; {shlex.join(DOCTOR)}; supervisor run --memory 50M -- {SHOW_LIMIT}"
+    unit, said, own, limit = user.in_service("sh", "-c", script, Delegate="yes").stdout.splitlines()
+    assert own.startswith(f"{unit.removeprefix('/sys/fs/cgroup')}/supervisor.")
+    assert limit == "52428800"
+    limits = next(check for check in json.loads(said)["checks"] if check["name"] == "job limits")
+    assert limits["facts"]["possible"] == ["cpu", "memory", "pids"]
+
+
+def test_a_delegated_service_that_spares_jobs_is_started_again_while_a_limited_one_runs(user: User) -> None:
+    """Otherwise systemd could not: it cannot put a process into a control group below which controllers are used."""
+    start = ("supervisor", "start", "--json", "--deadline", "none", "--memory", "50M", "--", "sleep", "infinity")
+    file, unit = f"{user.state_dir}.started", "restarted.service"
+    script = f"{shlex.join(start)} >>{file}; exec sleep infinity"
+    line = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--property=User={user.name}"]
+    line += ["--property=Delegate=yes", "--property=KillMode=process"]
+    subprocess.run([*line, "env", *user.settings, "sh", "-c", script], check=True)
+    try:
+        user.in_session("sh", "-c", f"until [ -s {file} ]; do sleep 0.2; done")
+        subprocess.run(["systemctl", "restart", unit], check=True)
+        user.in_session("sh", "-c", f"until [ $(wc -l <{file}) -eq 2 ]; do sleep 0.2; done")
+        jobs = [json.loads(line) for line in Path(file).read_text(encoding="ascii").splitlines()]
+        assert [user.answer("status", job["job_id"])["status"] for job in jobs] == ["running", "running"]
+        assert all(SCOPE.search(_cgroup_of(job["pid"])) for job in jobs)
+    finally:
+        subprocess.run(["systemctl", "stop", unit], check=False)
+
+
+def test_a_delegated_service_of_a_user_without_a_manager_says_what_it_needs(guest: User) -> None:
+    script = f"{shlex.join(LIMITED)}; {shlex.join(DOCTOR)}"
+    refused, said = map(json.loads, _in_system_service(guest, "sh", "-c", script, Delegate="yes").stdout.splitlines())
+    assert refused["error"]["code"] == "feature_unavailable"
+    assert "processes itself, so that its controllers cannot be used below it" in refused["error"]["message"]
+    limits = next(check for check in said["checks"] if check["name"] == "job limits")
+    assert limits["facts"]["possible"] == []
+    assert "DelegateSubgroup=" in limits["repair"]
 
 
 def test_without_lingering_there_is_no_scope_and_doctor_says_how_to_get_one(guest: User) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +16,9 @@ from supervisor.cli import completing, exits, text
 from supervisor.cli.arguments import moment, seconds
 from supervisor.cli.front import Invocation, command, shared_options
 from supervisor.model import GroupInfo, to_json, to_ns
+from supervisor.store.budgets import METRICS, ON_EXCEED, merged
 from supervisor.store.groups import DEFAULT_AGING_SECONDS, Group
+from supervisor.store.windows import WINDOWS, local_zone, zone_of
 
 __all__ = ["group"]
 
@@ -53,7 +57,28 @@ _NAME = click.argument("name", metavar="NAME", shell_complete=completing.groups)
 @click.option(
     "--on-rate-limit",
     type=click.Choice(["wait", "ignore"]),
-    help="What a usage limit of a job does: recorded, without effect in this version.",
+    help="What a usage limit of a job does: wait admits no more jobs until it is reset, and the job comes back then."
+    " ignore: it is a failure like any other.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="METRIC=N/WINDOW",
+    help="What its jobs may spend: usd, tokens, seconds or starts, by hour, day, week or in total, such as usd=20/day."
+    " usd=none/day: no such budget. none: no budget.",
+)
+@click.option(
+    "--on-exceed",
+    type=click.Choice(ON_EXCEED),
+    help="Once more was spent than a budget allows: hold admits no more jobs, stop also stops the running ones.",
+)
+@click.option("--tz", metavar="ZONE", help="The time zone of its budgets. Default: that of this machine.")
+@click.option(
+    "--on-end", metavar="COMMAND", help="Give the end of each of its jobs that names no command to this. none: none."
+)
+@click.option(
+    "--webhook", metavar="URL", help="Send the end of each of its jobs that names no URL to this one. none: none."
 )
 @click.option("--on-reboot", type=click.Choice(["keep", "pause", "fail"]), help="What a reboot does to waiting jobs.")
 def set_group(
@@ -66,6 +91,7 @@ def set_group(
     aging: float | None,
     strict: bool,
     pause_on_failure: str | None,
+    budgets: tuple[str, ...],
     **given: str | None,
 ) -> int:
     """Make the group NAME, or change only the settings that are given. A lower limit stops no job."""
@@ -86,12 +112,27 @@ def set_group(
         changes["pause_on_failure"] = None if pause_on_failure == _NONE else _number(pause_on_failure)
 
     def change(before: Group) -> Group:
+        if budgets:
+            changes["budgets"] = _budgets(before, budgets)
+            if before.tz is None:
+                changes.setdefault("tz", local_zone())
         return attrs.evolve(before, **changes)
 
     with call.writing_catalog() as catalog:
         info = groups.change_group(catalog.index, name, change, create=True)
     call.answer(lambda: to_json(info), _line(info))
     return exits.OK
+
+
+def _budgets(before: Group, given: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return merged(before.budgets, given)
+    except ValueError as error:
+        message = (
+            f"--budget is {error.args[0]!r:.80}; give METRIC=N/WINDOW, such as usd=20/day. Metrics are"
+            f" {', '.join(METRICS)}, windows {', '.join(WINDOWS)}."
+        )
+        raise click.UsageError(message) from None
 
 
 def _number(given: str) -> int:
@@ -131,6 +172,9 @@ def show(call: Invocation, name: str) -> int:
         ("Pause on failure", _failures(info.pause_on_failure)),
         ("On rate limit", info.on_rate_limit),
         ("On reboot", info.on_reboot),
+        ("On end", None if info.on_end is None else text.one_line(shlex.join(info.on_end))),
+        ("Webhook", info.webhook),
+        *(("Budget", _budget(each, info.tz)) for each in info.budgets),
     ]
     call.answer(lambda: to_json(info), *text.pairs(facts))
     return exits.OK
@@ -216,7 +260,18 @@ def _pause(pause: Any) -> str:
     return f"by {pause.by}{ends}{why}"
 
 
+def _budget(budget: Mapping[str, Any], tz: str) -> str:
+    metric, reserved = budget["metric"], budget["reserved"]
+    used = f"{text.amount(metric, budget['used'])} of {text.amount(metric, budget['limit'])} used"
+    window = "in total" if budget["window"] == "total" else f"this {budget['window']}"
+    ends = budget["resets_at"]
+    resets = "" if ends is None else f", until {ends.astimezone(zone_of(tz)):%Y-%m-%d %H:%M:%S} ({tz})"
+    more = f", {text.amount(metric, reserved)} reserved" if reserved else ""
+    return f"{used} {window}{more}{resets}; then {budget['on_exceed']}"
+
+
 def _line(info: GroupInfo) -> str:
     paused = "".join(f", paused {_pause(each)}" for each in info.paused)
     rate = "" if info.rate is None else f", rate {info.rate}"
-    return f"{info.name}: limit {_limit(info)}{rate}, {info.running} running, {_waiting(info)}{paused}"
+    budgets = "".join(f", {text.budget(each)}" for each in info.budgets)
+    return f"{info.name}: limit {_limit(info)}{rate}{budgets}, {info.running} running, {_waiting(info)}{paused}"

@@ -15,8 +15,8 @@ def launch_waiting(call: Invocation) -> int:
     Commands that leave waiting jobs behind start this by themselves. Running jobs go on when it ends. If another
     process does this already, the command exits at once.
     """
-    from supervisor.runtime import helper
+    from supervisor.runtime import launch_waiting
 
-    if not helper.launch_waiting(call.settings):
+    if not launch_waiting.launch_waiting(call.settings):
         call.note("Another process launches the waiting jobs already.")
     return exits.OK

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import datetime
+from typing import TypedDict
 
 import attrs
 import click
 
-from supervisor.admission import helper, launchers
 from supervisor.cli import exits, job_columns, streams, table, terminal, text
-from supervisor.cli.arguments import label_option, moment, seconds, workspace_option, workspace_scope
+from supervisor.cli.arguments import label_option, since, workspace_option, workspace_scope
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.cli.job_columns import COLUMNS, SORT_KEYS
-from supervisor.jobs import queue_text
-from supervisor.jobs.catalog import real_workspace
-from supervisor.model import Job, JobPage, to_json
+from supervisor.jobs.reading import Reading
+from supervisor.jobs.scope import real_workspace
+from supervisor.model.job import Job, JobPage
+from supervisor.model.job_json import page_to_json
 from supervisor.states import State
 
 __all__ = ["list_jobs"]
 
-_ALWAYS: Final = ("id", "status", "kind", "age", "time")
+
+def _chosen(words: str) -> list[str]:
+    """Parse an option's names of columns, separated by commas."""
+    names = [name.strip().lower() for name in words.split(",") if name.strip()]
+    for name in names:
+        if name not in COLUMNS:
+            message = f"{name!r:.80} is no column: they are {', '.join(COLUMNS)}."
+            raise click.BadParameter(message)
+    if not names:
+        message = f"no column is named: they are {', '.join(COLUMNS)}."
+        raise click.BadParameter(message)
+    return list(dict.fromkeys(names))
 
 
-def _since(words: str) -> datetime:
-    """Parse a moment, or a duration before now."""
-    with contextlib.suppress(click.BadParameter, OverflowError):
-        return datetime.now(UTC) - timedelta(seconds=seconds(words))
-    try:
-        return moment(words)
-    except click.BadParameter:
-        message = f"{words!r:.80} is neither a duration, such as 90s or 2h30m, nor a time, such as 2030-01-31T18:00."
-        raise click.BadParameter(message) from None
+class _Query(TypedDict):
+    workspace: str | None
+    state: str | None
+    labels: Mapping[str, str]
+    limit: int
+    cursor: str | None
 
 
 @command("list")
@@ -46,7 +53,7 @@ def _since(words: str) -> datetime:
 @click.option("--cursor", metavar="CURSOR", help="Continue an earlier list: the next_cursor that it gave.")
 @click.option(
     "--since",
-    type=_since,
+    type=since,
     metavar="TIME",
     help="List only jobs that were created since this time, or in the time before now: 2h, 1d.",
 )
@@ -59,7 +66,7 @@ def _since(words: str) -> datetime:
 @click.option(
     "--columns",
     "names",
-    type=job_columns.chosen,
+    type=_chosen,
     metavar="NAME,...",
     help=f"Show these columns: {', '.join(COLUMNS)}.",
 )
@@ -90,33 +97,56 @@ def list_jobs(
     A terminal shows shortened ids, which every command accepts, and as much as fits its width.
     """
     where = workspace_scope(workspace, everywhere=everywhere)
-    with call.catalog() as catalog:
-        page = catalog.list(workspace=where, state=state, labels=labels, limit=limit, cursor=cursor)
-        elsewhere = 0 if where is None else catalog.count_elsewhere(where)
-        unattended = launchers.unattended(catalog.index)
-        started = unattended > 0 and helper.ensure(catalog.index)
+    query = _Query(workspace=where, state=state, labels=labels, limit=limit, cursor=cursor)
+    notes: list[str] = []
+    if (found := Reading(call.settings).list(**query)) is None:
+        found, notes = _from_catalog(call, query)
+    page, elsewhere = found
     if since is not None:
         page = _created_since(page, since)
     if sort is not None:
         page = attrs.evolve(page, jobs=tuple(job_columns.sort(page.jobs, sort)))
     if call.as_json:
         others = {} if where is None else {"jobs_in_other_workspaces": elsewhere}
-        write_document({**to_json(page), **others})
+        write_document({**page_to_json(page), **others})
     elif page.jobs:
         newest_last = sys.stdout.isatty() and sort is None
         _show(page.jobs[::-1] if newest_last else page.jobs, names, colours, with_workspace=everywhere)
-        if page.next_cursor is not None:
-            call.note(f"There are more: --limit, or --cursor {page.next_cursor}.")
+        if (remark := job_columns.remark(page)) is not None:
+            call.note(remark)
     else:
         matching = "No matching jobs" if state or labels or cursor or since else "No jobs"
         place = "" if where is None else f" in {real_workspace(where)}"
         more = f"; {text.plural(elsewhere, 'job')} in other workspaces (--all)" if elsewhere else ""
         call.note(f"{matching}{place}{more}.")
-    if unattended:
-        words = "supervisor launch-waiting"
-        what = f"this command has started `{words}`" if started else f"run `{words}`"
-        call.note(f"{queue_text.unattended(unattended)}: {what}.")
+    for note in notes:
+        call.note(note)
     return exits.OK
+
+
+def _from_catalog(call: Invocation, query: _Query) -> tuple[tuple[JobPage, int], list[str]]:
+    """Return a page, the number of jobs in other workspaces, and what to say about jobs and deliveries that wait."""
+    from supervisor.admission import launch_helper, launchers  # a page of ended jobs needs none of it
+    from supervisor.jobs import queue_text
+
+    where = query["workspace"]
+    notes: list[str] = []
+    with call.catalog() as catalog:
+        page = catalog.list(**query)
+        elsewhere = 0 if where is None else catalog.count_elsewhere(where)
+        unattended = launchers.unattended(catalog.index)
+        unfired = launchers.unfired(catalog.index)
+        started = unattended + unfired > 0 and launch_helper.ensure(catalog.index)
+        dead = text.dead_deliveries(catalog.layout.root)
+    words = "supervisor launch-waiting"
+    what = f"this command has started `{words}`" if started else f"run `{words}`"
+    if unattended:
+        notes.append(f"{queue_text.unattended(unattended)}: {what}.")
+    if unfired:
+        notes.append(f"{queue_text.unfired(unfired)}: {what}.")
+    if dead:
+        notes.append(f"{dead}: see `supervisor deliveries --dead`.")
+    return (page, elsewhere), notes
 
 
 def _created_since(page: JobPage, since: datetime) -> JobPage:
@@ -128,20 +158,10 @@ def _created_since(page: JobPage, since: datetime) -> JobPage:
     )
 
 
-def _columns(jobs: Sequence[Job], *, on_terminal: bool, with_workspace: bool) -> list[str]:
-    return [
-        *_ALWAYS,
-        *["waits"] * any(map(text.waiting, jobs)),
-        *["labels"] * (on_terminal and any(job.labels for job in jobs)),
-        *["workspace"] * with_workspace,
-        "command",
-    ]
-
-
 def _show(jobs: Sequence[Job], asked: Sequence[str] | None, colours: str, *, with_workspace: bool) -> None:
     """Write what fits a terminal, with shortened ids and the reasons of states; for a pipe, everything."""
     on_terminal = sys.stdout.isatty()
-    names = asked or _columns(jobs, on_terminal=on_terminal, with_workspace=with_workspace)
+    names = asked or job_columns.usual(jobs, on_terminal=on_terminal, with_workspace=with_workspace)
     columns = [COLUMNS[name].column for name in names]
     if asked:  # all of them, however narrow the terminal is
         columns = [attrs.evolve(column, spare=0) for column in columns]

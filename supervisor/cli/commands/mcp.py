@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,40 @@ import click
 
 from supervisor.cli import exits, inherited, streams
 from supervisor.cli.front import Invocation, command, report
-from supervisor.errors import InvalidArguments, InvalidSettings, SupervisorError
-from supervisor.text.groups import leaves
+from supervisor.cli.servers import (
+    address_of,
+    allow_command_option,
+    allow_host_option,
+    announce,
+    check_extra,
+    config_option,
+    events_option,
+    no_token_option,
+    run_server,
+    server_options,
+)
+from supervisor.errors import InvalidArguments, SupervisorError
 
 if TYPE_CHECKING:
-    from supervisor.mcp_server.serving import Options
-    from supervisor.mcp_server.transports.http import Address
+    from supervisor.http.listening import Address
+    from supervisor.mcp_server.options import Options
 
 __all__ = ["check_installed", "mcp"]
+
+
+class _Mcp(click.Group):
+    """The command with its further command, which is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's
+        return ["install"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's
+        if cmd_name != "install":
+            return None
+        from supervisor.cli.commands.mcp_install import install
+
+        return install
+
 
 _HELP = """Serve jobs to an MCP host over stdin and stdout, or to HTTP clients with --http.
 
@@ -42,31 +68,17 @@ risk if only you may write to its directory.
 """
 
 
-@command("mcp", help=_HELP)
-@click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="The kinds file. Default: SUPERVISOR_CONFIG."
-)
-@click.option(
-    "--allow-command",
-    "allow_commands",
-    multiple=True,
-    metavar="PATTERN",
-    help="Allow job_start to start commands that match. May be repeated.",
-)
+@command("mcp", help=_HELP, cls=_Mcp, invoke_without_command=True, subcommand_metavar="[install HOST]")
+@config_option
+@allow_command_option
 @click.option(
     "--http",
     metavar="HOST:PORT",
     help="Serve Streamable HTTP at /mcp on this address, or on the UNIX socket unix:PATH. Port 0 selects a free port.",
 )
-@click.option(
-    "--no-token",
-    is_flag=True,
-    help="Require no token: every local user may act as you. Only on loopback, or on a UNIX socket, "
-    "which other users cannot reach.",
-)
-@click.option(
-    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A name by which clients address this machine."
-)
+@no_token_option
+@allow_host_option
+@events_option
 @click.option("--print-examples", is_flag=True, help="Print an example of a kinds file and exit.")
 def mcp(
     call: Invocation,
@@ -76,6 +88,7 @@ def mcp(
     http: str | None,
     no_token: bool,
     allow_hosts: Sequence[str],
+    events: bool,
     print_examples: bool,
 ) -> int:
     """Serve until the host closes stdin or a signal arrives."""
@@ -89,7 +102,7 @@ def mcp(
         if http is None and (no_token or allow_hosts):
             message = f"{'--no-token' if no_token else '--allow-host'} needs --http"
             raise InvalidArguments(message, repair="See `supervisor mcp --help`.")
-        options = _options(call, config, allow_commands)
+        options = server_options(call, config, allow_commands, events=events)
         if http is None:
             return _over_stdio(options)
     except SupervisorError as error:
@@ -109,22 +122,7 @@ def _make_private(descriptor: int) -> None:
 
 def check_installed() -> None:
     """Raise ``InvalidSettings`` unless the extra is installed."""
-    missing = [each for each in ("mcp", "hypercorn") if importlib.util.find_spec(each) is None]
-    if missing:
-        message = f"MCP needs {' and '.join(missing)}, which the extra `mcp` installs"
-        raise InvalidSettings(message, repair='pip install "trio-supervisor[mcp]"')
-
-
-def _options(call: Invocation, config: Path | None, allow_commands: Sequence[str]) -> Options:
-    from supervisor.mcp_server.access.guarded import load_kinds
-    from supervisor.mcp_server.config.patterns import check_pattern
-
-    for pattern in allow_commands:
-        check_pattern(pattern)
-    found = load_kinds(call.settings, config)
-    from supervisor.mcp_server.serving import Options
-
-    return Options(settings=call.settings, kinds=found, allow_commands=allow_commands)
+    check_extra("mcp", "mcp", "hypercorn")
 
 
 def _over_stdio(options: Options) -> int:
@@ -132,47 +130,33 @@ def _over_stdio(options: Options) -> int:
         if inherited.is_closed(number):
             message = f"{name} is closed, but the host is served over stdin and stdout"
             raise InvalidArguments(message, repair="Make the host open both, or serve with --http.")
+    from supervisor.mcp_server.transports import first_answers
+    from supervisor.mcp_server.transports.opening import NOT_OPENED, Opening, open_while
+
+    opened, state_dir = NOT_OPENED, options.settings.state_dir
+    try:
+        key = first_answers.key_of(options)
+    except OSError:
+        key = None  # without a record, the host waits for the import
+    if key is not None and (answers := first_answers.load(state_dir, key)) is not None:
+        opened = open_while(Opening(answers), (0, 1), partial(import_module, "supervisor.mcp_server.serving"))
     from supervisor.mcp_server.serving import serve_stdio
 
-    _run(partial(serve_stdio, options))
+    run_server(partial(serve_stdio, options, opened, key))
     streams.finish()
     os._exit(exits.OK)  # a host waits half a second; nothing is left to save, and a normal exit takes longer
 
 
 def _over_http(call: Invocation, options: Options, http: str, *, no_token: bool, allow_hosts: Sequence[str]) -> int:
-    from supervisor.mcp_server.access.tokens import Tokens
+    from supervisor.http.tokens import Tokens
     from supervisor.mcp_server.serving import serve_http
-    from supervisor.mcp_server.transports.http import parse_address
 
-    address = parse_address(http)
-    if no_token and not address.loopback:
-        message = f"--no-token is for loopback, but other machines reach {address.host}"
-        raise InvalidArguments(message, repair="Omit --no-token, or listen on 127.0.0.1.")
+    address = address_of(http, no_token=no_token)
     tokens = None if no_token else Tokens(options.settings.state_dir)
 
     def started(bound: Address) -> None:
-        url = f"http://{bound.host if bound.path else bound}/mcp"
-        file = None if tokens is None else str(tokens.default)
-        callers = "only you" if bound.path else "every user of this machine"
-        access = f"Bearer token: in {file}" if file else f"No token: {callers} may start and read jobs."
-        where = f" on the UNIX socket {bound.path}" if bound.path else ""
-        shape = {"ok": True, "url": url, "socket": bound.path, "token_file": file}
-        call.answer(lambda: shape, f"Serving MCP at {url}{where}", access)
-        sys.stdout.flush()
+        token_file = None if tokens is None else str(tokens.default)
+        announce(call, "MCP", bound, "/mcp", token_file)
 
-    _run(partial(serve_http, options, address, tokens=tokens, allowed_hosts=allow_hosts, started=started))
+    run_server(partial(serve_http, options, address, tokens=tokens, allowed_hosts=allow_hosts, started=started))
     return exits.OK
-
-
-def _run(serve: Callable[[], Awaitable[None]]) -> None:
-    """Serve; unwrap an exception group whose only leaf is a ``SupervisorError`` or a closed stdout."""
-    import trio
-
-    try:
-        trio.run(serve)
-    except BaseExceptionGroup as group:
-        match leaves(group):
-            case [SupervisorError() | BrokenPipeError() as error]:
-                raise error from error.__cause__
-            case _:
-                raise

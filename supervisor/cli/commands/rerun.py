@@ -9,7 +9,8 @@ from click.core import ParameterSource
 
 from supervisor.cli.commands.start import start_and_answer
 from supervisor.cli.front import DEFAULTS, Invocation, command
-from supervisor.cli.job_options import ATTRIBUTES, changing_options, make_spec, prepare
+from supervisor.cli.job_options import changing_options
+from supervisor.cli.job_request import ATTRIBUTES, make_spec, prepare
 from supervisor.engines import registry
 from supervisor.jobs.rerunning import request_again
 

@@ -7,7 +7,7 @@ import json
 
 import click
 
-from supervisor.cli import completing, exits, streams
+from supervisor.cli import completing, exits, streams, text
 from supervisor.cli.arguments import one_job
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.errors import JobRunning
@@ -45,6 +45,8 @@ def result(call: Invocation, job: str, *, consume: bool, detail: str | None) -> 
 
 
 def _show(call: Invocation, found: Result) -> None:
+    if (line := text.changed(found)) is not None:
+        call.note(f"supervisor: {line}")
     if found.error is not None:
         call.note(f"supervisor: job {found.job_id}: {found.error.message}")
         if found.job.detail:

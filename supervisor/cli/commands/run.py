@@ -9,7 +9,8 @@ import click
 from supervisor.cli import inherited
 from supervisor.cli.arguments import detach_option
 from supervisor.cli.front import Invocation, command
-from supervisor.cli.job_options import COMMAND_LINE, make_spec, prepare, request_options
+from supervisor.cli.job_options import COMMAND_LINE, request_options
+from supervisor.cli.job_request import make_spec, prepare
 
 __all__ = ["run"]
 

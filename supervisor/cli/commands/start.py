@@ -6,7 +6,8 @@ from typing import Any
 
 from supervisor.cli import exits, inherited, streams
 from supervisor.cli.front import Invocation, command
-from supervisor.cli.job_options import COMMAND_LINE, make_spec, prepare, request_options
+from supervisor.cli.job_options import COMMAND_LINE, request_options
+from supervisor.cli.job_request import make_spec, prepare
 from supervisor.errors import InvalidArguments
 from supervisor.model import Job, JobSpec, Result, to_json
 from supervisor.states import Reason

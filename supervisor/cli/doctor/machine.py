@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import resource
 import shutil
 import sqlite3
@@ -69,6 +70,10 @@ def check_versions() -> Iterator[Check]:
         yield Check(
             "libraries", Severity.FINE, f"{words}; not installed: {optional}" if missing else words, facts=found
         )
+    with contextlib.suppress(PackageNotFoundError):
+        message = f"supervisord {version('supervisor')} is installed here, and its package has the same name"
+        repair = "Install trio-supervisor in an environment of its own: either has overwritten files of the other."
+        yield Check("supervisord", Severity.PROBLEM, message, repair)
 
 
 # ------------------------------------------------------------ the state root
@@ -131,6 +136,7 @@ def check_registry(settings: Settings) -> Iterator[Check]:
             kept = catalog.index.count()
             unfinished = catalog.index.unfinished()
             unattended = launchers.unattended(catalog.index)
+            unfired = launchers.unfired(catalog.index)
             aside = catalog.index.set_aside
             states: list[str] = []
             for row in unfinished:
@@ -154,19 +160,29 @@ def check_registry(settings: Settings) -> Iterator[Check]:
     if unattended:
         words, facts = queue_text.unattended(unattended), {"waiting": unattended}
         yield Check("waiting jobs", Severity.WARNING, words, "Run `supervisor launch-waiting`.", facts)
+    if unfired:
+        words, facts = queue_text.unfired(unfired), {"schedules": unfired}
+        repair = "Run `supervisor launch-waiting`, or install the service: `supervisor service install`."
+        yield Check("schedules", Severity.WARNING, words, repair, facts)
+    if (dead := text.dead_deliveries(os.path.realpath(settings.state_dir))) is not None:
+        yield Check("deliveries", Severity.WARNING, dead, "Run `supervisor deliveries --dead`, then --retry or --rm.")
 
 
 def check_configuration(settings: Settings) -> Iterator[Check]:
     """Check that the settings, the configuration file and the kinds file are valid."""
     given = Settings()  # without --state-dir
     held = {name: getattr(settings, name) for name in attrs.fields_dict(Settings)}
+    shown = {
+        field.name: held[field.name] if field.repr or not held[field.name] else "***"
+        for field in attrs.fields(Settings)
+    }
     origin = {name: where if held[name] == getattr(given, name) else "--state-dir" for name, where in origins().items()}
     words = [
         f"{name} {value}" + (f" ({origin[name]})" if origin[name] != "default" else "")
-        for name, value in held.items()
-        if value is not None and (name != "state_dir" or origin[name] != "default")
+        for name, value in shown.items()
+        if value not in {None, ""} and (name != "state_dir" or origin[name] != "default")
     ]
-    facts = {**{name: str(value) for name, value in held.items()}, "from": origin}
+    facts = {**{name: str(value) for name, value in shown.items()}, "from": origin}
     yield Check("settings", Severity.NOTE, ", ".join(words), facts=facts)
     yield _configuration_file()
     if settings.config is not None:
@@ -318,11 +334,49 @@ def check_limits() -> Iterator[Check]:
 
 
 def check_programs() -> Iterator[Check]:
-    """Report which agent programs are on PATH and which kinds are registered."""
-    found = {name: shutil.which(name) for name in ("claude", "codex")}
-    words = ", ".join(f"{name} {path or 'not on PATH'}" for name, path in found.items())
-    yield Check("agent CLIs", Severity.NOTE, words, facts=dict(found))
+    """Report which programs are on PATH, in which versions, and which kinds are registered."""
+    from supervisor.interpret.tried import TRIED
+
+    found = {name: shutil.which(name) for name in TRIED}
+    versions = {name: None if path is None else _version_of(path) for name, path in found.items()}
+    there = {
+        name: "not on PATH" if path is None else f"{path} {versions[name] or 'of an unknown version'}"
+        for name, path in found.items()
+    }
+    words = ", ".join(f"{name} {where} (tried with {' and '.join(TRIED[name])})" for name, where in there.items())
+    facts = {**found, "versions": versions, "tried": {name: list(tried) for name, tried in TRIED.items()}}
+    yield Check("agent CLIs", Severity.NOTE, words, facts=facts)
+    git = shutil.which("git")
+    facts = {"git": git, "version": None if git is None else _version_of(git)}
+    message = "not on PATH: no job can have a worktree" if git is None else f"{git} {facts['version'] or ''}".rstrip()
+    yield Check("git", Severity.NOTE, message, facts=facts)
     yield _kinds()
+
+
+_VERSION: Final = re.compile(r"\d+\.\d+[\w.+-]*")
+_VERSION_SECONDS: Final = 10.0
+
+
+def _version_of(program: str) -> str | None:
+    """Return what a program says about its version; ``None`` if it says nothing in time."""
+    import subprocess
+
+    environment = {**os.environ, "DISABLE_AUTOUPDATER": "1"}  # nothing is changed
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_VERSION_SECONDS,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    said = _VERSION.search(done.stdout)
+    return said[0] if said is not None and not done.returncode else None
 
 
 def _kinds() -> Check:

@@ -22,12 +22,14 @@ _IF_ANY: Final = {"waits", "groups", "labels"}
 _SPARED: Final = {"groups": 9, "workspace": 8, "time": 1}
 """Columns that make room here, and not in a list where they were asked for."""
 _KINDS: Final = ("running", "waiting", "ended")
+_BUDGETS: Final = Column("BUDGET", least=12, spare=3)
 _GROUPS: Final = (
     Column("GROUP", least=8),
     Column("RUNNING", "right"),
     Column("LIMIT", "right", spare=1),
     Column("WAITING", "right"),
     Column("OLDEST", "right", spare=2),
+    _BUDGETS,
     Column("PAUSED", least=8),
 )
 
@@ -54,10 +56,12 @@ def group_lines(groups: Sequence[GroupInfo], width: int) -> list[str]:
     """Return the heads and a line for each group; nothing without groups."""
     if not groups:
         return []
-    return table.fitted(_GROUPS, [_cells(group) for group in groups], width)
+    shows_budgets = any(group.budgets for group in groups)
+    columns = [column for column in _GROUPS if shows_budgets or column is not _BUDGETS]
+    return table.fitted(columns, [_cells(group, shows_budgets=shows_budgets) for group in groups], width)
 
 
-def _cells(group: GroupInfo) -> list[Cell]:
+def _cells(group: GroupInfo, *, shows_budgets: bool) -> list[Cell]:
     oldest = group.oldest_wait_seconds
     causes = [f"by {each.by}" + (f" until {text.clock(each.until)}" if each.until else "") for each in group.paused]
     full = group.limit is not None and group.running >= group.limit > 0
@@ -67,8 +71,14 @@ def _cells(group: GroupInfo) -> list[Cell]:
         Cell("-" if group.limit is None else str(group.limit)),
         Cell(str(group.waiting)),
         Cell("-" if oldest is None else text.brief(oldest)),
+        *([_budgets(group)] if shows_budgets else []),
         Cell(text.one_line(", ".join(causes)) or "-", colour="red" if causes else None),
     ]
+
+
+def _budgets(group: GroupInfo) -> Cell:
+    is_spent = any(each["used"] + each["reserved"] >= each["limit"] for each in group.budgets)
+    return Cell(", ".join(map(text.budget, group.budgets)) or "-", colour="yellow" if is_spent else None)
 
 
 def job_lines(overview: Overview, width: int, now: datetime) -> tuple[str, list[Line]]:

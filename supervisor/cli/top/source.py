@@ -1,40 +1,17 @@
-"""Takes overviews of a state root in a thread, one after each change, whichever process has made it.
-
-Each commit to the index writes to a file in the state root; a job whose supervisor is gone ends with a file in its
-directory. Both are watched with inotify. Where that is missing, an overview is taken at intervals.
-"""
+"""How much of a state root the live view shows."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
-from supervisor.engines.waiting import Change
-from supervisor.errors import SupervisorError
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.overview import Overview, overview_of
-from supervisor.settings import Settings
-from supervisor.store.state_errors import state_error
-from supervisor.system.inotify import MODIFIED, Inotify
 
-__all__ = ["Source", "take"]
+__all__ = ["take"]
 
 _RUNNING: Final = 200
 _WAITING: Final = 100
 _ENDED: Final = 100
-_LEAST_PAUSE: Final = 0.1
-_BLIND_PAUSE: Final = 1.0
-"""Where inotify is missing."""
-_LONGEST_PAUSE: Final = 30.0
-"""An error of the state root may go away without an event."""
-_SHARE: Final = 10
-"""The pause between two overviews is so many times as long as the last one took."""
 
 
 def take(catalog: Catalog) -> Overview:
@@ -44,108 +21,3 @@ def take(catalog: Catalog) -> Overview:
         SupervisorError: the state root cannot be read now.
     """
     return overview_of(catalog, running=_RUNNING, waiting=_WAITING, ended=_ENDED)
-
-
-class Source:
-    """The thread. ``show`` is called in it with each overview, or with the error that prevents one."""
-
-    def __init__(self, settings: Settings, show: Callable[[Overview | SupervisorError], None]) -> None:
-        self._settings = settings
-        self._root = os.path.abspath(os.fspath(settings.state_dir))
-        self._show = show
-        self._woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="supervisor-top", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread, once it has taken the overview that it may be at."""
-        self._over.set()
-        self.refresh()
-        self._thread.join()
-        os.close(self._woken)
-        os.close(self._waker)
-
-    def refresh(self) -> None:
-        """Have an overview taken soon."""
-        os.write(self._waker, b"x")
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            begun = _identity(self._root)
-            try:
-                self._follow_root(begun)
-            except SupervisorError as error:
-                self._show(error)
-                self._wait_for_root(begun)
-            except OSError as error:
-                self._show(state_error(error, "the state root cannot be read now"))
-                self._wait_for_root(begun)
-
-    def _follow_root(self, begun: tuple[int, int] | None) -> None:
-        """Show overviews until the state root is another one, or cannot be read."""
-        with contextlib.ExitStack() as stack:
-            notify = _watching(stack, self._root)
-            catalog = stack.enter_context(Catalog(self._settings, create=False))
-            watches = stack.enter_context(contextlib.ExitStack())
-            change: Change | None = None
-            directories: tuple[str, ...] = ()
-            while not self._over.is_set() and _identity(self._root) == begun:
-                self._drain()
-                if notify is not None:
-                    notify.read()
-                began = time.monotonic()
-                overview = take(catalog)
-                self._show(overview)
-                self._over.wait(max(_LEAST_PAUSE, _SHARE * (time.monotonic() - began)))
-                if begun is None:
-                    self._wait_for_root(begun)
-                elif notify is None:
-                    self._over.wait(_BLIND_PAUSE)
-                elif change is None or directories != overview.directories:
-                    # A change since the overview and before this is seen by the next overview, which is taken now.
-                    watches.close()
-                    change = watches.enter_context(
-                        Change(overview.directories, wakers=(self._woken, notify.descriptor))
-                    )
-                    directories = overview.directories
-                else:
-                    change.wait(None)
-
-    def _wait_for_root(self, begun: tuple[int, int] | None) -> None:
-        """Wait until the state root is another one than it was, or may be readable."""
-        with contextlib.ExitStack() as stack:
-            notify = None
-            for above in Path(self._root).parents:
-                notify = _watching(stack, str(above))
-                if notify is not None:
-                    break
-            wakers = (self._woken,) if notify is None else (self._woken, notify.descriptor)
-            if _identity(self._root) == begun:
-                select.select(wakers, [], [], _LONGEST_PAUSE)
-        self._over.wait(_LEAST_PAUSE)
-
-    def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._woken, 4096):
-                pass
-
-
-def _watching(stack: contextlib.ExitStack, directory: str) -> Inotify | None:
-    """Watch a directory and its files; return ``None`` where that is impossible."""
-    notify = Inotify.open()
-    if notify is None:
-        return None
-    stack.callback(notify.close)
-    return None if notify.watch(directory, MODIFIED) is None else notify
-
-
-def _identity(root: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(root)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -29,11 +29,12 @@ from textual.widgets import Footer, Static
 from supervisor.cli import text
 from supervisor.cli.front import silence
 from supervisor.cli.top.lines import Line, group_lines, job_lines, summary
-from supervisor.cli.top.source import Source
+from supervisor.cli.top.source import take
 from supervisor.errors import SupervisorError
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.overview import Overview
+from supervisor.jobs.watching import Source
 from supervisor.model import Job
 from supervisor.settings import Settings
 
@@ -184,7 +185,7 @@ class View(App[None]):
         super().__init__(ansi_color=True)
         self._settings = settings
         self._overview: Overview | None = None
-        self._source = Source(settings, self._receive)
+        self._source = Source(settings, take, self._receive, name="supervisor-top")
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def compose(self) -> ComposeResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 from supervisor.engines.cluster.interface import JobReport, QueueState, SyncBackend
@@ -114,8 +114,9 @@ class ClusterClient(_Remote):
         """Return the word of the cluster about an end, for a thread."""
         return self._cluster.collect(handle)
 
-    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+    def begin_stop(self, directory: str, by: str, *, may_write: Callable[[], bool]) -> StopInProgress:
         """Return the stop of a job."""
+        del may_write  # what is in the state root only leads to the job
         return _ClusterStop(directory, by, self._name, self._cluster)
 
 
@@ -130,8 +131,8 @@ class _ClusterStop:
         self._cluster = cluster
         self.until: float | None = None
 
-    def advance(self, to_stop: str | None, *, sound: bool) -> bool:
-        del to_stop, sound  # what is in the state root only leads to the job
+    def advance(self, to_stop: str | None) -> bool:
+        del to_stop
         now = time.monotonic()
         if self.until is None:
             unrun = request_end(self._directory, "cancelled", self._by, engine=self._engine)
@@ -162,9 +163,9 @@ class MissingClient(_Remote):
         damage = f"its engine is not installed here: {self._problem.message}"
         return Observation(phase=JobPhase.ELSEWHERE, damage=damage, problem=self._error())
 
-    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+    def begin_stop(self, directory: str, by: str, *, may_write: Callable[[], bool]) -> StopInProgress:
         """Raise the error."""
-        del directory, by
+        del directory, by, may_write
         raise self._error()
 
     def _error(self) -> SupervisorError:

@@ -26,7 +26,7 @@ import attrs
 from supervisor.engines.cluster.interface import JobReport, QueueState
 from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local.reconcile import NEVER_LAUNCHED, note, note_exit
-from supervisor.jobdir import factories, records
+from supervisor.jobdir import factories, records, stops
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.jobdir.validation import exit_of, stop_cause, stop_facts, valid_exit, valid_process
 from supervisor.keeper.single_job import BEAT_NS, HEARTBEAT, ORDERS, STDIN, UNKNOWN_STATUS
@@ -125,7 +125,7 @@ def examine(directory: str, report: JobReport, *, owner_lives: bool) -> ClusterE
     return ClusterEvidence(
         claim=claim,
         process=process,
-        stop=_stop_told_by_the_end(exit_record, records.read_stop(directory)),
+        stop=_stop_told_by_the_end(exit_record, stops.read_stop(directory)),
         exit=exit_record,
         submission=submission,
         report=report,
@@ -152,7 +152,7 @@ def _stop_told_by_the_end(end: dict[str, Any] | None, stop: dict[str, Any] | Non
     That nothing is left of the tree only the line says, which is waited for.
     """
     why = (end or {}).get("stopped")
-    if not isinstance(why, str) or why not in records.REASONS or (stop or {}).get("signalled_boot_ns") is not None:
+    if not isinstance(why, str) or why not in stops.REASONS or (stop or {}).get("signalled_boot_ns") is not None:
         return stop
     return {"why": why, "signalled_boot_ns": 0, "gone": False, "survivors": ""}
 
@@ -231,9 +231,9 @@ def resolve(
 
 def _note_never_launched(directory: str, evidence: ClusterEvidence, engine: str) -> None:
     report = evidence.report
-    stop = records.read_stop(directory)  # read after the ruling: a request came before, or never
+    stop = stops.read_stop(directory)  # read after the ruling: a request came before, or never
     if stop:
-        records.mark_stop(directory, signalled=0, gone=True)
+        stops.mark_stop(directory, signalled=0, gone=True)
     elif report.cancelled or report.overdue or evidence.overdue:
         _note_stop(directory, _why_stopped(report), engine)
     never_launched = False
@@ -280,7 +280,7 @@ def _why_stopped(report: JobReport) -> str:
 def _note_stop(directory: str, why: str, by: str) -> None:
     """Record a stop that the cluster has carried out; the first request keeps its reason."""
     if not records.create(directory, records.STOP, factories.stop_request(why, by, signalled_boot_ns=0, gone=True)):
-        records.mark_stop(directory, signalled=0, gone=True)
+        stops.mark_stop(directory, signalled=0, gone=True)
 
 
 def _observation(step: Step, evidence: ClusterEvidence) -> Observation:

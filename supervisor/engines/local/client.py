@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from supervisor.engines import obstacles
@@ -81,9 +81,9 @@ class LocalClient:
             message = f"process {process['pid']} of job {job_id} belongs to another user, and is not ours to signal"
             raise PermissionDenied(message, details={"job_id": job_id, "pid": process["pid"]}) from None
 
-    def begin_stop(self, directory: str, by: str) -> StopInProgress:
+    def begin_stop(self, directory: str, by: str, *, may_write: Callable[[], bool]) -> StopInProgress:
         """Return the stop of a job."""
-        return _LocalStop(directory, by, self._signals)
+        return _LocalStop(directory, by, self._signals, may_write)
 
     def signal(self) -> None:
         """Signal each keeper once, after all requests to it were written."""
@@ -131,11 +131,12 @@ class LocalClient:
 class _LocalStop:
     """The stop of one job; ``tree`` is set when this process has to end it."""
 
-    def __init__(self, directory: str, by: str, signals: stopping.KeeperSignals) -> None:
+    def __init__(self, directory: str, by: str, signals: stopping.KeeperSignals, may_write: Callable[[], bool]) -> None:
         self._directory = directory
         self._job_id = os.path.basename(directory)
         self._by = by
         self._signals = signals
+        self._may_write = may_write
         self._cancel: stopping.Cancel | None = None
         self._sound = True
         self.tree: stopping.Tree | None = None
@@ -144,9 +145,9 @@ class _LocalStop:
     def until(self) -> float | None:
         return self._cancel.until if self._cancel is not None and self._sound else None
 
-    def advance(self, to_stop: str | None, *, sound: bool) -> bool:
-        self._sound = sound
-        self.tree = self._step(to_stop) if sound else self._marked()
+    def advance(self, to_stop: str | None) -> bool:
+        self._sound = self._may_write()
+        self.tree = self._step(to_stop) if self._sound else self._marked()
         return self.tree is not None
 
     def _step(self, to_stop: str | None) -> stopping.Tree | None:

@@ -22,12 +22,12 @@ import trio
 from supervisor import log
 from supervisor.engines.failed_launch import check_launch, recorded_end
 from supervisor.engines.interface import LaunchRequest
-from supervisor.engines.interpreter import helper_command
 from supervisor.engines.limits import Granted
 from supervisor.engines.local import reconcile, stopping
 from supervisor.engines.local.adopted import AdoptedJobs
 from supervisor.engines.local.client import LocalClient
 from supervisor.engines.local.keeper_client import KeeperClient
+from supervisor.engines.local.keeper_connection import NO_ENVIRONMENT, KeeperConnection
 from supervisor.engines.local.launching import LaunchDescriptors, close_all, launch_message
 from supervisor.engines.local.limiting import KeeperLimits
 from supervisor.engines.local.orders_in_memory import OrdersInMemory
@@ -43,11 +43,11 @@ from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
 from supervisor.system.notifier import Notifier
 from supervisor.system.observing import NotKnown
+from supervisor.worktrees.record import MEMBER as WORKTREE
 
 __all__ = ["LocalEngine", "LocalRunning", "seconds_left"]
 
 _LAUNCH_ATTEMPTS: Final = 3
-_NO_ENVIRONMENT: Final = 0
 _REPORTS: Final = (protocol.Launched, protocol.Exited, protocol.Failed)
 
 
@@ -140,29 +140,26 @@ class LocalEngine:
     def __init__(self, root: str, python: str | os.PathLike[str] | None = None, *, at_once: bool = False) -> None:
         """Prepare."""
         self._root = root
-        self._python = python
         self._at_once = at_once
         self._tokens = count(1)
+        self._keeper = KeeperConnection(root, python, self._tokens, self._receive, self._keeper_died)
         self._nursery: trio.Nursery | None = None
-        self._link: KeeperClient | None = None
-        self._linking = trio.Lock()
         self._handles: dict[int, LocalRunning] = {}
-        self._environment: Mapping[bytes, bytes] | None = None
-        self._environment_token = _NO_ENVIRONMENT
         self._pidfds = Pidfds()
         self._notifier = Notifier()
         self._adopted = AdoptedJobs(self._notifier, self._watch_adopted)
         self._trees = Trees()
         self._watcher = Watcher(root, self._notifier, self._trees, self._pidfds)
         self._descriptors = LaunchDescriptors(root)
-        self._orders = OrdersInMemory(self._connect)
-        self._limits = KeeperLimits(self._connect)
+        self._orders = OrdersInMemory(self._keeper.connect)
+        self._limits = KeeperLimits(self._keeper.connect)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do the background work until cancelled; every command goes on then."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self._keeper.nursery = nursery
                 nursery.start_soon(self._trees.serve)
                 nursery.start_soon(self._notifier.serve)
                 nursery.start_soon(self._adopted.serve)
@@ -172,9 +169,7 @@ class LocalEngine:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            if self._link is not None:
-                self._link.close()
-                self._link = None
+            self._keeper.close()
             self._pidfds.close_all()
 
     # ------------------------------------------------------------ launching
@@ -198,12 +193,23 @@ class LocalEngine:
         """Return what the keeper does with the limits of a job, see ``LimitsJobs``."""
         return await self._limits.check(next(self._tokens), limits)
 
+    async def make_worktree(self, request: LaunchRequest) -> None:
+        """Make the worktree of a job, see ``MakesWorktrees``."""
+        from supervisor.engines.local.worktree_launch import make_worktree  # few jobs need it
+
+        await make_worktree(self._root, request)
+
     async def launch(self, handle: LocalRunning, request: LaunchRequest) -> None:
         """Have a keeper launch a command, or find out from the evidence whether one has.
 
         Raises:
             LaunchFailed: it was not launched and never will be.
         """
+        if WORKTREE in request.record:
+            try:
+                await self.make_worktree(request)
+            except LaunchFailed as error:
+                raise self._never(request.directory, error) from error
         for attempt in range(1, _LAUNCH_ATTEMPTS + 1):
             if await self._ask_for_launch(handle, request, final=attempt == _LAUNCH_ATTEMPTS):
                 return
@@ -223,7 +229,7 @@ class LocalEngine:
     async def _ask_for_launch(self, handle: LocalRunning, request: LaunchRequest, *, final: bool) -> bool:
         """Send one request to a keeper; return ``False`` when it provably has launched nothing."""
         try:
-            link = await self._connect()
+            link = await self._keeper.connect()
             descriptors = await self._descriptors.open(request)
         except (LaunchFailed, OSError) as error:
             raise self._never(request.directory, error) from error
@@ -242,7 +248,7 @@ class LocalEngine:
             request,
             token=handle.token,
             directory=self._name_of(request.directory),
-            environment=self._environment_for(link) if request.env is None else _NO_ENVIRONMENT,
+            environment=self._keeper.environment_for(link) if request.env is None else NO_ENVIRONMENT,
             descriptors=len(descriptors),
         )
         link.send(launch, tuple(descriptors))
@@ -285,44 +291,7 @@ class LocalEngine:
 
     async def _prepare(self) -> None:
         with contextlib.suppress(LaunchFailed):  # the first launch reports it
-            await self._connect()
-
-    async def _connect(self) -> KeeperClient:
-        link = self._link
-        if link is not None and link.alive:
-            return link
-        async with self._linking:
-            if self._link is not None and self._link.alive:
-                return self._link
-            if self._nursery is None:
-                message = "the engine is not being served"
-                raise LaunchFailed(message)
-            link = KeeperClient(self._receive, self._keeper_died, self._python)
-            await link.start(self._root, self._nursery)
-            if not link.alive:
-                return link
-            link.send(protocol.SetEnvironment(token=_NO_ENVIRONMENT, variables={}))
-            self._environment = None
-            self._environment_for(link)
-            self._link = link
-            log.debug("keeper_started", keeper_pid=link.pid)
-            return link
-
-    def _environment_for(self, link: KeeperClient) -> int:
-        """Return the token under which the keeper knows our environment as it is now."""
-        current = _environment()
-        if current != self._environment:
-            if self._environment_token != _NO_ENVIRONMENT and self._environment is not None:
-                link.send(protocol.DropEnvironment(token=self._environment_token))
-            self._environment = dict(current)
-            self._environment_token = next(self._tokens)
-            helper = None
-            with contextlib.suppress(LaunchFailed):  # no Python has the package
-                helper = list(map(os.fsencode, helper_command()))
-            link.send(
-                protocol.SetEnvironment(token=self._environment_token, variables=self._environment, helper=helper)
-            )
-        return self._environment_token
+            await self._keeper.connect()
 
     # ------------------------------------------------------------ what the keeper says
 
@@ -358,7 +327,9 @@ class LocalEngine:
                 **message.output,
             )
             handle.answered.set()
-            handle.set_ended(Ended(exit=exit_, stopped=message.stopped, survivors=tuple(message.survivors)))
+            cause = None if message.stopped != "budget" else stopping.cause_on_record(handle.directory)
+            survivors = tuple(message.survivors)
+            handle.set_ended(Ended(exit=exit_, stopped=message.stopped, survivors=survivors, cause=cause))
             return
         if message.claimed:  # by a process that took this one for dead, or cancelled the job: the evidence tells
             handle.keeper_died = True
@@ -372,8 +343,7 @@ class LocalEngine:
         handles, self._handles = self._handles, {}
         self._orders.lose()
         self._limits.lose()
-        if self._link is link:
-            self._link = None
+        self._keeper.forget(link)
         log.warning("keeper_lost", keeper_pid=link.pid, jobs=len(handles))
         for handle in handles.values():
             handle.keeper_died = True
@@ -432,8 +402,9 @@ class LocalEngine:
         if self._nursery is None or over or handle.stop_asked is not None:
             return
         handle.stop_asked = why
-        if self._link is not None and handle.token in self._handles:
-            self._link.send(protocol.Stop(token=handle.token, why=why, by=by))
+        link = self._keeper.link
+        if link is not None and handle.token in self._handles:
+            link.send(protocol.Stop(token=handle.token, why=why, by=by))
             self._nursery.start_soon(self._stop_if_keeper_does_not, handle, why, by)
         else:
             self._nursery.start_soon(self._stop_without_link, handle, why, by)
@@ -480,9 +451,3 @@ class LocalEngine:
                 return
             with trio.move_on_after(cancel.until - time.monotonic()):
                 await handle.finished.wait()
-
-
-def _environment() -> Mapping[bytes, bytes]:
-    # os.environb copies itself entry by entry, which is a tenth of a launch; what it wraps is a dict.
-    held: Mapping[bytes, bytes] | None = getattr(os.environb, "_data", None)
-    return dict(os.environb) if held is None else held

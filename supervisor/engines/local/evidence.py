@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from supervisor.jobdir import job_marks, records, validation
+from supervisor.jobdir import job_marks, records, stops, validation
 from supervisor.jobdir.output import STREAMS, size_of
 from supervisor.keeper import registration
 from supervisor.system import processes
@@ -197,7 +197,7 @@ def examine(
             place = origin_of(str(record.get("boot", "")), str(record.get("ns", "")), about) or Origin.HERE
     # The exit record comes last: a process that was alive above had not failed to write it.
     exit_record = validation.valid_exit(records.read(directory, records.EXIT), process)
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     return Evidence(
         place=place,
         owner_lives=owner_lives,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import tempfile
 from collections.abc import Generator
 from typing import Final
@@ -28,9 +29,12 @@ def connect(directory: str) -> socket.socket:
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(_SECONDS)
+        # A blocking connect waits where others fill the queue of the keeper; one with Python's time-out fails at once.
+        wait = struct.pack("@ll", int(_SECONDS), int(_SECONDS % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         with _short(directory) as path:
             connection.connect(f"{path}/{INPUT}")
+        connection.settimeout(_SECONDS)
     except (FileNotFoundError, ConnectionRefusedError) as error:
         connection.close()
         job_id = directory.rpartition("/")[2]

@@ -6,6 +6,7 @@ import array
 import contextlib
 import errno
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -112,8 +113,9 @@ class KeeperClient:
             self.said = _last_line(reading)
         finally:
             os.close(reading)
-        if not self.alive and not patience.cancelled_caught and not self.said and not process.returncode:
-            return  # it was killed as it started
+        was_killed = process.returncode in {0, -signal.SIGKILL}  # itself, or the process that starts it
+        if not self.alive and not patience.cancelled_caught and not self.said and was_killed:
+            return
         self.close()
         if self._protocol is not None:
             message = "the keeper is of another version: the package was replaced under a running process"

@@ -10,6 +10,7 @@ import trio
 
 from supervisor.engines.interface import LaunchRequest
 from supervisor.jobdir import job_marks
+from supervisor.jobdir.records import write_all
 from supervisor.keeper import protocol
 from supervisor.model import Limits
 from supervisor.system.file_systems import on_network
@@ -95,9 +96,7 @@ def _stdin_file(content: bytes, root: str) -> int:
     else:
         descriptor, path = tempfile.mkstemp(prefix=".stdin-", dir=root)
         os.unlink(path)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    write_all(descriptor, memoryview(content))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from supervisor.engines.interface import Observation
 from supervisor.engines.local import reconcile
-from supervisor.jobdir import records
+from supervisor.jobdir import records, stops
 from supervisor.system import pidfd, processes
 from supervisor.system.file_systems import has_settled
 from supervisor.system.observing import is_there
@@ -111,7 +111,7 @@ class UnendedCache:
             settled = has_settled(found)  # as above
             if is_there(f"{directory}/{records.EXIT}"):
                 return False
-            stop = records.read_stop(directory)
+            stop = stops.read_stop(directory)
             os.lstat(directory)  # if it was moved to the trash meanwhile, its records were not found for that reason
         except OSError:
             return False

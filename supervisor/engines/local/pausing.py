@@ -1,4 +1,6 @@
-"""Pausing local jobs: SIGSTOP to every process of a tree until none of them runs, and SIGCONT to all of them.
+"""Pausing local jobs: their control group is frozen, and what is not in it gets SIGSTOP until none of them runs.
+
+A control group that another keeper is in, or that has version 1, is not frozen: then all processes get SIGSTOP.
 
 The calling process does this itself, whether or not the job has a keeper or a supervisor. Its records make that safe:
 ``pause.json`` says that the processes are changing before the first of them is signalled, and that they are paused, or
@@ -19,7 +21,7 @@ from typing import Any, Final
 
 from supervisor.engines.local import evidence, stopping
 from supervisor.errors import FeatureUnavailable, InvalidArguments, PermissionDenied, StateBusy
-from supervisor.jobdir import records, validation
+from supervisor.jobdir import records, stops, validation
 from supervisor.keeper import job_cgroups
 from supervisor.keeper.job_processes import JobProcesses, JobTree
 from supervisor.system import processes
@@ -30,6 +32,8 @@ __all__ = ["pause", "resume"]
 _PATIENCE_SECONDS: Final = 10.0
 _FIRST_DELAY_SECONDS: Final = 0.001
 _LONGEST_DELAY_SECONDS: Final = 0.1
+_FREEZABLE: Final = 2
+"""The version of control groups in which a frozen process can be ended by SIGKILL."""
 _MAX_ROUNDS: Final = 5
 """How often a process is continued that stops itself again."""
 
@@ -68,7 +72,7 @@ def pause(directory: str, *, by: str, hold_deadline: bool) -> None:
         record["before"] = " ".join(f"{pid}.{start}" for pid, start in sorted(tree.before))
         records.replace(directory, records.PAUSE, {**record, "state": records.CHANGING})
         try:
-            tree.stop(directory)
+            tree.stop(directory, freeze=_may_freeze(directory, process))
             if hold_deadline and record["held_since_boot_ns"] is None:
                 record["held_since_boot_ns"] = processes.boottime_ns()
             records.replace(directory, records.PAUSE, {**record, "state": records.PAUSED})
@@ -143,8 +147,14 @@ def _has_keeper(directory: str) -> bool:
     return keeper is not None and processes.is_alive(*keeper)
 
 
+def _may_freeze(directory: str, process: dict[str, Any]) -> bool:
+    """Whether the keeper of a job, if there is one, thaws its control group when it stops the job."""
+    controls = process.get("controls")
+    return (isinstance(controls, int) and controls >= records.THAWS) or not _has_keeper(directory)
+
+
 def _check_not_stopping(directory: str) -> None:
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     if stop is not None and not stop.get("refused"):
         message = f"job {os.path.basename(directory)} is being stopped"
         raise InvalidArguments(message, repair="Only a job that runs can be paused.")
@@ -173,6 +183,8 @@ class _Tree(JobTree):
         self._group = job_cgroups.tree_of(process, job_id)
         self._members: list[processes.Process] = []
         self._asked: set[_Key] = set()
+        self._inside: set[_Key] = set()
+        self._is_frozen = self._is_shared = False
 
     def look(self) -> None:
         """Find its processes, the oldest first."""
@@ -188,9 +200,14 @@ class _Tree(JobTree):
         try:
             found = [processes.read_process(pid) for pid in self._group.pids()]
             still = {*self._group.pids()}  # another process may have the pid of one that has left
+            self._is_frozen = self._group.version == _FREEZABLE and self._group.is_frozen
+            self._is_shared = self._group.has_keepers()
         except OSError as error:
             return not_known(error, self._group.directory)
-        self.known.update((each.pid, each.start) for each in found if each is not None and each.pid in still)
+        inside = [each for each in found if each is not None and each.pid in still]
+        self._is_shared = self._is_shared or any(map(self._table.is_keeper, inside))
+        self._inside = {(each.pid, each.start) for each in inside}
+        self.known.update(self._inside)
         return None
 
     def stopped(self) -> set[_Key]:
@@ -199,31 +216,52 @@ class _Tree(JobTree):
         That is so once it has got its signal for a process that waits in the kernel (D: for a disk, or between vfork
         and exec for a child that is stopped), and for one that is traced, whose tracer decides when it goes on.
         """
+        frozen = self._inside if self._is_frozen else frozenset[_Key]()
         keys = ((each.state, (each.pid, each.start)) for each in self._members)
-        return {key for state, key in keys if state == "T" or (state in "tD" and key in self._asked)}
+        return {key for state, key in keys if state == "T" or key in frozen or (state in "tD" and key in self._asked)}
 
     def running(self) -> list[processes.Process]:
         """Return the others."""
         stopped = self.stopped()
         return [each for each in self._members if (each.pid, each.start) not in stopped]
 
-    def stop(self, directory: str) -> None:
+    def _freeze(self) -> bool:
+        """Have the kernel freeze its control group, soon; return whether that is possible."""
+        if self._group is None or self._group.version != _FREEZABLE or self._is_shared:
+            return False
+        try:
+            return self._group.freeze()
+        except OSError:
+            return False
+
+    def _thaw(self) -> None:
+        if self._group is not None and self._group.version == _FREEZABLE:
+            self._group.thaw()
+
+    def stop(self, directory: str, *, freeze: bool) -> None:
         """Stop all processes, parents before their children, until none of them runs and there are no new ones.
+
+        ``freeze``: those in the control group are frozen instead, where that is possible.
 
         A process that was forked before its parent stopped exists by the time that the parent is seen to be stopped,
         so the next look finds it.
         """
         give_up, delay = time.monotonic() + _PATIENCE_SECONDS, _FIRST_DELAY_SECONDS
         quiet: set[_Key] | None = None
+        freezes = freeze and self._freeze()
         while True:
             self.look()
+            if freezes and self._is_shared:  # a keeper has come meanwhile, and its jobs are not part of this one
+                self._thaw()
+                freezes = False
             running, stopped = self.running(), self.stopped()
             if not running and self._table.incomplete is None and stopped == quiet:
                 return
             quiet = None if running else stopped
-            if denied := _signal(running, signal.SIGSTOP):
+            left = [each for each in running if not (freezes and (each.pid, each.start) in self._inside)]
+            if denied := _signal(left, signal.SIGSTOP):
                 raise self._denied(denied, "paused")  # a word, not a message
-            self._asked.update((each.pid, each.start) for each in running)
+            self._asked.update((each.pid, each.start) for each in left)
             _check_not_stopping(directory)
             if time.monotonic() > give_up:
                 raise self._not_stopped(running)
@@ -242,9 +280,16 @@ class _Tree(JobTree):
 
         Raises:
             PermissionDenied: some belong to another user.
+            OSError: its control group cannot be thawed now.
         """
         self.look()
-        to_continue = [each for each in self._members if (each.pid, each.start) not in self.before]
+        stopped_else = self.before | (self._inside if self._is_frozen else frozenset[_Key]())
+        to_continue = [
+            each
+            for each in self._members
+            if (each.pid, each.start) not in (self.before if each.state == "T" else stopped_else)
+        ]
+        self._thaw()
         denied: list[int] = []
         for _ in range(_MAX_ROUNDS):
             denied = _signal(reversed(to_continue), signal.SIGCONT)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local.evidence import Evidence, Leader, Origin, examine, origin_of
-from supervisor.jobdir import factories, measures, records, validation
+from supervisor.jobdir import factories, measures, records, stops, validation
 from supervisor.jobdir.facts import Ended
 from supervisor.keeper import job_cgroups
 from supervisor.keeper.job_processes import JobProcesses
@@ -115,7 +115,7 @@ def _decide_unlaunched(evidence: Evidence) -> Decision:
 
 def note_cancelled(directory: str) -> None:
     """Record the end of a job that was cancelled, and that no process has launched or will launch."""
-    records.mark_stop(directory, signalled=processes.boottime_ns(), gone=True)
+    stops.mark_stop(directory, signalled=processes.boottime_ns(), gone=True)
     note(directory, None, factories.launch_failure(CANCELLED_BEFORE))
 
 
@@ -307,7 +307,7 @@ def resolve_ended(directory: str) -> Observation | None:
     if not is_there(f"{directory}/{records.EXIT}"):
         return None
     process = validation.process(directory)
-    end, stop = validation.valid_exit(records.read(directory, records.EXIT), process), records.read_stop(directory)
+    end, stop = validation.valid_exit(records.read(directory, records.EXIT), process), stops.read_stop(directory)
     if not end or (stop and stop["signalled_boot_ns"] is not None and not stop["gone"]):
         return None
     if {} in (process, stop) and validation.newer_records(directory, process, stop):
@@ -332,7 +332,7 @@ def resolve_kept(
         return None
     if is_there(f"{directory}/{records.EXIT}"):
         return None
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     return Observation(
         phase=JobPhase.RUNNING,
         launched=validation.launched_of(process, records.read_pause(directory)),

@@ -7,6 +7,7 @@ tree. Both at once do no harm.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import Any, Final
 import attrs
 
 from supervisor.engines.local import evidence, reconcile
-from supervisor.jobdir import factories, measures, records, validation
+from supervisor.jobdir import factories, measures, records, stops, validation
 from supervisor.keeper import job_cgroups, tree_killer
 from supervisor.system import processes
 from supervisor.system.observing import NotKnown, is_absent, not_known
@@ -66,14 +67,21 @@ def request_stop(
     request = factories.stop_request(why, by, cause=cause, first_signal=first_signal)
     if records.create(directory, records.STOP, request):
         return request
-    there = records.read_stop(directory)
+    there = stops.read_stop(directory)
     if not there:
         records.replace(directory, records.STOP, request)
         return request
     if there.get("refused"):  # try again
-        records.take_back_stop(directory, known=there)
+        stops.take_back_stop(directory, known=there)
         del there["refused"]
     return there
+
+
+def cause_on_record(directory: str) -> Mapping[str, Any] | None:
+    """Return the facts about why a stop was requested, ``None`` if they cannot be read."""
+    with contextlib.suppress(NotKnown):
+        return validation.stop_cause(stops.read_stop(directory))
+    return None
 
 
 def ask_again(directory: str, by: str) -> None:
@@ -89,7 +97,7 @@ def ask_again(directory: str, by: str) -> None:
 
 def refusal_of(directory: str) -> list[int]:
     """Return the pids of the processes of a job that this user could not signal in the last attempt."""
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     return [int(word) for word in stop.get("refused", "").split() if validation.is_number(word)] if stop else []
 
 
@@ -185,7 +193,7 @@ def make_stop(tree: Tree) -> tree_killer.Stop:
     def on_signal(signalled_ns: int) -> None:
         if tree.sound:
             try:
-                records.mark_stop(directory, signalled=signalled_ns)
+                stops.mark_stop(directory, signalled=signalled_ns)
             except OSError as error:
                 if error.errno not in records.NO_ROOM:  # without a record of the signal the end would count as natural
                     raise not_known(error, directory) from error
@@ -222,9 +230,9 @@ def note_gone(tree: Tree, stop: tree_killer.Stop) -> None:
         if not stop.natural and not stop.refused:
             signalled = stop.signalled_ns  # may be missing, for want of room
             sizes = measures.sizes(tree.directory)
-            records.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors, sizes=sizes)
+            stops.mark_stop(tree.directory, signalled=signalled, gone=True, survivors=survivors, sizes=sizes)
         elif stop.signalled_ns is not None:
-            records.take_back_stop(tree.directory, survivors if stop.refused else "")
+            stops.take_back_stop(tree.directory, survivors if stop.refused else "")
     except OSError as error:
         if error.errno in records.NO_ROOM:
             raise
@@ -400,5 +408,5 @@ class Cancel:
 
 def is_signalled(directory: str) -> bool:
     """Return whether a process has begun to end the tree of a job."""
-    stop = records.read_stop(directory)
+    stop = stops.read_stop(directory)
     return bool(stop and stop["signalled_boot_ns"] is not None)

@@ -15,12 +15,22 @@ from supervisor.model import Job
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
-__all__ = ["PRINCIPAL_LABEL", "RESERVED_PREFIX", "TOOL_LABEL", "may_see", "principal_of", "scoped_key"]
+__all__ = [
+    "PRINCIPAL_GROUP",
+    "PRINCIPAL_LABEL",
+    "RESERVED_PREFIX",
+    "TOOL_LABEL",
+    "may_see",
+    "principal_of",
+    "scoped_key",
+]
 
 RESERVED_PREFIX: Final = "mcp."
 """The prefix of the labels that the server sets. Callers over MCP may search for them, but not set them."""
 
 PRINCIPAL_LABEL: Final = "mcp.principal"
+PRINCIPAL_GROUP: Final = "principal."
+"""What the name of the group that holds all jobs of a principal begins with, if the owner has made such a group."""
 TOOL_LABEL: Final = "mcp.tool"
 
 

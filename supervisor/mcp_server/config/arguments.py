@@ -11,13 +11,17 @@ import attrs
 
 from supervisor.errors import InvalidArguments
 
-__all__ = ["MAX_INTEGER", "TYPES", "Parameter", "checked", "schema_of"]
+__all__ = ["DEFAULT_MAX_LENGTH", "MAX_INTEGER", "TYPES", "Parameter", "checked", "schema_of"]
 
 TYPES: Final = ("string", "integer", "number", "boolean")
 _LABELS: Final = "labels"
 _WORDS: Final = "words"
+_OBJECT: Final = "object"
+_OBJECTS: Final = "objects"
 _MAX_FLOAT: Final = sys.float_info.max
 MAX_INTEGER: Final = 1 << 63
+DEFAULT_MAX_LENGTH: Final = 200_000
+"""The maximum length of a string of which the kinds file says none; a schema does not say it either."""
 _SURROGATES: Final = re.compile("[\ud800-\udfff]+")
 _NAMES: Final = {
     "string": "a string",
@@ -26,6 +30,8 @@ _NAMES: Final = {
     "boolean": "true or false",
     _LABELS: "an object whose values are strings",
     _WORDS: "a list of at least one string",
+    _OBJECT: "an object",
+    _OBJECTS: "a list of objects",
 }
 
 
@@ -35,8 +41,8 @@ class Parameter:
 
     Attributes:
         name: the name of the argument.
-        type: ``string``, ``integer``, ``number``, ``boolean``; ``labels``, an object of strings; or
-            ``words``, a list of strings.
+        type: ``string``, ``integer``, ``number``, ``boolean``; ``labels``, an object of strings;
+            ``words``, a list of strings; ``object`` or ``objects``, which the receiver checks.
         description: the description for models.
         required: whether a call must give it.
         default: the value if a call does not give it; ``None`` is no value.
@@ -46,6 +52,9 @@ class Parameter:
         min_length: the minimum number of characters.
         max_length: the maximum number of characters.
         pattern: a regular expression that the whole string must match, with ASCII character classes.
+        lists_bounds: whether the schema has the bounds of a value. The server checks them in any case, and a model
+            pays for each character of a schema in every session.
+        listed: whether the schema has it at all; one that only programs need is on the pages.
     """
 
     name: str
@@ -59,25 +68,32 @@ class Parameter:
     min_length: int | None = None
     max_length: int | None = None
     pattern: str | None = None
+    lists_bounds: bool = True
+    listed: bool = True
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of its values."""
         if self.type == _LABELS:
-            shape: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
+            shape: dict[str, Any] = {"type": "object"}
         elif self.type == _WORDS:
             shape = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+        elif self.type == _OBJECTS:
+            shape = {"type": "array", "items": {"type": "object"}}
         else:
             shape = {"type": self.type}
         if self.description:
             shape["description"] = self.description
         if self.enum:
             shape["enum"] = list(self.enum)
+        if self.default not in {None, ""}:
+            shape["default"] = self.default
+        if not self.lists_bounds:
+            return shape
         bounds = {
-            "default": self.default,
             "minimum": self.minimum,
             "maximum": self.maximum,
             "minLength": self.min_length,
-            "maxLength": self.max_length,
+            "maxLength": None if self.enum or self.max_length == DEFAULT_MAX_LENGTH else self.max_length,
             "pattern": None if self.pattern is None else f"^(?:{self.pattern})$",
         }
         return shape | {name: value for name, value in bounds.items() if value is not None}
@@ -101,6 +117,10 @@ class Parameter:
                 given = {_encodable(name): _encodable(text) for name, text in given.items()}
             case "words", list() if value and _all_text(given):
                 given = [_encodable(word) for word in given]
+            case ("object", dict()):
+                pass
+            case ("objects", list()) if all(isinstance(each, dict) for each in given):
+                pass
             case _:
                 raise self._refused(given, _NAMES[self.type])
         if self.enum and given not in self.enum:
@@ -155,12 +175,11 @@ def _all_text(held: Any) -> bool:
 
 
 def schema_of(parameters: Iterable[Parameter]) -> dict[str, Any]:
-    """Return the input schema of a tool."""
+    """Return the input schema of a tool; the server refuses other arguments, with the names of these."""
     all_of_them = list(parameters)
     shape: dict[str, Any] = {
         "type": "object",
-        "properties": {each.name: each.schema() for each in all_of_them},
-        "additionalProperties": False,
+        "properties": {each.name: each.schema() for each in all_of_them if each.listed},
     }
     required = [each.name for each in all_of_them if each.required]
     return shape | ({"required": required} if required else {})
@@ -177,7 +196,7 @@ def checked(parameters: Iterable[Parameter], given: Mapping[str, Any]) -> dict[s
     known = {each.name: each for each in parameters}
     for name in given:
         if name not in known:
-            message = f"there is no argument {name!r:.80}; this tool takes {', '.join(known) or 'none'}"
+            message = f"there is no argument {name!r:.80}; there are {', '.join(known) or 'none'}"
             raise InvalidArguments(message, details={"argument": name[:80]})
     values: dict[str, Any] = {}
     for name, each in known.items():

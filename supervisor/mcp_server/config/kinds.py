@@ -11,35 +11,21 @@ from supervisor.mcp_server.config import templates
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.retry import Retry
 
-__all__ = ["COMMON", "RESERVED", "Kind"]
+__all__ = ["COMMON", "CONTROLS", "RESERVED", "Kind"]
 
 BUILT_IN_PLACEHOLDERS: Final = ("python",)
 
 COMMON: Final = (
-    Parameter(name="workspace", min_length=1, max_length=4096, description="The directory the job runs in."),
-    Parameter(
-        name="deadline_seconds",
-        type="number",
-        minimum=0,
-        maximum=31_536_000,
-        description="Stop the job after this many seconds.",
-    ),
-    Parameter(
-        name="idempotency_key",
-        min_length=1,
-        max_length=150,
-        description="A repeated request with the same key returns the first job and starts nothing.",
-    ),
-    Parameter(
-        name="wait_seconds",
-        type="number",
-        minimum=0,
-        maximum=3600,
-        description="Wait this long for the result. Stay below your tool time-out.",
-    ),
-    Parameter(name="labels", type="labels", description="Names and values by which job_list finds the job."),
+    Parameter(name="workspace", min_length=1, max_length=4096, lists_bounds=False),
+    Parameter(name="deadline_seconds", type="number", minimum=0, maximum=31_536_000, lists_bounds=False),
+    Parameter(name="idempotency_key", min_length=1, max_length=150, lists_bounds=False),
+    Parameter(name="wait_seconds", type="number", minimum=0, maximum=3600, lists_bounds=False),
+    Parameter(name="labels", type="labels"),
 )
-"""The parameters of every tool that starts a job, besides its own."""
+"""The parameters of every tool that starts a job, besides its own; the instructions of the server explain them once."""
+
+CONTROLS: Final = ("pause", "send", "rerun", "continue")
+"""What a kind may allow its callers beyond start, read, wait and cancel: ``pause`` includes to resume."""
 
 RESERVED: Final = frozenset(each.name for each in COMMON) | frozenset(BUILT_IN_PLACEHOLDERS)
 
@@ -60,12 +46,17 @@ class Kind:
         workspaces: real paths of the directories in (or below) which it may run; ``None`` for
             the server's own directory and the host's roots.
         read_only: whether the file declares that it changes nothing but its own output.
+        on_end: the command that gets the end of each job, see ``JobSpec``; ``None`` for none.
+        webhook: the URL to which the end of each job is sent; ``None`` for none.
+        worktree: with what the git worktree of each job begins, see ``JobSpec``; ``None`` for no worktree.
         engine: the name of its engine; ``None`` for this machine.
         engine_options: the options of that engine, see ``docs/slurm.md``.
         groups: the groups whose limits count for its jobs.
         priority: the priority of its jobs.
         start_within_seconds: how long its jobs may wait; ``None`` for any time.
         retry: whether and how its jobs are tried again; ``None`` for not.
+        confirm: whether the user is asked before a job is started.
+        control: what callers may do with its jobs, of ``CONTROLS``.
         parameters: the parameters that a caller gives.
     """
 
@@ -79,12 +70,17 @@ class Kind:
     env_set: Mapping[str, str] = attrs.field(factory=dict[str, str])
     workspaces: tuple[str, ...] | None = None
     read_only: bool = False
+    worktree: str | None = None
+    on_end: tuple[str, ...] | None = None
+    webhook: str | None = None
     engine: str | None = None
     engine_options: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     groups: tuple[str, ...] = ()
     priority: int = 0
     start_within_seconds: float | None = None
     retry: Retry | None = None
+    confirm: bool = False
+    control: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
 
     def request(self, values: Mapping[str, Any], python: str) -> tuple[tuple[str, ...], bytes | None]:

@@ -22,12 +22,14 @@ from supervisor.interpret import BUILT_IN, get_interpreter, kinds
 from supervisor.jobs.error_codes import unknown_code
 from supervisor.jobs.validation import MAX_DEADLINE_SECONDS, MAX_DELAY_SECONDS, MAX_GROUPS, MAX_PRIORITY
 from supervisor.mcp_server.config import expressions, templates
-from supervisor.mcp_server.config.arguments import MAX_INTEGER, TYPES, Parameter
-from supervisor.mcp_server.config.kinds import BUILT_IN_PLACEHOLDERS, RESERVED, Kind
+from supervisor.mcp_server.config.arguments import DEFAULT_MAX_LENGTH, MAX_INTEGER, TYPES, Parameter
+from supervisor.mcp_server.config.kinds import BUILT_IN_PLACEHOLDERS, CONTROLS, RESERVED, Kind
 from supervisor.retry import Retry
 from supervisor.store.groups import check_name
 from supervisor.system.trust import exposure_of
 from supervisor.text.toml_file import BOOLEAN, STRING, Parser, TomlFile, number, parser, real, shown, whole
+from supervisor.text.webhook_urls import ANYWHERE, parse_url
+from supervisor.worktrees.record import FROM
 
 __all__ = ["load", "parse"]
 
@@ -39,7 +41,6 @@ GroupExists = Callable[[str], bool]
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_*?][A-Za-z0-9_*?]*")
-_DEFAULT_MAX_LENGTH: Final = 200_000
 _COMMAND: Final = 'a list of strings: the command, then each of its arguments, as in ["make", "test"]'
 _WORKSPACES: Final = 'a list of absolute paths of directories, as in ["~/src"]'
 _EXPRESSION: Final = "a regular expression that Python and ECMA-262 read alike, as hosts get it in a JSON schema"
@@ -143,6 +144,9 @@ class _Reader:
             values["retry"] = self._retry((*where, "retry"), table["retry"], values.get("interpret", "raw"))
         engine = self._engine((*where, "engine"), table.get("engine", "local"))
         options = self._engine_options(where, table, engine)
+        if "send" in values.get("control", ()) and engine is not None:
+            problem = f"engine {engine} keeps no stdin open for what callers send"
+            self._file.refuse((*where, "control"), problem, "send only without an engine")
         return Kind(name=name, parameters=tuple(parameters.values()), engine=engine, engine_options=options, **values)
 
     def _check_command(
@@ -273,7 +277,7 @@ class _Reader:
         if "pattern" in values:
             self._check_expression((*where, "pattern"), values["pattern"])
         if type_ == "string":
-            values.setdefault("max_length", _DEFAULT_MAX_LENGTH)
+            values.setdefault("max_length", DEFAULT_MAX_LENGTH)
         values.setdefault("required", "default" not in table)
         made = Parameter(name=name, **values)
         self._check_bounds(where, table, made)
@@ -342,6 +346,10 @@ def _are_words(words: list[Any]) -> bool:
     return bool(words and words[0]) and all(isinstance(word, str) and "\0" not in word for word in words)
 
 
+def _are_controls(names: list[Any]) -> bool:
+    return all(name in CONTROLS and names.count(name) == 1 for name in names)
+
+
 def _are_patterns(names: list[Any]) -> bool:
     return all(isinstance(name, str) and _VARIABLE.fullmatch(name) for name in names)
 
@@ -352,6 +360,13 @@ def _group_names(value: Any) -> tuple[str, ...]:
         return tuple(map(check_name, names))
     except InvalidArguments as error:
         raise ValueError(value) from error
+
+
+def _webhook(value: Any) -> str:
+    """Return a URL in which there is no mistake; the start of a job checks whether webhooks may go there."""
+    text: str = parser(str, bool)(value)
+    parse_url(text, ANYWHERE)
+    return text
 
 
 _WORDS: Final = _tuple(parser(list, _are_words))
@@ -371,8 +386,13 @@ _KIND_KEYS: Final[Mapping[str, Parser]] = {
     "env_set": (parser(dict, _is_environment), "a table of names and strings"),
     "workspaces": (_WORDS, _WORKSPACES),
     "read_only": BOOLEAN,
+    "worktree": (parser(str, FROM.__contains__), f"one of {', '.join(FROM)}"),
+    "on_end": (_WORDS, "a list of strings: the command that gets the end of each job, and its arguments"),
+    "webhook": (_webhook, "an https URL, or one on this machine, to which the end of each job is sent"),
     "group": (_group_names, f"the name of a group, or a list of at most {MAX_GROUPS}"),
     "priority": (whole(-MAX_PRIORITY, MAX_PRIORITY), f"a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}"),
+    "confirm": BOOLEAN,
+    "control": (_tuple(parser(list, _are_controls)), f"a list of some of {', '.join(CONTROLS)}"),
     "start_within_seconds": (
         real(lambda value: 0 < value <= MAX_DELAY_SECONDS),
         "a number of seconds of more than 0 and at most 90 days",

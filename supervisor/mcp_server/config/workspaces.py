@@ -12,38 +12,25 @@ warning over stdio.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 import attrs
 import trio
-from mcp import MCPError
-from mcp.shared.message import ServerMessageMetadata
-from mcp_types import (
-    CallToolRequestParams,
-    ClientCapabilities,
-    InputRequiredResult,
-    ListRootsRequest,
-    ListRootsResult,
-    RootsCapability,
-)
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from supervisor import log
 from supervisor.errors import InvalidArguments
-from supervisor.jobs.catalog import real_workspace
+from supervisor.jobs.scope import real_workspace
 from supervisor.mcp_server.access.guarded import exposed, is_inside
 from supervisor.system.paths import expanded
 
-if TYPE_CHECKING:
-    from mcp.server.context import ServerRequestContext
-
 __all__ = ["ChosenWorkspace", "WorkspacePolicy"]
 
-_ROOTS_SECONDS: Final = 5
-_ROOTS: Final = "roots"
 _REPAIR: Final = "Set `workspaces` in the kinds file, or start the server in the directory of a project."
+
+
+async def _no_roots() -> Sequence[str]:
+    return ()
 
 
 @attrs.frozen(slots=True)
@@ -81,12 +68,16 @@ class WorkspacePolicy:
 
     async def choose(
         self,
-        ctx: ServerRequestContext[Any, Any],
-        params: CallToolRequestParams,
         given: str | None,
         allowed: Sequence[str] | None,
-    ) -> ChosenWorkspace | InputRequiredResult:
-        """Return the workspace of a job, or the question that the client must answer first.
+        ask_roots: Callable[[], Awaitable[Sequence[str]]] = _no_roots,
+    ) -> ChosenWorkspace:
+        """Return the workspace of a job.
+
+        Input
+            given: the workspace that the caller names.
+            allowed: the directories that its kind allows; ``None`` if the kind names none.
+            ask_roots: returns the roots of a client; what it raises is raised here.
 
         Raises:
             InvalidArguments: the workspace is not allowed.
@@ -98,18 +89,13 @@ class WorkspacePolicy:
             if is_inside(wanted, within):
                 return self._chosen(wanted)
             if allowed is None and self._trust_roots:
-                roots = await _roots_of(ctx, params)
-                if isinstance(roots, InputRequiredResult):
-                    return roots
-                within += [root for root in roots if not self._is_refused(root)]
+                within += [root for root in await ask_roots() if not self._is_refused(root)]
             if not is_inside(wanted, within):
                 if not within and self._no_own is not None:
                     raise self._no_own
                 raise _refused(given, within)
             return self._chosen(wanted)
-        roots = await _roots_of(ctx, params)
-        if isinstance(roots, InputRequiredResult):
-            return roots
+        roots = await ask_roots()
         if allowed is None and self._trust_roots:
             within += [root for root in roots if not self._is_refused(root)]
         return self._default(roots, within, allowed)
@@ -160,34 +146,3 @@ def _refused(given: str, within: Sequence[str]) -> InvalidArguments:
         repair="Give a directory in one of these, or ask the user to add it to `workspaces` in the kinds file.",
         details={"argument": "workspace", "allowed": list(within)},
     )
-
-
-async def _roots_of(
-    ctx: ServerRequestContext[Any, Any], params: CallToolRequestParams
-) -> list[str] | InputRequiredResult:
-    """Return the real paths of the client's roots, or the question to ask it. No answer counts as no roots."""
-    if not ctx.session.check_client_capability(ClientCapabilities(roots=RootsCapability())):
-        return []
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:  # there the client repeats the call with the answer
-        responses = params.input_responses or {}
-        if _ROOTS not in responses:
-            return InputRequiredResult(input_requests={_ROOTS: ListRootsRequest()})
-        listed = responses[_ROOTS]
-        return await _paths(listed) if isinstance(listed, ListRootsResult) else []
-    try:
-        with trio.fail_after(_ROOTS_SECONDS):
-            related = ServerMessageMetadata(related_request_id=ctx.request_id)  # over HTTP: on this call's own stream
-            return await _paths(await ctx.session.send_request(ListRootsRequest(), ListRootsResult, metadata=related))
-    except (MCPError, trio.TooSlowError, ValueError) as error:
-        log.info("mcp_no_roots", error=repr(error))
-        return []
-
-
-async def _paths(listed: ListRootsResult) -> list[str]:
-    urls = [urlsplit(str(root.uri)) for root in listed.roots]
-    paths = [unquote(url.path) for url in urls if url.scheme == "file" and url.netloc in {"", "localhost"}]
-
-    def real() -> list[str]:
-        return [os.path.realpath(path) for path in paths if os.path.isabs(path) and "\0" not in path]
-
-    return await trio.to_thread.run_sync(real, abandon_on_cancel=True)

@@ -1,6 +1,6 @@
 """The program of the shipped review kinds: it prepares a git diff, and becomes the agent that reads it.
 
-``python -P -m supervisor.mcp_server.review --scope=working -- claude -p --output-format json``
+``python -P -m supervisor.mcp_server.review --scope=working -- claude -p``
 
 The agent's stdin has the task, the format of the answer, and the diff: of the working tree, of the staged
 changes, or of a branch since it left its base. The diff has no secrets and a maximum size, and names the
@@ -17,10 +17,7 @@ import argparse
 import os
 import secrets
 import signal
-import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePath
@@ -28,15 +25,15 @@ from typing import Final, NoReturn
 
 import attrs
 
-from supervisor.mcp_server.review.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
+from supervisor.system.git import MAX_READ, Git, GitFailed
+from supervisor.system.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
 from supervisor.text.redact import redact
 
 __all__ = ["collect", "compose", "main"]
 
 SCOPES: Final = ("working", "staged", "branch")
-_MAX_READ: Final = 32 << 20
 _MAX_GIT_SECONDS: Final = 300.0
-"""The time limit of one call of git, which would wait forever for a pipe in place of a file such as .gitignore."""
+"""The time limit of one call of git."""
 _MAX_UNTRACKED: Final = 200
 _MIN_SHOWN_BYTES: Final = 500
 _DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", IGNORE_SUBMODULES)
@@ -94,39 +91,12 @@ class Change:
 
 def _git(view: View, *arguments: str, statuses: Sequence[int] = (0,)) -> bytes:
     try:
-        with tempfile.TemporaryFile() as errors:
-            with subprocess.Popen(
-                ["git", "--no-pager", *arguments],  # noqa: S607  # the git that PATH has
-                env=dict(view.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            ) as process:
-                assert process.stdout is not None  # noqa: S101  # it is a pipe
-                overdue = threading.Timer(_MAX_GIT_SECONDS, process.kill)
-                overdue.daemon = True
-                overdue.start()
-                try:
-                    data = process.stdout.read(_MAX_READ)
-                    cut = len(data) == _MAX_READ
-                    if cut:  # far more than the diff may have
-                        process.kill()
-                    process.wait()
-                finally:
-                    overdue.cancel()
-            errors.seek(0)
-            reason = errors.read(4096).decode(errors="replace").partition("\nusage:")[0].strip()
-    except FileNotFoundError:
-        message = "git is not installed, or not in PATH"
-        raise _Stop(message, 4) from None
-    if not cut and process.returncode not in statuses:
-        if process.returncode == -signal.SIGKILL:
-            reason = f"it was killed, as it is after {_MAX_GIT_SECONDS:g} s; a file that it reads may be a pipe"
-        message = f"git {arguments[0]} failed: {reason or process.returncode}"
+        return Git(_MAX_GIT_SECONDS).run(view.environment, *arguments, statuses=statuses)
+    except GitFailed as error:
+        message = str(error)
         if view.partial:
             message += " (this is a partial clone, and a review fetches no objects: fetch or check them out first)"
-        raise _Stop(message, 4)
-    return data
+        raise _Stop(message, 4) from None
 
 
 def _base(view: View, given: str | None) -> str:
@@ -155,7 +125,7 @@ def _sections(view: View, scope: str, base: str | None) -> tuple[str, list[tuple
             listed = _git(view, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
             for name in filter(None, listed[:_MAX_UNTRACKED]):
                 path = os.fsdecode(name)
-                if path.endswith("/") or _size_of(path) > _MAX_READ:
+                if path.endswith("/") or _size_of(path) > MAX_READ:
                     changed.append((path, b""))
                     continue
                 made = _git(view, *_DIFF, "--no-index", "--", "/dev/null", path, statuses=(0, 1))

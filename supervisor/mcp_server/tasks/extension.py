@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import attrs
 import trio
@@ -48,6 +48,18 @@ _T = TypeVar("_T")
 _Context = ServerRequestContext[Any, Any]
 Principal = Callable[[_Context], str | None]
 """Returns the principal of a request; ``None`` is the owner of the state root, who may access every job."""
+
+Source = Callable[[str], Mapping[str, Any]]
+"""Returns ``eventSource`` of the task with an id."""
+
+
+class EventSource(Protocol):
+    """Where clients get the events of a task."""
+
+    async def source(self, ctx: _Context, /) -> Source | None:
+        """Return that of a task which is about to be made; ``None`` if its client does not support events."""
+        ...
+
 
 _BOTH: Final = frozenset({LEGACY_VERSION, MODERN_VERSION})
 
@@ -126,6 +138,7 @@ class Tasks(Extension):
         name_header_required: refuse requests about tasks over HTTP without an ``Mcp-Name`` header, as the
             specification demands; some clients (FastMCP 4.1 for instance) do not send it. A header that
             names something else is always refused.
+        events: says where clients get the events of a job task (``eventSource``, a draft).
     """
 
     identifier = EXTENSION_ID
@@ -138,11 +151,13 @@ class Tasks(Extension):
         job_tools: Collection[str] = (),
         render: Render = render_result,
         name_header_required: bool = False,
+        events: EventSource | None = None,
     ) -> None:
         self._principal = _authenticated if principal is None else principal
         self._opened = supervisor
         self._render = render
         self._name_header_required = name_header_required
+        self._events = events
         self._tools: dict[str, _Tool] = {}
         self._runtime: Runtime | None = None
         self._ready = trio.Event()
@@ -359,7 +374,11 @@ class Tasks(Extension):
             if tool is not None and tool.required and not wanted:
                 _require_declared(ctx)
         call = TaskCall(tool=params.name, principal=principal, as_task=wanted, ttl_ms=ttl_ms)
+        source: Source | None = None
         if tool is None or not wanted or tool.kind == "job":
+            if wanted and self._events is not None and ctx.protocol_version == MODERN_VERSION:
+                with _translated():
+                    source = await self._events.source(ctx)
             try:
                 with calls.serving(call):
                     return await call_next(ctx)
@@ -372,7 +391,8 @@ class Tasks(Extension):
             task = outcome.task()
         if ctx.protocol_version == LEGACY_VERSION:
             raise BecameTask(task)  # the SDK's check of results would refuse its JSON, so `middleware` answers
-        return created_shape(task)
+        created = created_shape(task)
+        return created if source is None else {**created, "eventSource": source(task.task_id)}
 
     async def middleware(self, ctx: _Context, call_next: CallNext) -> HandlerResult:
         """Serve what an extension cannot: task ids in listen filters, and the tasks of 2025-11-25."""

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
+import attrs
 from mcp_types import CallToolResult, TextContent
 
 from supervisor.errors import SupervisorError
 from supervisor.jobs.queue_text import ahead, why_it_waits
+from supervisor.mcp_server.tools.brief import AT_LENGTH, brief, for_tools, shorten, word
 from supervisor.model import Job, JobPage, Result, error_to_json, to_json
 
-__all__ = ["MAX_CHARACTERS", "answer", "dump", "error_answer", "job_answer", "list_answer", "result_answer", "shorten"]
+__all__ = [
+    "MAX_CHARACTERS",
+    "answer",
+    "dump",
+    "error_answer",
+    "is_cut",
+    "job_answer",
+    "list_answer",
+    "result_answer",
+    "started_answer",
+]
 
-MAX_CHARACTERS: Final = 100_000
-"""The default maximum length of a value; few models have room for more."""
+MAX_CHARACTERS: Final = 40_000
+"""The default maximum length of a value. Claude Code takes an answer of 50,000 characters."""
 
 _MAX_SAFE_BRACKETS: Final = 150
 """An answer with fewer brackets is not nested too deeply for pydantic."""
 _MAX_DETAILS: Final = 16_000
 _MIN_CUT: Final = 40  # a shorter string is a name, a verdict or an id, which is useless if it is cut
-_ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
-
-_BRIEF: Final = (120, 24)
-_AT_LENGTH: Final = (4000, 256)
-"""The maximum characters of a word, and the maximum number of words, in ``argv`` and ``labels``."""
-
 _REPAIRS: Final = {
     "job_not_found": "Call job_list for the ids of existing jobs; give all 32 digits.",
     "job_running": "Call job_wait with this job_id, then job_result.",
@@ -37,14 +42,6 @@ _REPAIRS: Final = {
     "state_full": "Call job_consume_result for jobs that are no longer needed, or ask the user to free some space.",
 }
 """Advice for tools, for errors whose own advice names shell commands."""
-
-_LOGS: Final = re.compile(r"`supervisor logs ([0-9a-f]{32})( --stderr)?`")
-
-
-def _for_tools(repair: str) -> str:
-    return _LOGS.sub(
-        lambda match: f"call job_logs with job_id {match[1]} and stream {'stderr' if match[2] else 'stdout'}", repair
-    )
 
 
 def dump(shape: Any) -> str:
@@ -76,28 +73,42 @@ def error_answer(error: SupervisorError, job: Job | None = None) -> CallToolResu
     """Return an error in the public shape, with advice that names tools instead of shell commands."""
     shape = error_to_json(error, job)
     if job is not None:
-        shorten(shape["job"], _BRIEF)
-    shape["error"]["repair"] = _REPAIRS.get(error.code) or _for_tools(error.repair)
+        shape["job"] = brief(job)
+    shape["error"]["repair"] = _REPAIRS.get(error.code) or for_tools(error.repair)
     return answer(shape, is_error=True)
 
 
 def result_answer(
-    result: Result, *, max_characters: int | None = MAX_CHARACTERS, warnings: Sequence[str] = ()
+    result: Result,
+    *,
+    max_characters: int | None = MAX_CHARACTERS,
+    offset: int | None = None,
+    warnings: Sequence[str] = (),
 ) -> CallToolResult:
     """Return the result of a finished job; that of a failed or stopped job is an error.
 
-    ``max_characters`` is the maximum length of the value (of its JSON if it is no text); ``None`` for no
-    limit. A longer value is cut, and the answer says how to read on. The other fields are always short.
+    Args:
+        result: the result.
+        max_characters: the maximum length of the value (of its JSON if it is no text); ``None`` for no limit.
+            A longer value is cut, and the answer names the call that returns the rest. The other fields are
+            always short.
+        offset: where the value begins, in characters: of a text, of an agent's free text, or of the JSON of
+            another value. ``None`` for the value as a whole.
+        warnings: sentences for the caller.
     """
     shape = to_json(result)
+    shape["job"] = brief(result.job)
     if result.error is not None:
-        shape["error"]["repair"] = _for_tools(result.error.repair)
-    shorten(shape["job"], _BRIEF)
+        shape["error"]["repair"] = for_tools(result.error.repair)
+    if "changes" in shape:
+        max_characters = _fit_diff(shape["changes"], max_characters)
     if "value" in shape:
         if _is_agents(shape["value"]):
-            shape["value"] = _once(shape["value"])
-        if max_characters is not None:
-            shape |= _fitting(shape["value"], max_characters, result)
+            shape["value"] = shape["value"]["text"] if offset is not None else _once(shape["value"])
+        if offset is not None:
+            shape |= _piece(shape["value"], offset, max_characters, is_bytes=result.encoding == "base64")
+        elif max_characters is not None:
+            shape |= _fitting(shape["value"], max_characters, is_bytes=result.encoding == "base64")
     elif len(dump(shape["error"]["details"])) > _MAX_DETAILS:
         shape["error"]["details"] = _cut_strings(shape["error"]["details"], _MAX_DETAILS) or {}
     if warnings:
@@ -106,6 +117,22 @@ def result_answer(
     if _too_deep(made):  # sent as text, because the result of a consumed job must not be lost
         return answer({**shape, "value": dump(shape["value"]), "encoding": "json"}, is_error=not result.ok)
     return made
+
+
+def _fit_diff(changes: dict[str, Any], most: int | None) -> int | None:
+    """Cut the diff of a result in place at half of what the answer may have; return what is left for its value."""
+    diff = changes["diff"]
+    if most is not None and (kept := _beginning(diff, most // 2)) != diff:
+        changes |= {"diff": kept, "diff_truncated": True}
+    if changes["diff_truncated"]:
+        offset = len(changes["diff"].encode(errors="replace"))
+        changes["next"] = f"For the rest of the diff, call job_logs with stream diff and offset {offset}."
+    return None if most is None else max(_MIN_CUT, most - _length(changes["diff"]))
+
+
+def is_cut(made: CallToolResult) -> bool:
+    """Whether an answer lacks a part of its value."""
+    return bool(made.structured_content and made.structured_content.get("truncated"))
 
 
 def _is_agents(value: Any) -> bool:
@@ -121,31 +148,42 @@ def _once(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _fitting(value: Any, most: int, result: Result) -> dict[str, Any]:
+def _fitting(value: Any, most: int, *, is_bytes: bool) -> dict[str, Any]:
     """Return the fields that replace ``value`` if it has more than ``most`` characters."""
     text = value if isinstance(value, str) else dump(value)
     if len(text) <= most and (text is not value or _length(text) <= most):
         return {}
-    of_all = f"of {len(text)} characters. For more, call job_logs with offset"
-    larger = "or job_result with a larger max_characters."
-    if isinstance(value, str):
-        is_bytes = result.encoding == "base64"
-        kept = text[: most - most % 4] if is_bytes else _beginning(text, most)
-        offset = len(kept) // 4 * 3 if is_bytes else len(kept.encode(errors="replace")) if result.kind == "raw" else 0
-        return {
-            "value": kept,
-            "truncated": True,
-            "next": f"These are the first {len(kept)} {of_all} {offset}, {larger}",
-        }
-    if _is_agents(value) and (cut := _cut_strings(value, most)) is not None:
-        following = (
-            f"Texts in this answer are cut: it has {len(text)} characters. "
-            "For more, call job_result with a larger max_characters."
-        )
-        return {"value": cut, "truncated": True, "next": following}
-    kept = _beginning(text, most)
-    following = f"This is the JSON of the value, its first {len(kept)} {of_all} 0, {larger}"
-    return {"value": kept, "encoding": "json", "truncated": True, "next": following}
+    cut: dict[str, Any] | None = _cut_strings(value, most) if _is_agents(value) else None
+    if cut is None:
+        return _piece(value, 0, most, is_bytes=is_bytes)
+    following = f"Texts in this answer are cut: it has {len(text)} characters. "
+    if cut["text"] != cast("dict[str, Any]", value)["text"]:
+        kept = len(cut["text"]) - 1
+        following += f"For the rest of `text`, call job_result with offset {kept}; for more of all, with "
+    else:
+        following += "For more, call job_result with "
+    return {"value": cut, "truncated": True, "next": f"{following}a larger max_characters."}
+
+
+def _piece(value: Any, offset: int, most: int | None, *, is_bytes: bool) -> dict[str, Any]:
+    """Return the fields that replace ``value`` by a piece of it, or of its JSON, of at most ``most`` characters."""
+    is_text = isinstance(value, str)
+    text = value if is_text else dump(value)
+    if is_bytes:  # whole groups of four characters, which can be decoded alone
+        offset -= offset % 4
+        kept = text[offset:] if most is None else text[offset : offset + max(4, most - most % 4)]
+    else:
+        kept = text[offset:] if most is None else _beginning(text[offset:], most)
+    fields: dict[str, Any] = {"value": kept} if is_text else {"value": kept, "encoding": "json"}
+    end = min(offset, len(text)) + len(kept)
+    if offset:
+        fields["offset"] = offset
+    if end == len(text):
+        return fields
+    what = "This is" if is_text else "This is the JSON of the value,"
+    part = f"its first {end}" if not offset and not is_text else f"characters {offset} to {end}"
+    following = f"{what} {part} of {len(text)} characters. For the rest, call job_result with offset {end}."
+    return {**fields, "truncated": True, "next_offset": end, "next": following}
 
 
 def _length(text: str) -> int:
@@ -181,7 +219,7 @@ def _cut_strings(value: Any, most: int) -> Any:
 def _cut(value: Any, longest: int) -> Any:
     match value:
         case str():
-            return _word(value, longest)
+            return word(value, longest)
         case dict():
             return {name: _cut(each, longest) for name, each in cast("dict[str, Any]", value).items()}
         case list():
@@ -202,46 +240,45 @@ def _too_deep(made: CallToolResult) -> bool:
     return False
 
 
-def shorten(job: dict[str, Any], bounds: tuple[int, int]) -> bool:
-    """Cut long words of a job's ``argv`` and ``labels`` in place; return whether any was cut.
-
-    ``bounds``: the maximum characters of a word, and the maximum number of words. A cut word ends in an
-    ellipsis, and ``argv_truncated`` or ``labels_truncated`` is set.
-    """
-    longest, most = bounds
-    argv, labels = job["argv"], job["labels"]
-    short_argv = [_word(each, longest) for each in argv[:most]]
-    if len(argv) > most:
-        short_argv.append(f"{_ELLIPSIS} {len(argv) - most} more")
-    short_labels = {_word(name, longest): _word(labels[name], longest) for name in list(labels)[:most]}
-    if short_argv != argv:
-        job |= {"argv": short_argv, "argv_truncated": True}
-    if short_labels != labels:
-        job |= {"labels": short_labels, "labels_truncated": True}
-    return "argv_truncated" in job or "labels_truncated" in job
+def job_answer(job: Job, *, whole: bool = False) -> CallToolResult:
+    """Return a job and the name of the next call; ``whole``: with all of its fields, and more of its long words."""
+    return _with_next_call(_whole(job) if whole else brief(job), job)
 
 
-def _word(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[:longest] + _ELLIPSIS
+def started_answer(job: Job, *, warnings: Sequence[str] = ()) -> CallToolResult:
+    """Return a job that was just started, with what the server has chosen for it, and the name of the next call."""
+    shape = brief(job)
+    shape["workspace"] = job.workspace
+    if job.groups:
+        shape["groups"] = list(job.groups)
+    if warnings:
+        shape["warnings"] = [*shape.get("warnings", ()), *warnings]
+    return _with_next_call(shape, job)
 
 
-def job_answer(job: Job, *, whole: bool = False, warnings: Sequence[str] = ()) -> CallToolResult:
-    """Return a job and the name of the next call; ``whole`` keeps more of its long words."""
-    shape = to_json(job)
-    shorten(shape, _AT_LENGTH if whole else _BRIEF)
+def _with_next_call(shape: dict[str, Any], job: Job) -> CallToolResult:
     if not job.status.terminal:
         waits = "; ".join(filter(None, (why_it_waits(job), ahead(job))))
-        state = f"The job waits ({waits})." if waits else "The job runs in the background."
+        runs = "The job is paused." if job.paused else "The job runs in the background."
+        state = f"The job waits ({waits})." if waits else runs
         shape["next"] = f"{state} Call job_wait with this job_id, then job_result."
     else:
         shape["next"] = "The job has ended. Call job_result with this job_id."
-    shape["warnings"] += warnings
     return answer(shape)
 
 
-def list_answer(page: JobPage) -> CallToolResult:
-    """Return a page of jobs with short words, because command lines may contain prompts."""
-    shape = to_json(page)
-    if sum(shorten(job, _BRIEF) for job in shape["jobs"]):
-        shape["next"] = "Long words are cut. Call job_status with a job_id for more of them."
+def _whole(job: Job) -> dict[str, Any]:
+    shape: dict[str, Any] = to_json(job)
+    shorten(shape, AT_LENGTH)
+    return shape
+
+
+def list_answer(page: JobPage, *, whole: bool = False) -> CallToolResult:
+    """Return a page of jobs, short or ``whole``."""
+    shape = to_json(attrs.evolve(page, jobs=()))
+    shape["jobs"] = [_whole(job) if whole else brief(job) for job in page.jobs]
+    if page.jobs and not whole:
+        for each in shape["jobs"]:
+            del each["ok"]
+        shape["next"] = "For all about a job, call job_status with its job_id and detail full."
     return answer(shape)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import trio
 from mcp_types import CallToolResult, ToolAnnotations
 
-from supervisor.errors import JobNotFound, JobRunning, SupervisorError
 from supervisor.jobdir.output import Output, read_piece
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see
+from supervisor.mcp_server.access.jobs import visible, waited
+from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.series import last_attempt, may_go_on
-from supervisor.mcp_server.tools.answers import MAX_CHARACTERS, answer, job_answer, list_answer, result_answer
+from supervisor.mcp_server.tools.answers import MAX_CHARACTERS, answer, is_cut, job_answer, list_answer, result_answer
+from supervisor.mcp_server.tools.reporting import Reporter
 from supervisor.mcp_server.tools.tool import Call, Tool
 from supervisor.model import Job, Result
 from supervisor.settings import Settings
@@ -26,117 +29,80 @@ from supervisor.system.observing import NotKnown
 if TYPE_CHECKING:
     from supervisor.runtime.supervisor import Supervisor
 
-__all__ = ["JOB_SHAPE", "JobTools", "job_tools", "read_output"]
+__all__ = ["JobTools", "job_tools", "read_output"]
 
 _WAIT_SECONDS: Final = 45
+_MAX_WAIT_SECONDS: Final = 3600
 _MAX_ANSWER_CHARACTERS: Final = 1 << 20
 """The maximum length of a value in an answer: building an answer takes several times its length of memory."""
 _MAX_ON_THE_LOOP: Final = 1 << 18
+_SMALL: Final = 1000
+"""Output of this many bytes is a value that fits into every answer."""
 
-
-def _shape(**properties: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"type": "object", "properties": {"ok": {"type": "boolean"}, **properties}, "required": ["ok"]}
-
-
-_TEXT: Final = {"type": "string"}
-_OBJECT: Final = {"type": "object"}
-
-# Hosts send these to the model in every session, so they have only the keys that a caller acts on.
-JOB_SHAPE: Final = _shape(job_id=_TEXT, status={"enum": [each.value for each in State]}, next=_TEXT, error=_OBJECT)
-"""The schema of answers that are a job."""
-_RESULT_SHAPE: Final = _shape(job_id=_TEXT, value={}, job=_OBJECT, error=_OBJECT)
-_LIST_SHAPE: Final = _shape(jobs={"type": "array", "items": _OBJECT}, next_cursor={"type": ["string", "null"]})
-_LOGS_SHAPE: Final = _shape(value=_TEXT, next_offset={"type": "integer"}, ended={"type": "boolean"}, error=_OBJECT)
 
 _READS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-_CONSUMES: Final = ToolAnnotations(
-    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
-)
+_CONSUMES: Final = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
 _STOPS: Final = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
 )
 
-_JOB_ID: Final = Parameter(name="job_id", required=True, max_length=64)
-_DETAIL: Final = Parameter(name="detail", enum=("summary", "full"), description="How much of an agent's answer to get.")
+_JOB_ID: Final = Parameter(name="job_id", required=True, max_length=64, lists_bounds=False)
+_WHOLE: Final = Parameter(name="detail", enum=("summary", "full"), default="summary")
+_QUIETLY_WHOLE: Final = attrs.evolve(_WHOLE, listed=False)
+_DETAIL: Final = Parameter(name="detail", enum=("summary", "full"))
 
 
 class JobTools:
     """The functions of the job tools."""
 
-    def __init__(self, lazy: LazySupervisor, settings: Settings) -> None:
+    def __init__(self, lazy: LazySupervisor, settings: Settings, reporter: Reporter) -> None:
         self._lazy = lazy
         self._settings = settings
-
-    async def visible(self, principal: str | None, job_id: str) -> tuple[Supervisor, Job]:
-        """Return the supervisor and a job that ``principal`` may access.
-
-        Raises:
-            JobNotFound: there is no such job for this principal.
-        """
-        supervisor = await self._lazy.supervisor()
-        job = await supervisor.status(job_id)
-        if not may_see(principal, job):
-            message = f"there is no job {job_id!r:.80}"
-            raise JobNotFound(message, details={"job_id": job_id[:80]})
-        return supervisor, job
+        self._reporter = reporter
 
     async def _named(self, call: Call) -> tuple[Supervisor, Job]:
-        return await self.visible(call.principal, call.values["job_id"])
+        return await visible(self._lazy, call.principal, call.values["job_id"])
 
     async def status(self, call: Call) -> CallToolResult:
         """Answer with the current state of a job."""
         _, job = await self._named(call)
-        return job_answer(job, whole=True)
+        return job_answer(job, whole=_is_whole(call))
 
     async def result(self, call: Call) -> CallToolResult:
         """Answer with the result of a finished job, cut if it is long."""
         supervisor, job = await self._named(call)
-        result = await supervisor.result(job.job_id, detail=call.values["detail"])
-        return await _in_thread_if_large(result, min(int(call.values["max_characters"]), _MAX_ANSWER_CHARACTERS))
+        values = call.values
+        offset = None if values["offset"] is None else int(values["offset"])
+        detail = values["detail"] or (None if offset is None else "full")  # an offset counts in the whole text
+        result = await supervisor.result(job.job_id, detail=detail)
+        return await _in_thread_if_large(result, _characters(call), offset=offset)
 
     async def consume_result(self, call: Call) -> CallToolResult:
-        """Answer with the result of a finished job, and delete the job if the result fits into one answer."""
+        """Answer with the result of a finished job, and delete the job if the result fits into the answer."""
         supervisor, job = await self._named(call)
         job = await last_attempt(supervisor, job)
-        fits = job.stdout_bytes <= _MAX_ANSWER_CHARACTERS
-        result = await supervisor.result(job.job_id, consume=fits, detail=call.values["detail"])
-        warnings = () if fits or not result.ok else ("The job is kept: its output is too long for one answer.",)
-        return await _in_thread_if_large(result, None if fits else _MAX_ANSWER_CHARACTERS, warnings)
+        detail = call.values["detail"]
+        if job.stdout_bytes > _SMALL:
+            result = await supervisor.result(job.job_id, detail=detail)
+            kept = ("The job is kept, because its result does not fit into this answer.",)
+            made = await _in_thread_if_large(result, _characters(call), warnings=kept)
+            if is_cut(made):
+                return made
+        result = await supervisor.result(job.job_id, consume=True, detail=detail)
+        return await _in_thread_if_large(result, None)
 
     async def cancel(self, call: Call) -> CallToolResult:
         """Stop a job and answer once none of its processes is left."""
         supervisor, job = await self._named(call)
-        return job_answer(await supervisor.cancel(job.job_id))
+        return job_answer(await supervisor.cancel(job.job_id), whole=_is_whole(call))
 
     async def wait(self, call: Call) -> CallToolResult:
         """Answer with a job once it has ended or the time has passed."""
         supervisor, job = await self._named(call)
         if may_go_on(job):
-            job = await self.waited(supervisor, job.job_id, call.values["timeout_seconds"])
-        return job_answer(job)
-
-    async def waited(self, supervisor: Supervisor, job_id: str, seconds: float) -> Job:
-        """Return a job once it has ended, ``seconds`` have passed, or the server is about to end."""
-        outcome: list[Job | SupervisorError] = []
-
-        async def wait() -> None:
-            try:
-                outcome.append(await supervisor.wait(job_id, timeout=seconds))
-            except SupervisorError as error:  # raised below, outside of an exception group
-                outcome.append(error)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await self._lazy.ending.wait()
-            nursery.cancel_scope.cancel()
-        match outcome:
-            case [Job() as job]:
-                return job
-            case [SupervisorError() as error] if not isinstance(error, JobRunning):
-                raise error
-            case _:
-                return await last_attempt(supervisor, await supervisor.status(job_id))
+            report = partial(self._reporter.report, call, supervisor, job)
+            job = await waited(self._lazy, job.job_id, call.values["timeout_seconds"], report)
+        return job_answer(job, whole=_is_whole(call))
 
     async def list(self, call: Call) -> CallToolResult:
         """Answer with a page of the caller's jobs."""
@@ -150,7 +116,7 @@ class JobTools:
             limit=int(values["limit"]),
             cursor=values["cursor"],
         )
-        return list_answer(page)
+        return list_answer(page, whole=_is_whole(call))
 
     async def logs(self, call: Call) -> CallToolResult:
         """Answer with a part of a job's output: its end, or the bytes from an offset on."""
@@ -171,6 +137,7 @@ async def read_output(settings: Settings, job: Job, stream: str, *, offset: int 
     """Return a part of a job's output: ``value``, and in bytes ``offset``, ``next_offset`` and ``size``.
 
     ``offset`` is the begin of the part; ``None`` reads the last ``limit`` bytes. Text is cut between characters.
+    The stream ``diff`` is what the job has changed in its worktree, and begins at 0 without an ``offset``.
     Output that is not UTF-8 is base64, and ``encoding`` is then set. If a running command has truncated its output
     below ``offset``, the part begins at 0, and ``restarted`` is true.
 
@@ -189,6 +156,17 @@ def _read_output(settings: Settings, job: Job, stream: str, offset: int | None, 
 
     with Catalog(settings, create=False) as catalog:
         directory = catalog.directory(row := catalog.row(job.job_id))
+        if stream == "diff":
+            from supervisor.jobs.worktrees import diff_from  # few jobs have one
+
+            begin = offset or 0
+            data, size = diff_from(catalog, job.job_id, begin, limit)
+            return {
+                "value": data.decode(errors="replace"),
+                "offset": begin,
+                "next_offset": begin + len(data),
+                "size": size,
+            }
     end = getattr(job, f"{stream}_bytes") if job.status.terminal else None
     output = Output(directory, stream, end=end, limit=row.output_limit)
     output.made = row.has_files
@@ -223,27 +201,41 @@ def _whole_characters(data: bytes, *, from_middle: bool) -> tuple[str | None, in
     return None, 0, len(data)
 
 
-async def _in_thread_if_large(result: Result, most: int | None, warnings: Sequence[str] = ()) -> CallToolResult:
+def _is_whole(call: Call) -> bool:
+    return bool(call.values["detail"] == "full")
+
+
+def _characters(call: Call) -> int:
+    return min(int(call.values["max_characters"]), _MAX_ANSWER_CHARACTERS)
+
+
+async def _in_thread_if_large(
+    result: Result, most: int | None, *, offset: int | None = None, warnings: Sequence[str] = ()
+) -> CallToolResult:
     """Return the answer with a result; build a large one in a thread, so that other requests are served."""
-    if result.job.stdout_bytes <= _MAX_ON_THE_LOOP:
-        return result_answer(result, max_characters=most, warnings=warnings)
-    return await trio.to_thread.run_sync(lambda: result_answer(result, max_characters=most, warnings=warnings))
+    make = partial(result_answer, result, max_characters=most, offset=offset, warnings=warnings)
+    return make() if result.job.stdout_bytes <= _MAX_ON_THE_LOOP else await trio.to_thread.run_sync(make)
 
 
-def job_tools(lazy: LazySupervisor, settings: Settings) -> tuple[Tool, ...]:
+def job_tools(lazy: LazySupervisor, settings: Settings, reporter: Reporter) -> tuple[Tool, ...]:
     """Return the job tools, which every server has."""
-    does = JobTools(lazy, settings)
+    does = JobTools(lazy, settings, reporter)
 
     def tool(
         run: Callable[[Call], Awaitable[CallToolResult]],
         description: str,
         *parameters: Parameter,
-        output: Mapping[str, Any] = JOB_SHAPE,
         annotations: ToolAnnotations = _READS,
+        is_long: bool = False,
     ) -> Tool:
         name = f"job_{run.__name__}"
         return Tool(
-            name=name, description=description, parameters=parameters, output=output, annotations=annotations, run=run
+            name=name,
+            description=description,
+            parameters=parameters,
+            annotations=annotations,
+            run=run,
+            is_long=is_long,
         )
 
     seconds = Parameter(
@@ -251,8 +243,9 @@ def job_tools(lazy: LazySupervisor, settings: Settings) -> tuple[Tool, ...]:
         type="number",
         default=_WAIT_SECONDS,
         minimum=0,
-        maximum=3600,
+        maximum=_MAX_WAIT_SECONDS,
         description="Stay below your tool time-out.",
+        lists_bounds=False,
     )
     characters = Parameter(
         name="max_characters",
@@ -260,60 +253,59 @@ def job_tools(lazy: LazySupervisor, settings: Settings) -> tuple[Tool, ...]:
         default=MAX_CHARACTERS,
         minimum=1,
         maximum=1 << 26,
-        description="A longer value is cut.",
+        lists_bounds=False,
     )
     return (
-        tool(
-            does.status,
-            "Show the current state of one job, without waiting. To wait for its end, use job_wait.",
-            _JOB_ID,
-        ),
+        tool(does.status, "Show one job, without waiting. To wait for its end, use job_wait.", _JOB_ID, _WHOLE),
         tool(
             does.wait,
-            "Wait until a job has ended, at most timeout_seconds, and show it. "
-            "If it still runs, call job_wait again. If it has ended, call job_result.",
+            "Wait for the end of a job. If it still runs after timeout_seconds, call job_wait again; else job_result.",
             _JOB_ID,
             seconds,
+            _QUIETLY_WHOLE,
         ),
         tool(
             does.result,
-            "Get the result of a finished job, or the reason of its failure. Repeatable until it expires.",
+            "Get the result of an ended job, or why it failed. Repeatable until it expires.",
             _JOB_ID,
             _DETAIL,
             characters,
-            output=_RESULT_SHAPE,
+            Parameter(name="offset", type="integer", minimum=0, description="A next_offset.", lists_bounds=False),
+            is_long=True,
         ),
         tool(
             does.consume_result,
-            "Get the result of a finished job and delete the job, with its result, logs and id.",
+            "Get the result of an ended job and delete the job, with its logs.",
             _JOB_ID,
             _DETAIL,
-            output=_RESULT_SHAPE,
+            characters,
             annotations=_CONSUMES,
+            is_long=True,
         ),
         tool(
             does.cancel,
-            "Stop a job and wait until none of its processes is left. A finished job stays unchanged.",
+            "Stop a job and wait until none of its processes is left.",
             _JOB_ID,
+            _QUIETLY_WHOLE,
             annotations=_STOPS,
         ),
         tool(
             does.list,
             "List jobs, newest first.",
             Parameter(name="state", enum=tuple(each.value for each in State)),
-            Parameter(name="workspace", max_length=4096, description="Absolute path; default: all."),
+            Parameter(name="workspace", max_length=4096, lists_bounds=False),
             Parameter(name="labels", type="labels"),
-            Parameter(name="limit", type="integer", default=20, minimum=1, maximum=100),
-            Parameter(name="cursor", max_length=32, description="next_cursor of the page before."),
-            output=_LIST_SHAPE,
+            Parameter(name="limit", type="integer", default=20, minimum=1, maximum=100, lists_bounds=False),
+            Parameter(name="cursor", max_length=32, description="A next_cursor.", lists_bounds=False),
+            _QUIETLY_WHOLE,
         ),
         tool(
             does.logs,
-            "Read the output of a job, also while it runs: its last max_bytes, or from offset on.",
+            "Read the output of a job, also while it runs: its last max_bytes, or from offset on; or its diff.",
             _JOB_ID,
-            Parameter(name="stream", enum=("stdout", "stderr"), default="stdout"),
-            Parameter(name="offset", type="integer", minimum=0, description="In bytes; 0, or a next_offset."),
-            Parameter(name="max_bytes", type="integer", default=16384, minimum=4, maximum=1 << 20),
-            output=_LOGS_SHAPE,
+            Parameter(name="stream", enum=("stdout", "stderr", "diff"), default="stdout"),
+            Parameter(name="offset", type="integer", minimum=0, description="In bytes.", lists_bounds=False),
+            Parameter(name="max_bytes", type="integer", default=16384, minimum=4, maximum=1 << 20, lists_bounds=False),
+            is_long=True,
         ),
     )

@@ -1,12 +1,13 @@
-"""Jobs as resources: ``job://ID``, ``job://ID/stdout`` and ``job://ID/stderr``, with notifications of changes.
+"""Jobs and groups as resources: ``job://ID``, its ``/stdout`` and ``/stderr``, ``group://NAME``, with updates.
 
 Clients of 2025-11-25 subscribe to a resource on their session; clients of 2026-07-28 listen on a stream of
-their own. Each subscriber has one watch for each resource, which ends with the job. It notifies at most
-twice a second.
+their own. Each subscriber has one watch for each resource, which ends with the job or the group, and with the session.
+It notifies at most twice a second.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -40,11 +41,13 @@ from mcp_types import (
 
 from supervisor import log
 from supervisor.errors import SupervisorError
+from supervisor.mcp_server.access.jobs import visible
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, principal_of
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.tools.answers import dump
-from supervisor.mcp_server.tools.jobs import JobTools, read_output
-from supervisor.model import Job, to_json
+from supervisor.mcp_server.tools.groups import Groups, brief
+from supervisor.mcp_server.tools.jobs import read_output
+from supervisor.model import GroupInfo, Job, to_json
 from supervisor.settings import Settings
 
 __all__ = ["Resources"]
@@ -52,11 +55,14 @@ __all__ = ["Resources"]
 _Context = ServerRequestContext[Any]
 
 _URI: Final = re.compile(r"job://([0-9a-f]{32})(?:/(stdout|stderr))?")
+_GROUP_URI: Final = re.compile(r"group://([A-Za-z0-9._-]{1,64})")
+_SCHEMES: Final = ("job:", "group:")
 _MAX_BYTES: Final = 1 << 22
 _LISTED: Final = 20
 _MAX_WATCHES: Final = 1024
 _MAX_OF_A_PRINCIPAL: Final = 128
 _QUIET_SECONDS: Final = 0.5
+_ENDS: Final = "supervisor: watches end with this"
 
 
 @attrs.frozen
@@ -64,6 +70,10 @@ class _Target:
     uri: str
     job_id: str
     stream: str | None
+
+
+Watch = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+"""Notifies by its argument after each change, until there are no more."""
 
 
 def _target(uri: str) -> _Target | None:
@@ -74,10 +84,10 @@ def _target(uri: str) -> _Target | None:
 class Resources:
     """The resources of a server."""
 
-    def __init__(self, lazy: LazySupervisor, settings: Settings) -> None:
+    def __init__(self, lazy: LazySupervisor, settings: Settings, groups: Groups) -> None:
         self._lazy = lazy
         self._settings = settings
-        self._tools = JobTools(lazy, settings)
+        self._groups = groups
         self._watches: dict[tuple[int, str], trio.CancelScope] = {}
         self._held: Counter[str | None] = Counter()  # the number of watches, by principal
 
@@ -109,6 +119,11 @@ class Resources:
             )
             for job in page.jobs
         ]
+        if self._groups.names:
+            resources += [
+                Resource(uri=f"group://{group.name}", name=f"group {group.name}", mime_type="application/json")
+                for group in await self._groups.seen_by(principal)
+            ]
         return ListResourcesResult(resources=resources)
 
     async def _templates(self, _: _Context, __: PaginatedRequestParams) -> ListResourceTemplatesResult:
@@ -117,10 +132,17 @@ class Resources:
             ResourceTemplate(uri_template="job://{job_id}/stdout", name="stdout", mime_type="text/plain"),
             ResourceTemplate(uri_template="job://{job_id}/stderr", name="stderr", mime_type="text/plain"),
         ]
+        if self._groups.names:
+            group = ResourceTemplate(uri_template="group://{name}", name="group", mime_type="application/json")
+            templates.append(group)
         return ListResourceTemplatesResult(resource_templates=templates)
 
     async def _read(self, ctx: _Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        target, job = await self._resolve(ctx, str(params.uri))
+        uri = str(params.uri)
+        if (name := _GROUP_URI.fullmatch(uri)) is not None:
+            text = dump(brief(await self._group(ctx, uri, name[1])))
+            return ReadResourceResult(contents=[TextResourceContents(uri=uri, text=text, mime_type="application/json")])
+        target, job = await self._resolve(ctx, uri)
         if target.stream is None:
             text = dump(to_json(job)).encode(errors="replace").decode()
             return ReadResourceResult(
@@ -139,13 +161,26 @@ class Resources:
         shown = TextResourceContents(uri=target.uri, text=piece["value"], mime_type="text/plain", _meta=meta)
         return ReadResourceResult(contents=[shown])
 
+    async def _group(self, ctx: _Context, uri: str, name: str) -> GroupInfo:
+        try:
+            return await self._groups.find(principal_of(ctx), name)
+        except SupervisorError as error:
+            raise _not_there(uri, error) from error
+
+    async def _watch_of(self, ctx: _Context, uri: str) -> Watch:
+        """Return the watch of a resource that the caller may see."""
+        if (name := _GROUP_URI.fullmatch(uri)) is not None:
+            return partial(self._watch_group, await self._group(ctx, uri, name[1]))
+        target, job = await self._resolve(ctx, uri)
+        return partial(self._watch, target, job)
+
     async def _resolve(self, ctx: _Context, uri: str) -> tuple[_Target, Job]:
         target = _target(uri)
         if target is None:
-            message = "there is no such resource; there are job://ID, job://ID/stdout and job://ID/stderr"
+            message = "there is no such resource; there are job://ID, job://ID/stdout, job://ID/stderr and group://NAME"
             raise MCPError(INVALID_PARAMS, message, {"uri": uri[:200]})
         try:
-            _, job = await self._tools.visible(principal_of(ctx), target.job_id)
+            _, job = await visible(self._lazy, principal_of(ctx), target.job_id)
         except SupervisorError as error:
             raise _not_there(uri, error) from error
         return target, job
@@ -153,24 +188,39 @@ class Resources:
     # ------------------------------------------------------------ notifications
 
     async def _subscribe(self, ctx: _Context, params: SubscribeRequestParams) -> EmptyResult:
-        target, job = await self._resolve(ctx, str(params.uri))
-        key = (id(_session_of(ctx)), target.uri)
+        uri = str(params.uri)
+        follow = await self._watch_of(ctx, uri)
+        key = (id(_session_of(ctx)), uri)
         if key not in self._watches:
             principal = principal_of(ctx)
             self._reserve(principal, 1)
             scope = self._watches[key] = trio.CancelScope()
-            notify = partial(ctx.session.send_resource_updated, target.uri)
+            notify = partial(ctx.session.send_resource_updated, uri)
+            self._end_with_session(ctx, key[0])
 
             async def watch() -> None:
                 try:
                     with scope:
-                        await self._watch(target, job, notify)
+                        await follow(notify)
                 finally:
                     self._watches.pop(key, None)
                     self._held[principal] -= 1
 
             self._lazy.run_in_background(watch)
         return EmptyResult()
+
+    def _end_with_session(self, ctx: _Context, session: int) -> None:
+        """Have the watches of a session end with it: a notification that it cannot get any more is no error."""
+
+        def end() -> None:
+            for (owner, _), scope in list(self._watches.items()):
+                if owner == session:
+                    scope.cancel()
+
+        connection = ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # no other way
+        if _ENDS not in connection.state:
+            connection.state[_ENDS] = True
+            connection.exit_stack.callback(end)
 
     def _reserve(self, principal: str | None, wanted: int) -> None:
         """Count more watches of a principal; each principal has a limit, so that none uses all of them."""
@@ -187,7 +237,7 @@ class Resources:
 
     async def _listen(self, ctx: _Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         wanted = dict.fromkeys(map(str, params.notifications.resource_subscriptions or ()))
-        watched = [await self._resolve(ctx, uri) for uri in wanted if uri.startswith("job:")]
+        watched = [(uri, await self._watch_of(ctx, uri)) for uri in wanted if uri.startswith(_SCHEMES)]
         principal = principal_of(ctx)
         self._reserve(principal, len(watched))
         # A bus for each stream: on a shared bus, two streams with the same job would get each change twice.
@@ -201,8 +251,8 @@ class Resources:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(end)
-                for target, job in watched:
-                    nursery.start_soon(self._watch, target, job, partial(bus.publish, ResourceUpdated(uri=target.uri)))
+                for uri, follow in watched:
+                    nursery.start_soon(follow, partial(bus.publish, ResourceUpdated(uri=uri)))
                 result = await handler(ctx, params)
                 nursery.cancel_scope.cancel()
         finally:
@@ -228,6 +278,13 @@ class Resources:
             log.info("mcp_watch_ended", job_id=job.job_id, error=error.message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):  # the subscriber has disconnected
             pass
+
+    async def _watch_group(self, group: GroupInfo, notify: Callable[[], Awaitable[None]]) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the subscriber has disconnected
+            async with contextlib.aclosing(self._groups.news(group.name, group)) as news:
+                async for _ in news:
+                    await notify()
+                    await trio.sleep(_QUIET_SECONDS)
 
 
 async def _coalesced(chunks: Any, known: int, notify: Callable[[], Awaitable[None]]) -> None:

@@ -1,4 +1,4 @@
-"""Streamable HTTP at ``/mcp``: the SDK's application, served by Hypercorn on Trio.
+"""Streamable HTTP at ``/mcp``: the SDK's application, behind the checks that all HTTP of this package has.
 
 Other users of a machine reach its loopback, and so do web pages in a browser on it. So every request needs
 a bearer token, unless ``--no-token`` was given for loopback, and Host and Origin are checked. A client that
@@ -7,125 +7,74 @@ disconnects cancels only its own requests: jobs are in processes of their own.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-import trio
-from hypercorn.config import Config
+from mcp.server import ServerRequestContext
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
 
-from supervisor import log
-from supervisor.errors import SupervisorError
-from supervisor.mcp_server.access.tokens import Tokens
-from supervisor.mcp_server.transports import accepting, listening
-from supervisor.mcp_server.transports.limits import (
-    SESSION_IDLE_SECONDS,
-    App,
-    Limited,
-    Message,
-    Receive,
-    Send,
-    Timely,
-    refuse,
-)
-from supervisor.mcp_server.transports.listening import Address, parse_address
+from supervisor.http.asgi import App, Message, Receive, Send
+from supervisor.http.guard import Caller
+from supervisor.http.shares import Room
+from supervisor.mcp_server.tools.answers import MAX_CHARACTERS
+from supervisor.mcp_server.transports.sessions import SESSION_IDLE_SECONDS, Sessions
 
-__all__ = ["Address", "parse_address", "serve"]
+__all__ = ["Endpoint"]
 
 _MAX_BODY_BYTES: Final = 4 << 20
-_LAST_ANSWERS_SECONDS: Final = 1.0
+_RESOURCE_BYTES: Final = 4 << 20
+_CHARACTER_BYTES: Final = 4
+"""A tool answers twice, as text and as structured content, and may escape characters."""
 
 
-async def serve(
-    server: Server[Any],
-    address: Address,
-    *,
-    tokens: Tokens | None,
-    allowed_hosts: Sequence[str],
-    shutdown: Callable[[], Awaitable[None]],
-    started: Callable[[Address], None],
-) -> None:
-    """Serve until ``shutdown`` returns.
+class Endpoint:
+    """The application at ``/mcp``, for requests whose caller is known and whose Host and Origin are checked."""
 
-    ``tokens`` are the accepted tokens; with ``None`` every request is the owner's. ``allowed_hosts`` are
-    names of this machine in the Host header, besides its address. ``started`` gets the bound address.
+    def __init__(self, server: Server[Any]) -> None:
+        self._sdk = server.streamable_http_app(
+            max_request_body_size=_MAX_BODY_BYTES,
+            session_idle_timeout=SESSION_IDLE_SECONDS,
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
+        self._app: App = Sessions(self._sdk)
+        server.middleware.append(_with_room)
 
-    Raises:
-        PermissionDenied: the address cannot be bound.
-    """
-    application = server.streamable_http_app(
-        max_request_body_size=_MAX_BODY_BYTES,
-        session_idle_timeout=SESSION_IDLE_SECONDS,
-        transport_security=_security(address, allowed_hosts),
-    )
-    limited = Limited(application)
-    app = Timely(limited if tokens is None else _Guarded(limited, tokens))
-    listener = listening.listen(address)
-    config = Config()
-    config.graceful_timeout = _LAST_ANSWERS_SECONDS
-    config.include_server_header = False
-    config.accesslog = None
-    config.errorlog = logging.getLogger("supervisor.mcp.http")
-    bound = address if address.path else Address(address.host, listener.getsockname()[1])
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(accepting.serve, app, config, listener, shutdown=shutdown))
-            started(bound)
-    finally:
-        listening.remove_socket(address)
-
-
-def _security(address: Address, allowed_hosts: Sequence[str]) -> TransportSecuritySettings:
-    names = list(allowed_hosts)
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    if address.loopback:
-        names += ["127.0.0.1", "localhost", "[::1]"]
-    if host not in names and host not in {"0.0.0.0", "[::]"}:  # noqa: S104  # no client connects to these
-        names.append(host)
-    return TransportSecuritySettings(
-        enable_dns_rebinding_protection=True,
-        allowed_hosts=[form for name in names for form in (name, f"{name}:*")],
-        allowed_origins=[
-            f"{scheme}://{name}{port}" for name in names for scheme in ("http", "https") for port in ("", ":*")
-        ],
-    )
-
-
-class _Guarded:
-    """Refuses requests without a known token, and adds the principal to the others."""
-
-    def __init__(self, app: App, tokens: Tokens) -> None:
-        self._app = app
-        self._tokens = tokens
+    def running(self) -> AbstractAsyncContextManager[Any]:
+        """Return the context in which it serves its requests."""
+        return self._sdk.router.lifespan_context(self._sdk)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve a request, or the lifespan of a server that has no other endpoint."""
         if scope["type"] == "http":
-            given = _bearer(scope)
-            try:
-                principal = None if given is None else self._tokens.principal(given)
-            except SupervisorError as error:  # the tokens cannot be read now
-                log.warning("mcp_tokens_unreadable", error=error.message)
-                why = "the tokens cannot be read now; try again"
-                await refuse(send, 503, "temporarily_unavailable", why, (b"retry-after", b"1"))
-                return
-            if given is None or principal is None:
-                problem = "a bearer token is needed" if given is None else "this token is not known"
-                why = f"{problem}; `supervisor mcp` prints where it is"
-                await refuse(send, 401, "invalid_token", why, (b"www-authenticate", b'Bearer error="invalid_token"'))
-                return
-            # The SDK's own class: a session then accepts only requests of the principal that opened it.
-            scope["user"] = AuthenticatedUser(AccessToken(token=given, client_id=principal, scopes=[]))
+            caller: Caller = scope["caller"]
+            if caller.principal is not None:
+                # The SDK's own class: a session then accepts only requests of the principal that opened it.
+                user = AuthenticatedUser(AccessToken(token=caller.token, client_id=caller.principal, scopes=[]))
+                scope = {**scope, "user": user}
         await self._app(scope, receive, send)
 
 
-def _bearer(scope: Message) -> str | None:
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
-    if len(values) != 1:
-        return None
-    scheme, _, token = values[0].decode("latin-1").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+async def _with_room(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Serve a request whose answer may be large once the unread answers of its caller leave room for it."""
+    scope = getattr(ctx.request, "scope", None)
+    room: Room | None = None if scope is None else scope.get("room")
+    size = _answer_bytes(ctx.method, ctx.params or {})
+    if room is not None and size:
+        await room.reserve(size)
+    return await call_next(ctx)
+
+
+def _answer_bytes(method: str, params: Mapping[str, Any]) -> int:
+    """Return how large the answer of a request may be; 0 for a small one."""
+    if method == "resources/read":
+        return _RESOURCE_BYTES
+    arguments = params.get("arguments") if method == "tools/call" else None
+    most = arguments.get("max_characters") if isinstance(arguments, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if not isinstance(most, int) or most <= MAX_CHARACTERS:
+        return 0
+    return min(most * _CHARACTER_BYTES, _RESOURCE_BYTES)

@@ -84,3 +84,9 @@ def test_what_no_job_can_wait_for_is_refused(cli: Any, words: list[str], status:
     done = cli("start", "--json", *words, "--", "true")
     assert (done.exit_code, f'"code":"{code}"' in done.stdout.replace(" ", "")) == (status, True), done.output
     assert cli.json("list", "--all")["jobs"] == []
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_the_window_of_a_budget_ends_by_the_clock_of_the_time_zone_that_is_shown_with_it(cli: Any, zone: str) -> None:
+    cli("group", "set", "paid", "--budget", "usd=1/day", "--tz", zone)
+    assert facts(cli("group", "show", "paid").stdout)["Budget"].endswith(f" 00:00:00 ({zone}); then hold")

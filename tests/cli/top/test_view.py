@@ -107,6 +107,11 @@ def test_the_view_fits_a_terminal_that_is_resized(cli: Cli, tmp_path: Path) -> N
             assert all(len(line) <= columns for line in found)
 
 
+def flowing(lines: list[str]) -> str:
+    """Return a message that is wrapped at any place: where depends on the length of a path in it."""
+    return " ".join(" ".join(lines).split())
+
+
 def test_a_registry_that_is_rebuilt_and_a_root_that_is_removed_and_made_again(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,10 +130,10 @@ def test_a_registry_that_is_rebuilt_and_a_root_that_is_removed_and_made_again(
         root.rename(tmp_path / "new" / "away")
         shown.until_shown("There are no jobs.")
         root.mkdir(mode=0o755)
-        shown.until_shown("to others (mode 0755)")
+        shown.until(lambda lines: "to others (mode 0755)" in flowing(lines))
         root.rmdir()
         (tmp_path / "new" / "away").rename(root)
-        shown.until(lambda lines: row(lines, second) and "to others (mode 0755)" not in "\n".join(lines))
+        shown.until(lambda lines: row(lines, second) and "to others (mode 0755)" not in flowing(lines))
 
 
 def test_a_sigterm_ends_the_view_and_restores_the_terminal(cli: Cli, tmp_path: Path) -> None:
@@ -152,18 +157,23 @@ def test_the_view_ends_when_its_terminal_goes_away(cli: Cli, tmp_path: Path) -> 
 
 def test_one_picture_without_a_terminal(cli: Cli) -> None:
     cli("group", "set", "few", "--limit", "1")
+    assert "BUDGET" not in cli("top").stdout
+    cli("group", "set", "few", "--budget", "usd=20/day", "--budget", "starts=9/total")
     cli("group", "pause", "few")
     waiting = cli.start("--group", "few", "--label", "a=b", "--", "true")
     ended = cli.start("--", "sh", "-c", "exit 3")
     cli("wait", ended)
     lines = cli("top").stdout.splitlines()
     assert lines[0] == "0 running, 1 waiting, 1 ended"
-    assert any(re.fullmatch(r"few +0 +1 +1 +\S+ +by user", line) for line in lines)
+    budgets = r"\$0\.00 of \$20\.00/day, 0 starts of 9 starts in total"
+    assert any(re.fullmatch(rf"few +0 +1 +1 +\S+ +{budgets} +by user", line) for line in lines)
+    assert cli("group", "list").stdout.startswith("few: limit 1, $0.00 of $20.00/day, 0 starts of 9 starts in total, ")
     assert "its group is paused; next in line" in row(lines, waiting)
     assert "failed (exit 3)" in row(lines, ended)
     assert "\x1b" not in "\n".join(lines)
     shape = cli.json("top", "--once")
-    assert shape["counts"] == {"running": 0, "waiting": 1, "ended": 1}
+    assert shape["counts"] == {"running": 0, "waiting": 1, "ended": 1, "failed": 1}
+    assert [job["job_id"] for job in shape["failures"]] == [ended]
     assert [job["job_id"] for job in shape["waiting"] + shape["ended"]] == [waiting, ended]
     assert [group["name"] for group in shape["groups"]] == ["few"]
     assert all("ok" not in each for each in shape["waiting"] + shape["groups"])

@@ -15,7 +15,7 @@ from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local import reconcile
 from supervisor.engines.local.evidence import Evidence, Leader, Origin
 from supervisor.engines.local.reconcile import Decision, decide
-from supervisor.jobdir import records
+from supervisor.jobdir import records, stops
 from supervisor.system import processes
 
 NOW = 1000
@@ -544,7 +544,7 @@ def test_a_tree_is_ended_before_its_leader_counts_as_ended(job: Directory, gone:
     job.stop(signalled_boot_ns=5)
     seen = job.resolve()
     assert (seen.phase, seen.to_stop) == (JobPhase.RUNNING, "deadline")
-    records.mark_stop(job.path, gone=True)
+    stops.mark_stop(job.path, gone=True)
     assert how(job.resolve()) == (3, None, "deadline")
 
 

@@ -51,6 +51,8 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
         group = "agents"
         priority = -5
         start_within_seconds = 60
+        on_end = ["notify", "ended"]
+        webhook = "https://ops.example.com/jobs"
         retry = {{ maximum_attempts = 2, initial_interval = 5, retry_on = ["job_failed", 75], retry_lost = true }}
 
         [kind.review.parameters.prompt]
@@ -65,6 +67,7 @@ def test_the_whole_of_a_kind(tmp_path: Path) -> None:
     )
     assert made.workspaces == (str(tmp_path.resolve()), os.path.realpath(os.path.expanduser("~/src")))
     assert (made.groups, made.priority, made.start_within_seconds) == (("agents",), -5, 60.0)
+    assert (made.on_end, made.webhook) == (("notify", "ended"), "https://ops.example.com/jobs")
     assert made.retry == Retry(2, 5, retry_on=("job_failed", "75"), retry_lost=True)
     assert [each.required for each in made.parameters] == [True, False]
     assert made.request({"prompt": "hi", "model": "haiku"}, "python") == (("claude", "-p", "--model=haiku"), b"hi")
@@ -88,7 +91,7 @@ BAD = [
     (
         D + 'comand = ["x"]',
         3,
-        "there is no key 'comand' here; allowed: one of command, deadl",
+        "there is no key 'comand' here; allowed: one of command, confirm",
     ),
     (D + 'command = "x y"', 3, "command is 'x y'; allowed: a list of strings"),
     (D + "command = []", 3, "allowed: a list of strings"),
@@ -128,6 +131,11 @@ BAD = [
     (K + "priority = 1001", 4, "priority is 1001; allowed: a whole number from -1000 to 1000"),
     (K + "priority = 1.5", 4, "allowed: a whole number from -1000 to 1000"),
     (K + "start_within_seconds = 0", 4, "of more than 0 and at most 90 days"),
+    (K + "on_end = []", 4, "a list of strings"),
+    (K + 'on_end = "notify"', 4, "a list of strings"),
+    (K + 'webhook = ""', 4, "an https URL"),
+    (K + 'webhook = "http://example.com/"', 4, "an https URL"),
+    (K + 'webhook = "https://user@example.com/"', 4, "an https URL"),
     (K + "start_within_seconds = 1e8", 4, "of more than 0 and at most 90 days"),
     (K + "retry = 3", 4, "retry is 3; allowed: a table, as in { maximum_attempts = 3 }"),
     (K + "[kind.k.retry]\nmaximum_attempts = 0", 5, "maximum_attempts is 0; allowed: from 1 to 1000"),
@@ -506,7 +514,7 @@ def test_the_environment_is_the_small_set_and_what_the_kind_asks_for() -> None:
 def test_the_shipped_examples_are_a_kinds_file() -> None:
     path = Path(kinds.__file__).with_name("examples.toml")
     found = {each.name: each for each in kinds_file.parse(path.read_text(encoding="utf-8"), str(path))}
-    assert list(found) == ["review", "review_codex", "ask_claude", "run_tests"]
+    assert list(found) == ["review", "review_codex", "ask_claude", "run_tests", "claude_task", "codex_task"]
     values = {"scope": "staged", "base": None, "focus": None, "max_bytes": 1000}
     words, stdin = found["review"].request(values, "python")
     assert words[:6] == ("python", "-P", "-m", "supervisor.mcp_server.review", "--scope=staged", "--max-bytes=1000")

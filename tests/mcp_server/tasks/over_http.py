@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 PACKAGE = Path(__file__).parents[3]
 TASKS = "io.modelcontextprotocol/tasks"
 VERSION = "2026-07-28"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 _numbers = itertools.count(1)
 

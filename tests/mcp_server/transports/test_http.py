@@ -24,15 +24,16 @@ import pytest
 import trio
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import ElicitResult
 
+from supervisor.http.listening import Address, parse_address
+from supervisor.http.tokens import Tokens
 from supervisor.jobs.catalog import Catalog
-from supervisor.mcp_server.access.tokens import Tokens
-from supervisor.mcp_server.transports.http import Address, parse_address
 from supervisor.settings import Settings
 
 # The SDK's client leaves the generators of streams that break to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-PATIENCE = 30.0
+PATIENCE = 60.0
 ERAS = pytest.mark.parametrize("era", ["legacy", "auto"])
 KINDS = """
 [kind.hold]
@@ -43,6 +44,12 @@ parameters.fifo = {}
 [kind.say]
 description = "Says something."
 command = ["echo", "{word}"]
+parameters.word = {}
+
+[kind.spend]
+description = "Says something, if the user agrees."
+command = ["echo", "{word}"]
+confirm = true
 parameters.word = {}
 """
 
@@ -69,11 +76,11 @@ class Server:
         return token
 
     @contextlib.asynccontextmanager
-    async def client(self, token: str | None = "", era: str = "auto") -> AsyncIterator[Client]:
+    async def client(self, token: str | None = "", era: str = "auto", **more: Any) -> AsyncIterator[Client]:
         headers = {} if token is None else {"Authorization": f"Bearer {token or self.token}"}
         async with (
             httpx2.AsyncClient(headers=headers, timeout=PATIENCE) as requests,
-            Client(streamable_http_client(self.url, http_client=requests), mode=era) as client,
+            Client(streamable_http_client(self.url, http_client=requests), mode=era, **more) as client,
         ):
             yield client
 
@@ -130,6 +137,50 @@ def fifo(tmp_path: Path) -> Path:
 
 async def release(fifo: Path) -> None:
     await trio.to_thread.run_sync(fifo.write_bytes, b"released\n")
+
+
+@ERAS
+async def test_progress_is_sent_on_the_stream_of_its_call_and_ends_with_the_answer(
+    start: Callable[..., Server], fifo: Path, era: str
+) -> None:
+    server = start()
+    values: list[float] = []
+    more = trio.Event()
+
+    async def hear(value: float, _: float | None, __: str | None) -> None:
+        values.append(value)
+        more.set()
+
+    async with server.client(era=era) as client:
+        job = await call(client, "hold", fifo=str(fifo))
+        async with trio.open_nursery() as nursery:
+            answers: list[Any] = []
+
+            async def wait() -> None:
+                answers.append(await client.call_tool("job_wait", {"job_id": job["job_id"]}, progress_callback=hear))
+
+            nursery.start_soon(wait)
+            with trio.fail_after(PATIENCE):
+                await more.wait()
+            await release(fifo)
+    assert answers[0].structured_content["status"] == "done"
+    assert values == sorted(set(values))
+
+
+@ERAS
+async def test_the_user_of_the_caller_is_asked(start: Callable[..., Server], era: str) -> None:
+    server = start()
+    answers = iter(["decline", "accept"])
+
+    async def answer(_: Any, params: Any) -> ElicitResult:
+        assert 'word: "hello"' in params.message
+        return ElicitResult.model_validate({"action": next(answers)})
+
+    async with server.client(era=era, elicitation_callback=answer) as client:
+        refused = await call(client, "spend", word="hello", wait_seconds=30)
+        assert (refused["error"]["code"], refused["error"]["details"]) == ("not_confirmed", {"answer": "decline"})
+        assert (await call(client, "spend", word="hello", wait_seconds=30))["value"] == "hello\n"
+        assert len((await call(client, "job_list"))["jobs"]) == 1
 
 
 # ---------------------------------------------------------------- access

@@ -18,12 +18,13 @@ from trio.testing import wait_all_tasks_blocked
 from supervisor import open_supervisor
 from supervisor.mcp_server.config import kinds_file
 from supervisor.mcp_server.lazy import LazySupervisor
-from supervisor.mcp_server.serving import Options, assemble
+from supervisor.mcp_server.options import Options
+from supervisor.mcp_server.serving import assemble
 from supervisor.mcp_server.transports import stdio
 from supervisor.testing import Script
 from tests.mcp_server.conftest import KINDS, Servers
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 PING = b'{"jsonrpc":"2.0","id":"ping","method":"ping"}\n'
 
 
@@ -70,8 +71,9 @@ def call(tool: str, request_id: object, /, **arguments: Any) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def connected(servers: Servers) -> AsyncIterator[Host]:
-    options = Options(settings=servers.settings, kinds=kinds_file.parse(KINDS, "kinds.toml"), allow_commands=["cat"])
+async def connected(servers: Servers, *, events: bool = False) -> AsyncIterator[Host]:
+    kinds = kinds_file.parse(KINDS, "kinds.toml")
+    options = Options(settings=servers.settings, kinds=kinds, allow_commands=["cat"], events=events)
     lazy = LazySupervisor(lambda: open_supervisor(servers.settings, engine=servers.engine))
     server = assemble(options, lazy, trust_roots=True)
     its_in, to_it = os.pipe()
@@ -258,6 +260,37 @@ async def test_more_requests_at_once_than_can_be_kept(servers: Servers, monkeypa
         assert (told["id"], told["error"]["code"]) == (13, -32000)
         await host.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 11}})
         assert (await host.ask(PING))["result"] == {}
+
+
+async def test_larger_requests_at_once_than_can_be_kept(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdio, "_MAX_OPEN_BYTES", 1000)
+    monkeypatch.setattr(stdio, "_PATIENCE_SECONDS", 0.01)
+    servers.script = Script(seconds=3000)
+    async with connected(servers) as host:
+        await host.initialize()
+        job_id = (await host.ask(call("count", 1, upto=1)))["result"]["structuredContent"]["job_id"]
+        large = request("tools/call", 2, name="job_wait", arguments={"job_id": job_id}, _meta={"x": "y" * 2000})
+        await host.send(large)  # alone, it may be of any size
+        told = await host.ask({**large, "id": 3})
+        assert (told["id"], told["error"]["code"]) == (3, -32000)
+        await host.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}})
+        assert (await host.ask(PING))["result"] == {}
+
+
+async def test_requests_with_one_id_are_bounded_and_answered(servers: Servers) -> None:
+    """The server of the SDK forgets the first of two requests with one id, and does not answer a cancelled one."""
+    servers.script = Script(seconds=3000)
+    async with connected(servers) as host:
+        await host.initialize()
+        job_id = (await host.ask(call("count", 1, upto=1)))["result"]["structuredContent"]["job_id"]
+        wait = call("job_wait", "same", job_id=job_id, timeout_seconds=3000)
+        await host.send(wait)
+        for _ in range(3):
+            told = await host.ask(wait)
+            assert (told["id"], told["error"]["code"]) == ("same", INVALID_REQUEST)
+        await host.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "same"}})
+        for _ in range(20):  # of an answered request, the id may be used again
+            assert (await host.ask(request("ping", "same")))["result"] == {}
 
 
 @pytest.mark.parametrize(("asked", "cancelled"), [(7, "7"), ("7", 7), (7, 7), ("seven", "seven")])

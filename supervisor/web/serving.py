@@ -1,0 +1,65 @@
+"""One server, from its options to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from supervisor.http import serving
+from supervisor.http.guard import Callers
+from supervisor.http.listening import Address
+from supervisor.mcp_server.access.guarded import guarded
+from supervisor.mcp_server.config.workspaces import WorkspacePolicy
+from supervisor.mcp_server.lazy import LazySupervisor, Open, opener
+from supervisor.mcp_server.options import Options
+from supervisor.mcp_server.serving import assemble, until_signalled
+from supervisor.web.app import application
+from supervisor.web.feed import Feed
+from supervisor.web.service import Service
+
+__all__ = ["serve"]
+
+
+async def serve(
+    options: Options,
+    address: Address,
+    *,
+    callers: Callers | None,
+    allowed_hosts: Sequence[str],
+    started: Callable[[Address], None],
+    open_it: Open | None = None,
+    over: trio.Event | None = None,
+) -> None:
+    """Serve clients at ``address`` until SIGINT or SIGTERM; ``started`` is called with the bound address.
+
+    It holds a supervisor open, which admits jobs as every other process on the state root does.
+
+    ``open_it`` opens another supervisor than that of the settings; ``over`` ends it in the place of a signal.
+    """
+    lazy = LazySupervisor(opener(options.settings) if open_it is None else open_it)
+    # Clients of other users could claim any root.
+    workspaces = WorkspacePolicy(trust_roots=False, guarded=guarded(options.settings))
+    mcp = assemble(options, lazy, trust_roots=False, workspaces=workspaces)
+    feed = Feed(lazy, options.settings)
+    service = Service(options=options, workspaces=workspaces, lazy=lazy, feed=feed, callers=callers)
+    app = application(service, mcp, address, allowed_hosts)
+    signalled = trio.CancelScope()
+    ended = trio.Event() if over is None else over
+
+    async def shutdown() -> None:
+        with signalled:
+            await ended.wait()
+        lazy.ending.set()
+
+    def begin(bound: Address) -> None:
+        lazy.begin()
+        started(bound)
+
+    async with trio.open_nursery() as nursery:
+        if over is None:
+            await nursery.start(until_signalled, signalled)
+        nursery.start_soon(lazy.run)
+        nursery.start_soon(feed.run)
+        await serving.serve(app, address, shutdown=shutdown, started=begin)
+        nursery.cancel_scope.cancel()
