@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import supervisor
+from supervisor.load.report import usable_cpus
 from supervisor.system.file_systems import file_system_of
 
 __all__ = ["facts", "load"]
@@ -44,7 +45,7 @@ def facts(root: Path) -> dict[str, Any]:
     """Return the description of the machine for figures taken on the file system of ``root``."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cpus(),
         "memory_gib": _memory_gib(),
         "machine": platform.machine(),
         "kernel": platform.release(),

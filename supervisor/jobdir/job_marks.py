@@ -98,7 +98,7 @@ def drop_tag() -> bool:
 def put_tag(pid: int, job_id: str) -> None:
     """Give a new child the tag of its job, as far as possible."""
     tag = tag_of_job(job_id)
-    if tag and _LIMIT is not None:
+    if tag and _LIMIT is not None and hasattr(resource, "prlimit"):
         try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms
             resource.prlimit(pid, _LIMIT, (tag, resource.RLIM_INFINITY))
         except OSError:  # it has ended, or became another user at its exec

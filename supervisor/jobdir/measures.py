@@ -61,7 +61,7 @@ def sizes_and_writers(directory: str) -> tuple[dict[str, object], list[tuple[int
 
 
 def _has_writer(descriptor: int) -> bool | None:
-    if fcntl is None or not _CAN_LEASE:  # type: ignore[redundant-expr,unused-ignore]
+    if fcntl is None or not _CAN_LEASE or not hasattr(fcntl, "F_SETSIG"):  # type: ignore[redundant-expr,unused-ignore]
         return None
     try:
         # If a process opens it for writing meanwhile, the kernel sends a signal: one that is ignored by default.

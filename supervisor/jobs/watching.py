@@ -75,7 +75,9 @@ class Source(Generic[_Taken]):
         self._take = take
         self._every = every
         self._show = show
-        self._woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._woken, self._waker = os.pipe()
+        for each in (self._woken, self._waker):
+            os.set_blocking(each, False)
         self._over = threading.Event()
         self._pause = _LEAST_PAUSE
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -178,7 +178,8 @@ class Leaf:
             return None
         directory, _ = self._memory
         try:
-            alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            alarm: int = os.eventfd(0)  # like all descriptors, not inheritable
+            os.set_blocking(alarm, False)
             try:
                 control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
                 try:

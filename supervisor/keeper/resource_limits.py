@@ -153,10 +153,12 @@ class _OomScores:
 
 
 def _set_limits(pid: int, limits: list[tuple[int, tuple[int, int]]]) -> None:
+    if not hasattr(resource, "prlimit"):  # not Linux
+        return
     for number, limit in limits:
         try:
             resource.prlimit(pid, number, limit)
-        except (OSError, ValueError, AttributeError):  # it has ended, this process may not, or not Linux
+        except (OSError, ValueError):  # it has ended, or this process may not
             continue
 
 

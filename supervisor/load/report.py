@@ -112,10 +112,17 @@ def report(load: Load, faults: Sequence[Fault], facts: RunFacts) -> dict[str, An
             "supervisor": __version__,
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}",
-            "cpus": len(os.sched_getaffinity(0)),
+            "cpus": usable_cpus(),
         },
     }
     return shape
+
+
+def usable_cpus() -> int:
+    """Return the number of processors that this process may use; of all, where the system knows no such set."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _rate(count: int, seconds: float) -> float:

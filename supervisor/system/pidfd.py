@@ -17,7 +17,7 @@ def open_of(pid: int, start: int) -> int | None:
     if not hasattr(os, "pidfd_open"):
         return None
     try:
-        descriptor = os.pidfd_open(pid)
+        descriptor: int = os.pidfd_open(pid)
     except OSError:
         return None
     try:

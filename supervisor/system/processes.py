@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC
 from errno import EACCES
 
 from supervisor.system.observing import ABSENT, NotKnown, not_known
@@ -62,7 +63,9 @@ HAVE_PROC: Final = _have_proc()
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _LONGEST_SPAWN_TICKS: Final = 60_000_000_000 // TICK_NS
-_HELD: Final = frozenset("TtD")
+_HELD: Final = frozenset("TtDU")
+"""Stopped, or in a wait that nothing interrupts, as Linux (D) and macOS (U) write it."""
+_MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _DEAD: Final = frozenset("ZXx")
 
 
@@ -120,6 +123,10 @@ def _read_text(path: str) -> str | None:
         raise not_known(error, path) from error
 
 
+# A keeper has no environment, so no PATH. Times and names are not to depend on that of the process that asks.
+_PLAIN: Final = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC0"}
+
+
 def ask(*argv: str) -> str:
     """Return the output of a program.
 
@@ -129,7 +136,9 @@ def ask(*argv: str) -> str:
     import subprocess  # only where there is no /proc
 
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, env=_PLAIN
+        )
     except OSError as error:
         raise not_known(error, argv[0]) from error
     if done.returncode < 0:
@@ -373,13 +382,13 @@ def may_have_children(pid: int) -> bool:
 
 def has_child_ended(pid: int) -> bool:
     """Whether a child of this process has ended; does not reap it."""
+    if not hasattr(os, "waitid"):
+        found = read_process(pid)
+        return found is None or found.dead
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
-    except AttributeError:  # no waitid here
-        found = read_process(pid)
-        return found is None or found.dead
 
 
 def is_held(pid: int, start: int) -> bool:
@@ -434,11 +443,28 @@ def list_by_ps(*pids: int) -> dict[int, Process]:
         pid = int(words[0])
         try:
             session = os.getsid(pid)
-            start = int(time.mktime(time.strptime(" ".join(words[4:9]))))
-        except (OSError, ValueError):
+        except ProcessLookupError:  # it has ended; a zombie has no session, either
             continue
-        found[pid] = Process(pid, words[3][0], int(words[1]), int(words[2]), session, start)
+        except OSError:
+            session = 0  # another user's
+        found[pid] = Process(pid, words[3][0], int(words[1]), int(words[2]), session, _seconds_of(words[4:9]))
     return found
+
+
+def _seconds_of(words: list[str]) -> int:
+    """Return the seconds since 1970 of a time as ``ps`` writes it in UTC: ``Sun Nov 29 08:54:54 2026``.
+
+    ``time.strptime`` would read the names of the locale that the program has set.
+    """
+    from datetime import datetime  # only where there is no /proc
+
+    try:
+        _, month, day, clock, year = words
+        hour, minute, second = map(int, clock.split(":"))
+        moment = datetime(int(year), _MONTHS.index(month) // 3 + 1, int(day), hour, minute, second, tzinfo=UTC)
+    except ValueError as error:
+        raise not_known(error, "ps") from error
+    return int(moment.timestamp())
 
 
 def send_signal(pid: int, start: int, number: int) -> bool:
@@ -459,7 +485,7 @@ def send_signal(pid: int, start: int, number: int) -> bool:
     try:
         if not is_alive(pid, start):
             return False
-        if descriptor is None:
+        if descriptor is None or not hasattr(signal, "pidfd_send_signal"):
             os.kill(pid, number)
         else:
             signal.pidfd_send_signal(descriptor, number)

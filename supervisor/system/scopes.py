@@ -144,7 +144,7 @@ def _is_delegated(uid: int, own: str) -> bool:
     while own:
         for name in ("user.delegate", "trusted.delegate"):  # the first since systemd 251
             try:
-                if os.getxattr(f"{ROOT}{own}", name) == b"1":
+                if hasattr(os, "getxattr") and os.getxattr(f"{ROOT}{own}", name) == b"1":
                     return True
             except OSError:
                 continue

@@ -128,7 +128,7 @@ SINGLE: dict[Site, str] = {
     ("engines.obstacles", "_owner_of", "stat"): "names the owner in a message",
     ("system.processes", "_have_proc", "stat"): "at import: what cannot be seen is taken for there",
     ("system.processes", "has_child_ended", "waitid"): "of the keeper's own children",
-    ("system.processes", "list_by_ps", "getsid"): "without /proc only",
+    ("system.processes", "list_by_ps", "getsid"): "without /proc; tests/system/test_ps.py",
     ("system.processes", "may_have_children", "listdir"): "answers yes when it cannot be told",
     ("system.processes", "send_signal", "kill"): "a signal, not a look",
     ("system.processes", "send_signal", "pidfd_open"): "without one the identity is read again",

@@ -295,8 +295,9 @@ def _pidfd() -> Check:
     silent = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]  # a shell warns in a deleted directory
     child = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {}, file_actions=silent)
     descriptor: int | None = None
-    with contextlib.suppress(OSError):
-        descriptor = os.pidfd_open(child)
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            descriptor = os.pidfd_open(child)
     os.waitpid(child, 0)
     if descriptor is None:
         message = "not available: adopted jobs are polled for their end"

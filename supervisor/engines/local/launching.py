@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import Final
 
 import trio
@@ -15,6 +14,7 @@ from supervisor.keeper import protocol
 from supervisor.model import Limits
 from supervisor.system.file_systems import on_network
 from supervisor.system.hanging_calls import HangingCalls
+from supervisor.system.unnamed_files import unnamed_file
 
 __all__ = ["LaunchDescriptors", "close_all", "launch_message"]
 
@@ -91,11 +91,7 @@ def launch_message(
 
 def _stdin_file(content: bytes, root: str) -> int:
     """Return a descriptor from which ``content`` and then the end of file are read."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    else:
-        descriptor, path = tempfile.mkstemp(prefix=".stdin-", dir=root)
-        os.unlink(path)
+    descriptor = unnamed_file("stdin", root)
     write_all(descriptor, memoryview(content))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

@@ -17,6 +17,7 @@ from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.errors import FeatureUnavailable, LaunchFailed
 from supervisor.keeper import protocol
 from supervisor.system import processes
+from supervisor.system.unnamed_files import unnamed_file
 
 __all__ = ["OrdersInMemory"]
 
@@ -81,7 +82,7 @@ class OrdersInMemory:
 
 
 def _in_memory(content: bytes) -> int:
-    descriptor = os.memfd_create("orders", os.MFD_CLOEXEC)
+    descriptor = unnamed_file("orders")
     with open(os.dup(descriptor), "wb") as file:
         file.write(content)
     return descriptor

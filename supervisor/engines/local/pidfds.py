@@ -30,7 +30,7 @@ class Pidfds:
         if not self.has_room or not hasattr(os, "pidfd_open"):
             return None
         try:
-            descriptor = os.pidfd_open(pid)
+            descriptor: int = os.pidfd_open(pid)
         except OSError:
             return None
         with contextlib.suppress(OSError):

@@ -27,6 +27,7 @@ import attrs
 
 from supervisor.system.git import MAX_READ, Git, GitFailed
 from supervisor.system.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
+from supervisor.system.unnamed_files import unnamed_file
 from supervisor.text.redact import redact
 
 __all__ = ["collect", "compose", "main"]
@@ -228,12 +229,10 @@ def _listed(title: str, names: Sequence[str]) -> str:
 
 def _become(command: Sequence[str], prompt: str) -> NoReturn:
     """Execute the agent with ``prompt`` as its whole stdin."""
-    descriptor = os.memfd_create("prompt", 0)
-    with open(descriptor, "wb", closefd=False) as file:
+    with open(unnamed_file("prompt"), "r+b") as file:
         file.write(prompt.encode(errors="replace"))
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.dup2(descriptor, 0)
-    os.close(descriptor)
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
     try:
         os.execvp(command[0], list(command))  # noqa: S606  # there is no shell, and none is wanted
     except FileNotFoundError:
