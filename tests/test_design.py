@@ -16,7 +16,14 @@ from supervisor.states import State
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "supervisor"
 PAGE = (ROOT / "docs/design.md").read_text(encoding="utf-8")
-NAMED = ("docs/design.md", "CONTRIBUTING.md", "docs/slurm.md", "docs/kinds.md", "docs/performance.md")
+NAMED = (
+    "docs/design.md",
+    "docs/architecture.md",
+    "CONTRIBUTING.md",
+    "docs/slurm.md",
+    "docs/kinds.md",
+    "docs/performance.md",
+)
 
 
 @pytest.mark.parametrize("page", NAMED)

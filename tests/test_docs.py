@@ -29,14 +29,25 @@ DOCS = ROOT / "docs"
 RUNS = ROOT / "tests/interpret/fixtures"
 
 # <!-- file: NAME --> a file to write, <!-- run --> a program, <!-- sh --> a shell script, <!-- prints --> the output
-# of the block before it, <!-- not run: WHY --> a block that cannot run here
+# of the block before it, <!-- source: FILE --> a file of docs/, <!-- not run: WHY --> a block that cannot run here
 BLOCK = re.compile(
     r"^<!-- (?P<what>file: (?P<name>\S+)|run|sh|prints) -->\n```\w+\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
 FENCED = re.compile(r"^(?P<above>[^\n]*)\n```(?P<language>\w+)\n.*?^```$", re.MULTILINE | re.DOTALL)
-MARK = re.compile(r"<!-- (file: \S+|run|sh|not run: .+) -->")
-NAVIGATION = re.findall(r"^\w+$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+MARK = re.compile(r"<!-- (file: \S+|run|sh|source: \S+|not run: .+) -->")
+SOURCE = re.compile(r"^<!-- source: (\S+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TOCTREE = re.compile(r"^```\{toctree\}\n(?P<entries>.*?)^```$", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(r"^```\{(?!toctree\}|eval-rst\})[^\n]*$", re.MULTILINE)
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+in_every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS).with_suffix("")))
+
+
+def _linked(page: Path) -> list[str]:
+    """Return the pages that a page links to, as it names them."""
+    return re.findall(r"\]\(([\w/-]+)\.md\)", page.read_text(encoding="utf-8"))
 
 
 def _install(directory: Path) -> None:
@@ -58,14 +69,13 @@ COMMANDS = {"run": [sys.executable, "-c"], "sh": ["bash", "-eu", "-c"]}
 
 
 @pytest.mark.usefixtures("state_dir", "fake_slurm")
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+@in_every_page
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    programs.joinpath("supervisor").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m supervisor "$@"\n', encoding="utf-8"
-    )
-    programs.joinpath("supervisor").chmod(0o755)
+    for name, started in {"supervisor": f"{sys.executable} -m supervisor", "python3": sys.executable}.items():
+        programs.joinpath(name).write_text(f'#!/bin/sh\nexec {started} "$@"\n', encoding="utf-8")
+        programs.joinpath(name).chmod(0o755)
     environment = {
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -95,12 +105,30 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
             assert printed == block["text"]
 
 
-@pytest.mark.parametrize("name", NAVIGATION)
-def test_every_program_on_a_page_is_run(name: str) -> None:
+@in_every_page
+def test_every_program_on_a_page_is_run(page: Path) -> None:
     """A block that is not run has a mark that says why."""
-    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     shown = [block for block in FENCED.finditer(text) if block["language"] in {"python", "py", "sh", "bash", "toml"}]
     assert [block[0] for block in shown if not MARK.fullmatch(block["above"])] == []
+
+
+@in_every_page
+def test_a_page_is_whole_in_a_plain_view(page: Path) -> None:
+    """A repository host renders no directives: programs stand on the page, and pages are linked."""
+    text = page.read_text(encoding="utf-8")
+    assert DIRECTIVE.findall(text) == []
+    for name, shown in SOURCE.findall(text):
+        assert shown == (page.parent / name).read_text(encoding="utf-8"), f"copy docs/{name} into {page.name}"
+    for tree in TOCTREE.finditer(text):
+        listed = [line for line in tree["entries"].splitlines() if line and not line.startswith(":")]
+        names = [path.stem for each in listed for path in page.parent.glob("0*.md")] if listed == ["0*"] else listed
+        assert [name for name in names if f"]({name}.md)" not in text] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = {page.parent / f"{name}.md" for page in DOCS.rglob("index.md") for name in _linked(page)}
+    assert {*DOCS.rglob("*.md")} - linked == {DOCS / "index.md"}
 
 
 def test_the_table_of_what_can_be_wrong_under_load_is_whole() -> None:
@@ -150,6 +178,7 @@ def test_the_table_of_log_events_is_the_vocabulary() -> None:
 
 
 GENERATORS = {page: runpy.run_path(str(DOCS / f"generate_{page}.py")) for page in ("errors", "limits")}
+ROOMS = runpy.run_path(str(DOCS / "generate_rooms.py"))
 
 
 @pytest.mark.parametrize("page", GENERATORS)
@@ -184,6 +213,24 @@ def test_the_picture_of_the_states_is_that_of_the_table() -> None:
     for state, ways in TRANSITIONS.items():
         assert f">{state.value}</text>" in current
         assert all(f">{event.value}</text>" in current for event in ways)
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code() -> None:
+    current = (DOCS / "rooms.svg").read_text(encoding="utf-8")
+    assert current == ROOMS["svg"](), "regenerate with `python docs/generate_rooms.py`"
+
+
+def test_the_picture_of_the_rooms_has_all_rooms_and_each_arrow_or_a_way_of_arrows() -> None:
+    arrows = ROOMS["imports"]()
+    drawn = ROOMS["necessary"](arrows)
+    reached: dict[str, set[str]] = {}
+    for floor in ROOMS["floors"](arrows):
+        for room in floor:
+            reached[room] = drawn[room].union(*(reached[each] for each in drawn[room]))
+    assert set(reached) == set(ROOMS["rooms"]())
+    assert [room for room, targets in arrows.items() if targets - reached[room]] == []
+    texts = re.findall(r">(\w+)</text>", (DOCS / "rooms.svg").read_text(encoding="utf-8"))
+    assert texts == list(ROOMS["rooms"]())
 
 
 # ---------------------------------------------------------------- the public names

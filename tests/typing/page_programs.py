@@ -12,15 +12,20 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = re.compile(r"^(?:<!-- file: (?P<name>\S+) -->\n)?```py(?:thon)?\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
+PROGRAM = re.compile(
+    r"^(?P<source><!-- source: \S+ -->\n)?(?:<!-- file: (?P<name>\S+) -->\n)?```py(?:thon)?\n(?P<text>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def extract(target: Path) -> list[Path]:
     """Write each program into ``target``: under the name that its page gives it, or that of the page and the line."""
     written: list[Path] = []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = page.read_text(encoding="utf-8")
         for program in PROGRAM.finditer(text):
+            if program["source"]:
+                continue  # `mypy` and `pyright` check the file itself
             line = text.count("\n", 0, program.start("text"))
             file = target / (program["name"] or f"{page.stem.replace('-', '_')}_{line + 1}.py")
             if file in written:
