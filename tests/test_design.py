@@ -20,6 +20,7 @@ NAMED = (
     "docs/design.md",
     "docs/architecture.md",
     "CONTRIBUTING.md",
+    "ROADMAP.md",
     "docs/slurm.md",
     "docs/kinds.md",
     "docs/performance.md",
