@@ -134,7 +134,10 @@ See [MCP](mcp.md).
 | sessions of a principal over HTTP | {n:mcp_server.transports.sessions._MAX_SESSIONS} | the least recently used one ends |
 | a session without a request | {s:mcp_server.transports.sessions.SESSION_IDLE_SECONDS} | it ends |
 | subscriptions to resources | {n:mcp_server.tools.resources._MAX_WATCHES} in all, {n:mcp_server.tools.resources._MAX_OF_A_PRINCIPAL} of a principal | an error |
-| streams of events of a principal | {n:mcp_server.events._MAX_STREAMS} | an error |
+| streams of events of a principal | {n:mcp_server.events.extension._MAX_STREAMS} | an error |
+| subscriptions to events by webhook | {n:mcp_server.events.subscribing._MAX_IN_ALL} in all, {n:mcp_server.events.subscribing._MAX_OF_A_PRINCIPAL} of a principal | an error |
+| how long a subscription by webhook lasts | {s:mcp_server.events.subscribing._DEFAULT_SECONDS} by default, {s:mcp_server.events.subscribing._MIN_SECONDS} to {s:mcp_server.events.subscribing._MAX_SECONDS} | the client refreshes it |
+| challenges to receivers of webhooks | {n:mcp_server.events.subscribing._MAX_CHALLENGES} of a principal at once, {n:mcp_server.events.subscribing._MAX_FOR_A_HOST} to one host in a minute | an error |
 | task ids in one subscription | {n:mcp_server.tasks.listening._MAX_IDS} | |
 | a wait of `job_wait` | {s:mcp_server.tools.jobs._WAIT_SECONDS} by default, at most {s:mcp_server.tools.jobs._MAX_WAIT_SECONDS} | the answer says that the job runs |
 | a value in an answer | {n:mcp_server.tools.answers.MAX_CHARACTERS} characters by default, at most {n:mcp_server.tools.jobs._MAX_ANSWER_CHARACTERS} | it is cut, and the answer says so |

@@ -126,6 +126,25 @@ EVENTS: Final[Mapping[str, Kind]] = {
     ),
     "mcp_tasks_not_swept": _warning("Expired tasks could not be forgotten; it is retried.", "error"),
     "mcp_function_failed": _warning("A tool raised an unexpected exception; its task has failed.", "tool", "error"),
+    "subscribed": _info(
+        "A principal has subscribed to events, or refreshed that.", "subscription_id", "principal", "to"
+    ),
+    "unsubscribed": _info("A principal has ended its subscription.", "subscription_id", "principal"),
+    "subscription_refused": _info("A receiver has not answered its challenge.", "principal", "to", "reason"),
+    "subscription_failed": _info("An event was not accepted; it is sent again.", "subscription_id", "error"),
+    "subscription_event_dropped": _warning(
+        "A receiver does not accept an event; it is not sent again.", "subscription_id", "message_id"
+    ),
+    "subscription_expired": _info(
+        "A subscription was not refreshed in time; it is over.", "subscription_id", "principal"
+    ),
+    "subscription_terminated": _info(
+        "The token of a principal was removed; its subscription is over.", "subscription_id", "principal"
+    ),
+    "subscription_not_served": _warning(
+        "The events of a subscription cannot be read now; it is tried again.", "subscription_id", "error"
+    ),
+    "subscriptions_not_read": _warning("The subscriptions cannot be read now; it is tried again.", "error"),
     "overview_failed": _warning(
         "A defect in the live overview of the page or of `supervisor top`; it is tried again.", "error"
     ),

@@ -53,7 +53,7 @@ class Callers:
     """
 
     def __init__(self, principals: Tokens, roles: Tokens | None = None) -> None:
-        self._principals = principals
+        self.principals = principals
         self._roles = roles
 
     def find(self, token: str) -> Caller | None:
@@ -65,7 +65,7 @@ class Callers:
         role = None if self._roles is None else self._roles.principal(token)
         if role in {OWNER_ROLE, VIEWER_ROLE}:
             return Caller(may_change=role == OWNER_ROLE, token=token)
-        principal = self._principals.principal(token)
+        principal = self.principals.principal(token)
         return None if principal is None else Caller(principal=principal, token=token)
 
 

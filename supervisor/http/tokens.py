@@ -22,6 +22,7 @@ from supervisor.errors import StateUnsafe
 from supervisor.store import Layout
 from supervisor.store.state_errors import state_error
 from supervisor.system.file_systems import has_settled
+from supervisor.system.observing import is_there
 
 __all__ = ["Tokens"]
 
@@ -84,6 +85,14 @@ class Tokens:
         """
         self._read()
         return next((token.decode() for token, holder in self._known.items() if holder == name), None)
+
+    def is_removed(self, name: str) -> bool:
+        """Whether there is no file with this name: its principal was locked out, and not by a mistake in the file.
+
+        Raises:
+            NotKnown: that is not known now.
+        """
+        return not is_there(str(self.directory / name))
 
     def principal(self, token: str) -> str | None:
         """Return the principal with this token; ``None`` if there is none.

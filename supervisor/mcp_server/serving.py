@@ -17,7 +17,7 @@ from supervisor.mcp_server.access.guarded import guarded
 from supervisor.mcp_server.access.principals import principal_of
 from supervisor.mcp_server.changes import Changes
 from supervisor.mcp_server.config.workspaces import WorkspacePolicy
-from supervisor.mcp_server.events import Events
+from supervisor.mcp_server.events.extension import Events
 from supervisor.mcp_server.lazy import LazySupervisor, opener
 from supervisor.mcp_server.options import Options
 from supervisor.mcp_server.server import extend, make_server
@@ -41,11 +41,24 @@ __all__ = ["assemble", "serve_http", "serve_stdio", "until_signalled"]
 
 
 def assemble(
-    options: Options, lazy: LazySupervisor, *, trust_roots: bool, workspaces: WorkspacePolicy | None = None
+    options: Options,
+    lazy: LazySupervisor,
+    *,
+    trust_roots: bool,
+    workspaces: WorkspacePolicy | None = None,
+    tokens: Tokens | None = None,
 ) -> Server[Any]:
-    """Return the server; ``trust_roots``: whether the client's roots are allowed directories for jobs."""
+    """Return the server.
+
+    Args:
+        options: what it offers.
+        lazy: opens the supervisor.
+        trust_roots: whether the client's roots are allowed directories for jobs.
+        workspaces: chooses the workspaces of jobs.
+        tokens: of the principals, who may subscribe to events; ``None`` where callers have no tokens.
+    """
     changes = Changes(options.settings)
-    events = Events(lazy, changes) if options.events else None
+    events = _events(options, lazy, changes, tokens) if options.events else None
     tasks = Tasks(principal=principal_of, supervisor=lazy.supervisor, render=result_answer, events=events)
     if workspaces is None:
         workspaces = WorkspacePolicy(trust_roots=trust_roots, guarded=guarded(options.settings))
@@ -68,6 +81,17 @@ def assemble(
     if events is not None:
         extend(server, events)
     return server
+
+
+def _events(options: Options, lazy: LazySupervisor, changes: Changes, tokens: Tokens | None) -> Events:
+    if tokens is None:
+        return Events(lazy, changes)
+    from supervisor.mcp_server.events.sending import Sender  # stdio does not need them, and they delay its first answer
+    from supervisor.mcp_server.events.subscribing import Webhooks
+
+    sender = Sender(lazy, changes, options.settings, tokens)
+    lazy.attachments.append(sender.serving)
+    return Events(lazy, changes, Webhooks(lazy, options.settings, sender))
 
 
 async def serve_stdio(options: Options, opened: Opened = NOT_OPENED, key: str | None = None) -> None:
@@ -121,7 +145,7 @@ async def serve_http(
 
     lazy = LazySupervisor(opener(options.settings))
     # Clients of other users could claim any root.
-    server = assemble(options, lazy, trust_roots=False)
+    server = assemble(options, lazy, trust_roots=False, tokens=tokens)
     signalled = trio.CancelScope()
 
     async def shutdown() -> None:

@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["ANYWHERE", "Address", "Network", "Url", "is_allowed", "parse_networks", "parse_url", "shown"]
+__all__ = [
+    "ANYWHERE",
+    "Address",
+    "Network",
+    "Url",
+    "is_allowed",
+    "parse_networks",
+    "parse_public_url",
+    "parse_url",
+    "shown",
+]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -100,6 +110,24 @@ def parse_url(text: str, allowed: Iterable[Network] = ()) -> Url:
     authority = shown if port in {None, _PORTS[parts.scheme]} else f"{shown}:{port}"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Url(parts.scheme == "https", host, port or _PORTS[parts.scheme], target, authority, is_loopback)
+
+
+def parse_public_url(text: str, allowed: Iterable[Network] = ()) -> Url:
+    """Return a URL that a client over the network gives: https, and on this machine only if the user has allowed that.
+
+    Raises:
+        ValueError: as ``parse_url``.
+    """
+    allowed = tuple(allowed)
+    url = parse_url(text, allowed)
+    if not url.is_tls:
+        message = "it must begin with https://"
+        raise ValueError(message)
+    address = _address(url.host)
+    if address is not None and not is_allowed(address, allowed):
+        message = f"its address {address} is not public"
+        raise ValueError(message)
+    return url._replace(is_loopback=False)
 
 
 def shown(text: str) -> str:

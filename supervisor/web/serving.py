@@ -40,7 +40,8 @@ async def serve(
     lazy = LazySupervisor(opener(options.settings) if open_it is None else open_it)
     # Clients of other users could claim any root.
     workspaces = WorkspacePolicy(trust_roots=False, guarded=guarded(options.settings))
-    mcp = assemble(options, lazy, trust_roots=False, workspaces=workspaces)
+    tokens = None if callers is None else callers.principals
+    mcp = assemble(options, lazy, trust_roots=False, workspaces=workspaces, tokens=tokens)
     feed = Feed(lazy, options.settings)
     service = Service(options=options, workspaces=workspaces, lazy=lazy, feed=feed, callers=callers)
     app = application(service, mcp, address, allowed_hosts)

@@ -62,7 +62,7 @@ async def served(servers: Servers, address: str = "127.0.0.1:0", *, events: bool
         (tokens.directory / name).write_text(token)
     options = Options(settings=servers.settings, kinds=kinds_file.parse(KINDS, "kinds.toml"), events=events)
     lazy = LazySupervisor(lambda: open_supervisor(servers.settings, engine=servers.engine))
-    server = assemble(options, lazy, trust_roots=False)
+    server = assemble(options, lazy, trust_roots=False, tokens=tokens)
     found: list[Address] = []
     listens, over, ended = trio.Event(), trio.Event(), trio.Event()
 

@@ -1,0 +1,1 @@
+"""The events extension of the protocol, which is a draft: poll, push and webhooks. Off by default."""
