@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import h11
+import httpx2
 import pytest
 import trio
 import trio.abc
@@ -25,7 +26,10 @@ from supervisor.runtime import webhooks
 from supervisor.store import subscriptions
 from tests.mcp_server.conftest import Servers
 from tests.mcp_server.transports.test_held import modern
-from tests.mcp_server.transports.test_limits import served
+from tests.mcp_server.transports.test_http import Server, start
+from tests.mcp_server.transports.test_limits import NAMES, TOKENS, served
+
+__all__ = ["start"]  # a fixture
 
 PEM = Path(__file__).parents[1] / "runtime" / "receiver.pem"
 PATIENCE = 60.0
@@ -198,6 +202,7 @@ async def test_a_new_server_goes_on_and_replay_begins_at_the_cursor(hooked: Serv
         assert (await receiver.next()).body["eventId"] == f"evt_{first}"
         floor = await subscribe(hers, receiver.url, name="job.started", cursor=cursor, maxAgeMs=0)
         assert floor["truncated"] is True
+        await ask(hers, "events/unsubscribe", name="job.started", delivery={"url": receiver.url})
     async with served(hooked, events=False) as server, server.requests() as hers:
         second = await run(hers)
     async with served(hooked, events=True) as server, server.requests() as hers:
@@ -433,3 +438,40 @@ async def test_secrets_are_private(hooked: Servers, receiver: Receiver, caplog: 
     assert "subscribed" in logged
     assert SECRETS[0] not in logged
     assert "secret-path" not in logged
+
+
+async def test_a_killed_server_is_followed_by_another_one(
+    start: Callable[..., Server], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERVISOR_WEBHOOK_ALLOW", "127.0.0.0/8 ::1/128")
+    killed = start("--events")
+    token = killed.principal("alice", TOKENS["alice"])
+    others = start("--events")
+    headers = {**NAMES, "Authorization": f"Bearer {token}"}
+
+    def kill(_: Mapping[str, Any]) -> int | None:
+        """Kill the server that sends before it has an answer; the other one is asked to continue."""
+        if killed.process.poll() is None:
+            killed.process.kill()
+            killed.process.wait()
+            return None
+        return 204
+
+    async with httpx2.AsyncClient(headers=headers, timeout=PATIENCE, trust_env=False) as requests:
+
+        async def ask_one(server: Server, method: str, called: str = "", /, **params: Any) -> dict[str, Any]:
+            body, names = modern(method, called, **params)
+            told: dict[str, Any] = (await requests.post(server.url, content=body, headers=names)).json()
+            answer: dict[str, Any] = told["result"]
+            return answer
+
+        delivery = {"mode": "webhook", "url": receiver.url, "secret": SECRETS[0]}
+        made = await ask_one(killed, "events/subscribe", name="job.ended", delivery=delivery)
+        receiver.status = kill
+        say = {"name": "say", "arguments": {"word": "hello", "wait_seconds": 50}}
+        job_id = (await ask_one(others, "tools/call", "say", **say))["structuredContent"]["job_id"]
+        sent = [await receiver.next(), await receiver.next()]
+    assert {each.headers["webhook-id"] for each in sent} == {f"evt_{job_id}"}
+    assert {each.headers["x-mcp-subscription-id"] for each in sent} == {made["id"]}
+    assert sent[0].body == sent[1].body
+    assert len(receiver.challenges) == 1
