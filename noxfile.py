@@ -20,6 +20,7 @@ nox.options.reuse_existing_virtualenvs = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONFORMANCE_SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 OTHERS_CLIENTS = (
+    "ajv@8.20.0",
     "@modelcontextprotocol/client@2.4.0",
     "@modelcontextprotocol/ext-tasks@0.2.2",
     "@modelcontextprotocol/inspector@2.12.0",
@@ -158,7 +159,7 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def clients(session: nox.Session) -> None:
-    """Drive one job with the SDK's client, FastMCP's, the MCP Inspector and ext-tasks."""
+    """Drive one job with the SDK's client, FastMCP's, the MCP Inspector and ext-tasks; check all answers with ajv."""
     session.install(".[mcp]", *_group("conformance"), *_group("clients"))
     folder = Path(session.create_tmp()).resolve()
     quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts")

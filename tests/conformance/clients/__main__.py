@@ -20,6 +20,23 @@ from tests.conformance.__main__ import fixture_server
 
 _HERE: Final = Path(__file__).parent
 _SECONDS: Final = 60
+_KINDS: Final = """
+[kind.say]
+description = "Says something."
+command = ["echo", "{word}"]
+control = ["rerun"]
+parameters.word = { description = "What to say." }
+
+[kind.fail]
+description = "Fails."
+command = ["sh", "-c", "echo no >&2; exit 3"]
+
+[kind.hold]
+description = "Runs until it is stopped."
+command = ["sleep", "600"]
+group = "agents"
+control = ["pause", "send"]
+"""
 
 
 def _clients(url: str, node: str, modules: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
@@ -35,6 +52,19 @@ def _clients(url: str, node: str, modules: Path) -> Iterator[tuple[str, str, Seq
     shutil.copyfile(_HERE / "ext_tasks.mjs", program)
     for era in ("modern", "legacy"):
         yield f"ext-tasks, {era}", f"from ext-tasks, {era}\n", [node, str(program), url, era]
+
+
+def _strict(folder: Path, node: str, modules: Path) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Yield a client that checks each sort of answer of a real server: with the TypeScript SDK, and with ajv."""
+    program, kinds, state = modules.parent / "strict.mjs", folder / "kinds.toml", folder / "state"
+    shutil.copyfile(_HERE / "strict.mjs", program)
+    kinds.write_text(_KINDS, encoding="utf-8")
+    kinds.chmod(0o600)
+    state.mkdir(mode=0o700)
+    supervisor = [sys.executable, "-m", "supervisor", f"--state-dir={state}"]
+    subprocess.run([*supervisor, "group", "set", "agents", "--limit=4"], check=True, stdout=subprocess.DEVNULL)
+    for era in ("modern", "legacy"):
+        yield f"strict, {era}", "15 tools\n", [node, str(program), era, *supervisor, "mcp", "--config", str(kinds)]
 
 
 def _value(printed: str) -> object:
@@ -53,7 +83,9 @@ def main() -> int:
         parser.error("there is no node on the path; `nox -s clients` installs one")
     good = bad = 0
     with tempfile.TemporaryDirectory() as home, fixture_server() as url:
-        for name, wanted, command in _clients(url, given.node, given.modules.resolve()):
+        modules = given.modules.resolve()
+        tried = (*_clients(url, given.node, modules), *_strict(Path(home), given.node, modules))
+        for name, wanted, command in tried:
             environment = {**os.environ, "HOME": home}  # the Inspector keeps a catalogue there
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_SECONDS, check=False, env=environment
