@@ -316,6 +316,23 @@ async def test_an_event_that_is_not_accepted_comes_again_and_delivery_is_suspend
         assert (await receiver.next()).body["eventId"] != f"evt_{first}"
 
 
+async def test_a_new_subscription_does_not_wait_for_the_back_off_of_the_one_before(
+    hooked: Servers, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_WAITS", (3000.0,))
+    statuses = [503]
+    receiver.status = lambda _: statuses.pop() if statuses else 204
+    async with served(hooked, events=True) as server, server.requests() as hers:
+        made = await subscribe(hers, receiver.url)
+        first = await run(hers)
+        assert (await receiver.next()).body["eventId"] == f"evt_{first}"
+        while (await subscribe(hers, receiver.url))["deliveryStatus"]["lastError"] is None:
+            pass  # the answer of the receiver has not been recorded yet
+        await ask(hers, "events/unsubscribe", name="job.ended", delivery={"url": receiver.url})
+        await subscribe(hers, receiver.url, cursor=made["cursor"])
+        assert (await receiver.next()).body["eventId"] == f"evt_{first}"
+
+
 async def test_an_event_that_is_refused_is_given_up(
     hooked: Servers, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

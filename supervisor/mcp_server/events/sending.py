@@ -94,12 +94,13 @@ class _Message:
 
 @attrs.define(slots=True)
 class _Flow:
-    """What a task knows of its subscription."""
+    """What a task knows of its subscription; ``due`` is when the next attempt is made, by the clock of Trio."""
 
     progress: Progress
     saved: Progress
     messages: deque[_Message] = attrs.Factory(deque[_Message])
     failures: int = 0
+    due: float = 0.0
 
 
 class Sender:
@@ -211,8 +212,8 @@ class Sender:
         subscription = await trio.to_thread.run_sync(subscriptions.load, self._layout.root, subscription_id)
         if subscription is None:
             return None
-        if subscription.expires_ns <= self._layout.clock.now_ns():
-            now_ns = self._layout.clock.now_ns()
+        now_ns = self._layout.clock.now_ns()
+        if subscription.expires_ns <= now_ns:
             await trio.to_thread.run_sync(subscriptions.remove_expired, self._layout.root, subscription_id, now_ns)
             log.info("subscription_expired", subscription_id=subscription_id, principal=subscription.principal)
             return None
@@ -228,6 +229,9 @@ class Sender:
             return
         if flow.progress.suspended_ns == subscription.refreshed_ns:
             await self._wait(subscription)
+            return
+        if (seconds := flow.due - trio.current_time()) > 0:  # a refresh does not hasten the next attempt
+            await self._wait(subscription, seconds=seconds)
             return
         flow.progress = attrs.evolve(flow.progress, suspended_ns=0)
         has_more = not flow.messages and await self._fill(subscription, flow)
@@ -245,7 +249,7 @@ class Sender:
             since_ns=subscription.since_ns,
         )
         position = Position.parse(flow.progress.position)
-        batch = await read(self._lazy, wanted, position)
+        batch = await read(self._lazy, wanted, position or Position("", 0))  # no position is one of another journal
         if batch.is_reset:
             cursor = str(batch.position)
             message_id = f"msg_gap_{secrets.token_hex(16)}"
@@ -280,10 +284,9 @@ class Sender:
                 if is_exhausted:  # the receiver is not there: the event waits until the client refreshes
                     flow.failures = 0
                     flow.progress = attrs.evolve(flow.progress, suspended_ns=subscription.refreshed_ns)
-                    await self._save(subscription, flow)
                 else:
-                    await self._save(subscription, flow)
-                    await self._wait(subscription, seconds=_WAITS[flow.failures - 1])
+                    flow.due = trio.current_time() + _WAITS[flow.failures - 1]
+                await self._save(subscription, flow)
                 return
             log.warning(
                 "subscription_event_dropped",
