@@ -67,6 +67,8 @@ def killed(root: Path, gates: Callable[[], Path]) -> Iterator[Killed]:
     server.start()
     yield Killed(server, working, gate, ended, to_cancel, function, had_ended)
     server.stop()
+    with Catalog(Settings(state_dir=root)) as catalog:  # the tests that end these jobs may run in another worker
+        catalog.cancel_all([row.job_id for row in catalog.index.unfinished()])
 
 
 @pytest.fixture
