@@ -63,6 +63,11 @@ EVENTS: Final[Mapping[str, Kind]] = {
         "kept_as",
         "jobs",
     ),
+    "installation_changed": _warning(
+        "The package was replaced, moved or deleted under this process; it loads nothing more of it.", "package"
+    ),
+    "installation_loaded": Kind("debug", (), "All modules that this process may need later are loaded."),
+    "not_all_loaded": _warning("What this process may need later could not be loaded beforehand.", "error"),
     "janitor_failed": _warning("Expiry or adoption failed; it is retried.", "code", "error"),
     "group_not_understood": _warning(
         "The file of a group is damaged or of a newer version; the group admits no jobs.", "group", "error"

@@ -12,8 +12,9 @@ from typing import Any, Final
 from supervisor.engines import staging
 from supervisor.errors import LaunchFailed
 from supervisor.keeper import entry as keeper_entry
+from supervisor.system import installation
 
-__all__ = ["find_python", "helper_command", "keeper_program"]
+__all__ = ["find_python", "helper_command", "keeper_program", "what_is_gone"]
 
 _FROM_ARCHIVE: Final = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -79,3 +80,16 @@ def keeper_program(root: str) -> str:
     """
     path = os.path.abspath(keeper_entry.__file__)
     return path if os.path.isfile(path) else staging.program_in(root)
+
+
+def what_is_gone(given: str | os.PathLike[str] | None = None) -> str | None:
+    """Return what of the installation is not as it was when this process began: a reason why no keeper starts.
+
+    ``given``: the interpreter that was given for the keeper.
+    """
+    if installation.has_changed():
+        how = "replaced" if os.path.isfile(keeper_entry.__file__) else "moved or deleted"
+        return f"the package at {installation.PACKAGE} was {how} under this process"
+    if given is None and sys.executable and not os.path.exists(sys.executable):
+        return f"the Python at {sys.executable} was moved or deleted under this process"
+    return None

@@ -20,6 +20,7 @@ from supervisor.model import Job
 from supervisor.store import Row, is_job_id
 from supervisor.store.rows import UNFINISHED
 from supervisor.store.state_errors import state_error
+from supervisor.system import installation
 from supervisor.system.observing import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS, NotKnown, is_there
 
 __all__ = ["cancel_all", "elsewhere_error", "wait_for"]
@@ -27,6 +28,8 @@ __all__ = ["cancel_all", "elsewhere_error", "wait_for"]
 _PATIENCE_SECONDS: Final = 10.0
 """A cancel fails, to be tried again by the caller, if the job could not be observed for this long."""
 _NEVER: Final = float("inf")
+_LOAD_SECONDS: Final = 3.0
+"""How long a wait has lasted when it loads what its end may need, which takes a quarter of a second."""
 
 
 def cancel_all(
@@ -74,6 +77,7 @@ def _wait_for_attempts(jobs: Jobs, ids: Sequence[str], *, any_one: bool, until: 
     with _Watch(jobs, {job_id: jobs.row(job_id) for job_id in ids}) as watch:
         due: Iterable[str] = dict.fromkeys(ids)
         launched_for: int | None = None
+        loads_at = time.monotonic() + _LOAD_SECONDS
         while True:
             for job_id in due:
                 if job_id not in finished:
@@ -88,7 +92,10 @@ def _wait_for_attempts(jobs: Jobs, ids: Sequence[str], *, any_one: bool, until: 
                 # A job may wait for its launch: one of these, or the next attempt after an end recorded here.
                 jobs.ensure_launcher()
                 launched_for = len(finished)
-            due = watch.wait(until)
+            due = watch.wait(min(until, loads_at))
+            if loads_at <= time.monotonic():
+                loads_at = _NEVER
+                installation.load_rest()  # the package may be replaced or deleted before the jobs have ended
 
 
 class _Watch:

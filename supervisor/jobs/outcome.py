@@ -128,13 +128,13 @@ def view_of(row: Row, directory: str, ended: Ended) -> interpret.Outcome:
 def _judge(kind: str, seen: interpret.Outcome) -> Verdict:
     try:
         return interpret.get_interpreter(kind).verdict(seen)
-    except (InvalidArguments, NotKnown):
+    except (InvalidArguments, NotKnown, ImportError):
         raise
     except OutputLost as error:
         return Verdict(reason=Reason.LOST, code=error.code, message=error.message, repair=error.repair)
     except Exception as error:  # a defect in a kind of another package must not lose the job
         # The built-in kinds open no files but their own modules, on first use.
-        ours = kind in interpret.BUILT_IN and isinstance(error, OSError | ImportError)
+        ours = kind in interpret.BUILT_IN and isinstance(error, OSError)
         if ours or isinstance(error, MemoryError) or getattr(error, "errno", None) in SCARCE:
             raise not_known(error, f"the output, as {kind}") from error
         return Verdict(
@@ -157,8 +157,17 @@ def outcome_of(
 
     Raises:
         InvalidArguments: the kind is not installed here, so this process cannot decide.
-        NotKnown: the output cannot be read now.
+        NotKnown: the output cannot be read now, or a module cannot be loaded, which says nothing about the job.
     """
+    try:
+        return _outcome_of(row, directory, ended, look)
+    except ImportError as error:
+        raise not_known(error, error.name or "a module") from error
+
+
+def _outcome_of(
+    row: Row, directory: str, ended: Ended, look: Callable[[Row, str, Ended], interpret.Outcome]
+) -> JobOutcome:
     state = State(row.state)
     stdout_bytes, stderr_bytes = (
         size_of(directory, stream) if size is None else size

@@ -174,9 +174,11 @@ async def _decide(entry: Entry, ended: Ended) -> JobOutcome | None:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether an error says that a resource has run out, and nothing about the job."""
+    """Whether an error says that a resource, or a file of this package, is missing, and nothing about the job."""
     if isinstance(error, RuntimeError):
         return "start new thread" in str(error)
+    if isinstance(error, ImportError):  # the package was replaced or deleted under this process
+        return True
     return isinstance(error, OSError | MemoryError) or (isinstance(error, SupervisorError) and error.retryable)
 
 

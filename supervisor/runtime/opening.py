@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Final
 
 import trio
 
@@ -36,9 +37,13 @@ from supervisor.settings import Settings
 from supervisor.store import Row
 from supervisor.store.clock import TimeSource
 from supervisor.store.state_errors import state_error
+from supervisor.system import installation
 from supervisor.text.groups import leaves
 
 __all__ = ["open_supervisor"]
+
+_LOAD_SECONDS: Final = 0.5
+"""How long a supervisor is open when it loads what it may need later: most commands have ended by then."""
 
 
 @contextlib.asynccontextmanager
@@ -122,6 +127,7 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         await services.start(running_on.serve)
         services.start_soon(registry.run)
         services.start_soon(registry.launches.serve)
+        services.start_soon(_load_rest)
         stack.callback(registry.close)
 
         around_actors = await stack.enter_async_context(trio.open_nursery())
@@ -147,6 +153,17 @@ async def _opened(settings: Settings, engine: Engine | None) -> AsyncGenerator[S
         stack.push_async_callback(supervisor.access.finish)
         stack.callback(supervisor.close)
         yield supervisor
+
+
+async def _load_rest() -> None:
+    """Load what may be needed later, as the package may be replaced or deleted until then."""
+    await trio.sleep(_LOAD_SECONDS)
+    steps = installation.steps()
+    try:
+        while await trio.to_thread.run_sync(next, steps, steps) is not steps:
+            pass
+    except Exception as error:  # noqa: BLE001  # a defect of another package, or no thread: the jobs run on
+        log.warning("not_all_loaded", error=repr(error))
 
 
 async def _sheltered(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:

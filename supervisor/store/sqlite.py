@@ -55,6 +55,7 @@ _NO_FILES_BESIDE: Final = frozenset({"SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_
 """Errors that a log or its index that cannot be made causes, among other things."""
 _MAX_ATTEMPTS: Final = 4
 _AGAIN: Final = "Try again; if the error persists, run `supervisor doctor`."
+_RESTART: Final = "Start this program again; if the error persists, install the package again."
 
 
 class Way(Enum):
@@ -286,6 +287,9 @@ class Connection(ABC):
                         raise self._translated(error) from error
                 except OSError as error:
                     raise state_error(error, "cannot use the index") from error
+                except ImportError as error:  # the package is being replaced, or was deleted
+                    message = f"a part of this package cannot be loaded: {error}"
+                    raise StateBusy(message, repair=_RESTART) from error
         finally:
             if self._way is not Way.SHARED:
                 self.close()

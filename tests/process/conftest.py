@@ -114,9 +114,17 @@ class Fifo:
 class Host:
     """A program that embeds a supervisor, see ``host.py``."""
 
-    def __init__(self, directory: Path, prefix: Sequence[str] = (), *, package: Path = PACKAGE, **options: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        prefix: Sequence[str] = (),
+        *,
+        package: Path = PACKAGE,
+        python: str = sys.executable,
+        **options: Any,
+    ) -> None:
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, str(HOST)],
+            [*prefix, python, str(HOST)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=directory,

@@ -7,6 +7,7 @@ same number. ``abandon`` cancels a running call. At the end of input the program
 from __future__ import annotations
 
 import json
+import logging
 import os
 from typing import Any
 
@@ -37,7 +38,27 @@ async def handle(sup: supervisor.Supervisor, request: dict[str, Any]) -> None:
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 
+class Loaded(logging.Handler):
+    """Tells when this process has loaded all that it may need later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "installation_loaded":
+            self._token.run_sync_soon(self.event.set)  # a thread has loaded it
+
+    async def answer(self, number: int) -> None:
+        await self.event.wait()
+        os.write(1, json.dumps({"number": number, "value": "loaded"}).encode() + b"\n")
+
+
 async def main() -> None:
+    loaded = Loaded()
+    logging.getLogger("supervisor").addHandler(loaded)
+    logging.getLogger("supervisor").setLevel(logging.DEBUG)
     async with supervisor.open_supervisor() as sup, trio.open_nursery() as nursery:
         os.write(1, b'{"number": 0, "value": "ready"}\n')
         rest = b""
@@ -47,6 +68,8 @@ async def main() -> None:
                 request = json.loads(line)
                 if request["do"] == "abandon":
                     calls[request["args"][0]].cancel()
+                elif request["do"] == "load":
+                    nursery.start_soon(loaded.answer, request["number"])
                 else:
                     nursery.start_soon(handle, sup, request)
         nursery.cancel_scope.cancel()

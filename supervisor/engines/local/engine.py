@@ -39,6 +39,7 @@ from supervisor.jobdir import factories, records, validation
 from supervisor.jobdir.facts import Ended, Launched
 from supervisor.keeper import protocol, spawn
 from supervisor.model import Exit, Limits
+from supervisor.store.tickets import has_ticket
 from supervisor.system import processes
 from supervisor.system.backoff import Patience, until_known
 from supervisor.system.notifier import Notifier
@@ -208,7 +209,7 @@ class LocalEngine:
         if WORKTREE in request.record:
             try:
                 await self.make_worktree(request)
-            except LaunchFailed as error:
+            except (LaunchFailed, ImportError) as error:
                 raise self._never(request.directory, error) from error
         for attempt in range(1, _LAUNCH_ATTEMPTS + 1):
             if await self._ask_for_launch(handle, request, final=attempt == _LAUNCH_ATTEMPTS):
@@ -229,9 +230,12 @@ class LocalEngine:
     async def _ask_for_launch(self, handle: LocalRunning, request: LaunchRequest, *, final: bool) -> bool:
         """Send one request to a keeper; return ``False`` when it provably has launched nothing."""
         try:
-            link = await self._keeper.connect()
+            if has_ticket(request.record):
+                link = await self._keeper.connect_for_waiting(request.directory)
+            else:
+                link = await self._keeper.connect()
             descriptors = await self._descriptors.open(request)
-        except (LaunchFailed, OSError) as error:
+        except (LaunchFailed, OSError, ImportError) as error:
             raise self._never(request.directory, error) from error
         if not link.alive:  # killed while it came up or while the workspace was opened: it was asked for nothing
             close_all(descriptors)

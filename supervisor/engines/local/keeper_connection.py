@@ -10,15 +10,21 @@ from typing import Final
 import trio
 
 from supervisor import log
-from supervisor.engines.interpreter import helper_command
+from supervisor.engines.interpreter import helper_command, what_is_gone
 from supervisor.engines.local.keeper_client import KeeperClient
 from supervisor.errors import LaunchFailed
+from supervisor.jobdir import records
 from supervisor.keeper import protocol
+from supervisor.system.backoff import Patience
 
 __all__ = ["NO_ENVIRONMENT", "KeeperConnection"]
 
 NO_ENVIRONMENT: Final = 0
 """The token of an environment without variables."""
+
+_INSTALLATION: Final = "installation"
+"""The detail of an error that says what of the installation is gone."""
+_RESTART: Final = "Start this program again, with an installation that is whole."
 
 
 class KeeperConnection:
@@ -50,6 +56,7 @@ class KeeperConnection:
         self._receive = receive
         self._died = died
         self._linking = trio.Lock()
+        self._patient = trio.Lock()
         self._environment: Mapping[bytes, bytes] | None = None
         self._environment_token = NO_ENVIRONMENT
         self.nursery: trio.Nursery | None = None
@@ -83,7 +90,15 @@ class KeeperConnection:
                 message = "the engine is not being served"
                 raise LaunchFailed(message)
             link = KeeperClient(self._receive, self._died, self._python)
-            await link.start(self._root, self.nursery)
+            try:
+                await link.start(self._root, self.nursery)
+            except LaunchFailed as error:
+                gone = what_is_gone(self._python)
+                if gone is None or error.retryable:
+                    raise
+                message = f"no keeper can be started: {gone}"
+                details = {_INSTALLATION: error.message}
+                raise LaunchFailed(message, repair=_RESTART, retryable=True, details=details) from error
             if not link.alive:
                 return link
             link.send(protocol.SetEnvironment(token=NO_ENVIRONMENT, variables={}))
@@ -92,6 +107,25 @@ class KeeperConnection:
             self.link = link
             log.debug("keeper_started", keeper_pid=link.pid)
             return link
+
+    async def connect_for_waiting(self, directory: str) -> KeeperClient:
+        """As ``connect``, for a job that has waited: it waits on while the installation is being replaced.
+
+        If it is not put back, the next program that opens the state root launches the job.
+        """
+        patience = Patience(directory)
+        try:
+            return await self.connect()
+        except LaunchFailed as error:
+            failure = error
+        async with self._patient:  # one job tries again, for all
+            while _INSTALLATION in failure.details and records.read_claim(directory) is None:
+                await trio.sleep(patience.seconds(failure))
+                try:
+                    return await self.connect()
+                except LaunchFailed as error:
+                    failure = error
+        raise failure
 
     def environment_for(self, link: KeeperClient) -> int:
         """Return the token under which the keeper knows our environment as it is now."""
