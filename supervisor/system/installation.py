@@ -114,7 +114,8 @@ def steps() -> Iterator[None]:
     while names := [name for name in _unloaded() if name not in tried]:  # what was loaded may need further rooms
         for name in names:
             tried.add(name)
-            with contextlib.suppress(ImportError):  # of an extra that is not installed, or not for this system
+            # It may be of an extra that is not installed, or not for this system; or a descriptor is missing.
+            with contextlib.suppress(ImportError, OSError, MemoryError):
                 if not has_changed():
                     import_module(name)
             if has_changed():

@@ -86,9 +86,13 @@ class Installation:
             _copy(self.other / "supervisor", package)
 
 
-@pytest.fixture(params=["deleted", "moved", "replaced"])
+FATES: Final = ("deleted", "moved", "replaced")
+
+
+@pytest.fixture
 def installation(request: pytest.FixtureRequest, tmp_path: Path, last_package: Path) -> Installation:
-    made = Installation(tmp_path / "site", request.param, last_package)
+    fate = getattr(request, "param", "deleted")
+    made = Installation(tmp_path / "site", fate, last_package)
     made.install()
     return made
 
@@ -211,6 +215,7 @@ def check_ends(host: Host, gate: Fifo, jobs: dict[str, str]) -> None:
 # ---------------------------------------------------------------- embedded supervisors
 
 
+@pytest.mark.parametrize("installation", FATES, indirect=True)
 def test_running_jobs_of_a_host(world: World, installation: Installation) -> None:
     host, gate = world.host(package=installation.place), world.fifo()
     jobs = start_jobs(host, gate)
@@ -240,6 +245,7 @@ def test_a_host_that_has_not_loaded_everything_misreports_nothing(world: World, 
     assert world.catalog.cancel(jobs["cancelled"]).status == "cancelled"
 
 
+@pytest.mark.parametrize("installation", FATES, indirect=True)
 def test_waiting_jobs_of_a_host(world: World, installation: Installation) -> None:
     """With a keeper they are launched. Without one they wait until the package is back, or for another program."""
     gate, ran = world.fifo(), world.fifo()
@@ -275,6 +281,7 @@ def test_waiting_jobs_of_a_host(world: World, installation: Installation) -> Non
 # ---------------------------------------------------------------- commands
 
 
+@pytest.mark.parametrize("installation", FATES, indirect=True)
 def test_waits(world: World, installation: Installation, loaded: Fifo) -> None:
     host, gate = world.host(), world.fifo()
     jobs = {status: host.start("sh", "-c", f'read line < "{gate}"; exit {status}') for status in (0, 3)}
@@ -295,8 +302,7 @@ def test_waits(world: World, installation: Installation, loaded: Fifo) -> None:
 def test_a_run(world: World, installation: Installation, loaded: Fifo) -> None:
     gate = world.fifo()
     job = ("--", "sh", "-c", f'read line < "{gate}"; echo out; exit 3')
-    words = ("run", "--json") if installation.fate == "moved" else ("run",)
-    command = Command(world, installation, *words, *job)
+    command = Command(world, installation, "run", *job)
     assert loaded.line() == "loaded"
     installation.change()
     gate.open()
@@ -305,6 +311,7 @@ def test_a_run(world: World, installation: Installation, loaded: Fifo) -> None:
     assert "out" in out
 
 
+@pytest.mark.parametrize("installation", FATES, indirect=True)
 def test_the_helper_launches_the_waiting_jobs(world: World, installation: Installation, loaded: Fifo) -> None:
     gate, ran = world.fifo(), world.fifo()
     host = world.host(package=installation.place)
@@ -353,7 +360,7 @@ def test_a_server(
 # ---------------------------------------------------------------- keepers
 
 
-@pytest.mark.parametrize("fate", ["deleted", "moved", "replaced"])
+@pytest.mark.parametrize("fate", FATES)
 def test_a_keeper_alone_needs_nothing_from_disk(world: World, python: Python, last_package: Path, fate: str) -> None:
     """It watches, enforces deadlines, stops with escalation, and records ends."""
     installation = Installation(python.home / "site", fate, last_package)

@@ -61,7 +61,11 @@ def render(template: str, **values: Any) -> str:
 
 
 def warm_up() -> None:
-    """Compile the templates, which the first page would wait for."""
+    """Compile the templates and read the static files, for which the first page would wait.
+
+    The server needs the files of this package no more: they may be replaced or deleted.
+    """
+    _static()
     for name in _environment().list_templates():
         _environment().get_template(name)
 
