@@ -66,10 +66,14 @@ def _identity() -> tuple[int, int, int] | None:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
-try:
-    _AT_START = _identity()
-except OSError:
-    _AT_START = None
+def _identity_at_start() -> tuple[int, int, int] | None:
+    try:
+        return _identity()
+    except OSError:
+        return None
+
+
+_AT_START: Final = _identity_at_start()
 
 
 def has_changed() -> bool:
@@ -83,7 +87,7 @@ def has_changed() -> bool:
 def _unloaded() -> list[str]:
     """Return the modules that this process has not loaded and may need: of each room of which it has loaded any."""
     rooms = {name.split(".")[1] for name in list(sys.modules) if name.startswith("supervisor.")}
-    names = list(_OTHERS)
+    names: list[str] = [*_OTHERS]
     if "cli" in rooms:
         names += _FOR_COMMANDS
     others = _ROOMS_OF_OTHERS
