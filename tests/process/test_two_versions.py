@@ -1,9 +1,13 @@
-"""This version and the last landed one use one state root at the same time, and each takes over from the other."""
+"""This version and the last released one use one state root at the same time, and each takes over from the other.
+
+As long as there is no release, and in a checkout without tags, the last landed commit stands for it.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -13,11 +17,15 @@ from typing import Any
 import attrs
 import pytest
 
+from supervisor.keeper.helper_starts import lock_name, take_lock
 from tests.process.conftest import PACKAGE, Fifo, Host, World, environment
 
-LAST = "3e590fd68596cf565d74c7458c5f4859665453a0"
+QUEUES = "3e590fd68596cf565d74c7458c5f4859665453a0"
+"""A commit that knows groups and retries, and neither schedules nor deliveries nor budgets."""
+LAST = QUEUES
 """The last landed commit before this one: a commit that lands next moves it on."""
 PATIENCE = 60
+ROOT = Path(__file__).parents[2]
 
 
 @attrs.frozen
@@ -30,11 +38,12 @@ class Version:
     def host(self) -> Host:
         return self.world.host(package=self.package)
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "supervisor", *words],
             env=environment(self.package),
             cwd=self.world.directory,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -57,14 +66,22 @@ class Version:
 
 @pytest.fixture(scope="session")
 def last_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of the last landed commit, in a directory of its own."""
-    return package_of(LAST, tmp_path_factory.mktemp("last"))
+    """The package of the last release, or of the last landed commit, in a directory of its own."""
+    return package_of(last_release() or LAST, tmp_path_factory.mktemp("last"))
+
+
+def last_release(checkout: Path = ROOT) -> str | None:
+    """Return the newest release tag before the commit that is checked out; ``None`` without one."""
+    command = ["git", "-C", str(checkout), "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "HEAD^"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def package_of(commit: str, package: Path) -> Path:
     """Extract the package of a commit into a directory."""
-    here = Path(__file__).parents[2]
-    command = ["git", "-C", str(here), "archive", commit, "supervisor"]
+    command = ["git", "-C", str(ROOT), "archive", commit, "supervisor"]
     try:
         archive = subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -187,25 +204,86 @@ def test_both_start_jobs_at_the_same_time(versions: tuple[Version, Version]) -> 
     assert not list(versions[0].world.root.glob("*damaged*"))
 
 
-def test_a_series_is_left_to_the_version_that_knows_retries(last_package: Path, world: World) -> None:
-    """The last version neither records the end of an attempt nor launches the next one, and shows both."""
-    if "retry" in (last_package / "supervisor" / "jobdir" / "validation.py").read_text():
-        pytest.skip("the last version knows retries")
-    old, new = Version(world, last_package), Version(world, PACKAGE)
-    host, fifo = new.host(), world.fifo()
-    policy = {"maximum_attempts": 2, "initial_interval": 3600, "retry_on": ["job_failed"]}
-    job_id = host.start("sh", "-c", f"read line < {fifo}; exit 7", retry=policy)
-    leader = world.leader(job_id)
+def test_jobs_of_each_kind_go_to_the_other_version_and_back(versions: tuple[Version, Version]) -> None:
+    """They run, wait, are paused, have an open stdin or another attempt, while each supervisor is killed."""
+    first, second = versions
+    world = first.world
+    host, gate, failing = first.host(), world.fifo(), world.fifo()
+    host.call("set_group", "g", limit=1)
+    running = host.start(*waiting(gate), groups=["g"])
+    in_group = host.start("echo", "in group", groups=["g"])
+    after = host.start("echo", "after", after=[running])
+    talking = host.start("cat", stdin_open=True)
+    paused = host.start("sleep", "600")
+    assert host.call("pause", paused)["paused"]
+    policy = {"maximum_attempts": 2, "initial_interval": 0.01, "retry_on": ["job_failed"]}
+    tried = host.start("sh", "-c", f"read line < {failing}; exit 7", retry=policy)
     host.kill()
-    fifo.open()
-    assert leader.ended()
+
+    heir = second.host()
+    for job_id in (in_group, after):
+        assert heir.call("status", job_id)["status"] == "queued"
+    assert heir.call("status", paused)["paused"]
+    assert second.run("send", talking, "--eof", stdin="hello\n").returncode == 0
+    assert heir.call("wait", talking, timeout=PATIENCE)["status"] == "done"
+    failing.open()
+    gate.open()
+    for job_id, value in ((running, "came\n"), (after, "after\n"), (in_group, "in group\n")):
+        assert heir.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+        assert heir.call("result", job_id)["value"] == value
+    assert not heir.call("resume", paused)["paused"]
+    failing.open()
+    ended = heir.call("wait", tried, timeout=PATIENCE)
+    assert (ended["status"], ended["attempt"], ended["series_id"]) == ("failed", 2, tried)
+    heir.kill()
+
+    last = first.host()
+    assert last.call("status", tried)["retried_by"] == ended["job_id"]
+    assert last.call("result", talking)["value"] == "hello\n"
+    assert last.call("cancel", paused)["status"] == "cancelled"
+    assert second.json("list", "--state", "running")["jobs"] == []
+
+
+def test_what_only_this_version_knows_is_left_to_it(tmp_path_factory: pytest.TempPathFactory, world: World) -> None:
+    """Schedules, deliveries and budgets survive a version that knows none of them."""
+    old = Version(world, package_of(QUEUES, tmp_path_factory.mktemp("queues")))
+    new = Version(world, PACKAGE)
+    host, gate, delivered = new.host(), world.fifo(), world.fifo()
+    lock = take_lock(f"{world.root}/{lock_name()}")  # or a process of this version fires and delivers beside the other
+    assert lock is not None
+    host.call("set_group", "g", limit=2, budgets=["starts=1/total"])
+    host.call("add_schedule", "yearly", ["true"], cron="0 0 1 1 *")
+    job_id = host.start(*waiting(gate), groups=["g"], on_end=["/bin/sh", "-c", f"{{ cat; echo; }} > {delivered}"])
+    host.kill()
     old_host = old.host()
-    assert old.status(job_id) == ("failed", "nonzero_exit")  # by the evidence; nothing is recorded
+    assert old_host.call("status", job_id)["status"] == "running"
+    assert old.json("group", "set", "g", "--limit", "1")["running"] == 1
+    gate.open()
+    assert old_host.call("wait", job_id, timeout=PATIENCE)["status"] == "done"  # by the evidence; nothing is recorded
     assert old.run("prune", "--all").returncode == 0
-    assert [row.state for row in world.catalog.index.unfinished()] in (["queued"], ["running"])
-    assert new.status(job_id) == ("failed", "nonzero_exit")
-    second = new.json("status", job_id)["retried_by"]
-    assert old.status(second) == new.status(second) == ("queued", None)
-    assert old_host.answered(old_host.ask("status", job_id)) in {True, False}
-    assert new.json("cancel", job_id)["status"] == "cancelled"
-    assert old.status(second) == ("cancelled", "cancelled")
+    assert delivered.silent
+    assert old_host.leave() == 0
+
+    os.close(lock)
+    heir = new.host()
+    assert heir.call("wait", job_id, timeout=PATIENCE)["status"] == "done"
+    (group,) = new.json("group", "list")["groups"]
+    assert (group["limit"], group["budgets"][0]["used"]) == (1, 1)
+    (schedule,) = new.json("schedule", "list")["schedules"]
+    assert schedule["name"] == "yearly"
+    assert json.loads(delivered.line())["data"]["job_id"] == job_id
+    heir.call("remove_schedule", "yearly")
+
+
+def test_the_last_release_is_the_newest_tag_before_the_checkout(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        name = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "tag.gpgSign=false", "-c", "commit.gpgSign=false")
+        subprocess.run(["git", "-C", str(tmp_path), *name, *words], capture_output=True, check=True)
+
+    git("init")
+    for tag in ("v0.2.0", "v0.10.0", "v0.11.0"):
+        git("commit", "--allow-empty", "--message", tag)
+        assert last_release(tmp_path) in {None, "v0.2.0", "v0.10.0"}
+        git("tag", tag)
+        git("tag", f"page-{tag}")
+    assert last_release(tmp_path) == "v0.10.0"
