@@ -102,7 +102,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build the sdist and the wheel, check what is in them and what an index would show, and install the wheel."""
+    """Build the sdist and the wheel, check both, and try a release with a local index, pip, pipx and uv."""
     session.install(*_group("package"))
     target = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(target, ignore_errors=True)
@@ -111,8 +111,8 @@ def package(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", str(sdist), str(wheel))
     session.run("check-wheel-contents", str(wheel))
     session.install("--force-reinstall", "--no-deps", str(wheel))
-    session.install(str(wheel))
-    session.run("supervisor", "--version")
+    session.install(f"{wheel}[{','.join(PYPROJECT['project']['optional-dependencies'].keys() - {'test'})}]")
+    session.run("python", "-m", "tests.release", str(target))
 
 
 @nox.session(default=False)

@@ -27,6 +27,7 @@ The rooms, top down; a module imports only from its own room and from rooms belo
     metrics      the counts of a supervisor
     states       the states of a job and the transitions between them
     errors       all exceptions, each with a code and a repair
+    deprecation  warnings for users of names that are to be removed
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from typing import TYPE_CHECKING
 from supervisor._version import __version__
 
 if TYPE_CHECKING:
+    from supervisor.deprecation import SupervisorDeprecationWarning
     from supervisor.embedding.aio import AsyncioSupervisor, open_supervisor_asyncio
     from supervisor.embedding.threads import BlockingSupervisor
     from supervisor.errors import (
@@ -137,6 +139,7 @@ __all__ = [
     "StateUnsafe",
     "Supervisor",
     "SupervisorClosed",
+    "SupervisorDeprecationWarning",
     "SupervisorError",
     "WaitInfo",
     "__version__",
@@ -178,6 +181,7 @@ _HOME = {
     "Retry": "supervisor.retry",
     "ScheduleInfo": "supervisor.model.schedules",
     "Settings": "supervisor.settings",
+    "SupervisorDeprecationWarning": "supervisor.deprecation",
     **dict.fromkeys(["Reason", "State"], "supervisor.states"),
 }
 

@@ -21,6 +21,7 @@ from supervisor.engines.staging import KEEPER_FILES
 # The map in `supervisor/__init__.py` and the one in docs/design.md are compared with this table.
 ROOMS = (
     "_version",
+    "deprecation",
     "errors",
     "states",
     "metrics",
