@@ -55,7 +55,8 @@ COMMANDS: Final = {
     "login": ("commands.login", "login", "Print a link that logs a browser in to `serve`."),
     "doctor": ("doctor.command", "doctor", "Check the installation, the state root and this machine."),
     "bench": ("bench.command", "bench", "Measure the supervisor under load, and check every result."),
-    "completion": ("commands.completion", "completion", "Print the completion script for your shell."),
+    "completion": ("commands.completion", "completion", "Print or install the completion script for your shell."),
+    "man": ("commands.man", "man", "Print or install the manual pages."),
 }
 """For each command its module, its function, and its line in ``supervisor --help``, which imports no command."""
 

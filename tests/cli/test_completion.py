@@ -34,6 +34,45 @@ def test_completion_scripts_say_how_to_install_them(cli: Any, shell: str, monkey
     assert cli("completion").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("shell", "path"),
+    [
+        ("bash", ".local/share/bash-completion/completions/supervisor"),
+        ("zsh", ".zfunc/_supervisor"),
+        ("fish", ".config/fish/completions/supervisor.fish"),
+    ],
+)
+def test_the_script_is_installed(
+    cli: Any, shell: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    script = cli("completion", shell).stdout
+    for _ in range(2):  # again, as after an upgrade
+        assert cli.json("completion", shell, "--install")["path"] == str(tmp_path / path)
+        assert (tmp_path / path).read_text() == script
+    done = cli("completion", shell, "--install")
+    assert ("fpath" in done.stderr) is (shell == "zsh")
+    (tmp_path / path).write_text("mine")
+    done = cli("completion", shell, "--install")
+    assert (done.exit_code, (tmp_path / path).read_text()) == (2, "mine")
+    assert "not a completion script of this program" in done.stderr
+
+
+def test_the_script_goes_where_xdg_says_and_a_refusal_is_reported(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    cli.json("completion", "bash", "--install")
+    assert (tmp_path / "data/bash-completion/completions/supervisor").exists()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    done = cli("completion", "bash", "--install")
+    assert done.exit_code == 2
+    assert "cannot write" in done.stderr
+
+
 def test_job_ids_are_completed(cli: Any) -> None:
     job_id = cli.start("true")
     complete = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import click
 
 from supervisor.cli import exits
+from supervisor.cli.files import replace_file
 from supervisor.cli.front import Invocation, command
 from supervisor.cli.servers import check_extra, config_option
 from supervisor.errors import InvalidArguments
@@ -107,27 +106,9 @@ def _by_file(call: Invocation, host: ByFile, name: str, server: list[str], *, re
         call.answer(lambda: {**shape, "changed": False}, f"{path} has the server {name} already.")
         return exits.OK
     try:
-        _write(path, changed)
+        replace_file(path, changed)
     except OSError as error:
         message = f"cannot write {path}: {error}"
         raise InvalidArguments(message, repair="Add what --print shows by hand.") from error
     call.answer(lambda: {**shape, "changed": True}, f"{host.title} starts the server {name} now: {path}")
     return exits.OK
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole, with its mode; make its directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mode = 0o600
-    with contextlib.suppress(FileNotFoundError):
-        mode = stat.S_IMODE(path.stat().st_mode)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, mode)
-            file.write(text)
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
