@@ -77,22 +77,14 @@ def _run(arguments: Sequence[str]) -> int:
         repair = "Try again. If the error persists, raise the limit of open files (`ulimit -n`)."
         return _report("state_busy", message, repair, retryable=True, as_json="--json" in arguments)
     except ImportError:
-        if not _is_overwritten():
+        from supervisor.cli.supervisord import supervisord_version
+
+        if supervisord_version() is None:
             raise
         message = "supervisord, which has a package of the same name, has overwritten files of trio-supervisor"
         repair = "Install trio-supervisor in an environment of its own."
         return _report("feature_unavailable", message, repair, retryable=False, as_json="--json" in arguments)
     return 0
-
-
-def _is_overwritten() -> bool:
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        distribution("supervisor")
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _report(code: str, message: str, repair: str, *, retryable: bool, as_json: bool) -> int:

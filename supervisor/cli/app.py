@@ -185,4 +185,24 @@ app = _App(
     params=shared_options(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-click.version_option(__version__, prog_name="supervisor", message="%(prog)s %(version)s")(app)
+
+
+def _show_version(context: click.Context, _: click.Parameter, given: bool) -> None:  # noqa: FBT001  # click's signature
+    if not given or context.resilient_parsing:
+        return
+    from supervisor.cli.supervisord import ADVICE, supervisord_version
+
+    click.echo(f"supervisor {__version__}")
+    if (clash := supervisord_version()) is not None:
+        streams.write_stderr(f"supervisord {clash} is installed here too. {ADVICE}")
+    context.exit()
+
+
+click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)(app)

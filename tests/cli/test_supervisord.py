@@ -60,6 +60,21 @@ def test_a_defect_of_ours_is_not_taken_for_it(tmp_path: Path) -> None:
     assert "ImportError" in done.stderr
 
 
+def test_the_version_says_that_it_is_there(installed: Path) -> None:
+    """Where this package was installed last, all of its files are there, and some of supervisord's are not."""
+    for packages, note in ((installed, True), (PACKAGE.parent, False)):
+        done = subprocess.run(
+            [sys.executable, "-m", "supervisor", "--version"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(packages)])},
+            cwd=PACKAGE.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"supervisor {supervisor.__version__}\n"
+        assert done.stderr.startswith("supervisord 4.3.0 is installed here too. Install trio-supervisor in") is note
+
+
 def test_doctor_finds_it(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "supervisord" not in [check.name for check in check_versions()]
     monkeypatch.syspath_prepend(installed)

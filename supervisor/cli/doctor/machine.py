@@ -20,6 +20,7 @@ import click
 from supervisor._version import __version__
 from supervisor.cli import text
 from supervisor.cli.doctor.check import Check, Severity
+from supervisor.cli.supervisord import ADVICE, supervisord_version
 from supervisor.errors import InvalidArguments, SupervisorError
 from supervisor.settings import Settings, config_file, origins
 from supervisor.system import pidfd, processes
@@ -70,10 +71,9 @@ def check_versions() -> Iterator[Check]:
         yield Check(
             "libraries", Severity.FINE, f"{words}; not installed: {optional}" if missing else words, facts=found
         )
-    with contextlib.suppress(PackageNotFoundError):
-        message = f"supervisord {version('supervisor')} is installed here, and its package has the same name"
-        repair = "Install trio-supervisor in an environment of its own: either has overwritten files of the other."
-        yield Check("supervisord", Severity.PROBLEM, message, repair)
+    if (clash := supervisord_version()) is not None:
+        message = f"supervisord {clash} is installed here, and its package has the same name"
+        yield Check("supervisord", Severity.PROBLEM, message, ADVICE)
 
 
 # ------------------------------------------------------------ the state root
