@@ -99,7 +99,7 @@ def parse_url(text: str, allowed: Iterable[Network] = ()) -> Url:
         message = "it has a fragment, which is never sent"
         raise ValueError(message)
     address = _address(host)
-    is_loopback = host == _LOCAL or (address is not None and address.is_loopback)
+    is_loopback = host == _LOCAL or (address is not None and _is_loopback(address))
     if parts.scheme == "http" and not is_loopback:
         message = "it is http and its host is not loopback; it must be https"
         raise ValueError(message)
@@ -145,6 +145,11 @@ def _address(host: str) -> Address | None:
         return None
 
 
+def _is_loopback(address: Address) -> bool:
+    """Whether it is loopback. An IPv4 address in one of IPv6 never is; ``is_loopback`` of Python 3.13 differs."""
+    return address.is_loopback and (address.version == 4 or address.ipv4_mapped is None)
+
+
 def _plain(address: Address) -> Address:
     """Return the address that packets to an address reach in the end, as far as it says so itself."""
     if address.version == 4:
@@ -163,7 +168,7 @@ def is_allowed(address: Address, allowed: Iterable[Network] = (), *, loopback: b
     if any(each in network for each in reached for network in allowed):
         return True
     if loopback:
-        return address.is_loopback
+        return _is_loopback(address)
     if address.version == 6 and address.scope_id is not None:
         return False
     return all(map(_is_public, reached - {address} if address in _TRANSLATED else reached))
