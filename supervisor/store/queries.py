@@ -5,7 +5,10 @@ A row is parsed and checked only once while its columns stay the same.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Container, Iterable, Sequence
+from functools import cache
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
@@ -109,8 +112,8 @@ class Queries(Connection):
     ) -> list[Row]:
         """Return up to ``limit`` jobs, newest first; ``before`` is the ``seq`` of the last one returned before.
 
-        Labels are compared up to their first NUL. Of a ``group`` are the jobs with that name anywhere in their
-        requests: callers look at each.
+        With some releases of SQLite labels are compared up to their first NUL. Of a ``group`` are the jobs with that
+        name anywhere in their requests: callers look at each.
         """
         wanted_labels = list(labels)
         seq = "seq"
@@ -282,8 +285,17 @@ def _with_label(label: Label | None) -> tuple[str, tuple[bytes, ...]]:
 
 
 def _as_label(text: str) -> bytes:
-    """Return a name or value of a label as SQLite extracts it from JSON: with half surrogate pairs, cut at a NUL."""
-    return text.partition("\0")[0].encode("utf-8", "surrogatepass")
+    """Return a name or value of a label as SQLite extracts it from JSON: with half surrogate pairs."""
+    shown = text.partition("\0")[0] if "\0" in text and _cuts_at_nul() else text
+    return shown.encode("utf-8", "surrogatepass")
+
+
+@cache
+def _cuts_at_nul() -> bool:
+    """Whether SQLite cuts a text of JSON at its first NUL, as its earlier releases do."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        (found,) = connection.execute("""SELECT json_extract('["\\u0000"]', '$[0]')""").fetchone()
+    return not found
 
 
 def parse(columns: Sequence[Any]) -> Row:

@@ -65,6 +65,9 @@ def test_a_host_notices_nothing(program: Program, use: str) -> None:
         import structlog
         import supervisor
 
+        # Policies are deprecated since Python 3.14.
+        warnings.filterwarnings("ignore", "'asyncio.*[pP]olicy'", DeprecationWarning)
+
         class Policy(asyncio.DefaultEventLoopPolicy):
             pass
 
