@@ -104,7 +104,8 @@ def order(arrows: dict[str, set[str]]) -> list[list[Place]]:
     for _ in range(SWEEPS):
         for floor in (*made, *reversed(made)):
             x = positions(made)
-            floor.sort(key=lambda place: sum(x[each] for each in beside[place]) / len(beside[place]))
+            near = {place: beside.get(place, [place]) for place in floor}  # a room without arrows stays where it is
+            floor.sort(key=lambda place: sum(x[each] for each in near[place]) / len(near[place]))
     return made
 
 
