@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -439,8 +440,12 @@ async def test_subscriptions_are_bounded(hooked: Servers, receiver: Receiver, mo
         assert len(receiver.challenges) == 2
 
 
-async def test_secrets_are_private(hooked: Servers, receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+async def test_secrets_are_private(
+    hooked: Servers, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", "supervisor")  # a command that another test has run in this process may have set it
+    monkeypatch.setattr(logging.getLogger("supervisor"), "propagate", True)
     async with served(hooked, events=True) as server, server.requests() as hers:
         made = await subscribe(hers, receiver.url)
         assert SECRETS[0] not in json.dumps(made)
