@@ -6,20 +6,19 @@ Every file is one JSON object. Members that this version does not know are kept 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
 
 from supervisor.errors import InvalidArguments, StateCorrupt
 from supervisor.store.budgets import METRICS, ON_EXCEED, Budgets, BudgetSetting
+from supervisor.store.named_files import NamedFiles
 from supervisor.store.pacing import Settings
 from supervisor.store.queue.flows import check_fair_by
 from supervisor.store.queue.usage import FOR_EVER_NS
-from supervisor.store.state_errors import delete_file, state_error
+from supervisor.store.state_errors import delete_file
 from supervisor.store.windows import WINDOWS, zone_of
 
 __all__ = [
@@ -54,7 +53,6 @@ _LATER_MEMBERS: Final = (
     *("on_end", "webhook"),
 )
 """The members that the first version of the file did not have."""
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def _check_end(_: object, __: object, until_ns: Any) -> None:
@@ -183,18 +181,6 @@ def _check_webhook(_: object, __: object, url: Any) -> None:
             raise InvalidArguments(message, repair="Give a URL such as https://example.com/hook.") from error
 
 
-def check_name(name: Any) -> str:
-    """Return the name of a group.
-
-    Raises:
-        InvalidArguments: it cannot be one.
-    """
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        message = f"group is {name!r:.80}; it must be a letter or digit, then up to 63 letters, digits, '.', '_' or '-'"
-        raise InvalidArguments(message)
-    return name
-
-
 @attrs.frozen(slots=True, kw_only=True)
 class Group:
     """The settings of a group.
@@ -259,31 +245,6 @@ def end_of(pauses: Iterable[Pause]) -> int:
     return max((FOR_EVER_NS if each.until_ns is None else each.until_ns for each in pauses), default=0)
 
 
-def load(root: str, name: str) -> Group | None:
-    """Return a group, ``None`` if there is none of this name.
-
-    Raises:
-        StateCorrupt: its file is damaged, or a newer version has written it in another shape.
-        StateBusy, PermissionDenied: it cannot be read now.
-    """
-    path = f"{root}/{DIRECTORY}/{check_name(name)}.json"
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError:
-        return None
-    except IsADirectoryError:
-        content = b""
-    except OSError as error:
-        raise state_error(error, f"cannot read {path}") from error
-    try:
-        return _decode(name, json.loads(content))
-    except (ValueError, KeyError, TypeError, InvalidArguments, RecursionError) as error:
-        message = f"the file of group {name} cannot be understood: {error}"
-        repair = f"Correct or delete {path}, then run `supervisor group set {name}`."
-        raise StateCorrupt(message, repair=repair) from error
-
-
 def _decode(name: str, held: dict[str, Any]) -> Group:
     if held["v"] != _VERSION:
         message = f"it has version {held['v']!r}, and this version of the package knows {_VERSION}"
@@ -304,6 +265,12 @@ def _decode(name: str, held: dict[str, Any]) -> Group:
     )
 
 
+_FILES: Final = NamedFiles(
+    DIRECTORY, "group", _decode, "Correct or delete {path}, then run `supervisor group set {name}`."
+)
+check_name, load, load_all = _FILES.check_name, _FILES.load, _FILES.load_all
+
+
 def save(root: str, group: Group) -> None:
     """Write the file of a group as a whole; the caller holds the lock of the root.
 
@@ -319,16 +286,7 @@ def save(root: str, group: Group) -> None:
         "paused": [{"by": each.by, "until_ns": each.until_ns, "detail": each.detail} for each in group.pauses],
         **{member: getattr(group, member) for member in _LATER_MEMBERS},
     }
-    path = f"{root}/{DIRECTORY}/{group.name}.json"
-    aside = f"{path}.{os.getpid()}"
-    try:
-        os.makedirs(f"{root}/{DIRECTORY}", mode=0o700, exist_ok=True)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(held, file)
-        os.rename(aside, path)
-    except OSError as error:
-        raise state_error(error, f"cannot write {path}") from error
+    _FILES.save(root, group.name, held)
 
 
 def remove(root: str, name: str) -> None:
@@ -352,28 +310,3 @@ def any_waits_out(root: str, names: Iterable[str]) -> bool:
             if group is not None and group.on_rate_limit == "wait":
                 return True
     return False
-
-
-def load_all(root: str) -> Iterator[tuple[str, Group | StateCorrupt]]:
-    """Yield every group of a root by its name, or why its file cannot be understood.
-
-    Raises:
-        StateBusy, PermissionDenied: they cannot be read now.
-    """
-    try:
-        names = os.listdir(f"{root}/{DIRECTORY}")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise state_error(error, "cannot read the groups") from error
-    for file_name in sorted(names):
-        name = file_name.removesuffix(".json")
-        if name == file_name or _NAME.fullmatch(name) is None:
-            continue
-        try:
-            group = load(root, name)
-        except StateCorrupt as problem:
-            yield name, problem
-        else:
-            if group is not None:
-                yield name, group

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from supervisor.errors import InvalidArguments
 from supervisor.store.groups import Pause
+from supervisor.store.named_files import replace_file
 from supervisor.store.state_errors import delete_file, state_error
 
 __all__ = ["DIRECTORY", "load", "load_all", "remove", "write"]
@@ -30,15 +31,9 @@ def write(root: str, name: str, pause: Pause) -> None:
         StateFull, StateBusy, PermissionDenied: it cannot be written.
     """
     path = f"{root}/{DIRECTORY}/{name}.{pause.by}"
-    aside = f"{root}/{DIRECTORY}/.{os.getpid()}"
     content = json.dumps({**pause.more, "v": 1, "until_ns": pause.until_ns, "detail": pause.detail}).encode("ascii")
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(f"{root}/{DIRECTORY}", 0o700)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.rename(aside, path)
+        replace_file(path, content)
     except OSError as error:
         raise state_error(error, f"cannot pause group {name}") from error
 

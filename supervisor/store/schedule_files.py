@@ -15,35 +15,21 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 import attrs
 
-from supervisor.errors import InvalidArguments, StateCorrupt
-from supervisor.store.schedule_directory import DIRECTORY, FIRED, replace_file
+from supervisor.errors import StateCorrupt
+from supervisor.store.named_files import NamedFiles, replace_file
+from supervisor.store.schedule_directory import DIRECTORY, FIRED
 from supervisor.store.state_errors import state_error
 
 __all__ = ["Schedule", "State", "check_name", "load", "load_all", "read_stdin", "remove", "save"]
 
 _VERSION: Final = 1
 _MAX_SPANS: Final = 16
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-
-
-def check_name(name: Any) -> str:
-    """Return the name of a schedule.
-
-    Raises:
-        InvalidArguments: it cannot be one.
-    """
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        message = (
-            f"schedule is {name!r:.80}; it must be a letter or digit, then up to 63 letters, digits, '.', '_' or '-'"
-        )
-        raise InvalidArguments(message)
-    return name
 
 
 @attrs.frozen(slots=True, kw_only=True)
@@ -79,31 +65,6 @@ class Schedule:
     digest: str | None = None
 
 
-def load(root: str, name: str) -> Schedule | None:
-    """Return a schedule, ``None`` if there is none of this name.
-
-    Raises:
-        StateCorrupt: its file is damaged, or a newer version has written it in another shape.
-        StateBusy, PermissionDenied: it cannot be read now.
-    """
-    path = f"{root}/{DIRECTORY}/{check_name(name)}.json"
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError:
-        return None
-    except IsADirectoryError:
-        content = b""
-    except OSError as error:
-        raise state_error(error, f"cannot read {path}") from error
-    try:
-        return _decode(name, json.loads(content))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        message = f"the file of schedule {name} cannot be understood: {error}"
-        repair = f"Correct or delete {path}; `supervisor schedule rm {name}` deletes it."
-        raise StateCorrupt(message, repair=repair) from error
-
-
 _MEMBERS: Final = frozenset(attrs.fields_dict(Schedule)) | {"v"}
 _KINDS: Final = {"cron": str, "zone": str, "overlap": str, "catch_up": str, "paused": bool, "request": dict} | (
     dict.fromkeys(("window_ns", "jitter_ns", "created_ns"), int)
@@ -124,6 +85,15 @@ def _decode(name: str, held: dict[str, Any]) -> Schedule:
     return Schedule(name=name, settings=settings, **members)
 
 
+_FILES: Final = NamedFiles(
+    DIRECTORY,
+    "schedule",
+    _decode,
+    "Correct or delete {path}; `supervisor schedule rm {name}` deletes it.",
+)
+check_name, load, load_all = _FILES.check_name, _FILES.load, _FILES.load_all
+
+
 def save(root: str, schedule: Schedule, stdin: bytes | None = None) -> Schedule:
     """Write the files of a schedule, and return it; the caller holds the lock of the root.
 
@@ -139,12 +109,9 @@ def save(root: str, schedule: Schedule, stdin: bytes | None = None) -> Schedule:
     if stdin is not None:
         schedule = attrs.evolve(schedule, digest=sha256(stdin).hexdigest()[:16])
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(f"{root}/{DIRECTORY}", 0o700)
         if stdin is not None:
             replace_file(f"{path}.{schedule.digest}.stdin", stdin)
-        held = {**attrs.asdict(schedule, recurse=False), "v": _VERSION}
-        replace_file(f"{path}.json", json.dumps(held).encode("ascii"))
+        _FILES.save(root, schedule.name, {**attrs.asdict(schedule, recurse=False), "v": _VERSION})
         for other in _inputs(root, schedule.name):
             if other != schedule.digest:
                 os.unlink(f"{path}.{other}.stdin")
@@ -196,31 +163,6 @@ def remove(root: str, name: str) -> bool:
     except OSError as error:
         raise state_error(error, f"cannot delete the file of schedule {name}") from error
     return True
-
-
-def load_all(root: str) -> Iterator[tuple[str, Schedule | StateCorrupt]]:
-    """Yield every schedule of a root by its name, or why its file cannot be understood.
-
-    Raises:
-        StateBusy, PermissionDenied: they cannot be read now.
-    """
-    try:
-        names = os.listdir(f"{root}/{DIRECTORY}")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise state_error(error, "cannot read the schedules") from error
-    for file_name in sorted(names):
-        name = file_name.removesuffix(".json")
-        if name == file_name or _NAME.fullmatch(name) is None:
-            continue
-        try:
-            schedule = load(root, name)
-        except StateCorrupt as problem:
-            yield name, problem
-        else:
-            if schedule is not None:
-                yield name, schedule
 
 
 @attrs.frozen(slots=True, kw_only=True)

@@ -12,12 +12,12 @@ Few state roots have a schedule, so this module imports the one about their file
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from supervisor import log
-from supervisor.store.schedule_directory import DIRECTORY, FIRED, replace_file
+from supervisor.store.named_files import replace_file
+from supervisor.store.schedule_directory import DIRECTORY, FIRED
 from supervisor.store.state_errors import find_in_root
 from supervisor.system.file_systems import has_settled
 
@@ -119,8 +119,6 @@ class ScheduleRows:
         statement = "UPDATE schedules SET due_ns = ?, looked_ns = ?, state = ? WHERE name = ?"
         self._db.execute(statement, (due_ns, looked_ns, text, name))
         try:  # without it, an index that is made anew knows what was decided by the jobs that are still there
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(f"{self._root}/{FIRED}", 0o700)
             replace_file(f"{self._root}/{FIRED}/{name}.json", text.encode("ascii"))
         except OSError as error:
             log.warning("schedule_not_copied", schedule=name, error=str(error))

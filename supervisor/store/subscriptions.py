@@ -17,11 +17,11 @@ import os
 import re
 from collections.abc import Generator, Iterator, Mapping
 from hashlib import sha256
-from itertools import count
 from typing import Any, Final, TypeVar
 
 import attrs
 
+from supervisor.store.named_files import replace_file
 from supervisor.system.observing import is_there
 
 __all__ = [
@@ -46,7 +46,6 @@ LEASE: Final = "subscriptions.lock"
 
 _VERSION: Final = 1
 _NAME: Final = re.compile(r"(sub_[0-9a-f]{32})\.json", re.ASCII)
-_numbers: Final = count()
 _T = TypeVar("_T", "Subscription", "Progress")
 
 
@@ -218,15 +217,5 @@ def _read(cls: type[_T], path: str) -> _T | None:
 
 
 def _replace(root: str, name: str, record: Subscription | Progress) -> None:
-    directory = f"{root}/{DIRECTORY}"
-    aside = f"{directory}/.{name}.{os.getpid()}.{next(_numbers)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(aside, flags, 0o600)
-    try:
-        with open(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(descriptor, 0o600)  # for any umask
-            json.dump({"v": _VERSION, **attrs.asdict(record)}, file)
-        os.rename(aside, f"{directory}/{name}")
-    except BaseException:
-        os.unlink(aside)
-        raise
+    content = json.dumps({"v": _VERSION, **attrs.asdict(record)}).encode("ascii")
+    replace_file(f"{root}/{DIRECTORY}/{name}", content)
