@@ -119,6 +119,7 @@ Where the table says so, each caller has its own bound, so that others have room
 | a part of the logs | at most {b:web.jobs._MAX_LOG_BYTES}; 64 KiB by default | go on with the offset |
 | a quiet stream of events | a comment every {s:web.events._QUIET_SECONDS} | |
 | a session of the page | {s:web.page.sessions.SESSION_SECONDS} | log in again |
+| sessions, and unused links, of one token | {n:web.page.sessions.MAX_SESSIONS} each | a new one ends the oldest |
 | a link to log in | {s:web.page.sessions.LINK_SECONDS} | `supervisor login` makes another one |
 | groups in the metrics | {n:metrics.MAX_GROUPS} | others are left out |
 

@@ -8,6 +8,7 @@ well: with the file of a token, its sessions are over.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from supervisor.http.guard import Caller, Callers
 from supervisor.store import Layout
 from supervisor.store.state_errors import state_error
 
-__all__ = ["LINK_SECONDS", "SESSION_SECONDS", "Sessions", "path_of"]
+__all__ = ["LINK_SECONDS", "MAX_SESSIONS", "SESSION_SECONDS", "Sessions", "path_of"]
 
 SESSION_SECONDS: Final = 7 * 86400
 LINK_SECONDS: Final = 86400
@@ -31,6 +32,8 @@ _LINK: Final = "link"
 _SESSION: Final = "session"
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _MAX_FILES: Final = 10_000
+MAX_SESSIONS: Final = 100
+"""Sessions, and links, of one token at a time: a new one ends the oldest."""
 
 
 def path_of(secret: str) -> str:
@@ -115,7 +118,7 @@ class Sessions:
         path = self._path(kind, secret)
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            self._sweep()
+            self._make_room(kind, token)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
                 json.dump(held, file)
@@ -147,12 +150,23 @@ class Sessions:
             case _:
                 return None
 
-    def _sweep(self) -> None:
-        """Delete what is over."""
+    def _make_room(self, kind: str, token: str) -> None:
+        """Delete what is over, and the oldest files of a token that has as many of this kind as it may have."""
+        others: list[tuple[float, str]] = []
         for name in os.listdir(self._directory)[:_MAX_FILES]:
             path = f"{self._directory}/{name}"
-            if not name.endswith(".new") and self._held(path) is None:
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    continue
+            if name.endswith(".new"):
+                continue
+            held = self._held(path)
+            if held is None:
+                _delete(path)
+            elif name.startswith(f"{kind}-") and held["token"] == token:
+                others.append((held["until"], path))
+        others.sort(reverse=True)
+        for _, path in others[MAX_SESSIONS - 1 :]:
+            _delete(path)
+
+
+def _delete(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -126,6 +126,27 @@ def test_links_and_sessions_end_with_their_time(state_dir: Path, monkeypatch: py
     assert len(list((state_dir / "page-sessions").iterdir())) == 1  # what is over is deleted
 
 
+def test_a_new_session_ends_the_oldest_of_a_token_that_has_as_many_as_it_may(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = Tokens(state_dir, "serve-tokens", ("owner", "viewer"))
+    owner, viewer = roles.token("owner"), roles.token("viewer")
+    assert owner is not None
+    assert viewer is not None
+    held = Sessions(state_dir, Callers(Tokens(state_dir), roles))
+    begun = sessions.time.time()
+    seconds = iter(range(1000))
+    monkeypatch.setattr(sessions.time, "time", lambda: begun + next(seconds) / 1000)
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+    other, link, first = held.begin(viewer), held.link(owner), held.begin(owner)
+    later = [held.begin(owner) for _ in range(3)]
+    assert [each is not None and held.caller(each) is not None for each in (first, *later, other)] == [False] + [
+        True
+    ] * 4
+    assert held.begin_by_link(link) is not None  # links are counted apart
+    assert held.caller(str(later[0])) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"v": 2}', b'{"v": 1, "token": 3, "until": 1e99}', b"\xff"])
 def test_a_damaged_session_is_over(state_dir: Path, content: bytes) -> None:
     roles = Tokens(state_dir, "serve-tokens", ("owner", "viewer"))
