@@ -25,7 +25,11 @@ OTHERS_CLIENTS = (
     "@modelcontextprotocol/ext-tasks@0.2.2",
     "@modelcontextprotocol/inspector@2.12.0",
 )
-DEBIAN_PEERS = {"task-spooler": "tsp", "nq": "nq", "supervisor": "supervisord", "redis-server": "redis-server"}
+DEBIAN_PEERS = {
+    "task-spooler": "tsp", "nq": "nq", "parallel": "parallel", "supervisor": "supervisord",
+    "redis-server": "redis-server",
+}  # fmt: skip
+NPM_PEER = "pm2@7.0.4"
 GITHUB_FILES = {
     "github-workflows": "workflows/*.yml",
     "github-issue-forms": "ISSUE_TEMPLATE/[!c]*.yml",
@@ -132,10 +136,12 @@ def coverage(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Measure on this machine, next to its limits and to other tools; as root, install missing tools from Debian.
 
+    With Node, pm2 is installed from npm, beside the environment of the session.
+
     ``-- --full`` takes most of an hour. ``-- --json FILE`` saves a run; ``-- report FILE...`` makes the page and the
     plots in docs/ from it. ``-- --check`` compares with the page, without peers, and fails if a figure fell.
     """
-    session.install("--editable", ".[mcp]", *_group("benchmarks"))
+    session.install("--editable", ".[serve,webhooks]", *_group("benchmarks"))
     missing = [package for package, program in DEBIAN_PEERS.items() if shutil.which(program) is None]
     peers_take_part = not {"report", "--check"} & set(session.posargs)
     if missing and peers_take_part and os.geteuid() == 0 and shutil.which("apt-get") is not None:
@@ -143,7 +149,15 @@ def benchmarks(session: nox.Session) -> None:
         argv = ("apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *missing)
         # A tool that cannot be installed is a dash in the tables.
         session.run(*argv, external=True, env=quiet, success_codes=range(256), silent=True)
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    path = os.environ.get("PATH", os.defpath)
+    if peers_take_part and shutil.which("pm2") is None and shutil.which("npm") is not None:
+        # A temporary directory of the session would become that of the benchmarks, and decide the file system.
+        folder = Path(session.virtualenv.location).resolve() / "pm2"
+        quiet_npm = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--omit=optional")
+        argv = ("npm", "install", *quiet_npm, "--prefix", str(folder), NPM_PEER)
+        session.run(*argv, external=True, success_codes=range(256), silent=True)
+        path = os.pathsep.join([path, str(folder / "node_modules" / ".bin")])
+    session.run("python", "-m", "benchmarks", *session.posargs, env={"PATH": path})
 
 
 @nox.session(default=False)

@@ -17,13 +17,20 @@ from typing import Any
 __all__ = ["apart"]
 
 
-def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function of a module in a new process and return its result; both directions are JSON."""
+def apart(function: Callable[..., Any], *arguments: object, installation: Path | None = None) -> Any:
+    """Call a function of a module in a new process and return its result; both directions are JSON.
+
+    ``installation``: a directory with another copy of the package, for that process.
+    """
     argv = [sys.executable, "-m", "benchmarks.apart", function.__module__, function.__name__]
     root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    places = [str(installation or ""), root, os.environ.get("PYTHONPATH")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     given = json.dumps(arguments)
-    done = subprocess.run(argv, input=given, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        argv, input=given, env=environment, stdout=subprocess.PIPE, text=True, check=True,
+        cwd=installation,  # Python looks there first
+    )  # fmt: skip
     return json.loads(done.stdout)
 
 

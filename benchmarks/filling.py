@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import supervisor
 from supervisor.jobdir import records
@@ -18,7 +18,9 @@ from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
-__all__ = ["fill", "waiting_jobs"]
+__all__ = ["FILES_ALONE", "files_alone", "fill", "waiting_jobs"]
+
+FILES_ALONE: Final = "a directory and two files each"
 
 
 def fill(settings: supervisor.Settings, count: int, workspaces: int = 1) -> list[str]:
@@ -83,6 +85,17 @@ def waiting_jobs(settings: supervisor.Settings, count: int, group: str) -> Gener
             yield [row.job_id for row in rows]
         finally:
             catalog.layout.owners.unregister(owner)
+
+
+def files_alone(folder: Path, count: int) -> float:
+    """Return how many directories with two files of the size of a record can be made in a second."""
+    begun = time.perf_counter()
+    for number in range(count):
+        directory = folder / str(number)
+        directory.mkdir()
+        for name in ("one", "two"):
+            (directory / name).write_bytes(b"x" * 600)
+    return count / (time.perf_counter() - begun)
 
 
 def _record(workspace: str, owner: str, created_ns: int) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Final
 
 from benchmarks.cases.cold import cold
 from benchmarks.cases.containing import containing
+from benchmarks.cases.delivering import deliveries
+from benchmarks.cases.draining import draining
 from benchmarks.cases.embedding import embedding
 from benchmarks.cases.growth import growth
 from benchmarks.cases.interpreting import interpreting
@@ -17,7 +19,9 @@ from benchmarks.cases.queueing import queueing
 from benchmarks.cases.serve import serve
 from benchmarks.cases.stopping import stopping
 from benchmarks.cases.streams import events, output
+from benchmarks.cases.terminals import terminals
 from benchmarks.cases.throughput import throughput
+from benchmarks.cases.upgrading import stops, upgrade
 from benchmarks.plan import Case
 
 __all__ = ["CASES"]
@@ -30,15 +34,20 @@ CASES: Final[Mapping[str, Case]] = {
     "lists": lists,
     "growth": growth,
     "queueing": queueing,
+    "draining": draining,
     "sleeping": sleeping,
     "deadlines": deadlines,
     "stopping": stopping,
+    "stops": stops,
     "containing": containing,
     "output": output,
+    "pty": terminals,
     "reopening": reopening,
+    "upgrade": upgrade,
     "cold": cold,
     "mcp": mcp,
     "events": events,
+    "deliveries": deliveries,
     "embedding": embedding,
     "serve": serve,
     "interpret": interpreting,

@@ -286,7 +286,8 @@ def _status_of(session: Session, times: int) -> Callable[[], float]:
         try:
             return median_us(times, lambda: session.status(job))
         finally:
-            session.stop(job)
+            with contextlib.suppress(Cannot):  # then it ends by itself
+                session.stop(job)
 
     return session.turn(measure)
 

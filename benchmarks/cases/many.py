@@ -20,19 +20,20 @@ from benchmarks.filling import fill
 from benchmarks.plan import Plan, percentile
 from supervisor.jobdir import records
 
-__all__ = ["deadlines", "reopening", "sleeping"]
+__all__ = ["deadlines", "kill_all", "leave_running", "pid_of", "reopening", "settings_of", "sleeping", "start_many"]
 
 _SLEEPER: Final = ("sleep", "600")
 _PLAIN: Final = {"PATH": os.environ.get("PATH", os.defpath)}
 _BARE_KILL: Final = "a heap and kill()"
 _MOST_TRIES: Final = 5
+_DEADLINES_A_SECOND: Final = 1000
 
 
-def _settings(root: str) -> supervisor.Settings:
+def settings_of(root: str) -> supervisor.Settings:
     return supervisor.Settings(state_dir=Path(root), job_max_count=10**6)
 
 
-async def _start_many(sup: supervisor.Supervisor, count: int, deadline: Any = lambda _: None) -> list[supervisor.Job]:
+async def start_many(sup: supervisor.Supervisor, count: int, deadline: Any = lambda _: None) -> list[supervisor.Job]:
     jobs: list[supervisor.Job] = []
     left = iter(range(count))
 
@@ -50,23 +51,23 @@ async def _start_many(sup: supervisor.Supervisor, count: int, deadline: Any = la
 @contextlib.asynccontextmanager
 async def _many(sup: supervisor.Supervisor, count: int) -> AsyncGenerator[list[supervisor.Job]]:
     """Start many commands that sleep, and end them by a signal, which is faster than stopping their jobs."""
-    jobs = await _start_many(sup, count)
+    jobs = await start_many(sup, count)
     try:
         yield jobs
     finally:
         with trio.CancelScope(shield=True):
-            _kill(map(_pid, jobs))
+            kill_all(map(pid_of, jobs))
             for job in jobs:
                 await sup.wait(job.job_id)
 
 
-def _pid(job: supervisor.Job) -> int:
+def pid_of(job: supervisor.Job) -> int:
     if job.pid is None:  # the pid 0 would mean the whole group
         raise AssertionError(job)
     return job.pid
 
 
-def _kill(pids: Iterable[int]) -> None:
+def kill_all(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -90,9 +91,9 @@ def sleep_many(root: str, count: int, seconds: float) -> dict[str, float]:
     """Return the cost of ``count`` running jobs: KiB a job in supervisor and keeper, and percent of a core."""
 
     async def main() -> dict[str, float]:
-        async with supervisor.open_supervisor(_settings(root)) as sup:
+        async with supervisor.open_supervisor(settings_of(root)) as sup:
             first = await sup.start(_SLEEPER, env=_PLAIN)
-            keeper = _parent(_pid(first))
+            keeper = _parent(pid_of(first))
             both = os.getpid(), keeper
             before = [_private_kib(pid) for pid in both]
             async with _many(sup, count):
@@ -133,14 +134,15 @@ def sleeping(plan: Plan) -> Iterator[Figure]:
         )
 
 
-def deadlines_of_ours(root: str, count: int, lead: float) -> dict[str, float]:
-    """Return the delays of deadlines within one second, in milliseconds, to the leader's exit and the empty tree."""
+def deadlines_of_ours(root: str, count: int, lead: float, seconds: int = 1) -> dict[str, float]:
+    """Return the delays of deadlines, in milliseconds, to the leader's exit and to the empty tree."""
 
     async def main() -> float:
-        async with supervisor.open_supervisor(_settings(root)) as sup:
+        async with supervisor.open_supervisor(settings_of(root)) as sup:
             await sup.run(["true"])
             aim = time.monotonic() + lead
-            jobs = await _start_many(sup, count, lambda place: max(0.0, aim + place / count - time.monotonic()))
+            step = seconds / count
+            jobs = await start_many(sup, count, lambda place: max(0.0, aim + step * place - time.monotonic()))
             if time.monotonic() > aim:
                 return time.monotonic() - aim
 
@@ -169,13 +171,13 @@ def deadlines_of_ours(root: str, count: int, lead: float) -> dict[str, float]:
     return {"leader": percentile(leaders, 0.99), "tree": percentile(trees, 0.99)}
 
 
-def deadlines_of_bare(count: int) -> float:
+def deadlines_of_bare(count: int, seconds: int) -> float:
     """Return the same for processes that a heap of deadlines kills and reaps one after another."""
     processes = [subprocess.Popen(_SLEEPER, env=_PLAIN, start_new_session=True) for _ in range(count)]
     aim = time.monotonic() + 0.5
     late: list[float] = []
     for place, process in enumerate(processes):
-        due = aim + place / count
+        due = aim + seconds * place / count
         if (left := due - time.monotonic()) > 0:
             time.sleep(left)
         os.killpg(process.pid, signal.SIGTERM)
@@ -185,13 +187,18 @@ def deadlines_of_bare(count: int) -> float:
 
 
 def deadlines(plan: Plan) -> Iterator[Figure]:
-    """Measure the delays of many deadlines within one second."""
-    count = plan.pick(20, 500, 1000)
-    lead = [plan.pick(2.0, 8.0, 12.0)]
+    """Measure the delays of few and many deadlines, a thousand of them within a second at most."""
+    for count in plan.pick((20,), (10, 100, 1000), (10, 100, 1000, 10_000)):
+        yield from _deadlines(plan, count)
+
+
+def _deadlines(plan: Plan, count: int) -> Iterator[Figure]:
+    seconds = max(1, count // _DEADLINES_A_SECOND)
+    lead = [plan.pick(2.0, 1.0 + count / 100, 2.0 + count / 100)]
 
     def ours() -> dict[str, float]:
         for _ in range(_MOST_TRIES):
-            found: dict[str, float] = apart(deadlines_of_ours, str(plan.fresh("ours")), count, lead[0])
+            found: dict[str, float] = apart(deadlines_of_ours, str(plan.fresh("ours")), count, lead[0], seconds)
             if "late" not in found:
                 return found
             lead[0] += found["late"] * 2 + 1  # the machine was too slow to start all of them before the first deadline
@@ -199,19 +206,22 @@ def deadlines(plan: Plan) -> Iterator[Figure]:
         raise TimeoutError(found)
 
     def bare() -> dict[str, float]:
-        found: float = apart(deadlines_of_bare, count)
+        found: float = apart(deadlines_of_bare, count, seconds)
         return {"leader": found, "tree": found}
 
     about = {"leader": ("the leader's exit", 20), "tree": ("an empty tree", 100)}
-    for what, values, missing in parted(plan.rounds, [*about], {OURS: ours, _BARE_KILL: bare}):
+    rounds = plan.rounds if count <= _DEADLINES_A_SECOND else min(plan.rounds, 2)
+    for what, values, missing in parted(rounds, [*about], {OURS: ours, _BARE_KILL: bare}):
         words, goal = about[what]
         yield Figure(
             case="deadlines",
-            name=f"deadline to {words}, p99 of {count:,} within 1 s",
+            name=f"deadline to {words}, p99 of {count:,} within {seconds} s",
             unit="ms",
             values=values,
             missing=missing,
             goals=[Goal("<=", goal)],
+            at=count,
+            along="deadlines",
         )
 
 
@@ -220,7 +230,7 @@ def reopen(root: str) -> dict[str, float]:
 
     async def main() -> dict[str, float]:
         begun = time.perf_counter()
-        async with supervisor.open_supervisor(_settings(root)) as sup:
+        async with supervisor.open_supervisor(settings_of(root)) as sup:
             opened = time.perf_counter() - begun
             page = await sup.list(state="running", limit=1000)
             listed = time.perf_counter() - begun
@@ -236,8 +246,8 @@ def leave_running(root: str, count: int) -> list[int]:
     """Start jobs, leave them to their keeper, and return the pids of their commands."""
 
     async def main() -> list[int]:
-        async with supervisor.open_supervisor(_settings(root)) as sup:
-            return [_pid(job) for job in await _start_many(sup, count)]
+        async with supervisor.open_supervisor(settings_of(root)) as sup:
+            return [pid_of(job) for job in await start_many(sup, count)]
 
     return trio.run(main)
 
@@ -246,7 +256,7 @@ def reopening(plan: Plan) -> Iterator[Figure]:
     """Measure the opening of a state root with many finished and many running jobs."""
     finished, alive = plan.pick((50, 5), (2000, 200), (10_000, 1000))
     root = plan.fresh("ours")
-    fill(_settings(str(root)), finished)
+    fill(settings_of(str(root)), finished)
     pids: list[int] = apart(leave_running, str(root), alive)
     try:
         about: dict[str, tuple[str, list[Goal]]] = {
@@ -265,4 +275,4 @@ def reopening(plan: Plan) -> Iterator[Figure]:
                 goals=goals,
             )
     finally:
-        _kill(pids)
+        kill_all(pids)

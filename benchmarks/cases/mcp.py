@@ -8,9 +8,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from benchmarks import answers
 from benchmarks.figures import OURS, Figure, Goal, Together, interleaved
 from benchmarks.plan import Plan
 from benchmarks.wire import Wire, opening, recorded, served
@@ -23,8 +25,9 @@ _SDK: Final = "a bare server of the SDK's"
 
 
 def mcp(plan: Plan) -> Iterator[Figure]:
-    """Measure ``tasks/get`` over both transports, and the start and the list of ``supervisor mcp``."""
+    """Measure ``tasks/get`` over both transports, and the start, the answers and the list of ``supervisor mcp``."""
     yield from _openings(plan)
+    yield from _sizes()
     count = plan.pick(3, 60, 300)
     for transport in ("stdio", "http"):
         with contextlib.ExitStack() as stack:
@@ -84,6 +87,14 @@ def _openings(plan: Plan) -> Iterator[Figure]:
         values, missing = interleaved(plan.rounds, {name: together.one(name) for name in (OURS, _SDK)})
         note = "a server with a record of its first answers, as each but the first has"
         yield Figure(case="mcp", name=what, unit="ms", values=values, missing=missing, goals=[goal], note=note)
+
+
+def _sizes() -> Iterator[Figure]:
+    """Measure the text of each tool's answer, which a model reads."""
+    for answer, count in answers.measure(Path(__file__).parents[2]).items():
+        name = f"answer: {answer.replace('`', '')}"
+        note = "the text of an answer, which a model reads; its structured content is the same once more"
+        yield Figure(case="mcp", name=name, unit="bytes", values={OURS: [count]}, note=note)
 
 
 def _task(wire: Wire) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -17,7 +20,7 @@ import supervisor
 from benchmarks.apart import apart
 from benchmarks.cases.throughput import TRUE, run_all
 from benchmarks.figures import OURS, Figure, Goal, interleaved, median_us
-from benchmarks.filling import waiting_jobs
+from benchmarks.filling import FILES_ALONE, files_alone, waiting_jobs
 from benchmarks.plan import Plan
 from supervisor.admission.groups import change_group
 from supervisor.jobs.catalog import Catalog
@@ -31,17 +34,20 @@ __all__ = ["queueing"]
 _NONE: Final = "none waiting"
 _FLIGHT: Final = 16
 _GROUP: Final = "slots"
+_ROW: Final = "a row by SQL"
+_BARE_GAP: Final = "waitpid() to posix_spawn()"
 
 
 def queueing(plan: Plan) -> Iterator[Figure]:
-    """Measure next to many waiting jobs, then the entry of many, and the time from a freed slot to the next launch."""
-    count = plan.pick(100, 20_000, 100_000)
-    with contextlib.ExitStack() as stack:
-        roots = {name: stack.enter_context(_filled(plan, waiting)) for name, waiting in ((OURS, count), (_NONE, 0))}
-        beside = f"{count:,} waiting"
-        yield from _admissions(plan, {name: settings for name, (settings, _) in roots.items()}, beside)
-        yield from _looks(plan, *roots[OURS], beside)
-        yield from _rates(plan, {name: settings for name, (settings, _) in roots.items()}, beside)
+    """Measure next to waiting jobs, few and many, then the entry of many, and the time from a freed slot on."""
+    for count in plan.pick((100,), (1000,), (1000, 100_000)):
+        with contextlib.ExitStack() as stack:
+            roots = {name: stack.enter_context(_filled(plan, waiting)) for name, waiting in ((OURS, count), (_NONE, 0))}
+            settings = {name: held for name, (held, _) in roots.items()}
+            beside: dict[str, Any] = {"at": count, "along": "jobs waiting"}
+            yield from _admissions(plan, settings, count, beside)
+            yield from _looks(plan, *roots[OURS], count, beside)
+            yield from _rates(plan, settings, count, beside)
     yield _entries(plan)
     yield from _launches(plan)
 
@@ -57,7 +63,7 @@ def _filled(plan: Plan, count: int) -> Generator[tuple[supervisor.Settings, str]
     settings.state_dir.joinpath("registry.db").unlink()  # the run ends without a cancel of each
 
 
-def _rates(plan: Plan, roots: dict[str, supervisor.Settings], beside: str) -> Iterator[Figure]:
+def _rates(plan: Plan, roots: dict[str, supervisor.Settings], count: int, beside: dict[str, Any]) -> Iterator[Figure]:
     jobs = plan.pick(20, 200, 1000)
 
     async def rate(sup: supervisor.Supervisor) -> float:
@@ -71,15 +77,18 @@ def _rates(plan: Plan, roots: dict[str, supervisor.Settings], beside: str) -> It
     values, _ = interleaved(plan.rounds + 2, {name: contender(settings) for name, settings in roots.items()})
     yield Figure(
         case="queueing",
-        name=f"jobs in no group to a recorded exit, {beside}",
+        name=f"jobs in no group to a recorded exit, {count:,} waiting",
         unit="1/s",
         values=values,
         goals=[Goal(">=", 0.95, of=_NONE)],
         note=f"{_FLIGHT} in flight",
+        **beside,
     )
 
 
-def _admissions(plan: Plan, roots: dict[str, supervisor.Settings], beside: str) -> Iterator[Figure]:
+def _admissions(
+    plan: Plan, roots: dict[str, supervisor.Settings], count: int, beside: dict[str, Any]
+) -> Iterator[Figure]:
     """Measure the transaction that gives a freed slot to the next job; ``none waiting``: but for that one."""
     times = plan.pick(3, 100, 500)
 
@@ -95,11 +104,12 @@ def _admissions(plan: Plan, roots: dict[str, supervisor.Settings], beside: str) 
     )
     yield Figure(
         case="queueing",
-        name=f"admission of a job, {beside}",
+        name=f"admission of a job, {count:,} waiting",
         unit="us",
         values=values,
         goals=[Goal("<=", 100), Goal("<=", 2, of=_NONE)],
         note="the transaction, with the file that says so in the job directory",
+        **beside,
     )
 
 
@@ -125,19 +135,36 @@ def _end(catalog: Catalog, job_id: str) -> None:
     catalog.index.write(lambda: catalog.index.finish(row.with_outcome(outcome)))
 
 
-def _looks(plan: Plan, settings: supervisor.Settings, last: str, beside: str) -> Iterator[Figure]:
-    """Measure what a catalog that is open answers about the queue."""
+def _looks(
+    plan: Plan, settings: supervisor.Settings, last: str, count: int, beside: dict[str, Any]
+) -> Iterator[Figure]:
+    """Measure what an open catalog answers about the queue, next to the rows that it cannot do without."""
     times = plan.pick(2, 20, 100)
-    with Catalog(settings) as catalog:
-        looks: dict[str, Callable[[], object]] = {
-            "the status, with the position, of the last job": lambda: catalog.status(last),
-            "a page of ten queued jobs": lambda: catalog.list(state="queued", limit=10),
-            "why the last job waits": lambda: explain(catalog, last),
-            "the counts of the group": lambda: catalog.index.read_queue(lambda queue: queue.counts(_GROUP)),
+    with Catalog(settings) as catalog, contextlib.closing(sqlite3.connect(settings.state_dir / "registry.db")) as rows:
+
+        def by_sql(statement: str, *given: object) -> Callable[[], object]:
+            return lambda: rows.execute(statement, given).fetchall()
+
+        row = by_sql("SELECT * FROM jobs WHERE job_id = ?", last)
+        ten = by_sql("SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq DESC LIMIT 10")
+        ranks = by_sql("SELECT * FROM ranks")
+        looks: dict[str, tuple[Callable[[], object], str, Callable[[], object]]] = {
+            "the status, with the position, of the last job": (lambda: catalog.status(last), _ROW, row),
+            "a page of ten queued jobs": (lambda: catalog.list(state="queued", limit=10), "ten rows by SQL", ten),
+            "why the last job waits": (lambda: explain(catalog, last), _ROW, row),
+            "the counts of the group": (
+                lambda: catalog.index.read_queue(lambda queue: queue.counts(_GROUP)),
+                "the counts that it keeps, by SQL",
+                ranks,
+            ),
         }
-        for what, look in looks.items():
-            values, _ = interleaved(plan.rounds, {OURS: lambda look=look: median_us(times, look)})  # type: ignore[misc]
-            yield Figure(case="queueing", name=f"{what}, {beside}", unit="us", values=values, goals=[Goal("<=", 1000)])
+        for what, (look, limit, select) in looks.items():
+            contenders = {name: partial(median_us, times, call) for name, call in ((OURS, look), (limit, select))}
+            values, missing = interleaved(plan.rounds, contenders)
+            yield Figure(
+                case="queueing", name=f"{what}, {count:,} waiting", unit="us", values=values, missing=missing,
+                goals=[Goal("<=", 1000)], **beside,
+            )  # fmt: skip
 
 
 def _entries(plan: Plan) -> Figure:
@@ -153,7 +180,8 @@ def _entries(plan: Plan) -> Figure:
         taken = time.perf_counter() - begun
         return count / taken
 
-    values, _ = interleaved(plan.rounds, {OURS: lambda: plan.ours(rate)})
+    contenders = {OURS: lambda: plan.ours(rate), FILES_ALONE: lambda: files_alone(plan.fresh("files"), count)}
+    values, _ = interleaved(plan.rounds, contenders)
     return Figure(
         case="queueing",
         name=f"jobs that wait, by start_many, {count:,} at a time",
@@ -172,7 +200,10 @@ def _launches(plan: Plan) -> Iterator[Figure]:
         made = await sup.start_many([supervisor.JobSpec(argv=TRUE, groups=(_GROUP,)) for _ in range(times)])
         return _gap_ms([await sup.wait(job.job_id) for job in made])
 
-    values, _ = interleaved(plan.rounds, {OURS: lambda: plan.ours(gaps)})
+    def bare() -> float:
+        return _bare_gap_ms(times)
+
+    values, _ = interleaved(plan.rounds, {OURS: lambda: plan.ours(gaps), _BARE_GAP: bare})
     yield Figure(
         case="queueing",
         name="a freed slot to the next launch, with a supervisor",
@@ -189,7 +220,7 @@ def _launches(plan: Plan) -> Iterator[Figure]:
             ids = [job.job_id for job in catalog.list().jobs]
             return _gap_ms(catalog.wait(ids, timeout=60))
 
-    values, _ = interleaved(plan.pick(1, 5, 15), {OURS: alone})
+    values, _ = interleaved(plan.pick(1, 5, 15), {OURS: alone, _BARE_GAP: bare})
     yield Figure(
         case="queueing",
         name="a freed slot to the next launch, with keepers only",
@@ -198,6 +229,19 @@ def _launches(plan: Plan) -> Iterator[Figure]:
         goals=[Goal("<=", 150)],
         note="a process of its own is started for that",
     )
+
+
+def _bare_gap_ms(times: int) -> float:
+    """Return the median from the return of ``waitpid`` to that of the ``posix_spawn`` of the next command."""
+    gaps: list[float] = []
+    pid = os.posix_spawn(TRUE[0], [*TRUE], os.environ)
+    for _ in range(times):
+        os.waitpid(pid, 0)
+        begun = time.perf_counter()
+        pid = os.posix_spawn(TRUE[0], [*TRUE], os.environ)
+        gaps.append((time.perf_counter() - begun) * 1e3)
+    os.waitpid(pid, 0)
+    return median(gaps)
 
 
 def _start_two(root: str) -> None:

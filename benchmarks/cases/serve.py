@@ -24,6 +24,7 @@ __all__ = ["serve"]
 _FLIGHT: Final = 16
 _WITHOUT: Final = "without streams"
 _ALONE: Final = "without running jobs"
+_IN_PROCESS: Final = "to a subscriber in the process"
 _PAGES: Final = 8
 """Of so many streams, one is that of an open page; the others are those of programs."""
 _CLIENTS: Final = """
@@ -55,6 +56,7 @@ def serve(plan: Plan) -> Iterator[Figure]:
     note = f"{running:,} running jobs, {streams} streams, every {_PAGES}th that of an open page"
     first: dict[str, list[float]] = {OURS: [], _ALONE: []}
     sizes: list[float] = []
+    lags: dict[str, list[float]] = {OURS: [], _IN_PROCESS: []}
     rates: dict[str, list[float]] = {OURS: [], _WITHOUT: []}
     by_processor: dict[str, list[float]] = {OURS: [], _WITHOUT: []}
 
@@ -64,6 +66,9 @@ def serve(plan: Plan) -> Iterator[Figure]:
             await _look(port, plan.rounds, first[_ALONE], [])
             await _start(sup, running)
             await _look(port, plan.rounds, first[OURS], sizes)
+            for _ in range(plan.rounds):
+                for name, lag in (await _lags(sup, port, plan.pick(3, 30, 100))).items():
+                    lags[name].append(lag)
             for turn in range(2 * plan.rounds):
                 with contextlib.ExitStack() as stack:
                     contender = OURS if turn % 4 in {0, 3} else _WITHOUT
@@ -77,6 +82,8 @@ def serve(plan: Plan) -> Iterator[Figure]:
     trio.run(measure)
     yield Figure(case="serve", name="the first page", unit="ms", values=first, goals=[Goal("<=", 100)], note=note)
     yield Figure(case="serve", name="its size", unit="kB", values={OURS: sizes}, goals=[Goal("<=", 150)], note=note)
+    words = "recorded end of a job to its event on a stream"
+    yield Figure(case="serve", name=words, unit="ms", values=lags, note=f"{note}; a single stream for the events")
     yield Figure(
         case="serve",
         name="jobs to a recorded exit",
@@ -136,6 +143,50 @@ async def _start(sup: supervisor.Supervisor, count: int) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(_FLIGHT):
             nursery.start_soon(work)
+
+
+async def _lags(sup: supervisor.Supervisor, port: int, times: int) -> dict[str, float]:
+    """Return the medians from the end of a job, by its keeper's clock, to its event, on a stream and in the process."""
+    heard: dict[str, dict[str, float]] = {OURS: {}, _IN_PROCESS: {}}
+    taken: dict[str, list[float]] = {OURS: [], _IN_PROCESS: []}
+
+    async def listen() -> None:
+        async with sup.events() as told_of:
+            async for event in told_of:
+                if event.status.terminal:
+                    heard[_IN_PROCESS].setdefault(event.job.job_id, time.time())
+
+    async def read() -> None:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            held = b""
+            async for data in stream:
+                held, now = held + data, time.time()
+                *blocks, held = held.split(b"\n\n")
+                for block in blocks:
+                    for job_id in awaited:
+                        if job_id.encode() in block and b'"completed_at":"' in block.replace(b" ", b""):
+                            heard[OURS].setdefault(job_id, now)
+
+    awaited: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        nursery.start_soon(read)
+        await trio.sleep(0.5)  # until both listen
+        for _ in range(times):
+            job = await sup.start(TRUE)
+            awaited[:] = [job.job_id]
+            ended = await sup.wait(job.job_id)
+            if ended.completed_at is None:
+                raise AssertionError(ended)
+            with trio.fail_after(60):
+                while any(job.job_id not in each for each in heard.values()):  # noqa: ASYNC110  # see above
+                    await trio.sleep(0.002)
+            for name, each in heard.items():
+                taken[name].append((each[job.job_id] - ended.completed_at.timestamp()) * 1e3)
+        nursery.cancel_scope.cancel()
+    return {name: median(each) for name, each in taken.items()}
 
 
 async def _look(port: int, rounds: int, milliseconds: list[float], kilobytes: list[float]) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -21,7 +21,7 @@ from benchmarks.plan import Plan
 __all__ = ["events", "output"]
 
 _REDIRECTED: Final = "command > file"
-_SUBSCRIBERS: Final = 100
+_ONE: Final = "to a single one"
 
 
 def output(plan: Plan) -> Iterator[Figure]:
@@ -99,14 +99,22 @@ def _shorten(folder: Path) -> None:
 
 
 def events(plan: Plan) -> Iterator[Figure]:
-    """Measure the rate of jobs while a hundred subscribers receive each event, and the delay of the last one."""
-    jobs = plan.pick(20, 150, 600)
+    """Measure the rate of jobs while subscribers receive each event, and the delay of the last one."""
+    for subscribers in plan.pick((100,), (10, 100, 1000), (10, 100, 1000, 10_000)):
+        # In all, a million events are received at most, each of which takes some microseconds.
+        yield from _events(plan, subscribers, max(20, min(plan.pick(20, 150, 600), 300_000 // subscribers)))
+
+
+def _events(plan: Plan, subscribers: int, jobs: int) -> Iterator[Figure]:
     lags: list[float] = []
     missed: list[float] = []
 
+    alone_lags: list[float] = []
+    beside: dict[str, Any] = {"at": subscribers, "along": "subscribers"}
+
     async def heard(sup: supervisor.Supervisor) -> float:
         """Return jobs a second, with every subscriber reading until it has the last event."""
-        left = _SUBSCRIBERS
+        left = subscribers
         lost = 0
         all_heard = trio.Event()
 
@@ -123,7 +131,7 @@ def events(plan: Plan) -> Iterator[Figure]:
                 all_heard.set()
 
         async with trio.open_nursery() as nursery:
-            for _ in range(_SUBSCRIBERS):
+            for _ in range(subscribers):
                 await nursery.start(listen)
             begun = time.perf_counter()
             await run_all(sup, TRUE, jobs, 16)
@@ -132,34 +140,49 @@ def events(plan: Plan) -> Iterator[Figure]:
             ended = time.perf_counter()
             await all_heard.wait()
             lags.append((time.perf_counter() - ended) * 1e3)
-            missed.append(lost / _SUBSCRIBERS)
+            missed.append(lost / subscribers)
             return rate
+
+    async def one_reader(sup: supervisor.Supervisor) -> float:
+        """Return the delay with a single subscriber."""
+        async with sup.events() as told_of:
+            await sup.run(TRUE, labels={"the": "last"})
+            ended = time.perf_counter()
+            async for event in told_of:
+                if event.status.terminal and event.job.labels:
+                    break
+            return (time.perf_counter() - ended) * 1e3
 
     async def alone(sup: supervisor.Supervisor) -> float:
         begun = time.perf_counter()
         await run_all(sup, TRUE, jobs, 16)
-        return jobs / (time.perf_counter() - begun)
+        rate = jobs / (time.perf_counter() - begun)
+        alone_lags.append(await one_reader(sup))
+        return rate
 
     values, missing = interleaved(
         plan.rounds, {OURS: lambda: plan.ours(heard), "without subscribers": lambda: plan.ours(alone)}
     )
     yield Figure(
         case="events",
-        name=f"jobs at 16 in flight, {_SUBSCRIBERS} subscribers to all events",
+        name=f"jobs at 16 in flight, {subscribers:,} subscribers to all events",
         unit="1/s",
         values=values,
         missing=missing,
+        **beside,
     )
     yield Figure(
         case="events",
-        name=f"last end to the last of {_SUBSCRIBERS} subscribers",
+        name=f"last end to the last of {subscribers:,} subscribers",
         unit="ms",
-        values={OURS: lags},
+        values={OURS: lags, _ONE: alone_lags},
+        **beside,
     )
     yield Figure(
         case="events",
         name=f"events that a subscriber missed, of some {3 * jobs:,}",
         unit="events",
         values={OURS: missed},
+        **beside,
         note="a subscription holds 256 events; a reader that is too slow misses the oldest, and gets their number",
     )

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import attrs
+
 from benchmarks.figures import Cannot
 
 __all__ = [
@@ -68,6 +70,13 @@ class Session:
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
         """Run ``argv`` as ``jobs`` jobs, ``flight`` at a time, and return when the exit of each is recorded."""
         raise Cannot("runs no jobs")
+
+    def queue(self, argv: Sequence[str], jobs: int, slots: int) -> float | None:
+        """Enter ``jobs`` jobs at once, of which ``slots`` run at a time, and return when the exit of each is recorded.
+
+        Returns the seconds until the last one was accepted; ``None`` for a peer that does not tell.
+        """
+        raise Cannot("has no queue of jobs that wait for a slot")
 
     def start(self, argv: Sequence[str]) -> str:
         """Start a job and return its id as soon as the peer accepts it."""
@@ -176,6 +185,32 @@ class Peer(Protocol):
         """Start it in ``folder``, with room for ``flight`` jobs at a time; it is ended at the end."""
 
 
+@attrs.define
+class Elsewhere:
+    """A tool that a user may choose, and that the session cannot install.
+
+    Attributes:
+        name: as the tables show it.
+        reason: why it is a dash.
+    """
+
+    name: str
+    reason: str
+    about: str = ""
+
+    def version(self) -> str:
+        raise Cannot(self.reason)
+
+    def opened(self, folder: Path, flight: int) -> AbstractContextManager[Session]:
+        raise Cannot(self.reason)
+
+
+_ELSEWHERE: Final = {
+    "process-compose": "not measured: a program in Go, which neither Debian nor PyPI nor npm has",
+    "pueue": "not measured: a program in Rust, which neither Debian nor PyPI nor npm has",
+}
+
+
 def own_environment(folder: Path, **others: str) -> dict[str, str]:
     """Return an environment with which a peer leaves nothing outside ``folder``."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
@@ -200,9 +235,12 @@ def debian_version(package: str, program: str) -> str:
 def every_peer() -> list[Peer]:
     """Return all peers, installed or not, limits first."""
     from benchmarks.peers.baselines import Bare, Original
+    from benchmarks.peers.hyperqueue import HyperQueue
     from benchmarks.peers.managers import Circus, Supervisord
     from benchmarks.peers.mcp_servers import McpBackgroundJob
+    from benchmarks.peers.pm2 import Pm2
     from benchmarks.peers.queues import Nq, TaskSpooler
+    from benchmarks.peers.runners import Parallel, SystemdRun
     from benchmarks.peers.task_queues import Docket
 
     return [
@@ -210,9 +248,14 @@ def every_peer() -> list[Peer]:
         Original(50),
         TaskSpooler(),
         Nq(),
+        Parallel(),
+        HyperQueue(),
+        SystemdRun(),
         Supervisord(),
         Circus(),
+        Pm2(),
         McpBackgroundJob(),
         Docket(on_redis=False),
         Docket(on_redis=True),
+        *(Elsewhere(name, reason) for name, reason in _ELSEWHERE.items()),
     ]

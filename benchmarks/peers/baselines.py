@@ -55,6 +55,10 @@ class _BareSession(Session):
                 raise AssertionError(status)
             done += 1
 
+    def queue(self, argv: Sequence[str], jobs: int, slots: int) -> float | None:
+        self.run_all(argv, jobs, slots)  # a list in memory, of which there is nothing to tell
+        return None
+
     def start(self, argv: Sequence[str]) -> str:
         process = subprocess.Popen(argv, start_new_session=True, stdout=subprocess.PIPE)
         self._running[str(process.pid)] = process

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -35,6 +36,14 @@ async def answer(queue: Docket, what: str, given: list[Any]) -> object:
             left = iter(range(jobs))
             await asyncio.gather(*(_work(queue, argv, left) for _ in range(flight)))
             return None
+        case "queue":
+            argv, jobs = given
+            begun = time.perf_counter()
+            executions = [await queue.add(run_command)(argv) for _ in range(jobs)]
+            taken = time.perf_counter() - begun
+            for each in executions:
+                await each.get_result()
+            return taken
         case "start":
             return (await queue.add(run_command)(*given)).key
         case "stop":

@@ -15,12 +15,12 @@ from typing import Final
 from benchmarks.figures import Cannot
 from benchmarks.peers import PATIENCE_SECONDS, Session, debian_version, own_environment
 
-__all__ = ["Nq", "TaskSpooler"]
+__all__ = ["Nq", "TaskSpooler", "spawn_all"]
 
 _MOST_KEPT: Final = 100_000
 
 
-def _spawn_all(argv: Sequence[str], jobs: int, flight: int, environment: Mapping[str, str]) -> None:
+def spawn_all(argv: Sequence[str], jobs: int, flight: int, environment: Mapping[str, str]) -> None:
     """Run ``argv`` repeatedly, ``flight`` at a time, as cheaply as possible."""
     program = shutil.which(argv[0]) or argv[0]
     quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
@@ -74,9 +74,20 @@ class _TaskSpoolerSession(Session):
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
         before = self.list()
-        _spawn_all(["tsp", "-f", *argv], jobs, flight, self._environment)
+        spawn_all(["tsp", "-f", *argv], jobs, flight, self._environment)
         if self.list() - before != jobs:
             raise Cannot("lost some of its jobs")
+
+    def queue(self, argv: Sequence[str], jobs: int, slots: int) -> float | None:
+        before, begun = self.list(), time.perf_counter()
+        spawn_all(["tsp", *argv], jobs - 1, 1, self._environment)
+        last = int(self.start(argv))
+        taken = time.perf_counter() - begun
+        for job in range(max(0, last - slots + 1), last + 1):  # they start in order, so the others have ended, or will
+            self.wait(str(job))
+        while sum("finished" in line for line in self.tell("-l").splitlines()) - before < jobs:
+            pass
+        return taken
 
     def start(self, argv: Sequence[str]) -> str:
         return self.tell(*argv).strip()
@@ -135,10 +146,15 @@ class _NqSession(Session):
         return own_environment(self._folder, NQDIR=str(queue))
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
+        self.queue(argv, jobs, flight)
+
+    def queue(self, argv: Sequence[str], jobs: int, slots: int) -> float | None:
         self._round += 1  # a queue opens the files of all its past jobs, so each round has new queues
-        queues = [self._folder / f"queue-{self._round}-{number}" for number in range(flight)]
+        queues = [self._folder / f"queue-{self._round}-{number}" for number in range(slots)]
+        begun = time.perf_counter()
         for number in range(jobs):
-            _spawn_all(["nq", "-q", *argv], 1, 1, self._environment(queues[number % flight]))
+            spawn_all(["nq", "-q", *argv], 1, 1, self._environment(queues[number % slots]))
+        taken = time.perf_counter() - begun
         give_up = time.monotonic() + PATIENCE_SECONDS
         while True:
             for queue in queues:
@@ -146,7 +162,7 @@ class _NqSession(Session):
             logs = [log for queue in queues for log in queue.glob(",*")]
             done = [log for log in logs if b"[exited with status 0.]" in log.read_bytes()]
             if len(done) == jobs:
-                return
+                return taken
             if time.monotonic() > give_up:  # `-w` may come before the lock of a job that was queued just now
                 reason = f"recorded {len(done)} of {jobs} ends"
                 raise Cannot(reason)

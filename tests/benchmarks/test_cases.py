@@ -58,14 +58,20 @@ def test_a_peer_runs_jobs_and_leaves_nothing(peer: Peer, tmp_path: Path) -> None
     with peer.opened(tmp_path, 2) as session:
         session.resume()
         session.run_all(["true"], 5, 2)
-        job = session.start(["echo", "kept"])
-        session.wait(job)
         with contextlib.suppress(Cannot):
-            assert session.output(job).strip() == b"kept"
+            accepted = session.queue(["true"], 5, 2)
+            assert accepted is None or accepted > 0
         with contextlib.suppress(Cannot):
-            assert session.status(job) is not None
-        with contextlib.suppress(Cannot):
-            assert session.list() > 0
-        session.stop(session.start(["sleep", "600"]))
+            job = session.start(["echo", "kept"])
+            session.wait(job)
+            with contextlib.suppress(Cannot):
+                assert session.output(job).strip() == b"kept"
+            with contextlib.suppress(Cannot):
+                assert session.status(job) is not None
+            with contextlib.suppress(Cannot):
+                assert session.list() > 0
+            sleeper = session.start(["sleep", "600"])
+            with contextlib.suppress(Cannot):  # then the end of the session stops it
+                session.stop(sleeper)
         session.rest()
     assert list(whoever_knows(tmp_path)) == []

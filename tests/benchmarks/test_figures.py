@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pages
+from benchmarks.cases import CASES
 from benchmarks.figures import OURS, Cannot, Figure, Goal, Together, interleaved, number
 from benchmarks.peers.baselines import BARE, ORIGINAL
 from benchmarks.plots import PLOTS, draw
@@ -205,3 +206,13 @@ def test_only_what_stands_between_the_marks_is_renewed() -> None:
     assert pages.figures_in(page) == "old\n"
     assert pages.renewed(page, "new \\1\n") == page.replace("old", "new \\1")
     assert pages.figures_in("no marks") is None
+
+
+def test_the_page_has_a_place_for_each_case_and_says_what_was_only_published() -> None:
+    assert set(pages._TITLES) == set(CASES)
+    assert set(pages._PUBLISHED) <= set(CASES)
+    run = a_run()
+    run.figures.append(Figure(case="draining", name="a queue", unit="1/s", values={OURS: [2.0], BARE: [1.0]}))
+    shown = pages.tables(run)
+    assert shown.index("### Through a queue") < shown.index("Published, and not measured here: ")
+    assert "Published" not in pages.tables(a_run())
