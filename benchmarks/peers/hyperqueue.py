@@ -37,18 +37,22 @@ class HyperQueue:
         with dialogue(argv, folder) as program:
             session = _HyperQueueSession(program, folder)
             session.wait(session.start(["true"]))
-            session.rest()
             try:
                 yield session
             finally:
-                session.resume()
-                session.ask("close")
+                session.close()
 
 
 class _HyperQueueSession(ProgramSession):
     def __init__(self, program: object, folder: Path) -> None:
         super().__init__(program)  # type: ignore[arg-type]
         self._folder = folder
+
+    def resume(self) -> None:
+        """Nothing, see below."""
+
+    def rest(self) -> None:
+        """Nothing: a worker that was stopped for long is lost to its server, and an idle one uses little."""
 
     def run_all(self, argv: Sequence[str], jobs: int, flight: int) -> None:
         self.queue(argv, jobs, flight)

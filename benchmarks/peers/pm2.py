@@ -48,8 +48,7 @@ class Pm2:
             try:
                 yield session
             finally:
-                session.resume()
-                session.ask("close")
+                session.close()
 
 
 class _Pm2Session(ProgramSession):

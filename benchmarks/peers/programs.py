@@ -18,7 +18,9 @@ from benchmarks.peers import PausedSession, own_environment
 __all__ = ["ProgramSession", "dialogue", "process"]
 
 _ROOT: Final = str(Path(__file__).parents[2])
-_ANSWER_SECONDS: Final = 60.0
+_ANSWER_SECONDS: Final = 180.0
+"""More than a turn lasts."""
+_CLOSE_SECONDS: Final = 15.0
 
 
 @contextlib.contextmanager
@@ -47,15 +49,20 @@ def dialogue(argv: Sequence[str], folder: Path) -> Iterator[Any]:
 class ProgramSession(PausedSession):
     """A session of such a program, which a signal stops while it is another peer's turn."""
 
-    def ask(self, what: str, *given: object) -> Any:
+    def close(self) -> None:
+        """Have it stop its jobs, unless it is stuck in a request; then the end of its session has to do."""
+        self._daemon.send_signal(signal.SIGCONT)
+        self.ask("close", within=_CLOSE_SECONDS)
+
+    def ask(self, what: str, *given: object, within: float = _ANSWER_SECONDS) -> Any:
         """Return the answer to a request."""
         stdin, stdout = self._daemon.stdin, self._daemon.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write(json.dumps([what, *given]) + "\n")
         stdin.flush()
-        if not select.select([stdout], [], [], _ANSWER_SECONDS)[0]:
-            reason = f"gave no answer to {what} within {_ANSWER_SECONDS:.0f} s"
+        if not select.select([stdout], [], [], within)[0]:
+            reason = f"gave no answer to {what} within {within:.0f} s"
             raise Cannot(reason)
         if not (line := stdout.readline()):
             reason = f"ended at {what}"
