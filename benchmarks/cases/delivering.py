@@ -23,6 +23,7 @@ import supervisor
 from benchmarks.cases.throughput import TRUE
 from benchmarks.figures import OURS, Figure, interleaved
 from benchmarks.plan import Plan
+from supervisor.store import outbox
 
 __all__ = ["deliveries"]
 
@@ -82,6 +83,13 @@ def deliveries(plan: Plan) -> Iterator[Figure]:
     yield from _rates(plan)
 
 
+async def _settled(sup: supervisor.Supervisor) -> None:
+    """Return when no delivery is left: a process of its own would make it after the supervisor is closed."""
+    with trio.fail_after(_PATIENCE_SECONDS):
+        while outbox.is_any_pending(str(sup.settings.state_dir)):  # noqa: ASYNC110  # a delivery wakes no task
+            await trio.sleep(0.01)
+
+
 def _since(ended: datetime | None, moment: float) -> float:
     if ended is None:
         raise AssertionError
@@ -116,6 +124,7 @@ def _commands(plan: Plan) -> Figure:
                 if by_hand:
                     await sup.start(command)
                 taken.append(_since(ended.completed_at, await told(place)))
+            await _settled(sup)
             return median(taken)
 
         return lambda: plan.ours(body)
@@ -148,6 +157,7 @@ def _webhooks(plan: Plan) -> Figure:
                         await trio.to_thread.run_sync(post, arrivals.port, ended)
                     await arrivals.all_of([ended])
                     taken.append(_since(ended.completed_at, arrivals.at[job.job_id]))
+                await _settled(sup)
             return median(taken)
 
         return lambda: plan.ours(body)
@@ -183,6 +193,7 @@ def _rates(plan: Plan) -> Iterator[Figure]:
                 if webhooks:
                     await arrivals.all_of(made)
                     delivered.append(jobs / (time.perf_counter() - begun))
+                    await _settled(sup)
             return rate
 
         return lambda: plan.ours(body)

@@ -194,7 +194,7 @@ def deadlines(plan: Plan) -> Iterator[Figure]:
 
 def _deadlines(plan: Plan, count: int) -> Iterator[Figure]:
     seconds = max(1, count // _DEADLINES_A_SECOND)
-    lead = [plan.pick(2.0, 1.0 + count / 100, 2.0 + count / 100)]
+    lead = [plan.pick(2.0, 1.0 + count / 100, 2.0 + count / 150)]
 
     def ours() -> dict[str, float]:
         for _ in range(_MOST_TRIES):
