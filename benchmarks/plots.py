@@ -18,7 +18,10 @@ _INK: Final = "#747c87"
 _FAINT: Final = "#8b949e55"
 _OURS: Final = "#1f83d6"
 _ORIGINAL: Final = "#d55e00"
-_OTHERS: Final = ("#009e73", "#cc79a7", "#b88400", "#7a68d8", "#3aa0a8", "#b0603f", "#6b8e23", "#c23b6b")
+_OTHERS: Final = (
+    "#009e73", "#cc79a7", "#b88400", "#7a68d8", "#3aa0a8", "#b0603f", "#6b8e23", "#c23b6b",
+    "#5a7fb5", "#9c6b30", "#a05fb5", "#4f9a4f", "#c9803a",
+)  # fmt: skip
 _MARKERS: Final = "osD^vPX*<>"
 _STYLE: Final[Mapping[str, Any]] = {
     "axes.edgecolor": _INK,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 
 from benchmarks import pages
 from benchmarks.cases import CASES
 from benchmarks.figures import OURS, Cannot, Figure, Goal, Together, interleaved, number
+from benchmarks.peers import every_peer
 from benchmarks.peers.baselines import BARE, ORIGINAL
 from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Run, markdown, table
@@ -187,6 +189,17 @@ def test_plots_show_what_was_measured_and_are_the_same_again(tmp_path: Path) -> 
     assert (tmp_path / "performance-throughput.svg").read_text(encoding="utf-8") != first["performance-throughput.svg"]
     run.figures = [figure for figure in run.figures if figure.case != "growth"]
     assert "performance-growth.svg" not in draw(run, tmp_path)
+
+
+def test_the_plot_has_a_colour_for_each_peer(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = a_run()
+    names = [peer.name for peer in every_peer()]
+    every = {name: [float(number)] * 3 for number, name in enumerate(names, start=1)}
+    figures = run.figures[:2]
+    run.figures[:2] = [attrs.evolve(each, values={OURS: [50.0] * 3, **every}) for each in figures]
+    draw(run, tmp_path)
+    assert set(names) <= set(_words((tmp_path / "performance-throughput.svg").read_text(encoding="utf-8")))
 
 
 def _words(picture: str) -> list[str]:
