@@ -138,7 +138,7 @@ def benchmarks(session: nox.Session) -> None:
 
     With Node, pm2 is installed from npm, beside the environment of the session.
 
-    ``-- --full`` takes most of an hour. ``-- --json FILE`` saves a run; ``-- report FILE...`` makes the page and the
+    ``-- --full`` takes over an hour. ``-- --json FILE`` saves a run; ``-- report FILE...`` makes the page and the
     plots in docs/ from it. ``-- --check`` compares with the page, without peers, and fails if a figure fell.
     """
     session.install("--editable", ".[serve,webhooks]", *_group("benchmarks"))

@@ -31,7 +31,7 @@ from benchmarks.report import Run, table
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="more rounds and larger numbers; takes most of an hour")
+    parser.add_argument("--full", action="store_true", help="more rounds and larger numbers; takes over an hour")
     parser.add_argument("--toy", action="store_true", help="so little that it only shows that it works")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all without any")
     parser.add_argument("--case", action="append", default=[], metavar="CASE", help="the same by name")

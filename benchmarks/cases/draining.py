@@ -24,7 +24,7 @@ _SILENT: Final = "does not tell when it has accepted a job"
 
 def draining(plan: Plan) -> Iterator[Figure]:
     """Measure the rate of acceptance, and of recorded exits from the first entry to the last end."""
-    jobs = plan.pick(10, 200, 1000)
+    jobs = plan.pick(10, 200, 500)
     for slots in (1, 4):
         accepted: dict[str, list[float]] = {}
 
