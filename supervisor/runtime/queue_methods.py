@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import attrs
 
 from supervisor.admission.groups import change_group, group_infos, pause, remove_group, resume_group
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
-from supervisor.jobs.explaining import explain
-from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, SpendReport, to_ns
+from supervisor.model import to_ns
 from supervisor.runtime.access import StoreAccess
 from supervisor.runtime.launcher import Launcher
 from supervisor.runtime.lookup import Lookup
 from supervisor.runtime.registry_actor import Registry
-from supervisor.store.groups import Group
+
+if TYPE_CHECKING:
+    from supervisor.model import Explanation, GroupInfo, GroupOptions, Job, SpendReport
+    from supervisor.store.groups import Group
 
 __all__ = ["QueueMethods"]
 
@@ -161,6 +163,8 @@ class QueueMethods:
             StateBusy: some of the evidence cannot be read now.
         """
         self.access.check_open()
+        from supervisor.jobs.explaining import explain  # 5 ms of a `supervisor start`, which explains nothing
+
         return await self.access.in_thread(lambda catalog: explain(catalog, job_id))
 
     async def _change_place(self, change: Callable[[Catalog], Job]) -> Job:

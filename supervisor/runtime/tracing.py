@@ -1,4 +1,6 @@
-"""One OpenTelemetry span for each job, where ``opentelemetry-api`` is installed.
+"""One OpenTelemetry span for each job, in programs that use ``opentelemetry.trace``.
+
+This module does not import that by itself: it takes 15 ms, and a program that has a provider has imported it.
 
 A job may outlive the call, and the process, that started it. So its span is not a child of the caller's span, but the
 root of a trace of its own, with a link to the caller's span. The job record has the link. The supervisor that commits
@@ -11,7 +13,10 @@ The host configures the provider and the exporter, as for any other library.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -29,14 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["caller", "end", "prepare"]
 
 _SPAN: Final = "supervisor.job"
+_TRACE: Final = "opentelemetry.trace"
+_PROVIDER_VARIABLE: Final = "OTEL_PYTHON_TRACER_PROVIDER"
+"""Names a provider that the API loads by itself."""
 
 
-@cache
 def _api() -> ModuleType | None:
-    try:
-        return importlib.import_module("opentelemetry.trace")
-    except ImportError:
+    if sys.modules.get(_TRACE) is None:
         return None
+    return importlib.import_module(_TRACE)  # waits for another thread that is importing it
 
 
 @cache
@@ -47,8 +53,10 @@ def _tracer() -> Tracer:
 
 
 def prepare() -> None:
-    """Import OpenTelemetry now, so that no call has to."""
-    _api()
+    """Import OpenTelemetry now if the environment names a provider, so that no call has to."""
+    if _PROVIDER_VARIABLE in os.environ:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_TRACE)
 
 
 def caller() -> str | None:

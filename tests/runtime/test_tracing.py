@@ -151,8 +151,15 @@ async def test_a_broken_exporter_costs_no_job(
     assert [record.message for record in caplog.records] == ["span_failed", "span_failed"]
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_it_is_imported_when_a_supervisor_is_opened_and_only_then(state_dir: Path, installed: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("installed", "named", "imported"), [(True, False, False), (True, True, True), (False, True, False)]
+)
+def test_it_is_imported_by_the_host_or_if_the_environment_names_a_provider(
+    state_dir: Path,
+    installed: bool,  # noqa: FBT001
+    named: bool,  # noqa: FBT001
+    imported: bool,  # noqa: FBT001
+) -> None:
     program = f"""
         import json, sys
         if not {installed}:
@@ -172,7 +179,10 @@ def test_it_is_imported_when_a_supervisor_is_opened_and_only_then(state_dir: Pat
         text=True,
         check=False,
         cwd=Path(tracing.__file__).parents[1],
-        env={"SUPERVISOR_STATE_DIR": str(state_dir)},
+        env={
+            "SUPERVISOR_STATE_DIR": str(state_dir),
+            **({"OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider"} if named else {}),
+        },
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [False, installed]
+    assert json.loads(done.stdout) == [False, imported]

@@ -49,7 +49,7 @@ def test_an_open_supervisor_imports_nothing_later() -> None:
     program = [sys.executable, "-c", textwrap.dedent(LATER), "supervisor.runtime.opening"]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     later = json.loads(done.stdout)
-    # A supervisor imports OpenTelemetry when it opens, and without `structlog` the log is that of `logging`.
+    # Spans are made where the program has imported OpenTelemetry, and without `structlog` the log is that of `logging`.
     assert [name for name in later if name.split(".")[0] not in {"opentelemetry", "structlog"}] == []
 
 
