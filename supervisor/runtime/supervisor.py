@@ -306,8 +306,11 @@ class Supervisor(ControlMethods, OutputMethods, QueueMethods, ScheduleMethods):
             return entry
         entry.waiters += 1
         try:
-            with trio.move_on_at(until):
+            if until == math.inf:
                 await entry.finished.wait()
+            else:
+                with trio.move_on_at(until):
+                    await entry.finished.wait()
         finally:
             entry.waiters -= 1
         if entry.problem is not None:

@@ -20,13 +20,14 @@ class Patience:
     """Gives the pauses between observations of a job, longer each time, and logs the first error."""
 
     def __init__(self, directory: str) -> None:
-        self._job_id = os.path.basename(directory)
+        self._directory = directory
         self._delay = 0.0
 
     def seconds(self, error: Exception) -> float:
         """Return how long to wait now, since the last observation has failed with this error."""
         if not self._delay:
-            log.warning("job_not_looked_at", job_id=self._job_id, error=str(error) or repr(error))
+            job_id = os.path.basename(self._directory)
+            log.warning("job_not_looked_at", job_id=job_id, error=str(error) or repr(error))
         self._delay = min(2 * self._delay, LONGEST_DELAY_SECONDS) if self._delay else FIRST_DELAY_SECONDS
         return self._delay
 

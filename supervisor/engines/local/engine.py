@@ -300,11 +300,11 @@ class LocalEngine:
     # ------------------------------------------------------------ what the keeper says
 
     def _receive(self, message: protocol.Message) -> None:
-        if isinstance(message, protocol.Held):
-            self._orders.receive(message)
-        if isinstance(message, protocol.MissingLimits):
-            self._limits.receive(message)
         if not isinstance(message, _REPORTS):
+            if isinstance(message, protocol.Held):
+                self._orders.receive(message)
+            elif isinstance(message, protocol.MissingLimits):
+                self._limits.receive(message)
             return
         handle = self._handles.get(message.token)
         if handle is None:
