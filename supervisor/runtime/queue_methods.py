@@ -163,7 +163,7 @@ class QueueMethods:
             StateBusy: some of the evidence cannot be read now.
         """
         self.access.check_open()
-        from supervisor.jobs.explaining import explain  # 5 ms of a `supervisor start`, which explains nothing
+        from supervisor.jobs.explaining import explain  # some ms of a `supervisor start`, which explains nothing
 
         return await self.access.in_thread(lambda catalog: explain(catalog, job_id))
 

@@ -1,6 +1,6 @@
 """One OpenTelemetry span for each job, in programs that use ``opentelemetry.trace``.
 
-This module does not import that by itself: it takes 15 ms, and a program that has a provider has imported it.
+This module does not import that by itself: it takes 6 ms or more, and a program that has a provider has imported it.
 
 A job may outlive the call, and the process, that started it. So its span is not a child of the caller's span, but the
 root of a trace of its own, with a link to the caller's span. The job record has the link. The supervisor that commits

@@ -29,12 +29,17 @@ class Standings(Queries):
     def __init__(self, layout: Layout, *, wait_seconds: float, any_thread: bool) -> None:
         """Open the index; first create, migrate or rebuild it if necessary."""
         self._standings: dict[int, tuple[str | None, int | None]] = {}
+        self._queue: Queue | None = None
         super().__init__(layout, wait_seconds=wait_seconds, any_thread=any_thread)
 
     @property
     def queue(self) -> Queue:
         """The waiting jobs and the slots; its methods run inside ``write`` or ``read``."""
-        return Queue(self._db)
+        connection = self._db  # another one after the index was replaced
+        if self._queue is None or not self._queue.is_of(connection):
+            self._queue = Queue(connection)  # its parts refer to each other: 3 % of an admission, and garbage
+        self._queue.forget()
+        return self._queue
 
     @property
     def schedules(self) -> ScheduleRows:

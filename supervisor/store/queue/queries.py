@@ -85,6 +85,14 @@ class QueueQueries:
         self._order = Order(connection)
         self._later = Later(connection, self.obstacles, self._order.rank)
 
+    def is_of(self, connection: sqlite3.Connection) -> bool:
+        """Whether it works on this connection."""
+        return self._db is connection
+
+    def forget(self) -> None:
+        """Read the groups anew: they may have changed."""
+        self._order.forget()
+
     def counts(self, name: str) -> Counts:
         """Return the counts of a group; zeros for an unknown one."""
         lanes = [lane for lane, names in lanes_of(self._db).items() if name in names]
