@@ -72,6 +72,16 @@ CASES = [
     ),
     Case("stop_grace_seconds", "SUPERVISOR_STOP_GRACE_SECONDS", 5, "0.25", 0.25, 0, SECONDS, ("x", "-1", "none", None)),
     Case(
+        "durability",
+        "SUPERVISOR_DURABILITY",
+        "process",
+        "Power",
+        "power",
+        "power",
+        "process or power",
+        ("disk", None, 1),
+    ),
+    Case(
         "config",
         "SUPERVISOR_CONFIG",
         None,

@@ -15,6 +15,7 @@ from supervisor.admission.sessions import in_its_session
 from supervisor.engines.interface import LaunchRequest
 from supervisor.engines.staging import Inherited, orders_of, write_orders
 from supervisor.jobdir import records
+from supervisor.jobdir.durability import is_durable, sync_job
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper.orders import Orders
 from supervisor.store import Row
@@ -40,6 +41,8 @@ def spool(request: LaunchRequest, inherited: Inherited | None = None) -> None:
         drop_orders(request.directory)  # a commit that failed may have written them
     try:
         write_orders(request, inherited)
+        if is_durable(request.record):
+            sync_job(request.directory)
     except OSError as error:
         raise state_error(error, "cannot write the orders of the job") from error
 

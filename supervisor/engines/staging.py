@@ -34,10 +34,12 @@ KEEPER_FILES: Final = (
     "keeper/spawn.py",
     "keeper/stop_record.py",
     "keeper/stops.py",
+    "keeper/syncs.py",
     "keeper/terminals.py",
     "keeper/tree_killer.py",
     "keeper/turns.py",
     "keeper/unwritten.py",
+    "jobdir/durability.py",
     "jobdir/factories.py",
     "jobdir/job_marks.py",
     "jobdir/measures.py",
@@ -51,6 +53,7 @@ KEEPER_FILES: Final = (
     "system/process_table.py",
     "system/processes.py",
     "system/scopes.py",
+    "system/syncing.py",
 )
 """The files that the keeper runs, below the package: standard library only."""
 

@@ -68,6 +68,7 @@ _REQUEST: Final = frozenset(
         "worktree",
         *("schedule", "instant_ns"),
         *("on_end", "webhook"),
+        "durability",
     }
 )
 """The members of ``job.json`` that this version knows."""
@@ -240,6 +241,7 @@ def exit_of(record: dict[str, Any], stop: dict[str, Any] | None = None) -> Exit:
         may_grow=record.get("may_grow") is True,
         truncated=record.get("truncated") is True,
         memory_peak_bytes=integer(record, "memory_peak_bytes"),
+        unsynced=why if isinstance(why := record.get("unsynced"), str) else None,
     )
 
 

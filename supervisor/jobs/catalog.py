@@ -24,6 +24,7 @@ from supervisor.errors import (
     StateFull,
     SupervisorError,
 )
+from supervisor.jobdir.durability import POWER
 from supervisor.jobdir.facts import Launched
 from supervisor.jobs import prefixes, refreshing, results, retention
 from supervisor.jobs.interface import Look
@@ -78,7 +79,7 @@ class Catalog:
     ) -> None:
         self._launches_waiting = launches_waiting
         self.settings = settings
-        self.layout = Layout(settings.state_dir, create=create)
+        self.layout = Layout(settings.state_dir, create=create, durable=settings.durability == POWER)
         self.clients = clients or registry.Clients()
         self.unwritten: Mapping[str, Row] = {}
         self.spared: Container[str] = ()

@@ -14,6 +14,7 @@ import attrs
 from supervisor import interpret
 from supervisor.errors import InvalidArguments, OutputLost
 from supervisor.interpret import Verdict
+from supervisor.jobdir.durability import sync_job
 from supervisor.jobdir.facts import Ended
 from supervisor.jobdir.output import read_output, size_of, written_ns
 from supervisor.jobs.unlaunched import detail_of, details_of
@@ -153,16 +154,30 @@ def outcome_of(
     """Decide the terminal state of a job whose command has ended.
 
     ``look`` returns what the interpreter gets. A caller that also needs the value keeps it, so that the output is
-    parsed once.
+    parsed once. What it decides from is on the disk by then if the job survives the loss of power, or the outcome says
+    that this is not known.
 
     Raises:
         InvalidArguments: the kind is not installed here, so this process cannot decide.
         NotKnown: the output cannot be read now, or a module cannot be loaded, which says nothing about the job.
     """
     try:
-        return _outcome_of(row, directory, ended, look)
+        return _outcome_of(row, directory, _synced(row, directory, ended), look)
     except ImportError as error:
         raise not_known(error, error.name or "a module") from error
+
+
+def _synced(row: Row, directory: str, ended: Ended) -> Ended:
+    if not row.is_durable:
+        return ended
+    try:
+        sync_job(directory)
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise not_known(error, directory) from error
+        why = ended.exit.unsynced or f"{error.filename}: {error.strerror}"
+        return attrs.evolve(ended, exit=attrs.evolve(ended.exit, unsynced=why))
+    return ended
 
 
 def _outcome_of(

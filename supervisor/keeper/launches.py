@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from supervisor.jobdir import factories, records
+from supervisor.jobdir import durability, factories, records
 from supervisor.keeper import job_cgroups, protocol, resource_limits, tree_killer
 from supervisor.keeper import spawn as keeper_spawn
 from supervisor.keeper.stop_record import StopRecord
@@ -67,6 +67,9 @@ class Child:
         self.grace = asked.grace_seconds
         self.stop_leftovers = asked.stop_leftovers
         self.queued = asked.queued
+        self.durable = asked.durable
+        self.is_output_synced = False
+        self.unsynced: str | None = None  # why something of it may not be on the disk
         self.pid = 0
         self.start = 0
         self.deadline: int | None = None  # none while a pause holds it
@@ -209,6 +212,14 @@ class Launch:
             self.close()
 
     def _spawn(self, limits: resource_limits.Limits) -> int:
+        if self.asked.durable:
+            try:
+                durability.sync_job(
+                    self.asked.directory
+                )  # the claim: after a loss of power no process launches it again
+            except OSError as error:
+                message = f"its records cannot be written to the disk: {error.strerror}"
+                raise keeper_spawn.LaunchError(125, message) from None
         executable = keeper_spawn.find_executable(self.asked.argv[0], self.environment, self.workspace)
         with self._lock:
             if self.given_up:

@@ -11,13 +11,14 @@ import os
 import select
 import time
 
-from supervisor.jobdir import factories, job_marks, records, stops
+from supervisor.jobdir import durability, factories, job_marks, records, stops
 from supervisor.keeper import (
     job_cgroups,
     launches,
     protocol,
     registration,
     spawn,
+    syncs,
     terminals,
 )
 from supervisor.keeper.stop_record import read_stop
@@ -26,6 +27,7 @@ from supervisor.system import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from heapq import heapify, heappop, heappush
     from typing import Final
 else:
@@ -257,7 +259,7 @@ class Keeper(Stops):
                 **({} if child.leaf is None else child.leaf.record()),
             },
         )
-        child.launched = protocol.Launched(
+        launched = protocol.Launched(
             token=token,
             pid=child.pid,
             start=child.start,
@@ -265,7 +267,10 @@ class Keeper(Stops):
             started_boot_ns=launch.before,
             deadline_boot_ns=child.deadline,
         )
-        self.connection.queue(child.launched)
+        if launch.asked.durable:
+            self._sync(child, durability.sync_job, lambda: self._report_launch(child, launched))
+        else:
+            self._report_launch(child, launched)
         self.launching.pop(token, None)
         if launch.stop is not None:
             self._attempt(self._begin_stop, child, *launch.stop, True)
@@ -276,6 +281,21 @@ class Keeper(Stops):
             self._attempt(self._ended, child)
         if not self.launching:
             self.early.clear()
+
+    def _report_launch(self, child: launches.Child, launched: protocol.Launched) -> None:
+        child.launched = launched
+        self.connection.queue(launched)
+
+    def _sync(self, child: launches.Child, step: Callable[[str], object], then: Callable[[], object]) -> None:
+        """Wait for the disk at the beginning of a later turn, and then go on. What fails is noted in the end."""
+
+        def go_on(error: str | None) -> None:
+            if error is not None:
+                self.journal.note(f"not known to be on the disk: {error}")
+                child.unsynced = child.unsynced or error
+            then()
+
+        self.syncs.append(syncs.Sync(lambda: step(child.directory), go_on))
 
     def _watch_deadline(self, child: launches.Child) -> None:
         if child.deadline is not None:
@@ -372,10 +392,13 @@ class Keeper(Stops):
             child.output = self._measure(child)
             if lost:
                 child.output["truncated"] = True
+            if child.durable:
+                self._sync(child, durability.sync_output, lambda: self._output_synced(child))
+        if child.durable and not child.is_output_synced:
+            return
         if child.exited is None:
             self._note_memory(child)
-            record = child.record_of_end(str(self.identity["boot"]))
-            self._end_record(child.directory, {**record, **child.output, **self._more_of_the_end(child)})
+            self._end_record(child.directory, self._record_of_end(child))
             child.exited = child.report()
         if child.stop is None and child.why is None and launches.is_there(f"{child.directory}/{records.STOP}"):
             there = read_stop(child.directory, self.reserve) or {}
@@ -388,6 +411,15 @@ class Keeper(Stops):
             self.killer.hurry(child.stop)
         else:
             self._report_end(child, [])
+
+    def _output_synced(self, child: launches.Child) -> None:
+        child.is_output_synced = True
+        self._ended(child)
+
+    def _record_of_end(self, child: launches.Child) -> dict[str, object]:
+        if child.unsynced is not None:
+            child.output["unsynced"] = child.unsynced
+        return {**child.record_of_end(str(self.identity["boot"])), **child.output, **self._more_of_the_end(child)}
 
     def _note_memory(self, child: launches.Child) -> None:
         """Note how much memory a job has used, and that the kernel has ended it for its limit if it has.
@@ -413,6 +445,17 @@ class Keeper(Stops):
         return {}
 
     def _report_end(self, child: launches.Child, survivors: list[int]) -> None:
+        if child.durable:
+            self._sync(child, durability.sync_job, lambda: self._end_synced(child, survivors))
+        else:
+            self._tell_end(child, survivors)
+
+    def _end_synced(self, child: launches.Child, survivors: list[int]) -> None:
+        if child.unsynced is not None and "unsynced" not in child.output:  # the record does not say it yet
+            self.unwritten.write(child.directory, records.EXIT, self._record_of_end(child))
+        self._tell_end(child, survivors)
+
+    def _tell_end(self, child: launches.Child, survivors: list[int]) -> None:
         assert child.exited is not None  # noqa: S101  # set when its end was recorded
         if self.children.get(child.token) is child:
             child.exited.stopped, child.exited.survivors = child.why, survivors

@@ -144,6 +144,8 @@ class Launch(Message):
     """The rows and columns of its terminal."""
     limits: tuple[int | None, float | None, int | None, bool] | None = None
     """Bytes of memory, processors, processes, and whether the command must not run without them."""
+    durable: bool = False
+    """Whether its records and its output are synced before they are reported."""
 
 
 class FindLimits(Message):

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 
-from supervisor.jobdir import factories, job_marks, records, stops
+from supervisor.jobdir import durability, factories, job_marks, records, stops
 from supervisor.jobdir.records import ORDERS, STDIN
 from supervisor.keeper import launches, loop, protocol, spawn, turns
 from supervisor.keeper.orders import Orders
@@ -80,6 +80,7 @@ class JobKeeper(loop.Keeper):
                 records.create(self.directory, records.STOP, request)
                 return self._refuse("its deadline had passed before it could be launched")
             given = self._open(orders)
+            durable = durability.is_durable(records.read(self.directory, records.JOB) or {})
             self.connection.add_descriptors(given)
         except spawn.LaunchError as error:
             return self._refuse(f"on {os.uname().nodename}: {error.message}", error.status, final=error.final)
@@ -101,6 +102,7 @@ class JobKeeper(loop.Keeper):
                 settings=None,
                 merge_stderr=orders.merge_stderr,
                 no_new_privs=orders.no_new_privs,
+                durable=durable,
             )
         )
         self.environments.clear()

@@ -12,7 +12,17 @@ import signal
 import time
 
 from supervisor.jobdir import records
-from supervisor.keeper import helper_starts, job_processes, launches, protocol, relay, resource_limits, spawn, unwritten
+from supervisor.keeper import (
+    helper_starts,
+    job_processes,
+    launches,
+    protocol,
+    relay,
+    resource_limits,
+    spawn,
+    syncs,
+    unwritten,
+)
 from supervisor.system import processes
 
 TYPE_CHECKING = False
@@ -57,7 +67,8 @@ class Turns:
         self.limits = resource_limits.Limits()
         self.helper = helper_starts.Helper(root, self.null, self.limits)
         self.inbox: deque[protocol.Message] = deque()
-        self.back: deque[launches.Launch] = deque()  # launches that blocked, and have returned
+        self.back: deque[launches.Launch | syncs.Sync] = deque()  # steps that blocked, and have returned
+        self.syncs: deque[syncs.Sync] = deque()  # that have not begun
         self.journal = unwritten.Journal(f"{root}/keeper.log", self.pid)
         self.unwritten = unwritten.Unwritten(self._write, self.journal.note)
         self.retries: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -123,7 +134,15 @@ class Turns:
 
     def _turn(self) -> None:
         while self.back:
-            self._attempt(self._launched, self.back.popleft())
+            done = self.back.popleft()
+            if isinstance(done, syncs.Sync):
+                self._attempt(done.go_on)
+            else:
+                self._attempt(self._launched, done)
+        if self.syncs and self.relay.may_block:  # one in each turn: they are slow, and the other jobs go on
+            sync = self.syncs.popleft()
+            self.relay.guard(syncs.run, sync)
+            self._attempt(sync.go_on)
         if self.inbox:  # left by a thread that was relieved while it handled them
             self._handle_all()
         self.connection.send()
@@ -163,13 +182,13 @@ class Turns:
         now = processes.boottime_ns()
         due = [*self._due_ns(), *(entry[0] for entry in self.retries)]
         due += [at for at in (self.unwritten.next_ns, self._wake_ns()) if at is not None]
-        if self.to_reap or self.to_find_stops or self.connection.has_more or self.back:
-            due.append(now + _PAUSE_NS)
+        if self.to_reap or self.to_find_stops or self.connection.has_more or self.back or self.syncs:
+            due.append(now if self.syncs and self.relay.may_block else now + _PAUSE_NS)
         return min(_LONGEST_WAIT_MS, max(0, -(-(min(due) - now) // 1_000_000))) if due else _LONGEST_WAIT_MS
 
     def _came_back(self, done: object = None) -> None:
-        """Hand a launch that blocked to the loop; from any thread. Other steps have no result."""
-        if isinstance(done, launches.Launch):
+        """Hand a launch or a sync that blocked to the loop; from any thread. Other steps have no result."""
+        if isinstance(done, launches.Launch | syncs.Sync):
             self.back.append(done)
         try:
             os.write(self.waker, b"\0")

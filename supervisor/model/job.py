@@ -35,6 +35,7 @@ class Exit:
         may_grow: whether a process that it left behind may still write output.
         truncated: whether the command truncated its own output.
         memory_peak_bytes: the most memory that its processes have used together, where that was counted.
+        unsynced: why it is not known that its output and its records are on the disk, for a job that waits for that.
     """
 
     exit_code: int | None = None
@@ -52,6 +53,7 @@ class Exit:
     may_grow: bool = False
     truncated: bool = False
     memory_peak_bytes: int | None = None
+    unsynced: str | None = None
 
     @property
     def known(self) -> bool:

@@ -20,6 +20,7 @@ from supervisor.engines.limits import Granted, LimitsJobs, asked
 from supervisor.engines.limits import granted as no_limits
 from supervisor.errors import IdempotencyConflict, InvalidArguments, JobNotFound
 from supervisor.interpret import new_session_id, session_command
+from supervisor.jobdir import durability
 from supervisor.jobdir.records import IGNORED_LIMITS
 from supervisor.jobs import inputs
 from supervisor.jobs.catalog import Catalog
@@ -260,6 +261,8 @@ class Drafts:
             "owner": self._owner(),
             **self._birthplace,
         }
+        if settings.durability == durability.POWER:
+            record[durability.MEMBER] = durability.POWER
         if spec.stdin_open or spec.pty:
             record |= inputs.members_of(spec, engine)
         if spec.asks_for_admission:

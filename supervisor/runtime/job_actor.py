@@ -162,7 +162,8 @@ async def _decide(entry: Entry, ended: Ended) -> JobOutcome | None:
     patience = Patience(entry.directory)
     while True:
         try:
-            if entry.row.kind != "raw" and size_of(entry.directory, "stdout") > _READ_INLINE:
+            is_long = entry.row.kind != "raw" and size_of(entry.directory, "stdout") > _READ_INLINE
+            if is_long or entry.row.is_durable:
                 return await trio.to_thread.run_sync(outcome_of, entry.row, entry.directory, ended)
             return outcome_of(entry.row, entry.directory, ended)
         except InvalidArguments:

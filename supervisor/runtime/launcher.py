@@ -8,6 +8,7 @@ actor, which launches the command. No caller knows of the job before the row is 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -23,6 +24,7 @@ from supervisor.errors import (
     FeatureUnavailable,
     SupervisorError,
 )
+from supervisor.jobdir.durability import is_durable, sync_job
 from supervisor.jobs.bulk import elsewhere_error
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.validation import checked_spec
@@ -44,6 +46,7 @@ from supervisor.store.rows import dump, row_of_record
 from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import remove_tree
 from supervisor.system.notifier import Notifier
+from supervisor.system.syncing import sync_directory
 
 __all__ = ["LAUNCH_SECONDS", "LAUNCH_SHIELD_SECONDS", "Launcher"]
 
@@ -201,9 +204,9 @@ class Launcher:
         return True
 
     async def _make_directory(self, key: str, record: dict[str, Any]) -> Entry:
-        """Make the directory of a job, in a thread if a part of it is on a cluster."""
+        """Make the directory of a job, in a thread if a part of it is on a cluster, or if that waits for the disk."""
         self._access.check_open()  # it may have been closed during a wait for a thread
-        if "directory" in record:
+        if "directory" in record or is_durable(record):
             return await trio.to_thread.run_sync(self.make_directory, key, record)
         return self.make_directory(key, record)
 
@@ -217,10 +220,15 @@ class Launcher:
         if shared is None:
             return Entry(row, directory)
         try:
-            return Entry(row, make_job_directory(directory, shared, content))
+            entry = Entry(row, make_job_directory(directory, shared, content))
+            if row.is_durable:
+                sync_job(shared)
+                sync_directory(os.path.dirname(shared))
+                sync_directory(directory)
         except OSError as error:
             remove_tree(directory)
             raise state_error(error, "cannot make the job directory") from error
+        return entry
 
     def remove(self, entry: Entry) -> None:
         """Delete the directory of a job that is not recorded."""

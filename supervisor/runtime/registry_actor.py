@@ -2,7 +2,8 @@
 
 Every change of a job arrives as a message. The actor commits all messages in the mailbox in one transaction, and only
 then wakes waiters and publishes events. A commit neither syncs nor waits, so it runs on the event loop. When another
-process holds the lock, the actor commits the batch in a thread, and the mailbox fills meanwhile.
+process holds the lock, or a commit waits for the disk, the actor commits the batch in a thread, and the mailbox fills
+meanwhile.
 """
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ class Registry(Publisher):
                     break
                 self._drain(batch)
                 try:
-                    is_long = any(len(creations_of(message)) > _MAX_INLINE for message in batch)
+                    is_long = self._index.layout.durable or any(
+                        len(creations_of(message)) > _MAX_INLINE for message in batch
+                    )
                     done = await self._commit_in_thread(batch) if is_long else self._commit(self._index, batch)
                 except StateBusy:
                     done = await self._commit_in_thread(batch)

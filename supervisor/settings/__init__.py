@@ -54,6 +54,13 @@ def _leftovers(held: object) -> str:
     return word
 
 
+def _durability(held: object) -> str:
+    word = str(held).strip().lower()
+    if word not in {"process", "power"}:
+        raise ValueError
+    return word
+
+
 def _python(held: object) -> Path | None:
     if isinstance(held, str) and held and "/" not in held:
         import shutil
@@ -170,6 +177,8 @@ class Settings:
             ``leave`` lets them run, as long as the job's output stays below its limit; ``stop`` ends them as a
             cancel does. Default ``leave``.
         stop_grace_seconds: between SIGTERM and SIGKILL (``SUPERVISOR_STOP_GRACE_SECONDS``, 5).
+        durability: what jobs survive (``SUPERVISOR_DURABILITY``): ``process``, the loss of all processes; or ``power``,
+            that of power as well, for which each start and each end waits for the disk. Default ``process``.
         config: path of the kinds file (``SUPERVISOR_CONFIG``).
         shared_dir: a directory on a file system that this machine shares with those of a cluster; it has the
             directories of the jobs that run there (``SUPERVISOR_SHARED_DIR``).
@@ -212,6 +221,7 @@ class Settings:
         finite_seconds,
         durations.ACCEPTS,
     )
+    durability: str = _setting("SUPERVISOR_DURABILITY", "process", _durability, "process or power")
     config: Path | None = _setting("SUPERVISOR_CONFIG", None, _optional_path, "the path of a TOML file")
     shared_dir: Path | None = _setting("SUPERVISOR_SHARED_DIR", None, _optional_path, "the path of a directory")
     python: Path | None = _setting(

@@ -90,7 +90,7 @@ def job_of(
             stdout_bytes=0 if waits else _size_so_far(directory, "stdout"),
             stderr_bytes=0 if waits else _size_so_far(directory, "stderr"),
         )
-    if ended.get("may_grow") or ended.get("truncated"):
+    if ended.get("may_grow") or ended.get("truncated") or ended.get("unsynced"):
         lasting = {**lasting, "warnings": _warnings(ended, directory) + lasting.get("warnings", ())}
     job = Job(**lasting, detail=ended["detail"] or damage)
     if damage is None and not ended.get("may_grow") and job.worktree is None:
@@ -116,6 +116,8 @@ def _of_pause(launched: Launched, deadline_at: datetime | None, *, is_stopping: 
 def _warnings(ended: Mapping[str, Any], directory: str) -> tuple[str, ...]:
     """Return the warnings about the output of an ended job."""
     warnings = [_TRUNCATED] if ended.get("truncated") else []
+    if (why := ended.get("unsynced")) is not None:
+        warnings.append(f"{_UNSYNCED}: {why}.")
     if ended.get("may_grow"):
         for stream in STREAMS:
             more = _size_so_far(directory, stream) - ended[f"{stream}_bytes"]
@@ -146,6 +148,7 @@ def _limits_of(row: Row, directory: str) -> dict[str, Any]:
 
 
 _NO_LIMIT: Final = "none could be set, and its limits are best-effort"
+_UNSYNCED: Final = "It is not known to be on the disk, and a loss of power may lose its end or its output"
 _TRUNCATED: Final = (
     "The command has truncated its own output (`> /dev/stderr` and `tee /dev/stdout` do that), or a write to it"
     " has failed: what was there before is lost."

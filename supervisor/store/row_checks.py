@@ -134,4 +134,6 @@ def wrong_in_outcome(ended: Mapping[str, Any], state: str) -> str | None:
         return "cost_usd or cpu_seconds"
     if type(ended.get("retried_by")) not in {str, NoneType}:
         return "retried_by"
+    if type(ended.get("unsynced")) not in {str, NoneType}:
+        return "unsynced"
     return None if type(ended["detail"]) in {str, NoneType} else "detail"

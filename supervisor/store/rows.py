@@ -11,6 +11,7 @@ from typing import Any, Final
 import attrs
 
 from supervisor.jobdir import validation
+from supervisor.jobdir.durability import is_durable
 from supervisor.jobdir.facts import Launched
 from supervisor.model import ErrorInfo, Exit, Job
 from supervisor.retry import counts_apart
@@ -91,6 +92,11 @@ class Row:
     def has_deliveries(self) -> bool:
         """Whether its end is delivered to a command or a webhook."""
         return "on_end" in self.request or "webhook" in self.request
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the job survives the loss of power: its records are synced before they are told."""
+        return is_durable(self.request)
 
     @property
     def retried_by(self) -> str | None:
@@ -224,6 +230,7 @@ class JobOutcome:
             "stdout_bytes": self.stdout_bytes,
             "stderr_bytes": self.stderr_bytes,
             **{name: each for name in _MAY_BE_ABSENT if (each := getattr(self, name)) is not None},
+            **({} if self.exit.unsynced is None else {"unsynced": self.exit.unsynced}),
         }
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from supervisor import log
 from supervisor.jobdir import records, stops
+from supervisor.jobdir.durability import sync_job
 from supervisor.retry import Retry, attempt_id, counts_apart, delay_of, is_rate_limited, never_ran
 from supervisor.store import groups
 from supervisor.store.changes import MEMBER, read_changes
@@ -29,6 +30,7 @@ from supervisor.store.state_root import Layout
 from supervisor.store.tickets import groups_of
 from supervisor.system import processes
 from supervisor.system.observing import is_there
+from supervisor.system.syncing import sync_directory
 
 __all__ = ["CONTINUE", "earlier_ids", "following", "is_claimed", "next_id"]
 
@@ -105,6 +107,10 @@ def _following(layout: Layout, row: Row, owner: str) -> Row | None:
     for name in (records.STDIN, records.ORDERS):
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{source}/{name}", f"{target}/{name}")
+    if row.is_durable:
+        sync_job(target)
+        sync_directory(os.path.dirname(target))
+        sync_directory(source)
     return made
 
 

@@ -2,7 +2,8 @@
 
 Only ``sqlite3`` opens the file, as closing any other descriptor of it would drop SQLite's locks. The root's lock is
 held to create, migrate, set aside or rebuild it. ``synchronous`` is NORMAL and checkpoints are explicit, so a commit
-neither syncs nor waits, and can be made on an event loop. With ``wait_seconds=0`` a lock of another process raises
+neither syncs nor waits, and can be made on an event loop. Where the state root is durable it is FULL: each commit waits
+for the disk. With ``wait_seconds=0`` a lock of another process raises
 ``StateBusy`` at once.
 
 A damaged index is renamed, with "damaged" in its new name, and rebuilt. A process that has the old file open compares
@@ -233,7 +234,9 @@ class Connection(ABC):
     def _tune(self) -> None:
         """Set the options for writing; a process that only reads would spend a tenth of its time on them."""
         if not self._is_tuned:
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            if self.layout.durable:
+                self._db.execute("PRAGMA fullfsync = ON")  # of effect on macOS only
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self.layout.durable else 'NORMAL'}")
             self._db.execute("PRAGMA wal_autocheckpoint = 0")
             self._is_tuned = True
 

@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.errors import StateUnsafe
 from supervisor.jobdir import records
+from supervisor.jobdir.durability import sync_job
 from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system.file_systems import NETWORK, has_settled, network_of
 from supervisor.system.observing import is_there
+from supervisor.system.syncing import sync_directory
 from supervisor.system.trust import exposure_of
 
 if TYPE_CHECKING:
@@ -151,6 +153,7 @@ class Layout:
     Args:
         root: its absolute path.
         create: whether to make the root if it does not exist. Otherwise a missing root has no jobs.
+        durable: whether jobs are on the disk once they are made, and the index after each commit.
 
     Attributes:
         clock: the times for expiry and for admission.
@@ -161,9 +164,10 @@ class Layout:
         PermissionDenied, StateFull: the root cannot be created.
     """
 
-    def __init__(self, root: Path, *, create: bool = True) -> None:
+    def __init__(self, root: Path, *, create: bool = True, durable: bool = False) -> None:
         """Check the root, and create it if ``create`` says so."""
         given = os.fspath(root)
+        self.durable = durable
         self.root = os.path.realpath(given)
         self.create = create
         try:
@@ -196,6 +200,8 @@ class Layout:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
                 os.chmod(directory, 0o700)  # a umask may have removed the owner's own permissions
+            if self.durable:
+                sync_directory(os.path.dirname(directory))
         return os.stat(self.root)
 
     def _check(self, given: str, found: os.stat_result) -> None:
@@ -246,14 +252,28 @@ class Layout:
         The job exists once its row is committed. A crash before that leaves a directory whose id no caller knows.
         """
         path = self.job(workspace, job_id)
+        known = workspace in self._known_workspaces
         try:
             self._make_job(workspace, path, record)
+            if self.durable:
+                sync_job(path)
+                sync_directory(f"{self.root}/{workspace}")
+                if not known:
+                    self._sync_names()
         except OSError as error:
             with contextlib.suppress(OSError):
                 remove_tree(path)
+            if not known:
+                self._known_workspaces.discard(workspace)
             self.check_in_place()
             raise state_error(error, "cannot make the job directory") from error
         return path
+
+    def _sync_names(self) -> None:
+        """Sync the names of the workspaces and of the root: another process may have made them, and may not sync."""
+        sync_directory(self.root)
+        with contextlib.suppress(PermissionError):  # a directory of another user is there since long
+            sync_directory(os.path.dirname(self.root))
 
     def _make_job(self, workspace: str, path: str, record: bytes) -> None:
         if workspace not in self._known_workspaces:

@@ -9,6 +9,7 @@ import trio
 
 from supervisor.engines.interface import LaunchRequest
 from supervisor.jobdir import job_marks
+from supervisor.jobdir.durability import is_durable
 from supervisor.jobdir.records import write_all
 from supervisor.keeper import protocol
 from supervisor.model import Limits
@@ -86,6 +87,7 @@ def launch_message(
         stdin_open=request.stdin_open,
         pty=request.pty,
         limits=None if limits is None else (limits.memory_bytes, limits.cpus, limits.pids, limits.required),
+        durable=is_durable(request.record),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from supervisor.engines.interface import JobPhase, Observation
 from supervisor.engines.local.evidence import Evidence, Leader, Origin, examine, origin_of
-from supervisor.jobdir import factories, measures, records, stops, validation
+from supervisor.jobdir import durability, factories, measures, records, stops, validation
 from supervisor.jobdir.facts import Ended
 from supervisor.keeper import job_cgroups
 from supervisor.keeper.job_processes import JobProcesses
@@ -196,6 +196,11 @@ def note_exit(
     """
     record = factories.process_end(process, *factories.exit_code_and_signal(status), by=by)
     record |= {**measures.sizes(directory), "may_grow": True}  # no keeper watches it
+    if status is not None and durability.is_durable(records.read(directory, records.JOB) or {}):
+        try:
+            durability.sync_output(directory)  # before the record, which is to have its output
+        except OSError as error:
+            record["unsynced"] = f"{error.filename}: {error.strerror}"
     peak, reached = job_cgroups.memory_of(process, directory.rpartition("/")[2])
     if peak is not None:
         record["memory_peak_bytes"] = peak
