@@ -44,6 +44,7 @@ _TITLES: Final = {
     "stopping": "Stopping",
     "stops": "Stopping many",
     "containing": "Control groups",
+    "durability": "Loss of power",
     "output": "Output",
     "pty": "Terminals",
     "reopening": "Opening again",

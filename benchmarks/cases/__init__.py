@@ -9,6 +9,7 @@ from benchmarks.cases.cold import cold
 from benchmarks.cases.containing import containing
 from benchmarks.cases.delivering import deliveries
 from benchmarks.cases.draining import draining
+from benchmarks.cases.durability import durability
 from benchmarks.cases.embedding import embedding
 from benchmarks.cases.growth import growth
 from benchmarks.cases.interpreting import interpreting
@@ -44,6 +45,7 @@ CASES: Final[Mapping[str, Case]] = {
     "pty": terminals,
     "reopening": reopening,
     "upgrade": upgrade,
+    "durability": durability,
     "cold": cold,
     "mcp": mcp,
     "events": events,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sqlite3
@@ -54,6 +53,10 @@ class Life:
     def fail(self, error: str, name: str) -> None:
         """Have each sync of a file fail whose path ends with ``name``."""
         Path(f"{self.log}.fail").write_text(f"{error} {name}", encoding="ascii")
+
+    def mend(self) -> None:
+        """Have no sync fail any more."""
+        Path(f"{self.log}.fail").unlink()
 
 
 @pytest.fixture
@@ -149,9 +152,3 @@ def disk(life: Life, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         return Disk(life, memory)
 
     return boot
-
-
-def marks_of(log: Path) -> list[dict[str, Any]]:
-    """Return the marks in a log."""
-    entries = (json.loads(line) for line in log.read_text(encoding="ascii").splitlines())
-    return [entry for entry in entries if entry["op"] == "mark"]

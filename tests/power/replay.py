@@ -102,7 +102,8 @@ def moments(log: Path) -> Iterator[Moment]:
     content: dict[int, list[bytes]] = {}
     indices: list[str | None] = [None]
     marks: list[dict[str, Any]] = []
-    for line in log.read_text(encoding="ascii").splitlines():
+    whole, _, _ = log.read_text(encoding="ascii").rpartition("\n")  # the keeper may still write its last line
+    for line in whole.splitlines():
         entry: dict[str, Any] = json.loads(line)
         tree = entry["tree"]
         numbers = {inode: numbers[inode] if inode in numbers else next(made) for inode in tree["content"]}

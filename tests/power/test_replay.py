@@ -71,7 +71,21 @@ async def ends_for_another_process(life: Life) -> None:
         life.acknowledge("ended", job.job_id, told=[str(job.status), str(job.reason), job.exit_code, "hello"])
 
 
-LIVES = (runs, waits, is_cancelled, cannot_be_launched, ends_for_another_process)
+async def is_launched_by_another_process(life: Life) -> None:
+    """Have a supervisor launch a job whose own settings, and so those of its keeper, do not wait for the disk."""
+    async with supervisor.open_supervisor(life.settings()) as sup:
+        job = await sup.start(PRINTS, hold=True)
+        life.acknowledge("started", job.job_id)
+    async with supervisor.open_supervisor(life.settings("process")) as sup:
+        await sup.release(job.job_id)
+        job = await sup.wait(job.job_id)
+        life.acknowledge("ended", job.job_id, told=[str(job.status), str(job.reason), job.exit_code, "hello"])
+
+
+LIVES = (
+    *(runs, waits, is_cancelled, cannot_be_launched, ends_for_another_process),
+    is_launched_by_another_process,
+)
 
 
 def wrong(moment: Moment, told: Told, end: list[object]) -> str | None:

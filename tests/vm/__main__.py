@@ -30,7 +30,7 @@ _INSTALL = "pip install --quiet --no-index --no-deps /srv/vm/*.whl && cd /srv/vm
 _PYTEST = "python -m pytest -p no:cacheprovider -q --vm"
 
 
-def _cache(suite: str) -> Path:
+def cache_of(suite: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trio-supervisor" / "vm" / suite
 
 
@@ -38,7 +38,7 @@ def _missing() -> list[str]:
     return [package for package, program in image.PACKAGES.items() if shutil.which(program) is None]
 
 
-def _install() -> str | None:
+def why_not_here() -> str | None:
     """Install the packages that are missing; return why the guest cannot be had."""
     if os.geteuid() != 0:
         return "building the image of the guest needs root (mmdebstrap, and files that belong to root)"
@@ -54,7 +54,7 @@ def _install() -> str | None:
     return f"{words}: {done.stderr.strip()}" if _missing() else None
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["test"]]
 
@@ -82,15 +82,15 @@ def main() -> int:
     parser.add_argument("--console", type=Path, metavar="FILE", help="for the kernel's messages")
     parser.add_argument("--out", type=Path, metavar="TAR", help="for what the guest leaves in /srv/vm/out")
     options, rest = parser.parse_known_args()
-    if (reason := _install()) is not None:
+    if (reason := why_not_here()) is not None:
         print(f"no guest: {reason}")
         return NOT_HERE
-    image.build(_cache(options.suite), _requirements(), options.suite)
+    image.build(cache_of(options.suite), requirements(), options.suite)
     if options.only_build:
         return 0
     pytest = f"{_PYTEST} {shlex.join(rest or ['-m', 'vm', 'tests/vm'])}"
     command = f"as-user user -- sh -c {shlex.quote(f'cd /srv/vm && {pytest}')}" if options.user else pytest
-    guest = Guest(_cache(options.suite), options.cpus, options.memory, options.console)
+    guest = Guest(cache_of(options.suite), options.cpus, options.memory, options.console)
     with tempfile.TemporaryDirectory(prefix="vm-") as folder:
         _pack(Path(folder))
         return guest.run(_INSTALL + (options.shell or command), Path(folder), options.out, options.timeout)

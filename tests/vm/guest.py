@@ -5,6 +5,7 @@ QEMU emulates its processors, so everything takes several times as long as here.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import attrs
@@ -28,12 +30,36 @@ _KERNEL_LINE = "root=/dev/disk/by-id/virtio-root rw console=ttyS0 panic=-1 mitig
 
 @attrs.frozen
 class Guest:
-    """A machine to boot; ``memory`` in MiB, ``console`` a file for the kernel's messages."""
+    """A machine to boot.
+
+    Attributes:
+        image: the directory of ``image.build``.
+        cpus: how many processors it has.
+        memory: in MiB.
+        console: a file for the kernel's messages.
+        disks: images of further disks, which are ``virtio-disk0`` and so on there. What the guest has written to them
+            or flushed is in the files, also if its power is cut.
+    """
 
     image: Path
     cpus: int = 1
     memory: int = 1024
     console: Path | None = None
+    disks: tuple[Path, ...] = ()
+
+    @contextlib.contextmanager
+    def booted(self, command: str, files: Path) -> Generator[subprocess.Popen[bytes]]:
+        """Boot, run ``command`` as ``run`` does, and give QEMU, whose stdout is what the guest says.
+
+        To kill QEMU is to cut the power of the guest.
+        """
+        with tempfile.TemporaryDirectory(prefix="vm-") as name:
+            _pack(Path(name), command, files)
+            with subprocess.Popen(self._argv(Path(name)), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as qemu:
+                try:
+                    yield qemu
+                finally:
+                    qemu.kill()
 
     def run(self, command: str, files: Path, out: Path | None = None, timeout: float = 600) -> int:
         """Boot, run ``command`` with bash, and return its exit status; its output is written to ours.
@@ -43,11 +69,7 @@ class Guest:
         """
         with tempfile.TemporaryDirectory(prefix="vm-") as name:
             folder = Path(name)
-            with tarfile.open(folder / "in", "w") as tar:  # a tar has whole sectors, as a disk must have
-                tar.add(files, ".")
-                entry = tarfile.TarInfo("command")
-                entry.size = len(command.encode())
-                tar.addfile(entry, io.BytesIO(command.encode()))
+            _pack(folder, command, files)
             if out is not None:
                 with open(folder / "out", "wb") as file:
                     file.truncate(_ROOM)
@@ -82,7 +104,17 @@ class Guest:
             line += ["-chardev", f"{target},id={name}", "-device", f"virtserialport,chardev={name},name={name}"]
         drives = [("root", f"{self.image}/root.ext4", "raw,snapshot=on"), ("in", f"{folder}/in", "raw,readonly=on")]
         drives += [("out", f"{folder}/out", "raw")] if (folder / "out").exists() else []
+        drives += [(f"disk{number}", str(disk), "raw,cache=writeback") for number, disk in enumerate(self.disks)]
         for name, file, how in drives:
             line += ["-drive", f"if=none,id={name},file={file},format={how}", "-device"]
             line += [f"virtio-blk-pci,drive={name},serial={name}"]
         return line
+
+
+def _pack(folder: Path, command: str, files: Path) -> None:
+    """Make the disk with what the guest is to run: a tar has whole sectors, as a disk must have."""
+    with tarfile.open(folder / "in", "w") as tar:
+        tar.add(files, ".")
+        entry = tarfile.TarInfo("command")
+        entry.size = len(command.encode())
+        tar.addfile(entry, io.BytesIO(command.encode()))
