@@ -168,6 +168,7 @@ def test_a_lack_of_memory_says_nothing_about_it(tmp_path: Path, monkeypatch: pyt
 
 OTHERS = {
     "engines/obstacles.py": "compares it with the descriptor of a process",
+    "jobdir/durability.py": "syncs it",
     "jobdir/measures.py": "its size at the end of the job, for the keeper",
     "jobs/results.py": "names it in an error",
     "keeper/launches.py": "creates it",

@@ -24,6 +24,7 @@ LAUNCH = protocol.Launch(
     descriptors=2,
     queued=True,
     limits=(1 << 20, 0.5, 50, True),
+    durable=True,
 )
 EXITED = protocol.Exited(
     token=7,
@@ -65,6 +66,7 @@ WIRE: list[tuple[Message, tuple[object, ...]]] = [
             *(False, False, False),
             None,
             (1 << 20, 0.5, 50, True),
+            True,
         ),
     ),
     (protocol.FindLimits(token=7), ("find_limits", 7)),
@@ -106,7 +108,7 @@ def test_messages_of_a_version_without_groups_are_understood_and_those_of_this_v
     older = Message.decode(launch)
     assert isinstance(older, protocol.Launch)
     assert (older.queued, older.descriptors) == (False, 2)
-    assert older.encode() == (*launch, None, *[False] * 4, None, None)
+    assert older.encode() == (*launch, None, *[False] * 4, None, None, False)
     without = Message.decode(environment)
     assert isinstance(without, protocol.SetEnvironment)
     assert without.helper is None

@@ -32,7 +32,8 @@ class Idle(Turns):
 
     def __init__(self) -> None:
         self.connection: Any = Connection()
-        self.back, self.inbox, self.unwritten, self.retries = deque(), deque(), (), []  # type: ignore[assignment]
+        self.back, self.syncs, self.inbox = deque(), deque(), deque()
+        self.unwritten, self.retries = (), []  # type: ignore[assignment]
         self.scarce = False
         self.helper: Any = Helper()
 
