@@ -23,8 +23,8 @@ from typing import Any
 SYNC = "fsync"
 MARK = "mark"
 COMMIT = "commit"
-_LEFT_OUT = ("registry.db", "lock", "keeper.log", ".clock")
-"""The index is recorded by its commits; the others have nothing of a job."""
+_LEFT_OUT = ("registry.db", "lock", "queue.", "keeper.log", ".clock", ".spare", ".owners", ".keepers", ".trash")
+"""The index is recorded by its commits; the others have nothing that is told of a job after a reboot."""
 
 
 class Recorder:
@@ -113,7 +113,9 @@ class Recorder:
         if getattr(self._mine, "held", False) or not isinstance(path, str | bytes | os.PathLike) or not path:
             return False
         where = os.path.abspath(os.fsdecode(path))
-        return f"{where}/".startswith(f"{self.top}/") and not os.path.basename(where).startswith(_LEFT_OUT)
+        if not f"{where}/".startswith(f"{self.top}/"):
+            return False
+        return not any(name.startswith(_LEFT_OUT) for name in where[len(self.top) + 1 :].split("/"))
 
     # ------------------------------------------------------------ the log
 

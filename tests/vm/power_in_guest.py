@@ -34,7 +34,7 @@ def mounted(number: int, file_system: str) -> Path:
     if file_system == "btrfs":  # copies of one file system have one name, by which the kernel takes them for one
         run(["modprobe", "btrfs"], check=True)
         with open("/dev/btrfs-control", "wb") as control:
-            fcntl.ioctl(control, _FORGET_DEVICES, bytes(4096))
+            fcntl.ioctl(control, _FORGET_DEVICES, bytearray(4096))
     _PLACE.mkdir(exist_ok=True)
     run(["mount", "-t", file_system, f"/dev/disk/by-id/virtio-disk{number}", str(_PLACE)], check=True)
     return _PLACE / "new/root"
