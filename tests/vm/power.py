@@ -135,9 +135,9 @@ def _files(folder: Path, plan: dict[str, Any]) -> Path:
     return folder
 
 
-def _round(options: argparse.Namespace, folder: Path, number: int, before: list[Cut]) -> tuple[list[Cut], int]:
-    """Boot once: check the cuts ``before``, and make new ones. Return these, and how many were wrong."""
-    wrong = 0
+def _round(options: argparse.Namespace, folder: Path, number: int, before: list[Cut]) -> tuple[list[Cut], list[bool]]:
+    """Boot once: check the cuts ``before``, and make new ones. Return these, and of each checked one if it has lost."""
+    lost: list[bool] = []
     disk = folder / f"disk-{number}"
     if not options.last:
         with open(disk, "wb") as file:
@@ -152,17 +152,18 @@ def _round(options: argparse.Namespace, folder: Path, number: int, before: list[
         listener = Listener(qemu)
         for facts in listener.lines(_BOOT_SECONDS):
             if "checked" in facts:
-                cut = before[facts["checked"]]
+                number_of_cut: int = facts["checked"]
+                cut = before[number_of_cut]
                 how = "killed" if cut.killed else "copied"
                 _say(file_system=options.file_system, cut=how, **facts)
-                wrong += bool(facts["wrong"])
+                lost.append(bool(facts["wrong"]))
             if len(listener.acknowledged) >= 3 or ("begins" in facts and options.last):
                 break
         if not options.last and listener.acknowledged:
             cuts = list(_cuts(listener, disk, folder, options.copies, random.Random(options.seed + number)))
     for cut in before:
         cut.disk.unlink()
-    return cuts, wrong
+    return cuts, lost
 
 
 def main() -> int:
@@ -182,16 +183,16 @@ def main() -> int:
         return NOT_HERE
     image.build(cache_of(options.suite), requirements(), options.suite)
     cuts: list[Cut] = []
-    total = wrong = 0
+    total, lost = 0, list[bool]()
     in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # disks that sync at once
     with tempfile.TemporaryDirectory(prefix="power-", dir=in_memory) as folder:
         for number in range(options.rounds + 1):
             options.last = number == options.rounds
             total += len(cuts)
             cuts, found = _round(options, Path(folder), number, cuts)
-            wrong += found
-    _say(file_system=options.file_system, cuts=total, cuts_with_losses=wrong)
-    return int(wrong > 0)
+            lost += found
+    _say(file_system=options.file_system, cuts=total, checked=len(lost), cuts_with_losses=sum(lost))
+    return int(any(lost) or not total or len(lost) < total)
 
 
 if __name__ == "__main__":
