@@ -35,6 +35,7 @@ GITHUB_FILES = {
     "github-issue-forms": "ISSUE_TEMPLATE/[!c]*.yml",
     "github-issue-config": "ISSUE_TEMPLATE/config.yml",
 }
+QUICK = "uv|venv"  # of the sessions that need no pip of their own: with uv, what several install is fetched once
 PYTHONS = nox.project.python_versions(PYPROJECT)
 IN_PROCESS = [
     *(f"tests/{room}" for room in ("admission", "interpret", "jobdir", "jobs", "runtime", "settings", "store", "text")),
@@ -73,7 +74,7 @@ def minimums(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend=QUICK)
 def lint(session: nox.Session) -> None:
     """Check style, formatting, workflows and templates; ``ruff check --fix && ruff format`` repairs most problems."""
     session.install(*_group("lint"))
@@ -85,7 +86,7 @@ def lint(session: nox.Session) -> None:
     session.run("zizmor", "--offline", "--quiet", ".github/workflows")
 
 
-@nox.session
+@nox.session(venv_backend=QUICK)
 def types(session: nox.Session) -> None:
     """Check the types with mypy and pyright, both strict, and those of the programs on the pages."""
     session.install("--editable", ".[test]", *_group("types"))
@@ -96,7 +97,7 @@ def types(session: nox.Session) -> None:
     session.run("python", "tests/typing/page_programs.py")
 
 
-@nox.session
+@nox.session(venv_backend=QUICK)
 def docs(session: nox.Session) -> None:
     """Build the pages in ``docs/`` with warnings as errors; the tests run the programs on them."""
     session.install("--editable", ".", *_group("docs"))
@@ -160,7 +161,7 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs, env={"PATH": path})
 
 
-@nox.session(default=False)
+@nox.session(default=False, venv_backend=QUICK)
 def conformance(session: nox.Session) -> None:
     """Run the MCP conformance suite against a server with this package's tasks; needs pip and an npm registry."""
     session.install(".[mcp]", *_group("conformance"))
@@ -188,7 +189,7 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", "-m", "chaos", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, venv_backend=QUICK)
 def browser(session: nox.Session) -> None:
     """Read the page in headless Chromium; as root, install that of Debian. ``-- screenshots`` makes those of docs/."""
     session.install(".[test]", *_group("browser"))
@@ -201,7 +202,7 @@ def browser(session: nox.Session) -> None:
         session.run("pytest", "-m", "browser", "-s", "tests/browser", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, venv_backend=QUICK)
 def slurm(session: nox.Session) -> None:
     """Run jobs on a Slurm cluster on loopback; as root, install missing Debian packages."""
     session.install(".[test]")
