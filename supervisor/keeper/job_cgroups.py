@@ -38,6 +38,7 @@ MISSING_REPAIR: Final = (
 CGROUPS_VARIABLE: Final = "SUPERVISOR_CGROUPS"
 """With the value ``off`` a keeper makes no control groups."""
 _LIMITED: Final = "limited"
+_SPARE: Final = "spare"
 _CPU_PERIOD_US: Final = 100_000
 _LEAST_CPU_US: Final = 1000
 
@@ -152,11 +153,13 @@ class Leaf:
             cgroups.write(f"{directory}/{'memory.limit_in_bytes' if old else 'memory.max'}", str(int(value)))
             if not old:
                 cgroups.write(f"{directory}/memory.oom.group", "1")
-                if os.path.exists(f"{directory}/memory.swap.max"):  # else the kernel counts no swap
-                    cgroups.write(f"{directory}/memory.swap.max", "0")
-            elif os.path.exists(f"{directory}/memory.memsw.limit_in_bytes"):
-                # A page more: the kernel counts how often this limit is reached for memory alone only.
-                cgroups.write(f"{directory}/memory.memsw.limit_in_bytes", str(int(value) + os.sysconf("SC_PAGE_SIZE")))
+            # A page more: the kernel counts how often this limit is reached for memory alone only.
+            both = str(int(value) + os.sysconf("SC_PAGE_SIZE"))
+            swap = ("memory.memsw.limit_in_bytes", both) if old else ("memory.swap.max", "0")
+            try:
+                cgroups.write(f"{directory}/{swap[0]}", swap[1])
+            except FileNotFoundError:  # the kernel counts no swap
+                return
         elif name == "cpu":
             quota = max(_LEAST_CPU_US, int(value * _CPU_PERIOD_US))
             if old:
@@ -184,12 +187,14 @@ class Leaf:
                 control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     cgroups.write(f"{directory}/cgroup.event_control", f"{alarm} {control}")
+                    if _counts(os.read(control, 1 << 12).decode("ascii")).get("oom_kill"):  # before that
+                        os.eventfd_write(alarm, 1)
                 finally:
                     os.close(control)
-            except OSError:
+            except (OSError, ValueError):
                 os.close(alarm)
                 raise
-        except OSError:  # the end of the command tells, too
+        except (OSError, ValueError):  # the end of the command tells, too
             return None
         self.alarm = alarm
         return alarm
@@ -230,17 +235,17 @@ def memory_facts(directory: str, version: int) -> tuple[int | None, bool]:
     try:
         if version == 1:
             reached = int(cgroups.read(f"{directory}/memory.failcnt"))
-            counts = _counts(f"{directory}/memory.oom_control")
+            counts = _counts(cgroups.read(f"{directory}/memory.oom_control"))
         else:
-            counts = _counts(f"{directory}/memory.events")
+            counts = _counts(cgroups.read(f"{directory}/memory.events"))
             reached = counts.get("oom", 0)
     except (OSError, ValueError):
         return peak, False
     return peak, reached > 0 and counts.get("oom_kill", 0) > 0
 
 
-def _counts(path: str) -> dict[str, int]:
-    return {name: int(count) for name, count in (line.split(" ") for line in cgroups.read(path).splitlines())}
+def _counts(text: str) -> dict[str, int]:
+    return {name: int(count) for name, count in (line.split(" ") for line in text.splitlines())}
 
 
 class JobCgroups:
@@ -256,6 +261,8 @@ class JobCgroups:
         self._made: list[str] = []
         self._bases: dict[tuple[str, bool], str] = {}
         self._old: list[Leaf] = []
+        self._spares: dict[str, bool] = {}
+        """By base of version 1: whether a control group is there that was made in advance."""
         self._every_job = False
 
     @property
@@ -280,7 +287,7 @@ class JobCgroups:
 
     def close(self) -> None:
         """Remove what is empty."""
-        self.flush()
+        self._remove_old()
         for directory in reversed(self._made):
             remove(directory)
 
@@ -340,15 +347,26 @@ class JobCgroups:
     ) -> str | None:
         """Make the control group of a job in a place, or return the one that it has there."""
         try:
-            directory = f"{self._base(place, limited=limited)}/{cgroups.JOB_PREFIX}{job_id}"
+            base = self._base(place, limited=limited)
+            directory = f"{base}/{cgroups.JOB_PREFIX}{job_id}"
             if directory not in leaf.directories:
-                os.mkdir(directory)
+                if place.version == 2 or not self._take_spare(base, directory):
+                    os.mkdir(directory)
                 leaf.add(place, directory)
         except OSError:
             if strict:
                 raise
             return None
         return directory
+
+    def _take_spare(self, base: str, directory: str) -> bool:
+        """Give a name to a control group that was made in advance; return whether there was one.
+
+        Version 2 has no such call. In version 1 it takes a fifth of the time in which one is made.
+        """
+        is_there = self._spares.get(base, False)
+        self._spares[base] = False
+        return is_there and _quietly(os.rename, f"{base}/{_SPARE}", directory)
 
     def _base(self, place: cgroups.Place, *, limited: bool) -> str:
         """Return the directory of this keeper in a place."""
@@ -382,6 +400,13 @@ class JobCgroups:
         self._old.append(leaf)
 
     def flush(self) -> None:
+        """Do what can wait: remove the leaves of jobs that have ended, and make control groups in advance."""
+        self._remove_old()
+        for base, is_there in self._spares.items():
+            if not is_there:
+                self._spares[base] = _quietly(os.mkdir, f"{base}/{_SPARE}")
+
+    def _remove_old(self) -> None:
         """Remove the leaves of jobs that have ended; one that leftovers live in stays."""
         while self._old:
             for directory in self._old.pop().directories:

@@ -61,6 +61,7 @@ class Keeper(Stops):
         self.deadlines: list[tuple[int, int]] = []
         self.cgroups = job_cgroups.JobCgroups(self.claim)
         self.alarms: dict[int, launches.Child] = {}
+        self.without_alarm: list[launches.Child] = []
         self.inputs = terminals.Inputs(self.relay.guard, lambda: self.relay.may_block)
         self.let_go_ns = 0
         self.held = launches.HeldOrders(self.pid, self._set_dumpable)
@@ -100,6 +101,8 @@ class Keeper(Stops):
 
     def _wait(self) -> set[int]:
         self.cgroups.flush()  # after the answers were sent
+        while self.without_alarm:
+            self._set_alarm(self.without_alarm.pop())
         return super()._wait()
 
     def _due_ns(self) -> list[int]:
@@ -236,8 +239,8 @@ class Keeper(Stops):
             child = launch.child = launches.Child(launch.asked)
             child.pid, child.start, child.deadline = launch.pid, launch.start, launch.overdue_ns()
             child.leaf = launch.leaf
-            if child.leaf is not None and (alarm := child.leaf.set_alarm()) is not None:
-                self.alarms[alarm] = child
+            if child.leaf is not None:
+                self.without_alarm.append(child)
             self.children[token] = self.by_pid[child.pid] = child
         self._watch_deadline(child)
         self.outputs.add(token, directory, launch.asked.output_limit, launch.before)
@@ -432,6 +435,11 @@ class Keeper(Stops):
         assert child.end is not None  # noqa: S101  # set when it was reaped
         if reached and child.end[0] != 0:  # a command that has succeeded without the process is done
             self._end_for_memory(child)
+
+    def _set_alarm(self, child: launches.Child) -> None:
+        """Have the kernel tell when it ends a process of a job for its limit on memory, but not the rest."""
+        if child.exited is None and child.leaf is not None and (alarm := child.leaf.set_alarm()) is not None:
+            self.alarms[alarm] = child
 
     def _end_for_memory(self, child: launches.Child) -> None:
         """End what is left of the tree of a job in which the kernel has ended a process for its limit on memory."""

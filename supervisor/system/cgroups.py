@@ -363,6 +363,18 @@ class TreeGroup:
         return True
 
     @property
+    def is_told_to_freeze(self) -> bool:
+        """Whether it was told to freeze, and has version 2; one in a frozen control group need not be.
+
+        Raises:
+            OSError: that cannot be read now.
+        """
+        try:
+            return read(f"{self.directory}/cgroup.freeze").strip() == "1"
+        except FileNotFoundError:  # version 1, or it is gone
+            return False
+
+    @property
     def is_frozen(self) -> bool:
         """Whether all of its processes stand still.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,46 @@ def test_a_process_that_was_spawned_is_known_whatever_fails_after_that(
     monkeypatch.setattr(job_cgroups.os, "write", fail_at_first)
     assert leaf.spawn(lambda: 7) == 7
     assert (tmp_path / "freezer" / "tasks").read_text() == "0", "the calling thread has left"
+
+
+@pytest.mark.parametrize("can_rename", [True, False])
+def test_in_version_1_the_next_control_group_is_made_in_advance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, can_rename: bool
+) -> None:
+    hierarchy = place(tmp_path, "freezer", 1)
+    made = keeper(monkeypatch, hierarchy)
+    base = tmp_path / "freezer" / f"supervisor.{os.getpid()}.1.boot.ns"
+    leaves = [made.begin(JOB, None)]
+    made.flush()
+    spare = (base / "spare").stat().st_ino
+    if not can_rename:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "rename", refuse)
+    leaves += [made.begin(JOB[::-1], None), made.begin(JOB[1:], None)]  # the last one finds none
+    assert ((base / f"job-{JOB[::-1]}").stat().st_ino == spare) is can_rename
+    assert (base / f"job-{JOB[1:]}").is_dir()
+    made.flush()
+    for leaf in leaves:
+        assert leaf is not None
+        made.end(leaf)
+    made.close()
+    assert os.listdir(hierarchy.directory) == ["tasks"]
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="the kernel of Linux sets such alarms")
+@pytest.mark.parametrize("killed", [0, 1])
+def test_an_alarm_tells_what_the_kernel_has_ended_before_it_was_set(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int
+) -> None:
+    leaf = keeper(monkeypatch, None, memory=place(tmp_path, "memory", 1)).begin(JOB, (1 << 20, None, None, True))
+    assert leaf is not None
+    counts = f"oom_kill_disable 0\nunder_oom 0\noom_kill {killed}\n"
+    Path(leaf.directories[0], "memory.oom_control").write_text(counts, encoding="ascii")
+    alarm = leaf.set_alarm()
+    assert alarm is not None
+    assert f"{leaf.directories[0]}/cgroup.event_control" in kernel.written
+    assert bool(select.select([alarm], [], [], 0)[0]) is bool(killed)
+    leaf.close()

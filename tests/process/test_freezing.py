@@ -103,6 +103,22 @@ def test_a_job_is_frozen_and_goes_on_without_a_signal(job: Job) -> None:
     assert job.fifo.silent  # no SIGCONT
 
 
+def test_a_control_group_that_another_program_has_frozen_stays_frozen(job: Job) -> None:
+    job.group.freeze()
+    while not job.group.is_frozen:
+        os.sched_yield()
+    pausing.pause(job.world.catalog, job.job_id)
+    assert pausing.pause(job.world.catalog, job.job_id).paused
+    assert not pausing.resume(job.world.catalog, job.job_id).paused
+    assert job.group.is_frozen
+    job.group.thaw()
+    assert job.goes_on()
+    assert job.fifo.silent
+    pausing.pause(job.world.catalog, job.job_id)  # which is its own
+    pausing.resume(job.world.catalog, job.job_id)
+    assert job.goes_on()
+
+
 def test_what_has_left_the_control_group_is_stopped_and_continued(job: Job) -> None:
     outside = job.processes[1]
     cgroups.write(f"{UNIFIED}/cgroup.procs", str(outside.pid))

@@ -34,6 +34,8 @@ _FIRST_DELAY_SECONDS: Final = 0.001
 _LONGEST_DELAY_SECONDS: Final = 0.1
 _FREEZABLE: Final = 2
 """The version of control groups in which a frozen process can be ended by SIGKILL."""
+_STAYS_FROZEN: Final = "stays_frozen"
+"""In ``pause.json``: another program had frozen the control group before the pause, and has to thaw it."""
 _MAX_ROUNDS: Final = 5
 """How often a process is continued that stops itself again."""
 
@@ -61,15 +63,17 @@ def pause(directory: str, *, by: str, hold_deadline: bool) -> None:
             raise FeatureUnavailable(message, repair="Pause it without --hold-deadline.", details={"job_id": job_id})
         there = records.read_pause(directory)
         record: dict[str, Any] = {"since_ns": time.time_ns(), "by": by, **_times(there)}
-        tree = _Tree(job_id, process, _names(there))
+        tree = _Tree(job_id, process, there)
         tree.look()
         if there is None or (there and there["state"] == records.RUNNING):
             tree.before = frozenset(tree.stopped())
+            tree.stays_frozen = tree.is_frozen_by_another()
         elif there and there["state"] == records.PAUSED:
             if not tree.running() and not (hold_deadline and record["held_since_boot_ns"] is None):
                 return
             record |= {"since_ns": there.get("since_ns"), "by": there.get("by")}
         record["before"] = " ".join(f"{pid}.{start}" for pid, start in sorted(tree.before))
+        record[_STAYS_FROZEN] = tree.stays_frozen
         records.replace(directory, records.PAUSE, {**record, "state": records.CHANGING})
         try:
             tree.stop(directory, freeze=_may_freeze(directory, process))
@@ -100,12 +104,13 @@ def resume(directory: str, *, by: str) -> None:
         if there is None:
             return
         process = _leader(directory)
-        tree = _Tree(os.path.basename(directory), process, _names(there))
+        tree = _Tree(os.path.basename(directory), process, there)
         record: dict[str, Any] = {
             "since_ns": time.time_ns(),
             "by": by,
             **_times(there),
             "before": there.get("before", ""),
+            _STAYS_FROZEN: tree.stays_frozen,
         }
         if record["held_since_boot_ns"] is not None:  # before a process runs: its deadline falls in any case
             record["held_ns"] += processes.boottime_ns() - record["held_since_boot_ns"]
@@ -175,10 +180,11 @@ def _times(there: dict[str, Any] | None) -> dict[str, Any]:
 class _Tree(JobTree):
     """The processes of a job that is paused or resumed."""
 
-    def __init__(self, job_id: str, process: dict[str, Any], before: frozenset[_Key]) -> None:
+    def __init__(self, job_id: str, process: dict[str, Any], pause: dict[str, Any] | None) -> None:
         super().__init__(job_id, process["pid"], process["start"])
         self.job_id = job_id
-        self.before = before
+        self.before = _names(pause)
+        self.stays_frozen = (pause or {}).get(_STAYS_FROZEN) is True
         self._table = JobProcesses()
         self._group = job_cgroups.tree_of(process, job_id)
         self._members: list[processes.Process] = []
@@ -234,8 +240,16 @@ class _Tree(JobTree):
         except OSError:
             return False
 
+    def is_frozen_by_another(self) -> bool:
+        """Whether another program has frozen its control group.
+
+        Raises:
+            OSError: that cannot be read now.
+        """
+        return self._group is not None and self._group.version == _FREEZABLE and self._group.is_told_to_freeze
+
     def _thaw(self) -> None:
-        if self._group is not None and self._group.version == _FREEZABLE:
+        if self._group is not None and self._group.version == _FREEZABLE and not self.stays_frozen:
             self._group.thaw()
 
     def stop(self, directory: str, *, freeze: bool) -> None:
