@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "start": ("commands.start", "start", "Start a command as a job, print the job's id, return at once."),
     "status": ("commands.status", "status", "Show the state of a job."),
     "result": ("commands.result", "result", "Print the result of a finished job."),
-    "list": ("commands.list", "list_jobs", "List jobs, newest first."),
+    "list": ("commands.list", "list_jobs", "List jobs."),
     "wait": ("commands.wait", "wait", "Wait until jobs have ended."),
     "cancel": ("commands.cancel", "cancel", "Stop jobs and all their processes."),
     "rm": ("commands.rm", "rm", "Delete finished jobs now."),

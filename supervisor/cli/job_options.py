@@ -113,6 +113,12 @@ def _add_options(function: _F, *, required: bool) -> _F:
         (
             workspace_option("Run it in this directory, instead of the current one."),
             click.option(
+                "--worktree",
+                type=click.Choice(FROM),
+                help="Run it in a git worktree of its own: of the default branch of origin ('fresh'), of HEAD ('head')"
+                ", or of HEAD with the tracked changes ('dirty'). See `supervisor worktree`.",
+            ),
+            click.option(
                 "--kind",
                 cls=_KindOption,
                 help="How its output is read.",
@@ -299,12 +305,6 @@ def _add_options(function: _F, *, required: bool) -> _F:
                 type=size,
                 metavar="SIZE",
                 help="End it when all of its processes together use more memory than this, as 200M, 1.5G.",
-            ),
-            click.option(
-                "--worktree",
-                type=click.Choice(FROM),
-                help="Run it in a git worktree of its own: of the default branch of origin ('fresh'), of HEAD ('head')"
-                ", or of HEAD with the tracked changes ('dirty'). See `supervisor worktree`.",
             ),
             click.option("--cpus", type=float, metavar="F", help="Give it the time of F processors at most, as 0.5."),
             click.option("--pids", type=int, metavar="N", help="Let it have N processes and threads at a time."),

@@ -55,6 +55,16 @@ def test_every_command_and_option_has_help(cli: Any, name: str) -> None:
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
+@pytest.mark.parametrize(
+    "related", [["--workspace", "--worktree"], ["--memory", "--cpus", "--pids", "--limits"]], ids=lambda names: names[0]
+)
+def test_related_options_are_beside_each_other(cli: Any, related: list[str]) -> None:
+    lines = cli("start", "--help").stdout.splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("  --")]
+    first = names.index(related[0])
+    assert names[first : first + len(related)] == related
+
+
 def test_the_group_has_help_and_a_version(cli: Any) -> None:
     done = cli("--help")
     assert done.exit_code == 0
