@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ from tests.vm.conftest import User
 
 pytestmark = pytest.mark.vm
 
+_IN_MODIFY = 0x2
 HERE = 'cd "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)"'
 # It sheds parent, session and environment, ignores SIGTERM, and holds a lock as proof that it lives.
 DAEMON = """
@@ -48,6 +54,25 @@ def _start(user: User, *argv: str) -> tuple[str, Path, dict[str, Any]]:
     return job["job_id"], Path(f"/sys/fs/cgroup{name}"), job
 
 
+@contextlib.contextmanager
+def _writes_to(path: Path) -> Generator[Callable[[], bool]]:
+    """Yield a function that tells whether a process has written to a file."""
+    libc = ctypes.CDLL(None)
+    watching = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(watching, os.fsencode(path), _IN_MODIFY) > 0
+
+    def is_written() -> bool:
+        try:
+            return int.from_bytes(os.read(watching, 16)[4:8], sys.byteorder) == _IN_MODIFY
+        except BlockingIOError:
+            return False
+
+    try:
+        yield is_written
+    finally:
+        os.close(watching)
+
+
 def test_the_kernel_ends_a_job_as_a_whole_and_tells_its_peak(user: User) -> None:
     script = f"{HERE}; cat memory.oom.group; exec python -c 'held = bytes([1]) * (1 << 20)'"
     argv = ("supervisor", "run", "--json", "--memory", "50M", "--", "sh", "-c", script)
@@ -60,9 +85,10 @@ def test_a_cancel_ends_a_deaf_daemon_and_leaves_no_control_group(user: User) -> 
     file = f"{user.state_dir}.lock"
     job_id, group, _ = _start(user, "--grace", "1", "--pids", "50", "--", "python", "-c", DAEMON, file)
     user.in_session("sh", "-c", f"until [ -s {file} ]; do sleep 0.1; done")
-    assert (group / "cgroup.kill").exists()
     assert user.in_session("flock", "--nonblock", file, "true").returncode == 1
-    ended = user.answer("cancel", job_id)
+    with _writes_to(group / "cgroup.kill") as is_written:
+        ended = user.answer("cancel", job_id)
+        assert is_written()
     assert (ended["status"], ended["signal"]) == ("cancelled", 9)
     assert user.in_session("flock", "--nonblock", file, "true").returncode == 0
     assert not group.exists()

@@ -26,13 +26,24 @@ except BlockingIOError:
 for pid in started:
     os.kill(pid, signal.SIGKILL)
 """
+# It uses its processor until the kernel tells that it has taken it away.
+BUSY = """
+group = open("/proc/self/cgroup").read().strip().removeprefix("0::")
+counts = {"nr_throttled": 0}
+while not counts["nr_throttled"]:
+    with open(f"/sys/fs/cgroup{group}/cpu.stat") as file:
+        counts = {name: int(count) for name, count in map(str.split, file)}
+print(counts["nr_throttled"])
+"""
 
 
 def test_a_job_that_takes_too_much_memory_ends_with_its_tree_and_nothing_else_does(user: User) -> None:
     other = json.loads(user.in_session("supervisor", "start", "--json", "--", "sleep", "1000").stdout)
     script = f"sleep 4321 & setsid sleep 4321 & {HOG}; sleep 4321"
     argv = ("supervisor", "run", "--json", "--memory", "200M", "--", "sh", "-c", script)
-    job = json.loads(user.in_session(*argv).stdout)["job"]
+    answer = json.loads(user.in_session(*argv).stdout)
+    assert "job" in answer, answer
+    job = answer["job"]
     assert (job["status"], job["reason"]) == ("failed", "memory_limit")
     assert 190 << 20 < job["memory_peak_bytes"] <= 200 << 20
     assert subprocess.run(["pgrep", "-f", "-x", "sleep 4321"], capture_output=True, check=False).stdout == b""
@@ -43,3 +54,10 @@ def test_a_fork_bomb_stays_within_its_number_of_processes(user: User) -> None:
     argv = ("supervisor", "run", "--json", "--pids", "50", "--", "python", "-c", BOMB)
     answer = json.loads(user.in_session(*argv).stdout)
     assert 40 <= int(answer["value"]) < 50
+
+
+def test_a_job_that_takes_too_much_of_the_processor_is_throttled(user: User) -> None:
+    argv = ("supervisor", "run", "--json", "--cpus", "0.1", "--", "python", "-c", BUSY)
+    answer = json.loads(user.in_session(*argv).stdout)
+    assert "value" in answer, answer
+    assert int(answer["value"]) > 0
