@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Final
 
 import attrs
@@ -171,11 +171,18 @@ class Limited:
     Args:
         app: serves requests whose caller is known.
         requests: counts its requests and those of other applications of the server; by default its own alone.
+        refused: returns the application that answers a request that is refused; by default the answer is JSON.
     """
 
-    def __init__(self, app: App, requests: Requests | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        requests: Requests | None = None,
+        refused: Callable[[TooManyRequests], App] | None = None,
+    ) -> None:
         self._app = app
         self._requests = Requests() if requests is None else requests
+        self._refused = refused
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a request whose caller is known."""
@@ -186,7 +193,10 @@ class Limited:
             try:
                 stack.enter_context(self._requests.counted(scope))
             except TooManyRequests as error:
-                await refuse(send, error)
+                if self._refused is None:
+                    await refuse(send, error)
+                else:
+                    await self._refused(error)(scope, receive, send)
                 return
             await self._app(scope, receive, send)
 

@@ -51,9 +51,9 @@ class SpendReport:
     total: Spend
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON: the key of a row is named as in ``by``."""
+        """Return it as JSON: a row has its key as ``key``, and under the name in ``by`` if no figure has that name."""
         name = self.by.partition(":")[2] or self.by
-        rows = [{name: each.key, **_plain(each)} for each in self.rows]
+        rows = [{name: each.key, "key": each.key, **_plain(each)} for each in self.rows]
         since = None if self.since is None else self.since.astimezone(UTC).isoformat().replace("+00:00", "Z")
         return {"ok": True, "by": self.by, "since": since, "spend": rows, "total": _plain(self.total)}
 

@@ -562,9 +562,20 @@ def test_spend_by_group_day_label_and_session(world: World) -> None:
     assert all(report.total.cost_usd == 7 and report.total.seconds == 15 for report in found.values())
     since = datetime(2026, 11, 29, 12, tzinfo=UTC)
     assert world.total(since=since).cost_usd == 6
-    assert found["label:who"].to_json()["spend"][0]["who"] == "x"
+    (first, _) = found["label:who"].to_json()["spend"]
+    assert (first["who"], first["key"]) == ("x", "x")
     with pytest.raises(InvalidArguments):
         spend(world.catalog, "colour")
+
+
+@pytest.mark.parametrize("figure", ["jobs", "cost_usd", "key"])
+def test_the_value_of_a_label_that_has_the_name_of_a_figure_is_not_lost(world: World, figure: str) -> None:
+    world.group("usd=10/day")
+    world.job(labels={figure: "search"})
+    (row,) = world.start()
+    world.end(row, 1.0)
+    (shown,) = spend(world.catalog, f"label:{figure}").to_json()["spend"]
+    assert (shown["key"], shown["jobs"], shown["cost_usd"]) == ("search", 1, 1.0)
 
 
 def test_a_job_in_two_groups_counts_in_both_and_once_in_total(world: World) -> None:

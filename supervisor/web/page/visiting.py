@@ -17,7 +17,7 @@ from starlette.routing import request_response
 
 from supervisor import log
 from supervisor.errors import InternalError, InvalidArguments, PermissionDenied, SupervisorError
-from supervisor.http.asgi import Message, Receive, Send
+from supervisor.http.asgi import App, Message, Receive, Send
 from supervisor.http.guard import OWNER, Caller, Limited, Requests
 from supervisor.http.problems import status_of
 from supervisor.store.state_errors import state_error
@@ -107,7 +107,7 @@ class page:  # noqa: N801  # it is called like a function, and Starlette asks wh
         self._serve = serve
         self._sessions = sessions
         self._cookie = cookie
-        self._limited = Limited(request_response(self._answer), requests)
+        self._limited = Limited(request_response(self._answer), requests, _refused)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve a visitor; lead others to the login."""
@@ -147,9 +147,19 @@ def _visitor(request: Request, sessions: Sessions | None, cookie: str) -> Visito
     return None if caller is None or secret is None else Visitor(caller, secret)
 
 
+def _refused(error: SupervisorError) -> App:
+    async def answer(request: Request) -> Response:
+        return failure(Visit(request, request.scope["visitor"]), error)
+
+    return request_response(answer)
+
+
 def failure(visit: Visit, error: SupervisorError) -> Response:
     """Return the page that tells of an error."""
-    return visit.answer("failure.html", status_of(error), error=error)
+    response = visit.answer("failure.html", status_of(error), error=error)
+    if error.retryable:
+        response.headers["retry-after"] = "1"
+    return response
 
 
 async def form_of(request: Request, csrf: str | None) -> Mapping[str, str]:

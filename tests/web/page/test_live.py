@@ -126,8 +126,13 @@ async def test_the_pages_of_one_caller_leave_room_for_others(
         for _ in range(4):
             await stack.enter_async_context(looking(alice))
         for path in ("/", "/jobs", "/page/events"):
-            assert (await alice.get(path)).status_code == 429
-        assert (await rest.get("/v1/jobs")).status_code == 429  # REST and pages together
+            answer = await alice.get(path)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.headers["content-type"].startswith("text/html")
+            assert "content-security-policy" in answer.headers
+            assert "there are too many concurrent requests" in answer.text
+        over_rest = await rest.get("/v1/jobs")  # REST and pages together
+        assert (over_rest.status_code, over_rest.json()["error"]["code"]) == (429, "too_many_requests")
         for _ in range(2):
             await stack.enter_async_context(looking(bob))
         assert (await bob.get("/")).status_code == 429
