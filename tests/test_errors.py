@@ -39,14 +39,17 @@ CODES = {
 
 
 def test_the_codes_are_those_of_the_contract() -> None:
-    assert {each.__name__: each.code for each in CLASSES} == CODES
+    found = {each.__name__: each.code for each in CLASSES}
+    assert found == CODES, "a new class needs a line in CODES above; a code that was released stays as it is"
 
 
 def test_every_exception_of_the_module_is_exported() -> None:
     defined = {
         name for name, held in vars(errors).items() if isinstance(held, type) and issubclass(held, SupervisorError)
     }
-    assert defined == set(errors.__all__)
+    assert defined == set(errors.__all__), (
+        "name each class in __all__ of supervisor/errors.py: the pages are made from that"
+    )
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -81,9 +84,11 @@ def test_details_are_never_shared_between_errors() -> None:
 
 
 def test_only_what_may_pass_by_itself_is_retryable() -> None:
-    assert {each.code for each in CLASSES if each.default_retryable} == {
-        *("input_refused", "job_running", "state_busy", "state_full", "too_many_requests"),
-    }
+    known = {"input_refused", "job_running", "state_busy", "state_full", "too_many_requests"}
+    found = {each.code for each in CLASSES if each.default_retryable}
+    assert found == known, (
+        "name the code here if the same call may succeed later without a change; else it is not retryable"
+    )
 
 
 @pytest.mark.parametrize("cls", [InvalidArguments, InvalidSettings])

@@ -12,7 +12,7 @@ from supervisor.cli.arguments import dependency, finite, label_option, moment, o
 from supervisor.cli.front import DEFAULTS
 from supervisor.cli.text import one_line
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
-from supervisor.engines.registry import BUILT_IN, LOCAL, factory
+from supervisor.engines.registry import BUILT_IN, LOCAL, factory, names
 from supervisor.errors import InvalidArguments
 from supervisor.interpret import kinds
 from supervisor.worktrees.record import FROM
@@ -55,16 +55,34 @@ class _KindOption(click.Option):
         return super().get_help_record(ctx)
 
 
+class _EngineHelp(click.Option):
+    """An option whose help lists the engines that are installed; only the help searches for them."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help."""
+        others = names()[len(BUILT_IN) :]
+        clusters = f", and {', '.join(map(one_line, others))} of other packages" if others else ""
+        self.help = f"The engine: 'local' is this machine, 'slurm' a cluster, where the job may have to wait{clusters}."
+        return super().get_help_record(ctx)
+
+
 class _EngineOption(click.Option):
-    """An option whose help lists the options of the built-in engines; only the help imports them."""
+    """An option whose help lists the options of the engines that are installed; only the help imports them."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option and its help."""
         own = {param.name for param in ctx.command.params}
-        lists = {name: [each for each in factory(name).accepted_options() if each not in own] for name in BUILT_IN}
+        lists = {name: [each for each in _options_of(name) if each not in own] for name in names()}
         has = [f"{name} has {', '.join(options)}" for name, options in lists.items() if options]
         self.help = f"Set an option of the engine. Repeat it for several: {'; '.join(has)}."
         return super().get_help_record(ctx)
+
+
+def _options_of(engine: str) -> Iterable[str]:
+    try:
+        return factory(engine).accepted_options()
+    except Exception:  # noqa: BLE001  # the module of an engine of another package may be broken; the help is not
+        return ()
 
 
 def _engine_options(_: click.Context, __: click.Parameter, given: Iterable[str]) -> dict[str, str]:
@@ -328,9 +346,10 @@ def _add_options(function: _F, *, required: bool) -> _F:
             ),
             click.option(
                 "--engine",
+                cls=_EngineHelp,
                 metavar="ENGINE",
                 type=_EngineName(BUILT_IN),
-                help="The engine: 'local' is this machine, 'slurm' a cluster, where the job may have to wait.",
+                help="The engine.",
             ),
             click.option(
                 "--shared-dir",

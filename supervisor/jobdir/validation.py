@@ -18,6 +18,7 @@ from supervisor.system import processes
 
 __all__ = [
     "LONGEST_SECONDS",
+    "MEMBERS",
     "damage_of",
     "end",
     "exit_of",
@@ -43,7 +44,7 @@ LONGEST_SECONDS: Final = 2**40
 _WINDOW: Final = 24, 80
 
 
-_REQUEST: Final = frozenset(
+MEMBERS: Final = frozenset(
     {
         *(
             "v",
@@ -71,12 +72,12 @@ _REQUEST: Final = frozenset(
         "durability",
     }
 )
-"""The members of ``job.json`` that this version knows."""
+"""The members of ``job.json`` that this version knows: a job with another one counts as made by a newer version."""
 
 
 def is_newer(request: Mapping[str, Any]) -> bool:
     """Whether a ``job.json`` has members, or a shape, that only a newer version knows."""
-    if not request.keys() <= _REQUEST or _has_newer_shape(request):
+    if not request.keys() <= MEMBERS or _has_newer_shape(request):
         return True
     if "limits" in request and not model.Limits.is_known(request["limits"]):
         return True

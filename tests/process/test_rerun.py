@@ -6,12 +6,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 import trio
 
 import supervisor
 from supervisor.errors import InvalidArguments, JobElsewhere, JobNotFound
 from supervisor.jobdir import records
+from supervisor.jobdir.validation import MEMBERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,11 @@ PRINT = ["sh", "-c", "echo $X; pwd; cat"]
 def command(*words: str, given: bytes = b"", cwd: str = "/") -> subprocess.CompletedProcess[bytes]:
     argv = [sys.executable, "-m", "supervisor", *words]
     return subprocess.run(argv, input=given, capture_output=True, check=False, cwd=cwd)
+
+
+SAID_ANEW = {"stdin", "env", "idempotency_key"}  # what is not on record, or is for one start only
+NOW = {"hold", "after", "not_before", "delay_seconds", "start_within_seconds"}  # a job that is run again waits no more
+OTHERS = {"engine", "engine_options", "on_end", "spool", "webhook", "worktree"}  # not beside those below
 
 
 async def test_every_option_is_kept(world: World) -> None:
@@ -43,6 +50,18 @@ async def test_every_option_is_kept(world: World) -> None:
             grace_seconds=0.25,
             merge_stderr=True,
             no_new_privs=True,
+            workspace=str(world.directory),
+            stdin_open=True,
+            pty=True,
+            window=(10, 20),
+            limits=supervisor.Limits(pids=100, enforce="best-effort"),
+        )
+        left_out = {
+            field.name for field in attrs.fields(supervisor.JobSpec) if getattr(spec, field.name) == field.default
+        }
+        new = left_out - SAID_ANEW - NOW - OTHERS
+        assert new == set(), (
+            "give the new option a value in `spec` above, and have supervisor/jobs/rerunning.py keep it"
         )
         first = await sup.wait((await sup.start(spec)).job_id)
         again = await sup.rerun(first.job_id)
@@ -52,7 +71,12 @@ async def test_every_option_is_kept(world: World) -> None:
             {name: value for name, value in (world.record(job_id, records.JOB) or {}).items() if name not in ours}
             for job_id in (first.series_id or "", again.job_id)
         ]
-        assert records_of[0] == records_of[1]
+        assert records_of[0] == records_of[1], "supervisor/jobs/rerunning.py, _spec_of_record, lacks an option"
+        for job_id in (first.series_id or "", again.job_id):
+            record = world.record(job_id, records.JOB) or {}
+            assert record.keys() <= MEMBERS, (
+                "add the new member of job.json to MEMBERS in supervisor/jobdir/validation.py"
+            )
         await sup.cancel(again.job_id)
 
 
