@@ -1,8 +1,8 @@
 """Which instants of a schedule are due, and when to look next: decisions about times, without any action. Pure.
 
 Missed instants are found from now backwards. So their number does not matter, nor how long no process was there. An
-instant that was decided is not due again, also if the clock is set back to before it; the instants that were never
-decided are due as ever, also those before the last decided one.
+instant that was decided is not due again, even if the clock is set back to a time before it. One that was never decided
+stays due, even if a later one was decided.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The former path of ``supervisor.mcp_server.access.principals``, which is documented."""
+"""The documented path of what is now in ``supervisor.mcp_server.access.principals``."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Subscriptions of MCP clients to events by webhook: ``<root>/subscriptions/<id>.json`` and ``<id>.progress``.
 
-The first file has what was asked for, the secret with which the webhooks are signed included: only its user can read
-it. Each request that subscribes or refreshes replaces it. The second one has how far the events were delivered; only
-the process that has the lease (``subscriptions.lock``) writes it. Neither file has a writer in two roles, so no write
-loses that of another.
+The first file has the request, with the secret that signs the webhooks, so only the user can read it. Each request that
+subscribes or refreshes replaces it. The second file says how far the events were delivered; only the process that has
+the lease (``subscriptions.lock``) writes it. Requests write the one and deliveries the other, so neither loses what the
+other has written.
 
-A subscription that has expired may be made anew under the same id. ``made_ns`` tells whose progress a file has.
+A subscription that has expired may be made anew under the same id. ``made_ns`` in the second file says to which of the
+two it belongs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The keeper of a supervisor: started when it is needed, again when it has died, and given the environment of jobs."""
+"""Starts the keeper of a supervisor when it is needed, again when it has died, and gives it the environment of jobs."""
 
 from __future__ import annotations
 
