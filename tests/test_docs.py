@@ -177,7 +177,7 @@ def test_the_table_of_log_events_is_the_vocabulary() -> None:
     assert rows == expected, "the table should be:\n" + "\n".join(expected)
 
 
-GENERATORS = {page: runpy.run_path(str(DOCS / f"generate_{page}.py")) for page in ("errors", "limits")}
+GENERATORS = {page: runpy.run_path(str(DOCS / f"generate_{page}.py")) for page in ("errors", "limits", "terms")}
 ROOMS = runpy.run_path(str(DOCS / "generate_rooms.py"))
 
 
