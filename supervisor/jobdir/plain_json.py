@@ -46,15 +46,15 @@ else:
     quote = _json.encode_basestring_ascii
     _scanner: Any = _json.make_scanner
     _scan: Callable[[str, int], tuple[Any, int]] = _scanner(_Rules)
-    if "json.decoder" not in sys.modules and not __package__:
-        # In the keeper the scanner imports its error from this module.
+    if "json.decoder" not in sys.modules and sys.modules["supervisor"].__spec__ is None:
+        # In the keeper, which has made that module itself, the scanner finds its error in this one.
         sys.modules["json.decoder"] = sys.modules[__name__]
 
     def _read_by_scanner(text: str) -> Any:
         begin = len(text) - len(text.lstrip(" \t\r\n"))
         try:
             value, end = _scan(text, begin)
-        except StopIteration:
+        except (StopIteration, SystemError):  # before 3.13, the latter if its error was imported by no module
             message = "no JSON"
             raise ValueError(message) from None
         if text[end:].strip(" \t\r\n"):

@@ -47,7 +47,9 @@ async def test_nothing_is_imported_after_the_greeting(
             for job in many:
                 await sup.cancel(job.job_id)
             assert (await sup.run(["echo", "y"])).value == "y\n"
-    assert not (world.root / "imported").exists()
+    imported = world.root / "imported"
+    found = imported.read_text("utf-8").split() if imported.exists() else []
+    assert found == [], "import these in supervisor/keeper/entry.py, before the greeting"
 
 
 @linux

@@ -7,8 +7,8 @@ from pathlib import Path
 
 class _Nothing:
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
-        with Path(sys.argv[1], "imported").open("a", encoding="ascii") as file:
-            file.write(f"{name}\n")
+        with Path(sys.argv[1], "imported").open("ab") as file:  # a text file may need a codec, which is imported
+            file.write(f"{name}\n".encode())
         message = f"{name} is gone"
         raise ImportError(message)
 
