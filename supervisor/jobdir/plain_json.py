@@ -47,8 +47,9 @@ else:
     _scanner: Any = _json.make_scanner
     _scan: Callable[[str, int], tuple[Any, int]] = _scanner(_Rules)
     if "json.decoder" not in sys.modules and sys.modules["supervisor"].__spec__ is None:
-        # In the keeper, which has made that module itself, the scanner finds its error in this one.
-        sys.modules["json.decoder"] = sys.modules[__name__]
+        # In the keeper, which has made that module itself, the scanner finds its error in this one: before Python 3.14
+        # it looks for it in the first of these, then in the second one.
+        sys.modules["json.decoder"] = sys.modules["json"] = sys.modules[__name__]
 
     def _read_by_scanner(text: str) -> Any:
         begin = len(text) - len(text.lstrip(" \t\r\n"))

@@ -22,7 +22,7 @@ for text in ("", "{", "nope", '{"a":}', "[1", '"', '"\\x01"', "1 2", b"{"):
     except ValueError:
         continue
     raise AssertionError(text)
-print("json" in sys.modules)
+print(sys.modules.get("json", plain_json) is plain_json)
 """
 
 
@@ -32,4 +32,4 @@ def test_what_is_no_json_is_a_value_error(where: str, flags: list[str]) -> None:
     done = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     if where == IN_A_KEEPER:
-        assert done.stdout == "False\n"  # a later import may find no Python any more
+        assert done.stdout == "True\n"  # a later import may find no Python any more
