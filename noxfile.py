@@ -53,7 +53,8 @@ def _lowest(requirement: str) -> str:
     if not floors:
         message = f"{requirement!r} in pyproject.toml has no minimum"
         raise ValueError(message)
-    return f"{parsed.name}=={floors[0]}"
+    marker = f"; {parsed.marker}" if parsed.marker else ""
+    return f"{parsed.name}=={floors[0]}{marker}"
 
 
 @nox.session(python=PYTHONS)
