@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def other(sup: Supervisor) -> Catalog:
     catalog = Catalog(sup.settings)
     catalog.layout.clock.source = sup._catalog.layout.clock.source
     return catalog
+
+
+def by_other(sup: Supervisor, change: Callable[..., Any], *args: Any) -> Any:
+    """Change schedules as another process does, which closes its index afterwards."""
+    with other(sup) as catalog:
+        return change(catalog, *args)
 
 
 def info(sup: Supervisor, name: str) -> ScheduleInfo:
@@ -205,9 +212,9 @@ async def test_a_paused_schedule_starts_nothing_and_catches_nothing_up(
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         set_clock(engine, utc("2026-11-28T12:00:30Z"))
         add(sup, "tick", "* * * * *")
-        assert schedules.pause_schedule(other(sup), "tick").next_at is None
+        assert by_other(sup, schedules.pause_schedule, "tick").next_at is None
         await trio.sleep(100)
-        assert schedules.resume_schedule(other(sup), "tick").next_at == utc("2026-11-28T12:03Z")
+        assert by_other(sup, schedules.resume_schedule, "tick").next_at == utc("2026-11-28T12:03Z")
         await trio.sleep(15)
         assert instants(sup, "tick") == []
         assert (await until(sup, "tick", 1))[0] >= utc("2026-11-28T12:03Z")
@@ -222,7 +229,7 @@ async def test_a_running_job_goes_on_when_its_schedule_is_removed(
         set_clock(engine, utc("2026-11-28T12:00:58Z"))
         add(sup, "once", "* * * * *")
         await until(sup, "once", 1)
-        schedules.remove_schedule(other(sup), "once")
+        by_other(sup, schedules.remove_schedule, "once")
         await trio.sleep(120)
         assert [each.status for each in sup._catalog.list().jobs] == [State.DONE]
         assert list((state_dir / "schedules").rglob("once*")) == []
@@ -236,7 +243,7 @@ async def test_run_now_starts_a_job_of_its_own(
     async with open_supervisor(Settings(state_dir=state_dir), engine=engine) as sup:
         set_clock(engine, utc("2026-11-28T12:00:30Z"))
         add(sup, "daily", "0 0 * * *")
-        schedules.pause_schedule(other(sup), "daily")
+        by_other(sup, schedules.pause_schedule, "daily")
         first, second = await sup.run_schedule("daily"), await sup.run_schedule("daily")
         assert first.job_id != second.job_id
         assert (first.schedule, second.schedule) == ("daily", "daily")
