@@ -7,6 +7,7 @@ any more. A job without limits costs no controller: on version 2 the leaves with
 from __future__ import annotations
 
 import os
+import sys
 
 from supervisor.jobdir import records
 from supervisor.keeper import spawn
@@ -188,7 +189,7 @@ class Leaf:
                 try:
                     cgroups.write(f"{directory}/cgroup.event_control", f"{alarm} {control}")
                     if _counts(os.read(control, 1 << 12).decode("ascii")).get("oom_kill"):  # before that
-                        os.eventfd_write(alarm, 1)
+                        os.write(alarm, (1).to_bytes(8, sys.byteorder))
                 finally:
                     os.close(control)
             except (OSError, ValueError):
