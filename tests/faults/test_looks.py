@@ -125,7 +125,7 @@ SINGLE: dict[Site, str] = {
     ("worktrees.registering", "registering", "open"): "for a lock; a failure is raised before anything is done",
     ("store.subscriptions", "locked", "open"): "for a lock; a failure is raised before anything is done",
     ("store.subscriptions", "scan", "scandir"): "raises, unless there are none",
-    ("system.syncing", "sync_directory", "open"): "raises: what is not synced is said; tests/power/test_failing_disks.py",
+    ("system.syncing", "sync_directory", "open"): "raises; tests/power/test_failing_disks.py",
     ("system.syncing", "sync_file", "fstat"): "of an open descriptor",
     ("system.syncing", "sync_file", "open"): "raises, unless there is none",
     ("store.order_files", "_holder", "readlink"): "without it a keeper lets go of orders a little later",
