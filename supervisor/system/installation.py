@@ -109,6 +109,19 @@ def _modules_in(directory: str, package: str) -> Iterator[str]:
             yield from _modules_in(f"{directory}/{found.name.rpartition('.')[2]}", found.name)
 
 
+def _load(name: str) -> None:
+    """Import a module, its parents first.
+
+    An import of ``a.b`` takes the lock of ``a.b`` and then that of ``a``. Another thread that imports ``a``, which
+    imports ``a.b``, takes them the other way round: one of the two would get an error from the interpreter.
+    """
+    end = name.find(".")
+    while end >= 0:
+        import_module(name[:end])
+        end = name.find(".", end + 1)
+    import_module(name)
+
+
 def steps() -> Iterator[None]:
     """Load a module at each step, until all that this process may need later are loaded.
 
@@ -121,7 +134,7 @@ def steps() -> Iterator[None]:
             # It may be of an extra that is not installed, or not for this system; or a descriptor is missing.
             with contextlib.suppress(ImportError, OSError, MemoryError):
                 if not has_changed():
-                    import_module(name)
+                    _load(name)
             if has_changed():
                 log.warning("installation_changed", package=PACKAGE)
                 return

@@ -53,6 +53,15 @@ def test_an_open_supervisor_imports_nothing_later() -> None:
     assert [name for name in later if name.split(".")[0] not in {"opentelemetry", "structlog"}] == []
 
 
+def test_a_package_is_imported_before_a_module_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a thread that imports the package meanwhile, and with it the module, waits for no thread that waits for it."""
+    imported: list[str] = []
+    monkeypatch.setattr(installation, "_unloaded", lambda: ["a.b.c", "d"])
+    monkeypatch.setattr(installation, "import_module", imported.append)
+    assert len(list(installation.steps())) == 2
+    assert imported == ["a", "a.b", "a.b.c", "d"]
+
+
 def test_a_package_that_is_not_the_one_of_the_start_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
