@@ -46,19 +46,22 @@ def asked(limits: Limits) -> tuple[str, ...]:
     return tuple(name for name, value in values.items() if value is not None)
 
 
-def granted(limits: Limits, missing: Mapping[str, str], options: Mapping[str, Any] | None = None) -> Granted:
+def granted(
+    limits: Limits, missing: Mapping[str, str], options: Mapping[str, Any] | None = None, *, lasts: bool = True
+) -> Granted:
     """Return what an engine does that has no limits of the names in ``missing``, which say why.
 
     Raises:
-        FeatureUnavailable: the job must not run without one of them.
+        FeatureUnavailable: the job must not run without one of them. It may be tried again unless the answer ``lasts``.
     """
     lacking = tuple(name for name in asked(limits) if name in missing)
     if lacking and limits.required:
-        raise refuse(lacking[0], missing[lacking[0]])
+        raise refuse(lacking[0], missing[lacking[0]], lasts=lasts)
     return Granted(lacking, options or {})
 
 
-def refuse(name: str, why: str) -> FeatureUnavailable:
-    """Return the error of a limit that cannot be set."""
+def refuse(name: str, why: str, *, lasts: bool = True) -> FeatureUnavailable:
+    """Return the error of a limit that cannot be set, or cannot be set now."""
     message = f"the job cannot be limited ({name}): {why}"
-    return FeatureUnavailable(message, repair=_REPAIR, details={"controller": name})
+    repair = _REPAIR if lasts else f"Try again. {_REPAIR}"
+    return FeatureUnavailable(message, repair=repair, retryable=not lasts, details={"controller": name})

@@ -265,6 +265,8 @@ class JobCgroups:
         self._spares: dict[str, bool] = {}
         """By base of version 1: whether a control group is there that was made in advance."""
         self._every_job = False
+        self.is_sure = True
+        """Whether what is missing was observed, and not only not known when the keeper began."""
 
     @property
     def missing(self) -> dict[str, str]:
@@ -277,7 +279,7 @@ class JobCgroups:
             why = f"{CGROUPS_VARIABLE} is off"
             self._places.missing = dict.fromkeys(("tree", *cgroups.CONTROLLERS), why)
             return
-        why = _enter_scope()
+        why, self.is_sure = _enter_scope()
         self._places = places = cgroups.find_places(spawns_into=spawn.CAN_SPAWN_INTO)
         if why:
             places.missing = {name: f"{reason}; {why}" for name, reason in places.missing.items()}
@@ -340,7 +342,7 @@ class JobCgroups:
                 return
         if require:
             message = f"its limit on {name} cannot be set: {why}"
-            raise spawn.LaunchError(125, message, final=True, repair=MISSING_REPAIR)
+            raise spawn.LaunchError(125, message, final=self.is_sure, repair=MISSING_REPAIR)
         leaf.ignored.append(name)
 
     def _make(
@@ -414,17 +416,20 @@ class JobCgroups:
                 remove(directory)
 
 
-def _enter_scope() -> str:
-    """Move into a scope of systemd if this control group is not delegated; return why there is none, or ``""``."""
+def _enter_scope() -> tuple[str, bool]:
+    """Move into a scope of systemd if this control group is not delegated.
+
+    Return why there is none, or ``""``, and whether that lasts.
+    """
     if not os.path.isdir("/run/systemd/system"):
-        return ""
+        return "", True
     from supervisor.system import scopes  # elsewhere it would only make the start longer
 
     try:
         scopes.enter()
     except scopes.ScopeError as error:
-        return str(error)
-    return ""
+        return str(error), not error.may_pass
+    return "", True
 
 
 def remove(directory: str) -> bool:

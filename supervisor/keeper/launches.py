@@ -83,11 +83,20 @@ class Child:
         self.leaf: job_cgroups.Leaf | None = None
         self.memory_peak_bytes: int | None = None
 
+    def reaped(self, end: End) -> None:
+        """Note its end, at once also in its stop: from now on another process may have its pid."""
+        self.end = end
+        if self.stop is not None:
+            self.stop.ended_at(end[4])
+
     def new_stop(self, on_signal: Callable[[int], object], **more: Any) -> tree_killer.Stop:
         """Return a stop of its tree; ``more`` are arguments of ``Stop``."""
         job_id = self.directory.rpartition("/")[2]
         tree = None if self.leaf is None else self.leaf.tree
-        return tree_killer.Stop(job_id, self.pid, self.start, self.grace, on_signal, tree=tree, **more)
+        ended_ns = None if self.end is None else self.end[4]
+        return tree_killer.Stop(
+            job_id, self.pid, self.start, self.grace, on_signal, ended_ns=ended_ns, tree=tree, **more
+        )
 
     def report(self) -> protocol.Exited:
         """Return the report of its end; it was reaped."""

@@ -155,7 +155,10 @@ class Keeper(Stops):
                 elif token in self.launching:
                     self._attempt(self._stop_launch, self.launching[token], message.why, message.by)
             case protocol.FindLimits(token=token):
-                self.connection.queue(protocol.MissingLimits(token=token, missing=self.cgroups.missing))
+                if self.cgroups.is_sure:
+                    self._report_limits(token)
+                else:
+                    self.syncs.append(syncs.Sync(self.cgroups.open, lambda _: self._report_limits(token)))
             case protocol.Hold():
                 error = self.held.add(message.directory, self.connection.take_descriptors(1))
                 self.connection.queue(protocol.Held(token=message.token, error=error))
@@ -166,6 +169,10 @@ class Keeper(Stops):
                 self.environments.pop(token, None)
             case _:
                 pass
+
+    def _report_limits(self, token: int) -> None:
+        missing, lasts = self.cgroups.missing, self.cgroups.is_sure
+        self.connection.queue(protocol.MissingLimits(token=token, missing=missing, lasts=lasts))
 
     # ------------------------------------------------------------ launching
 
@@ -280,7 +287,7 @@ class Keeper(Stops):
         end = self.early.pop(child.pid, None)
         if end is not None:
             self.by_pid.pop(child.pid, None)
-            child.end = end
+            child.reaped(end)
             self._attempt(self._ended, child)
         if not self.launching:
             self.early.clear()
@@ -381,13 +388,12 @@ class Keeper(Stops):
             if child is None:
                 self.early[pid] = end  # its launch has not returned yet
             else:
-                child.end = end
+                child.reaped(end)
                 self._attempt(self._ended, child)
 
     def _ended(self, child: launches.Child) -> None:
         """Record an end, and report it unless the tree of the job is still to be ended. May be repeated."""
         assert child.end is not None  # noqa: S101  # set when it was reaped
-        boot = child.end[4]
         if not child.output:
             lost = self.inputs.end(child.token)
             if lost is None:  # its terminal is not recorded yet
@@ -410,7 +416,6 @@ class Keeper(Stops):
             elif there.get("signalled_boot_ns") is not None:
                 child.why = str(there["why"])
         if child.stop is not None:
-            child.stop.ended_at(boot)
             self.killer.hurry(child.stop)
         else:
             self._report_end(child, [])

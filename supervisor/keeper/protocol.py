@@ -192,6 +192,8 @@ class MissingLimits(Message):
     kind = "missing_limits"
     token: int
     missing: dict[str, str]
+    lasts: bool = True
+    """Whether a later question has the same answer."""
 
 
 class Launched(Message):

@@ -87,7 +87,7 @@ class Stops(turns.Turns):
         at_once = at_once and signalled in {None, request["signalled_boot_ns"]}
         first = record.held.get("signal")
         stop = child.stop = child.new_stop(
-            record.mark_signalled, signalled_ns=signalled, is_child=True, first_signal=first
+            record.mark_signalled, signalled_ns=signalled, is_child=child.end is None, first_signal=first
         )
         child.why, child.record = str(record.held["why"]), record
         self.stopping[stop] = child
@@ -151,10 +151,8 @@ class Stops(turns.Turns):
 
     def _end_leftovers(self, child: launches.Child) -> None:
         """End the processes that a command has left behind, as a cancel would; the end of its job stays as it is."""
-        assert child.end is not None  # noqa: S101  # set when it was reaped
         self.outputs.drop(child.token)
         self.leftovers[child.token] = child
-        now, ended = processes.boottime_ns(), child.end[4]
-        stop = child.new_stop(lambda _: None, signalled_ns=now, ended_ns=ended)  # this stop is not recorded
+        stop = child.new_stop(lambda _: None, signalled_ns=processes.boottime_ns())  # this stop is not recorded
         self.stopping[stop] = child
         self.killer.add(stop)

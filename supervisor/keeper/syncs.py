@@ -1,4 +1,4 @@
-"""A step of the keeper that waits for the disk, and the step that follows it."""
+"""A step of the keeper that waits for the disk or for another program, and the step that follows it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Sync", "run"]
 
 
 class Sync:
-    """Something to sync for a job that survives the loss of power.
+    """Something to wait for, such as the disk for a job that survives the loss of power.
 
     Args:
-        step: waits for the disk, or raises ``OSError``.
-        then: goes on afterwards in the loop; gets why it is not known to be on the disk, or ``None``. May be repeated.
+        step: waits, or raises ``OSError``.
+        then: goes on afterwards in the loop; gets the error of the step, or ``None``. May be repeated.
     """
 
     def __init__(self, step: Callable[[], object], then: Callable[[str | None], object]) -> None:
@@ -23,7 +23,7 @@ class Sync:
         self._error: str | None = None
 
     def wait(self) -> None:
-        """Wait for the disk; may block, and raises nothing."""
+        """Do the step; may block, and raises nothing."""
         try:
             self._step()
         except OSError as error:
@@ -37,5 +37,5 @@ class Sync:
 
 
 def run(sync: Sync) -> None:
-    """Wait for the disk, as a step of ``relay.Relay.guard``."""
+    """Do the step, as one of ``relay.Relay.guard``."""
     sync.wait()

@@ -23,13 +23,21 @@ __all__ = ["ROOT", "ScopeError", "enter", "find_manager", "move_into_scope", "ow
 ROOT: Final = "/sys/fs/cgroup"
 _PREFIX: Final = "supervisor-"
 _SECONDS: Final = 2.0
-"""The longest that a request may take; a manager that is this busy is done without."""
+"""The longest that a request may take. A job that needs no limits does without a manager that is this busy."""
 _UNITS: Final = (".service", ".scope")
 _SYSTEMD: Final = "org.freedesktop.systemd1"
 
 
 class ScopeError(Exception):
-    """Why there is no scope, in words."""
+    """Why there is no scope, in words.
+
+    Attributes:
+        may_pass: whether a later request may have an answer.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def enter() -> None:
@@ -61,7 +69,7 @@ def find_manager(*, mover: int = 0) -> str | None:
         own = own_group()
     except OSError as error:
         message = f"the control group of a process cannot be read: {error.strerror}"
-        raise ScopeError(message) from None
+        raise ScopeError(message, may_pass=True) from None
     uid = os.geteuid()
     places = cgroups.find_places(spawns_into=True, prepare=False, mover=mover)
     usable = not places.crowded or bool(places.limits)
@@ -175,7 +183,7 @@ def _ask(manager: str, question: Callable[[message_bus.Connection], T]) -> T:
         raise ScopeError(message) from None
     except (OSError, IndexError) as error:
         message = f"the manager of systemd does not answer: {getattr(error, 'strerror', None) or error}"
-        raise ScopeError(message) from None
+        raise ScopeError(message, may_pass=True) from None
 
 
 def _has_delegate(connection: message_bus.Connection, unit: str) -> bool:

@@ -22,6 +22,15 @@ for text in ("", "{", "nope", '{"a":}', "[1", '"', '"\\x01"', "1 2", b"{"):
     except ValueError:
         continue
     raise AssertionError(text)
+from supervisor.jobdir import records
+cause = {"group": "g", chr(233): [1, 0.5, chr(10), None, True, [], {}]}
+assert plain_json.loads(records.encode({"cause": cause})) == {"v": 1, "cause": cause}
+try:
+    records.encode({"cause": {"group": object()}})
+except TypeError:
+    pass
+else:
+    raise AssertionError
 print(sys.modules.get("json", plain_json) is plain_json)
 """
 

@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.keeper import job_cgroups, spawn
 from supervisor.keeper.job_cgroups import JobCgroups
-from supervisor.system import cgroups
+from supervisor.system import cgroups, scopes
 
 JOB = "0123456789abcdef0123456789abcdef"
 CLAIM = f"keeper.{os.getpid()}.1.boot.ns"
@@ -172,3 +172,26 @@ def test_an_alarm_tells_what_the_kernel_has_ended_before_it_was_set(
     assert f"{leaf.directories[0]}/cgroup.event_control" in kernel.written
     assert bool(select.select([alarm], [], [], 0)[0]) is bool(killed)
     leaf.close()
+
+
+def test_what_a_manager_that_is_busy_did_not_say_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[scopes.ScopeError | None] = [scopes.ScopeError("it does not answer", may_pass=True), None]
+
+    def enter() -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    def is_directory(path: str) -> bool:
+        return path == "/run/systemd/system"
+
+    monkeypatch.setattr(os.path, "isdir", is_directory)
+    monkeypatch.setattr(scopes, "enter", enter)
+    made = keeper(monkeypatch, None)
+    assert not made.is_sure
+    assert "it does not answer" in made.missing["memory"]
+    with pytest.raises(spawn.LaunchError) as raised:
+        made.begin(JOB, (1 << 20, None, None, True))
+    assert not raised.value.final
+    made.open()
+    assert made.is_sure
+    assert not answers

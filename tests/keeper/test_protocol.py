@@ -70,7 +70,7 @@ WIRE: list[tuple[Message, tuple[object, ...]]] = [
         ),
     ),
     (protocol.FindLimits(token=7), ("find_limits", 7)),
-    (protocol.MissingLimits(token=7, missing={"pids": "no"}), ("missing_limits", 7, {"pids": "no"})),
+    (protocol.MissingLimits(token=7, missing={"pids": "no"}), ("missing_limits", 7, {"pids": "no"}, True)),
     (protocol.Hold(token=7, directory="./work-1/0a"), ("hold", 7, "./work-1/0a")),
     (protocol.Held(token=7, error=""), ("held", 7, "")),
     (protocol.Stop(token=7, why="cancelled", by="me"), ("stop", 7, "cancelled", "me")),

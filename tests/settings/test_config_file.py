@@ -24,6 +24,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "job_max_output_bytes": ('"1G"', 1 << 30),
     "job_leftovers": ('"stop"', "stop"),
     "stop_grace_seconds": ("0.5", 0.5),
+    "durability": ('"power"', "power"),
     "config": ('"kinds.toml"', Path("kinds.toml")),  # relative to the file
     "shared_dir": ('"/shared"', Path("/shared")),
     "python": ('"./venv/python"', Path("venv/python")),
@@ -105,7 +106,7 @@ def test_a_changed_value_keeps_all_others(file: Path) -> None:
         ('log = "loud"', 1, "log is 'loud'; allowed: one of debug, info"),
         ("config = []", 1, "config is []"),
         ("[job]\nttl = 1", 1, "there is no key 'job' here"),
-        ("job_tll = 1", 1, "there is no key 'job_tll' here; allowed: one of config, defaults, job_leftovers"),
+        ("job_tll = 1", 1, "there is no key 'job_tll' here; allowed: one of config, defaults, durability"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(file: Path, text: str, line: int, problem: str) -> None:

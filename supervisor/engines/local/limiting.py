@@ -22,11 +22,11 @@ class _Question:
     """A question to a keeper, until it is answered."""
 
     answered: trio.Event = attrs.field(factory=trio.Event)
-    missing: dict[str, str] | None = None
+    answer: protocol.MissingLimits | None = None
 
 
 class KeeperLimits:
-    """Asks the keeper, once for each keeper.
+    """Asks the keeper, until it gives an answer that lasts.
 
     Args:
         connect: returns the keeper; starts one if need be.
@@ -35,24 +35,25 @@ class KeeperLimits:
     def __init__(self, connect: Callable[[], Awaitable[KeeperClient]]) -> None:
         """Begin without a question."""
         self._connect = connect
-        self._known: tuple[KeeperClient, dict[str, str]] | None = None
+        self._known: tuple[KeeperClient, protocol.MissingLimits] | None = None
         self._questions: dict[int, _Question] = {}
 
     async def check(self, token: int, limits: Limits) -> Granted:
         """Return what the keeper does with the limits of a job.
 
         Raises:
-            FeatureUnavailable: it must not run without them.
+            FeatureUnavailable: it must not run without them. It may be tried again if the keeper does not know now.
             LaunchFailed: there is no keeper.
         """
-        return granted(limits, await self._missing(token))
+        answer = await self._missing(token)
+        return granted(limits, answer.missing, lasts=answer.lasts)
 
-    async def _missing(self, token: int) -> dict[str, str]:
+    async def _missing(self, token: int) -> protocol.MissingLimits:
         link = await self._connect()
         if self._known is not None and self._known[0] is link:
             return self._known[1]
         if not link.knows_limits:
-            return _OLD
+            return protocol.MissingLimits(token=token, missing=_OLD)
         question = self._questions[token] = _Question()
         try:
             link.send(protocol.FindLimits(token=token))
@@ -61,15 +62,16 @@ class KeeperLimits:
             await question.answered.wait()
         finally:
             del self._questions[token]
-        if question.missing is None:
-            return {}  # it was killed; the launch by the next keeper finds out
-        self._known = link, question.missing
-        return question.missing
+        if question.answer is None:  # it was killed; the launch by the next keeper finds out
+            return protocol.MissingLimits(token=token, missing={})
+        if question.answer.lasts:
+            self._known = link, question.answer
+        return question.answer
 
     def receive(self, message: protocol.MissingLimits) -> None:
         """Handle the answer of a keeper."""
         if (question := self._questions.get(message.token)) is not None:
-            question.missing = message.missing
+            question.answer = message
             question.answered.set()
 
     def lose(self) -> None:
