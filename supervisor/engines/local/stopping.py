@@ -316,7 +316,8 @@ class Cancel:
         self.directory = directory
         self._by = by
         self._nudge = nudge or nudge_keeper
-        self._begun = self._handed_out = self.refused = False
+        self._begun = self.refused = False
+        self._handed_out_ns: int | None = None
         self._overdue = 0.0
         self._silent_since: float | None = None
         self.until: float | None = None
@@ -336,7 +337,7 @@ class Cancel:
         self.refused = self.until is not None and bool(refusal_of(directory))
         if self.refused:
             return None
-        if self._handed_out and self.until is not None and time.monotonic() < self.until:
+        if self._handed_out_ns is not None and self.until is not None and time.monotonic() < self.until:
             return None  # a tree that resists is not tried again without a pause
         if self.until is None:
             process = validation.process(directory)
@@ -360,14 +361,15 @@ class Cancel:
         if not process:
             self._wait_for_keeper()
             return None
-        self._handed_out = True
+        if self._handed_out_ns is None:
+            self._handed_out_ns = processes.boottime_ns()
         self.until = time.monotonic() + BACKSTOP_SECONDS
         return Tree(directory, process, self._request(why))
 
     @property
     def is_over(self) -> bool:
         """Whether this process has ended its tree, and that could not be recorded."""
-        process = validation.process(self.directory) if self.unrecorded and self._handed_out else None
+        process = validation.process(self.directory) if self.unrecorded and self._handed_out_ns is not None else None
         return process is not None and process != {} and not processes.is_alive(process["pid"], process["start"])
 
     def _request(self, why: str) -> dict[str, Any]:
@@ -385,8 +387,16 @@ class Cancel:
 
     @property
     def overdue(self) -> bool:
-        """Whether it has had the time to end: this process has sent SIGKILL, or its keeper should have."""
-        return self._handed_out or 0 < self._overdue < time.monotonic()
+        """Whether it has had the time to end: SIGKILL was due a while ago, or a keeper that begins late should be done.
+
+        A tree that this process was to end may get its signals from another one, which has begun a moment before.
+        """
+        if self._handed_out_ns is None:
+            return 0 < self._overdue < time.monotonic()
+        signalled: Any = (stops.read_stop(self.directory) or {}).get("signalled_boot_ns")
+        since: int = signalled if _is_time(signalled) else self._handed_out_ns
+        late = seconds_of_grace(self.directory) + STUCK_SECONDS / 2  # a while before `stop_trees` gives up
+        return processes.boottime_ns() - since >= late * 1e9
 
     def _wait_for_keeper(self) -> None:
         """Wait on for a keeper that alone can identify the command, or still has to spawn it.
