@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import supervisor
 from supervisor.errors import StateUnsafe
@@ -37,9 +38,11 @@ async def start_and_move(directory: Path, *, replaced: bool) -> tuple[str, str, 
                 await answer(stays.job_id)
         with pytest.raises(StateUnsafe):
             await sup.start(["true"], workspace=directory)
-        await trio.to_thread.run_sync(gate.write_text, "heard\n")
         with trio.fail_after(SHORT):
-            await sup.wait(waits.job_id)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sup.wait, waits.job_id)
+                await trio.testing.wait_all_tasks_blocked()  # once its end is told, only the moved index would know it
+                await trio.to_thread.run_sync(gate.write_text, "heard\n")
     return waits.job_id, stays.job_id, new
 
 
