@@ -42,8 +42,6 @@ _LIMITED: Final = "limited"
 _SPARE: Final = "spare"
 _CPU_PERIOD_US: Final = 100_000
 _LEAST_CPU_US: Final = 1000
-
-
 _TRIES: Final = 20
 
 _exits: dict[str, int] = {}
