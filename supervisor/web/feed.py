@@ -26,6 +26,7 @@ from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.tools.answers import dump
 from supervisor.model import from_ns, to_json
+from supervisor.model.job_json import time_to_json
 from supervisor.settings import Settings
 from supervisor.store import Layout
 from supervisor.store.journal import JournalEvent, Page, Position
@@ -230,7 +231,6 @@ def _ready(catalog: Catalog, epoch: str, event: JournalEvent) -> _Ready:
         principal, is_known = job.labels.get(PRINCIPAL_LABEL), True
     except SupervisorError:  # it was forgotten, or its record cannot be read now
         pass
-    at = from_ns(event.at_ns).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    data = dump({"type": event.type, "timestamp": at, "data": shape})
+    data = dump({"type": event.type, "timestamp": time_to_json(from_ns(event.at_ns)), "data": shape})
     text = f"id: {Position(epoch, event.number)}\nevent: {event.type}\ndata: {data}\n\n"
     return _Ready(event.number, event.job_id, principal, is_known, text.encode(errors="replace"))

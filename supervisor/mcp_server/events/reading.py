@@ -16,6 +16,7 @@ from supervisor.mcp_server.access.principals import may_see
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.tools.brief import brief
 from supervisor.model import from_ns
+from supervisor.model.job_json import time_to_json
 from supervisor.store.journal import ENDED, STARTED, JournalEvent, Position
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "checked",
     "position_of",
     "read",
-    "time_text",
 ]
 
 NOT_FOUND: Final = -32023
@@ -217,9 +217,4 @@ def _shape(catalog: Catalog, wanted: Wanted, event: JournalEvent) -> dict[str, A
         del data["ok"]
     # The end of a job has the id that its webhook has, too.
     event_id = f"evt_{event.job_id}" if event.type == ENDED else f"evt_{event.job_id}_started"
-    return {"eventId": event_id, "name": event.type, "timestamp": time_text(event.at_ns), "data": data}
-
-
-def time_text(at_ns: int) -> str:
-    """Return a time as the protocol has it."""
-    return from_ns(at_ns).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"eventId": event_id, "name": event.type, "timestamp": time_to_json(from_ns(event.at_ns)), "data": data}

@@ -31,10 +31,11 @@ from supervisor.mcp_server.events.reading import (
     checked,
     position_of,
     read,
-    time_text,
 )
 from supervisor.mcp_server.events.sending import Sender, send
 from supervisor.mcp_server.lazy import LazySupervisor
+from supervisor.model import from_ns
+from supervisor.model.job_json import time_to_json
 from supervisor.settings import Settings
 from supervisor.store import Layout, subscriptions
 from supervisor.store.journal import Position
@@ -133,7 +134,7 @@ class Webhooks:
         answer: dict[str, Any] = {
             "resultType": "complete",
             "id": given.subscription_id,
-            "refreshBefore": time_text(given.expires_ns),
+            "refreshBefore": time_to_json(from_ns(given.expires_ns)),
             "cursor": progress.position,
             "truncated": truncated and before is None,
         }
@@ -332,7 +333,7 @@ def _status(before: Progress) -> dict[str, Any]:
     """Return how the delivery stood before the refresh, which has made it active."""
     status: dict[str, Any] = {
         "active": not before.suspended_ns,
-        "lastDeliveryAt": time_text(before.delivered_ns) if before.delivered_ns else None,
+        "lastDeliveryAt": time_to_json(from_ns(before.delivered_ns)) if before.delivered_ns else None,
         "lastError": before.error,
     }
-    return {**status, "failedSince": time_text(before.failing_ns)} if before.failing_ns else status
+    return {**status, "failedSince": time_to_json(from_ns(before.failing_ns))} if before.failing_ns else status

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
 import attrs
+
+from supervisor.model import from_ns
+from supervisor.model.job_json import time_to_json
 
 __all__ = [
     "EXTENSION_ID",
@@ -73,17 +75,12 @@ class Task:
     is_error: bool = False
 
 
-def _time(ns: int) -> str:
-    when = datetime.fromtimestamp(ns / 1e9, UTC)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _common(task: Task, status: Status) -> dict[str, Any]:
     shape: dict[str, Any] = {"taskId": task.task_id, "status": status.value}
     if task.message:
         shape["statusMessage"] = task.message
-    shape["createdAt"] = _time(task.created_ns)
-    shape["lastUpdatedAt"] = _time(max(task.created_ns, task.updated_ns))
+    shape["createdAt"] = time_to_json(from_ns(task.created_ns))
+    shape["lastUpdatedAt"] = time_to_json(from_ns(max(task.created_ns, task.updated_ns)))
     return shape
 
 
