@@ -12,7 +12,7 @@ from starlette.responses import Response
 from supervisor.errors import InvalidArguments
 from supervisor.jobdir.output import STREAMS
 from supervisor.mcp_server.access.jobs import waited
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
+from supervisor.mcp_server.access.principals import own_labels
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.mcp_server.series import last_attempt, may_go_on
 from supervisor.mcp_server.tools.answers import dump
@@ -52,12 +52,10 @@ def job_answer(call: Call, job: Job, status: int = 200, headers: Mapping[str, st
 
 async def _list(call: Call) -> Response:
     supervisor = await call.service.supervisor()
-    principal = call.caller.principal
-    own = {} if principal is None else {PRINCIPAL_LABEL: principal}
     page = await supervisor.list(
         state=call.query["state"],
         group=call.query["group"],
-        labels={**(call.query["label"] or {}), **own},
+        labels={**(call.query["label"] or {}), **own_labels(call.caller.principal)},
         limit=call.query["limit"],
         cursor=call.query["cursor"],
     )

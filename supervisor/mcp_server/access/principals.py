@@ -21,6 +21,7 @@ __all__ = [
     "RESERVED_PREFIX",
     "TOOL_LABEL",
     "may_see",
+    "own_labels",
     "principal_of",
     "scoped_key",
 ]
@@ -44,6 +45,11 @@ def principal_of(ctx: ServerRequestContext[Any, Any]) -> str | None:
 def may_see(principal: str | None, job: Job) -> bool:
     """Whether ``principal`` may access a job."""
     return principal is None or job.labels.get(PRINCIPAL_LABEL) == principal
+
+
+def own_labels(principal: str | None) -> dict[str, str]:
+    """Return the labels by which the jobs of ``principal`` are found; every job is one of the owner."""
+    return {} if principal is None else {PRINCIPAL_LABEL: principal}
 
 
 def scoped_key(principal: str | None, key: str | None) -> str | None:

@@ -19,6 +19,7 @@ from supervisor.mcp_server.access.principals import (
     PRINCIPAL_LABEL,
     RESERVED_PREFIX,
     TOOL_LABEL,
+    own_labels,
     scoped_key,
 )
 from supervisor.mcp_server.config.arguments import Parameter
@@ -91,9 +92,7 @@ def job_spec(
         StateBusy, PermissionDenied: it cannot be read now.
     """
     kind = wanted.kind
-    labels = _own_labels(values["labels"]) | {TOOL_LABEL: kind.name}
-    if principal is not None:
-        labels[PRINCIPAL_LABEL] = principal
+    labels = _callers_labels(values["labels"]) | {TOOL_LABEL: kind.name} | own_labels(principal)
     return JobSpec(
         argv=tuple(wanted.argv),
         workspace=workspace,
@@ -165,7 +164,7 @@ def _groups(kind: Kind, principal: str | None, state_dir: Path) -> tuple[str, ..
     return tuple(dict.fromkeys((*kind.groups, name))) if is_there else kind.groups
 
 
-def _own_labels(given: Mapping[str, str] | None) -> dict[str, str]:
+def _callers_labels(given: Mapping[str, str] | None) -> dict[str, str]:
     for name in given or {}:
         if name.startswith(RESERVED_PREFIX):
             message = f"labels has {name!r:.80}; names that begin with {RESERVED_PREFIX!r} are reserved for the server"

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from supervisor.errors import SupervisorError
 from supervisor.jobs.validation import spec_of
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, TOOL_LABEL, scoped_key
+from supervisor.mcp_server.access.principals import TOOL_LABEL, own_labels, scoped_key
 from supervisor.mcp_server.tasks import calls, legacy, refusals
 from supervisor.mcp_server.tasks.apart import run_apart
 from supervisor.mcp_server.tasks.calls import BecameTask, TaskCall
@@ -335,9 +335,7 @@ class Tasks(Extension):
         call = calls.current()
         principal = None if call is None else call.principal
         spec = spec_of(argv, options)
-        reserved = {} if call is None else {TOOL_LABEL: call.tool}
-        if principal is not None:
-            reserved[PRINCIPAL_LABEL] = principal
+        reserved = ({} if call is None else {TOOL_LABEL: call.tool}) | own_labels(principal)
         spec = attrs.evolve(
             spec, labels={**spec.labels, **reserved}, idempotency_key=scoped_key(principal, spec.idempotency_key)
         )

@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError
 
 from supervisor import log
 from supervisor.errors import JobElsewhere, JobNotFound, StateCorrupt, SupervisorError
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, may_see
+from supervisor.mcp_server.access.principals import may_see, own_labels
 from supervisor.mcp_server.series import last_attempt
 from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.functions import FunctionTask
@@ -141,9 +141,8 @@ class Runtime:
         return [self._records.observe(made) for made in mine[:_PAGE]], len(mine) > _PAGE
 
     async def _page_of_jobs(self, principal: str | None, cursor: str | None) -> tuple[list[Task], str | None]:
-        labels = None if principal is None else {PRINCIPAL_LABEL: principal}
         try:
-            page = await self.supervisor.list(limit=_PAGE, cursor=cursor, labels=labels)
+            page = await self.supervisor.list(limit=_PAGE, cursor=cursor, labels=own_labels(principal))
         except SupervisorError as error:
             raise refusals.invalid(error.message) from None
         return [task_of(job) for job in page.jobs], None if page.next_cursor is None else f"j:{page.next_cursor}"

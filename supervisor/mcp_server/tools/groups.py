@@ -12,7 +12,7 @@ import trio
 from mcp_types import CallToolResult, ToolAnnotations
 
 from supervisor.errors import GroupNotFound, SupervisorError
-from supervisor.mcp_server.access.principals import PRINCIPAL_GROUP, PRINCIPAL_LABEL
+from supervisor.mcp_server.access.principals import PRINCIPAL_GROUP, own_labels
 from supervisor.mcp_server.changes import Changes, Watch
 from supervisor.mcp_server.config.kinds import Kind
 from supervisor.mcp_server.lazy import LazySupervisor
@@ -126,12 +126,13 @@ def group_tools(lazy: LazySupervisor, groups: Groups) -> Sequence[Tool]:
     async def run(call: Call) -> CallToolResult:
         principal = call.principal
         supervisor = await lazy.supervisor()
-        own = {} if principal is None else {PRINCIPAL_LABEL: principal}
         shapes: list[dict[str, Any]] = []
         for group in await groups.seen_by(principal):
             shape = brief(group)
             if group.waiting:
-                page = await supervisor.list(state="queued", group=group.name, labels=own, limit=_MAX_LOOKED_AT)
+                page = await supervisor.list(
+                    state="queued", group=group.name, labels=own_labels(principal), limit=_MAX_LOOKED_AT
+                )
                 jobs = sorted(page.jobs, key=lambda job: job.queue_position or 0)
                 shape["waiting_jobs"] = [
                     {"job_id": job.job_id, "queue_position": job.queue_position, "queue_reason": job.queue_reason}

@@ -13,7 +13,7 @@ from mcp_types import CallToolResult, ToolAnnotations
 
 from supervisor.jobdir.output import Output, read_piece
 from supervisor.mcp_server.access.jobs import visible, waited
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
+from supervisor.mcp_server.access.principals import own_labels
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.series import last_attempt, may_go_on
@@ -108,11 +108,10 @@ class JobTools:
         """Answer with a page of the caller's jobs."""
         values = call.values
         supervisor = await self._lazy.supervisor()
-        own = {} if call.principal is None else {PRINCIPAL_LABEL: call.principal}
         page = await supervisor.list(
             workspace=values["workspace"],
             state=values["state"],
-            labels={**(values["labels"] or {}), **own},
+            labels={**(values["labels"] or {}), **own_labels(call.principal)},
             limit=int(values["limit"]),
             cursor=values["cursor"],
         )

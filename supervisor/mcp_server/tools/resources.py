@@ -42,7 +42,7 @@ from mcp_types import (
 from supervisor import log
 from supervisor.errors import SupervisorError
 from supervisor.mcp_server.access.jobs import visible
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL, principal_of
+from supervisor.mcp_server.access.principals import own_labels, principal_of
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.tools.answers import dump
 from supervisor.mcp_server.tools.groups import Groups, brief
@@ -106,9 +106,7 @@ class Resources:
         principal = principal_of(ctx)
         try:
             supervisor = await self._lazy.supervisor()
-            page = await supervisor.list(
-                limit=_LISTED, labels={} if principal is None else {PRINCIPAL_LABEL: principal}
-            )
+            page = await supervisor.list(limit=_LISTED, labels=own_labels(principal))
         except SupervisorError as error:
             raise MCPError(INTERNAL_ERROR, error.message, {"code": error.code}) from error
         resources = [

@@ -15,7 +15,7 @@ from supervisor.errors import GroupNotFound, InvalidArguments, JobElsewhere, Sup
 from supervisor.http.guard import Requests
 from supervisor.http.problems import status_of
 from supervisor.jobdir.output import STREAMS
-from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
+from supervisor.mcp_server.access.principals import own_labels
 from supervisor.model import Job
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.states import State
@@ -167,13 +167,12 @@ class _Pages:
     async def jobs(self, visit: Visit) -> Response:
         query = visit.request.query_params
         supervisor = await self._service.supervisor()
-        own = {} if visit.visitor.caller.principal is None else {PRINCIPAL_LABEL: visit.visitor.caller.principal}
         label, state = query.get("label", "").strip(), query.get("state", "")
         name, equals, value = label.partition("=")
         if label and not equals:
             message = f"the label is {label!r:.80}; it is NAME=VALUE"
             raise InvalidArguments(message)
-        labels = {**({name: value} if label else {}), **own}
+        labels = {**({name: value} if label else {}), **own_labels(visit.visitor.caller.principal)}
         found = await supervisor.list(
             state=state or None, labels=labels, limit=_PAGE_JOBS, cursor=query.get("cursor") or None
         )
