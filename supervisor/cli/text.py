@@ -6,52 +6,9 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from supervisor.jobs.words import (
-    ago,
-    amount,
-    brief,
-    budget,
-    changed,
-    clean,
-    clock,
-    command_line,
-    dependencies,
-    duration,
-    labels,
-    milliseconds,
-    one_line,
-    outcome,
-    plural,
-    progress,
-    size,
-    waiting,
-)
+from supervisor.jobs.words import *  # noqa: F403  # the words of every interface, and three of this one
 from supervisor.model import Job
 from supervisor.states import State
-
-__all__ = [
-    "ago",
-    "amount",
-    "brief",
-    "budget",
-    "changed",
-    "clean",
-    "clock",
-    "colour",
-    "command_line",
-    "dead_deliveries",
-    "dependencies",
-    "duration",
-    "labels",
-    "milliseconds",
-    "one_line",
-    "outcome",
-    "pairs",
-    "plural",
-    "progress",
-    "size",
-    "waiting",
-]
 
 _COLOURS: Final = {
     State.QUEUED: "yellow",

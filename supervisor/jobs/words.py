@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ago",
+    "amount",
     "brief",
+    "budget",
     "changed",
     "clean",
     "clock",
