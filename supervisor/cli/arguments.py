@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ __all__ = [
     "dependency",
     "detach_key",
     "detach_option",
+    "exclude",
     "finite",
     "job_argument",
     "jobs_argument",
@@ -34,24 +35,25 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
-def seconds(text: str) -> float:
-    """Parse an option's duration: seconds, at least 0, or ``2d``, ``1h30m``, ``90s``; ``none`` is infinity."""
-    try:
-        return parse_seconds(text)
-    except ValueError:
-        message = f"{text!r:.80} is not a duration: give {durations.ACCEPTS}, or 'none'."
-        raise click.BadParameter(message) from None
+def _parser(parse: Callable[[str], _T], what: str, accepts: str) -> Callable[[str], _T]:
+    """Return the parser of an option, which refuses what ``parse`` refuses by a ``ValueError``."""
+
+    def parse_option(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError:
+            message = f"{text!r:.80} is not a {what}: give {accepts}."
+            raise click.BadParameter(message) from None
+
+    return parse_option
 
 
-def finite(text: str) -> float:
-    """Parse an option's duration that cannot be ``none``."""
-    try:
-        return finite_seconds(text)
-    except ValueError:
-        message = f"{text!r:.80} is not a duration: give {durations.ACCEPTS}."
-        raise click.BadParameter(message) from None
+seconds: Final = _parser(parse_seconds, "duration", f"{durations.ACCEPTS}, or 'none'")
+finite: Final = _parser(finite_seconds, "duration", durations.ACCEPTS)
+size: Final = _parser(parse_size, "size", sizes.ACCEPTS)
 
 
 def detach_key(text: str) -> int | None:
@@ -64,15 +66,6 @@ def detach_key(text: str) -> int | None:
         message = f"{text!r:.40} is not a key: give ctrl- and a letter or one of @ [ \\ ] ^ _, or none."
         raise click.BadParameter(message)
     return ord(key.upper()) ^ 0x40
-
-
-def size(text: str) -> int:
-    """Parse an option's size: bytes, or ``64k``, ``200M``, ``1.5G``, ``1GiB``."""
-    try:
-        return parse_size(text)
-    except ValueError:
-        message = f"{text!r:.80} is not a size: give {sizes.ACCEPTS}."
-        raise click.BadParameter(message) from None
 
 
 def moment(text: str) -> datetime:
@@ -119,6 +112,14 @@ def jobs_argument(*, required: bool, fits: completing.Completion = completing.an
     return click.argument("jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=fits)
 
 
+def exclude(options: Mapping[str, bool]) -> None:
+    """Raise ``click.UsageError`` if more than one of these options is given."""
+    if sum(options.values()) > 1:
+        *others, last = options
+        message = f"{', '.join(others)} and {last} exclude each other."
+        raise click.UsageError(message)
+
+
 def _parse_labels(_: click.Context, __: click.Parameter, given: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in given:
@@ -146,9 +147,7 @@ def workspace_scope(workspace: str | None, *, everywhere: bool) -> str | None:
     Raises:
         click.UsageError: both are given.
     """
-    if everywhere and workspace is not None:
-        message = "--all and --workspace exclude each other."
-        raise click.UsageError(message)
+    exclude({"--all": everywhere, "--workspace": workspace is not None})
     return None if everywhere else workspace or os.curdir
 
 

@@ -11,6 +11,7 @@ import attrs
 import click
 
 from supervisor.cli import inherited
+from supervisor.cli.arguments import exclude
 from supervisor.engines.cluster.slurm.options import OPTIONS as SLURM_OPTIONS
 from supervisor.engines.registry import BUILT_IN, LOCAL, factory
 from supervisor.jobs.validation import MAX_INPUT_BYTES, check_input
@@ -116,9 +117,7 @@ def make_spec(
         click.UsageError: a file cannot be read, a variable is not set, or an option is of another engine.
         InvalidArguments: a file is too large.
     """
-    if others["delay_seconds"] is not None and others["not_before"] is not None:
-        message = "--delay and --not-before exclude each other."
-        raise click.UsageError(message)
+    exclude({"--delay": others["delay_seconds"] is not None, "--not-before": others["not_before"] is not None})
     retry, limits = _retry(others), _limits(others)
     options = {name: others.pop(name) for name in JobOptions.__annotations__ if name in others}
     for name, value in others.items():  # the options of engines that have a name on the command line

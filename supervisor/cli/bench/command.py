@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from supervisor.cli import exits
-from supervisor.cli.arguments import seconds
+from supervisor.cli.arguments import exclude, seconds
 from supervisor.cli.front import Invocation, command, report, write_document
 from supervisor.errors import InternalError, InvalidArguments
 
@@ -183,9 +183,7 @@ def bench(
     if server and not stdio:
         message = f"Got unexpected extra argument ({server[0]}); the command of a server must follow --stdio."
         raise click.UsageError(message)
-    if url is not None and stdio:
-        message = "--url and --stdio exclude each other."
-        raise click.UsageError(message)
+    exclude({"--url": url is not None, "--stdio": stdio})
     if workspace is not None and url is None and not stdio:
         message = "--workspace needs --url or --stdio; on this state root the jobs have a workspace of their own."
         raise click.UsageError(message)

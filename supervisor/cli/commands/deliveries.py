@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from supervisor.cli import exits, table, text
+from supervisor.cli.arguments import exclude
 from supervisor.cli.front import Invocation, command
 from supervisor.errors import InvalidArguments
 from supervisor.jobs import deliveries as all_deliveries
@@ -27,9 +28,7 @@ def deliveries(call: Invocation, *, dead: bool, retry: str | None, drop: str | N
 
     An ID can be shortened to its first characters, at least four.
     """
-    if dead + (retry is not None) + (drop is not None) > 1:
-        message = "--dead, --retry and --rm exclude each other."
-        raise click.UsageError(message)
+    exclude({"--dead": dead, "--retry": retry is not None, "--rm": drop is not None})
     with call.catalog() as catalog:
         root = catalog.layout.root
         if retry is not None:

@@ -13,7 +13,7 @@ import click
 
 from supervisor.admission import groups
 from supervisor.cli import completing, exits, text
-from supervisor.cli.arguments import moment, seconds
+from supervisor.cli.arguments import exclude, moment, seconds
 from supervisor.cli.front import Invocation, command, shared_options
 from supervisor.model import GroupInfo, to_json, to_ns
 from supervisor.store.budgets import METRICS, ON_EXCEED, merged
@@ -95,12 +95,8 @@ def set_group(
     **given: str | None,
 ) -> int:
     """Make the group NAME, or change only the settings that are given. A lower limit stops no job."""
-    if unlimited and limit is not None:
-        message = "--limit and --unlimited exclude each other."
-        raise click.UsageError(message)
-    if strict and aging is not None:
-        message = "--aging and --strict exclude each other."
-        raise click.UsageError(message)
+    exclude({"--limit": limit is not None, "--unlimited": unlimited})
+    exclude({"--aging": aging is not None, "--strict": strict})
     changes: dict[str, Any] = {
         setting: None if value == _NONE else value for setting, value in given.items() if value is not None
     }
@@ -189,9 +185,7 @@ def show(call: Invocation, name: str) -> int:
 @click.option("--reason", metavar="TEXT", help="The reason, shown with the group.")
 def pause(call: Invocation, name: str, *, until: datetime | None, duration: float | None, reason: str | None) -> int:
     """Admit no more jobs to the group NAME until it is resumed. Running jobs go on."""
-    if until is not None and duration is not None:
-        message = "--until and --for exclude each other."
-        raise click.UsageError(message)
+    exclude({"--until": until is not None, "--for": duration is not None})
     until_ns = None
     if until is not None:
         until_ns = to_ns(until)

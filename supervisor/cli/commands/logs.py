@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from supervisor.cli import exits, streams
-from supervisor.cli.arguments import job_argument
+from supervisor.cli.arguments import exclude, job_argument
 from supervisor.cli.front import Invocation, command, write_document
 from supervisor.engines.waiting import Change
 from supervisor.errors import JobNotFound
@@ -49,9 +49,7 @@ def logs(call: Invocation, job: str, *, follow: bool, of_stderr: bool, of_both: 
     "encoding" is then "base64". Output past the output limit of the job is not printed. With --all, "stdout" and
     "stderr" contain these. "merge_stderr" is true for a job with both streams in one.
     """
-    if of_both and of_stderr:
-        message = "--all and --stderr exclude each other."
-        raise click.UsageError(message)
+    exclude({"--all": of_both, "--stderr": of_stderr})
     names = list(STREAMS) if of_both else ["stderr" if of_stderr else "stdout"]
     with call.catalog() as catalog:
         job_id = catalog.resolve_prefix(job)
