@@ -24,11 +24,6 @@ class Share:
         self._held = 0
         self._less = trio.Event()
 
-    @property
-    def is_unused(self) -> bool:
-        """Whether nothing is held."""
-        return not self._held
-
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more may be held; anything may if nothing is."""
         return not self._held or self._held + size <= self._most
