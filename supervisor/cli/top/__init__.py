@@ -1,1 +1,1 @@
-"""``top``: a live view of a state root. ``command`` chooses how, ``source`` how much, ``view`` draws."""
+"""``top``: a live view of a state root. ``command`` chooses how, ``lines`` how much, ``view`` draws."""

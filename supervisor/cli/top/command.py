@@ -10,8 +10,7 @@ import click
 
 from supervisor.cli import exits, terminal
 from supervisor.cli.front import Invocation, command, write_document
-from supervisor.cli.top.lines import group_lines, job_lines, summary
-from supervisor.cli.top.source import take
+from supervisor.cli.top.lines import group_lines, job_lines, summary, take
 from supervisor.errors import FeatureUnavailable
 from supervisor.jobs.overview import Overview
 

@@ -1,4 +1,4 @@
-"""The lines of an overview: the groups, and the jobs that run, that wait, and that have ended last. Pure."""
+"""The lines of an overview: the groups, and the jobs that run, that wait, and that have ended last."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import attrs
 from supervisor.cli import job_columns, table, text
 from supervisor.cli.job_columns import COLUMNS
 from supervisor.cli.table import Cell, Column
-from supervisor.jobs.overview import Overview
+from supervisor.jobs.catalog import Catalog
+from supervisor.jobs.overview import Overview, overview_of
 from supervisor.model import GroupInfo, Job
 
-__all__ = ["Line", "group_lines", "job_lines", "summary"]
+__all__ = ["Line", "group_lines", "job_lines", "summary", "take"]
+
+_RUNNING: Final = 200
+_WAITING: Final = 100
+_ENDED: Final = 100
 
 _NAMES: Final = ("id", "status", "time", "waits", "groups", "labels", "workspace", "command")
 _IF_ANY: Final = {"waits", "groups", "labels"}
@@ -45,6 +50,15 @@ class Line:
 
     text: str
     job: Job | None = None
+
+
+def take(catalog: Catalog) -> Overview:
+    """Return an overview with as many jobs as a view shows.
+
+    Raises:
+        SupervisorError: the state root cannot be read now.
+    """
+    return overview_of(catalog, running=_RUNNING, waiting=_WAITING, ended=_ENDED)
 
 
 def summary(overview: Overview) -> str:

@@ -28,8 +28,7 @@ from textual.widgets import Footer, Static
 
 from supervisor.cli import text
 from supervisor.cli.front import silence
-from supervisor.cli.top.lines import Line, group_lines, job_lines, summary
-from supervisor.cli.top.source import take
+from supervisor.cli.top.lines import Line, group_lines, job_lines, summary, take
 from supervisor.errors import SupervisorError
 from supervisor.jobs import places
 from supervisor.jobs.catalog import Catalog
@@ -312,19 +311,8 @@ class View(App[None]):
         if job is None:
             return
         root = os.fspath(self._settings.state_dir)
-        argv = [
-            sys.executable,
-            "-m",
-            "supervisor",
-            "--state-dir",
-            root,
-            "logs",
-            "--all",
-            "--follow",
-            "--lines",
-            "1000",
-            job.job_id,
-        ]
+        argv = [sys.executable, "-m", "supervisor", "--state-dir", root, "logs", "--all", "--follow"]
+        argv += ["--lines", _LAST_LINES, job.job_id]
         with self.suspend():
             # The command gets Ctrl-C, and this process takes it for nothing; an ignored signal would stay ignored.
             former = signal.signal(signal.SIGINT, _take_no_notice)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.admission import launch_helper
-from supervisor.cli.top.source import take
+from supervisor.cli.top.lines import take
 from supervisor.errors import StateBusy, SupervisorError
 from supervisor.jobs import watching
 from supervisor.jobs.catalog import Catalog
