@@ -23,6 +23,7 @@ import attrs
 from supervisor.cli import exits, inherited
 from supervisor.cli.front import Invocation
 from supervisor.cli.screen_modes import Modes
+from supervisor.cli.streams import write_all
 from supervisor.engines.waiting import Change
 from supervisor.errors import InputRefused, InvalidArguments
 from supervisor.jobdir.output import Output
@@ -68,15 +69,8 @@ def _window() -> tuple[int, int] | None:
 
 def run_on_terminal(call: Invocation, spec: JobSpec, key: int | None) -> int:
     """Start a job with a terminal, attach to it, and return the exit status of ``run``."""
-    import trio
-
-    from supervisor.runtime.opening import open_supervisor
-
-    async def start() -> Job:
-        async with open_supervisor(call.settings) as sup:
-            return await sup.start(attrs.evolve(spec, pty=True, window=_window()))
-
-    return attach_to_end(call, trio.run(start).job_id, key, fresh=True)
+    spec = attrs.evolve(spec, pty=True, window=_window())
+    return attach_to_end(call, call.ask(lambda sup: sup.start(spec)).job_id, key, fresh=True)
 
 
 def attach_to_end(call: Invocation, job_id: str, key: int | None, *, fresh: bool) -> int:
@@ -305,16 +299,8 @@ class Attached:
 
 
 def _write(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(1, view) :]
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(1, select.POLLOUT)
-            poll.poll()
-        except OSError:  # the terminal is gone, as a signal says too
-            return
+    with contextlib.suppress(OSError):  # the terminal is gone, as a signal says too
+        write_all(1, data)
 
 
 @contextlib.contextmanager

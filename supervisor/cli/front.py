@@ -12,9 +12,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import attrs
 import click
@@ -29,6 +29,7 @@ from supervisor.system.observing import NotKnown
 if TYPE_CHECKING:
     from supervisor.jobs.catalog import Catalog
     from supervisor.model import Job
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = [
     "DEFAULTS",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 DEFAULTS: Final = (
     "By default, a job is stopped after 30 minutes (--deadline, SUPERVISOR_JOB_MAX_SECONDS) or 64 MiB "
@@ -115,6 +117,18 @@ class Invocation:
         from supervisor.jobs.catalog import Catalog
 
         return Catalog(self.settings, launches_waiting=True)
+
+    def ask(self, ask: Callable[[Supervisor], Awaitable[_T]]) -> _T:
+        """Open a supervisor for one call, and return what ``ask`` returns."""
+        import trio
+
+        from supervisor.runtime.opening import open_supervisor
+
+        async def main() -> _T:
+            async with open_supervisor(self.settings) as sup:
+                return await ask(sup)
+
+        return trio.run(main)
 
     def answer(self, shape: Callable[[], Mapping[str, Any]], *lines: str) -> None:
         """Write the answer to stdout: the value of ``shape()`` with ``--json``, otherwise ``lines``."""

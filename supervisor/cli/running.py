@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Mapping
@@ -165,7 +164,7 @@ class _Run:
                     self._screen.note(f"the command has truncated its {name}; reading from its start")
                 with self._screen.output(descriptor, chunk):
                     try:
-                        await trio.to_thread.run_sync(_write, descriptor, chunk, abandon_on_cancel=True)
+                        await trio.to_thread.run_sync(streams.write_all, descriptor, chunk, abandon_on_cancel=True)
                     except OSError as error:
                         if descriptor == _STDOUT:
                             broken = isinstance(error, BrokenPipeError)
@@ -255,18 +254,6 @@ def _clock(job: Job, elapsed: float, progress: Mapping[str, Any] | None, *, canc
 
 def _whole(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 59.5 else text.duration(seconds)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, also to a descriptor that another process has made non-blocking."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLOUT)
-            poll.poll()
 
 
 class _Screen:

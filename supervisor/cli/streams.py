@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from supervisor.errors import InternalError
 
-__all__ = ["StdoutFailed", "discard", "finish", "write_bytes", "write_stderr", "writing"]
+__all__ = ["StdoutFailed", "discard", "finish", "write_all", "write_bytes", "write_stderr", "writing"]
 
 
 class StdoutFailed(InternalError):
@@ -48,6 +48,20 @@ def write_bytes(data: bytes) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, also to a descriptor that another process has made non-blocking."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            import select  # few descriptors are
+
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
 
 
 def write_stderr(text: str, *, has_style: bool = True) -> None:

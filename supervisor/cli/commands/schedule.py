@@ -182,19 +182,9 @@ def resume(call: Invocation, name: str) -> int:
 @_NAME
 def run(call: Invocation, name: str) -> int:
     """Start the job of the schedule NAME now, also while it is paused or a job of it runs; print the id of the job."""
-    import trio
-
-    from supervisor.model import Job
-    from supervisor.runtime.opening import open_supervisor
-
     with call.catalog() as catalog:
         schedules.load_schedule(catalog, name)  # a name that does not exist makes no state root
-
-    async def main() -> Job:
-        async with open_supervisor(call.settings) as sup:
-            return await sup.run_schedule(name)
-
-    job = trio.run(main)
+    job = call.ask(lambda sup: sup.run_schedule(name))
     call.answer(lambda: to_json(job), job.job_id)
     return exits.OK
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.cli import exits, inherited, streams
 from supervisor.cli.front import Invocation, command
@@ -11,6 +11,9 @@ from supervisor.cli.job_request import make_spec, prepare
 from supervisor.errors import InvalidArguments
 from supervisor.model import Job, JobSpec, Result, to_json
 from supervisor.states import Reason
+
+if TYPE_CHECKING:
+    from supervisor.runtime.supervisor import Supervisor
 
 __all__ = ["start", "start_and_answer"]
 
@@ -36,7 +39,7 @@ def start_and_answer(call: Invocation, spec: JobSpec) -> int:
     if not inherited.is_writable(1):
         message = "stdout is not writable, so the job's id could not be printed: nothing was started"
         raise InvalidArguments(message, repair="Redirect stdout to a file, a pipe or /dev/null.")
-    job, failed = _start(call, spec)
+    job, failed = call.ask(lambda sup: _start(sup, spec))
     inherited.warn_of_unread_input(spec.stdin)
     status = exits.OK
     try:
@@ -58,14 +61,6 @@ def _is_refused(job: Job) -> bool:
     return job.reason is Reason.LAUNCH_FAILED and job.retried_by is None
 
 
-def _start(call: Invocation, spec: JobSpec) -> tuple[Job, Result | None]:
-    import trio
-
-    from supervisor.runtime.opening import open_supervisor
-
-    async def main() -> tuple[Job, Result | None]:
-        async with open_supervisor(call.settings) as sup:
-            job = await sup.start(spec)
-            return job, await sup.result(job.job_id) if _is_refused(job) else None
-
-    return trio.run(main)
+async def _start(sup: Supervisor, spec: JobSpec) -> tuple[Job, Result | None]:
+    job = await sup.start(spec)
+    return job, await sup.result(job.job_id) if _is_refused(job) else None
