@@ -9,7 +9,8 @@ from starlette.responses import Response
 from supervisor.errors import InvalidArguments
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.model import GroupInfo, to_json
-from supervisor.web.operations import Call, Operation, answer, time_of
+from supervisor.runtime.supervisor import Supervisor
+from supervisor.web.operations import Call, Operation, answer, change, time_of
 
 __all__ = ["OPERATIONS"]
 
@@ -28,71 +29,47 @@ _OPTIONS: Final = (
 _NEVER_NULL: Final = ("on_rate_limit", "on_reboot", "on_exceed")
 
 
-def _answer(info: GroupInfo) -> Response:
-    return answer(to_json(info))
-
-
 async def _list(call: Call) -> Response:
     supervisor = await call.service.supervisor()
     return answer({"ok": True, "groups": [to_json(each) for each in await supervisor.groups()]})
 
 
-async def _set(call: Call) -> Response:
+async def _set(supervisor: Supervisor, call: Call) -> GroupInfo:
     for name in _NEVER_NULL:
         if name in call.given and call.given[name] is None:
             message = f"{name} is null; leave it out to keep it as it is"
             raise InvalidArguments(message, details={"argument": name})
-    supervisor = await call.service.supervisor()
     options: Any = {name: call.body[name] for name in call.given}
     if "budgets" in options:
         options["budgets"] = options["budgets"] or ()
-    return _answer(await supervisor.set_group(call.name, **options))
+    return await supervisor.set_group(call.name, **options)
 
 
-async def _pause(call: Call) -> Response:
-    supervisor = await call.service.supervisor()
+async def _pause(supervisor: Supervisor, call: Call) -> GroupInfo:
     until = time_of("until", call.body["until"])
-    return _answer(await supervisor.pause_group(call.name, until=until, reason=call.body["reason"]))
-
-
-async def _resume(call: Call) -> Response:
-    supervisor = await call.service.supervisor()
-    return _answer(await supervisor.resume_group(call.name, every=call.body["every"]))
+    return await supervisor.pause_group(call.name, until=until, reason=call.body["reason"])
 
 
 OPERATIONS: Final = (
     Operation(method="GET", path="/v1/groups", summary="List the groups.", run=_list, answer="Groups"),
-    Operation(
+    change(
+        "/v1/groups/{name}",
+        "Make a group, or change what the body names and keep the rest.",
+        _set,
+        *_OPTIONS,
         method="PUT",
-        path="/v1/groups/{name}",
-        summary="Make a group, or change what the body names and keep the rest.",
-        body=_OPTIONS,
-        run=_set,
-        answer="Group",
-        changes=True,
-        sees_all=True,
     ),
-    Operation(
-        method="POST",
-        path="/v1/groups/{name}/pause",
-        summary="Admit no more jobs to a group; running jobs go on.",
-        body=(
-            Parameter(name="until", max_length=40, description="A time with a time zone; null until resume."),
-            Parameter(name="reason", max_length=500),
-        ),
-        run=_pause,
-        answer="Group",
-        changes=True,
-        sees_all=True,
+    change(
+        "/v1/groups/{name}/pause",
+        "Admit no more jobs to a group; running jobs go on.",
+        _pause,
+        Parameter(name="until", max_length=40, description="A time with a time zone; null until resume."),
+        Parameter(name="reason", max_length=500),
     ),
-    Operation(
-        method="POST",
-        path="/v1/groups/{name}/resume",
-        summary="End the pause that a user has made; with every, all pauses.",
-        body=(Parameter(name="every", type="boolean", default=False),),
-        run=_resume,
-        answer="Group",
-        changes=True,
-        sees_all=True,
+    change(
+        "/v1/groups/{name}/resume",
+        "End the pause that a user has made; with every, all pauses.",
+        lambda supervisor, call: supervisor.resume_group(call.name, every=call.body["every"]),
+        Parameter(name="every", type="boolean", default=False),
     ),
 )

@@ -23,11 +23,14 @@ from supervisor.http.guard import Caller
 from supervisor.http.problems import MEDIA_TYPE, problem
 from supervisor.mcp_server.config.arguments import Parameter, checked
 from supervisor.mcp_server.tools.answers import dump
+from supervisor.model import GroupInfo, to_json
+from supervisor.model.schedules import ScheduleInfo
+from supervisor.runtime.supervisor import Supervisor
 from supervisor.store.state_errors import state_error
 from supervisor.system.observing import NotKnown
 from supervisor.web.service import Service
 
-__all__ = ["JSON", "Call", "Operation", "answer", "failure", "read_only", "route", "time_of"]
+__all__ = ["JSON", "Call", "Operation", "answer", "change", "failure", "read_only", "route", "time_of"]
 
 JSON: Final = "application/json"
 _NOSNIFF: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -102,6 +105,31 @@ def answer(shape: Mapping[str, Any], status: int = 200, headers: Mapping[str, st
     """Return a JSON document as a response."""
     body = dump(shape).encode(errors="replace")  # half a surrogate pair, from bytes in argv
     return Response(body, status, {**_NOSNIFF, **(headers or {})}, media_type=JSON)
+
+
+def change(
+    path: str,
+    summary: str,
+    act: Callable[[Supervisor, Call], Awaitable[GroupInfo | ScheduleInfo]],
+    *body: Parameter,
+    method: str = "POST",
+) -> Operation:
+    """Return an operation that changes a group or a schedule, and answers with it."""
+
+    async def run(call: Call) -> Response:
+        return answer(to_json(await act(await call.service.supervisor(), call)))
+
+    schema = "Group" if path.startswith("/v1/groups/") else "Schedule"
+    return Operation(
+        method=method,
+        path=path,
+        summary=summary,
+        body=body or None,
+        run=run,
+        answer=schema,
+        changes=True,
+        sees_all=True,
+    )
 
 
 def failure(error: SupervisorError, *, status: int | None = None) -> Response:

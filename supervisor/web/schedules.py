@@ -12,8 +12,9 @@ from supervisor.jobs.validation import MAX_DELAY_SECONDS
 from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.model import to_json
 from supervisor.model.schedules import ScheduleInfo
+from supervisor.runtime.supervisor import Supervisor
 from supervisor.web.jobs import job_answer
-from supervisor.web.operations import Call, Operation, answer
+from supervisor.web.operations import Call, Operation, answer, change
 from supervisor.web.starting import JOB, wanted_spec
 
 __all__ = ["OPERATIONS"]
@@ -42,29 +43,14 @@ _WHEN: Final = (
 )
 
 
-def _answer(info: ScheduleInfo) -> Response:
-    return answer(to_json(info))
-
-
 async def _list(call: Call) -> Response:
     supervisor = await call.service.supervisor()
     return answer({"ok": True, "schedules": [to_json(each) for each in await supervisor.schedules()]})
 
 
-async def _add(call: Call) -> Response:
-    supervisor, spec = await call.service.supervisor(), await wanted_spec(call)
+async def _add(supervisor: Supervisor, call: Call) -> ScheduleInfo:
     options = {each.name: call.body[each.name] for each in _WHEN}
-    return _answer(await supervisor.add_schedule(call.name, spec, replace=True, **options))
-
-
-async def _pause(call: Call) -> Response:
-    supervisor = await call.service.supervisor()
-    return _answer(await supervisor.pause_schedule(call.name))
-
-
-async def _resume(call: Call) -> Response:
-    supervisor = await call.service.supervisor()
-    return _answer(await supervisor.resume_schedule(call.name))
+    return await supervisor.add_schedule(call.name, await wanted_spec(call), replace=True, **options)
 
 
 async def _run(call: Call) -> Response:
@@ -88,33 +74,23 @@ OPERATIONS: Final = (
         answer="Schedules",
         sees_all=True,
     ),
-    Operation(
+    change(
+        "/v1/schedules/{name}",
+        "Add a schedule, or replace it: a kind, or an allowed command, at the instants of a cron expression.",
+        _add,
+        *_WHEN,
+        *JOB,
         method="PUT",
-        path="/v1/schedules/{name}",
-        summary="Add a schedule, or replace it: a kind, or an allowed command, at the instants of a cron expression.",
-        body=(*_WHEN, *JOB),
-        run=_add,
-        answer="Schedule",
-        changes=True,
-        sees_all=True,
     ),
-    Operation(
-        method="POST",
-        path="/v1/schedules/{name}/pause",
-        summary="Start no jobs of a schedule; its running jobs go on.",
-        run=_pause,
-        answer="Schedule",
-        changes=True,
-        sees_all=True,
+    change(
+        "/v1/schedules/{name}/pause",
+        "Start no jobs of a schedule; its running jobs go on.",
+        lambda supervisor, call: supervisor.pause_schedule(call.name),
     ),
-    Operation(
-        method="POST",
-        path="/v1/schedules/{name}/resume",
-        summary="Start jobs of a schedule again, from its next instant on.",
-        run=_resume,
-        answer="Schedule",
-        changes=True,
-        sees_all=True,
+    change(
+        "/v1/schedules/{name}/resume",
+        "Start jobs of a schedule again, from its next instant on.",
+        lambda supervisor, call: supervisor.resume_schedule(call.name),
     ),
     Operation(
         method="POST",
