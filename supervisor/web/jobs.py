@@ -11,19 +11,18 @@ from starlette.responses import Response
 
 from supervisor.errors import InvalidArguments
 from supervisor.jobdir.output import STREAMS
-from supervisor.mcp_server.access.jobs import waited
 from supervisor.mcp_server.access.principals import own_labels
 from supervisor.mcp_server.config.arguments import Parameter
-from supervisor.mcp_server.series import last_attempt, may_go_on
+from supervisor.mcp_server.series import last_attempt
 from supervisor.mcp_server.tools.answers import dump
 from supervisor.mcp_server.tools.jobs import read_output
 from supervisor.model import Job, to_json
 from supervisor.runtime.supervisor import Supervisor
 from supervisor.states import State
 from supervisor.web.operations import Call, Operation, answer
-from supervisor.web.waiting import while_connected
+from supervisor.web.waiting import job_after
 
-__all__ = ["OPERATIONS", "job_answer"]
+__all__ = ["OPERATIONS", "new_job_answer"]
 
 MAX_WAIT_SECONDS: Final = 300
 _MAX_RESULT_BYTES: Final = 8 << 20
@@ -50,6 +49,11 @@ def job_answer(call: Call, job: Job, status: int = 200, headers: Mapping[str, st
     return answer(shape, status, {"etag": tag, **(headers or {})})
 
 
+def new_job_answer(call: Call, job: Job) -> Response:
+    """Return a job that the call has started as a response."""
+    return job_answer(call, job, 201, {"location": f"/v1/jobs/{job.job_id}"})
+
+
 async def _list(call: Call) -> Response:
     supervisor = await call.service.supervisor()
     page = await supervisor.list(
@@ -64,11 +68,7 @@ async def _list(call: Call) -> Response:
 
 async def _status(call: Call) -> Response:
     _, job = await call.service.job(call.caller, call.name)
-    seconds = call.query["wait"]
-    if seconds and may_go_on(job):
-        ended = await while_connected(call.request, lambda: waited(call.service.lazy, job.job_id, seconds))
-        job = job if ended is None else ended
-    return job_answer(call, job)
+    return job_answer(call, await job_after(call, job))
 
 
 async def _result(call: Call) -> Response:

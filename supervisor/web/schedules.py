@@ -13,7 +13,7 @@ from supervisor.mcp_server.config.arguments import Parameter
 from supervisor.model import to_json
 from supervisor.model.schedules import ScheduleInfo
 from supervisor.runtime.supervisor import Supervisor
-from supervisor.web.jobs import job_answer
+from supervisor.web.jobs import new_job_answer
 from supervisor.web.operations import Call, Operation, answer, change
 from supervisor.web.starting import JOB, wanted_spec
 
@@ -55,8 +55,7 @@ async def _add(supervisor: Supervisor, call: Call) -> ScheduleInfo:
 
 async def _run(call: Call) -> Response:
     supervisor = await call.service.supervisor()
-    job = await supervisor.run_schedule(call.name)
-    return job_answer(call, job, 201, {"location": f"/v1/jobs/{job.job_id}"})
+    return new_job_answer(call, await supervisor.run_schedule(call.name))
 
 
 async def _remove(call: Call) -> Response:

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from supervisor.errors import InvalidArguments
 from supervisor.http.guard import Caller
-from supervisor.mcp_server.access.jobs import waited
 from supervisor.mcp_server.access.principals import TOOL_LABEL, scoped_key
 from supervisor.mcp_server.config.arguments import Parameter, checked
 from supervisor.mcp_server.config.kinds import COMMON, Kind
@@ -24,12 +23,11 @@ from supervisor.mcp_server.config.requests import (
     of_command,
     of_kind,
 )
-from supervisor.mcp_server.series import may_go_on
 from supervisor.model import Job, JobSpec
-from supervisor.web.jobs import MAX_WAIT_SECONDS, job_answer
+from supervisor.web.jobs import MAX_WAIT_SECONDS, new_job_answer
 from supervisor.web.operations import Call, Operation
 from supervisor.web.service import Service
-from supervisor.web.waiting import while_connected
+from supervisor.web.waiting import job_after
 
 __all__ = ["JOB", "OPERATIONS", "wanted_spec"]
 
@@ -65,7 +63,9 @@ _KEY: Final = Parameter(
 
 async def _start(call: Call) -> Response:
     spec = await wanted_spec(call)
-    return await _started(call, attrs.evolve(spec, **await _not_now(call, spec)))
+    spec = attrs.evolve(spec, **await _not_now(call, spec))
+    supervisor = await call.service.supervisor()
+    return new_job_answer(call, await job_after(call, await supervisor.start(spec)))
 
 
 async def wanted_spec(call: Call) -> JobSpec:
@@ -151,7 +151,8 @@ async def _rerun(call: Call) -> Response:
         stdin: str | None = call.body["stdin"]
         options["stdin"] = None if stdin is None else stdin.encode()
     key = scoped_key(call.caller.principal, _key(call))
-    return await _answered(call, await supervisor.rerun(job.job_id, idempotency_key=key, **options))
+    job = await supervisor.rerun(job.job_id, idempotency_key=key, **options)
+    return new_job_answer(call, await job_after(call, job))
 
 
 def _kind_again(service: Service, caller: Caller, job: Job) -> Kind:
@@ -170,19 +171,6 @@ def _kind_again(service: Service, caller: Caller, job: Job) -> Kind:
         message = f"there is no kind {name!r:.80} any more"
         raise InvalidArguments(message, repair=_repair(service))
     return Kind(name=START, description="", command=())
-
-
-async def _started(call: Call, spec: JobSpec) -> Response:
-    supervisor = await call.service.supervisor()
-    return await _answered(call, await supervisor.start(spec))
-
-
-async def _answered(call: Call, job: Job) -> Response:
-    seconds = call.query["wait"]
-    if seconds and may_go_on(job):
-        ended = await while_connected(call.request, lambda: waited(call.service.lazy, job.job_id, seconds))
-        job = job if ended is None else ended
-    return job_answer(call, job, 201, {"location": f"/v1/jobs/{job.job_id}"})
 
 
 OPERATIONS: Final = (

@@ -8,9 +8,22 @@ from typing import TypeVar
 import trio
 from starlette.requests import Request
 
-__all__ = ["while_connected"]
+from supervisor.mcp_server.access.jobs import waited
+from supervisor.mcp_server.series import may_go_on
+from supervisor.model import Job
+from supervisor.web.operations import Call
+
+__all__ = ["job_after", "while_connected"]
 
 _T = TypeVar("_T")
+
+
+async def job_after(call: Call, job: Job) -> Job:
+    """Return a job once it has ended, or the seconds have passed that the parameter ``wait`` of a call gives it."""
+    seconds = call.query["wait"]
+    if not seconds or not may_go_on(job):
+        return job
+    return await while_connected(call.request, lambda: waited(call.service.lazy, job.job_id, seconds)) or job
 
 
 async def while_connected(request: Request, wait: Callable[[], Awaitable[_T]]) -> _T | None:

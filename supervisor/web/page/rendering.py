@@ -21,7 +21,7 @@ from supervisor.jobs.overview import Overview
 from supervisor.model import Spend
 from supervisor.web.page.filters import FILTERS
 
-__all__ = ["SECTIONS", "STATIC", "Section", "attention_in_words", "render", "sections_of", "warm_up"]
+__all__ = ["SECTIONS", "Section", "attention_in_words", "render", "sections_of", "static_files", "warm_up"]
 
 _HERE: Final = Path(__file__).parent
 _BAR_HEIGHT: Final = 30
@@ -65,7 +65,7 @@ def warm_up() -> None:
 
     The server needs the files of this package no more: they may be replaced or deleted.
     """
-    _static()
+    static_files()
     for name in _environment().list_templates():
         _environment().get_template(name)
 
@@ -152,28 +152,13 @@ _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/sv
 
 
 @cache
-def _static() -> dict[str, tuple[bytes, str]]:
+def static_files() -> Mapping[str, tuple[bytes, str]]:
+    """Return the static files by their names: (content, media type)."""
     files = [each for each in sorted((_HERE / "static").iterdir()) if each.suffix in _TYPES]
     return {each.name: (each.read_bytes(), _TYPES[each.suffix]) for each in files}
 
 
-class _Static(Mapping[str, tuple[bytes, str]]):
-    """The static files by their names: (content, media type)."""
-
-    def __getitem__(self, name: str) -> tuple[bytes, str]:
-        return _static()[name]
-
-    def __iter__(self) -> Any:
-        return iter(_static())
-
-    def __len__(self) -> int:
-        return len(_static())
-
-
-STATIC: Final = _Static()
-
-
 @cache
 def _static_url(name: str) -> str:
-    digest = hashlib.sha256(STATIC[name][0]).hexdigest()[:12]
+    digest = hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
     return f"/page/{name}?v={digest}"

@@ -22,7 +22,7 @@ from supervisor.states import State
 from supervisor.web.page import actions, output
 from supervisor.web.page.job_view import job_sections, look
 from supervisor.web.page.live import Live, Picture, View, picture_of
-from supervisor.web.page.rendering import STATIC, Section, render, warm_up
+from supervisor.web.page.rendering import Section, render, static_files, warm_up
 from supervisor.web.page.sessions import Sessions
 from supervisor.web.page.streaming import Emit, EventStream
 from supervisor.web.page.visiting import HEADERS, Page, Visit, form_of, page, with_session
@@ -68,7 +68,7 @@ def routes(service: Service, requests: Requests) -> list[BaseRoute]:
 
 
 async def _static(request: Request) -> Response:
-    found = STATIC.get(request.path_params["name"])
+    found = static_files().get(request.path_params["name"])
     if found is None:
         return Response(status_code=404, headers=HEADERS)
     return Response(found[0], 200, {**HEADERS, "cache-control": _YEAR}, found[1])
