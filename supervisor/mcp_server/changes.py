@@ -36,7 +36,7 @@ class Watch:
         self.changed_at = trio.current_time()
         """When the last commit was seen, or a look is due for another reason."""
         self._woken = trio.Event()
-        self._again = False
+        self._again = True  # a commit may have been written, and not been visible, before this began
 
     def wake(self) -> None:
         """Have the reader look."""

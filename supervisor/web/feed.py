@@ -3,14 +3,13 @@
 A client is a position in the journal, and no queue: what it has not read yet is in the journal. So a slow client
 costs no memory, one that was away goes on where it stopped, and so does each client after a kill of the server.
 
-Each commit to the index, of any process, writes to a file in the state root, and inotify tells. The events since then
-are read, and their jobs with them; the last ones are kept, ready to be sent. Where many events come, they are read and
-sent a batch at a time, with pauses, so that the jobs keep nearly all of the machine.
+After each commit to the index, of any process, the events since then are read, and their jobs with them; the last ones
+are kept, ready to be sent. Where many events come, they are read and sent a batch at a time, with pauses, so that the
+jobs keep nearly all of the machine.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, Final
@@ -23,25 +22,20 @@ from supervisor.errors import SupervisorError
 from supervisor.http.guard import Caller
 from supervisor.jobs.catalog import Catalog
 from supervisor.mcp_server.access.principals import PRINCIPAL_LABEL
+from supervisor.mcp_server.changes import Changes
 from supervisor.mcp_server.lazy import LazySupervisor
 from supervisor.mcp_server.tools.answers import dump
 from supervisor.model import from_ns, to_json
 from supervisor.model.job_json import time_to_json
 from supervisor.settings import Settings
-from supervisor.store import Layout
 from supervisor.store.journal import JournalEvent, Page, Position
-from supervisor.system.inotify import MODIFIED
-from supervisor.system.notifier import Notifier
 
 __all__ = ["Feed", "Part"]
 
 _PAGE: Final = 100
 _KEPT: Final = 2000
 """How many events are kept ready: some 2 MB."""
-_COMMIT_SECONDS: Final = 0.02
-"""A commit is visible a moment after its write is."""
-_AGAIN_SECONDS: Final = 1.0
-"""Until one more look, and between two looks where inotify is missing."""
+_FIRST_PAUSE_SECONDS: Final = 1.0
 _MAX_PAUSE_SECONDS: Final = 30.0
 """Between two attempts while the state root cannot be read."""
 _SEND_SECONDS: Final = 0.0001
@@ -86,11 +80,10 @@ class Feed:
 
     def __init__(self, lazy: LazySupervisor, settings: Settings) -> None:
         self._lazy = lazy
-        self._root = Layout(settings.state_dir).root
+        self._changes = Changes(settings)
         self._ready: list[_Ready] = []
         self._begin: Position | None = None
         self._end: Position | None = None
-        self._woken = trio.Event()
         self._more = trio.Event()
         self._same: tuple[Position, Part] | None = None
         self.closed = False
@@ -100,14 +93,11 @@ class Feed:
 
     async def run(self) -> None:
         """Read events as they come, until cancelled."""
-        notifier = Notifier()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(notifier.serve)
+        async with self._changes.attached(None), trio.open_nursery() as nursery:
             nursery.start_soon(self._close_in_time)
-            with notifier.watching(self._root, MODIFIED, self._wake) as sees:
-                woken, credit, last, pause = True, 0.0, trio.current_time(), 0.0
+            with self._changes.watching() as watch:
+                credit, last, pause = 0.0, trio.current_time(), 0.0
                 while True:
-                    self._woken = trio.Event()
                     begun, found = trio.current_time(), 0
                     try:
                         found = await self._read()
@@ -116,7 +106,7 @@ class Feed:
                         if not isinstance(error, SupervisorError):  # the state root cannot be read now
                             log.warning("events_not_read", error=repr(error))
                         # It may go away without an event of the state root.
-                        pause = min(_MAX_PAUSE_SECONDS, 2 * pause or _AGAIN_SECONDS)
+                        pause = min(_MAX_PAUSE_SECONDS, 2 * pause or _FIRST_PAUSE_SECONDS)
                         await trio.sleep(pause)
                         continue
                     if found:
@@ -125,18 +115,8 @@ class Feed:
                         credit -= now - begun + _SEND_SECONDS * self.listening
                         last = now
                         await trio.sleep(max(0, -credit / _SHARE))
-                    if found == _PAGE:
-                        continue
-                    # A process may have been interrupted between the write of a commit, which woke this, and the
-                    # moment from which others see it. So this looks once more after each look that was woken.
-                    quiet = math.inf if sees else _AGAIN_SECONDS
-                    with trio.move_on_after(_AGAIN_SECONDS if found or woken else quiet) as waiting:
-                        await self._woken.wait()
-                    woken = not waiting.cancelled_caught
-                    await trio.sleep(_COMMIT_SECONDS)
-
-    def _wake(self) -> None:
-        self._woken.set()
+                    if found < _PAGE:
+                        await watch.next()
 
     async def _close_in_time(self) -> None:
         await self._lazy.ending.wait()

@@ -214,7 +214,7 @@ async def test_no_event_is_lost_when_the_server_is_killed(start: Start, state_di
 
 async def test_events_come_without_inotify(serve_here: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisor.system.inotify.Inotify.open", lambda: None)
-    monkeypatch.setattr("supervisor.web.feed._AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("supervisor.mcp_server.changes._AGAIN_SECONDS", 0.05)
     async with serve_here() as here, here.client() as client, listening(client) as stream:
         here.script = Script()
         with trio.move_on_after(0.2):  # nothing wakes it now
@@ -226,7 +226,7 @@ async def test_events_come_without_inotify(serve_here: Serve, monkeypatch: pytes
 async def test_a_defect_with_one_event_ends_neither_the_server_nor_the_stream(
     serve_here: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supervisor.web.feed._AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("supervisor.web.feed._FIRST_PAUSE_SECONDS", 0.01)
     async with serve_here() as here, here.client() as client, listening(client) as stream:
         read, failures = Feed._read, [ZeroDivisionError(), StateBusy("of the test")]
 
