@@ -13,10 +13,11 @@ import attrs
 import trio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
 
 from supervisor import log
 from supervisor.errors import SupervisorError
-from supervisor.mcp_server.tasks import calls, refusals
+from supervisor.mcp_server.tasks import calls
 from supervisor.mcp_server.tasks.calls import TaskCall
 from supervisor.mcp_server.tasks.functions import FunctionTask
 from supervisor.mcp_server.tasks.runtime import Runtime
@@ -66,10 +67,10 @@ class _Apart:
         except MCPError as error:
             return error
         except SupervisorError as error:
-            return refusals.internal(error.message)
+            return MCPError(INTERNAL_ERROR, error.message)
         except Exception as error:  # noqa: BLE001  # an error of the function; the client gets as little as from the SDK
             log.warning("mcp_function_failed", tool=self._call.tool, error=repr(error))
-            return refusals.internal("Internal server error")
+            return MCPError(INTERNAL_ERROR, "Internal server error")
 
 
 async def run_apart(

@@ -14,7 +14,16 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
-from mcp_types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, PaginatedRequestParams, RequestParams
+from mcp_types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolRequestParams,
+    CallToolResult,
+    PaginatedRequestParams,
+    RequestParams,
+)
 from pydantic import Field
 
 from supervisor.errors import SupervisorError
@@ -102,7 +111,9 @@ def _check_name_header(ctx: _Context, task_id: str, *, required: bool) -> None:
         return
     given = headers.get(MCP_NAME_HEADER)
     if decode_header_value(given) != task_id and (given is not None or required):
-        raise refusals.header_mismatch(given, task_id)
+        value = "is missing" if given is None else f"is {given!r:.80}"
+        message = f"The Mcp-Name header {value}; it must be the task id {task_id!r:.80}"
+        raise MCPError(HEADER_MISMATCH, message)
 
 
 @contextlib.contextmanager
@@ -364,9 +375,11 @@ class Tasks(Extension):
         if ctx.protocol_version == LEGACY_VERSION:
             wanted, ttl_ms = legacy.requested_ttl(ctx.params)
             if tool is None and wanted:
-                raise refusals.no_such_method(ctx.method, f"Tool {params.name!r:.80} cannot be called as a task")
+                message = f"Tool {params.name!r:.80} cannot be called as a task"
+                raise MCPError(METHOD_NOT_FOUND, message, ctx.method)
             if tool is not None and tool.required and not wanted:
-                raise refusals.no_such_method(ctx.method, f"Tool {params.name!r} can only be called as a task")
+                message = f"Tool {params.name!r} can only be called as a task"
+                raise MCPError(METHOD_NOT_FOUND, message, ctx.method)
         else:
             wanted, ttl_ms = tool is not None and ctx.protocol_version == MODERN_VERSION and _declared(ctx), None
             if tool is not None and tool.required and not wanted:
@@ -442,8 +455,7 @@ class Tasks(Extension):
                 return {}
             task = await runtime.get(params.task_id, principal)
             if task.status.terminal:
-                message = f"Task {params.task_id} has ended already ({task.status.value})"
-                raise refusals.invalid(message)
+                raise MCPError(INVALID_PARAMS, f"Task {params.task_id} has ended already ({task.status.value})")
             return legacy_shape(await runtime.cancel(params.task_id, principal))
 
     async def _list(self, ctx: _Context, params: PaginatedRequestParams) -> HandlerResult:

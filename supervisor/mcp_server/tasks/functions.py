@@ -15,12 +15,18 @@ import attrs
 import trio
 from mcp.server.context import HandlerResult
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR, CreateMessageResult, CreateMessageResultWithTools, ElicitResult, ListRootsResult
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CreateMessageResult,
+    CreateMessageResultWithTools,
+    ElicitResult,
+    ListRootsResult,
+)
 from pydantic import BaseModel, ValidationError
 
 from supervisor import log
 from supervisor.errors import SupervisorError
-from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.records import Made, TaskRecords
 from supervisor.mcp_server.tasks.state import Status, Task
 
@@ -200,4 +206,4 @@ def _checked(key: str, request: Mapping[str, Any], given: object) -> dict[str, A
             continue
         return checked.model_dump(by_alias=True, mode="json", exclude_none=True)
     message = f"The response to {key!r:.80} is not an answer to {request['method']}; no answer was accepted"
-    raise refusals.invalid(message)
+    raise MCPError(INVALID_PARAMS, message)

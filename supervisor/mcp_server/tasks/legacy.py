@@ -17,7 +17,6 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from pydantic import BaseModel
 
-from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.functions import FunctionTask, on_the_wire
 from supervisor.mcp_server.tasks.runtime import Runtime
 from supervisor.mcp_server.tasks.state import LEGACY_VERSION, RELATED_TASK, Status, Task, legacy_shape
@@ -62,12 +61,11 @@ def requested_ttl(params: Mapping[str, Any] | None) -> tuple[bool, int | None]:
     if asked is None:
         return False, None
     if not isinstance(asked, Mapping):
-        message = "params.task must be an object"
-        raise refusals.invalid(message)
+        raise MCPError(types.INVALID_PARAMS, "params.task must be an object")
     ttl: object = cast("Mapping[str, object]", asked).get("ttl")
     if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 <= ttl < 1 << 53):
         message = f"params.task.ttl is {ttl!r:.80}; it must be a number of milliseconds of at least 0"
-        raise refusals.invalid(message)
+        raise MCPError(types.INVALID_PARAMS, message)
     return True, None if ttl is None else int(ttl)
 
 
@@ -112,7 +110,7 @@ async def payload(
     if isinstance(task, MCPError):
         raise task
     if task.status is Status.CANCELLED:
-        raise refusals.internal(_CANCELLED)
+        raise MCPError(types.INTERNAL_ERROR, _CANCELLED)
     if task.error is not None:
         raise MCPError.from_error_data(types.ErrorData.model_validate(task.error))
     shape = {name: value for name, value in (task.result or {}).items() if name != "resultType"}  # of 2026-07-28

@@ -16,9 +16,8 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.session import ServerSession
 from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp.shared.exceptions import MCPError
-from mcp_types import Notification, RequestId, ServerNotification, SubscriptionsAcknowledgedNotification
+from mcp_types import INVALID_PARAMS, Notification, RequestId, ServerNotification, SubscriptionsAcknowledgedNotification
 
-from supervisor.mcp_server.tasks import refusals
 from supervisor.mcp_server.tasks.runtime import Runtime
 from supervisor.mcp_server.tasks.state import Task, shape
 
@@ -67,12 +66,10 @@ def task_ids(params: Mapping[str, Any] | None) -> list[str] | None:
     if ids is None:
         return None
     if not isinstance(ids, list) or not all(isinstance(each, str) for each in cast("list[object]", ids)):
-        message = "notifications.taskIds must be a list of strings"
-        raise refusals.invalid(message)
+        raise MCPError(INVALID_PARAMS, "notifications.taskIds must be a list of strings")
     held = list(dict.fromkeys(cast("list[str]", ids)))
     if len(held) > _MAX_IDS:
-        message = f"notifications.taskIds names {len(held)} tasks; at most {_MAX_IDS} are allowed"
-        raise refusals.invalid(message)
+        raise MCPError(INVALID_PARAMS, f"notifications.taskIds names {len(held)} tasks; at most {_MAX_IDS} are allowed")
     return held
 
 

@@ -122,9 +122,13 @@ class TaskRecords:
         """Return an existing task; ``None`` if there is none or its record is not valid."""
         if not is_job_id(task_id) or not self._layout.is_sound(TASKS, task_id):
             return None
+        made = self._read(task_id)
+        return None if made is None or made.expired(self.now_ns()) else made
+
+    def _read(self, task_id: str) -> Made | None:
         record = records.read(self._directory(task_id), records.JOB) or {}
         try:
-            made = Made(
+            return Made(
                 task_id=task_id,
                 tool=str(record["tool"]),
                 principal=None if record["principal"] is None else str(record["principal"]),
@@ -134,7 +138,6 @@ class TaskRecords:
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
-        return None if made.expired(self.now_ns()) else made
 
     def end(self, made: Made, status: Status, **others: Any) -> Task:
         """Record the end of a task; return the recorded end, which another process may have written first.
@@ -166,7 +169,6 @@ class TaskRecords:
 
     def all(self) -> Iterator[Made]:
         """Yield every existing task; delete expired ones."""
-        now_ns = self.now_ns()
         try:
             names = os.listdir(f"{self._layout.root}/{TASKS}")
         except OSError:  # usually because there never was a task
@@ -175,15 +177,8 @@ class TaskRecords:
             made = self.find(name)
             if made is not None:
                 yield made
-            elif is_job_id(name) and self._is_over(name, now_ns):
+            elif is_job_id(name) and (found := self._read(name)) is not None and found.expired(self.now_ns()):
                 self.forget(name)
-
-    def _is_over(self, task_id: str, now_ns: int) -> bool:
-        record: Mapping[str, Any] = records.read(self._directory(task_id), records.JOB) or {}
-        created_ns, ttl_ms = record.get("created_ns"), record.get("ttl_ms")
-        if not isinstance(created_ns, int) or not isinstance(ttl_ms, int):
-            return False
-        return created_ns + ttl_ms * 1_000_000 <= now_ns
 
     def _directory(self, task_id: str) -> str:
         return self._layout.job(TASKS, task_id)

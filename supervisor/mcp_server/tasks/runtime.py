@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from supervisor import log
 from supervisor.errors import JobElsewhere, JobNotFound, StateCorrupt, SupervisorError
@@ -119,8 +120,7 @@ class Runtime:
             return await self._page_of_functions(principal, int(match["functions"]))
         if match is not None:
             return await self._page_of_jobs(principal, match["jobs"])
-        message = f"cursor is {cursor!r:.80}; it must be the nextCursor of an earlier page"
-        raise refusals.invalid(message)
+        raise MCPError(INVALID_PARAMS, f"cursor is {cursor!r:.80}; it must be the nextCursor of an earlier page")
 
     async def _page_of_functions(self, principal: str | None, before: int | None) -> tuple[list[Task], str | None]:
         found, more = await trio.to_thread.run_sync(self._recorded, principal, before)
@@ -144,7 +144,7 @@ class Runtime:
         try:
             page = await self.supervisor.list(limit=_PAGE, cursor=cursor, labels=own_labels(principal))
         except SupervisorError as error:
-            raise refusals.invalid(error.message) from None
+            raise MCPError(INVALID_PARAMS, error.message) from None
         return [task_of(job) for job in page.jobs], None if page.next_cursor is None else f"j:{page.next_cursor}"
 
     # ------------------------------------------------------------ following
@@ -275,7 +275,7 @@ class Runtime:
             except JobNotFound:
                 problem.append(refusals.no_such_task(job_id))
             except SupervisorError as error:
-                problem.append(refusals.internal(error.message))
+                problem.append(MCPError(INTERNAL_ERROR, error.message))
             done.set()
 
         self.nursery.start_soon(stop)

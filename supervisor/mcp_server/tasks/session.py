@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from mcp.server.session import ServerSession
 from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import (
+    INTERNAL_ERROR,
     ClientCapabilities,
     InitializeRequestParams,
     LoggingLevel,
@@ -85,8 +87,7 @@ class TaskSession(ServerSession):
             )
         needed = _NEEDS.get(request.method)
         if needed is None:
-            message = f"A task cannot send {request.method} to its client"
-            raise refusals.internal(message)
+            raise MCPError(INTERNAL_ERROR, f"A task cannot send {request.method} to its client")
         declared = self.client_capabilities
         if declared is None or getattr(declared, needed) is None:
             raise refusals.missing_capability({needed: {}}, needed)
