@@ -59,6 +59,18 @@ class Watch:
             self.changed_at = trio.current_time()
         self._woken = trio.Event()
 
+    async def next_or(self, event: trio.Event, until: float = math.inf) -> None:
+        """Wait as ``next`` does, or until ``event`` is set."""
+
+        async def end() -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            await self.next(until)
+            nursery.cancel_scope.cancel()
+
 
 class Changes:
     """Wakes watches at each commit; without a watch, it does nothing.

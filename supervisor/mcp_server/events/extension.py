@@ -9,7 +9,7 @@ requests, and after any process was killed, a client goes on where it stopped. W
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import trio
@@ -169,23 +169,11 @@ class Events(Extension):
                     await _notify(ctx, "heartbeat", {"cursor": str(batch.position)})
                     beat = trio.current_time() + _HEARTBEAT_SECONDS
                 else:
-                    await self._wait(watch.next, beat)
+                    await watch.next_or(self._lazy.ending, beat)
                     await trio.sleep(_LOOK_SECONDS * self._streams.total())
                 batch = await read(self._lazy, wanted, batch.position)
                 if batch.is_truncated:
                     await _notify(ctx, "active", {"cursor": str(batch.position), "truncated": True})
-
-    async def _wait(self, following: Callable[[float], Awaitable[None]], until: float) -> None:
-        """Wait for news, the time, or the end of the server."""
-        async with trio.open_nursery() as nursery:
-
-            async def end() -> None:
-                await self._lazy.ending.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(end)
-            await following(until)
-            nursery.cancel_scope.cancel()
 
     # ------------------------------------------------------------ what requests share
 

@@ -327,13 +327,5 @@ class Sender:
             if watch is None:
                 await changed.wait()
                 return
-            async with trio.open_nursery() as nursery:
-
-                async def change() -> None:
-                    await changed.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(change)
-                await watch.next()
-                nursery.cancel_scope.cancel()
+            await watch.next_or(changed)
             await trio.sleep(_LOOK_SECONDS * len(self._tasks))
