@@ -104,13 +104,12 @@ def _compare_list(known: dict[str, Tracked], listed: dict[str, Job]) -> Iterator
     for job_id, record in known.items():
         last = record.job
         now = listed.get(job_id)
-        name = record.order.sort.name
         if now is None:
-            yield Fault("lost", "it is not in the list of jobs", job_id, record.tag, name)
+            yield record.fault("lost", "it is not in the list of jobs")
         elif last is not None and last.status.terminal and (now.status, now.exit_code) != (last.status, last.exit_code):
             before = f"{last.status.value} with exit code {last.exit_code}"
             detail = f"its caller got {before}, but the list has {now.status.value} with {now.exit_code}"
-            yield Fault("changed", detail, job_id, record.tag, name)
+            yield record.fault("changed", detail)
 
 
 def _compare_marks(load: Load, marks: Marks) -> Iterator[Fault]:

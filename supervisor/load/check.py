@@ -86,6 +86,11 @@ class Tracked:
     output: OutputCheck | None = None
     done: bool = False
 
+    def fault(self, code: str, detail: str) -> Fault:
+        """Return a fault of it."""
+        job_id = None if self.job is None else self.job.job_id
+        return Fault(code, detail, job_id, self.tag, self.order.sort.name)
+
 
 @attrs.frozen(slots=True)
 class Fault:
@@ -128,37 +133,33 @@ def faults_of(record: Tracked) -> Iterator[Fault]:
     job, order = record.job, record.order
     if job is None:
         return
-
-    def fault(code: str, detail: str) -> Fault:
-        return Fault(code, detail, job.job_id, record.tag, order.sort.name)
-
     if not job.status.terminal:
         if not record.abandoned:
-            yield fault("never_ended", f"its state is {job.status.value}")
+            yield record.fault("never_ended", f"its state is {job.status.value}")
         return
     if record.gave_up:
-        yield fault("never_ended", f"it ended ({job.status.value}) only after it was stopped")
+        yield record.fault("never_ended", f"it ended ({job.status.value}) only after it was stopped")
         return
     if job.reason is Reason.LOST:
-        yield fault("lost", "its exit status is not known")
+        yield record.fault("lost", "its exit status is not known")
         return
     wanted = _wanted_states(record)
     if (job.status, job.reason) not in wanted:
         state = f"{job.status.value} ({'no reason' if job.reason is None else job.reason.value})"
         detail = f"its state is {state} instead of {' or '.join(each.value for each, _ in wanted)}"
-        yield fault("state", detail if job.detail is None else f"{detail}: {job.detail}")
+        yield record.fault("state", detail if job.detail is None else f"{detail}: {job.detail}")
         return
     if _ended_by_itself(record) and (job.exit_code, job.signal) != (order.sort.exit_code, None):
         found = f"exit code {job.exit_code}, signal {job.signal}"
-        yield fault("exit", f"it has {found} instead of exit code {order.sort.exit_code}")
-    yield from _time_faults(record, job, fault)
+        yield record.fault("exit", f"it has {found} instead of exit code {order.sort.exit_code}")
+    yield from _time_faults(record, job)
     if record.output is not None and not record.output.fits:
         size = order.before + order.after
         written = f"{size} bytes" if _ended_by_itself(record) else f"at most the first {order.before} of {size} bytes"
         kept = f"{record.output.size} bytes with the SHA-256 {record.output.digest}"
-        yield fault("output", f"it wrote {written}, but its output has {kept}")
+        yield record.fault("output", f"it wrote {written}, but its output has {kept}")
     if _ended_by_itself(record) and job.stderr_bytes != order.stderr:
-        yield fault("output", f"it wrote {order.stderr} bytes to stderr, but its record has {job.stderr_bytes}")
+        yield record.fault("output", f"it wrote {order.stderr} bytes to stderr, but its record has {job.stderr_bytes}")
 
 
 def _wanted_states(record: Tracked) -> tuple[tuple[State, Reason], ...]:
@@ -174,17 +175,17 @@ def _wanted_states(record: Tracked) -> tuple[tuple[State, Reason], ...]:
     return (wanted, (State.CANCELLED, Reason.CANCELLED)) if record.interrupted else (wanted,)
 
 
-def _time_faults(record: Tracked, job: Job, fault: Any) -> Iterator[Fault]:
+def _time_faults(record: Tracked, job: Job) -> Iterator[Fault]:
     """Yield a fault if the job ended before the end of its sleep, or before its deadline."""
     if job.completed_at is None or job.started_at is None or job.status is State.CANCELLED:
         return
     if job.status is State.TIMEOUT:
         if job.deadline_at is not None and job.completed_at < job.deadline_at - _CLOCK_TOLERANCE:
-            yield fault("early", f"it was stopped {job.deadline_at - job.completed_at} before its deadline")
+            yield record.fault("early", f"it was stopped {job.deadline_at - job.completed_at} before its deadline")
         return
     slept = timedelta(seconds=record.order.seconds)
     if job.completed_at - job.started_at < slept - _CLOCK_TOLERANCE:
-        yield fault("early", f"it slept for {slept}, but ended after {job.completed_at - job.started_at}")
+        yield record.fault("early", f"it slept for {slept}, but ended after {job.completed_at - job.started_at}")
 
 
 def faults_of_marks(record: Tracked, marks: Marks) -> Iterator[Fault]:
@@ -192,19 +193,16 @@ def faults_of_marks(record: Tracked, marks: Marks) -> Iterator[Fault]:
     job, tag = record.job, record.tag
     begun, ended = marks.begun[tag], marks.ended[tag]
 
-    def fault(code: str, detail: str) -> Fault:
-        return Fault(code, detail, None if job is None else job.job_id, tag, record.order.sort.name)
-
     if begun > 1:
-        yield fault("twice", f"it began {begun} times")
+        yield record.fault("twice", f"it began {begun} times")
     if record.refused and begun:
-        yield fault("unasked", f"it began {begun} times")
+        yield record.fault("unasked", f"it began {begun} times")
     if job is None or not job.status.terminal or job.reason is Reason.LOST:
         return
     if _ended_by_itself(record) and job.reason is not Reason.LAUNCH_FAILED:
         if not begun:
-            yield fault("never_ran", f"its state is {job.status.value}, but it left no mark")
+            yield record.fault("never_ran", f"its state is {job.status.value}, but it left no mark")
         elif not ended:
-            yield fault("cut_short", f"its state is {job.status.value}, but it left no mark at its end")
+            yield record.fault("cut_short", f"its state is {job.status.value}, but it left no mark at its end")
     elif ended and not record.interrupted:
-        yield fault("ran_on", f"its state is {job.status.value}, but it left its mark at its end")
+        yield record.fault("ran_on", f"its state is {job.status.value}, but it left its mark at its end")

@@ -190,7 +190,7 @@ class Load:
         self.figures["start_call"].add(now - called)
         self.acknowledged += 1
         if (other := self._ids.setdefault(job.job_id, record.tag)) != record.tag:
-            self.faults.append(Fault("same_id", f"{other} has the same id", job.job_id, record.tag, sort.name))
+            self.faults.append(record.fault("same_id", f"{other} has the same id"))
 
     async def _to_end(self, record: Tracked) -> None:
         assert record.job is not None  # noqa: S101  # it was acknowledged
@@ -270,9 +270,7 @@ class Load:
             self.errors[f"{call}: {error.code}"] += 1
             record.abandoned = True
             code = "lost" if error.code == "job_not_found" else "call"
-            job_id = None if record.job is None else record.job.job_id
-            detail = f"{call} was answered with {error.code}: {error.message}"
-            self.faults.append(Fault(code, detail, job_id, record.tag, record.order.sort.name))
+            self.faults.append(record.fault(code, f"{call} was answered with {error.code}: {error.message}"))
             raise
 
     @contextlib.contextmanager

@@ -8,11 +8,12 @@ records of the supervisor with what ran. If a stop reaches the sleep before the 
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -105,19 +106,20 @@ class Marks:
 def read_marks(path: str) -> Marks:
     """Read the file of the marks; a missing file has none."""
     marks = Marks(Counter(), Counter())
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                match line.split():
-                    case [tag, "+", _]:
-                        marks.begun[tag] += 1
-                    case [tag, "-", _]:
-                        marks.ended[tag] += 1
-                    case _:
-                        marks.begun[line.strip()] += 1  # no tag of a job, so the audit reports it as unknown
-    except FileNotFoundError:
-        pass
+    for tag, sign in _entries(path):
+        (marks.ended if sign == "-" else marks.begun)[tag] += 1
     return marks
+
+
+def _entries(path: str) -> Iterator[tuple[str, str]]:
+    """Yield each mark in a file as its tag and its sign; another line has no sign. Nothing without the file."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            match line.split():
+                case [tag, "+" | "-" as sign, _]:
+                    yield tag, sign
+                case _:
+                    yield line.strip(), ""  # no tag of a job, so the audit reports it as unknown
 
 
 def most_at_once(path: str, marks: Marks) -> int:
@@ -127,19 +129,12 @@ def most_at_once(path: str, marks: Marks) -> int:
     last mark, and counts only when it begins.
     """
     most = running = 0
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                match line.split():
-                    case [tag, "+", _]:
-                        most = max(most, running + 1)
-                        running += tag in marks.ended
-                    case [_, "-", _]:
-                        running -= 1
-                    case _:
-                        pass
-    except FileNotFoundError:
-        pass
+    for tag, sign in _entries(path):
+        if sign == "+":
+            most = max(most, running + 1)
+            running += tag in marks.ended
+        elif sign == "-":
+            running -= 1
     return most
 
 
