@@ -47,18 +47,16 @@ def _optional_path(held: object) -> Path | None:
     return None if held is None or held == "" else _state_dir(held)
 
 
-def _leftovers(held: object) -> str:
-    word = str(held).strip().lower()
-    if word not in {"leave", "stop"}:
-        raise ValueError
-    return word
+def _one_of(*words: str) -> Callable[[object], str]:
+    """Return the parser of a setting that is one of these words, in any case."""
 
+    def parse(held: object) -> str:
+        word = str(held).strip().lower()
+        if word not in words:
+            raise ValueError
+        return word
 
-def _durability(held: object) -> str:
-    word = str(held).strip().lower()
-    if word not in {"process", "power"}:
-        raise ValueError
-    return word
+    return parse
 
 
 def _python(held: object) -> Path | None:
@@ -84,13 +82,6 @@ def _networks(held: object) -> str:
 def _secrets(held: object) -> str | None:
     """Return the text as it is: an error here would show it; ``webhook_secrets`` checks it."""
     return None if held is None else str(held)
-
-
-def _log_level(held: object) -> str:
-    level = str(held).strip().lower()
-    if level not in LOG_LEVELS:
-        raise ValueError
-    return level
 
 
 class _Source(NamedTuple):
@@ -195,33 +186,17 @@ class Settings:
     """
 
     state_dir: Path = _setting(
-        "SUPERVISOR_STATE_DIR",
-        "~/.local/state/trio-supervisor",
-        _state_dir,
-        "the path of a directory",
+        "SUPERVISOR_STATE_DIR", "~/.local/state/trio-supervisor", _state_dir, "the path of a directory"
     )
     job_max_seconds: float = _setting(
-        "SUPERVISOR_JOB_MAX_SECONDS",
-        1800,
-        parse_seconds,
-        f"{durations.ACCEPTS}, or none",
+        "SUPERVISOR_JOB_MAX_SECONDS", 1800, parse_seconds, f"{durations.ACCEPTS}, or none"
     )
     job_ttl: float = _setting("SUPERVISOR_JOB_TTL", 86400, finite_seconds, durations.ACCEPTS)
     job_max_count: int = _setting("SUPERVISOR_JOB_MAX_COUNT", 1000, _count, "a whole number of at least 0")
-    job_max_output_bytes: int = _setting(
-        "SUPERVISOR_JOB_MAX_OUTPUT_BYTES",
-        67108864,
-        parse_size,
-        sizes.ACCEPTS,
-    )
-    job_leftovers: str = _setting("SUPERVISOR_JOB_LEFTOVERS", "leave", _leftovers, "leave or stop")
-    stop_grace_seconds: float = _setting(
-        "SUPERVISOR_STOP_GRACE_SECONDS",
-        5,
-        finite_seconds,
-        durations.ACCEPTS,
-    )
-    durability: str = _setting("SUPERVISOR_DURABILITY", "process", _durability, "process or power")
+    job_max_output_bytes: int = _setting("SUPERVISOR_JOB_MAX_OUTPUT_BYTES", 67108864, parse_size, sizes.ACCEPTS)
+    job_leftovers: str = _setting("SUPERVISOR_JOB_LEFTOVERS", "leave", _one_of("leave", "stop"), "leave or stop")
+    stop_grace_seconds: float = _setting("SUPERVISOR_STOP_GRACE_SECONDS", 5, finite_seconds, durations.ACCEPTS)
+    durability: str = _setting("SUPERVISOR_DURABILITY", "process", _one_of("process", "power"), "process or power")
     config: Path | None = _setting("SUPERVISOR_CONFIG", None, _optional_path, "the path of a TOML file")
     shared_dir: Path | None = _setting("SUPERVISOR_SHARED_DIR", None, _optional_path, "the path of a directory")
     python: Path | None = _setting(
@@ -233,7 +208,7 @@ class Settings:
     webhook_allow: str = _setting(
         "SUPERVISOR_WEBHOOK_ALLOW", "", _networks, "networks such as 10.1.0.0/16, separated by spaces"
     )
-    log: str = _setting("SUPERVISOR_LOG", "warning", _log_level, "one of " + ", ".join(LOG_LEVELS))
+    log: str = _setting("SUPERVISOR_LOG", "warning", _one_of(*LOG_LEVELS), "one of " + ", ".join(LOG_LEVELS))
 
     def __attrs_post_init__(self) -> None:
         """Read what no argument gives."""
