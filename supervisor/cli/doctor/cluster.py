@@ -40,14 +40,14 @@ def _slurm(facts: dict[str, Any]) -> Check:
     from supervisor.engines.cluster.interface import Rejected, Unreachable
     from supervisor.engines.cluster.slurm import commands
 
-    output = commands.ask(commands.version())
+    output = commands.ask(commands.VERSION)
     last = output.stdout.strip().rpartition(" ")[2]
     facts["version"] = version = last if last[:1].isdigit() else None
     facts["reachable"] = False
     set_conf = "Set SLURM_CONF if the configuration of your cluster is not in the default place."
     try:
         commands.check_version(output)
-        partitions = commands.read_sinfo(commands.ask(commands.sinfo()))
+        partitions = commands.read_sinfo(commands.ask(commands.SINFO))
     except Rejected as problem:
         repair = set_conf if version is None else "Ask the administrators of the cluster for a newer version."
         return Check("Slurm", Severity.WARNING, str(problem), repair, facts)

@@ -48,14 +48,14 @@ class Slurm:
         if not self._version_checked:
             async with self._checking:
                 if not self._version_checked:
-                    commands.check_version(await self._run(commands.version()))
+                    commands.check_version(await self._run(commands.VERSION))
                     self._version_checked = True
         return commands.read_submit(await self._run(commands.submit(submission)))
 
     async def observe(self, keys: Collection[str]) -> Mapping[str, JobReport]:
         """Say where these jobs stand: one ``squeue``, however many there are."""
         del keys  # it lists all that are ours
-        answer = await self._run(commands.squeue())
+        answer = await self._run(commands.SQUEUE)
         return commands.read_squeue(answer, self._seen)
 
     async def cancel(self, key: str, *, nudge: bool = False) -> None:

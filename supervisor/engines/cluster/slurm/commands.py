@@ -26,6 +26,9 @@ from supervisor.model import Limits
 
 __all__ = [
     "OLDEST",
+    "SINFO",
+    "SQUEUE",
+    "VERSION",
     "Answer",
     "Command",
     "Partition",
@@ -41,10 +44,7 @@ __all__ = [
     "read_squeue",
     "read_submit",
     "show",
-    "sinfo",
-    "squeue",
     "submit",
-    "version",
 ]
 
 OLDEST: Final = (22, 5)
@@ -142,9 +142,8 @@ def limit_options(limits: Limits) -> dict[str, str]:
     return options
 
 
-def version() -> Command:
-    """Return the command that tells the version."""
-    return Command(("sbatch", "--version"))
+VERSION: Final = Command(("sbatch", "--version"))
+"""Tells the version."""
 
 
 def check_version(answer: Answer) -> None:
@@ -212,9 +211,8 @@ def read_submit(answer: Answer) -> str:
     raise Rejected(answer.complaint)
 
 
-def squeue() -> Command:
-    """Return the command that lists all jobs of this user, ended ones as long as Slurm keeps them."""
-    return Command(("squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r|%j"))
+SQUEUE: Final = Command(("squeue", "--noheader", "--me", "--states=all", "--format=%A|%T|%r|%j"))
+"""Lists all jobs of this user, ended ones as long as Slurm keeps them."""
 
 
 def read_squeue(answer: Answer, cache: dict[str, tuple[str, JobReport]] | None = None) -> dict[str, JobReport]:
@@ -327,9 +325,8 @@ class Partition:
     usable: int
 
 
-def sinfo() -> Command:
-    """Return the command that lists partitions and what their nodes are up to."""
-    return Command(("sinfo", "--noheader", "--format=%P|%a|%T|%D"))
+SINFO: Final = Command(("sinfo", "--noheader", "--format=%P|%a|%T|%D"))
+"""Lists partitions and what their nodes are up to."""
 
 
 def read_sinfo(answer: Answer) -> list[Partition]:
@@ -396,7 +393,7 @@ class SlurmSyncBackend:
             self._words = None
             if now >= self._silent_until:
                 try:
-                    self._words = read_squeue(ask(squeue()))
+                    self._words = read_squeue(ask(SQUEUE))
                 except Unreachable:
                     self._silent_until = time.monotonic() + 2 * _ANSWER_SECONDS
             self._asked = time.monotonic()
