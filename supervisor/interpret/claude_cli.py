@@ -32,6 +32,7 @@ from supervisor.text.json_lines import Reading, is_list, is_object, messages_bac
 
 __all__ = [
     "NAME",
+    "TOKENS_OF_MODELS",
     "Envelope",
     "Hints",
     "agents_among",
@@ -77,12 +78,13 @@ _CODE_OF_ERROR_TYPE: Final[Mapping[str, str]] = {
     "model_not_found": "api_error",
     "request_too_large": "api_error",
 }
-_TOKENS_OF_MODELS: Final[Mapping[str, str]] = {
+TOKENS_OF_MODELS: Final[Mapping[str, str]] = {
     "inputTokens": "input_tokens",
     "cacheCreationInputTokens": "cache_creation_input_tokens",
     "cacheReadInputTokens": "cache_read_input_tokens",
     "outputTokens": "output_tokens",
 }
+"""What ``modelUsage`` counts, under the names that ``usage`` has; the last is what was written."""
 _ERROR_TYPES_AT_REST: Final = frozenset({"server_error", "timeout_error"})
 _CODE_OF_STATUS: Final[Mapping[int, str]] = {
     401: "api_key_invalid",
@@ -236,7 +238,7 @@ class Envelope:
     @property
     def own_tokens(self) -> int | None:
         """The tokens of the turns of this run: ``usage`` does not go on with the sums of a session."""
-        return None if self.usage is None else _added(self.usage, _TOKENS_OF_MODELS.values())
+        return None if self.usage is None else _added(self.usage, TOKENS_OF_MODELS.values())
 
     @property
     def tokens(self) -> int | None:
@@ -244,7 +246,7 @@ class Envelope:
         counts = [] if self.own_tokens is None else [self.own_tokens]
         models = [entry for entry in (self.model_usage or {}).values() if is_object(entry)]
         if models:
-            counts.append(sum(_added(entry, _TOKENS_OF_MODELS) for entry in models))
+            counts.append(sum(_added(entry, TOKENS_OF_MODELS) for entry in models))
         return max(counts, default=None)
 
     @property
@@ -427,7 +429,7 @@ def _usage_of_models(usage: Any) -> dict[str, int] | None:
     if not models:
         return None
     return {
-        name: sum(int(number(entry.get(field)) or 0) for entry in models) for field, name in _TOKENS_OF_MODELS.items()
+        name: sum(int(number(entry.get(field)) or 0) for entry in models) for field, name in TOKENS_OF_MODELS.items()
     }
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Final
 
 import attrs
 
-from supervisor.interpret.claude_cli import agents_among
+from supervisor.interpret.claude_cli import TOKENS_OF_MODELS, agents_among
 from supervisor.text.json_lines import is_list, is_object, messages_in, number, text_of
 from supervisor.text.redact import excerpt
 
@@ -157,7 +158,7 @@ def _count(value: Any) -> int:
     return 0 if found is None else int(min(found, 2**53))
 
 
-def _id(value: Any) -> str | None:
+def _name(value: Any) -> str | None:
     text = text_of(value)
     return None if text is None else excerpt(text, _NAME_CHARACTERS)
 
@@ -201,20 +202,19 @@ class ClaudeProgress(_Lines):
             self._limit(info)
 
     def _limit(self, info: dict[str, Any]) -> None:
-        status, name = text_of(info.get("status")), text_of(info.get("rateLimitType"))
         limit = {
-            "status": status and excerpt(status, _NAME_CHARACTERS),
-            "name": name and excerpt(name, _NAME_CHARACTERS),
+            "status": _name(info.get("status")),
+            "name": _name(info.get("rateLimitType")),
             "utilization": number(info.get("utilization")),
             "resets_at": number(info.get("resetsAt")),
         }
-        if status is not None:
+        if limit["status"] is not None:
             self._set(limit={member: value for member, value in limit.items() if value is not None})
 
     def _system(self, event: dict[str, Any]) -> None:
         subtype = event.get("subtype")
         if subtype == "init" and (model := text_of(event.get("model"))):
-            self._set(model=excerpt(model, _NAME_CHARACTERS), finished=False, session_id=_id(event.get("session_id")))
+            self._set(model=excerpt(model, _NAME_CHARACTERS), finished=False, session_id=_name(event.get("session_id")))
         elif subtype == "background_tasks_changed":
             self._more = agents_among(event.get("tasks"))
         elif subtype == "api_retry":
@@ -259,7 +259,7 @@ class ClaudeProgress(_Lines):
         self._reported = done + _count(event.get("num_turns")), tokens_in + part_in, tokens_out + part_out
         turns, tokens_in, tokens_out = self._reported
         models = event.get("modelUsage")
-        sums = [_tokens_of_model(entry) for entry in models.values()] if is_object(models) else []
+        sums = [_tokens(entry, TOKENS_OF_MODELS) for entry in models.values()] if is_object(models) else []
         tokens_in = max(tokens_in, sum(each[0] for each in sums))
         tokens_out = max(tokens_out, sum(each[1] for each in sums))
         costs = (self._progress.cost_usd, number(event.get("total_cost_usd")))
@@ -275,18 +275,10 @@ class ClaudeProgress(_Lines):
         )
 
 
-def _tokens(usage: Any) -> tuple[int, int]:
-    if not is_object(usage):
-        return 0, 0
-    read = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    return sum(_count(usage.get(name)) for name in read), _count(usage.get("output_tokens"))
-
-
-def _tokens_of_model(entry: Any) -> tuple[int, int]:
-    if not is_object(entry):
-        return 0, 0
-    read = ("inputTokens", "cacheCreationInputTokens", "cacheReadInputTokens")
-    return sum(_count(entry.get(name)) for name in read), _count(entry.get("outputTokens"))
+def _tokens(usage: Any, names: Iterable[str] = TOKENS_OF_MODELS.values()) -> tuple[int, int]:
+    """Return the tokens that were read and written; of ``names``, the last is that of the written ones."""
+    *read, written = (_count(usage.get(name)) for name in names) if is_object(usage) else (0,)
+    return sum(read), written
 
 
 class CodexProgress(_Lines):
@@ -301,7 +293,7 @@ class CodexProgress(_Lines):
         progress = self._progress
         item = event.get("item")
         if kind == "thread.started":
-            self._set(session_id=_id(event.get("thread_id")))
+            self._set(session_id=_name(event.get("thread_id")))
         elif kind == "turn.started":
             self._set(turn=progress.turn + 1, note=None, finished=False)
         elif kind in {"turn.completed", "turn.failed"}:
