@@ -54,15 +54,11 @@ def own_repository(place: Place, record: Mapping[str, Any]) -> Repository:
     return Repository(Path(place.tree), common / "worktrees" / place.id, common)
 
 
-@contextlib.contextmanager
-def view_of(place: Place, record: Mapping[str, Any], *, own_index: bool = False) -> Generator[View]:
-    """Make a view of a worktree, for the time of the block.
-
-    Raises:
-        NoRepository: it cannot be read.
-    """
-    with worktree_view(Path(place.view), own_repository(place, record), own_index=own_index) as view:
-        yield view
+def view_of(
+    place: Place, record: Mapping[str, Any], *, own_index: bool = False
+) -> contextlib.AbstractContextManager[View]:
+    """Return the context of a view of a worktree, which raises ``NoRepository`` if that cannot be read."""
+    return worktree_view(Path(place.view), own_repository(place, record), own_index=own_index)
 
 
 def work_in(
