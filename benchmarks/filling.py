@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from supervisor.store.rows import JobOutcome, dump, row_of_record
 from supervisor.store.state_root import new_job_id, workspace_key
 from supervisor.system import processes
 
-__all__ = ["FILES_ALONE", "files_alone", "fill", "waiting_jobs"]
+__all__ = ["FILES_ALONE", "entering", "files_alone", "fill", "waiting_jobs"]
 
 FILES_ALONE: Final = "a directory and two files each"
 
@@ -70,9 +70,19 @@ def waiting_jobs(settings: supervisor.Settings, count: int, group: str) -> Gener
 
     Gives their ids. Afterwards they are jobs without a supervisor, and without orders.
     """
+    with Catalog(settings) as catalog, entering(catalog, group) as enter:
+        ids = enter(count)
+        catalog.index.checkpoint()
+        yield ids
+
+
+@contextlib.contextmanager
+def entering(catalog: Catalog, group: str) -> Generator[Callable[[int], list[str]]]:
+    """Give a function that enters so many jobs as ``waiting_jobs`` does, over the connection of ``catalog``."""
     here = str(Path.cwd().resolve())
-    with Catalog(settings) as catalog:
-        owner = catalog.layout.owners.register()
+    owner = catalog.layout.owners.register()
+
+    def enter(count: int) -> list[str]:
         rows: list[Row] = []
         for _ in range(count):
             record = _record(here, owner, time.time_ns()) | {"groups": [group], "priority": 0, "weight": 1}
@@ -80,11 +90,12 @@ def waiting_jobs(settings: supervisor.Settings, count: int, group: str) -> Gener
             catalog.layout.make_job(workspace_key(here), record["job_id"], text.encode("ascii"))
             rows.append(row_of_record(workspace_key(here), record, text, ours=True))
         catalog.index.write(lambda: catalog.index.insert_all(rows))
-        catalog.index.checkpoint()
-        try:
-            yield [row.job_id for row in rows]
-        finally:
-            catalog.layout.owners.unregister(owner)
+        return [row.job_id for row in rows]
+
+    try:
+        yield enter
+    finally:
+        catalog.layout.owners.unregister(owner)
 
 
 def files_alone(folder: Path, count: int) -> float:

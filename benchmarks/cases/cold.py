@@ -13,6 +13,7 @@ from statistics import median
 from typing import Final
 
 import supervisor
+from benchmarks.apart import with_bytecode
 from benchmarks.figures import OURS, Figure, Goal, Together, interleaved
 from benchmarks.peers import Session
 from benchmarks.plan import Plan
@@ -70,9 +71,7 @@ def cold(plan: Plan) -> Iterator[Figure]:
     job = plan.ours(one, settings)
     root = ["--state-dir", str(settings.state_dir)]
     cli = [sys.executable, "-m", "supervisor"]
-    # All modules have bytecode, also those of peers: pip leaves them so.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment["PYTHONPYCACHEPREFIX"] = str(plan.fresh("bytecode"))
+    environment = with_bytecode(plan.fresh("bytecode"))  # of peers, too
     trio_alone = _whole([sys.executable, "-c", "import trio"], times, environment)
     importing = [sys.executable, "-c", "import supervisor; supervisor.open_supervisor"]
     for name, argv, goals in (

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
 
 import supervisor
-from benchmarks.apart import apart
+from benchmarks.apart import apart, with_bytecode
 from benchmarks.cases.throughput import TRUE, run_all
 from benchmarks.figures import OURS, Figure, Goal, interleaved, median_us
-from benchmarks.filling import FILES_ALONE, files_alone, waiting_jobs
+from benchmarks.filling import FILES_ALONE, entering, files_alone, waiting_jobs
 from benchmarks.plan import Plan
 from supervisor.admission.groups import change_group
+from supervisor.jobdir.records import EXIT
 from supervisor.jobs.catalog import Catalog
 from supervisor.jobs.explaining import explain
+from supervisor.keeper.helper_starts import OWNERS
+from supervisor.keeper.registration import KEEPERS
 from supervisor.model import Exit
 from supervisor.states import Reason, State
 from supervisor.store.rows import JobOutcome
 
 __all__ = ["queueing"]
 
+_T = TypeVar("_T")
+
+_PATIENCE_SECONDS: Final = 60
 _NONE: Final = "none waiting"
 _FLIGHT: Final = 16
 _GROUP: Final = "slots"
 _ROW: Final = "a row by SQL"
+_ITS_WRITES: Final = "two rows by SQL, and a file"
 _BARE_GAP: Final = "waitpid() to posix_spawn()"
 
 
@@ -89,19 +97,20 @@ def _rates(plan: Plan, roots: dict[str, supervisor.Settings], count: int, beside
 def _admissions(
     plan: Plan, roots: dict[str, supervisor.Settings], count: int, beside: dict[str, Any]
 ) -> Iterator[Figure]:
-    """Measure the transaction that gives a freed slot to the next job; ``none waiting``: but for that one."""
+    """Measure the transaction that gives a freed slot to the next job, after one more was entered."""
     times = plan.pick(3, 100, 500)
 
-    def contender(settings: supervisor.Settings, *, enter: bool) -> Callable[[], float]:
+    def contender(settings: supervisor.Settings) -> Callable[[], float]:
         def measure() -> float:
             with Catalog(settings) as catalog:
-                return _admission_us(catalog, settings, times, enter=enter)
+                catalog.index.checkpoint()
+                return _admission_us(catalog, times)
 
         return measure
 
-    values, _ = interleaved(
-        plan.rounds, {name: contender(settings, enter=name == _NONE) for name, settings in roots.items()}
-    )
+    contenders = {name: contender(settings) for name, settings in roots.items()}
+    contenders[_ITS_WRITES] = lambda: _bare_admission_us(plan.fresh("writes"), times)
+    values, _ = interleaved(plan.rounds, contenders)
     yield Figure(
         case="queueing",
         name=f"admission of a job, {count:,} waiting",
@@ -113,20 +122,49 @@ def _admissions(
     )
 
 
-def _admission_us(catalog: Catalog, settings: supervisor.Settings, times: int, *, enter: bool) -> float:
+def _admission_us(catalog: Catalog, times: int) -> float:
+    """Return the median of admissions after each of which a job ends and another is entered.
+
+    One connection does all of that, as a supervisor does: so the number of waiting jobs stays, and SQLite keeps what it
+    has read.
+    """
     index, taken = catalog.index, list[float]()
     held: str | None = None
-    for _ in range(times + 1):
-        if held is not None:
-            _end(catalog, held)
-        with waiting_jobs(settings, 1, _GROUP) if enter else contextlib.nullcontext():
+    with entering(catalog, _GROUP) as enter:
+        for _ in range(times + 1):
+            if held is not None:
+                _end(catalog, held)
+            enter(1)
             begun = time.perf_counter()
             turn = index.write(index.take_turn)
             taken.append(time.perf_counter() - begun)
             held = turn.grants[0].job_id
-    if held is not None:
-        _end(catalog, held)
+        if held is not None:
+            _end(catalog, held)
     return median(taken[1:]) * 1e6
+
+
+def _bare_admission_us(folder: Path, times: int) -> float:
+    """Return the median of a transaction that moves a row from one table to another, and makes a file."""
+    taken: list[float] = []
+    with contextlib.closing(sqlite3.connect(folder / "writes.db", isolation_level=None)) as rows:
+        rows.execute("PRAGMA journal_mode = WAL")
+        rows.execute("PRAGMA synchronous = NORMAL")
+        rows.execute("PRAGMA wal_autocheckpoint = 0")
+        rows.execute("CREATE TABLE waiting (lane, rank, seq, PRIMARY KEY (lane, rank, seq)) WITHOUT ROWID")
+        rows.execute("CREATE TABLE held (seq INTEGER PRIMARY KEY, lane)")
+        rows.executemany("INSERT INTO waiting VALUES (1, ?, ?)", [(number, number) for number in range(times)])
+        for number in range(times):
+            begun = time.perf_counter()
+            rows.execute("BEGIN IMMEDIATE")
+            rows.execute("SELECT rank, seq FROM waiting WHERE lane = 1 ORDER BY rank, seq LIMIT 1").fetchone()
+            rows.execute("DELETE FROM waiting WHERE lane = 1 AND rank = ? AND seq = ?", (number, number))
+            rows.execute("INSERT INTO held VALUES (?, 1)", (number,))
+            os.close(os.open(folder / str(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            rows.execute("COMMIT")
+            taken.append(time.perf_counter() - begun)
+            rows.execute("DELETE FROM held")  # as many rows as there are slots
+    return median(taken) * 1e6
 
 
 def _end(catalog: Catalog, job_id: str) -> None:
@@ -213,22 +251,45 @@ def _launches(plan: Plan) -> Iterator[Figure]:
         note="medians of a round",
     )
 
-    def alone() -> float:
-        settings = plan.settings()
-        apart(_start_two, str(settings.state_dir))
-        with Catalog(settings) as catalog:
-            ids = [job.job_id for job in catalog.list().jobs]
-            return _gap_ms(catalog.wait(ids, timeout=60))
+    environment = with_bytecode(plan.fresh("bytecode"))
+    for what, is_killed, note in (
+        ("a helper", False, "the process that has started the jobs has left"),
+        ("keepers only", True, "the helper was killed, and a keeper starts another"),
+    ):
 
-    values, _ = interleaved(plan.pick(1, 5, 15), {OURS: alone, _BARE_GAP: bare})
-    yield Figure(
-        case="queueing",
-        name="a freed slot to the next launch, with keepers only",
-        unit="ms",
-        values=values,
-        goals=[Goal("<=", 150)],
-        note="a process of its own is started for that",
-    )
+        def alone(*, is_killed: bool = is_killed) -> float:
+            return _gap_alone_ms(plan, environment, is_killed=is_killed)
+
+        alone()  # compiles the imported modules
+        values, _ = interleaved(plan.pick(1, 5, 15), {OURS: alone, _BARE_GAP: bare})
+        yield Figure(
+            case="queueing",
+            name=f"a freed slot to the next launch, with {what}",
+            unit="ms",
+            values=values,
+            goals=[Goal("<=", 150)],
+            note=note,
+        )
+
+
+def _gap_alone_ms(plan: Plan, environment: Mapping[str, str], *, is_killed: bool) -> float:
+    """Measure as ``_launches`` does where no supervisor is open; ``is_killed``: and the helper was killed."""
+    settings, slot = plan.settings(), plan.fresh("slot") / "fifo"
+    os.mkfifo(slot)
+    ids = apart(_start_two, str(settings.state_dir), str(slot), environment=environment)
+    with Catalog(settings) as catalog:
+        owners = catalog.layout.owners
+        _until(lambda: len(os.listdir(settings.state_dir / KEEPERS)) == 2)  # the second is that of the helper
+        (helper,) = _until(lambda: [*filter(owners.is_alive, os.listdir(settings.state_dir / OWNERS))])
+        if is_killed:
+            os.kill(int(helper.partition(".")[0]), signal.SIGKILL)
+            _until(lambda: not owners.is_alive(helper))
+        last = Path(catalog.directory(catalog.row(ids[-1])))
+    with open(slot, "wb"):  # the first job reads that to its end
+        pass
+    _until((last / EXIT).exists)  # a catalog that waits would take a turn itself
+    with Catalog(settings) as catalog:
+        return _gap_ms(catalog.wait(ids))
 
 
 def _bare_gap_ms(times: int) -> float:
@@ -244,16 +305,25 @@ def _bare_gap_ms(times: int) -> float:
     return median(gaps)
 
 
-def _start_two(root: str) -> None:
-    """Start two jobs in a group with one slot, and leave them."""
+def _until(look: Callable[[], _T]) -> _T:
+    """Return what ``look`` returns once that is true: what other processes do has no event here."""
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    while not (found := look()):
+        if time.monotonic() > give_up:
+            raise TimeoutError
+        time.sleep(0.001)
+    return found
 
-    async def main() -> None:
+
+def _start_two(root: str, slot: str) -> list[str]:
+    """Start two jobs in a group with one slot, and leave them; the first ends when ``slot`` was written."""
+
+    async def main() -> list[str]:
         async with supervisor.open_supervisor(supervisor.Settings(state_dir=Path(root))) as sup:
             await sup.set_group(_GROUP, limit=1)
-            for argv in (("sleep", "1"), TRUE):
-                await sup.start(argv, groups=[_GROUP])
+            return [(await sup.start(argv, groups=[_GROUP])).job_id for argv in (("cat", slot), TRUE)]
 
-    trio.run(main)
+    return trio.run(main)
 
 
 def _gap_ms(jobs: Sequence[supervisor.Job]) -> float:
