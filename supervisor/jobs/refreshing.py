@@ -54,9 +54,10 @@ def _observed(jobs: Jobs, row: Row, *, drive: bool, look: Look) -> tuple[Row, Ob
     found = jobs.layout.stat_job(row.workspace_key, row.job_id)
     if found is None:
         return _without_directory(jobs, row)
-    if (kept := jobs.client(row).cached(directory, found)) is not None:
+    may_wait = row.started_ns is None and has_ticket(row.request)
+    if not may_wait and (kept := jobs.client(row).cached(directory, found)) is not None:
         return enter(jobs, row, directory, kept), kept
-    if row.started_ns is None and has_ticket(row.request):
+    if may_wait:
         end = jobs.index.read_queue(lambda queue: queue.end_of(row.job_id))
         if end is not None:
             rule_out_end(directory, end)

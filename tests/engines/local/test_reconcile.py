@@ -442,6 +442,25 @@ def test_nobody_claims_a_job_whose_owner_lives(job: Directory) -> None:
     assert records.read_claim(job.path) is None
 
 
+def test_a_waiting_job_whose_owner_lives_needs_no_look_into_a_record(
+    job: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.raw(records.JOB, b"")
+    job.raw(records.ORDERS, b"")
+
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(records, "read", read)
+    assert job.resolve(owner_lives=True) == Observation(phase=JobPhase.QUEUED)
+
+
+def test_a_job_that_is_gone_does_not_wait(job: Directory) -> None:
+    os.rmdir(job.path)
+    with pytest.raises(FileNotFoundError):
+        job.resolve(owner_lives=True)
+
+
 @pytest.mark.parametrize("claimed", [True, False])
 def test_a_stop_that_was_asked_for_before_any_launch_is_a_cancel(job: Directory, claimed: bool) -> None:  # noqa: FBT001
     """Whoever asked for it may have been killed before the claim, or right after it."""
