@@ -44,15 +44,18 @@ class Publisher:
         except SupervisorError:
             return None
 
-    def begin_admitted(self, entry: Entry) -> None:
-        """Start the actor of a job that has its slots, to launch it; publish that."""
+    def begin_admitted(self, entry: Entry, *, is_current: bool = False) -> None:
+        """Start the actor of a job that has its slots, to launch it; publish that.
+
+        ``is_current``: the request in its row is that of the entry. Else it is read: another process may have moved it.
+        """
         if entry.pending is not None and entry.queue_reason != LAUNCHING:
             self._publish(entry, State.QUEUED)
         entry.queue_reason = LAUNCHING
         if entry.pending is not None and "groups" in entry.row.request:
-            row = self._read(entry.row.job_id)
+            row = None if is_current else self._read(entry.row.job_id)
             if row is not None and not row.finished:
-                entry.row = row  # another process may have moved it
+                entry.row = row
             self._count_admission(entry, groups_of(entry.row.request))
         entry.begin(launch=True)
 

@@ -158,6 +158,8 @@ class Registry(Publisher):
                 self._announce(batch, *done)
                 if self.admission_due:
                     self.admit()
+                else:
+                    self._begin_granted()
                 self._ends_ns.clear()
                 batch = []
         finally:
@@ -198,9 +200,11 @@ class Registry(Publisher):
             return self._refuse(batch, StateBusy(f"cannot commit: {error}", repair="Try again.")), None
 
     def _commit(self, index: Index, batch: list[Message]) -> tuple[list[bool], Turn | None]:
-        """Commit a batch; return which messages took effect, and the turn that was taken for new jobs that may wait.
+        """Commit a batch; return which messages took effect, and the turn that was taken in the same transaction.
 
-        It may run in a thread, so it changes nothing that tasks of the event loop wait for.
+        A turn is taken for new jobs that may wait, and when an end has freed slots or met a dependency: so the next job
+        is launched after one commit. It may run in a thread, so it changes nothing that tasks of the event loop wait
+        for.
         """
         single = len(batch) == 1 and is_one_statement(batch[0])
         pending = changes = freed = False
@@ -218,7 +222,10 @@ class Registry(Publisher):
         def apply() -> list[bool]:
             nonlocal turn
             answers = [self._apply(index, message) for message in batch]
-            if pending or (changes and index.queue.is_due(index.layout.clock.moment, freed=freed)):
+            due = changes and index.queue.is_due(index.layout.clock.moment, freed=freed)
+            if due and not (single or pending):
+                turn = index.try_turn(_PORTION)
+            if pending or (due and (turn is None or turn.more)):
                 self.admission_due = True  # after the commit
             if pending:
                 turn = index.take_turn(max(TURN, sum(len(creations_of(message)) for message in batch)))
@@ -293,6 +300,9 @@ class Registry(Publisher):
             if turn.more:  # not in one go: there may be thousands
                 with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
                     self._send.send_nowait(TakeTurn())
+        self._begin_granted()
+
+    def _begin_granted(self) -> None:
         for job_id in list(self._granted):
             with contextlib.suppress(SupervisorError):
                 self._begin(job_id)
@@ -304,11 +314,12 @@ class Registry(Publisher):
         entry = self.entries.get(job_id)
         if entry is None or entry.pending is None:
             return
-        if self._index.read_queue(lambda queue: queue.holds(job_id)):
-            self.begin_admitted(entry)
-        else:
+        spec = self._index.read_queue(lambda queue: queue.spec_of_held(job_id))
+        if spec is None:
             self._index.revoke(entry.row)
             entry.started.set()
+        else:
+            self.begin_admitted(entry, is_current=spec == entry.row.spec)
 
     def _refuse(self, batch: list[Message], problem: SupervisorError) -> list[bool]:
         """Handle a batch that cannot be committed: refuse new jobs, and hold ends until they can be."""

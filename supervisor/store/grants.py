@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from supervisor.jobdir.records import GRANTED, RESERVED, replace
+from supervisor.jobdir.records import GRANTED, JOB, RESERVED, replace
 from supervisor.store.queue import Grant
 from supervisor.store.state_errors import find_in_root, state_error
 from supervisor.store.state_root import Layout
@@ -45,7 +45,7 @@ class Grants:
                 if grant.reserved:
                     record: dict[str, object] = {"at_ns": self._layout.clock.wall_ns(), "groups": grant.reserved}
                     replace(directory, RESERVED, record)
-                os.close(os.open(f"{directory}/{GRANTED}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL, 0o600))
+                _make(directory)
                 self._made.append(directory)
             except FileExistsError:  # of a process that was killed before its commit
                 with contextlib.suppress(OSError):
@@ -68,6 +68,26 @@ class Grants:
             self._layout.owners.poke(self._owners)
             self._made.clear()
             self._owners.clear()
+
+
+def _make(directory: str) -> None:
+    """Make the file that says since when a job has its slots: a second name of ``job.json``, whose time nothing reads.
+
+    A new inode is the most expensive part of an admission: after many deletions ext4 looks for one for 0.6 ms.
+
+    Raises:
+        FileExistsError: it is there.
+        OSError: it cannot be made.
+    """
+    path = f"{directory}/{GRANTED}"
+    try:
+        os.link(f"{directory}/{JOB}", path, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL, 0o600))
+    else:
+        os.utime(path)
 
 
 def take_back(directory: str) -> None:

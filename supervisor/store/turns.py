@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from supervisor.errors import StateBusy
+from supervisor.errors import StateBusy, SupervisorError
 from supervisor.jobdir import records
 from supervisor.store import grants
 from supervisor.store.changes import MEMBER, write_changes
@@ -72,6 +72,21 @@ class Turns(Standings):
         self._follow_files(queue, now)
         turn = queue.turn(now, most)
         self._grants.add(turn.grants)
+        return turn
+
+    def try_turn(self, most: int) -> Turn | None:
+        """Take a turn in a transaction that is to be committed also if the turn fails; return ``None`` then.
+
+        A file that cannot be written must not keep the end of a job from being recorded.
+        """
+        self._db.execute("SAVEPOINT turn")
+        try:
+            turn = self.take_turn(most)
+        except (SupervisorError, OSError):
+            self._grants.take_back()
+            self._db.execute("ROLLBACK TO turn")
+            return None
+        self._db.execute("RELEASE turn")
         return turn
 
     def _follow_files(self, queue: Queue, now: Moment) -> None:

@@ -14,9 +14,10 @@ import trio.testing
 import supervisor
 from supervisor.admission import groups
 from supervisor.errors import StateFull
-from supervisor.jobdir.records import GRANTED, PROCESS
+from supervisor.jobdir.records import GRANTED, JOB, PROCESS
 from supervisor.keeper.helper_starts import take_lock
 from supervisor.runtime import janitor
+from supervisor.store.grants import Grants
 from supervisor.store.queue import FOR_EVER_NS
 from supervisor.system import processes
 from supervisor.system.inotify import Inotify
@@ -115,6 +116,39 @@ def test_a_transaction_that_fails_leaves_no_sign_of_its_admissions(world: World)
         world.catalog.index.write(fail)
     assert not (world.job(job_id) / GRANTED).exists()
     assert counts(world, "g") == (0, 1)
+
+
+async def test_an_end_is_recorded_although_the_admission_that_follows_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(world, "g", 1)
+
+    def fail(*_: object) -> None:
+        message = "no room"
+        raise StateFull(message)
+
+    async with supervisor.open_supervisor() as sup:
+        first = await sup.start(["sleep", "1000"], groups=["g"])
+        second = await sup.start(["true"], groups=["g"])
+        with monkeypatch.context() as patch, trio.fail_after(PATIENCE):
+            patch.setattr(Grants, "add", fail)
+            await sup.cancel(first.job_id)
+            row = world.catalog.index.get(first.job_id)
+            assert row is not None
+            assert row.finished
+            assert (await sup.status(second.job_id)).queue_reason == "limit"
+        with trio.fail_after(PATIENCE):
+            assert (await sup.wait(second.job_id)).status == "done"
+    assert counts(world, "g") == (0, 0)
+
+
+def test_the_sign_of_an_admission_has_its_time_and_is_no_new_file(world: World) -> None:
+    (job_id,) = waiting_jobs(world, 1)
+    os.utime(world.job(job_id) / JOB, ns=(0, 0))
+    world.catalog.index.write(lambda: admit(world))
+    made = (world.job(job_id) / GRANTED).stat()
+    assert made.st_ino == (world.job(job_id) / JOB).stat().st_ino
+    assert made.st_mtime_ns > 0
 
 
 def test_a_sign_of_a_killed_process_gives_no_slots_beyond_the_limit(world: World) -> None:

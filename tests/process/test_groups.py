@@ -575,6 +575,7 @@ async def test_an_admission_that_finds_the_index_locked_is_made_up_for(monkeypat
         return turn._replace(grants=[])
 
     monkeypatch.setattr(Index, "take_due_turn", take_turn_unless_locked)
+    monkeypatch.setattr(Index, "try_turn", lambda *_: None)
     async with supervisor.open_supervisor() as sup:
         await sup.set_group("g", limit=1)
         first = await sup.start(["sleep", "60"], groups=["g"])

@@ -126,6 +126,12 @@ class QueueQueries:
         statement = "SELECT 1 FROM jobs JOIN held USING (seq) WHERE job_id = ?"
         return self._db.execute(statement, (job_id,)).fetchone() is not None
 
+    def spec_of_held(self, job_id: str) -> str | None:
+        """Return the request of a job that holds its slots, as its row has it; ``None`` for a job that holds none."""
+        statement = "SELECT spec FROM jobs JOIN held USING (seq) WHERE job_id = ?"
+        found: tuple[str] | None = self._db.execute(statement, (job_id,)).fetchone()
+        return None if found is None else found[0]
+
     def count_unlaunched(self) -> int:
         """Return how many jobs wait, or have their slots and are not launched, according to the rows."""
         parts = ("waiting", "later WHERE held = 0", "held JOIN jobs USING (seq) WHERE started_ns IS NULL")
