@@ -23,6 +23,7 @@ __all__ = [
     "create_all",
     "creations_of",
     "is_one_statement",
+    "waits_for_disk",
     "why_not_fired",
     "why_unfit",
 ]
@@ -95,6 +96,11 @@ def is_one_statement(message: Message) -> bool:
     if isinstance(message, Finish):
         return message.row.ends_alone
     return not creations_of(message) and not isinstance(message, NoteLimit)
+
+
+def waits_for_disk(message: Message) -> bool:
+    """Whether files beside the index are on the disk before the commit, also where a commit does not wait for that."""
+    return isinstance(message, Finish) and message.row.is_durable and not message.row.ends_alone
 
 
 def creations_of(message: Message) -> Sequence[Create]:

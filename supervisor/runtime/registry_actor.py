@@ -3,7 +3,7 @@
 Every change of a job arrives as a message. The actor commits all messages in the mailbox in one transaction, and only
 then wakes waiters and publishes events. A commit neither syncs nor waits, so it runs on the event loop. When another
 process holds the lock, or a commit waits for the disk, the actor commits the batch in a thread, and the mailbox fills
-meanwhile.
+meanwhile. Where each commit waits for the disk, it takes the turns of waiting jobs so, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import trio
 
@@ -34,6 +35,7 @@ from supervisor.runtime.messages import (
     create_all,
     creations_of,
     is_one_statement,
+    waits_for_disk,
     why_not_fired,
     why_unfit,
 )
@@ -46,6 +48,8 @@ from supervisor.store.queue.queries import End
 from supervisor.store.tickets import groups_of, has_ticket
 
 __all__ = ["Registry"]
+
+_T = TypeVar("_T")
 
 _MAILBOX: Final = 1024
 _MAX_BATCH: Final = 256
@@ -89,6 +93,7 @@ class Registry(Publisher):
         self.spent = trio.Event()
         self._ended: dict[str, Row | None] = {}
         self._postponed: dict[str, Finish] = {}
+        self._flush_due = False
         self._next: set[str] = set()
         self.launches = DeferredLaunches(self.send)
         self._send, self._receive = trio.open_memory_channel[Message](_MAILBOX)
@@ -148,7 +153,7 @@ class Registry(Publisher):
                 self._drain(batch)
                 try:
                     is_long = self._index.layout.durable or any(
-                        len(creations_of(message)) > _MAX_INLINE for message in batch
+                        len(creations_of(message)) > _MAX_INLINE or waits_for_disk(message) for message in batch
                     )
                     done = await self._commit_in_thread(batch) if is_long else self._commit(self._index, batch)
                 except StateBusy:
@@ -156,8 +161,10 @@ class Registry(Publisher):
                 except SupervisorError as problem:
                     done = self._refuse(batch, problem), None
                 self._announce(batch, *done)
+                if self._flush_due:
+                    await self._write_ends()
                 if self.admission_due:
-                    self.admit()
+                    await self._take_turn()
                 else:
                     self._begin_granted()
                 self._ends_ns.clear()
@@ -165,13 +172,15 @@ class Registry(Publisher):
         finally:
             self._drain(batch)
             batch += self.launches.messages()
-            if batch:
-                try:
-                    done = self._commit(self._index, batch)
-                except SupervisorError as problem:  # nothing is lost: the job directories have the records
-                    done = self._refuse(batch, problem), None
-                self._announce(batch, *done)
-            self.flush()
+            with trio.CancelScope(shield=True):  # the commits give up on a lock
+                if batch:
+                    try:
+                        done = await self._do(partial(self._commit, batch=batch))
+                    except SupervisorError as problem:  # nothing is lost: the job directories have the records
+                        done = self._refuse(batch, problem), None
+                    self._announce(batch, *done)
+                self.flush()
+                await self._write_ends()
             if self._patient is not None:
                 self._patient.close()
 
@@ -181,23 +190,33 @@ class Registry(Publisher):
                 batch.append(self._receive.receive_nowait())
 
     async def _commit_in_thread(self, batch: list[Message]) -> tuple[list[bool], Turn | None]:
+        try:
+            return await self._in_thread(partial(self._commit, batch=batch))
+        except SupervisorError as problem:
+            return self._refuse(batch, problem), None
+
+    async def _in_thread(self, action: Callable[[Index], _T]) -> _T:
+        """Do ``action`` in a thread, with an index that waits for locks."""
         has_thread = False
 
-        def commit() -> tuple[list[bool], Turn | None]:
+        def act() -> _T:
             nonlocal has_thread
             has_thread = True
             if self._patient is None:
                 self._patient = Index(self._catalog.layout, self._catalog.judge, wait_seconds=10, any_thread=True)
-            return self._commit(self._patient, batch)
+            return action(self._patient)
 
         try:
-            return await trio.to_thread.run_sync(commit)
-        except SupervisorError as problem:
-            return self._refuse(batch, problem), None
+            return await trio.to_thread.run_sync(act)
         except RuntimeError as error:
             if has_thread:  # a defect, perhaps after the commit: to refuse the batch could deny jobs that exist
                 raise
-            return self._refuse(batch, StateBusy(f"cannot commit: {error}", repair="Try again.")), None
+            message = f"cannot commit: {error}"
+            raise StateBusy(message, repair="Try again.") from error
+
+    async def _do(self, action: Callable[[Index], _T]) -> _T:
+        """Do ``action``, which makes one commit, in a thread if that waits for the disk."""
+        return await self._in_thread(action) if self._index.layout.durable else action(self._index)
 
     def _commit(self, index: Index, batch: list[Message]) -> tuple[list[bool], Turn | None]:
         """Commit a batch; return which messages took effect, and the turn that was taken in the same transaction.
@@ -291,16 +310,41 @@ class Registry(Publisher):
             self.ends_known.set()
 
     def admit(self) -> None:
-        """Take a turn if one is due, and start the actors of the admitted jobs. The next turn follows at once."""
+        """Take a turn if one is due, and start the actors of the admitted jobs. The next turn follows at once.
+
+        Where its commit waits for the disk, ``run`` does it soon.
+        """
         self.admission_due = True
+        if self._index.layout.durable:
+            self._wake()
+            return
         with contextlib.suppress(SupervisorError):  # the next commit tries again, and the janitor
             turn = self._index.take_due_turn(_PORTION)
-            self._note(turn)
-            self.admission_due = turn.more
-            if turn.more:  # not in one go: there may be thousands
-                with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
-                    self._send.send_nowait(TakeTurn())
+            self.admission_due = False
+            self._follow(turn)
         self._begin_granted()
+
+    async def _take_turn(self) -> None:
+        if not self._index.layout.durable:
+            self.admit()
+            return
+        self.admission_due = False  # a task may ask for the next one meanwhile
+        try:
+            self._follow(await self._in_thread(lambda index: index.take_due_turn(_PORTION)))
+        except SupervisorError:  # as above
+            self.admission_due = True
+        self._begin_granted()
+
+    def _wake(self) -> None:
+        """Have ``run`` go round again."""
+        with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            self._send.send_nowait(TakeTurn())
+
+    def _follow(self, turn: Turn) -> None:
+        self._note(turn)
+        if turn.more:  # not in one go: there may be thousands
+            self.admission_due = True
+            self._wake()
 
     def _begin_granted(self) -> None:
         for job_id in list(self._granted):
@@ -338,18 +382,25 @@ class Registry(Publisher):
         return [True for _ in batch]
 
     def flush(self) -> None:
-        """Commit the ends that could not be committed earlier, if that is possible now."""
+        """Commit the ends that could not be committed earlier, soon, if that is possible now."""
         if self.unwritten:
-            rows = list(self.unwritten.values())
-            with contextlib.suppress(SupervisorError):
-                self._index.write(lambda: [self._index.finish(row) for row in rows])
-                self.admission_due = True
-                for row in rows:
-                    del self.unwritten[row.job_id]
+            self._flush_due = True
+            self._wake()
         with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError):
             for message in self._postponed.values():
                 self._send.send_nowait(message)
         self._continue_series()
+
+    async def _write_ends(self) -> None:
+        self._flush_due = False
+        rows = list(self.unwritten.values())
+        if not rows:
+            return
+        with contextlib.suppress(SupervisorError):
+            await self._do(lambda index: index.write(lambda: [index.finish(row) for row in rows]))
+            self.admission_due = True
+            for row in rows:
+                self.unwritten.pop(row.job_id, None)
 
     # ------------------------------------------------------------ after the commit
 
