@@ -39,6 +39,7 @@ class Guest:
         console: a file for the kernel's messages.
         disks: images of further disks, which are ``virtio-disk0`` and so on there. What the guest has written to them
             or flushed is in the files, also if its power is cut.
+        logged: the image of ``virtio-logged``, and the file in which QEMU logs what is written to it.
     """
 
     image: Path
@@ -46,6 +47,7 @@ class Guest:
     memory: int = 1024
     console: Path | None = None
     disks: tuple[Path, ...] = ()
+    logged: tuple[Path, Path] | None = None
 
     @contextlib.contextmanager
     def booted(self, command: str, files: Path) -> Generator[subprocess.Popen[bytes]]:
@@ -105,9 +107,12 @@ class Guest:
         drives = [("root", f"{self.image}/root.ext4", "raw,snapshot=on"), ("in", f"{folder}/in", "raw,readonly=on")]
         drives += [("out", f"{folder}/out", "raw")] if (folder / "out").exists() else []
         drives += [(f"disk{number}", str(disk), "raw,cache=writeback") for number, disk in enumerate(self.disks)]
-        for name, file, how in drives:
-            line += ["-drive", f"if=none,id={name},file={file},format={how}", "-device"]
-            line += [f"virtio-blk-pci,drive={name},serial={name}"]
+        given = [(name, f"file={file},format={how}") for name, file, how in drives]
+        if self.logged is not None:
+            logging = "driver=blklogwrites,file.driver=file,file.filename={},log.driver=file,log.filename={}"
+            given.append(("logged", f"{logging.format(*self.logged)},cache=writeback"))
+        for name, how in given:
+            line += ["-drive", f"if=none,id={name},{how}", "-device", f"virtio-blk-pci,drive={name},serial={name}"]
         return line
 
 

@@ -1,5 +1,7 @@
 """In the guest: says what is left of the jobs on disks whose power was cut, then starts jobs until its own is.
 
+The disks to check are one after the other on one.
+
 Each line is JSON. ``started`` and ``ended`` are written after the call has returned that says so.
 """
 
@@ -10,13 +12,14 @@ import json
 import sys
 import threading
 from pathlib import Path
-from subprocess import run
+from subprocess import CalledProcessError, run
 from typing import Any
 
 from supervisor import BlockingSupervisor, Settings, SupervisorError
 from supervisor.jobs.catalog import Catalog
 
 _FORGET_DEVICES = 0x50009405  # linux/btrfs.h: BTRFS_IOC_FORGET_DEV
+_ATTEMPTS = 5
 _THREADS = 3
 _PLACE = Path("/mnt/disk")
 _lock = threading.Lock()
@@ -29,14 +32,22 @@ def say(**facts: Any) -> None:
         sys.stdout.flush()
 
 
-def mounted(number: int, file_system: str) -> Path:
-    """Mount a disk and return its state root."""
-    if file_system == "btrfs":  # copies of one file system have one name, by which the kernel takes them for one
-        run(["modprobe", "btrfs"], check=True)
-        with open("/dev/btrfs-control", "wb") as control:
-            fcntl.ioctl(control, _FORGET_DEVICES, bytearray(4096))
+def mounted(disk: str, file_system: str, *options: str) -> Path:
+    """Mount a disk and return its state root.
+
+    Raises:
+        CalledProcessError: it cannot be mounted.
+    """
     _PLACE.mkdir(exist_ok=True)
-    run(["mount", "-t", file_system, f"/dev/disk/by-id/virtio-disk{number}", str(_PLACE)], check=True)
+    run(["modprobe", file_system], check=True)
+    for left in reversed(range(_ATTEMPTS)):
+        if file_system == "btrfs":  # copies of one file system have one name, by which the kernel takes them for one
+            with open("/dev/btrfs-control", "wb") as control:
+                fcntl.ioctl(control, _FORGET_DEVICES, bytearray(4096))
+        mount = ["mount", "-t", file_system, *options, f"/dev/disk/by-id/virtio-{disk}", str(_PLACE)]
+        if run(mount, check=not left).returncode == 0:
+            break
+        run(["udevadm", "settle"], check=True)  # which registers the copy before this one once more
     return _PLACE / "new/root"
 
 
@@ -64,10 +75,15 @@ def wrong(said: list[Any], acknowledged: dict[str, Any]) -> str | None:
     return None
 
 
-def check(number: int, file_system: str, acknowledged: dict[str, Any]) -> None:
+def check(number: int, plan: dict[str, Any], acknowledged: dict[str, Any]) -> None:
     """Say what is left of the jobs on a disk."""
-    root = mounted(number, file_system)
+    size = plan["disk_bytes"]
     found: dict[str, Any] = {}
+    try:
+        root = mounted("disk0", plan["file_system"], "-o", f"loop,offset={number * size},sizelimit={size}")
+    except CalledProcessError:
+        say(checked=number, started=len(acknowledged), wrong={"": ["cannot be mounted"]})
+        return
     with Catalog(Settings(state_dir=root)) as catalog:
         for job_id, facts in acknowledged.items():
             said = told(catalog, job_id)
@@ -97,11 +113,11 @@ def main() -> None:
     """Check the disks of the plan, then begin with the last one."""
     plan = json.loads(Path("plan").read_text(encoding="ascii"))
     for number, acknowledged in enumerate(plan["acknowledged"]):
-        check(number, plan["file_system"], acknowledged)
+        check(number, plan, acknowledged)
     say(begins=True)
-    settings = Settings(
-        state_dir=mounted(len(plan["acknowledged"]), plan["file_system"]), durability=plan["durability"]
-    )
+    if plan["is_last"]:
+        return
+    settings = Settings(state_dir=mounted("logged", plan["file_system"]), durability=plan["durability"])
     with BlockingSupervisor(settings) as supervisor:
         threads = [threading.Thread(target=work, args=(supervisor, number)) for number in range(_THREADS)]
         for thread in threads:
