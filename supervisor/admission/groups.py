@@ -52,7 +52,7 @@ def change_group(index: Index, name: str, change: Callable[[Group], Group], *, c
             )
             raise InvalidArguments(message, repair="Set a higher limit, or cancel that job.")
         if group != before:
-            save(layout.root, group)
+            save(layout.root, group, durable=layout.durable)
 
         def enter() -> None:
             index.group_files.enter(group)
@@ -126,9 +126,10 @@ def _remove_unused(index: Index, name: str) -> None:
         message = f"group {name} has {counts.running} slots in use and {counts.waiting} jobs waiting"
         repair = "Wait for its jobs, or cancel them, then remove it. `--to OTHER` moves those that wait."
         raise InvalidArguments(message, repair=repair)
-    for each in pauses.load(index.layout.root, name):  # a new group with this name is not paused
-        pauses.remove(index.layout.root, name, each.by)
-    remove(index.layout.root, name)
+    layout = index.layout
+    for each in pauses.load(layout.root, name):  # a new group with this name is not paused
+        pauses.remove(layout.root, name, each.by, durable=layout.durable)
+    remove(layout.root, name, durable=layout.durable)
     index.queue.remove_group(name)
 
 
@@ -165,7 +166,7 @@ def resume_group(index: Index, name: str, *, every: bool = False) -> GroupInfo:
                 raise InvalidArguments(message, repair=f"End all pauses: `supervisor group resume {name} --all`.")
             every = True
         for by in causes if every else ():
-            pauses.remove(root, name, by)
+            pauses.remove(root, name, by, durable=index.layout.durable)
 
         if every:
             index.write(lambda: index.queue.pacing.forget_failures(name))

@@ -20,6 +20,7 @@ from errno import EDQUOT, EINVAL, EISDIR, ELOOP, ENOSPC, ENXIO
 from supervisor.jobdir.plain_json import loads, quote
 from supervisor.system.observing import find, is_absent, not_known
 from supervisor.system.processes import boottime_ns
+from supervisor.system.syncing import sync_descriptor, sync_directory, sync_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def encode(record: dict[str, object]) -> bytes:
     return ("{" + ",".join(members) + "}\n").encode("ascii")
 
 
-def _write_aside(directory: str, name: str, data: bytes) -> str:
+def _write_aside(directory: str, name: str, data: bytes, *, durable: bool = False) -> str:
     aside = f"{directory}/.{name}.{os.getpid()}.{get_ident()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -154,6 +155,8 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
         try:
             os.fchmod(descriptor, 0o600)  # for any umask of the writer
             write_all(descriptor, data)
+            if durable:
+                sync_descriptor(descriptor)
         except OSError:
             os.unlink(aside)
             raise
@@ -162,6 +165,8 @@ def _write_aside(directory: str, name: str, data: bytes) -> str:
     except OSError as error:
         if error.errno not in NO_ROOM or not _write_in_spare(directory, aside, data):
             raise
+        if durable:
+            sync_file(aside)
     return aside
 
 
@@ -209,14 +214,19 @@ def _write_in_spare(directory: str, aside: str, data: bytes) -> bool:
     return False
 
 
-def replace(directory: str, name: str, record: dict[str, object]) -> None:
-    """Write a record, over an older one if there is one."""
-    path, aside = f"{directory}/{name}", _write_aside(directory, name, encode(record))
+def replace(directory: str, name: str, record: dict[str, object], *, durable: bool = False) -> None:
+    """Write a record, over an older one if there is one.
+
+    ``durable``: it is on the disk when this returns, and until then the disk has the older one.
+    """
+    path, aside = f"{directory}/{name}", _write_aside(directory, name, encode(record), durable=durable)
     try:
         os.rename(aside, path)
     except IsADirectoryError:  # another program's: it is moved out of the way
         os.rename(path, f"{aside}.in-the-way")
         os.rename(aside, path)
+    if durable:
+        sync_directory(directory)
 
 
 def begin(directory: str, record: dict[str, object]) -> None:
@@ -248,9 +258,9 @@ def _write_whole(path: str, flags: int, data: bytes) -> None:
         os.close(descriptor)
 
 
-def create(directory: str, name: str, record: dict[str, object]) -> bool:
-    """Write a record unless there is one already; ``False`` when there is."""
-    aside = _write_aside(directory, name, encode(record))
+def create(directory: str, name: str, record: dict[str, object], *, durable: bool = False) -> bool:
+    """Write a record unless there is one already; ``False`` when there is. ``durable``: as for ``replace``."""
+    aside = _write_aside(directory, name, encode(record), durable=durable)
     path = f"{directory}/{name}"
     try:
         os.link(aside, path, follow_symlinks=False)
@@ -267,6 +277,8 @@ def create(directory: str, name: str, record: dict[str, object]) -> bool:
             os.unlink(aside)
         except FileNotFoundError:
             pass
+        if durable:
+            sync_directory(directory)
     return True
 
 

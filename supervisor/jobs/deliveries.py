@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from supervisor.errors import FeatureUnavailable, InvalidArguments, InvalidSettings
+from supervisor.jobdir.durability import POWER
 from supervisor.model import JobSpec
 from supervisor.settings import Settings
 from supervisor.store import outbox
 from supervisor.store.outbox import Delivery
 from supervisor.store.receivers import command_of
 from supervisor.store.state_errors import state_error
+from supervisor.system.syncing import sync_descriptor, sync_names
 from supervisor.text.webhook_signatures import new_secret, parse_secrets
 from supervisor.text.webhook_urls import parse_networks, parse_url, shown
 
@@ -75,7 +77,7 @@ def webhook_keys(settings: Settings, root: str) -> list[bytes]:
     if not text:
         where = f"{root}/{SECRET_FILE}"
         try:
-            text = _secret_file(where)
+            text = _secret_file(where, durable_in=root if settings.durability == POWER else None)
         except OSError as error:
             raise state_error(error, f"cannot use {where}") from error
     try:
@@ -86,7 +88,7 @@ def webhook_keys(settings: Settings, root: str) -> list[bytes]:
         raise InvalidSettings(message, repair=repair, details={"variable": where}) from error
 
 
-def _secret_file(path: str) -> str:
+def _secret_file(path: str, durable_in: str | None) -> str:
     flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, os.O_RDONLY | flags)
@@ -94,11 +96,16 @@ def _secret_file(path: str) -> str:
         aside = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600), "w", encoding="ascii") as file:
             file.write(f"{new_secret()}\n")
+            if durable_in is not None:
+                file.flush()
+                sync_descriptor(file.fileno())
         try:
             with contextlib.suppress(FileExistsError):  # another process was first
                 os.link(aside, path)
         finally:
             os.unlink(aside)
+        if durable_in is not None:
+            sync_names(durable_in, durable_in)
         descriptor = os.open(path, os.O_RDONLY | flags)
     with open(descriptor, encoding="ascii", errors="replace") as file:
         return file.read(4096)
@@ -161,7 +168,7 @@ def retry(root: str, delivery_id: str) -> Delivery | None:
 def drop(root: str, delivery_id: str) -> None:
     """Delete a delivery: it is not made."""
     try:
-        outbox.remove(root, [delivery_id])
+        outbox.drop(root, delivery_id)
     except OSError as error:
         raise state_error(error, "cannot delete a delivery") from error
 

@@ -109,7 +109,7 @@ def add_schedule(
             message = f"there is a schedule {name} already"
             repair = f"Change it with --replace, or remove it: `supervisor schedule rm {name}`."
             raise InvalidArguments(message, repair=repair)
-        schedule = save(index.layout.root, schedule, spec.stdin)
+        schedule = save(index.layout.root, schedule, spec.stdin, durable=index.layout.durable)
         _enter(catalog, schedule, state)
     return _info(catalog, schedule)
 
@@ -151,7 +151,7 @@ def _change(catalog: Catalog, name: str, change: Callable[[Schedule], Schedule])
         before = load_schedule(catalog, name)
         after = change(before)
         if after != before:
-            save(catalog.layout.root, after)
+            save(catalog.layout.root, after, durable=catalog.layout.durable)
             _enter(catalog, after, _resumed(catalog, after) if before.paused else None)
     return _info(catalog, after)
 
@@ -190,7 +190,7 @@ def remove_schedule(catalog: Catalog, name: str) -> None:
         ScheduleNotFound: there is none of this name.
     """
     with catalog.layout.locked():
-        if not remove(catalog.layout.root, check_name(name)):
+        if not remove(catalog.layout.root, check_name(name), durable=catalog.layout.durable):
             raise _not_found(catalog, name)
         catalog.index.write(lambda: catalog.index.schedules.forget(name))
 

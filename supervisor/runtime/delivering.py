@@ -209,7 +209,7 @@ class Deliverer:
         try:
             delivery = outbox.read(self._root, delivery_id)
             if delivery is not None and not delivery.is_dead:
-                self._settle(delivery, await self._attempt(delivery))
+                await self._settle(delivery, await self._attempt(delivery))
         except SupervisorClosed:
             pass  # the next process that delivers makes this attempt
         except OSError as problem:
@@ -269,7 +269,7 @@ class Deliverer:
             return str(error)
         return None
 
-    def _settle(self, delivery: Delivery, error: str | None) -> None:
+    async def _settle(self, delivery: Delivery, error: str | None) -> None:
         """Record the outcome of an attempt."""
         delivery_id, job_id = delivery.delivery_id, delivery.job_id
         if error is None:
@@ -282,9 +282,16 @@ class Deliverer:
         due_ns = 0 if seconds is None else self._wall_ns() + int(seconds * 1e9)
         failed = attrs.evolve(delivery, failures=failures, due_ns=due_ns, error=error[:500])
         if seconds is None:
-            outbox.bury(self._root, failed)
+            await self._write(outbox.bury, failed)
             self._known.pop(delivery_id, None)
             log.warning("delivery_dead", delivery_id=delivery_id, job_id=job_id, error=failed.error)
         else:
-            outbox.save(self._root, failed)
+            await self._write(outbox.save, failed)
             log.info("delivery_failed", delivery_id=delivery_id, job_id=job_id, error=failed.error)
+
+    async def _write(self, write: Callable[[str, Delivery], None], delivery: Delivery) -> None:
+        """Write a delivery, in a thread if that waits for the disk."""
+        if delivery.durable:
+            await trio.to_thread.run_sync(write, self._root, delivery)
+        else:
+            write(self._root, delivery)

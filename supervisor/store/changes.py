@@ -45,8 +45,8 @@ def is_valid(changes: Mapping[str, Any]) -> bool:
     return fit and type(changes.get("hold", False)) is bool
 
 
-def write_changes(directory: str, changes: Mapping[str, Any]) -> None:
-    """Write the changes of a job over the ones that it has.
+def write_changes(directory: str, changes: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Write the changes of a job over the ones that it has. ``durable``: they are on the disk afterwards.
 
     Raises:
         StateCorrupt: a newer version has written them in a shape of its own.
@@ -56,4 +56,4 @@ def write_changes(directory: str, changes: Mapping[str, Any]) -> None:
     if there.get("v", records.VERSION) > records.VERSION:
         message = f"{records.QUEUE} of job {directory.rpartition('/')[2]} was written by a newer version"
         raise StateCorrupt(message, repair="Use that version, or a newer one.")
-    records.replace(directory, records.QUEUE, dict(changes))
+    records.replace(directory, records.QUEUE, dict(changes), durable=durable)

@@ -123,7 +123,7 @@ class GroupFiles:
 
     def pause(self, name: str, pause: groups.Pause) -> None:
         """Pause a group by a cause."""
-        pauses.write(self._layout.root, name, pause)
+        pauses.write(self._layout.root, name, pause, durable=self._layout.durable)
         self._queue.pause(name, groups.end_of([pause]))
 
     def note_end(self, row: Row, names: Iterable[str], started_ns: int | None) -> None:
@@ -191,5 +191,5 @@ class GroupFiles:
             if state.round:
                 self._pause(name, state._replace(round=0), "a usage limit of the account is nearly used up")
         elif state.round or state.slots(None, now) is None:
-            pauses.remove(self._layout.root, name, usage_limits.CAUSE)
+            pauses.remove(self._layout.root, name, usage_limits.CAUSE, durable=self._layout.durable)
             self._queue.pacing.note_limit(name, None)

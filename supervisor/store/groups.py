@@ -271,8 +271,8 @@ _FILES: Final = NamedFiles(
 check_name, load, load_all = _FILES.check_name, _FILES.load, _FILES.load_all
 
 
-def save(root: str, group: Group) -> None:
-    """Write the file of a group as a whole; the caller holds the lock of the root.
+def save(root: str, group: Group, *, durable: bool = False) -> None:
+    """Write the file of a group as a whole; the caller holds the lock of the root. ``durable``: see ``named_files``.
 
     Raises:
         StateFull, StateBusy, PermissionDenied: it cannot be written.
@@ -286,16 +286,17 @@ def save(root: str, group: Group) -> None:
         "paused": [{"by": each.by, "until_ns": each.until_ns, "detail": each.detail} for each in group.pauses],
         **{member: getattr(group, member) for member in _LATER_MEMBERS},
     }
-    _FILES.save(root, group.name, held)
+    _FILES.save(root, group.name, held, durable=durable)
 
 
-def remove(root: str, name: str) -> None:
+def remove(root: str, name: str, *, durable: bool = False) -> None:
     """Delete the file of a group.
 
     Raises:
         StateBusy, PermissionDenied: it cannot be deleted.
     """
-    delete_file(f"{root}/{DIRECTORY}/{name}.json", f"cannot delete the file of group {name}")
+    what = f"cannot delete the file of group {name}"
+    delete_file(f"{root}/{DIRECTORY}/{name}.json", what, root if durable else None)
 
 
 def any_waits_out(root: str, names: Iterable[str]) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from supervisor.jobdir.records import write_all
 from supervisor.store.state_errors import names_in, state_error
+from supervisor.system.syncing import sync_descriptor, sync_names
 
 __all__ = ["DIRECTORY", "Tail", "append", "read_all"]
 
@@ -32,8 +33,8 @@ _NUMBERS: Final = ("at_ns", "started_ns", "usd", "tokens", "seconds", "starts")
 """The members that are whole numbers, or null."""
 
 
-def append(root: str, record: dict[str, Any]) -> None:
-    """Append the line of a job; the caller has the lock of the index.
+def append(root: str, record: dict[str, Any], *, durable: bool = False) -> None:
+    """Append the line of a job; the caller has the lock of the index. ``durable``: it is on the disk afterwards.
 
     Raises:
         StateFull, StateBusy, PermissionDenied: it cannot be written; the transaction must fail.
@@ -50,8 +51,12 @@ def append(root: str, record: dict[str, Any]) -> None:
             descriptor = os.open(path, flags, 0o600)
         try:
             write_all(descriptor, line)  # after a part on a full disk, the next write says why
+            if durable:
+                sync_descriptor(descriptor)
         finally:
             os.close(descriptor)
+        if durable:
+            sync_names(f"{root}/{DIRECTORY}", root)
     except OSError as error:
         raise state_error(error, "cannot record what a job has spent") from error
 

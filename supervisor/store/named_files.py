@@ -2,6 +2,9 @@
 
 A file is read as a whole, and replaced as a whole by a rename. Names that are none are left alone: files that are
 being written, and those of other programs.
+
+A durable change is on the disk when its function returns, with the name of the file and of the directory, and before
+that the disk has the file as it was.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from supervisor.errors import InvalidArguments, StateCorrupt
 from supervisor.store.state_errors import state_error
+from supervisor.system.syncing import sync_descriptor, sync_names
 
 __all__ = ["NamedFiles", "replace_file"]
 
@@ -107,7 +111,7 @@ class NamedFiles(Generic[_T]):
                 if record is not None:
                     yield name, record
 
-    def save(self, root: str, name: str, held: Any) -> None:
+    def save(self, root: str, name: str, held: Any, *, durable: bool) -> None:
         """Write the file of a record as a whole; the caller holds the lock of the root.
 
         Raises:
@@ -115,13 +119,16 @@ class NamedFiles(Generic[_T]):
         """
         path = self.path(root, name)
         try:
-            replace_file(path, json.dumps(held).encode("ascii"))
+            replace_file(path, json.dumps(held).encode("ascii"), root if durable else None)
         except OSError as error:
             raise state_error(error, f"cannot write {path}") from error
 
 
-def replace_file(path: str, content: bytes) -> None:
-    """Write a file that only its user can read, as a whole; its directory is made if it is not there."""
+def replace_file(path: str, content: bytes, durable_in: str | None = None) -> None:
+    """Write a file that only its user can read, as a whole; its directory is made if it is not there.
+
+    ``durable_in``: the state root, if it is to be on the disk when this returns.
+    """
     directory, _, name = path.rpartition("/")
     aside = f"{directory}/.{name}.{os.getpid()}.{next(_numbers)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -135,7 +142,12 @@ def replace_file(path: str, content: bytes) -> None:
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)  # for any umask
             file.write(content)
+            if durable_in is not None:
+                file.flush()
+                sync_descriptor(descriptor)
         os.rename(aside, path)
     except BaseException:
         os.unlink(aside)
         raise
+    if durable_in is not None:
+        sync_names(directory, durable_in)

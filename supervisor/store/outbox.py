@@ -8,6 +8,9 @@ process that was killed before that mark is followed by one that records the sam
 A delivery that has failed for a day gets another name, ``<job id>.<channel>.dead``, and stays until it is retried or
 removed. Only the process that has the lease (``deliveries.lock``) sends, and changes files; ``retry`` and ``remove``
 only rename and delete, which it notices by the time of the directory.
+
+The deliveries of a job that survives the loss of power do so, too: they are on the disk before the end is recorded, and
+each change is before the change is told. That a delivery was made may be forgotten: then it is made once more.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from supervisor.model import to_json
 from supervisor.store.jobs_of_rows import job_of
 from supervisor.store.rows import Row
 from supervisor.system.observing import is_there
+from supervisor.system.syncing import sync_descriptor, sync_directory, sync_names
 
 __all__ = [
     "CHANNELS",
@@ -38,6 +42,7 @@ __all__ = [
     "add",
     "bury",
     "dead",
+    "drop",
     "is_any_pending",
     "pending",
     "read",
@@ -80,6 +85,7 @@ class Delivery:
         failures: how many attempts have failed.
         due_ns: when the next attempt is made, by the wall clock.
         error: why the last attempt has failed.
+        durable: it survives the loss of power, as its job does.
         is_dead: it is not tried again.
     """
 
@@ -96,6 +102,7 @@ class Delivery:
     failures: int = 0
     due_ns: int = 0
     error: str | None = None
+    durable: bool = False
     is_dead: bool = False
 
 
@@ -127,10 +134,13 @@ def add(root: str, directory: str, row: Row, now_ns: int) -> None:
                     workspace=request["workspace"],
                     made_ns=now_ns,
                     body=body,
+                    durable=row.is_durable,
                 ),
             )
     with contextlib.suppress(FileNotFoundError):  # a job without a directory is in no new index
         os.close(os.open(f"{directory}/{ANNOUNCED}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if row.is_durable:
+            sync_directory(directory)
 
 
 def _make(root: str, delivery: Delivery) -> None:
@@ -144,6 +154,7 @@ def _make(root: str, delivery: Delivery) -> None:
             os.link(aside, path)
     finally:
         os.unlink(aside)
+    _sync_names(root, delivery)
 
 
 def _path(root: str, delivery: Delivery) -> str:
@@ -164,10 +175,18 @@ def _write(root: str, delivery: Delivery) -> str:
     try:
         with open(descriptor, "w", encoding="ascii") as file:
             json.dump(held, file)
+            if delivery.durable:
+                file.flush()
+                sync_descriptor(descriptor)
     except BaseException:
         os.unlink(aside)
         raise
     return aside
+
+
+def _sync_names(root: str, delivery: Delivery | None) -> None:
+    if delivery is not None and delivery.durable:
+        sync_names(f"{root}/{DIRECTORY}", root)
 
 
 # ------------------------------------------------------------ the process that delivers
@@ -175,15 +194,17 @@ def _write(root: str, delivery: Delivery) -> str:
 
 def save(root: str, delivery: Delivery) -> None:
     """Write a delivery after an attempt that has failed, unless it was removed meanwhile."""
-    aside = _write(root, delivery)
+    aside, path = _write(root, delivery), _path(root, delivery)
     try:
-        if is_there(_path(root, delivery)):
-            os.rename(aside, _path(root, delivery))
-            return
+        if is_there(path):
+            os.rename(aside, path)
+        else:
+            os.unlink(aside)
     except BaseException:
-        os.unlink(aside)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
         raise
-    os.unlink(aside)
+    _sync_names(root, delivery)
 
 
 def bury(root: str, delivery: Delivery) -> None:
@@ -192,6 +213,7 @@ def bury(root: str, delivery: Delivery) -> None:
     path = _path(root, delivery)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, path + _DEAD)
+    _sync_names(root, delivery)
 
 
 def stamp(root: str) -> tuple[int, int]:
@@ -270,12 +292,20 @@ def revive(root: str, delivery_id: str) -> bool:
     os.rename(aside, path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + _DEAD)
+    _sync_names(root, delivery)
     return True
 
 
 def remove(root: str, delivery_ids: Iterable[str]) -> None:
-    """Delete deliveries: they were made, or are not wanted any more."""
+    """Delete deliveries that were made."""
     for delivery_id in delivery_ids:
         for ending in ("", _DEAD):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{root}/{DIRECTORY}/{delivery_id}{ending}")
+
+
+def drop(root: str, delivery_id: str) -> None:
+    """Delete a delivery that is not to be made."""
+    delivery = read(root, delivery_id)
+    remove(root, [delivery_id])
+    _sync_names(root, delivery)

@@ -24,8 +24,8 @@ DIRECTORY: Final = "pauses"
 _NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\.([a-z_]+)")
 
 
-def write(root: str, name: str, pause: Pause) -> None:
-    """Write the file of a pause; the caller has the lock of the index.
+def write(root: str, name: str, pause: Pause, *, durable: bool = False) -> None:
+    """Write the file of a pause; the caller has the lock of the index. ``durable``: see ``named_files``.
 
     Raises:
         StateFull, StateBusy, PermissionDenied: it cannot be written.
@@ -33,18 +33,19 @@ def write(root: str, name: str, pause: Pause) -> None:
     path = f"{root}/{DIRECTORY}/{name}.{pause.by}"
     content = json.dumps({**pause.more, "v": 1, "until_ns": pause.until_ns, "detail": pause.detail}).encode("ascii")
     try:
-        replace_file(path, content)
+        replace_file(path, content, root if durable else None)
     except OSError as error:
         raise state_error(error, f"cannot pause group {name}") from error
 
 
-def remove(root: str, name: str, by: str) -> None:
+def remove(root: str, name: str, by: str, *, durable: bool = False) -> None:
     """Delete the file of a pause.
 
     Raises:
         StateBusy, PermissionDenied: it cannot be deleted.
     """
-    delete_file(f"{root}/{DIRECTORY}/{name}.{by}", f"cannot end the pause of group {name} by {by}")
+    what = f"cannot end the pause of group {name} by {by}"
+    delete_file(f"{root}/{DIRECTORY}/{name}.{by}", what, root if durable else None)
 
 
 def load_all(root: str) -> dict[str, tuple[Pause, ...]]:

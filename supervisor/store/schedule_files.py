@@ -25,6 +25,7 @@ from supervisor.errors import StateCorrupt
 from supervisor.store.named_files import NamedFiles, replace_file
 from supervisor.store.schedule_directory import DIRECTORY, FIRED
 from supervisor.store.state_errors import state_error
+from supervisor.system.syncing import sync_names
 
 __all__ = ["Schedule", "State", "check_name", "load", "load_all", "read_stdin", "remove", "save"]
 
@@ -94,13 +95,14 @@ _FILES: Final = NamedFiles(
 check_name, load, load_all = _FILES.check_name, _FILES.load, _FILES.load_all
 
 
-def save(root: str, schedule: Schedule, stdin: bytes | None = None) -> Schedule:
+def save(root: str, schedule: Schedule, stdin: bytes | None = None, *, durable: bool = False) -> Schedule:
     """Write the files of a schedule, and return it; the caller holds the lock of the root.
 
     Args:
         root: the state root.
         schedule: to write.
         stdin: its input, unless the file of that is there.
+        durable: see ``named_files``.
 
     Raises:
         StateFull, StateBusy, PermissionDenied: they cannot be written.
@@ -110,8 +112,9 @@ def save(root: str, schedule: Schedule, stdin: bytes | None = None) -> Schedule:
         schedule = attrs.evolve(schedule, digest=sha256(stdin).hexdigest()[:16])
     try:
         if stdin is not None:
-            replace_file(f"{path}.{schedule.digest}.stdin", stdin)
-        _FILES.save(root, schedule.name, {**attrs.asdict(schedule, recurse=False), "v": _VERSION})
+            replace_file(f"{path}.{schedule.digest}.stdin", stdin, root if durable else None)
+        held = {**attrs.asdict(schedule, recurse=False), "v": _VERSION}
+        _FILES.save(root, schedule.name, held, durable=durable)
         for other in _inputs(root, schedule.name):
             if other != schedule.digest:
                 os.unlink(f"{path}.{other}.stdin")
@@ -147,14 +150,16 @@ def read_stdin(root: str, schedule: Schedule) -> bytes | None:
         raise state_error(error, f"cannot read {path}") from error
 
 
-def remove(root: str, name: str) -> bool:
-    """Delete the files of a schedule; ``False`` if there is none of this name.
+def remove(root: str, name: str, *, durable: bool = False) -> bool:
+    """Delete the files of a schedule; ``False`` if there is none of this name. ``durable``: see ``named_files``.
 
     Raises:
         StateBusy, PermissionDenied: they cannot be deleted.
     """
     try:
         os.unlink(f"{root}/{DIRECTORY}/{check_name(name)}.json")
+        if durable:  # before its input goes
+            sync_names(f"{root}/{DIRECTORY}", root)
         for path in [f"{FIRED}/{name}.json", *(f"{DIRECTORY}/{name}.{each}.stdin" for each in _inputs(root, name))]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{root}/{path}")

@@ -44,13 +44,15 @@ class ScheduleRows:
     Args:
         root: the state root.
         connection: to the index.
+        durable: whether the copies of states are on the disk before the commit.
     """
 
-    __slots__ = ("_db", "_root")
+    __slots__ = ("_db", "_durable", "_root")
 
-    def __init__(self, root: str, connection: sqlite3.Connection) -> None:
+    def __init__(self, root: str, connection: sqlite3.Connection, *, durable: bool = False) -> None:
         """Work on this connection."""
         self._root = root
+        self._durable = durable
         self._db = connection
 
     def next_ns(self) -> tuple[int, int] | None:
@@ -119,7 +121,8 @@ class ScheduleRows:
         statement = "UPDATE schedules SET due_ns = ?, looked_ns = ?, state = ? WHERE name = ?"
         self._db.execute(statement, (due_ns, looked_ns, text, name))
         try:  # without it, an index that is made anew knows what was decided by the jobs that are still there
-            replace_file(f"{self._root}/{FIRED}/{name}.json", text.encode("ascii"))
+            durable_in = self._root if self._durable else None
+            replace_file(f"{self._root}/{FIRED}/{name}.json", text.encode("ascii"), durable_in)
         except OSError as error:
             log.warning("schedule_not_copied", schedule=name, error=str(error))
 

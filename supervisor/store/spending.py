@@ -229,7 +229,7 @@ class Spending:
             "charged": {name: self._unknown(name, text, seq, row, unknown, now) for name, text in held.items()},
             **({} if session_id is None else {"session_id": session_id, "said": said}),
         }
-        ledger.append(root, record)
+        ledger.append(root, record, durable=row.is_durable)
         self._add(record)
         if seq % _SWEEP == 0:
             self._db.execute("DELETE FROM sessions WHERE at_ns < ?", (at_ns - 60 * _DAY_NS,))

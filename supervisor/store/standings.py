@@ -44,7 +44,7 @@ class Standings(Queries):
     @property
     def schedules(self) -> ScheduleRows:
         """The rows of the schedules; its methods run inside ``write`` or ``read``."""
-        return ScheduleRows(self.layout.root, self._db)
+        return ScheduleRows(self.layout.root, self._db, durable=self.layout.durable)
 
     def read_queue(self, question: Callable[[Queue], _T]) -> _T:
         """Return what the queue answers, outside a transaction."""

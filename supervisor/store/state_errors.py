@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import Final
 
 from supervisor.errors import PermissionDenied, StateBusy, StateFull, SupervisorError
 from supervisor.system.observing import NotKnown, find, is_absent, not_known
+from supervisor.system.syncing import sync_names
 
 __all__ = ["delete_file", "find_in_root", "names_in", "state_error"]
 
@@ -37,16 +39,20 @@ def state_error(error: OSError, what: str) -> SupervisorError:
     return StateBusy(message, repair=f"Try again; if the error persists, {more}.")
 
 
-def delete_file(path: str, what: str) -> None:
+def delete_file(path: str, what: str, durable_in: str | None = None) -> None:
     """Delete a file, if it is there; ``what`` begins the message of an error.
+
+    ``durable_in``: the state root, if that is to be on the disk when this returns.
 
     Raises:
         StateBusy, PermissionDenied: it cannot be deleted.
     """
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        if durable_in is not None:
+            with contextlib.suppress(FileNotFoundError):  # there never was its directory
+                sync_names(os.path.dirname(path), durable_in)
     except OSError as error:
         raise state_error(error, what) from error
 

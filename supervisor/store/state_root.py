@@ -36,7 +36,7 @@ from supervisor.store.clock import Clock
 from supervisor.store.state_errors import find_in_root, names_in, state_error
 from supervisor.system.file_systems import NETWORK, has_settled, network_of
 from supervisor.system.observing import is_there
-from supervisor.system.syncing import sync_directory
+from supervisor.system.syncing import sync_directory, sync_names
 from supervisor.system.trust import exposure_of
 
 if TYPE_CHECKING:
@@ -257,9 +257,10 @@ class Layout:
             self._make_job(workspace, path, record)
             if self.durable:
                 sync_job(path)
-                sync_directory(f"{self.root}/{workspace}")
-                if not known:
-                    self._sync_names()
+                if known:
+                    sync_directory(f"{self.root}/{workspace}")
+                else:
+                    sync_names(f"{self.root}/{workspace}", self.root)
         except OSError as error:
             with contextlib.suppress(OSError):
                 remove_tree(path)
@@ -268,12 +269,6 @@ class Layout:
             self.check_in_place()
             raise state_error(error, "cannot make the job directory") from error
         return path
-
-    def _sync_names(self) -> None:
-        """Sync the names of the workspaces and of the root: another process may have made them, and may not sync."""
-        sync_directory(self.root)
-        with contextlib.suppress(PermissionError):  # a directory of another user is there since long
-            sync_directory(os.path.dirname(self.root))
 
     def _make_job(self, workspace: str, path: str, record: bytes) -> None:
         if workspace not in self._known_workspaces:

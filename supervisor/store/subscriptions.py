@@ -24,6 +24,7 @@ import attrs
 
 from supervisor.store.named_files import replace_file
 from supervisor.system.observing import is_there
+from supervisor.system.syncing import sync_names
 
 __all__ = [
     "LEASE",
@@ -156,13 +157,16 @@ def load_all(root: str) -> Iterator[Subscription]:
             yield found
 
 
-def save(root: str, subscription: Subscription) -> None:
-    """Write a subscription, over the one with the same id if there is one; only within ``locked``."""
-    _replace(root, f"{subscription.subscription_id}.json", subscription)
+def save(root: str, subscription: Subscription, *, durable: bool = False) -> None:
+    """Write a subscription, over the one with the same id if there is one; only within ``locked``.
+
+    ``durable``: see ``named_files``.
+    """
+    _replace(root, f"{subscription.subscription_id}.json", subscription, durable=durable)
 
 
-def remove(root: str, subscription_id: str) -> bool:
-    """Delete a subscription; return whether there was one."""
+def remove(root: str, subscription_id: str, *, durable: bool = False) -> bool:
+    """Delete a subscription; return whether there was one. ``durable``: see ``named_files``."""
     directory, was_there = f"{root}/{DIRECTORY}", True
     try:
         os.unlink(f"{directory}/{subscription_id}.json")
@@ -170,6 +174,9 @@ def remove(root: str, subscription_id: str) -> bool:
         was_there = False
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{directory}/{subscription_id}.progress")
+    if durable:
+        with contextlib.suppress(FileNotFoundError):  # there never was its directory
+            sync_names(directory, root)
     return was_there
 
 
@@ -217,6 +224,6 @@ def _read(cls: type[_T], path: str) -> _T | None:
         return None
 
 
-def _replace(root: str, name: str, record: Subscription | Progress) -> None:
+def _replace(root: str, name: str, record: Subscription | Progress, *, durable: bool = False) -> None:
     content = json.dumps({"v": _VERSION, **attrs.asdict(record)}).encode("ascii")
-    replace_file(f"{root}/{DIRECTORY}/{name}", content)
+    replace_file(f"{root}/{DIRECTORY}/{name}", content, root if durable else None)

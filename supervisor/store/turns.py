@@ -55,7 +55,7 @@ class Turns(Standings):
     def change_waiting(self, row: Row, changes: dict[str, Any]) -> None:
         """Change the place of a waiting job: on disk, in its row, and in the queue."""
         try:
-            write_changes(self.layout.job(row.workspace_key, row.job_id), changes)
+            write_changes(self.layout.job(row.workspace_key, row.job_id), changes, durable=row.is_durable)
         except OSError as error:
             raise state_error(error, "cannot record the change of a job") from error
         request = {**row.request, MEMBER: changes}

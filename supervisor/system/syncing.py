@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["sync_descriptor", "sync_directory", "sync_file"]
+__all__ = ["sync_descriptor", "sync_directory", "sync_file", "sync_names"]
 
 _FULL: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOTTY, errno.ENOSYS})
@@ -79,6 +79,24 @@ def sync_directory(path: str) -> None:
         _with_path(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def sync_names(directory: str, top: str) -> None:
+    """Wait until a directory's names, and its own, are on the disk, as far as the name of ``top`` above it.
+
+    Another process may have made any of these directories, and may not have waited.
+
+    Raises:
+        OSError: as ``sync_descriptor``.
+    """
+    while directory != top:
+        sync_directory(directory)
+        directory = os.path.dirname(directory)
+    sync_directory(top)
+    try:  # noqa: SIM105  # contextlib would cost the keeper 2 ms
+        sync_directory(os.path.dirname(top))
+    except PermissionError:  # a directory of another user is there since long
+        pass
 
 
 def _with_path(descriptor: int, path: str) -> None:

@@ -36,15 +36,18 @@ class Life:
         top: what is recorded; the parents of the state root are new, too.
         log: the log.
         recorder: writes it.
+        durability: of what is recorded.
     """
 
     top: Path
     log: Path
     recorder: Recorder
     path: str = "new/deep/root"
+    durability: str = "power"
 
-    def settings(self, durability: str = "power") -> Settings:
-        return Settings(state_dir=self.top / self.path, durability=durability, stop_grace_seconds=0.3)
+    def settings(self, durability: str | None = None) -> Settings:
+        chosen = durability or self.durability
+        return Settings(state_dir=self.top / self.path, durability=chosen, stop_grace_seconds=0.3)
 
     def acknowledge(self, what: str, job_id: str, **facts: Any) -> None:
         """Note that a caller was told something."""
@@ -122,23 +125,33 @@ class Disk:
             self._known[key] = self._settle(crash, job_id)
         return self._known[key]
 
-    def _settle(self, crash: Crash, job_id: str) -> Told:
-        self.settled += 1
+    def ask(self, crash: Crash, question: Callable[[Catalog], Any]) -> Any:
+        """Return what is told by this machine; remembers nothing."""
+        with self._mounted(crash) as catalog:
+            return question(catalog)
+
+    @contextlib.contextmanager
+    def _mounted(self, crash: Crash) -> Iterator[Catalog]:
         with tempfile.TemporaryDirectory(dir=self._folder) as name:
             crash.write(str(self._life.top), Path(name), self._life.path)
             root = Path(name, self._life.path)
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with Catalog(Settings(state_dir=root)) as catalog:
-                try:
-                    job = catalog.status(job_id)
-                except SupervisorError as error:
-                    return (error.code, None, None, None)
-                try:
-                    result = catalog.result(job_id)
-                    value = result.value if result.error is None else result.error.code
-                except SupervisorError as error:
-                    value = error.code
-                return (str(job.status), job.reason, job.exit_code, value)
+                yield catalog
+
+    def _settle(self, crash: Crash, job_id: str) -> Told:
+        self.settled += 1
+        with self._mounted(crash) as catalog:
+            try:
+                job = catalog.status(job_id)
+            except SupervisorError as error:
+                return (error.code, None, None, None)
+            try:
+                result = catalog.result(job_id)
+                value = result.value if result.error is None else result.error.code
+            except SupervisorError as error:
+                value = error.code
+            return (str(job.status), job.reason, job.exit_code, value)
 
 
 @pytest.fixture

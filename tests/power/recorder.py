@@ -25,6 +25,11 @@ MARK = "mark"
 COMMIT = "commit"
 _LEFT_OUT = ("registry.db", "lock", "queue.", "keeper.log", ".clock", ".spare", ".owners", ".keepers", ".trash")
 """The index is recorded by its commits; the others have nothing that is told of a job after a reboot."""
+_QUEUE = "queue.json"
+
+
+def _is_left_out(name: str) -> bool:
+    return name.startswith(_LEFT_OUT) and name != _QUEUE
 
 
 class Recorder:
@@ -115,7 +120,7 @@ class Recorder:
         where = os.path.abspath(os.fsdecode(path))
         if not f"{where}/".startswith(f"{self.top}/"):
             return False
-        return not any(name.startswith(_LEFT_OUT) for name in where[len(self.top) + 1 :].split("/"))
+        return not any(map(_is_left_out, where[len(self.top) + 1 :].split("/")))
 
     # ------------------------------------------------------------ the log
 
@@ -143,7 +148,7 @@ class Recorder:
             directory = left.pop()
             held = names[directory] = {}
             for entry in os.scandir(directory):
-                if entry.name.startswith(_LEFT_OUT):
+                if _is_left_out(entry.name):
                     continue
                 if entry.is_symlink():
                     held[entry.name] = ["link", os.readlink(entry.path)]

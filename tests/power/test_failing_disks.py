@@ -55,6 +55,17 @@ async def test_an_end_that_cannot_be_synced_says_so(life: Life, name: str) -> No
     assert name in (records.read(str(found), records.EXIT) or {})["unsynced"]
 
 
+async def test_a_change_that_cannot_be_synced_is_an_error(life: Life) -> None:
+    async with supervisor.open_supervisor(life.settings()) as sup:
+        await sup.set_group("g", limit=1)
+        life.fail("EIO", "groups")
+        with pytest.raises(supervisor.SupervisorError, match=r"cannot write .*g\.json: Input/output error"):
+            await sup.set_group("g", limit=2)
+        life.mend()
+        await sup.set_group("g", limit=3)
+        assert [group.limit for group in await sup.groups()] == [3]
+
+
 async def test_a_bad_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPERVISOR_DURABILITY", "disk")
     with pytest.raises(

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from supervisor.engines.local import evidence, stopping
 from supervisor.errors import FeatureUnavailable, InvalidArguments, PermissionDenied, StateBusy
-from supervisor.jobdir import records, stops, validation
+from supervisor.jobdir import durability, records, stops, validation
 from supervisor.keeper import job_cgroups
 from supervisor.keeper.job_processes import JobProcesses, JobTree
 from supervisor.system import processes
@@ -74,12 +74,12 @@ def pause(directory: str, *, by: str, hold_deadline: bool) -> None:
             record |= {"since_ns": there.get("since_ns"), "by": there.get("by")}
         record["before"] = " ".join(f"{pid}.{start}" for pid, start in sorted(tree.before))
         record[_STAYS_FROZEN] = tree.stays_frozen
-        records.replace(directory, records.PAUSE, {**record, "state": records.CHANGING})
+        _write(directory, record, records.CHANGING)
         try:
             tree.stop(directory, freeze=_may_freeze(directory, process))
             if hold_deadline and record["held_since_boot_ns"] is None:
                 record["held_since_boot_ns"] = processes.boottime_ns()
-            records.replace(directory, records.PAUSE, {**record, "state": records.PAUSED})
+            _write(directory, record, records.PAUSED)
             _check_not_stopping(directory)
         except BaseException:
             tree.go_on()
@@ -115,7 +115,7 @@ def resume(directory: str, *, by: str) -> None:
         if record["held_since_boot_ns"] is not None:  # before a process runs: its deadline falls in any case
             record["held_ns"] += processes.boottime_ns() - record["held_since_boot_ns"]
             record["held_since_boot_ns"] = None
-        records.replace(directory, records.PAUSE, {**record, "state": records.CHANGING})
+        _write(directory, record, records.CHANGING)
         stopping.nudge_keeper(evidence.recorded_keeper(directory))
         tree.go_on()
         _end(directory, record)
@@ -123,8 +123,13 @@ def resume(directory: str, *, by: str) -> None:
 
 def _end(directory: str, record: dict[str, Any]) -> None:
     """Record that no process of a job is stopped by a pause any more."""
-    records.replace(directory, records.PAUSE, {**record, "state": records.RUNNING})
+    _write(directory, record, records.RUNNING)
     stopping.nudge_keeper(evidence.recorded_keeper(directory))
+
+
+def _write(directory: str, record: dict[str, Any], state: str) -> None:
+    durable = durability.is_durable(records.read(directory, records.JOB) or {})
+    records.replace(directory, records.PAUSE, {**record, "state": state}, durable=durable)
 
 
 @contextlib.contextmanager

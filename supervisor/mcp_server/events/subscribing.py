@@ -12,6 +12,7 @@ import json
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import attrs
@@ -20,6 +21,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from supervisor import log
+from supervisor.jobdir.durability import POWER
 from supervisor.mcp_server.events.params import SubscribeParams, UnsubscribeParams
 from supervisor.mcp_server.events.reading import (
     FORBIDDEN,
@@ -78,7 +80,7 @@ class Webhooks:
         self._lazy = lazy
         self._settings = settings
         self._sender = sender
-        self._layout = Layout(settings.state_dir)
+        self._layout = Layout(settings.state_dir, durable=settings.durability == POWER)
         self._challenges: Counter[str] = Counter()
         self._hosts: dict[str, deque[float]] = {}
 
@@ -92,7 +94,8 @@ class Webhooks:
         wanted = checked(params.name, params.arguments, owner)
         url = _members(params.delivery)["url"]
         subscription_id = subscriptions.id_of(owner, url, wanted.name, wanted.arguments)
-        found = await self._in_thread(subscriptions.remove, self._layout.root, subscription_id)
+        remove = partial(subscriptions.remove, durable=self._layout.durable)
+        found = await self._in_thread(remove, self._layout.root, subscription_id)
         self._sender.wake()
         if not found:
             raise MCPError(NOT_FOUND, "there is no such subscription", {"kind": "subscription"})
@@ -251,7 +254,7 @@ class Webhooks:
             else:
                 made = _refreshed(found, given)
             progress = subscriptions.load_progress(self._layout.root, made)
-            subscriptions.save(self._layout.root, made)
+            subscriptions.save(self._layout.root, made, durable=self._layout.durable)
         return None if found is None else progress, progress
 
     def _now_ns(self) -> int:

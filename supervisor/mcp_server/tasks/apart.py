@@ -44,7 +44,7 @@ class _Apart:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.task is None:
             call = self._call
-            self.session.task = self._runtime.begin(call.tool, call.principal, call.ttl_ms, self.scope)
+            self.session.task = await self._runtime.begin(call.tool, call.principal, call.ttl_ms, self.scope)
             self.decided.set()
 
     async def run(self, call_next: CallNext) -> None:
@@ -56,7 +56,7 @@ class _Apart:
         finally:  # also on cancellation, when the server closes
             if self.task is not None:
                 cancelled = not ended or self.scope.cancelled_caught
-                if self.task.finish(self.outcome, cancelled=cancelled):
+                if await self.task.finish(self.outcome, cancelled=cancelled):
                     self._runtime.finished(self.task)
             self.decided.set()
 

@@ -27,6 +27,7 @@ from mcp_types import (
 from pydantic import Field
 
 from supervisor.errors import SupervisorError
+from supervisor.jobdir.durability import POWER
 from supervisor.jobs.validation import spec_of
 from supervisor.mcp_server.access.principals import TOOL_LABEL, own_labels, scoped_key
 from supervisor.mcp_server.tasks import calls, legacy, refusals
@@ -187,7 +188,8 @@ class Tasks(Extension):
         Raises:
             StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
         """
-        records = TaskRecords(supervisor.settings.state_dir)
+        settings = supervisor.settings
+        records = TaskRecords(settings.state_dir, durable=settings.durability == POWER)
         raised: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -166,7 +167,7 @@ class FunctionTask:
 
     # ------------------------------------------------------------ its end
 
-    def finish(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> bool:
+    async def finish(self, outcome: HandlerResult | MCPError | None, *, cancelled: bool) -> bool:
         """Record the end of the function: a result, an error, or a cancellation.
 
         Returns ``False`` if the end could not be recorded, and is only in memory.
@@ -178,7 +179,7 @@ class FunctionTask:
             if self._expired:
                 self._ended = self.made.task(status, time.time_ns(), **facts)
             else:
-                self._ended = self._records.end(self.made, status, **facts)
+                self._ended = await self._records.write(partial(self._records.end, self.made, status, **facts))
         except SupervisorError as error:  # a full disk, for instance: this process still answers for the task
             log.warning("mcp_task_end_not_recorded", task_id=self.made.task_id, error=str(error))
             self._ended = self.made.task(status, time.time_ns(), **facts)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
+import trio
 from mcp_types import INTERNAL_ERROR
 
 from supervisor.jobdir import records
@@ -29,6 +30,8 @@ from supervisor.store.state_errors import state_error
 from supervisor.store.state_root import TASKS, new_job_id
 
 __all__ = ["Made", "TaskRecords"]
+
+_T = TypeVar("_T")
 
 _END: Final = "end.json"
 _POLL_MS: Final = 1000
@@ -82,15 +85,28 @@ class Made:
 class TaskRecords:
     """The function tasks of one state root; this process is registered as an owner of tasks.
 
-    The files are small, so every call reads and writes them without a thread.
+    The files are small, so every call reads and writes them without a thread, unless they are durable: then ``write``
+    has a call wait for the disk in one.
+
+    Args:
+        state_dir: the state root.
+        durable: whether a creation and an end are on the disk before they are told.
 
     Raises:
         StateUnsafe, PermissionDenied, StateFull: the state root cannot be used.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        self._layout = Layout(state_dir)
+    def __init__(self, state_dir: Path, *, durable: bool = False) -> None:
+        self._layout = Layout(state_dir, durable=durable)
         self.owner = self._layout.owners.register()
+
+    async def write(self, function: Callable[[], _T]) -> _T:
+        """Call ``function``, which writes, in a thread if it waits for the disk; it is not cancelled."""
+        if not self._layout.durable:
+            return function()
+        with trio.CancelScope(shield=True):  # as long as the disk takes
+            result = await trio.to_thread.run_sync(function)
+        return result  # noqa: RET504  # mypy takes it that a cancel scope may end its block
 
     def close(self) -> None:
         """Remove the registration of this process."""
@@ -147,7 +163,7 @@ class TaskRecords:
         """
         record: dict[str, object] = {"status": status.value, "updated_ns": time.time_ns(), **others}
         try:
-            records.create(self._directory(made.task_id), _END, record)
+            records.create(self._directory(made.task_id), _END, record, durable=self._layout.durable)
         except OSError as error:
             raise state_error(error, "cannot record the end of a task") from error
         return self._ended(made) or made.task(status, time.time_ns(), **others)

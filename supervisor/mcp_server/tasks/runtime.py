@@ -10,6 +10,7 @@ import heapq
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -75,7 +76,7 @@ class Runtime:
         if made is not None:
             self._check(made, principal)
             await trio.lowlevel.checkpoint()
-            return self._records.observe(made)
+            return await self._records.write(partial(self._records.observe, made))
         task = await self._job_task(await last_attempt(self.supervisor, await self._job(task_id, principal)))
         return task if task.task_id == task_id else attrs.evolve(task, task_id=task_id)
 
@@ -208,14 +209,17 @@ class Runtime:
 
     # ------------------------------------------------------------ changing
 
-    def begin(self, tool: str, principal: str | None, ttl_ms: int | None, scope: trio.CancelScope) -> FunctionTask:
+    async def begin(
+        self, tool: str, principal: str | None, ttl_ms: int | None, scope: trio.CancelScope
+    ) -> FunctionTask:
         """Create and record a function task; ``scope`` is around the function.
 
         Raises:
             StateFull, PermissionDenied: it cannot be recorded.
         """
         longest = round(self.supervisor.settings.job_ttl * 1000)
-        made = self._records.make(tool, principal, longest if ttl_ms is None else min(ttl_ms, longest))
+        lasts_ms = longest if ttl_ms is None else min(ttl_ms, longest)
+        made = await self._records.write(partial(self._records.make, tool, principal, lasts_ms))
         function = self._functions[made.task_id] = FunctionTask(made, self._records, scope)
         self._schedule_expiry(made)
         return function
