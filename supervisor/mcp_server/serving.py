@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,11 @@ from supervisor.mcp_server.transports.opening import NOT_OPENED, Opened
 from supervisor.system.signals import heard
 
 if TYPE_CHECKING:
+    from supervisor.http.asgi import App
     from supervisor.http.listening import Address
     from supervisor.http.tokens import Tokens
 
-__all__ = ["assemble", "serve_http", "serve_stdio", "until_signalled"]
+__all__ = ["assemble", "serve_app", "serve_http", "serve_stdio"]
 
 
 def assemble(
@@ -104,7 +105,7 @@ async def serve_stdio(options: Options, opened: Opened = NOT_OPENED, key: str | 
     server = assemble(options, lazy, trust_roots=True)
     with stdio.diverted() as ends:
         async with trio.open_nursery() as nursery:
-            await nursery.start(until_signalled, nursery.cancel_scope)
+            await nursery.start(_until_signalled, nursery.cancel_scope)
             nursery.start_soon(lazy.run)
             differs = partial(first_answers.forget, options.settings.state_dir, key or "")
             if key is not None and not opened.answer:
@@ -138,7 +139,6 @@ async def serve_http(
 ) -> None:
     """Serve clients at ``address`` until a signal; ``started`` is called with the bound address."""
     # These import Hypercorn, which stdio does not need.
-    from supervisor.http import serving
     from supervisor.http.guard import Callers, Guard, Limited
     from supervisor.http.hosts import KnownHosts
     from supervisor.mcp_server.transports.http import Endpoint
@@ -146,11 +146,31 @@ async def serve_http(
     lazy = LazySupervisor(opener(options.settings))
     # Clients of other users could claim any root.
     server = assemble(options, lazy, trust_roots=False, tokens=tokens)
+    callers = None if tokens is None else Callers(tokens)
+    app = KnownHosts(Guard(Limited(Endpoint(server)), callers), address, allowed_hosts)
+    await serve_app(app, address, lazy, started=started)
+
+
+async def serve_app(
+    app: App,
+    address: Address,
+    lazy: LazySupervisor,
+    *,
+    started: Callable[[Address], None],
+    background: Callable[[], Awaitable[None]] = trio.sleep_forever,
+    over: trio.Event | None = None,
+) -> None:
+    """Serve an application and run ``background``, until SIGINT or SIGTERM, or until ``over`` is set in their place.
+
+    The supervisor of ``lazy`` is open meanwhile. ``started`` is called with the bound address.
+    """
+    from supervisor.http import serving
+
     signalled = trio.CancelScope()
 
     async def shutdown() -> None:
         with signalled:
-            await trio.sleep_forever()
+            await (trio.Event() if over is None else over).wait()
         lazy.ending.set()
 
     def begin(bound: Address) -> None:
@@ -158,15 +178,15 @@ async def serve_http(
         lazy.begin()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(until_signalled, signalled)
+        if over is None:
+            await nursery.start(_until_signalled, signalled)
         nursery.start_soon(lazy.run)
-        callers = None if tokens is None else Callers(tokens)
-        app = KnownHosts(Guard(Limited(Endpoint(server)), callers), address, allowed_hosts)
+        nursery.start_soon(background)
         await serving.serve(app, address, shutdown=shutdown, started=begin)
         nursery.cancel_scope.cancel()
 
 
-async def until_signalled(
+async def _until_signalled(
     scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Cancel ``scope`` at the first SIGINT or SIGTERM."""

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from supervisor.http import serving
 from supervisor.http.guard import Callers
 from supervisor.http.listening import Address
 from supervisor.mcp_server.access.guarded import guarded
 from supervisor.mcp_server.config.workspaces import WorkspacePolicy
 from supervisor.mcp_server.lazy import LazySupervisor, Open, opener
 from supervisor.mcp_server.options import Options
-from supervisor.mcp_server.serving import assemble, until_signalled
+from supervisor.mcp_server.serving import assemble, serve_app
 from supervisor.web.app import application
 from supervisor.web.feed import Feed
 from supervisor.web.service import Service
@@ -45,22 +44,4 @@ async def serve(
     feed = Feed(lazy, options.settings)
     service = Service(options=options, workspaces=workspaces, lazy=lazy, feed=feed, callers=callers)
     app = application(service, mcp, address, allowed_hosts)
-    signalled = trio.CancelScope()
-    ended = trio.Event() if over is None else over
-
-    async def shutdown() -> None:
-        with signalled:
-            await ended.wait()
-        lazy.ending.set()
-
-    def begin(bound: Address) -> None:
-        lazy.begin()
-        started(bound)
-
-    async with trio.open_nursery() as nursery:
-        if over is None:
-            await nursery.start(until_signalled, signalled)
-        nursery.start_soon(lazy.run)
-        nursery.start_soon(feed.run)
-        await serving.serve(app, address, shutdown=shutdown, started=begin)
-        nursery.cancel_scope.cancel()
+    await serve_app(app, address, lazy, started=started, background=feed.run, over=over)
