@@ -8,7 +8,7 @@ The index is a copy, so that the repository is not written. The configuration of
 left out too, because the attributes of a repository select among the filters in it.
 
 Submodules have a configuration of their own, and git runs in them to check whether they are dirty. So callers must
-pass ``IGNORE_SUBMODULES``.
+pass ``IGNORE_SUBMODULES``, which ``DIFF`` has.
 """
 
 from __future__ import annotations
@@ -29,9 +29,20 @@ import attrs
 
 from supervisor.system.git import SAFE
 
-__all__ = ["IGNORE_SUBMODULES", "NoRepository", "Repository", "View", "find_repository", "open_view", "worktree_view"]
+__all__ = [
+    "DIFF",
+    "IGNORE_SUBMODULES",
+    "NoRepository",
+    "Repository",
+    "View",
+    "find_repository",
+    "open_view",
+    "worktree_view",
+]
 
 IGNORE_SUBMODULES: Final = "--ignore-submodules=dirty"
+DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", IGNORE_SUBMODULES)
+"""``git diff`` that runs no program which a repository names."""
 
 _MAX_READ: Final = 1 << 20
 _MAX_INDEX_BYTES: Final = 1 << 30

@@ -24,13 +24,12 @@ from typing import IO, Any, Final
 import attrs
 
 from supervisor.system.git import Git
-from supervisor.system.git_view import IGNORE_SUBMODULES, Repository, View, worktree_view
+from supervisor.system.git_view import DIFF, IGNORE_SUBMODULES, Repository, View, worktree_view
 from supervisor.system.observing import is_there
 from supervisor.worktrees.record import Place
 
 __all__ = ["Changes", "changes_in", "measure", "own_repository", "view_of", "work_in", "write_diff"]
 
-_DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", IGNORE_SUBMODULES)
 _REFLOG: Final = re.compile(rb"^[0-9a-f]+ ([0-9a-f]+) ", re.MULTILINE)
 _OTHERS: Final = ("ls-files", "--others", "--exclude-standard", "-z")
 _MAX_NAMED: Final = 3
@@ -135,7 +134,7 @@ def measure(git: Git, place: Place, record: Mapping[str, Any]) -> Changes:
     """
     with _compared(git, place, record) as view:
         listed = git.run(
-            view.environment, *_DIFF, "--no-renames", "--numstat", "-z", record["start"], "--", directory=place.tree
+            view.environment, *DIFF, "--no-renames", "--numstat", "-z", record["start"], "--", directory=place.tree
         )
         commits = git.run(view.environment, "rev-list", "--count", f"{record['base']}..HEAD", directory=place.tree)
     lines = [entry.split(b"\t", 2) for entry in listed.split(b"\0") if entry.count(b"\t") >= 2]
@@ -165,7 +164,7 @@ def write_diff(git: Git, place: Place, record: Mapping[str, Any], output: IO[byt
     Raises:
         GitFailed, NoRepository, OSError: there is none, or it cannot be made.
     """
-    words = (*_DIFF, "--binary") if output is not None else _DIFF
+    words = (*DIFF, "--binary") if output is not None else DIFF
     if is_there(place.tree):
         with _compared(git, place, record) as view:
             return git.run(

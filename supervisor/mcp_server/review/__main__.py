@@ -26,7 +26,7 @@ from typing import Final, NoReturn
 import attrs
 
 from supervisor.system.git import MAX_READ, Git, GitFailed
-from supervisor.system.git_view import IGNORE_SUBMODULES, NoRepository, View, open_view
+from supervisor.system.git_view import DIFF, NoRepository, View, open_view
 from supervisor.system.unnamed_files import unnamed_file
 from supervisor.text.redact import redact
 
@@ -37,7 +37,6 @@ _MAX_GIT_SECONDS: Final = 300.0
 """The time limit of one call of git."""
 _MAX_UNTRACKED: Final = 200
 _MIN_SHOWN_BYTES: Final = 500
-_DIFF: Final = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", IGNORE_SUBMODULES)
 _SECRET_FILES: Final = (
     ".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*", "id_ed25519*",
     "id_ecdsa*", ".netrc", ".npmrc", ".pypirc", ".pgpass", ".htpasswd", "credentials", "credentials.json", "*.tfstate",
@@ -116,20 +115,20 @@ def _sections(view: View, scope: str, base: str | None) -> tuple[str, list[tuple
     head = ["HEAD"] if has_commits else [_git(view, "hash-object", "-t", "tree", "/dev/null").strip().decode()]
     match scope:
         case "staged":
-            return "the staged changes", _split(_git(view, *_DIFF, "--cached", *head, "--"))
+            return "the staged changes", _split(_git(view, *DIFF, "--cached", *head, "--"))
         case "branch":
             commit = _base(view, base)
-            diff = _git(view, *_DIFF, f"{commit}...HEAD", "--")
+            diff = _git(view, *DIFF, f"{commit}...HEAD", "--")
             return f"all changes of the branch since {base or commit[:12]}", _split(diff)
         case _:
-            changed = _split(_git(view, *_DIFF, *head, "--"))
+            changed = _split(_git(view, *DIFF, *head, "--"))
             listed = _git(view, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
             for name in filter(None, listed[:_MAX_UNTRACKED]):
                 path = os.fsdecode(name)
                 if path.endswith("/") or _size_of(path) > MAX_READ:
                     changed.append((path, b""))
                     continue
-                made = _git(view, *_DIFF, "--no-index", "--", "/dev/null", path, statuses=(0, 1))
+                made = _git(view, *DIFF, "--no-index", "--", "/dev/null", path, statuses=(0, 1))
                 changed += [(path, each) for _, each in _split(made)]
             return "the working tree, with staged changes and new files", changed
 
