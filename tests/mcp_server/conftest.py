@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,10 @@ def servers(state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     workspace.mkdir()
     monkeypatch.chdir(workspace)
     return Servers(state_dir)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path

@@ -128,13 +128,6 @@ def start(state_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
             catalog.cancel(job.job_id)
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
-
-
 async def release(fifo: Path) -> None:
     await trio.to_thread.run_sync(fifo.write_bytes, b"released\n")
 

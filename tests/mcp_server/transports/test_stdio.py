@@ -136,13 +136,6 @@ def start(state_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Host]]:
             catalog.cancel(job.job_id)
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
-
-
 def release(fifo: Path) -> None:
     fifo.write_text("released\n", encoding="utf-8")  # waits for the job to read
 
