@@ -8,6 +8,7 @@ import resource
 import socket
 from typing import Any
 
+import httpx2
 import pytest
 import trio
 
@@ -24,7 +25,9 @@ from tests.web.test_rest import refused, start
 def test_idle_connections_take_nothing_from_a_client(start: Start, count: int) -> None:
     server = start()
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (128, 4096))
-    with contextlib.ExitStack() as stack, server.client() as client:
+    # Between two requests a connection of the client is idle, too, and may be closed for the next one.
+    new_ones = httpx2.Limits(max_keepalive_connections=0)
+    with contextlib.ExitStack() as stack, server.client(limits=new_ones) as client:
         for _ in range(count):
             idle = stack.enter_context(socket.socket())
             idle.setblocking(False)
@@ -125,7 +128,8 @@ async def test_a_request_that_never_ends_is_ended(serve_here: Serve, monkeypatch
             head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
             await slow.send_all(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
             with trio.fail_after(PATIENCE):
-                assert await slow.receive_some() == b""
+                with contextlib.suppress(trio.BrokenResourceError):  # reset: it was closed before all was read
+                    assert await slow.receive_some() == b""
 
 
 async def test_html_in_labels_and_output_stays_data(serve_here: Serve) -> None:
