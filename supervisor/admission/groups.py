@@ -227,7 +227,9 @@ def group_infos(index: Index, *, most: int | None = None) -> list[GroupInfo]:
 
 def _info(index: Index, group: Group) -> GroupInfo:
     now = index.layout.clock.moment()
-    counts, budgets = index.read_queue(lambda queue: (queue.counts(group.name), queue.budgets(group.name, now)))
+    counts, budgets = index.read_queue(
+        lambda queue: (queue.counts(group.name), queue.budgets(group.name, now)), snapshot=True
+    )
     now_ns = now.wall_ns
     return GroupInfo(
         name=group.name,

@@ -69,7 +69,7 @@ def explain(jobs: Jobs, job_id: str) -> Explanation:
 def _waits(jobs: Jobs, row: Row, job: Job) -> Iterator[WaitInfo]:
     """Yield all that a queued job waits for, in the order of ``queue_reason``."""
     now = jobs.layout.clock.moment()
-    obstacles = jobs.index.read_queue(lambda queue: queue.obstacles(row.seq, now))
+    obstacles = jobs.index.read_queue(lambda queue: queue.obstacles(row.seq, now), snapshot=True)
     for obstacle in obstacles:
         if obstacle.reason != "launching" or job.queue_reason in _LAUNCHING:  # else its cluster has it
             yield _wait(jobs, row, job, obstacle)

@@ -60,7 +60,7 @@ class ExceededBudgets:
             self._registry.spent = trio.Event()
             try:
                 now = self._catalog.layout.clock.moment()
-                stops, seconds = self._catalog.index.read_queue(lambda queue: queue.to_stop(now))  # noqa: B023  # called at once
+                stops, seconds = self._catalog.index.read_queue(lambda queue: queue.to_stop(now), snapshot=True)  # noqa: B023  # called at once
                 wait = math.inf if seconds is None else min(max(seconds, 0.0), _LONGEST_WAIT_SECONDS)
                 if await self._stop(stops):
                     wait = min(wait, _OTHERS_SECONDS)

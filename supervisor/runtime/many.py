@@ -128,7 +128,7 @@ async def _made(launcher: Launcher, access: StoreAccess, drafts: Sequence[Draft]
                         checked[same] = check_ticket(catalog.index, draft.ticket)
                     launcher.drafts.take_defaults(draft, checked[same])
         now = catalog.layout.clock.moment()
-        return catalog.index.read_queue(lambda queue: queue.rooms(names, now))
+        return catalog.index.read_queue(lambda queue: queue.rooms(names, now), snapshot=True)
 
     rooms = await access.in_thread(check)
     access.check_open()

@@ -250,7 +250,9 @@ class WaitingJobs:
         index = self._catalog.index
         if changed or trio.current_time() >= self._due or self._registry.admission_due or self._registry.ends:
             self._registry.admit()
-            seconds = index.read_queue(lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()))
+            seconds = index.read_queue(
+                lambda queue: queue.next_seconds(self._catalog.layout.clock.moment()), snapshot=True
+            )
             self._due = trio.current_time() + min(math.inf if seconds is None else seconds, _LONGEST_WAIT_SECONDS)
             if seconds is not None:
                 self._wake_at(self._due)

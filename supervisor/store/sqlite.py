@@ -426,8 +426,11 @@ class Connection(ABC):
         if replaced:
             self._connect()
 
-    def read(self, action: Callable[[], _T]) -> _T:
+    def read(self, action: Callable[[], _T], *, snapshot: bool = False) -> _T:
         """Do ``action``, which only reads.
+
+        ``snapshot``: all of its statements see the same state, and SQLite locks the index once. To lock it takes longer
+        than most statements do.
 
         Raises:
             SupervisorError: the index cannot be read.
@@ -435,7 +438,15 @@ class Connection(ABC):
 
         def reading() -> _T:
             self._follow()
-            return action()
+            connection = self._db
+            if not snapshot or connection.in_transaction:
+                return action()
+            connection.execute("BEGIN")
+            try:
+                return action()
+            finally:
+                with contextlib.suppress(sqlite3.Error):  # a repair may have closed it
+                    connection.execute("ROLLBACK")  # nothing was written
 
         return self._guarded(reading)
 

@@ -46,9 +46,9 @@ class Standings(Queries):
         """The rows of the schedules; its methods run inside ``write`` or ``read``."""
         return ScheduleRows(self.layout.root, self._db, durable=self.layout.durable)
 
-    def read_queue(self, question: Callable[[Queue], _T]) -> _T:
-        """Return what the queue answers, outside a transaction."""
-        return self.read(lambda: question(self.queue))
+    def read_queue(self, question: Callable[[Queue], _T], *, snapshot: bool = False) -> _T:
+        """Return what the queue answers; ``snapshot``: to a question that takes several statements, see ``read``."""
+        return self.read(lambda: question(self.queue), snapshot=snapshot)
 
     def read_schedules(self, question: Callable[[ScheduleRows], _T]) -> _T:
         """Return what the rows of the schedules answer, outside a transaction."""
@@ -61,7 +61,7 @@ class Standings(Queries):
         if row.started_ns is not None or row.finished or not has_ticket(row.request):
             return None, None
         try:
-            return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.moment()))
+            return self.read_queue(lambda queue: queue.standing(row.job_id, self.layout.clock.moment()), snapshot=True)
         except SupervisorError:
             return None, None
 
@@ -69,7 +69,7 @@ class Standings(Queries):
         """Return when a usage limit ends that a waiting job waits out, by the wall clock; ``None`` if not known now."""
         names, now = groups_of(row.request), self.layout.clock.moment()
         try:
-            return self.read_queue(lambda queue: queue.limit_end_ns(names, now))
+            return self.read_queue(lambda queue: queue.limit_end_ns(names, now), snapshot=True)
         except SupervisorError:
             return None
 
@@ -88,7 +88,7 @@ class Standings(Queries):
 
     def standings(self, rows: Sequence[Row]) -> list[tuple[str | None, int | None]]:
         """Return what ``standing`` does for many new jobs, in little more time than for one."""
-        positions = self.read_queue(lambda queue: queue.positions(row.seq for row in rows))
+        positions = self.read_queue(lambda queue: queue.positions(row.seq for row in rows), snapshot=True)
         reasons: dict[str, str | None] = {}
         standings: list[tuple[str | None, int | None]] = []
         for row in rows:

@@ -726,6 +726,24 @@ def test_writes_of_others_are_noticed(open_catalog: Callable[..., Catalog]) -> N
     assert not mine.index.changed()
 
 
+def test_a_snapshot_sees_one_state_and_ends_with_the_question(open_catalog: Callable[..., Catalog]) -> None:
+    one, other = open_catalog(), open_catalog()
+    make(one)
+
+    def count_twice() -> tuple[int, int]:
+        before = one.index.row_count()
+        make(other)
+        return before, one.index.row_count()
+
+    assert one.index.read(count_twice, snapshot=True) == (1, 1)
+    assert one.index.read(count_twice) == (2, 3)
+    with pytest.raises(ZeroDivisionError):
+        one.index.read(lambda: 1 // 0, snapshot=True)
+    assert one.index.read(lambda: one.index.read(one.index.row_count, snapshot=True), snapshot=True) == 3
+    make(one)  # no transaction is left open
+    assert other.index.row_count() == 4
+
+
 def test_a_write_of_ones_own_does_not_hide_one_of_another_process(open_catalog: Callable[..., Catalog]) -> None:
     mine, theirs = open_catalog(), open_catalog()
     mine.index.changed()
