@@ -151,6 +151,11 @@ SINGLE: dict[Site, str] = {
         "_keeper_of",
         "lstat",
     ): "hands over to who looks until it is known; tests/engines/local/test_adopted.py",
+    (
+        "engines.local.reconcile",
+        "_is_untouched",
+        "listdir",
+    ): "then each record is looked for; tests/engines/local/test_reconcile.py",
     ("keeper.tree_killer", "_terminate", "kill"): "a signal, not a look",
     ("system.scopes", "_is_delegated", "access"): "then it asks for a scope, which is refused or as good",
     ("system.scopes", "_lingers", "exists"): "without a scope a keeper stays where it is",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import subprocess
@@ -453,6 +454,21 @@ def test_a_waiting_job_whose_owner_lives_needs_no_look_into_a_record(
 
     monkeypatch.setattr(records, "read", read)
     assert job.resolve(owner_lives=True) == Observation(phase=JobPhase.QUEUED)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_where_the_names_cannot_be_read_each_record_is_looked_for(
+    job: Directory, gone: Identity, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def listdir(path: str) -> list[str]:
+        raise OSError(error, os.strerror(error), path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", listdir)
+        assert job.resolve(owner_lives=True) == Observation(phase=JobPhase.QUEUED)
+        job.process(gone, gone)
+        job.exit(gone)
+        assert how(job.resolve(owner_lives=True)) == (3, None, None)
 
 
 def test_a_job_that_is_gone_does_not_wait(job: Directory) -> None:
