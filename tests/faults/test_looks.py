@@ -100,7 +100,7 @@ SINGLE: dict[Site, str] = {
     ("web.page.sessions", "_make_room", "listdir"): "of sessions of browsers; an error fails the login",
     ("jobs.deliveries", "_secret_file", "open"): "raises, unless there is none",
     ("system.installation", "_identity", "stat"): "of the package; with an error it counts as unchanged",
-    ("store.grants", "add", "open"): "writes",
+    ("store.grants", "_make", "open"): "writes",
     ("store.outbox", "_names", "listdir"): "raises, unless there are none",
     ("store.outbox", "_write", "open"): "writes",
     ("store.outbox", "add", "open"): "writes",
