@@ -281,7 +281,7 @@ class JobCgroups:
         self._places = places = cgroups.find_places(spawns_into=spawn.CAN_SPAWN_INTO)
         if why:
             places.missing = {name: f"{reason}; {why}" for name, reason in places.missing.items()}
-        # Without a call of the C library the keeper has to be copied, which costs half a start: only for limits then.
+        # Without a call of the C library the keeper has to be copied (docs/decisions/0014): only for limits.
         self._every_job = places.tree is not None and (places.tree.version == 1 or spawn.CAN_SPAWN_INTO)
         for directory in {place.directory for place in (places.tree, *places.limits.values()) if place is not None}:
             _sweep(directory)

@@ -5,7 +5,7 @@ file system does not answer. The same call through ``ctypes`` does not hold it, 
 child alone.
 
 A process begins in a control group of version 2 by the same call where the C library has that (glibc 2.39). Elsewhere a
-copy of the keeper is made there, see ``_fork_into``, which takes 1 ms more.
+copy of the keeper is made there, see ``_fork_into``, which makes a start 1.7 times as long.
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ def check_cgroups(places: cgroups.Places, where: str = "here", repair: str = _RE
         yield Check("cgroups", Severity.NOTE, message, repair, facts)
     elif tree.version == 2 and not spawn.CAN_SPAWN_INTO:
         message = f"can be created {where}, for jobs with limits: others would start too slowly with this C library"
-        yield Check("cgroups", Severity.NOTE, message, "glibc 2.39 and newer start every job in its own.", facts)
+        how = "Give a job a limit that it never reaches (--pids 10000). glibc 2.39 and newer give every job one."
+        yield Check("cgroups", Severity.NOTE, message, how, facts)
     else:
         message = f"can be created {where}; each job gets its own, version {tree.version}"
         yield Check("cgroups", Severity.FINE, message, facts=facts)
