@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from statistics import median
 from typing import Final
@@ -30,7 +30,7 @@ _GRACE: Final = 0.2
 
 
 @contextmanager
-def _no_control_groups() -> Iterator[None]:
+def _no_control_groups() -> Generator[None]:
     """Have the keepers that are started meanwhile make none: a keeper reads the variable when it starts."""
     os.environ[_VARIABLE] = "off"
     try:
