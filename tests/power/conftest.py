@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,7 +131,7 @@ class Disk:
             return question(catalog)
 
     @contextlib.contextmanager
-    def _mounted(self, crash: Crash) -> Iterator[Catalog]:
+    def _mounted(self, crash: Crash) -> Generator[Catalog]:
         with tempfile.TemporaryDirectory(dir=self._folder) as name:
             crash.write(str(self._life.top), Path(name), self._life.path)
             root = Path(name, self._life.path)

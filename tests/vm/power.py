@@ -167,7 +167,8 @@ def _round(options: argparse.Namespace, folder: Path, number: int, before: Cuts 
         listener = Listener(qemu, log)
         for facts in listener.lines(_BOOT_SECONDS):
             if "checked" in facts and before is not None:
-                kind = before.kinds[facts["checked"]]
+                number_of_cut: int = facts["checked"]
+                kind = before.kinds[number_of_cut]
                 _say(file_system=options.file_system, cut=kind, **facts)
                 found[kind, bool(facts["wrong"])] += 1
             if "started" in facts and "checked" not in facts:
