@@ -189,15 +189,15 @@ def _sync_names(root: str, delivery: Delivery | None) -> None:
         sync_names(f"{root}/{DIRECTORY}", root)
 
 
-# ------------------------------------------------------------ the process that delivers
+def _move(root: str, delivery: Delivery, before: str, after: str) -> None:
+    """Write a delivery, and have it have another name, unless it was removed meanwhile.
 
-
-def save(root: str, delivery: Delivery) -> None:
-    """Write a delivery after an attempt that has failed, unless it was removed meanwhile."""
-    aside, path = _write(root, delivery), _path(root, delivery)
+    Its old name goes when the new one is on the disk: so at each moment it has one.
+    """
+    aside = _write(root, delivery)
     try:
-        if is_there(path):
-            os.rename(aside, path)
+        if is_there(before):
+            os.rename(aside, after)
         else:
             os.unlink(aside)
     except BaseException:
@@ -205,15 +205,25 @@ def save(root: str, delivery: Delivery) -> None:
             os.unlink(aside)
         raise
     _sync_names(root, delivery)
+    if before != after:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(before)
+        _sync_names(root, delivery)
+
+
+# ------------------------------------------------------------ the process that delivers
+
+
+def save(root: str, delivery: Delivery) -> None:
+    """Write a delivery after an attempt that has failed, unless it was removed meanwhile."""
+    path = _path(root, delivery)
+    _move(root, delivery, path, path)
 
 
 def bury(root: str, delivery: Delivery) -> None:
     """Have a delivery not be tried again: it is dead."""
-    save(root, delivery)
     path = _path(root, delivery)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, path + _DEAD)
-    _sync_names(root, delivery)
+    _move(root, delivery, path, path + _DEAD)
 
 
 def stamp(root: str) -> tuple[int, int]:
@@ -288,11 +298,8 @@ def revive(root: str, delivery_id: str) -> bool:
     delivery = read(root, delivery_id)
     if delivery is None:
         return False
-    aside, path = _write(root, attrs.evolve(delivery, failures=0, due_ns=0)), _path(root, delivery)
-    os.rename(aside, path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path + _DEAD)
-    _sync_names(root, delivery)
+    path = _path(root, delivery)
+    _move(root, attrs.evolve(delivery, failures=0, due_ns=0), path + _DEAD if delivery.is_dead else path, path)
     return True
 
 
