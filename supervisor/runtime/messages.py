@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from supervisor.errors import GroupNotFound, IdempotencyConflict, SupervisorError
 from supervisor.runtime.entry import Entry
 from supervisor.store import Index, Row
-from supervisor.store.tickets import ticket_of
+from supervisor.store.tickets import has_ticket, ticket_of
 
 __all__ = [
     "Create",
@@ -20,9 +20,12 @@ __all__ = [
     "NoteLimit",
     "NoteSpent",
     "TakeTurn",
+    "changes_queue",
     "create_all",
     "creations_of",
+    "frees_slots",
     "is_one_statement",
+    "may_wait",
     "waits_for_disk",
     "why_not_fired",
     "why_unfit",
@@ -101,6 +104,21 @@ def is_one_statement(message: Message) -> bool:
 def waits_for_disk(message: Message) -> bool:
     """Whether files beside the index are on the disk before the commit, also where a commit does not wait for that."""
     return isinstance(message, Finish) and message.row.is_durable and not message.row.ends_alone
+
+
+def changes_queue(message: Message) -> bool:
+    """Whether a message may let a waiting job run: a job has ended, or was launched."""
+    return isinstance(message, (Finish, NoteLaunch))
+
+
+def frees_slots(message: Message) -> bool:
+    """Whether a job of groups has ended."""
+    return isinstance(message, Finish) and has_ticket(message.row.request)
+
+
+def may_wait(message: Message) -> bool:
+    """Whether a message has new jobs that may wait."""
+    return any(creation.entry.pending for creation in creations_of(message))
 
 
 def creations_of(message: Message) -> Sequence[Create]:

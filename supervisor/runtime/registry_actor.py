@@ -32,9 +32,12 @@ from supervisor.runtime.messages import (
     NoteLimit,
     NoteSpent,
     TakeTurn,
+    changes_queue,
     create_all,
     creations_of,
+    frees_slots,
     is_one_statement,
+    may_wait,
     waits_for_disk,
     why_not_fired,
     why_unfit,
@@ -45,7 +48,7 @@ from supervisor.store import Index, Row
 from supervisor.store.budgets import spent_so_far
 from supervisor.store.queue import TURN, Turn
 from supervisor.store.queue.queries import End
-from supervisor.store.tickets import groups_of, has_ticket
+from supervisor.store.tickets import groups_of
 
 __all__ = ["Registry"]
 
@@ -226,16 +229,9 @@ class Registry(Publisher):
         for.
         """
         single = len(batch) == 1 and is_one_statement(batch[0])
-        pending = changes = freed = False
-        for message in batch:
-            match message:
-                case Finish(row=row):
-                    changes = True
-                    freed = freed or has_ticket(row.request)
-                case NoteLaunch():
-                    changes = True
-                case _:
-                    pending = pending or any(creation.entry.pending for creation in creations_of(message))
+        pending = any(map(may_wait, batch))
+        changes = any(map(changes_queue, batch))
+        freed = any(map(frees_slots, batch))
         turn: Turn | None = None
 
         def apply() -> list[bool]:
@@ -257,8 +253,7 @@ class Registry(Publisher):
                             creation.entry.spool()
             return answers
 
-        answers = index.write(apply, single=single)
-        return answers, turn
+        return index.write(apply, single=single), turn
 
     def _apply(self, index: Index, message: Message) -> bool:
         """Write one message; return whether it took effect."""
