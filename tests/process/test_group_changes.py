@@ -32,8 +32,8 @@ from supervisor.cli import main
 
 write = groups.save
 
-def save(*arguments):
-    write(*arguments)
+def save(*arguments, **named):
+    write(*arguments, **named)
     os.kill(os.getpid(), signal.SIGKILL)
 
 groups.save = save
@@ -46,8 +46,8 @@ from supervisor.store import turns
 
 write = turns.write_changes
 
-def write_one(*arguments):
-    write(*arguments)
+def write_one(*arguments, **named):
+    write(*arguments, **named)
     os.kill(os.getpid(), signal.SIGKILL)
 
 turns.write_changes = write_one
