@@ -76,7 +76,7 @@ _HEADLINES: Final = (
     ("lists", r"out of 1?00?,000$"),
     ("sleeping", r"memory per running job"),
     ("sleeping", r"idle processor time, 1,000"),
-    ("deadlines", r""),
+    ("deadlines", r" of 1,000 "),
     ("output", r"to stdout"),
     ("reopening", r"until it is open"),
 )

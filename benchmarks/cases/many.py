@@ -95,6 +95,7 @@ def sleep_many(root: str, count: int, seconds: float) -> dict[str, float]:
             first = await sup.start(_SLEEPER, env=_PLAIN)
             keeper = _parent(pid_of(first))
             both = os.getpid(), keeper
+            await trio.sleep(3)  # until it has imported all that it may need while it runs, which no job adds to
             before = [_private_kib(pid) for pid in both]
             async with _many(sup, count):
                 await trio.sleep(min(seconds, 3))  # until it is idle
