@@ -118,6 +118,9 @@ class Git:
                         if cut:  # far more than its reader has use for
                             process.kill()
                         process.wait()
+                    except BaseException:  # such as a cancel by SIGTERM, which a git before its exec does not notice
+                        process.kill()
+                        raise
                     finally:
                         overdue.cancel()
                         self._process = None
